@@ -1,0 +1,50 @@
+# make demo   bots trading over recorded trades      make test    every test
+# make check  lint, format, types                    make perf    timed assertions
+#
+# Each sets up .venv first. PYTHON=python3.13 make test picks the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The stamps are named after the interpreter, so another PYTHON makes a new .venv.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+RUN := $(VENV)/.run-$(VERSION)
+DEV := $(VENV)/.dev-$(VERSION)
+
+.PHONY: demo test check format perf clean
+.DEFAULT_GOAL := test
+
+demo: $(RUN)
+	@$(BIN)/python examples/bots/all_in_one.py
+
+test: $(DEV)
+	@$(BIN)/python -m pytest --numprocesses auto
+
+check: $(DEV)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(DEV)
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+perf: $(DEV)
+	@$(BIN)/python -m perf.halt
+	@$(BIN)/python -m perf.isolation
+
+clean:
+	rm -rf $(VENV)
+
+$(RUN): pyproject.toml
+	@test -n "$(VERSION)" || { echo "aiobus needs Python 3.11 or newer, and there is no '$(PYTHON)' here; try PYTHON=python3.11 make"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "aiobus needs Python 3.11 or newer, and '$(PYTHON)' is $(VERSION); try PYTHON=python3.11 make"; exit 1; }
+	@test -e $@ || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV): $(RUN)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,41 @@
+"""An asyncio-native event bus for trading bots: nothing is lost without being reported."""
+
+import logging
+
+from aiobus.bus import AsyncEventBus
+from aiobus.errors import (
+    BusClosed,
+    BusError,
+    EncodeError,
+    NameInUse,
+    NoSubscribers,
+    QueueFull,
+    RequestTimeout,
+    WrongLoop,
+)
+from aiobus.event import Event, EventType
+from aiobus.eventstream import EventStream
+from aiobus.limits import Limits
+from aiobus.stats import BusStats, SubscriptionStats
+from aiobus.subscription import Subscription
+
+__all__ = [
+    "AsyncEventBus",
+    "BusClosed",
+    "BusError",
+    "BusStats",
+    "EncodeError",
+    "Event",
+    "EventStream",
+    "EventType",
+    "Limits",
+    "NameInUse",
+    "NoSubscribers",
+    "QueueFull",
+    "RequestTimeout",
+    "Subscription",
+    "SubscriptionStats",
+    "WrongLoop",
+]
+
+logging.getLogger("aiobus").addHandler(logging.NullHandler())

@@ -1,0 +1,467 @@
+"""`AsyncEventBus`: everything a user calls.
+
+Puts the parts together and says what each call promises. What is matched, encoded, kept, handed
+over or waited for is decided in the modules below; nothing here should need a test of its own that
+a part could have.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, Unpack
+
+from aiobus import clock
+from aiobus.backpressure import wait_for_room
+from aiobus.delivery import current
+from aiobus.dispatch import Callback, check_callback
+from aiobus.errors import BusClosed, BusError, QueueFull
+from aiobus.event import Event
+from aiobus.eventstream import EventStream
+from aiobus.inbox import Overflow
+from aiobus.life import Life, State
+from aiobus.limits import Limits
+from aiobus.pattern import Query, bad_name
+from aiobus.publisher import Publisher, Route
+from aiobus.receiver import Receiver
+from aiobus.reports import Reports
+from aiobus.requests import Requests
+from aiobus.stats import BusStats
+from aiobus.subscription import Subscription
+from aiobus.subscriptions import Subscriptions
+from aiobus.terms import Keys, Since, SubscribeOptions, Terms, Types, Where, check_timeout
+from aiobus.transport.scheme import adapter
+from aiobus.turn import Turn
+
+__all__ = ["AsyncEventBus"]
+
+E = TypeVar("E", bound=Event[Any])
+F = TypeVar("F", bound=Callback)
+
+CLOSE_SECONDS = 5.0
+DRAIN_SHARE = 0.8
+"""Of the time `close` has, the part in which handlers may finish; in the rest they are cancelled.
+"""
+
+log = logging.getLogger("aiobus.bus")
+
+
+class AsyncEventBus:
+    """Publish events and hand them to coroutines. One bus belongs to one event loop, one thread and
+    one process.
+
+    `async with AsyncEventBus() as bus:` starts and closes it. What it promises: within one
+    subscription the events of one source arrive once, in the order published, or their absence is
+    reported; a slow, hung or failing handler delays nobody else.
+
+    `url`: `inproc://`, this bus object alone, without sockets. `name`: 1-64 characters of A-Z a-z
+    0-9 . _ -, by default made up; it is the `source` of what is published here. `on_error`: "log"
+    goes on after a handler failed; "raise", for tests, raises the first failure in the `async with`
+    body and from `settle`. `limits`: what may be held in memory. Wrong values raise ValueError.
+    """
+
+    def __init__(
+        self,
+        url: str = "inproc://",
+        *,
+        name: str | None = None,
+        on_error: Literal["log", "raise"] = "log",
+        limits: Limits | None = None,
+    ) -> None:
+        if name is not None and (reason := bad_name(name)):
+            raise ValueError(f"name={reason}")
+        if on_error not in ("log", "raise"):
+            raise ValueError(f"on_error={on_error!r}: 'log' or 'raise' is needed")
+        self.url = url
+        self.name = name or f"bus-{secrets.token_hex(4)}"
+        """The `source` of every event published here."""
+        self._transport = adapter(url)
+        self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None)
+        self._publisher = Publisher(self.name, limits or Limits())
+        raising = self._fail if on_error == "raise" else None
+        self._reports = Reports(self._publisher, raising)
+        self._subscriptions = Subscriptions(
+            self._publisher, self._reports, self._transport, self._life
+        )
+        self._requests = Requests(self._subscriptions, self._route, self._commit)
+        self._registered: list[tuple[Callback, Terms]] = []
+        self._turn = Turn()
+        self._context = Context()  # empty: what belongs to the bus is caused by no event
+        self._is_in_tick = self._debug = False
+
+    def __repr__(self) -> str:
+        pending = sum(each.pending for each in self._subscriptions)
+        return (
+            f"<AsyncEventBus {self.name} {self.url} {self._life.state.value}"
+            f" published={self._publisher.seq} subscriptions={len(self._subscriptions)}"
+            f" pending={pending}>"
+        )
+
+    # Life.
+
+    async def start(self) -> None:
+        """Connect. On return every other bus has this one's queries and this one has theirs; `on`
+        callbacks are live.
+
+        A bus starts once; again raises BusError. Cancelling or failing leaves it closed, with
+        nothing left open.
+        """
+        life = self._life
+        if life.state is not State.NEW:
+            raise BusError(f"this bus was started before and is {life.state.value}; make another")
+        log.debug("start %s", self.name)
+        life.state = State.STARTING
+        self._loop = life.loop = asyncio.get_running_loop()
+        self._publisher.epoch = int(clock.wall() * 1_000_000)
+        try:
+            await self._transport.start(self._publisher)
+            for callback, terms in self._registered:
+                await self._subscriptions.serve(_name(callback), terms, callback)
+            if life.state is not State.STARTING:
+                raise BusClosed(f"{self.name} was closed while it started")
+        except BaseException:
+            await self._close(CLOSE_SECONDS, drain=False)
+            raise
+        life.state = State.OPEN
+        log.info("%s started on %s", self.name, self.url)
+
+    async def close(self, timeout: float = CLOSE_SECONDS) -> list[str]:
+        """Stop publishing, let handlers finish what has arrived, tell the others, and end. Returns
+        within `timeout` seconds.
+
+        Returns the names of peers that did not confirm they have everything; what was not handed to
+        a handler here is logged with its count. Handlers may publish until they are done, others
+        get BusClosed. Inside a handler it does not wait for that handler. Cancelling stops the
+        waiting; the closing goes on by itself. Again: waits for the same end.
+        """
+        check_timeout(timeout)
+        return await self._close(timeout, drain=True)
+
+    async def _close(self, timeout: float, *, drain: bool) -> list[str]:
+        exempt = self._subscriptions.at_work()
+        return await self._life.close(lambda: self._shut(timeout, exempt, drain))
+
+    async def _shut(self, timeout: float, exempt: Receiver | None, drain: bool) -> list[str]:
+        log.debug("close %s", self.name)
+        end = self._loop.time() + timeout
+        missing: set[str] = set()
+        try:
+            try:
+                if drain:
+                    await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
+                missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
+            finally:
+                # What must happen however the bus ends; only the transport may wait.
+                self._life.end()
+                self._requests.close(self.name)
+                self._subscriptions.close(exempt)
+                self._reports.close()
+                missing.update(await self._transport.close(max(0.0, end - self._loop.time())))
+        finally:
+            await self._subscriptions.ended(max(0.0, end - self._loop.time()), exempt)
+        log.info("%s closed", self.name)
+        return sorted(missing)
+
+    async def wait_closed(self) -> None:
+        """Wait until the bus has closed; raise the failure if one ended it. Cancelling only stops
+        the waiting.
+        """
+        await self._life.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        self._life.enter_body()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close: after a normal end handlers may finish, after an exception they are cancelled at
+        once.
+
+        Raises the failure that ended the body, if that is what ended it.
+        """
+        try:
+            await self._close(CLOSE_SECONDS, drain=error is None)
+        except asyncio.CancelledError:
+            if not self._life.has_cancelled_body:
+                raise
+            await self._close(CLOSE_SECONDS, drain=False)  # our own cancelling, arriving late
+        is_ours = self._life.leave_body()
+        if error is not self._life.failure:
+            self._life.raise_failure(again=is_ours)
+
+    def _fail(self, error: BaseException) -> None:
+        self._subscriptions.fail(error)
+
+    # Publishing.
+
+    async def publish(self, event: E) -> E:
+        """Encode, number, keep and hand out `event`; return the same object, stamped with source,
+        epoch, seq and cause.
+
+        All of that happens before the first wait, so a cancelled publish has published. It waits
+        only for room in full "block" inboxes of this process, and lets the loop turn now and then,
+        so that a loop that only publishes starves nobody. Raises EncodeError (no number is used
+        up), BusClosed, WrongLoop, TypeError for what is no Event.
+        """
+        route = self._route(event)
+        self._commit(event, route)
+        for gate in route.gates:
+            if gate.is_over:
+                await wait_for_room(route.gates)
+                break
+        if self._turn.spend():
+            await asyncio.sleep(0)
+        return event
+
+    def publish_nowait(self, event: E) -> E:
+        """The same without ever waiting. Raises QueueFull, with nothing published, where a "block"
+        inbox is full.
+        """
+        route = self._route(event)
+        for gate in route.gates:
+            if gate.is_full:
+                raise QueueFull(gate.name, gate.maxsize)
+        self._commit(event, route)
+        return event
+
+    def _route(self, event: Event[Any]) -> Route:
+        life = self._life
+        if life.state is not State.OPEN or asyncio._get_running_loop() is not life.loop:
+            life.check()
+        if not isinstance(event, Event):
+            kind = type(event).__name__
+            raise TypeError(f"{event!r} is a {kind}, not an Event: publish(Event(type, data))")
+        return self._publisher.route(event.type, event.key)
+
+    def _commit(self, event: Event[Any], route: Route) -> None:
+        if not self._is_in_tick:
+            self._begin_tick()
+        cause = event.cause
+        if not cause or event.seq:
+            delivery = current()
+            cause = "" if delivery is None else delivery.id
+        self._publisher.commit(event, cause, route)
+        if self._reports.waiting:
+            self._reports.flush()
+        if self._debug:
+            log.debug("publish %s %s key=%r cause=%s", route.type, event.id, route.key, cause)
+
+    def _begin_tick(self) -> None:
+        self._is_in_tick = True
+        self._turn.renew()
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._loop.call_soon(self._end_tick, context=self._context)
+
+    def _end_tick(self) -> None:
+        self._is_in_tick = False
+
+    async def request(
+        self, event: Event[Any], reply_types: Types, *, timeout: float | None = 5.0
+    ) -> Event[Any]:
+        """Publish `event` and return the first event of `reply_types` whose `cause` is its id.
+
+        Raises NoSubscribers at once, publishing nothing, when nobody is subscribed to it;
+        RequestTimeout, which carries the event, after `timeout` seconds (None: never); BusClosed
+        when the bus closes first. Cancelling stops the waiting only. The first request for a reply
+        type also subscribes to it, before its time runs.
+        """
+        self._life.check()
+        check_timeout(timeout, optional=True)
+        return await self._requests.request(event, Query.of(reply_types), timeout)
+
+    # Subscribing.
+
+    async def subscribe(
+        self,
+        types: Types,
+        callback: Callback,
+        *,
+        key: Keys = None,
+        where: Where | None = None,
+        overflow: Overflow = "catch_up",
+        maxsize: int = 8192,
+        concurrency: int = 1,
+        max_age: float | None = None,
+        since: Since = None,
+        timeout: float = 5.0,
+    ) -> Subscription:
+        """Call `callback` with each matching event, from now on; live at every peer on return.
+
+        `types`: one, several, or "*" (every type that is not reserved). `key`: one, several,
+        "prefix*"; None for every key. `where`: a plain function of the event, asked before the
+        inbox. `callback`: a coroutine function; a plain one runs inline.
+
+        `overflow`, when `maxsize` events wait: "catch_up" leaves events to history and pulls them
+        when there is room, so only what history no longer holds is lost, and reported as
+        `aiobus.gap`; "block" makes publishers of this process wait (each after its event is in, so
+        the inbox holds one more for each that waits); "latest" keeps the newest of each (type,
+        key); "drop_oldest" drops. Drops are counted, and announced once per episode.
+
+        `concurrency`: that many calls at once, started in order; with 1, one after another.
+        `max_age`: seconds after which an event is not handed over but counted. `since`: "last"
+        begins with the newest event of each (type, key) in history, a time in Unix seconds with
+        everything from then on, as far as history goes. `timeout`: seconds to wait for peers; one
+        that does not answer is named in `unconfirmed`.
+
+        A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
+        goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing
+        subscribed.
+        """
+        self._life.check()
+        check_callback(callback)
+        terms = Terms(
+            query=Query.of(types, key),
+            where=where,
+            overflow=overflow,
+            maxsize=maxsize,
+            concurrency=concurrency,
+            max_age=max_age,
+            since=since,
+            timeout=timeout,
+        )
+        return Subscription(await self._subscriptions.serve(_name(callback), terms, callback))
+
+    async def unsubscribe(self, types: Types, callback: Callback) -> None:
+        """End every subscription of `callback` (compared by ==) to exactly these types, whatever
+        its keys.
+
+        Never waits: a call in progress goes on, no new one starts. Raises ValueError when there is
+        none.
+        """
+        self._life.check()
+        found = self._subscriptions.find(Query.of(types), callback)
+        if not found:
+            raise ValueError(f"{callback!r} is not subscribed to {types!r} here")
+        for receiver in found:
+            self._subscriptions.drop(receiver)
+
+    def on(self, types: Types, **options: Unpack[SubscribeOptions]) -> Callable[[F], F]:
+        """A decorator: subscribe the function when the bus starts, with the keywords of
+        `subscribe`. The function stays itself.
+
+        Raises BusError after start, and what `subscribe` raises for wrong arguments.
+        """
+        if self._life.state is not State.NEW:
+            hint = "decorate before start, or `await bus.subscribe(...)` now"
+            raise BusError(f"{self.name} is {self._life.state.value}: {hint}")
+        query = Query.of(types, options.pop("key", None))
+        terms = Terms(query=query, **options)  # type: ignore[misc]
+
+        def register(callback: F) -> F:
+            check_callback(callback)
+            self._registered.append((callback, terms))
+            return callback
+
+        return register
+
+    def stream(
+        self,
+        types: Types,
+        *,
+        key: Keys = None,
+        where: Where | None = None,
+        overflow: Overflow = "catch_up",
+        maxsize: int = 8192,
+        max_age: float | None = None,
+        since: Since = None,
+        timeout: float = 5.0,
+    ) -> EventStream:
+        """`async with bus.stream(...) as events: async for event in events`: taken by the caller's
+        own task.
+
+        The keywords are those of `subscribe`. Live on entry, closed on exit, ends when the bus
+        closes. See `EventStream`.
+        """
+        terms = Terms(
+            query=Query.of(types, key),
+            where=where,
+            overflow=overflow,
+            maxsize=maxsize,
+            max_age=max_age,
+            since=since,
+            timeout=timeout,
+        )
+
+        async def open() -> Receiver:
+            self._life.check()
+            return await self._subscriptions.open("stream", terms)
+
+        return EventStream(open)
+
+    async def wait_for(
+        self,
+        types: Types,
+        *,
+        key: Keys = None,
+        where: Where | None = None,
+        timeout: float | None = None,
+    ) -> Event[Any]:
+        """The next matching event. Raises TimeoutError after `timeout` seconds, BusClosed when the
+        bus closes first.
+
+        Cancelling leaves nothing subscribed.
+        """
+        check_timeout(timeout, optional=True)
+        async with asyncio.timeout(timeout), self.stream(types, key=key, where=where) as events:
+            async for event in events:
+                return event
+        raise BusClosed(f"{self.name} closed while {types!r} was awaited")
+
+    # Waiting.
+
+    async def flush(self, timeout: float = 5.0) -> list[str]:
+        """Wait until every connected subscriber's bus has received all that was published here.
+
+        Returns the names of those that did not confirm within `timeout` seconds: [] is success.
+        Cancelling only stops the waiting.
+        """
+        self._life.check()
+        check_timeout(timeout)
+        return sorted(await self._transport.flush(timeout))
+
+    async def settle(self, timeout: float = 5.0) -> None:
+        """Wait until every inbox of this bus is empty, every handler has returned and every stream
+        consumer came back for more.
+
+        Tasks that a strategy spawned are not seen. Raises TimeoutError that names who is still busy
+        after `timeout` seconds; BusError inside a handler, for which it would wait itself; with
+        on_error="raise", the first failure of a handler. Cancelling only stops the waiting.
+        """
+        self._life.check()
+        check_timeout(timeout)
+        if self._subscriptions.at_work() is not None:
+            raise BusError("settle() inside a handler would wait for it; call it from outside")
+        task = asyncio.current_task()
+        self._life.settling.add(task)
+        try:
+            is_idle = await self._subscriptions.until_idle(timeout)
+        finally:
+            self._life.settling.discard(task)
+        self._life.take_failure()
+        if not is_idle:
+            busy = [f"{each.name} ({each.backlog} waiting)" for each in self._subscriptions.busy()]
+            raise TimeoutError(f"not settled within {timeout:g} s: {', '.join(busy)}")
+
+    def stats(self) -> BusStats:
+        """A frozen snapshot of plain counters. Never waits; works in every state."""
+        return BusStats(
+            name=self.name,
+            url=self.url,
+            epoch=self._publisher.epoch,
+            published=self._publisher.seq,
+            history_events=len(self._publisher.history),
+            history_bytes=self._publisher.history.bytes,
+            subscriptions=tuple(receiver.stats for receiver in self._subscriptions),
+        )
+
+
+def _name(callback: Callback) -> str:
+    return str(getattr(callback, "__qualname__", type(callback).__qualname__))

@@ -1,0 +1,119 @@
+"""The task that hands a subscription's events to its callback.
+
+Owns the calling: one after another or `concurrency` at once, the isolation of failures, and giving
+the loop back in time. Must not know where events come from or what overflow means.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Any
+
+from aiobus.delivery import Delivery, enter
+from aiobus.event import Event
+from aiobus.receiver import Receiver
+from aiobus.turn import Turn
+from aiobus.waiters import Waiters
+
+__all__ = ["Callback", "Dispatcher", "check_callback"]
+
+Callback = Callable[[Event[Any]], Awaitable[object] | object]
+
+log = logging.getLogger("aiobus.dispatch")
+
+
+def check_callback(callback: object) -> None:
+    """Raise TypeError for what could never be called with events."""
+    if not callable(callback):
+        hint = (
+            " (already called; give the function itself)" if inspect.iscoroutine(callback) else ""
+        )
+        raise TypeError(f"callback={callback!r}: a coroutine function of one event is needed{hint}")
+    if inspect.isasyncgenfunction(callback) or inspect.isgeneratorfunction(callback):
+        raise TypeError(
+            f"callback={callback!r} is a generator: calling it would run none of its code;"
+            " give a coroutine function"
+        )
+
+
+class Dispatcher:
+    """Calls `callback` with each event of `receiver` until that is closed. `run` is one task."""
+
+    def __init__(self, receiver: Receiver, callback: Callback) -> None:
+        self.receiver = receiver
+        self.callback = callback
+        self._concurrency = receiver.terms.concurrency
+        self._calls: set[asyncio.Task[None]] = set()
+        self._returned = Waiters()
+
+    async def run(self) -> None:
+        """Hand over events for as long as the subscription is open; end when it is closed and the
+        calls have returned.
+        """
+        receiver, turn = self.receiver, Turn()
+        debug = log.isEnabledFor(logging.DEBUG)
+        try:
+            while not receiver.closed:
+                event = receiver.pop()
+                if event is None:
+                    await receiver.wait()
+                    debug = log.isEnabledFor(logging.DEBUG)
+                    turn.renew()
+                    continue
+                if debug:
+                    log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+                if self._concurrency == 1:
+                    await self._call(event, receiver.begin(event))
+                else:
+                    self._spawn(event)
+                    while len(self._calls) >= self._concurrency:
+                        await self._returned.wait()
+                if turn.spend():
+                    await asyncio.sleep(0)
+                    debug = log.isEnabledFor(logging.DEBUG)
+                    turn.renew()
+            while self._calls:
+                await self._returned.wait()  # also when unsubscribed, no call is cut off
+        finally:
+            for call in self._calls:
+                call.cancel()
+            while self._calls:
+                await self._returned.wait()
+
+    async def _call(self, event: Event[Any], delivery: Delivery) -> None:
+        type = event.type
+        enter(delivery)
+        try:
+            result = self.callback(event)
+            if result is not None and inspect.isawaitable(result):
+                await result
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled this task: the error came out of something the callback awaited.
+            self.receiver.fail(type, delivery.id, error)
+        except Exception as error:  # noqa: BLE001 - reported, see fail()
+            self.receiver.fail(type, delivery.id, error)
+        finally:
+            self.receiver.finish(delivery)
+
+    def _spawn(self, event: Event[Any]) -> None:
+        """Start a call in a task of its own. It counts as begun at once, whenever it first runs."""
+        type, delivery = event.type, self.receiver.begin(event)
+        call = asyncio.get_running_loop().create_task(
+            self._call(event, delivery), name=f"{self.receiver.name} call", context=Context()
+        )
+        self._calls.add(call)
+        call.add_done_callback(lambda call: self._on_return(call, type, delivery))
+
+    def _on_return(self, call: "asyncio.Task[None]", type: str, delivery: Delivery) -> None:
+        self._calls.discard(call)
+        self.receiver.finish(delivery)  # for a call that was cancelled before it first ran
+        if call.cancelled() and not self.receiver.closed:
+            error = asyncio.CancelledError("the callback cancelled its own task")
+            self.receiver.fail(type, delivery.id, error)
+        self._returned.wake()
+        self.receiver.note_idle()

@@ -1,0 +1,118 @@
+"""Every exception of the package.
+
+    BusError
+    ├── BusClosed         the bus is not open (not started, closing or closed)
+    ├── EncodeError       the event cannot travel as it is            (also a ValueError)
+    ├── QueueFull         publish_nowait() met a full "block" inbox
+    ├── NameInUse         another bus of this name is on the network
+    ├── NoSubscribers     request() would have reached nobody
+    ├── RequestTimeout    request() was published but not answered    (also a TimeoutError)
+    └── WrongLoop         called from another event loop, thread or process
+
+Facts are in attributes, the way out is in the text. This module knows nothing else of the package.
+"""
+
+__all__ = [
+    "BusClosed",
+    "BusError",
+    "EncodeError",
+    "NameInUse",
+    "NoSubscribers",
+    "QueueFull",
+    "RequestTimeout",
+    "WrongLoop",
+]
+
+
+class BusError(Exception):
+    """What this package raises on purpose, but for TypeError and ValueError at wrong arguments."""
+
+
+class BusClosed(BusError):
+    """The bus is not open: `start` was not awaited yet, or `close` has begun. Nothing was
+    published.
+    """
+
+
+class EncodeError(BusError, ValueError):
+    """An event was refused before it got a number: something in it has no exact JSON image.
+
+    `path` is where, written as Python would reach it (`data['legs'][2].price`); `reason` is why.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class QueueFull(BusError):
+    """`publish_nowait` published nothing, because the "block" inbox of `subscription` holds
+    `maxsize` events.
+    """
+
+    def __init__(self, subscription: str, maxsize: int) -> None:
+        super().__init__(subscription, maxsize)
+        self.subscription = subscription
+        self.maxsize = maxsize
+
+    def __str__(self) -> str:
+        return (
+            f"the inbox of {self.subscription} holds {self.maxsize} events, its policy is 'block':"
+            " nothing was published. `await bus.publish(event)` waits for room, or give that"
+            " subscription another overflow policy"
+        )
+
+
+class NameInUse(BusError):
+    """Another bus called `name` already answers at `url`; this one has not joined. Raised by
+    adapters that have peers.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        super().__init__(name, url)
+        self.name = name
+        self.url = url
+
+    def __str__(self) -> str:
+        return f"a bus named {self.name!r} is on {self.url} already; give this one another name="
+
+
+class NoSubscribers(BusError):
+    """`request` published nothing, because nobody is subscribed to the `type` and `key` of the
+    event.
+    """
+
+    def __init__(self, type: str, key: str) -> None:
+        super().__init__(type, key)
+        self.type = type
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"nobody is subscribed to {self.type} with key {self.key!r}; nothing was published"
+
+
+class RequestTimeout(BusError, TimeoutError):
+    """`event` was published and nobody replied to it within `timeout` seconds. A late reply is
+    still an ordinary event.
+    """
+
+    def __init__(self, event: object, timeout: float) -> None:
+        super().__init__(event, timeout)
+        self.event = event
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return (
+            f"no reply within {self.timeout:g} s to {self.event};"
+            " it was published, so it may still be acted on"
+        )
+
+
+class WrongLoop(BusError):
+    """The bus was used from another thread, event loop or process than the one it was started in.
+    Nothing was done.
+    """

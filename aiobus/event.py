@@ -1,0 +1,104 @@
+"""The event: the one value that travels, and the names of its usual types.
+
+Owns how an event looks, compares and is identified. Must not know how it is encoded, matched or
+moved.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic
+
+from aiobus import clock
+
+__all__ = ["Event", "EventType", "event_id", "known_type"]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)  # a plain `Event` is an Event[Any] to a type checker
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+class EventType(StrEnum):
+    """The usual types of a trading desk. Each equals its name as a string; any other string is a
+    type as well, unregistered.
+    """
+
+    NEW_DATA = "NEW_DATA"
+    TRADE = "TRADE"
+    QUOTE = "QUOTE"
+    BAR = "BAR"
+    SIGNAL = "SIGNAL"
+    ORDER = "ORDER"
+    ACK = "ACK"
+    FILL = "FILL"
+    CANCEL = "CANCEL"
+    REJECT = "REJECT"
+    POSITION = "POSITION"
+    RISK = "RISK"
+    HALT = "HALT"
+
+
+_KNOWN: dict[str, str] = {member.value: member for member in EventType}
+
+
+def known_type(name: str) -> str:
+    """The `EventType` called `name`, or `name` itself where there is none."""
+    return _KNOWN.get(name, name)
+
+
+@lru_cache(maxsize=1024)
+def _origin(source: str, epoch: int) -> str:
+    digits, rest = "", abs(epoch)
+    while rest:
+        rest, digit = divmod(rest, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return f"{source}@{'-' if epoch < 0 else ''}{digits or '0'}."
+
+
+def event_id(source: str, epoch: int, seq: int) -> str:
+    """`name@epoch.seq`, epoch in base 36; "" for seq 0, which is an event not yet published."""
+    return _origin(source, epoch) + str(seq) if seq else ""
+
+
+@dataclass(slots=True)
+class Event(Generic[T]):
+    """Something that happened: a type, its data, and where it came from.
+
+    Two events are equal when type, data and key are, so a test can compare what it saw with what it
+    expects. The fields below `cause` are set by the bus: publishing stamps the very object it was
+    given, and publishing a received event again makes it a new one. Order is `seq`, never
+    `timestamp`.
+    """
+
+    type: str
+    """An `EventType` or any string of 1-64 characters of A-Z a-z 0-9 . _ - that begins with a
+    letter or digit.
+    """
+    data: T
+    """Anything with an exact JSON image; a subscriber gets that image, decoded for it alone."""
+    timestamp: float = field(default_factory=clock.wall, compare=False)
+    """Unix seconds when the event was made. An exchange's own time belongs into `data`."""
+    key: str = field(default="", kw_only=True)
+    """What it is about (a symbol, an account): any string up to 128 bytes of UTF-8. Subscriptions
+    select by it.
+    """
+    cause: str = field(default="", kw_only=True, compare=False)
+    """The `id` of the event that led to this one. Set by the bus while a handler runs, unless the
+    caller set it.
+    """
+    source: str = field(default="", kw_only=True, compare=False)
+    """The name of the bus that published it."""
+    epoch: int = field(default=0, kw_only=True, compare=False)
+    """Which start of that bus: Unix microseconds, to be compared for equality only."""
+    seq: int = field(default=0, kw_only=True, compare=False)
+    """Its number among all events of (source, epoch), from 1; 0 before it was published."""
+
+    @property
+    def id(self) -> str:
+        """`name@epoch.seq`, unique for ever; "" before the event was published."""
+        return event_id(self.source, self.epoch, self.seq)

@@ -1,0 +1,148 @@
+"""`async with bus.stream(...) as events: async for event in events`: events pulled by the
+consumer's own task.
+
+A class and not an async generator, because a generator that is cancelled or timed out while it
+waits is finished for good, while here the next step goes on where the last one stopped. Must not
+know how events arrive: it pops and waits.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from aiobus.delivery import Delivery, StreamBody, current, enter, leave
+from aiobus.errors import BusError
+from aiobus.event import Event
+from aiobus.receiver import Receiver
+from aiobus.subscription import Subscription
+from aiobus.turn import Turn
+
+__all__ = ["EventStream"]
+
+log = logging.getLogger("aiobus.dispatch")
+
+
+class EventStream:
+    """The events of one query, in order, for one consumer. Live on entry, closed on exit; it ends
+    when the bus closes.
+
+    Taking an event makes it the cause of whatever this task publishes until it takes the next one;
+    tasks spawned meanwhile inherit it (on Python 3.11 not if the step ran under asyncio.wait_for,
+    which makes a task of it; asyncio.timeout does not). If one task enters and another iterates,
+    let it begin before publishing to a "block" stream of this process.
+    A step that is cancelled or timed out loses nothing. A second task that iterates at the same
+    time gets a BusError.
+    """
+
+    def __init__(self, open: Callable[[], Awaitable[Receiver]]) -> None:
+        self._open = open
+        self._receiver: Receiver | None = None
+        self._body: StreamBody | None = None
+        self._delivery: Delivery | None = None
+        self._turn = Turn()
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._is_waiting = False
+        self._entered_by: asyncio.Task[Any] | None = None
+        self._stepping: asyncio.Task[Any] | None = None
+
+    @property
+    def subscription(self) -> Subscription:
+        """The subscription behind it: its stats and `reached`. Raises BusError before entry."""
+        return Subscription(self._entered())
+
+    def _entered(self) -> Receiver:
+        if self._receiver is None:
+            raise BusError(
+                "a stream is live inside `async with` only:"
+                " `async with bus.stream(...) as events: async for event in events: ...`"
+            )
+        return self._receiver
+
+    async def __aenter__(self) -> Self:
+        """Subscribe; the stream is live when this returns. Raises BusError when entered twice.
+        Cancelling undoes it.
+        """
+        if self._receiver is not None:
+            raise BusError("this stream was entered before; call bus.stream() for another")
+        self._receiver = receiver = await self._open()
+        self._entered_by = asyncio.current_task()
+        self._body = StreamBody(receiver, current(), self._is_iterated_here)
+        receiver.running.add(self._body)
+        enter(self._body)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Unsubscribe; never waits. Events not taken are gone. Raises WrongLoop elsewhere."""
+        receiver = self._entered()
+        receiver.owner.check_loop()
+        self._finish()
+        if self._body is not None:
+            self._body.finished = True
+            receiver.running.discard(self._body)
+            leave(self._body)
+        receiver.owner.drop(receiver)
+
+    def __aiter__(self) -> Self:
+        """Itself, once entered; raises BusError otherwise."""
+        self._entered()
+        return self
+
+    async def __anext__(self) -> Event[Any]:
+        """Wait for the next event. Cancelling loses nothing and leaves the stream usable. Ends when
+        the bus or the stream closes. Raises WrongLoop elsewhere.
+        """
+        receiver = self._entered()
+        receiver.owner.check_loop()
+        if self._is_waiting:
+            raise BusError(
+                "another task waits for this stream's next event; give each task its own stream"
+            )
+        self._finish()
+        self._stepping = asyncio.current_task()
+        enter(self._body)
+        self._is_waiting = True
+        try:
+            if self._turn.spend():
+                await asyncio.sleep(0)
+                self._renew()
+            while (event := receiver.pop()) is None:
+                if receiver.closed:
+                    raise StopAsyncIteration
+                await receiver.wait()
+                self._renew()
+        finally:
+            self._is_waiting = False
+        if self._debug:
+            log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+        self._delivery = receiver.begin(event, self._body)
+        enter(self._delivery)
+        if self._body is not None:
+            self._body.hold(event)
+        return event
+
+    def _renew(self) -> None:
+        self._turn.renew()
+        self._debug = log.isEnabledFor(logging.DEBUG)  # once a turn, not once an event
+
+    def _finish(self) -> None:
+        """The event taken last is done with."""
+        if self._delivery is not None and self._body is not None and self._receiver is not None:
+            self._receiver.finish(self._delivery)
+            self._delivery = None
+            self._body.hold(None)
+            self._receiver.note_idle()
+
+    def _is_iterated_here(self) -> bool:
+        """True for the task that took the last step; once that has ended (asyncio.wait_for made it
+        for one step, before Python 3.12), and before the first step, for the one that entered.
+        """
+        task = self._stepping
+        owner = self._entered_by if task is None or task.done() else task
+        return asyncio.current_task() is owner

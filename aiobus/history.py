@@ -1,0 +1,216 @@
+"""What a bus has published lately: one ring of encoded events per type, merged by seq when somebody
+asks for a page.
+
+Owns what is kept and what is forgotten, and knows exactly how far it reaches back. Pure: it is told
+what to keep and is asked for pages; who asks, and why, is not known here.
+
+A ring per type means that a flood of quotes never evicts fills. Rows, keys and numbers lie in
+parallel columns and no column holds an object that the garbage collector tracks, so a full history
+costs it next to nothing.
+"""
+
+import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+
+from aiobus.limits import Limits
+from aiobus.pattern import RESERVED, Query
+
+__all__ = ["History", "Page"]
+
+ROW_OVERHEAD = 64
+"""Bytes counted for each kept event beside its row: the bytes object, two pointers and two numbers
+(sys.getsizeof).
+"""
+PAGE_BYTES = 64 * 1024
+PAGE_LOOK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of history: every kept event in `(after, to]` that the query matches."""
+
+    after: int
+    evicted: int
+    """The highest seq already forgotten among the types the query matches: if above `after`,
+    `(after, evicted]` is lost.
+    """
+    to: int
+    """How far was looked; equal to `newest` when there is no more."""
+    newest: int
+    rows: list[tuple[str, str, bytes]]
+    """(type, key, row) in order of seq."""
+
+
+class Ring:
+    """The kept events of one type, oldest first, in columns. `start` is where they begin: the cells
+    before it are spent.
+    """
+
+    __slots__ = ("bytes", "evicted", "keys", "rows", "seqs", "start", "timestamps", "type")
+
+    def __init__(self, type: str) -> None:
+        self.type = type
+        self.seqs = array("q")
+        self.timestamps = array("d")
+        self.keys: list[str] = []
+        self.rows: list[bytes] = []
+        self.start = 0
+        self.bytes = 0
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self.rows) - self.start
+
+    def evict(self) -> int:
+        """Forget the oldest event; return the bytes that were counted for it."""
+        start = self.start
+        size = len(self.rows[start]) + ROW_OVERHEAD
+        self.evicted = self.seqs[start]
+        self.rows[start] = b""
+        self.keys[start] = ""
+        self.bytes -= size
+        self.start = start + 1
+        if self.start > 64 and self.start * 2 > len(self.rows):
+            for column in (self.seqs, self.timestamps, self.keys, self.rows):
+                del column[: self.start]
+            self.start = 0
+        return size
+
+
+class History:
+    """The last events of one (source, epoch). `newest` is the highest seq it was given, of whatever
+    type.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rings: dict[str, Ring] = {}
+        self._types = 0
+        self.newest = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rings.values()))
+
+    def ring(self, type: str) -> Ring | None:
+        """Where events of `type` are kept; None when there are as many types as `Limits.types`
+        allows and it is another. Reserved types are few and do not count.
+        """
+        ring = self._rings.get(type)
+        if ring is None:
+            is_ordinary = not type.startswith(RESERVED)
+            if is_ordinary and self._types >= self._limits.types:
+                return None
+            self._types += is_ordinary
+            ring = self._rings[type] = Ring(type)
+        return ring
+
+    def keep(self, ring: Ring, seq: int, timestamp: float, key: str, row: bytes) -> None:
+        """Keep a row whose `seq` is above all before; forget the oldest where a limit is passed."""
+        size = len(row) + ROW_OVERHEAD
+        ring.seqs.append(seq)
+        ring.timestamps.append(timestamp)
+        ring.keys.append(key)
+        ring.rows.append(row)
+        ring.bytes += size
+        self.bytes += size
+        self.newest = seq
+        limits = self._limits
+        while len(ring) > limits.history_events or ring.bytes > limits.history_bytes:
+            self.bytes -= ring.evict()
+        while self.bytes > limits.history_total_bytes:
+            self.bytes -= max(self._rings.values(), key=lambda ring: ring.bytes).evict()
+
+    def page(self, query: Query, after: int, limit: int, look: int = PAGE_LOOK) -> Page:
+        """The next events above `after` that `query` matches, oldest first.
+
+        At most `limit` events, 64 KiB of rows (but at least one event), and `look` events looked
+        at, so one page never takes long.
+        """
+        rows: list[tuple[str, str, bytes]] = []
+        size = 0
+        to = after
+        for seq, ring, index in islice(self._above(query, after), look):
+            if query.matches(ring.type, ring.keys[index]):
+                row = ring.rows[index]
+                size += len(row)
+                if len(rows) >= limit or (rows and size > PAGE_BYTES):
+                    break
+                rows.append((ring.type, ring.keys[index], row))
+            to = seq
+        else:
+            if not self._is_more(query, to):
+                to = self.newest
+        return Page(after, self.evicted(query), to, self.newest, rows)
+
+    def count(self, query: Query, after: int) -> int:
+        """How many events above `after` are kept of the types `query` matches, whatever their keys:
+        it must be quick, since a closing bus asks for each subscription that is behind.
+        """
+        rings = self._matching(query)
+        return sum(len(ring.seqs) - bisect_right(ring.seqs, after, ring.start) for ring in rings)
+
+    def evicted(self, query: Query) -> int:
+        """The highest seq that is gone among the types `query` matches; 0 when nothing is."""
+        return max((ring.evicted for ring in self._matching(query)), default=0)
+
+    def since(self, query: Query, timestamp: float) -> tuple[int, float]:
+        """Where to begin for everything since `timestamp`: the seq to read after, and the time from
+        which on nothing is missing.
+
+        The latter is `timestamp` itself unless something newer may have been forgotten; infinity
+        when nothing at all is kept.
+        """
+        evicted = self.evicted(query)
+        begin = self.newest
+        oldest: tuple[float, float] = (math.inf, math.inf)
+        for ring in self._matching(query):
+            first = bisect_right(ring.seqs, evicted, ring.start)
+            if first < len(ring.seqs):
+                oldest = min(oldest, (ring.seqs[first], ring.timestamps[first]))
+            late = (
+                index
+                for index in range(first, len(ring.seqs))
+                if ring.timestamps[index] >= timestamp
+            )
+            begin = min(begin, *(ring.seqs[index] - 1 for index in islice(late, 1)), begin)
+        return begin, max(timestamp, oldest[1]) if evicted else timestamp
+
+    def last(self, query: Query) -> list[tuple[str, str, bytes]]:
+        """The newest kept event of each (type, key) that `query` matches, as (type, key, row) in
+        order of seq.
+        """
+        newest: list[tuple[int, str, str, bytes]] = []
+        for ring in self._matching(query):
+            seen: set[str] = set()
+            for index in range(len(ring.seqs) - 1, ring.start - 1, -1):
+                key = ring.keys[index]
+                if key not in seen:
+                    seen.add(key)
+                    if query.matches(ring.type, key):
+                        newest.append((ring.seqs[index], ring.type, key, ring.rows[index]))
+        return [(type, key, row) for _, type, key, row in sorted(newest)]
+
+    def _matching(self, query: Query) -> list[Ring]:
+        return [ring for ring in self._rings.values() if query.matches_type(ring.type)]
+
+    def _above(self, query: Query, after: int) -> Iterator[tuple[int, Ring, int]]:
+        """(seq, ring, index) of the kept events of the matching types above `after`, in order of
+        seq.
+        """
+        return merge(
+            *(_walk(ring, after) for ring in self._matching(query)), key=lambda found: found[0]
+        )
+
+    def _is_more(self, query: Query, after: int) -> bool:
+        return any(len(ring) and ring.seqs[-1] > after for ring in self._matching(query))
+
+
+def _walk(ring: Ring, after: int) -> Iterator[tuple[int, Ring, int]]:
+    for index in range(bisect_right(ring.seqs, after, ring.start), len(ring.seqs)):
+        yield ring.seqs[index], ring, index

@@ -1,0 +1,191 @@
+"""The bounded queue in front of a handler or stream, and what happens when it is full.
+
+Owns the four overflow policies and the order of what waits. Pure: rows are bytes that nobody looks
+into, and nobody waits here; a publisher that should wait does so elsewhere.
+"""
+
+from collections import OrderedDict, deque
+from enum import Enum, auto
+from itertools import accumulate, islice
+from typing import Any, Literal, Protocol
+
+__all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "make_inbox"]
+
+BATCH = 64
+"""Rows taken at once, where what is taken may not be dropped or conflated any more."""
+
+Overflow = Literal["catch_up", "block", "latest", "drop_oldest"]
+"""What a full inbox does. See `AsyncEventBus.subscribe`."""
+
+
+class Offer(Enum):
+    """What became of an offered item."""
+
+    TAKEN = auto()
+    CONFLATED = auto()
+    """It took the place of an older one of the same (type, key)."""
+    DROPPED = auto()
+    """It was taken and the oldest was thrown away."""
+    REFUSED = auto()
+    """There was no room; nothing changed."""
+
+
+class Notice:
+    """An item that says something about the others (a gap), in its place among them.
+
+    It is never conflated, never dropped, and counts as no bytes.
+    """
+
+    __slots__ = ("item",)
+
+    def __init__(self, item: Any) -> None:
+        self.item = item
+
+    def __len__(self) -> int:
+        return 0
+
+
+Item = bytes | Notice
+
+
+class Inbox(Protocol):
+    """What a subscription needs of its inbox, whatever the policy."""
+
+    def __len__(self) -> int: ...
+    def offer(self, row: bytes, type: str, key: str) -> Offer:
+        """Put a row in by the rules of the policy."""
+        ...
+
+    def admit(self, row: bytes, type: str, key: str) -> Offer:
+        """Put a row in even if there is no room: it was asked for, and must not be lost."""
+        ...
+
+    def notify(self, notice: Notice) -> None:
+        """Put a notice in, whether there is room or not."""
+        ...
+
+    def take(self, max_bytes: int) -> list[Item]:
+        """Remove and return the oldest items: as many as may be taken at once, at least one if
+        there is any, and no second one that would pass `max_bytes`.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Throw everything away."""
+        ...
+
+
+class FifoInbox:
+    """First in, first out. When full: refuse ("catch_up"), grow ("block", whose publishers wait
+    outside) or drop the oldest.
+    """
+
+    __slots__ = ("_batch", "_items", "_maxsize", "_when_full")
+
+    def __init__(self, maxsize: int, when_full: Offer) -> None:
+        self._items: deque[Item] = deque()
+        self._maxsize = maxsize
+        self._when_full = when_full
+        # What is taken can no longer be dropped, so that policy hands out one at a time.
+        self._batch = 1 if when_full is Offer.DROPPED else BATCH
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def offer(self, row: bytes, type: str, key: str) -> Offer:
+        outcome = Offer.TAKEN
+        if len(self._items) >= self._maxsize:
+            outcome = self._when_full
+            if outcome is Offer.REFUSED:
+                return outcome
+            if outcome is Offer.DROPPED and not self._drop_oldest():
+                outcome = Offer.TAKEN
+        self._items.append(row)
+        return outcome
+
+    def _drop_oldest(self) -> bool:
+        for index, item in enumerate(self._items):
+            if type(item) is bytes:
+                del self._items[index]
+                return True
+        return False
+
+    def admit(self, row: bytes, type: str, key: str) -> Offer:
+        self._items.append(row)
+        return Offer.TAKEN
+
+    def notify(self, notice: Notice) -> None:
+        self._items.append(notice)
+
+    def take(self, max_bytes: int) -> list[Item]:
+        items = self._items
+        head = list(islice(items, self._batch))
+        if sum(map(len, head)) > max_bytes:
+            sizes = accumulate(map(len, head))
+            head = head[: max(1, sum(1 for size in sizes if size <= max_bytes))]
+        if len(head) == len(items):
+            items.clear()
+        else:
+            for _ in head:
+                items.popleft()
+        return head
+
+    def clear(self) -> None:
+        self._items.clear()
+
+
+class LatestInbox:
+    """One row per (type, key): a newer one takes the place in line of the older. Over `maxsize`
+    keys, the oldest goes.
+    """
+
+    __slots__ = ("_items", "_maxsize")
+
+    def __init__(self, maxsize: int) -> None:
+        # A plain dict's first key is slow to find after many pops.
+        self._items: OrderedDict[tuple[str, str] | Notice, Item] = OrderedDict()
+        self._maxsize = maxsize
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def offer(self, row: bytes, type: str, key: str) -> Offer:
+        if (type, key) in self._items or len(self._items) < self._maxsize:
+            return self.admit(row, type, key)
+        has_dropped = self._drop_oldest()
+        self._items[type, key] = row
+        return Offer.DROPPED if has_dropped else Offer.TAKEN
+
+    def _drop_oldest(self) -> bool:
+        for name in self._items:
+            if not isinstance(name, Notice):
+                del self._items[name]
+                return True
+        return False
+
+    def admit(self, row: bytes, type: str, key: str) -> Offer:
+        outcome = Offer.CONFLATED if (type, key) in self._items else Offer.TAKEN
+        self._items[type, key] = row
+        return outcome
+
+    def notify(self, notice: Notice) -> None:
+        self._items[notice] = notice
+
+    def take(self, max_bytes: int) -> list[Item]:
+        return [self._items.popitem(last=False)[1]] if self._items else []
+
+    def clear(self) -> None:
+        self._items.clear()
+
+
+def make_inbox(overflow: Overflow, maxsize: int) -> Inbox:
+    """The inbox for a policy."""
+    match overflow:
+        case "catch_up":
+            return FifoInbox(maxsize, Offer.REFUSED)
+        case "block":
+            return FifoInbox(maxsize, Offer.TAKEN)
+        case "drop_oldest":
+            return FifoInbox(maxsize, Offer.DROPPED)
+        case "latest":
+            return LatestInbox(maxsize)

@@ -1,0 +1,156 @@
+"""The life of a bus: not started, starting, open, closing, closed, and never back.
+
+Owns who may call when and from where, and the failure that ends a bus: how it reaches the body of
+`async with`, `settle` and `wait_closed`, once each. Must not know what there is to start, to
+publish or to close.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from enum import Enum
+from typing import Any
+
+from aiobus.errors import BusClosed, WrongLoop
+
+__all__ = ["Life", "State"]
+
+
+class State(Enum):
+    """Where a bus is in its life."""
+
+    NEW = "not started"
+    STARTING = "starting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Life:
+    """One bus's state, its loop, and the failure that ended it.
+
+    `is_at_work` tells whether the caller is part of a handler of this bus.
+    """
+
+    def __init__(self, name: str, is_at_work: Callable[[], bool]) -> None:
+        self.name = name
+        self._is_at_work = is_at_work
+        self.state = State.NEW
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.failure: BaseException | None = None
+        self.settling: set[asyncio.Task[Any] | None] = set()
+        """Tasks that look at the failure by themselves, so that they need not be cancelled to hear
+        of it.
+        """
+        self._is_raised = False
+        self._body: asyncio.Task[Any] | None = None
+        self._cancels_before: int | None = None
+        self._over = asyncio.Event()
+        self._closing: asyncio.Task[list[str]] | None = None
+
+    def check(self) -> None:
+        """Raise BusClosed or WrongLoop unless the bus may be used from here and now.
+
+        While it closes, handlers that are still at work may.
+        """
+        self.check_loop()
+        if self.state is State.OPEN or (self.state is State.CLOSING and self._is_at_work()):
+            return
+        if self.state in (State.NEW, State.STARTING):
+            hint = "use it inside `async with AsyncEventBus(...) as bus:`"
+            raise BusClosed(f"{self.name} is {self.state.value}: {hint}")
+        raise BusClosed(f"{self.name} is {self.state.value}; nothing was done")
+
+    def check_loop(self) -> None:
+        """Raise WrongLoop unless called in the loop, thread and process that started the bus."""
+        try:
+            is_here = self.loop is None or asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            is_here = False
+        if not is_here:
+            raise WrongLoop(
+                f"{self.name} belongs to another event loop, thread or process."
+                " From another thread of the process that started it:"
+                " asyncio.run_coroutine_threadsafe(bus.publish(event), loop) with that loop"
+            )
+
+    def enter_body(self) -> None:
+        """The current task is the body of `async with`: a failure cancels it."""
+        self._body = asyncio.current_task()
+
+    def leave_body(self) -> bool:
+        """The body has ended. True when our own cancelling ended it; that is then undone."""
+        body, self._body = self._body, None
+        return (
+            body is not None
+            and self._cancels_before is not None
+            and body.uncancel() <= self._cancels_before
+        )
+
+    @property
+    def has_cancelled_body(self) -> bool:
+        """True once a failure has cancelled the body."""
+        return self._cancels_before is not None
+
+    def fail(self, error: BaseException) -> None:
+        """The bus cannot go on. The first failure nobody was told of counts: it wakes `wait_closed`
+        and cancels the body.
+        """
+        if self.has_news:
+            return
+        self.failure = error
+        self._is_raised = False
+        self._over.set()
+        if self._body is not None and self._body not in self.settling and not self._body.done():
+            self._cancels_before = self._body.cancelling()
+            self._body.cancel(f"{self.name} failed: {type(error).__name__}")
+
+    def raise_failure(self, *, again: bool = False) -> None:
+        """Raise the failure, if there is one that was not raised before (or `again`)."""
+        if self.failure is not None and (again or not self._is_raised):
+            self._is_raised = True
+            raise self.failure
+
+    def take_failure(self) -> None:
+        """Raise the failure, if there is one that nobody was told of, and let the bus go on: who
+        asked is a test, which may expect it.
+        """
+        if (failure := self.failure) is not None and not self._is_raised:
+            self.failure = None
+            if self.state is not State.CLOSED:
+                self._over.clear()
+            raise failure
+
+    @property
+    def has_news(self) -> bool:
+        """True when there is a failure that nobody has been told of."""
+        return self.failure is not None and not self._is_raised
+
+    def end(self) -> None:
+        """The bus is closed."""
+        self.state = State.CLOSED
+        self._over.set()
+
+    async def close(self, shut: Callable[[], Coroutine[Any, Any, list[str]]]) -> list[str]:
+        """Run `shut` once, in a task of its own, and return what it does; again: what it did.
+
+        Cancelling stops the waiting only.
+        """
+        if self.state is State.NEW:
+            self.end()
+        if self._closing is None and self.state is State.CLOSED:
+            return []
+        self.check_loop()
+        if self._closing is None and self.loop is not None:
+            self.state = State.CLOSING
+            name = f"aiobus {self.name} close"
+            self._closing = self.loop.create_task(shut(), name=name, context=Context())
+        return [] if self._closing is None else await asyncio.shield(self._closing)
+
+    async def wait_closed(self) -> None:
+        """Wait until the bus has closed; raise the failure if one ended it."""
+        self.check_loop()
+        await self._over.wait()
+        self.raise_failure(again=True)
+        if self._closing is not None:
+            await asyncio.shield(self._closing)

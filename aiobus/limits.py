@@ -1,0 +1,40 @@
+"""The figures that bound what a bus keeps. A leaf: plain numbers, no behaviour but the check that
+they make sense.
+"""
+
+from dataclasses import dataclass, fields
+
+__all__ = ["Limits"]
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one bus may hold in memory. Every figure is an upper bound; nothing is allocated ahead.
+
+    Inboxes have their own bound, `maxsize=` of `subscribe`. A figure that is not a positive whole
+    number raises ValueError.
+    """
+
+    history_events: int = 32_768
+    """Events kept per type for those who fell behind; the oldest go first."""
+    history_bytes: int = 16 * MIB
+    """Bytes of encoded events kept per type, with 64 bytes of bookkeeping counted for each event.
+    """
+    history_total_bytes: int = 64 * MIB
+    """Bytes kept over all types together; the type that holds most gives way first."""
+    event_bytes: int = 1 * MIB
+    """The largest encoded event `publish` accepts; a larger one raises EncodeError."""
+    types: int = 4_096
+    """Distinct event types this bus may publish; what varies from event to event belongs into
+    `key`.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"Limits({field.name}={value!r}): a positive whole number is needed"
+                )

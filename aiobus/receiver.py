@@ -1,0 +1,317 @@
+"""The receiving half: one query's events, from the moment they match to the moment they are handed
+over.
+
+Owns the inbox, the decoding and the place in history of one subscription. Must not know who
+consumes: `pop` is all that a dispatcher or a stream needs, and `wait` tells when to look again.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from aiobus import clock
+from aiobus.codec import decode
+from aiobus.delivery import Delivery, Gate
+from aiobus.event import Event
+from aiobus.inbox import Item, Notice, Offer, make_inbox
+from aiobus.pattern import RESERVED
+from aiobus.publisher import Publisher
+from aiobus.reports import GAP, Reports
+from aiobus.sequence import Cursor
+from aiobus.stats import SubscriptionStats
+from aiobus.terms import Since, Terms, Where
+from aiobus.waiters import Waiters
+
+__all__ = ["Receiver"]
+
+DECODE_BYTES = 16 * 1024
+"""Bytes of rows decoded at once: about 100 us, so that large events do not hold up the loop."""
+PULL_ROWS = 64
+PULL_LOOK = 512
+"""Bounds of a page from the own history, for the same reason; the next one is as cheap."""
+
+
+class Owner(Protocol):
+    """Whoever keeps the receivers of a bus."""
+
+    def check_loop(self) -> None:
+        """Raise WrongLoop unless called where the bus lives."""
+        ...
+
+    def drop(self, receiver: "Receiver") -> None:
+        """End it: hand it nothing more, and forget it."""
+        ...
+
+    def note_idle(self) -> None:
+        """A receiver has nothing left to do."""
+        ...
+
+
+class Receiver:
+    """A live query with an inbox of its own. An `Outlet` to the publisher, a `Gate` if it blocks, a
+    `Consumer` to those that ask who waits for whom.
+    """
+
+    is_local = True
+
+    def __init__(
+        self, name: str, terms: Terms, publisher: Publisher, reports: Reports, owner: Owner
+    ) -> None:
+        self.name = name
+        self.terms = terms
+        self.maxsize = terms.maxsize
+        self.owner = owner
+        # Beside data, `aiobus.gap` means this subscription's own gaps, in their place; alone, all.
+        self._wants_gaps = GAP in terms.query.reserved and terms.query.wants_data
+        self.query = terms.query.without(GAP) if self._wants_gaps else terms.query
+        self.unconfirmed: frozenset[str] = frozenset()
+        self.reached: float | None = None
+        self.closed = False
+        self.running: set[Delivery] = set()
+        """Who acts for this consumer: deliveries in hand, and the body of a stream."""
+        self.in_hand = 0
+        """Events handed over and not yet finished with."""
+        self.room = Waiters()
+        """Publishers that wait until `is_over` is false."""
+        self.overshoot = 0
+        self.warning: asyncio.TimerHandle | None = None
+        self._arrivals = Waiters()
+        self._inbox = make_inbox(terms.overflow, terms.maxsize)
+        self._batch: list[Event[Any]] = []  # decoded, newest first, so that pop() is cheap
+        self._decode_bytes = 0 if terms.max_age is not None else DECODE_BYTES
+        self._publisher = publisher
+        self._reports = reports
+        self._cursor = Cursor()
+        self._handled = self._failed = self._gaps = 0
+        self._dropped = self._conflated = self._expired = 0
+        self._is_overflowing = self._is_late = False  # an episode: one system event for each
+        self._start(terms.since)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "behind" if self._cursor.behind else "live"
+        return f"{self.name} {state} pending={self.pending} handled={self._handled}"
+
+    # What goes in.
+
+    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
+        """Take the next event of this process: into the inbox, or leave it to history when there is
+        no room.
+        """
+        if self._cursor.behind or self.closed:
+            return
+        if (where := self.terms.where) is not None and not self._selects(where, row):
+            return
+        outcome = self._inbox.offer(row, type, key)
+        if outcome is not Offer.TAKEN:
+            self._count(outcome, seq)
+        self._arrivals.wake()
+
+    def _selects(self, where: Where, row: bytes) -> bool:
+        """Ask `where`, on a copy that it may spoil."""
+        (event,) = self._decoded([row])
+        type, event_id = event.type, event.id
+        try:
+            answer = where(event)
+            if inspect.isawaitable(answer):
+                if inspect.iscoroutine(answer):
+                    answer.close()  # or it would be missed as "never awaited"
+                raise TypeError("`where` returned an awaitable; a plain function is needed")
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported, see fail()
+            self.fail(type, event_id, error)
+            return False
+        return bool(answer)
+
+    def _count(self, outcome: Offer, seq: int) -> None:
+        if outcome is Offer.CONFLATED:
+            self._conflated += 1
+            return
+        if outcome is Offer.REFUSED:
+            self._cursor.fall_behind(seq)
+            if not self._is_overflowing:
+                self._reports.behind(self.name, self.maxsize)
+        else:
+            self._dropped += 1
+            if not self._is_overflowing:
+                self._reports.overflow(self.name, self.terms.overflow, self._dropped)
+        self._is_overflowing = True
+
+    def _start(self, since: Since) -> None:
+        history = self._publisher.history
+        if since == "last":
+            with self._publisher.handing_out():
+                self._admit(history.last(self.query))
+            self._reports.flush()
+        elif since is not None:
+            begin, reached = history.since(self.query, since)
+            self.reached = min(reached, clock.wall())
+            self._cursor = Cursor(begin, behind=begin < history.newest)
+
+    def _pull(self) -> None:
+        """Catch up by one page, as far as there is room."""
+        room = min(PULL_ROWS, self.maxsize - len(self._inbox))
+        page = self._publisher.history.page(self.query, self._cursor.last, room, PULL_LOOK)
+        with self._publisher.handing_out():
+            gap = self._cursor.advance(page)
+            if gap is not None:
+                self._gaps += 1
+                event = self._reports.gap(self.name, self.query.text, gap)
+                if self._wants_gaps:
+                    self._inbox.notify(Notice(event))
+            self._admit(page.rows)
+        self._reports.flush()
+
+    def _admit(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
+        for type, key, row in rows:
+            if (where := self.terms.where) is not None and not self._selects(where, row):
+                continue
+            if self._inbox.admit(row, type, key) is Offer.CONFLATED:
+                self._conflated += 1
+
+    # What comes out.
+
+    @property
+    def pending(self) -> int:
+        """Events in the inbox, not yet handed over."""
+        return len(self._inbox) + len(self._batch)
+
+    @property
+    def backlog(self) -> int:
+        """Events not yet handed over: `pending`, and those still to be pulled from history, of
+        which `key` and `where` may select fewer.
+        """
+        if not self._cursor.behind:
+            return self.pending
+        return self.pending + self._publisher.history.count(self.query, self._cursor.last)
+
+    @property
+    def is_selective(self) -> bool:
+        """True when `key` or `where` selects among the events of its types."""
+        query = self.query
+        return self.terms.where is not None or bool(query.keys or query.prefixes)
+
+    @property
+    def gate(self) -> Gate | None:
+        """Itself when publishers of this process wait for it, else None."""
+        return self if self.terms.overflow == "block" else None
+
+    @property
+    def is_full(self) -> bool:
+        """True when one more event would be over the bound."""
+        return self.pending >= self.maxsize or self._cursor.behind
+
+    @property
+    def is_over(self) -> bool:
+        """True when the inbox holds more than its `maxsize`, or catches up: publishers wait."""
+        return not self.closed and (self.pending > self.maxsize or self._cursor.behind)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing is in the inbox, nothing is left to catch up with, and nobody is at
+        work on an event.
+        """
+        return not (self._batch or self._cursor.behind or self.in_hand or len(self._inbox))
+
+    def pop(self) -> Event[Any] | None:
+        """The next event to hand over; None when there is none now (then `wait`). Never waits."""
+        event = self._batch.pop() if self._batch or self._refill() else None
+        if self.room and not self.is_over:
+            self.room.wake()
+        return event
+
+    def _refill(self) -> bool:
+        if self._cursor.behind and len(self._inbox) * 2 <= self.maxsize:
+            self._pull()
+        for _ in range(64):
+            items = self._inbox.take(self._decode_bytes)
+            if not items:
+                self._is_overflowing = self._cursor.behind
+                break
+            batch = self._decoded(items)
+            if self.terms.max_age is None or not self._is_expired(batch[0], self.terms.max_age):
+                batch.reverse()
+                self._batch = batch
+                return True
+        return False
+
+    def _decoded(self, items: list[Item]) -> list[Event[Any]]:
+        rows = [item for item in items if type(item) is bytes]
+        events = decode(rows, self._publisher.name, self._publisher.epoch)
+        if len(rows) == len(items):
+            return list(events)
+        return [item.item if isinstance(item, Notice) else next(events) for item in items]
+
+    def _is_expired(self, event: Event[Any], max_age: float) -> bool:
+        is_late = clock.wall() - event.timestamp > max_age and not event.type.startswith(RESERVED)
+        if is_late:
+            self._expired += 1
+            if not self._is_late:
+                self._reports.overflow(self.name, "max_age", self._expired)
+        self._is_late = is_late
+        return is_late
+
+    async def wait(self) -> None:
+        """Return when `pop` may have something, or when closed. Cancelling it loses nothing."""
+        if self._cursor.behind or self.pending or self.closed:
+            await asyncio.sleep(0)
+            return
+        self.note_idle()
+        await self._arrivals.wait()
+
+    def note_idle(self) -> None:
+        """Tell the bus, which may be settling, if nothing is left to do here."""
+        if self.is_idle:
+            self.owner.note_idle()
+
+    # Who is at work.
+
+    def begin(self, event: Event[Any], body: Delivery | None = None) -> Delivery:
+        """The consumer starts with `event`, until `finish`; in a stream, as part of its `body`."""
+        delivery = Delivery(self, event, body)
+        self.running.add(delivery)
+        self.in_hand += 1
+        return delivery
+
+    def finish(self, delivery: Delivery) -> None:
+        """The consumer is done with the event, however it went. Again: nothing."""
+        if not delivery.finished:
+            delivery.finished = True
+            self.running.discard(delivery)
+            self.in_hand -= 1
+            self._handled += 1
+
+    def fail(self, type: str, event_id: str, error: BaseException) -> None:
+        """The callback or `where` raised on an event: counted and reported; the subscription goes
+        on.
+        """
+        self._failed += 1
+        self._reports.failure(self.name, type, event_id, error)
+
+    def close(self) -> None:
+        """Hand over nothing more; forget what is in the inbox. A call in progress goes on. Waits
+        for nothing; twice is no error.
+        """
+        self.closed = True
+        self._inbox.clear()
+        self._batch.clear()
+        self._cursor = Cursor()
+        self._arrivals.wake()
+        self.room.wake()
+
+    @property
+    def stats(self) -> SubscriptionStats:
+        """A snapshot of its counters."""
+        return SubscriptionStats(
+            name=self.name,
+            query=self.query.text,
+            overflow=self.terms.overflow,
+            pending=self.pending,
+            handled=self._handled,
+            failed=self._failed,
+            dropped=self._dropped,
+            conflated=self._conflated,
+            expired=self._expired,
+            overshoot=self.overshoot,
+            gaps=self._gaps,
+            behind=self._cursor.behind,
+        )

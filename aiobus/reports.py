@@ -1,0 +1,180 @@
+"""What a bus says when something goes wrong: a line in the log, and a system event for who
+subscribed.
+
+Owns the wording, the rate of repeated lines and the payloads of `aiobus.*` events. Must not decide
+anything: others find the trouble, count it and go on. Reporting itself never fails.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiobus.errors import EncodeError
+from aiobus.event import Event
+from aiobus.pattern import RESERVED
+from aiobus.publisher import Publisher
+from aiobus.sequence import Gap
+
+__all__ = ["ERROR", "GAP", "OVERFLOW", "Reports"]
+
+GAP = "aiobus.gap"
+ERROR = "aiobus.error"
+OVERFLOW = "aiobus.overflow"
+
+REPEAT_SECONDS = 1.0
+MAX_TEXT = 8_000
+"""Characters of an error or traceback in an event: the log has the whole of it."""
+
+log = logging.getLogger("aiobus.reports")
+
+
+@dataclass(slots=True)
+class Held:
+    """A line that is not repeated for a while, and how often it would have been."""
+
+    level: int
+    timer: asyncio.TimerHandle
+    count: int = 0
+
+
+class Reports:
+    """The voice of one bus. Nothing here waits or raises; `raising` is given each failure when the
+    bus was made with on_error="raise".
+    """
+
+    def __init__(
+        self, publisher: Publisher, raising: Callable[[BaseException], None] | None
+    ) -> None:
+        self._publisher = publisher
+        self._raising = raising
+        self._is_closed = False
+        self._held: dict[str, Held] = {}
+        self.waiting: deque[tuple[str, dict[str, Any], str]] = deque()
+        """System events that came up while an event was being handed out, for `flush`."""
+
+    def failure(self, subscription: str, type: str, event_id: str, error: BaseException) -> None:
+        """A callback or a `where` raised on an event.
+
+        The same kind of error from the same line again: one line a second with a count, and its
+        events come without the traceback.
+        """
+        topic = f"{subscription} failed with {_place(error)}"
+        text = f"{subscription} failed on {type} {event_id}"
+        is_first = self._say(logging.ERROR, topic, text, error)
+        if not type.startswith(RESERVED):
+            lines = traceback.format_exception(error) if is_first else []
+            data = {
+                "subscription": subscription,
+                "event": event_id,
+                "error": _clean(_text(error)),
+                "traceback": _clean("".join(lines)[-MAX_TEXT:]),
+            }
+            self.announce(ERROR, data, event_id)
+        if self._raising is not None:
+            self._raising(error)
+
+    def overflow(self, subscription: str, policy: str, dropped: int) -> None:
+        """Events are being thrown away; said when an episode begins. `dropped` counts since the
+        subscription was made.
+        """
+        topic = f"{subscription} drops events ({policy})"
+        self._say(logging.WARNING, topic, f"{topic}: {dropped} so far, see stats()")
+        data = {"subscription": subscription, "dropped": dropped, "policy": policy}
+        self.announce(OVERFLOW, data, "")
+
+    def behind(self, subscription: str, maxsize: int) -> None:
+        """An inbox is full; its subscription catches up from history, nothing is lost so far."""
+        topic = f"{subscription} fell behind"
+        text = f"{topic}: its inbox of {maxsize} is full, it catches up from history"
+        self._say(logging.WARNING, topic, text)
+
+    def gap(self, subscription: str, query: str, gap: Gap) -> Event[Any]:
+        """Events are lost. Returns the event for the subscription's own inbox; who watches system
+        events only gets one as well.
+        """
+        data = {
+            "subscription": subscription,
+            "source": self._publisher.name,
+            "epoch": self._publisher.epoch,
+            "after": gap.after,
+            "upto": gap.upto,
+            "query": query,
+            "reason": gap.reason,
+        }
+        topic = f"{subscription} lost events of {self._publisher.name}"
+        self._say(logging.WARNING, topic, f"{topic}: ({gap.after}, {gap.upto}], {gap.reason}")
+        self.announce(GAP, data, "")
+        return Event(GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch)
+
+    def announce(self, type: str, data: dict[str, Any], cause: str) -> None:
+        """Publish a system event to this process, now or as soon as the event being handed out has
+        been; not at all once the bus is closed.
+        """
+        if self._is_closed:
+            return
+        self.waiting.append((type, data, cause))
+        self.flush()
+
+    def flush(self) -> None:
+        """Publish the system events that had to wait, unless they still have to."""
+        while self.waiting and not self._publisher.is_committing:
+            type, data, cause = self.waiting.popleft()
+            route = self._publisher.route(type, "", reserved=True)
+            try:
+                self._publisher.commit(Event(type, data), cause, route)
+            except EncodeError as error:  # a very small Limits.event_bytes
+                log.error("%s could not be announced: %s", type, error)
+
+    def _say(self, level: int, topic: str, text: str, error: BaseException | None = None) -> bool:
+        """Log `text`, unless the same `topic` was logged within the last second: then count it."""
+        if topic in self._held:
+            self._held[topic].count += 1
+            return False
+        log.log(level, "%s", text, exc_info=error)
+        if not self._is_closed:
+            self._hold(level, topic)
+        return True
+
+    def _hold(self, level: int, topic: str) -> None:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(REPEAT_SECONDS, self._sum_up, topic)
+        self._held[topic] = Held(level, timer)
+
+    def _sum_up(self, topic: str) -> None:
+        held = self._held.pop(topic)
+        held.timer.cancel()
+        if held.count:
+            log.log(held.level, "%s: %d more times", topic, held.count)
+            if not self._is_closed:
+                self._hold(held.level, topic)
+
+    def close(self) -> None:
+        """Say what was held back; from now on only log, at once."""
+        self._is_closed = True
+        for topic in list(self._held):
+            self._sum_up(topic)
+
+
+def _place(error: BaseException) -> str:
+    """The kind of error and the line it came from; not its text, which may differ each time."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = f" ({frame.tb_frame.f_code.co_filename}:{frame.tb_lineno})" if frame else ""
+    return type(error).__name__ + where
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return repr(error)[:MAX_TEXT]
+    except Exception:  # noqa: BLE001 - somebody else's __repr__, and reporting must not fail
+        return f"{type(error).__name__} whose repr() failed"
+
+
+def _clean(text: str) -> str:
+    """`text` without what UTF-8 cannot say."""
+    return text.encode(errors="backslashreplace").decode()

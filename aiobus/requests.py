@@ -1,0 +1,110 @@
+"""Requests: publish an event, await the first event it caused.
+
+Owns the futures of requests under way and the subscriptions that resolve them, one per set of reply
+types, made once and kept. A reply is nothing but an event whose `cause` is the request's id;
+whoever sends it need not know that it was asked for.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from aiobus.backpressure import wait_for_room
+from aiobus.delivery import holding, waiting
+from aiobus.errors import BusClosed, NoSubscribers, RequestTimeout
+from aiobus.event import Event
+from aiobus.pattern import Query
+from aiobus.publisher import Route
+from aiobus.receiver import Receiver
+from aiobus.subscriptions import Subscriptions
+from aiobus.terms import Terms
+
+__all__ = ["Requests"]
+
+
+class Requests:
+    """The requests of one bus. `route` and `commit` are its two steps of publishing."""
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        route: Callable[[Event[Any]], Route],
+        commit: Callable[[Event[Any], Route], object],
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._route = route
+        self._commit = commit
+        self._listening: dict[Query, asyncio.Task[Receiver]] = {}
+        self._futures: dict[tuple[str, Query], asyncio.Future[Event[Any]]] = {}
+
+    async def request(self, event: Event[Any], query: Query, timeout: float | None) -> Event[Any]:
+        """See `AsyncEventBus.request`."""
+        self._route(event)
+        await self._listen(query)
+        route = self._route(event)
+        own = self._own()
+        if not any(outlet not in own for outlet in route.outlets):
+            raise NoSubscribers(route.type, route.key)
+        self._commit(event, route)
+        reply = self._expect(event.id, query)
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await self._wait(reply, route)
+        except TimeoutError:
+            if timeout is not None and limit.expired():
+                raise RequestTimeout(event, timeout) from None
+            raise
+        finally:
+            reply.cancel()
+
+    def _own(self) -> set[object]:
+        """The receivers of replies, which answer nothing."""
+        return {task.result() for task in self._listening.values() if task.done()}
+
+    async def _wait(self, reply: "asyncio.Future[Event[Any]]", route: Route) -> Event[Any]:
+        await wait_for_room(route.gates)
+        if not (holders := holding()):
+            return await reply
+        # Whoever answers must not wait for room that only this handler, once answered, can make.
+        with waiting(holders, route.outlets):
+            self._subscriptions.recheck()
+            return await reply
+
+    async def _listen(self, query: Query) -> None:
+        """Be subscribed to replies. When cancelled, the subscription is made all the same, for the
+        next request.
+        """
+        task = self._listening.get(query)
+        if task is None:
+            making = self._subscriptions.serve(
+                "replies", Terms(query=query), lambda event: self._resolve(query, event)
+            )
+            task = asyncio.get_running_loop().create_task(making, context=Context())
+            task.add_done_callback(lambda task: self._on_listening(query, task))
+            self._listening[query] = task
+        await asyncio.shield(task)
+
+    def _on_listening(self, query: Query, task: "asyncio.Task[Receiver]") -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._listening.pop(query, None)
+
+    def _expect(self, request_id: str, query: Query) -> "asyncio.Future[Event[Any]]":
+        future: asyncio.Future[Event[Any]] = asyncio.get_running_loop().create_future()
+        self._futures[request_id, query] = future
+        future.add_done_callback(lambda _: self._futures.pop((request_id, query), None))
+        return future
+
+    def _resolve(self, query: Query, event: Event[Any]) -> None:
+        future = self._futures.get((event.cause, query))
+        if future is not None and not future.done():
+            future.set_result(event)
+
+    def close(self, name: str) -> None:
+        """End every wait with BusClosed."""
+        for task in self._listening.values():
+            task.cancel()
+        for future in self._futures.values():
+            if not future.done():
+                future.set_exception(BusClosed(f"{name} closed while a reply was awaited"))

@@ -1,0 +1,52 @@
+"""What `bus.stats()` returns: frozen snapshots of plain counters. A leaf: who counts and who prints
+is not known here.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["BusStats", "SubscriptionStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStats:
+    """One subscription at one moment. Counters count events since it was made."""
+
+    name: str
+    query: str
+    overflow: str
+    pending: int
+    """In its inbox now, not yet handed over."""
+    handled: int
+    """Done with: the callback returned or raised, or the stream's consumer came back for more."""
+    failed: int
+    """Calls of its callback or its `where` that raised."""
+    dropped: int
+    """Thrown away by "drop_oldest", or by "latest" when it held more keys than `maxsize`."""
+    conflated: int
+    """Replaced by a newer one of the same (type, key) under "latest"."""
+    expired: int
+    """Not handed over because they were older than `max_age`."""
+    overshoot: int
+    """Accepted beyond `maxsize` by "block", because the publisher could only have waited for
+    itself.
+    """
+    gaps: int
+    """`aiobus.gap`s reported: ranges that history no longer held."""
+    behind: bool
+    """True while it catches up from history; live events then reach it by way of the pages it
+    pulls.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class BusStats:
+    """One bus at one moment."""
+
+    name: str
+    url: str
+    epoch: int
+    published: int
+    """Events this bus has numbered, system events included: the seq of the newest."""
+    history_events: int
+    history_bytes: int
+    subscriptions: tuple[SubscriptionStats, ...]

@@ -1,0 +1,56 @@
+"""What a user holds of a subscription: its name, its counters and its end.
+
+The rest of it, which belongs to whoever serves it, is the `Receiver` behind.
+"""
+
+from aiobus.receiver import Receiver
+from aiobus.stats import SubscriptionStats
+
+__all__ = ["Subscription"]
+
+
+class Subscription:
+    """A live subscription; made by `bus.subscribe`, and behind every stream."""
+
+    __slots__ = ("_receiver",)
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self._receiver!r}>"
+
+    @property
+    def name(self) -> str:
+        """How logs, stats and system events call it: the callback and the query."""
+        return self._receiver.name
+
+    @property
+    def query(self) -> str:
+        """What it asks other buses for, as they read it: `TRADE/BTCUSDT`."""
+        return self._receiver.query.text
+
+    @property
+    def unconfirmed(self) -> frozenset[str]:
+        """Names of the buses that have not confirmed it; always empty where there are no others."""
+        return self._receiver.unconfirmed
+
+    @property
+    def reached(self) -> float | None:
+        """With `since=` a time: how far back history went, in Unix seconds. Of what is newer than
+        this, nothing is missing.
+        """
+        return self._receiver.reached
+
+    @property
+    def stats(self) -> SubscriptionStats:
+        """A snapshot of its counters; after it has ended, the last ones."""
+        return self._receiver.stats
+
+    async def unsubscribe(self) -> None:
+        """End it: no new call of the callback starts, events in the inbox are gone.
+
+        Never waits: a call in progress goes on. Twice is fine. Raises WrongLoop elsewhere.
+        """
+        self._receiver.owner.check_loop()
+        self._receiver.owner.drop(self._receiver)

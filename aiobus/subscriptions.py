@@ -1,0 +1,193 @@
+"""All subscriptions of one bus, and the tasks that serve them.
+
+Owns who is subscribed: opening, finding, dropping, waiting until all are idle, and ending the
+tasks. Must not know what is published or which transport asks the others.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextvars import Context
+
+from aiobus.delivery import holding
+from aiobus.dispatch import Callback, Dispatcher
+from aiobus.errors import BusClosed
+from aiobus.life import Life, State
+from aiobus.pattern import Query
+from aiobus.publisher import Publisher
+from aiobus.receiver import Receiver
+from aiobus.reports import Reports
+from aiobus.terms import Terms
+from aiobus.transport import Transport
+from aiobus.waiters import Waiters
+
+__all__ = ["Subscriptions"]
+
+log = logging.getLogger("aiobus.subscriptions")
+
+
+class Subscriptions:
+    """The receivers of one bus and the tasks that serve them."""
+
+    def __init__(
+        self, publisher: Publisher, reports: Reports, transport: Transport, life: Life
+    ) -> None:
+        self._publisher = publisher
+        self._reports = reports
+        self._transport = transport
+        self._life = life
+        self._open: dict[Receiver, None] = {}  # in the order they were made
+        self._dispatchers: dict[Receiver, Dispatcher] = {}
+        self._tasks: dict[asyncio.Task[None], Receiver] = {}
+        self._idle = Waiters()
+
+    def __iter__(self) -> Iterator[Receiver]:
+        return iter(self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def open(self, name: str, terms: Terms) -> Receiver:
+        """Make a query live here at once, then at the others. Cancelling undoes it."""
+        receiver = self._attach(name, terms)
+        await self._confirm(receiver)
+        return receiver
+
+    async def serve(self, name: str, terms: Terms, callback: Callback) -> Receiver:
+        """The same, with a task that hands its events to `callback`."""
+        receiver = self._attach(name, terms)
+        dispatcher = self._dispatchers[receiver] = Dispatcher(receiver, callback)
+        name = f"aiobus {self._publisher.name} {receiver.name}"
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(dispatcher.run(), name=name, context=Context())
+        self._tasks[task] = receiver
+        task.add_done_callback(self._on_end)
+        await self._confirm(receiver)
+        return receiver
+
+    def _attach(self, name: str, terms: Terms) -> Receiver:
+        if self._life.state is State.CLOSED:  # while start was waiting for a peer
+            raise BusClosed(f"{self._life.name} is closed; nothing was subscribed")
+        label = " ".join(filter(None, [terms.query.text, *sorted(terms.query.reserved)]))
+        name = f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
+        receiver = Receiver(name, terms, self._publisher, self._reports, self)
+        self._publisher.attach(receiver)
+        self._open[receiver] = None
+        log.debug("subscribe %s", name)
+        return receiver
+
+    async def _confirm(self, receiver: Receiver) -> None:
+        try:
+            missing = await self._transport.subscribe(receiver.query, receiver.terms.timeout)
+        except BaseException:
+            self.drop(receiver)
+            raise
+        receiver.unconfirmed = frozenset(missing)
+
+    def drop(self, receiver: Receiver) -> None:
+        """End it; its task ends when the call in progress has returned. No error when it has ended
+        before.
+        """
+        if receiver.closed:
+            return
+        log.debug("unsubscribe %s", receiver.name)
+        del self._open[receiver]
+        self._dispatchers.pop(receiver, None)
+        self._publisher.detach(receiver)
+        self._transport.unsubscribe(receiver.query)
+        receiver.close()
+        self.note_idle()
+
+    def find(self, query: Query, callback: Callback) -> list[Receiver]:
+        """Those of `callback` (compared by ==) with exactly the types of `query`, whatever their
+        keys.
+        """
+        return [
+            receiver
+            for receiver, dispatcher in self._dispatchers.items()
+            if dispatcher.callback == callback and receiver.terms.query.has_types_of(query)
+        ]
+
+    def at_work(self) -> Receiver | None:
+        """Whose handler or stream body, with an event in hand, the caller is part of."""
+        for delivery in holding():
+            receiver = delivery.consumer
+            if isinstance(receiver, Receiver) and receiver.owner is self and receiver.in_hand:
+                return receiver
+        return None
+
+    def check_loop(self) -> None:
+        """Raise WrongLoop unless called where the bus lives."""
+        self._life.check_loop()
+
+    # Rest.
+
+    def note_idle(self) -> None:
+        """Somebody has nothing left to do: whoever waits for that looks again."""
+        self._idle.wake()
+
+    def busy(self, exempt: Receiver | None = None) -> list[Receiver]:
+        """Those with an event in the inbox, in hand or to catch up with."""
+        # One that was dropped may still have a call in progress.
+        everyone = dict.fromkeys([*self._open, *self._tasks.values()])
+        return [each for each in everyone if not each.is_idle and each is not exempt]
+
+    def recheck(self) -> None:
+        """Who waits for whom has changed: publishers that wait for room look again."""
+        for receiver in self._open:
+            receiver.room.wake()
+
+    async def until_idle(self, timeout: float, exempt: Receiver | None = None) -> bool:
+        """True when all but `exempt` are idle, or when a failure is to be told of; False when
+        `timeout` seconds were not enough.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while self.busy(exempt) and not self._life.has_news:
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """The bus cannot go on; whoever waits until all are idle hears of it."""
+        self._life.fail(error)
+        self.note_idle()
+
+    # The end.
+
+    def close(self, exempt: Receiver | None = None) -> None:
+        """Drop all, say what was not handed over, and cancel the calls in progress, but those of
+        `exempt`.
+        """
+        for receiver in list(self._open):
+            if missed := receiver.backlog:
+                up_to = "up to " if receiver.stats.behind and receiver.is_selective else ""
+                text = "%s%d events were not handed to %s: the bus closed"
+                log.warning(text, up_to, missed, receiver.name)
+            self.drop(receiver)
+        for task, receiver in self._tasks.items():
+            if receiver is not exempt:
+                task.cancel()
+
+    async def ended(self, timeout: float, exempt: Receiver | None = None) -> None:
+        """Wait for the tasks to end; name those that did not, because their callback ignores being
+        cancelled.
+        """
+        tasks = [task for task, receiver in self._tasks.items() if receiver is not exempt]
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=timeout)
+            for task in stuck:
+                text = "%s ignores that it was cancelled and is left behind"
+                log.error(text, self._tasks[task].name)
+
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        receiver = self._tasks.pop(task)
+        self.note_idle()
+        if task.cancelled():
+            error: BaseException | None = asyncio.CancelledError("its task was cancelled")
+        else:
+            error = task.exception()
+        if error is not None and not receiver.closed:
+            log.error("%s was ended, the bus cannot go on", receiver.name, exc_info=error)
+            self.fail(error)

@@ -1,0 +1,45 @@
+"""The monitor: each chain trade -> signal -> order -> fill with the time of every hop, from lineage
+alone: an event names its cause.
+
+`await monitor(bus)` returns when it is live; it works until the bus closes.
+"""
+
+from collections import OrderedDict
+
+from aiobus import AsyncEventBus, Event, EventType
+from report import Tally, chain_line, quote_line
+
+WATCHED = (EventType.TRADE, EventType.QUOTE, EventType.SIGNAL, EventType.ORDER, EventType.FILL)
+MEMORY = 10_000  # events that may still turn out to be a cause
+
+
+async def monitor(bus: AsyncEventBus) -> Tally:
+    """Print every fill with all that led to it, and every 50th quote. The tally goes on."""
+    tally = Tally()
+    recent: OrderedDict[str, Event] = OrderedDict()
+    early: dict[str, Event] = {}  # by the id of a cause that it overtook on its way here
+
+    def on_event(event: Event) -> None:
+        tally.counts[event.type] += 1
+        recent[event.id] = event
+        if len(recent) > MEMORY:
+            recent.popitem(last=False)
+        if event.type == EventType.FILL:
+            trace(event)
+        elif event.id in early:
+            trace(early.pop(event.id))
+        elif event.type == EventType.QUOTE and tally.counts[event.type] % 50 == 1:
+            print(quote_line(event, tally.counts[EventType.TRADE]), flush=True)
+
+    def trace(fill: Event) -> None:
+        chain = [fill]
+        while cause := recent.get(chain[0].cause):
+            chain.insert(0, cause)
+        if missing := chain[0].cause:
+            early[missing] = fill
+        else:
+            tally.tick_to_fill.append(fill.timestamp - chain[0].timestamp)
+            print(chain_line(chain), flush=True)
+
+    await bus.subscribe(WATCHED, on_event)
+    return tally

@@ -1,0 +1,51 @@
+"""How to test a strategy: give it a bus, publish what it should see, settle, compare.
+
+Run it: pytest examples/test_strategy.py (with pytest-asyncio, asyncio_mode = "auto")
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aiobus import AsyncEventBus, Event, EventType
+from quickstart import follow_the_whales
+
+
+@pytest.fixture
+async def bus() -> AsyncIterator[AsyncEventBus]:
+    """A bus on which a failing handler fails the test."""
+    async with AsyncEventBus(on_error="raise") as bus:
+        yield bus
+
+
+@pytest.fixture
+async def seen(bus: AsyncEventBus) -> list[Event]:
+    """Every signal of a desk that follows the whales."""
+    seen: list[Event] = []
+    await bus.subscribe(EventType.SIGNAL, seen.append)
+    await follow_the_whales(bus)
+    return seen
+
+
+def trade(side: str, price: float, quantity: float, symbol: str = "BTCUSDT") -> Event:
+    """A trade as the feed publishes it."""
+    data = {"side": side, "price": price, "quantity": quantity}
+    return Event(EventType.TRADE, data, key=symbol)
+
+
+async def test_a_large_trade_is_followed(bus: AsyncEventBus, seen: list[Event]) -> None:
+    """Events are equal when type, data and key are."""
+    cause = await bus.publish(trade("sell", 39_430.5, 2.0))
+    await bus.settle()
+    assert seen == [Event(EventType.SIGNAL, {"side": "sell", "price": 39_430.5}, key="BTCUSDT")]
+    assert seen[0].cause == cause.id
+
+
+@pytest.mark.parametrize(("symbol", "quantity"), [("BTCUSDT", 0.99), ("ETHUSDT", 2.0)])
+async def test_any_other_trade_is_not(
+    bus: AsyncEventBus, seen: list[Event], symbol: str, quantity: float
+) -> None:
+    """What `key=` and `where=` keep out never reaches the strategy."""
+    await bus.publish(trade("buy", 39_430.5, quantity, symbol))
+    await bus.settle()
+    assert seen == []

@@ -1,0 +1,55 @@
+"""What every test gets: both event loops in debug mode, and proof that it left no task behind."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import uvloop
+
+from aiobus import AsyncEventBus
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Whatever the test started has ended when it is over."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
+
+
+@contextmanager
+def line_logged(text: str) -> Iterator[asyncio.Event]:
+    """An event that is set once the package logs a line with `text` in it."""
+    logged = asyncio.Event()
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if text in record.getMessage():
+                logged.set()
+
+    watch = Watch()
+    logging.getLogger("aiobus").addHandler(watch)
+    try:
+        yield logged
+    finally:
+        logging.getLogger("aiobus").removeHandler(watch)
+
+
+@pytest.fixture
+def logged() -> Callable[[str], AbstractContextManager[asyncio.Event]]:
+    """`with logged("text") as said: ...; await said.wait()`."""
+    return line_logged
+
+
+@pytest.fixture
+async def bus(no_task_is_left: None) -> AsyncIterator[AsyncEventBus]:
+    """An open bus named `desk`. A handler that fails, fails the test."""
+    async with AsyncEventBus(name="desk", on_error="raise") as bus:
+        yield bus

@@ -1,0 +1,484 @@
+"""The API as a user meets it: publish, subscribe, unsubscribe, on, wait_for, stats, wrong use."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import pytest
+
+from aiobus import AsyncEventBus, BusClosed, BusError, EncodeError, Event, EventType, WrongLoop
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+
+class Inbox:
+    """A handler that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def handle(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def data(self) -> list[object]:
+        return [event.data for event in self.events]
+
+
+async def test_a_subscriber_sees_what_is_published(bus: AsyncEventBus) -> None:
+    inbox = Inbox()
+    await bus.subscribe(EventType.TRADE, inbox.handle)
+    await bus.publish(Event(EventType.TRADE, {"price": 1.5}, key="BTC"))
+    await bus.settle()
+    assert inbox.events == [Event(EventType.TRADE, {"price": 1.5}, key="BTC")]
+
+
+async def test_publish_returns_the_same_object_with_its_stamps(bus: AsyncEventBus) -> None:
+    event = Event(EventType.TRADE, 1)
+    assert event.id == ""
+    assert await bus.publish(event) is event
+    assert (event.source, event.seq, event.cause) == ("desk", 1, "")
+    assert event.epoch == bus.stats().epoch
+    assert event.id.startswith("desk@")
+    assert event.id.endswith(".1")
+
+
+async def test_what_arrives_carries_the_stamps_of_what_was_published(bus: AsyncEventBus) -> None:
+    inbox = Inbox()
+    await bus.subscribe("*", inbox.handle)
+    sent = await bus.publish(Event("MY.TYPE", [1, 2], 12.5, key="k", cause="other@1.1"))
+    await bus.settle()
+    (got,) = inbox.events
+    assert (got.type, got.data, got.timestamp, got.key) == ("MY.TYPE", [1, 2], 12.5, "k")
+    assert (got.id, got.cause) == (sent.id, "other@1.1")
+
+
+async def test_a_known_type_arrives_as_its_member_and_a_custom_one_as_text(
+    bus: AsyncEventBus,
+) -> None:
+    class Mine(StrEnum):
+        NEWS = "NEWS"
+
+    inbox = Inbox()
+    await bus.subscribe("*", inbox.handle)
+    await bus.publish(Event("TRADE", 1))
+    await bus.publish(Event(Mine.NEWS, 2))
+    await bus.settle()
+    assert isinstance(inbox.events[0].type, EventType)
+    assert type(inbox.events[1].type) is str
+
+
+async def test_each_subscription_may_change_what_it_gets(bus: AsyncEventBus) -> None:
+    data = {"levels": [1, 2]}
+    inbox = Inbox()
+
+    async def spoil(event: Event) -> None:
+        event.data["levels"].clear()
+
+    await bus.subscribe(EventType.QUOTE, spoil)
+    await bus.subscribe(EventType.QUOTE, inbox.handle)
+    await bus.publish(Event(EventType.QUOTE, data))
+    await bus.settle()
+    assert inbox.data == [{"levels": [1, 2]}]
+    assert data == {"levels": [1, 2]}
+
+
+async def test_changing_the_data_after_publish_changes_nothing(bus: AsyncEventBus) -> None:
+    inbox = Inbox()
+    await bus.subscribe(EventType.TRADE, inbox.handle)
+    data = {"price": 1}
+    await bus.publish(Event(EventType.TRADE, data))
+    data["price"] = 2
+    await bus.settle()
+    assert inbox.data == [{"price": 1}]
+
+
+async def test_only_matching_types_and_keys_arrive(bus: AsyncEventBus) -> None:
+    inbox = Inbox()
+    await bus.subscribe([EventType.TRADE, "NEWS"], inbox.handle, key=["BTC", "ETH*"])
+    for type, key in [("TRADE", "BTC"), ("TRADE", "BTCX"), ("NEWS", "ETHUSD"), ("BAR", "BTC")]:
+        await bus.publish(Event(type, f"{type} {key}", key=key))
+    await bus.settle()
+    assert inbox.data == ["TRADE BTC", "NEWS ETHUSD"]
+
+
+async def test_where_selects_by_content(bus: AsyncEventBus) -> None:
+    inbox = Inbox()
+    await bus.subscribe(EventType.TRADE, inbox.handle, where=lambda event: event.data > 1)
+    for price in range(4):
+        await bus.publish(Event(EventType.TRADE, price))
+    await bus.settle()
+    assert inbox.data == [2, 3]
+
+
+async def test_a_plain_function_is_called_inline(bus: AsyncEventBus) -> None:
+    seen: list[Event] = []
+    await bus.subscribe(EventType.TRADE, seen.append)
+    await bus.publish(Event(EventType.TRADE, 1))
+    await bus.settle()
+    assert seen == [Event(EventType.TRADE, 1)]
+
+
+async def test_anything_awaitable_that_a_callback_returns_is_awaited(bus: AsyncEventBus) -> None:
+    done = asyncio.get_running_loop().create_future()
+    await bus.subscribe(EventType.TRADE, lambda event: asyncio.sleep(0, done.set_result(event)))
+    await bus.publish(Event(EventType.TRADE, 1))
+    await bus.settle()
+    assert done.done()
+
+
+async def test_100_000_events_in_one_go_arrive_all_and_in_order(bus: AsyncEventBus) -> None:
+    seen: list[int] = []
+    await bus.subscribe(EventType.TRADE, lambda event: seen.append(event.data))
+    for number in range(100_000):
+        await bus.publish(Event(EventType.TRADE, number))
+    await bus.settle(20)
+    assert seen == list(range(100_000))
+
+
+async def test_a_loop_that_only_publishes_lets_its_subscribers_keep_up(bus: AsyncEventBus) -> None:
+    lag = 0
+    sent = handled = 0
+
+    async def on_trade(event: Event) -> None:
+        nonlocal handled
+        handled += 1
+
+    await bus.subscribe(EventType.TRADE, on_trade)
+    for sent in range(1, 5_001):
+        await bus.publish(Event(EventType.TRADE, sent))
+        lag = max(lag, sent - handled)
+    assert lag <= 1_000
+
+
+async def test_publish_nowait_hands_out_at_once(bus: AsyncEventBus) -> None:
+    inbox = Inbox()
+    await bus.subscribe(EventType.TRADE, inbox.handle)
+    assert bus.publish_nowait(Event(EventType.TRADE, 1)).seq == 1
+    assert bus.stats().subscriptions[0].pending == 1
+    await bus.settle()
+    assert inbox.data == [1]
+
+
+async def test_a_refused_event_burns_no_number(bus: AsyncEventBus) -> None:
+    with pytest.raises(EncodeError) as caught:
+        await bus.publish(Event(EventType.TRADE, {"legs": [{"price": float("nan")}]}))
+    assert caught.value.path == "data['legs'][0]['price']"
+    assert (await bus.publish(Event(EventType.TRADE, 1))).seq == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
+        (Event(IntEnum("Kind", "A").A, 1), "type"),  # type: ignore[arg-type]
+        (Event("has space", 1), "type"),
+        (Event("aiobus.error", 1), "type"),
+        (Event(EventType.TRADE, 1, key="x" * 129), "key"),
+        (Event(EventType.TRADE, 1, float("nan")), "timestamp"),
+    ],
+)
+async def test_what_cannot_be_published_is_refused_by_name(
+    bus: AsyncEventBus, event: Event, path: str
+) -> None:
+    with pytest.raises(EncodeError) as caught:
+        await bus.publish(event)
+    assert caught.value.path == path
+
+
+async def test_publishing_something_else_says_what_to_publish(bus: AsyncEventBus) -> None:
+    with pytest.raises(TypeError, match=r"is a dict, not an Event"):
+        await bus.publish({"type": "TRADE"})  # type: ignore[type-var]
+
+
+async def test_unsubscribe_ends_it(bus: AsyncEventBus) -> None:
+    inbox = Inbox()
+    await bus.subscribe(EventType.TRADE, inbox.handle)
+    await bus.publish(Event(EventType.TRADE, 1))
+    await bus.settle()
+    await bus.unsubscribe(EventType.TRADE, inbox.handle)
+    await bus.publish(Event(EventType.TRADE, 2))
+    await bus.settle()
+    assert inbox.data == [1]
+
+
+async def test_a_subscription_ends_itself_twice_without_complaint(bus: AsyncEventBus) -> None:
+    subscription = await bus.subscribe(EventType.TRADE, lambda event: None)
+    await subscription.unsubscribe()
+    await subscription.unsubscribe()
+    assert bus.stats().subscriptions == ()
+
+
+async def test_unsubscribing_what_is_not_subscribed_is_an_error(bus: AsyncEventBus) -> None:
+    await bus.subscribe(EventType.TRADE, Inbox().handle)
+    with pytest.raises(ValueError, match="is not subscribed to"):
+        await bus.unsubscribe(EventType.TRADE, Inbox().handle)
+
+
+async def test_unsubscribe_does_not_wait_for_the_call_in_progress_and_starts_no_new_one(
+    bus: AsyncEventBus,
+) -> None:
+    started, go = asyncio.Event(), asyncio.Event()
+    calls: list[str] = []
+
+    async def on_trade(event: Event) -> None:
+        calls.append("started")
+        started.set()
+        await go.wait()
+        calls.append("returned")
+
+    subscription = await bus.subscribe(EventType.TRADE, on_trade)
+    await bus.publish(Event(EventType.TRADE, 1))
+    await bus.publish(Event(EventType.TRADE, 2))
+    await started.wait()
+    await subscription.unsubscribe()
+    assert calls == ["started"]
+    go.set()
+    await bus.settle()
+    assert calls == ["started", "returned"]
+
+
+async def test_on_subscribes_at_start_and_leaves_the_function_alone() -> None:
+    bus = AsyncEventBus(on_error="raise")
+    seen: list[object] = []
+
+    @bus.on(EventType.TRADE, key="BTC")
+    async def on_trade(event: Event) -> None:
+        seen.append(event.data)
+
+    await on_trade(Event(EventType.TRADE, "direct"))
+    async with bus:
+        await bus.publish(Event(EventType.TRADE, "published", key="BTC"))
+        await bus.settle()
+        with pytest.raises(BusError, match="decorate before start"):
+            bus.on(EventType.TRADE)
+    assert seen == ["direct", "published"]
+
+
+async def test_wait_for_returns_the_next_match(bus: AsyncEventBus) -> None:
+    waiting = asyncio.create_task(bus.wait_for(EventType.FILL, key="BTC", where=lambda e: e.data))
+    await asyncio.sleep(0)  # it subscribes before its first await
+    for event in [
+        Event("FILL", 1, key="ETH"),
+        Event("FILL", 0, key="BTC"),
+        Event("FILL", 2, key="BTC"),
+    ]:
+        await bus.publish(event)
+    assert (await waiting).data == 2
+    assert bus.stats().subscriptions == ()
+
+
+async def test_wait_for_times_out_and_leaves_nothing_subscribed(bus: AsyncEventBus) -> None:
+    with pytest.raises(TimeoutError):
+        await bus.wait_for(EventType.FILL, timeout=0.01)
+    assert bus.stats().subscriptions == ()
+
+
+async def test_wait_for_ends_when_the_bus_closes() -> None:
+    async with AsyncEventBus() as bus:
+        waiting = asyncio.create_task(bus.wait_for(EventType.FILL))
+        await asyncio.sleep(0)  # it subscribes before its first await
+    with pytest.raises(BusClosed):
+        await waiting
+
+
+async def test_flush_confirms_at_once_where_there_are_no_peers(bus: AsyncEventBus) -> None:
+    await bus.publish(Event(EventType.TRADE, 1))
+    assert await bus.flush() == []
+
+
+async def test_settle_waits_for_the_whole_chain_of_handlers(bus: AsyncEventBus) -> None:
+    seen: list[str] = []
+
+    async def pass_on(event: Event) -> None:
+        await asyncio.sleep(0)
+        seen.append(event.type)
+        if event.type == "TRADE":
+            await bus.publish(Event(EventType.SIGNAL, 1))
+
+    await bus.subscribe([EventType.TRADE, EventType.SIGNAL], pass_on)
+    await bus.publish(Event(EventType.TRADE, 1))
+    await bus.settle()
+    assert seen == ["TRADE", "SIGNAL"]
+
+
+async def test_settle_names_who_is_still_busy() -> None:
+    async with AsyncEventBus() as bus:
+        never = asyncio.Event()
+
+        async def stuck(event: Event) -> None:
+            await never.wait()
+
+        await bus.subscribe(EventType.TRADE, stuck)
+        await bus.publish(Event(EventType.TRADE, 1))
+        with pytest.raises(TimeoutError, match=r"stuck\(TRADE\)"):
+            await bus.settle(0.05)
+        never.set()
+
+
+async def test_settle_inside_a_handler_is_refused() -> None:
+    async with AsyncEventBus(on_error="log") as bus:
+        errors: list[BaseException] = []
+
+        async def on_trade(event: Event) -> None:
+            try:
+                await bus.settle()
+            except BusError as error:
+                errors.append(error)
+
+        await bus.subscribe(EventType.TRADE, on_trade)
+        await bus.publish(Event(EventType.TRADE, 1))
+        await bus.settle()
+    assert "inside a handler" in str(errors[0])
+
+
+async def test_stats_count_what_happened(bus: AsyncEventBus) -> None:
+    await bus.subscribe(EventType.TRADE, Inbox().handle, key="BTC")
+    for number in range(3):
+        await bus.publish(Event(EventType.TRADE, number, key="BTC"))
+    await bus.settle()
+    stats = bus.stats()
+    assert (stats.name, stats.published, stats.history_events) == ("desk", 3, 3)
+    (mine,) = stats.subscriptions
+    assert (mine.query, mine.handled, mine.pending, mine.dropped) == ("TRADE/BTC", 3, 0, 0)
+    assert mine.name.endswith("Inbox.handle(TRADE/BTC)")
+
+
+async def test_the_repr_shows_live_state(bus: AsyncEventBus) -> None:
+    subscription = await bus.subscribe(EventType.TRADE, lambda event: None)
+    bus.publish_nowait(Event(EventType.TRADE, 1))
+    assert repr(bus) == "<AsyncEventBus desk inproc:// open published=1 subscriptions=1 pending=1>"
+    assert repr(subscription).endswith("live pending=1 handled=0>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"url": "ftp://x"}, "is the transport there is"),
+        ({"url": "inproc://desk"}, "share the object"),
+        ({"name": "two words"}, "name='two words' is not 1-64 characters"),
+        ({"on_error": "ignore"}, "'log' or 'raise' is needed"),
+    ],
+)
+def test_a_wrong_argument_of_the_bus_is_named(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AsyncEventBus(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"overflow": "explode"}, ValueError, "overflow='explode'"),
+        ({"maxsize": 0}, ValueError, "maxsize=0"),
+        ({"concurrency": 0}, ValueError, "concurrency=0"),
+        ({"max_age": -1}, ValueError, "max_age=-1"),
+        ({"since": "yesterday"}, ValueError, "since='yesterday'"),
+        ({"where": 5}, TypeError, "where=5"),
+        ({"key": []}, ValueError, "matches nothing"),
+    ],
+)
+async def test_a_wrong_argument_of_subscribe_is_named_and_leaves_nothing_subscribed(
+    bus: AsyncEventBus, options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        await bus.subscribe(EventType.TRADE, print, **options)  # type: ignore[arg-type]
+    assert bus.stats().subscriptions == ()
+
+
+async def test_an_async_where_is_refused(bus: AsyncEventBus) -> None:
+    async def where(event: Event) -> bool:
+        return True
+
+    with pytest.raises(TypeError, match="a plain function is needed"):
+        await bus.subscribe(EventType.TRADE, print, where=where)
+
+
+async def test_a_callback_that_could_never_run_is_refused(bus: AsyncEventBus) -> None:
+    async def generator(event: Event):  # type: ignore[no-untyped-def]
+        yield event
+
+    with pytest.raises(TypeError, match="is a generator"):
+        await bus.subscribe(EventType.TRADE, generator)
+    with pytest.raises(TypeError, match="a coroutine function of one event is needed"):
+        await bus.subscribe(EventType.TRADE, None)  # type: ignore[arg-type]
+
+
+CALLS = {
+    "publish": lambda bus: bus.publish(Event(EventType.TRADE, 1)),
+    "subscribe": lambda bus: bus.subscribe(EventType.TRADE, print),
+    "unsubscribe": lambda bus: bus.unsubscribe(EventType.TRADE, print),
+    "request": lambda bus: bus.request(Event(EventType.TRADE, 1), EventType.ACK),
+    "wait_for": lambda bus: bus.wait_for(EventType.TRADE),
+    "stream": lambda bus: bus.stream(EventType.TRADE).__aenter__(),
+    "flush": lambda bus: bus.flush(),
+    "settle": lambda bus: bus.settle(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_a_bus_that_is_not_open_refuses(call: Callable[[AsyncEventBus], Any]) -> None:
+    bus = AsyncEventBus()
+    with pytest.raises(BusClosed, match="is not started: use it inside `async with"):
+        await call(bus)
+    await bus.start()
+    await bus.close()
+    with pytest.raises(BusClosed, match="is closed; nothing was done"):
+        await call(bus)
+
+
+async def test_another_thread_is_told_how_to_publish(bus: AsyncEventBus) -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            bus.publish_nowait(Event(EventType.TRADE, 1))
+        except WrongLoop as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    assert "asyncio.run_coroutine_threadsafe(bus.publish(event), loop)" in str(errors[0])
+    assert bus.stats().published == 0
+
+
+async def test_the_way_out_for_threads_works(bus: AsyncEventBus) -> None:
+    loop = asyncio.get_running_loop()
+
+    def work() -> int:
+        coroutine = bus.publish(Event(EventType.TRADE, 1))
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(5).seq
+
+    assert await asyncio.to_thread(work) == 1
+
+
+async def test_another_loop_is_refused(bus: AsyncEventBus) -> None:
+    async def elsewhere() -> None:
+        with pytest.raises(WrongLoop):
+            await bus.publish(Event(EventType.TRADE, 1))
+        with pytest.raises(WrongLoop):
+            await bus.subscribe(EventType.TRADE, print)
+        with pytest.raises(WrongLoop):
+            await bus.close()
+
+    await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+
+
+def test_a_forked_child_is_refused() -> None:
+    async def main() -> int:
+        async with AsyncEventBus() as bus:
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    bus.publish_nowait(Event(EventType.TRADE, 1))
+                except WrongLoop:
+                    code = 42
+                finally:
+                    os._exit(code)
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            return os.waitstatus_to_exitcode(status)
+
+    assert asyncio.run(main()) == 42

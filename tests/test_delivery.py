@@ -1,0 +1,326 @@
+"""The event in hand, and who waits for whom."""
+
+import asyncio
+import contextvars
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiobus import Event, EventType
+from aiobus.delivery import Consumer, Delivery, StreamBody, closes_circle, current, enter, waiting
+
+EVENT = Event(EventType.TRADE, 1, source="desk", epoch=36, seq=5)
+
+
+class Handler:
+    """A consumer that may be at work on several events."""
+
+    def __init__(self) -> None:
+        self.running: set[Delivery] = set()
+
+    def waits_for(self, *consumers: Consumer) -> Delivery:
+        """Begin an event that cannot go on before `consumers` do."""
+        delivery = Delivery(self, EVENT)
+        delivery.waits_for = consumers
+        self.running.add(delivery)
+        return delivery
+
+
+def handlers(count: int) -> list[Handler]:
+    return [Handler() for _ in range(count)]
+
+
+# One delivery.
+
+
+def test_a_delivery_names_the_event_by_its_id() -> None:
+    assert Delivery(Handler(), EVENT).id == EVENT.id == "desk@10.5"
+
+
+def test_its_id_stays_when_the_handler_changes_the_event_or_publishes_it_again() -> None:
+    event = Event(EventType.TRADE, 1, source="desk", epoch=36, seq=5)
+    delivery = Delivery(Handler(), event)
+    event.source, event.epoch, event.seq = "other", 1, 99
+    assert delivery.id == "desk@10.5"
+
+
+def test_the_id_of_an_event_without_a_number_is_empty() -> None:
+    assert Delivery(Handler(), Event(EventType.TRADE, 1)).id == ""
+
+
+def test_a_new_delivery_is_unfinished_and_waits_for_nobody() -> None:
+    delivery = Delivery(Handler(), EVENT)
+    assert (delivery.finished, delivery.waits_for) == (False, ())
+
+
+def test_it_waits_for_consumers_just_as_long_as_the_block_lasts() -> None:
+    delivery, (a, b) = Delivery(Handler(), EVENT), handlers(2)
+    with waiting((delivery,), (a, b)):
+        assert delivery.waits_for == (a, b)
+    assert delivery.waits_for == ()
+
+
+def test_it_stops_waiting_when_the_block_is_left_by_an_exception() -> None:
+    delivery = Delivery(Handler(), EVENT)
+    with pytest.raises(KeyError), waiting((delivery,), handlers(2)):
+        raise KeyError
+    assert delivery.waits_for == ()
+
+
+def test_an_iterator_of_consumers_is_read_once() -> None:
+    delivery, both = Delivery(Handler(), EVENT), handlers(2)
+    with waiting((delivery,), iter(both)):
+        assert delivery.waits_for == tuple(both)
+    assert delivery.waits_for == ()
+
+
+def test_waits_of_gathered_publishes_end_in_any_order() -> None:
+    delivery, (a, b) = Delivery(Handler(), EVENT), handlers(2)
+    first, second = waiting((delivery,), (a,)), waiting((delivery,), (b,))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert delivery.waits_for == (b,)
+    second.__exit__(None, None, None)
+    assert delivery.waits_for == ()
+
+
+def test_two_waits_for_the_same_consumer_are_two() -> None:
+    delivery, (a,) = Delivery(Handler(), EVENT), handlers(1)
+    with waiting((delivery,), (a,)):
+        with waiting((delivery,), (a,)):
+            pass
+        assert delivery.waits_for == (a,)
+
+
+# The context.
+
+
+def test_outside_of_all_deliveries_there_is_no_current_one() -> None:
+    assert contextvars.Context().run(current) is None
+
+
+def test_a_delivery_is_current_in_its_context_and_in_copies_of_it_only() -> None:
+    delivery, context = Delivery(Handler(), EVENT), contextvars.Context()
+    context.run(enter, delivery)
+    assert context.run(current) is delivery
+    assert context.copy().run(current) is delivery
+    assert contextvars.Context().run(current) is None
+
+
+def test_a_context_can_be_emptied_again() -> None:
+    context = contextvars.Context()
+    context.run(enter, Delivery(Handler(), EVENT))
+    context.run(enter, None)
+    assert context.run(current) is None
+
+
+# The body of a stream.
+
+LATER = Event(EventType.FILL, 2, source="desk", epoch=36, seq=6)
+
+
+def here() -> bool:
+    return True
+
+
+def elsewhere() -> bool:
+    return False
+
+
+def current_after(delivery: Delivery) -> Delivery | None:
+    """What is current where `delivery` was entered or inherited."""
+    context = contextvars.Context()
+    context.run(enter, delivery)
+    return context.run(current)
+
+
+def test_the_body_of_a_stream_is_current_in_the_task_that_entered_it() -> None:
+    body = StreamBody(Handler(), Delivery(Handler(), EVENT), here)
+    assert current_after(body) is body
+
+
+def test_the_body_of_a_stream_of_another_task_is_passed_over_for_what_was_before_it() -> None:
+    outer = Delivery(Handler(), EVENT)
+    assert current_after(StreamBody(Handler(), outer, elsewhere)) is outer
+
+
+def test_where_nothing_was_before_the_stream_of_another_task_nothing_is_current() -> None:
+    assert current_after(StreamBody(Handler(), None, elsewhere)) is None
+
+
+def test_streams_of_another_task_within_each_other_are_all_passed_over() -> None:
+    outer = Delivery(Handler(), EVENT)
+    body = StreamBody(Handler(), outer, elsewhere)
+    assert current_after(StreamBody(Handler(), body, elsewhere)) is outer
+
+
+def test_a_stream_of_this_task_is_found_below_one_of_another() -> None:
+    body = StreamBody(Handler(), None, here)
+    assert current_after(StreamBody(Handler(), body, elsewhere)) is body
+
+
+async def test_a_task_spawned_inside_a_stream_sees_what_was_before_it() -> None:
+    task, outer = asyncio.current_task(), Delivery(Handler(), EVENT)
+    body = StreamBody(Handler(), outer, lambda: asyncio.current_task() is task)
+
+    async def look() -> Delivery | None:
+        return current()
+
+    enter(body)
+    assert (current(), await look(), await asyncio.create_task(look())) == (body, body, outer)
+
+
+@pytest.mark.parametrize(
+    ("outer", "event_id"), [(Delivery(Handler(), EVENT), "desk@10.5"), (None, "")]
+)
+def test_before_its_first_event_a_stream_is_caused_by_what_was_before_it(
+    outer: Delivery | None, event_id: str
+) -> None:
+    assert StreamBody(Handler(), outer, here).id == event_id
+
+
+@pytest.mark.parametrize("outer", [Delivery(Handler(), EVENT), None])
+def test_the_id_of_a_stream_is_that_of_the_event_in_hand(outer: Delivery | None) -> None:
+    body = StreamBody(Handler(), outer, here)
+    body.hold(LATER)
+    assert body.id == LATER.id == "desk@10.6"
+
+
+@pytest.mark.parametrize(
+    ("outer", "event_id"), [(Delivery(Handler(), EVENT), "desk@10.5"), (None, "")]
+)
+def test_between_events_a_stream_is_caused_by_what_was_before_it_again(
+    outer: Delivery | None, event_id: str
+) -> None:
+    body = StreamBody(Handler(), outer, here)
+    body.hold(LATER)
+    body.hold(None)
+    assert body.id == event_id
+
+
+def test_the_id_of_a_stream_stays_when_the_event_in_hand_is_changed() -> None:
+    event = Event(EventType.FILL, 2, source="desk", epoch=36, seq=6)
+    body = StreamBody(Handler(), None, here)
+    body.hold(event)
+    event.source, event.epoch, event.seq = "other", 1, 99
+    assert body.id == "desk@10.6"
+
+
+# Circles. `closes_circle(waiter, target)`: target cannot go on before waiter does.
+
+
+def test_waiting_for_oneself_closes_a_circle() -> None:
+    (a,) = handlers(1)
+    assert closes_circle(a, a)
+
+
+def test_waiting_for_one_who_waits_for_nobody_closes_none() -> None:
+    a, b = handlers(2)
+    b.waits_for()
+    assert not closes_circle(a, b)
+
+
+def test_waiting_for_one_who_waits_for_me_closes_a_circle() -> None:
+    a, b = handlers(2)
+    b.waits_for(a)
+    assert closes_circle(a, b)
+    assert not closes_circle(b, a)
+
+
+def test_a_circle_is_found_at_the_end_of_a_chain() -> None:
+    a, b, c, d = handlers(4)
+    b.waits_for(c)
+    c.waits_for(d)
+    assert not closes_circle(a, b)
+    d.waits_for(a)
+    assert closes_circle(a, b)
+
+
+def test_a_circle_among_others_is_not_mine_and_is_left_again() -> None:
+    a, b, c = handlers(3)
+    b.waits_for(c)
+    c.waits_for(b)
+    assert not closes_circle(a, b)
+
+
+def test_a_diamond_is_no_circle_unless_it_ends_in_me() -> None:
+    a, b, c, d, e = handlers(5)
+    b.waits_for(c, d)
+    c.waits_for(e)
+    d.waits_for(e)
+    assert not closes_circle(a, b)
+    e.waits_for(a)
+    assert closes_circle(a, b)
+
+
+def test_any_of_several_deliveries_at_work_may_close_the_circle() -> None:
+    a, b, c = handlers(3)
+    b.waits_for(c)
+    b.waits_for(a)
+    assert closes_circle(a, b)
+
+
+def test_a_delivery_that_has_finished_closes_no_circle() -> None:
+    a, b = handlers(2)
+    delivery = b.waits_for(a)
+    b.running.discard(delivery)
+    assert not closes_circle(a, b)
+
+
+def test_the_body_of_a_stream_closes_a_circle_with_what_it_waits_for() -> None:
+    a, stream = handlers(2)
+    body = StreamBody(stream, None, here)
+    stream.running.add(body)
+    assert not closes_circle(a, stream)
+    with waiting((body,), (a,)):
+        assert closes_circle(a, stream)
+    assert not closes_circle(a, stream)
+
+
+def test_the_body_of_a_stream_closes_a_circle_beside_an_event_that_waits_for_nobody() -> None:
+    a, stream = handlers(2)
+    stream.waits_for()
+    body = StreamBody(stream, None, elsewhere)
+    stream.running.add(body)
+    with waiting((body,), (a,)):
+        assert closes_circle(a, stream)
+
+
+def test_what_a_stream_waits_for_is_not_waited_for_by_what_was_before_it() -> None:
+    a, handler, stream = handlers(3)
+    body = StreamBody(stream, handler.waits_for(), here)
+    stream.running.add(body)
+    with waiting((body,), (a,)):
+        assert not closes_circle(a, handler)
+
+
+def test_a_stream_that_was_left_closes_no_circle() -> None:
+    a, stream = handlers(2)
+    body = StreamBody(stream, None, here)
+    stream.running.add(body)
+    with waiting((body,), (a,)):
+        stream.running.discard(body)
+        assert not closes_circle(a, stream)
+
+
+def test_a_long_chain_does_not_exhaust_the_stack() -> None:
+    line = handlers(5000)
+    for one, other in itertools.pairwise(line):
+        one.waits_for(other)
+    assert closes_circle(line[-1], line[0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=14))
+@settings(max_examples=100, deadline=None)
+def test_a_circle_is_closed_exactly_when_a_path_leads_back(waits: list[tuple[int, int]]) -> None:
+    everyone = handlers(6)
+    for one, other in waits:
+        everyone[one].waits_for(everyone[other])
+    reached: set[Any] = {1}
+    for _ in everyone:
+        reached |= {other for one, other in waits if one in reached}
+    assert closes_circle(everyone[0], everyone[1]) is (0 in reached)

@@ -1,0 +1,94 @@
+"""Facts are in attributes, the way out is in the text."""
+
+import copy
+import pickle
+
+import pytest
+
+from aiobus import Event, EventType, errors
+from aiobus.errors import (
+    BusClosed,
+    BusError,
+    EncodeError,
+    NameInUse,
+    NoSubscribers,
+    QueueFull,
+    RequestTimeout,
+    WrongLoop,
+)
+
+EVENT = Event(EventType.ORDER, {"side": "buy"}, key="BTC", source="desk", epoch=36, seq=5)
+
+MADE: list[BusError] = [
+    BusError("it failed"),
+    BusClosed("desk is closed"),
+    EncodeError("data['price']", "nan is not a JSON number"),
+    QueueFull("on_trade(TRADE)", 8),
+    NameInUse("desk", "ipc://desk"),
+    NoSubscribers("ORDER", "BTC"),
+    RequestTimeout(EVENT, 2.5),
+    WrongLoop("called from another loop"),
+]
+IDS = [type(error).__name__ for error in MADE]
+
+
+def test_there_is_an_example_of_every_error_here() -> None:
+    assert sorted(IDS) == sorted(errors.__all__)
+
+
+@pytest.mark.parametrize("error", MADE, ids=IDS)
+def test_every_error_is_a_bus_error(error: BusError) -> None:
+    assert isinstance(error, BusError)
+
+
+@pytest.mark.parametrize("error", MADE, ids=IDS)
+def test_every_error_survives_pickling_with_its_facts_and_its_text(error: BusError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize("error", MADE, ids=IDS)
+def test_every_error_can_be_copied(error: BusError) -> None:
+    assert str(copy.copy(error)) == str(error)
+
+
+@pytest.mark.parametrize("error", MADE, ids=IDS)
+def test_every_error_is_documented(error: BusError) -> None:
+    assert type(error).__doc__
+
+
+def test_an_encode_error_is_a_value_error_that_says_where_and_why() -> None:
+    error = EncodeError("data['price']", "nan is not a JSON number")
+    assert isinstance(error, ValueError)
+    assert (error.path, error.reason) == ("data['price']", "nan is not a JSON number")
+    assert str(error) == "data['price']: nan is not a JSON number"
+
+
+def test_a_full_queue_names_the_subscription_its_size_and_what_to_do() -> None:
+    error = QueueFull("on_trade(TRADE)", 8)
+    assert (error.subscription, error.maxsize) == ("on_trade(TRADE)", 8)
+    assert "the inbox of on_trade(TRADE) holds 8 events" in str(error)
+    assert "`await bus.publish(event)` waits for room" in str(error)
+
+
+def test_a_name_in_use_says_where_and_what_to_do() -> None:
+    error = NameInUse("desk", "ipc://desk")
+    assert (error.name, error.url) == ("desk", "ipc://desk")
+    assert str(error) == (
+        "a bus named 'desk' is on ipc://desk already; give this one another name="
+    )
+
+
+def test_no_subscribers_says_to_what() -> None:
+    error = NoSubscribers("ORDER", "BTC")
+    assert (error.type, error.key) == ("ORDER", "BTC")
+    assert "nobody is subscribed to ORDER with key 'BTC'" in str(error)
+
+
+def test_a_request_timeout_is_a_timeout_error_that_carries_the_event() -> None:
+    error = RequestTimeout(EVENT, 2.5)
+    assert isinstance(error, TimeoutError)
+    assert (error.event, error.timeout) == (EVENT, 2.5)
+    assert "no reply within 2.5 s" in str(error)
+    assert "it may still be acted on" in str(error)

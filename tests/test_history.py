@@ -1,0 +1,449 @@
+"""What is kept, what is forgotten, and the pages in which it is read."""
+
+import dataclasses
+import gc
+import math
+from array import array
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from aiobus import Event, EventType, Limits
+from aiobus.history import PAGE_BYTES, PAGE_LOOK, ROW_OVERHEAD, History, Page
+from aiobus.pattern import Query
+from aiobus.publisher import Publisher
+
+ALL = Query.of("*")
+
+
+def keep(history: History, seq: int, type: str, key: str = "", size: int = 0) -> None:
+    """Keep an event made `seq` seconds after the beginning, in a row that says its seq."""
+    ring = history.ring(type)
+    assert ring is not None
+    history.keep(ring, seq, float(seq), key, f"{seq} ".encode().ljust(size, b"."))
+
+
+def seqs(rows: list[tuple[str, str, bytes]]) -> list[int]:
+    return [int(row.split(b" ")[0]) for _, _, row in rows]
+
+
+def history_of(*types: str, **limits: int) -> History:
+    history = History(Limits(**limits))
+    for seq, type in enumerate(types, 1):
+        keep(history, seq, type)
+    return history
+
+
+def walk(
+    history: History, query: Query, after: int, limit: int, look: int = PAGE_LOOK
+) -> list[Page]:
+    """The pages from `after` to the newest."""
+    pages = [history.page(query, after, limit, look)]
+    while pages[-1].to < pages[-1].newest:
+        pages.append(history.page(query, pages[-1].to, limit, look))
+    return pages
+
+
+# The plainest history there can be, and any sequence of events for both.
+
+
+@dataclass
+class Plain:
+    """Every event ever kept, in deques per type that obey the limits."""
+
+    limits: Limits
+    rings: dict[str, deque[tuple[int, str, bytes]]] = field(default_factory=dict)
+    evicted: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, seq: int, type: str, key: str, row: bytes) -> None:
+        ring = self.rings.setdefault(type, deque())
+        ring.append((seq, key, row))
+        while len(ring) > self.limits.history_events or size(ring) > self.limits.history_bytes:
+            self.evicted[type] = ring.popleft()[0]
+        while sum(map(size, self.rings.values())) > self.limits.history_total_bytes:
+            largest = max(self.rings, key=lambda type: size(self.rings[type]))
+            self.evicted[largest] = self.rings[largest].popleft()[0]
+
+    def kept(self, query: Query, after: int = 0) -> list[int]:
+        return sorted(
+            seq
+            for type, ring in self.rings.items()
+            for seq, key, _ in ring
+            if query.matches(type, key) and seq > after
+        )
+
+
+def size(ring: deque[tuple[int, str, bytes]]) -> int:
+    return sum(len(row) + ROW_OVERHEAD for _, _, row in ring)
+
+
+TYPES = ["A", "B", "C", "aiobus.gap"]
+KEYS = ["x", "y"]
+kept_events = st.lists(
+    st.tuples(st.sampled_from(TYPES), st.sampled_from(KEYS), st.integers(0, 150)), max_size=40
+)
+small_limits = st.builds(
+    Limits,
+    history_events=st.integers(1, 6),
+    history_bytes=st.integers(1, 600),
+    history_total_bytes=st.integers(1, 900),
+)
+queries = st.builds(
+    Query.of,
+    st.lists(st.sampled_from([*TYPES, "*"]), min_size=1, max_size=3),
+    st.none() | st.sampled_from(KEYS),
+)
+
+
+def both(limits: Limits, events: list[tuple[str, str, int]]) -> tuple[History, Plain]:
+    history, plain = History(limits), Plain(limits)
+    for seq, (type, key, length) in enumerate(events, 1):
+        keep(history, seq, type, key, length)
+        plain.keep(seq, type, key, f"{seq} ".encode().ljust(length, b"."))
+    return history, plain
+
+
+# Bounds.
+
+
+@given(small_limits, kept_events)
+@settings(max_examples=50, deadline=None)
+def test_no_bound_is_ever_passed(limits: Limits, events: list[tuple[str, str, int]]) -> None:
+    history = History(limits)
+    for seq, (type, key, length) in enumerate(events, 1):
+        keep(history, seq, type, key, length)
+        rings = [ring for name in TYPES if (ring := history.ring(name)) is not None]
+        assert max(map(len, rings)) <= limits.history_events
+        assert max(ring.bytes for ring in rings) <= limits.history_bytes
+        assert history.bytes <= limits.history_total_bytes
+
+
+@given(small_limits, kept_events)
+@settings(max_examples=50, deadline=None)
+def test_the_figures_are_those_of_what_is_kept(
+    limits: Limits, events: list[tuple[str, str, int]]
+) -> None:
+    history, plain = both(limits, events)
+    assert history.bytes == sum(map(size, plain.rings.values()))
+    assert len(history) == sum(map(len, plain.rings.values()))
+    assert history.newest == len(events)
+
+
+def test_an_event_larger_than_its_bound_is_forgotten_at_once_and_said_to_be() -> None:
+    history = History(Limits(history_bytes=100))
+    keep(history, 1, "A", size=200)
+    assert (len(history), history.bytes, history.newest) == (0, 0, 1)
+    assert history.page(ALL, 0, 10) == Page(after=0, evicted=1, to=1, newest=1, rows=[])
+
+
+def test_a_flood_of_one_type_evicts_no_other() -> None:
+    history = history_of("FILL", "FILL", *["QUOTE"] * 5000, history_events=100)
+    assert seqs(history.page(Query.of("FILL"), 0, 10).rows) == [1, 2]
+    assert history.evicted(Query.of("FILL")) == 0
+
+
+def test_a_flood_that_fills_the_total_evicts_itself_and_no_smaller_type() -> None:
+    history = history_of("FILL", "FILL", *["QUOTE"] * 5000, history_total_bytes=10_000)
+    assert seqs(history.page(Query.of("FILL"), 0, 10).rows) == [1, 2]
+    assert history.evicted(Query.of("QUOTE")) > 4000
+
+
+def test_over_the_total_the_type_that_holds_most_gives_way_first() -> None:
+    history = History(Limits(history_total_bytes=900))
+    keep(history, 1, "A", size=250 - ROW_OVERHEAD)
+    keep(history, 2, "B", size=100 - ROW_OVERHEAD)
+    keep(history, 3, "C", size=200 - ROW_OVERHEAD)
+    keep(history, 4, "C", size=200 - ROW_OVERHEAD)
+    assert seqs(history.page(ALL, 0, 10).rows) == [1, 2, 3, 4]
+    keep(history, 5, "B", size=200 - ROW_OVERHEAD)
+    assert seqs(history.page(ALL, 0, 10).rows) == [1, 2, 4, 5]
+
+
+def test_there_is_no_ring_for_one_type_too_many() -> None:
+    history = History(Limits(types=2))
+    first, second = history.ring("A"), history.ring("B")
+    assert history.ring("C") is None
+    assert (history.ring("A"), history.ring("B")) == (first, second)
+
+
+def test_reserved_types_are_not_counted_so_that_the_bus_can_always_speak() -> None:
+    history = History(Limits(types=1))
+    assert history.ring("aiobus.gap") is not None
+    assert history.ring("A") is not None
+    assert history.ring("aiobus.error") is not None
+    assert history.ring("B") is None
+
+
+def test_the_cells_of_forgotten_events_are_given_back() -> None:
+    history = history_of(*["A"] * 20_000, history_events=10)
+    ring = history.ring("A")
+    assert ring is not None
+    assert [len(column) < 200 for column in (ring.seqs, ring.timestamps, ring.keys, ring.rows)] == [
+        True
+    ] * 4
+
+
+def test_the_row_of_a_forgotten_event_is_let_go_at_once() -> None:
+    ring = history_of(*["A"] * 20, history_events=10).ring("A")
+    assert ring is not None
+    assert sum(map(len, ring.rows)) == ring.bytes - 10 * ROW_OVERHEAD
+
+
+def test_nothing_in_the_columns_is_tracked_by_the_garbage_collector() -> None:
+    publisher = Publisher("desk", Limits())
+    event = Event(EventType.TRADE, {"legs": [1.5]}, key=EventType.FILL)
+    publisher.commit(event, "", publisher.route(event.type, event.key))
+    ring = publisher.history.ring("TRADE")
+    assert ring is not None
+    assert [gc.is_tracked(cell) for cell in (*ring.rows, *ring.keys)] == [False, False]
+    assert (type(ring.seqs), type(ring.timestamps)) == (array, array)
+
+
+# Pages.
+
+
+looks = st.integers(1, 8) | st.just(PAGE_LOOK)
+
+
+@given(small_limits, kept_events, queries, st.integers(0, 40), st.integers(1, 8), looks)
+@settings(max_examples=100, deadline=None)
+def test_walking_the_pages_gives_every_kept_matching_event_once_in_order(
+    limits: Limits,
+    events: list[tuple[str, str, int]],
+    query: Query,
+    after: int,
+    limit: int,
+    look: int,
+) -> None:
+    history, plain = both(limits, events)
+    after = min(after, len(events))
+    pages = walk(history, query, after, limit, look)
+    assert [seq for page in pages for seq in seqs(page.rows)] == plain.kept(query, after)
+    assert pages[-1].to == history.newest
+
+
+@given(small_limits, kept_events, queries, st.integers(0, 40), st.integers(1, 8))
+@settings(max_examples=50, deadline=None)
+def test_a_page_is_led_no_further_than_it_may_look(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query, after: int, look: int
+) -> None:
+    history, plain = both(limits, events)
+    after = min(after, len(events))
+    page = history.page(query, after, 100, look)
+    of_its_types = plain.kept(replace(query, keys=frozenset(), prefixes=()), after)
+    assert page.to == (of_its_types[look - 1] if len(of_its_types) > look else history.newest)
+
+
+@given(small_limits, kept_events, queries, st.integers(0, 40), st.integers(1, 8))
+@settings(max_examples=50, deadline=None)
+def test_a_page_holds_all_that_matches_between_after_and_to(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query, after: int, limit: int
+) -> None:
+    history, plain = both(limits, events)
+    after = min(after, len(events))
+    page = history.page(query, after, limit)
+    assert seqs(page.rows) == [seq for seq in plain.kept(query, after) if seq <= page.to]
+    assert len(page.rows) <= limit
+    assert after <= page.to <= page.newest == len(events)
+
+
+@given(small_limits, kept_events, queries)
+@settings(max_examples=50, deadline=None)
+def test_a_page_says_exactly_how_far_the_forgotten_reach(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query
+) -> None:
+    history, plain = both(limits, events)
+    gone = [seq for type, seq in plain.evicted.items() if query.matches_type(type)]
+    assert history.evicted(query) == max(gone, default=0)
+    assert history.page(query, 0, 1).evicted == max(gone, default=0)
+
+
+def test_a_page_holds_at_most_limit_events() -> None:
+    page = history_of("A", "A", "A").page(ALL, 0, 2)
+    assert (seqs(page.rows), page.to, page.newest) == ([1, 2], 2, 3)
+
+
+def test_a_page_of_no_events_leads_up_to_the_first_that_matches() -> None:
+    page = history_of("A", "A", "B").page(Query.of("B"), 0, 0)
+    assert (page.rows, page.to < 3) == ([], True)
+
+
+def test_a_page_looks_on_as_far_as_nothing_more_matches() -> None:
+    history = history_of("A", "A", "B", "B")
+    assert history.page(Query.of("A"), 0, 2).to == 4
+
+
+def test_a_page_with_the_last_event_leads_to_the_newest_of_whatever_type() -> None:
+    history = history_of("A", "B", "B")
+    page = history.page(Query.of("A"), 0, 1)
+    assert (page.to, page.newest) == (3, 3)
+
+
+def test_a_page_has_the_type_and_key_of_each_row() -> None:
+    history = History(Limits())
+    keep(history, 1, "A", "x")
+    assert history.page(ALL, 0, 1).rows == [("A", "x", b"1 ")]
+
+
+def test_a_page_holds_64_kib_of_rows() -> None:
+    history = History(Limits())
+    for seq in range(1, 10):
+        keep(history, seq, "A", size=PAGE_BYTES // 4)
+    page = history.page(ALL, 0, 100)
+    assert (seqs(page.rows), page.to) == ([1, 2, 3, 4], 4)
+
+
+def test_a_page_holds_an_event_even_if_that_alone_is_larger() -> None:
+    history = History(Limits())
+    keep(history, 1, "A", size=PAGE_BYTES + 1)
+    keep(history, 2, "A")
+    page = history.page(ALL, 0, 100)
+    assert (seqs(page.rows), page.to) == ([1], 1)
+
+
+def test_a_page_looks_at_no_more_than_4096_events() -> None:
+    history = history_of(*["A"] * (PAGE_LOOK + 10))
+    query = Query.of("A", key="nobody")
+    first = history.page(query, 0, 10)
+    assert (first.rows, first.to) == ([], PAGE_LOOK)
+    assert history.page(query, first.to, 10).to == PAGE_LOOK + 10
+
+
+def test_a_page_looks_at_no_more_events_than_it_is_told_to() -> None:
+    history = History(Limits())
+    for seq, key in enumerate("xxyx", 1):
+        keep(history, seq, "A", key)
+    page = history.page(Query.of("A", "y"), 0, 10, look=2)
+    assert (page.rows, page.to) == ([], 2)
+    page = history.page(Query.of("A", "y"), 2, 10, look=2)
+    assert (seqs(page.rows), page.to) == ([3], 4)
+
+
+def test_a_page_that_looked_at_exactly_all_says_so() -> None:
+    history = history_of(*["A"] * PAGE_LOOK, "B")
+    assert history.page(Query.of("A", key="nobody"), 0, 10).to == PAGE_LOOK + 1
+
+
+def test_types_that_are_not_asked_for_are_not_looked_at() -> None:
+    history = history_of(*["A"] * (PAGE_LOOK + 10), "B")
+    assert seqs(history.page(Query.of("B"), 0, 10).rows) == [PAGE_LOOK + 11]
+
+
+@pytest.mark.parametrize("query", [ALL, Query.of("A"), Query.of("aiobus.gap")])
+def test_the_page_of_an_empty_history_is_empty(query: Query) -> None:
+    assert History(Limits()).page(query, 0, 5) == Page(0, 0, 0, 0, [])
+
+
+# How many are left.
+
+
+@given(small_limits, kept_events, queries, st.integers(0, 40))
+@settings(max_examples=70, deadline=None)
+def test_the_count_is_that_of_the_kept_events_of_its_types_above_a_place(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query, after: int
+) -> None:
+    history, plain = both(limits, events)
+    after = min(after, len(events))
+    any_key = dataclasses.replace(query, keys=frozenset(), prefixes=())
+    assert history.count(query, after) == len(plain.kept(any_key, after))
+
+
+def test_nothing_is_counted_where_nothing_is_kept() -> None:
+    assert History(Limits()).count(ALL, 0) == 0
+
+
+def test_the_count_has_neither_what_was_forgotten_nor_what_lies_before() -> None:
+    history = history_of(*["A"] * 10, history_events=4)
+    assert [history.count(ALL, after) for after in (0, 6, 8, 10)] == [4, 4, 2, 0]
+
+
+def test_the_count_goes_on_where_a_page_would_end() -> None:
+    assert history_of(*["A"] * (PAGE_LOOK + 10)).count(ALL, 0) == PAGE_LOOK + 10
+
+
+# Since a time, and the last of each.
+
+
+@given(small_limits, kept_events, queries, st.integers(0, 41))
+@settings(max_examples=70, deadline=None)
+def test_since_a_time_begins_where_nothing_newer_is_left_out_or_missing(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query, timestamp: int
+) -> None:
+    history, plain = both(limits, events)
+    begin, reached = history.since(query, float(timestamp))
+    delivered = plain.kept(query, begin)
+    promised = [
+        seq
+        for seq, (type, key, _) in enumerate(events, 1)
+        if query.matches(type, key) and seq >= timestamp and seq >= reached
+    ]
+    assert set(promised) <= set(delivered)
+    assert begin >= history.evicted(query) or not delivered
+    assert reached >= timestamp
+
+
+@given(small_limits, kept_events, queries, st.integers(0, 41))
+@settings(max_examples=50, deadline=None)
+@example(Limits(), [("A", "x", 0)] * 3, ALL, 2)
+def test_since_a_time_begins_no_earlier_than_it_must(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query, timestamp: int
+) -> None:
+    history, _ = both(limits, events)
+    begin, _ = history.since(query, float(timestamp))
+    assert begin >= min(timestamp - 1, history.newest)
+
+
+@pytest.mark.parametrize("timestamp", [1.5, 2.0, 3.0])
+def test_since_a_time_within_history_begins_with_the_first_event_not_before_it(
+    timestamp: float,
+) -> None:
+    history = history_of("A", "B", "A", "B", "A")
+    assert history.since(Query.of("A"), timestamp) == (2, timestamp)
+
+
+def test_since_a_time_before_all_that_is_kept_says_from_when_on_nothing_is_missing() -> None:
+    history = history_of(*["A"] * 10, history_events=3)
+    assert history.since(ALL, 1.0) == (7, 8.0)
+
+
+def test_since_a_time_in_the_future_begins_after_the_newest() -> None:
+    assert history_of("A", "A").since(ALL, 10.0) == (2, 10.0)
+
+
+def test_since_a_time_when_nothing_was_ever_published_is_that_time() -> None:
+    assert History(Limits()).since(ALL, 5.0) == (0, 5.0)
+
+
+def test_since_a_time_when_all_is_forgotten_is_infinitely_late() -> None:
+    history = History(Limits(history_bytes=100))
+    keep(history, 1, "A", size=200)
+    assert history.since(ALL, 0.0) == (1, math.inf)
+
+
+def test_since_a_time_is_not_held_back_by_what_other_types_have_lost() -> None:
+    history = history_of("FILL", *["QUOTE"] * 10, history_events=3)
+    assert history.since(Query.of("FILL"), 0.0) == (0, 0.0)
+
+
+@given(small_limits, kept_events, queries)
+@settings(max_examples=70, deadline=None)
+def test_the_last_is_the_newest_kept_of_each_type_and_key_in_order(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query
+) -> None:
+    history, plain = both(limits, events)
+    newest: dict[Any, int] = {}
+    for seq in plain.kept(query):
+        newest[events[seq - 1][:2]] = seq
+    assert seqs(history.last(query)) == sorted(newest.values())
+
+
+def test_the_last_has_the_type_and_key_of_each_row() -> None:
+    history = History(Limits())
+    keep(history, 1, "A", "x")
+    keep(history, 2, "A", "x")
+    keep(history, 3, "B", "y")
+    assert history.last(ALL) == [("A", "x", b"2 "), ("B", "y", b"3 ")]

@@ -1,0 +1,374 @@
+"""The four policies of a bounded inbox, against a plain list that obeys the same rules."""
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Notice, Offer, Overflow
+from aiobus.inbox import make_inbox as make
+
+POLICIES: list[Any] = [*get_args(Overflow)]
+SEVERAL_AT_ONCE: list[Any] = ["catch_up", "block"]
+ONE_AT_A_TIME: list[Any] = ["latest", "drop_oldest"]
+PLENTY = 1 << 20
+
+
+def filled(policy: Any, maxsize: int, *items: Item) -> Inbox:
+    """An inbox with these rows, each with a key of its own, and notices."""
+    inbox = make(policy, maxsize)
+    for item in items:
+        if isinstance(item, Notice):
+            inbox.notify(item)
+        else:
+            inbox.offer(item, "T", item.decode())
+    return inbox
+
+
+def emptied(inbox: Inbox, max_bytes: int = PLENTY) -> list[Item]:
+    """All that is in it, in the order in which it comes out."""
+    items = []
+    while taken := inbox.take(max_bytes):
+        items += taken
+    return items
+
+
+# Any policy.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_went_in_comes_out_in_order(policy: Overflow) -> None:
+    assert emptied(filled(policy, 10, b"1", b"2", b"3", b"4")) == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_there_is_nothing_to_take_from_an_empty_inbox(policy: Overflow) -> None:
+    inbox = make(policy, 2)
+    assert (inbox.take(PLENTY), inbox.take(0), len(inbox)) == ([], [], 0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_cleared_inbox_is_empty_and_usable(policy: Overflow) -> None:
+    inbox = filled(policy, 2, b"1", Notice("gap"))
+    inbox.clear()
+    assert len(inbox) == 0
+    assert inbox.offer(b"3", "T", "3") is Offer.TAKEN
+    assert emptied(inbox) == [b"3"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_was_asked_for_is_admitted_even_if_there_is_no_room(policy: Overflow) -> None:
+    inbox = filled(policy, 2, b"1", b"2")
+    assert inbox.admit(b"3", "T", "3") is Offer.TAKEN
+    assert emptied(inbox) == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind"),
+    [
+        ("catch_up", FifoInbox),
+        ("block", FifoInbox),
+        ("drop_oldest", FifoInbox),
+        ("latest", LatestInbox),
+    ],
+)
+def test_each_policy_has_its_inbox(policy: Overflow, kind: type) -> None:
+    assert isinstance(make(policy, 1), kind)
+
+
+# A full inbox.
+
+
+def test_a_full_catch_up_inbox_refuses_and_stays_as_it_is() -> None:
+    inbox = filled("catch_up", 2, b"1", b"2")
+    assert inbox.offer(b"3", "T", "") is Offer.REFUSED
+    assert emptied(inbox) == [b"1", b"2"]
+
+
+def test_a_refused_row_leaves_no_trace_once_there_is_room() -> None:
+    inbox = filled("catch_up", 1, b"1")
+    inbox.offer(b"2", "T", "")
+    inbox.take(PLENTY)
+    assert inbox.offer(b"3", "T", "") is Offer.TAKEN
+    assert emptied(inbox) == [b"3"]
+
+
+def test_a_full_block_inbox_takes_more_because_its_publishers_wait() -> None:
+    inbox = filled("block", 2, b"1", b"2")
+    assert inbox.offer(b"3", "T", "") is Offer.TAKEN
+    assert emptied(inbox) == [b"1", b"2", b"3"]
+
+
+def test_a_full_drop_oldest_inbox_throws_the_oldest_away() -> None:
+    inbox = filled("drop_oldest", 2, b"1", b"2")
+    assert inbox.offer(b"3", "T", "") is Offer.DROPPED
+    assert emptied(inbox) == [b"2", b"3"]
+
+
+def test_latest_with_more_keys_than_room_throws_away_the_one_first_in_line() -> None:
+    inbox = filled("latest", 2, b"1", b"2")
+    inbox.offer(b"newer", "T", "1")
+    assert inbox.offer(b"3", "T", "3") is Offer.DROPPED
+    assert emptied(inbox) == [b"2", b"3"]
+
+
+# The latest of each.
+
+
+def test_latest_puts_the_newer_in_the_place_of_the_older() -> None:
+    inbox = filled("latest", 8, b"1", b"2", b"3")
+    assert inbox.offer(b"newer", "T", "1") is Offer.CONFLATED
+    assert emptied(inbox) == [b"newer", b"2", b"3"]
+
+
+def test_latest_tells_types_of_the_same_key_apart() -> None:
+    inbox = filled("latest", 8, b"1")
+    assert inbox.offer(b"other", "QUOTE", "1") is Offer.TAKEN
+    assert emptied(inbox) == [b"1", b"other"]
+
+
+def test_latest_does_not_mix_up_where_the_type_ends_and_the_key_begins() -> None:
+    inbox = make("latest", 8)
+    inbox.offer(b"1", "A", "BC")
+    assert inbox.offer(b"2", "AB", "C") is Offer.TAKEN
+
+
+def test_latest_conflates_even_when_it_is_full() -> None:
+    inbox = filled("latest", 2, b"1", b"2")
+    assert inbox.offer(b"newer", "T", "2") is Offer.CONFLATED
+    assert emptied(inbox) == [b"1", b"newer"]
+
+
+def test_latest_conflates_what_it_admits_and_says_so() -> None:
+    inbox = filled("latest", 2, b"1", b"2")
+    assert inbox.admit(b"newer", "T", "1") is Offer.CONFLATED
+    assert emptied(inbox) == [b"newer", b"2"]
+
+
+def test_latest_has_a_new_place_for_a_key_that_was_taken() -> None:
+    inbox = filled("latest", 8, b"1", b"2")
+    inbox.take(PLENTY)
+    assert inbox.offer(b"again", "T", "1") is Offer.TAKEN
+    assert emptied(inbox) == [b"2", b"again"]
+
+
+@pytest.mark.parametrize("policy", ["catch_up", "block", "drop_oldest"])
+def test_no_other_policy_conflates(policy: Overflow) -> None:
+    inbox = filled(policy, 8, b"1")
+    assert inbox.offer(b"again", "T", "1") is Offer.TAKEN
+    assert inbox.admit(b"again", "T", "1") is Offer.TAKEN
+    assert emptied(inbox) == [b"1", b"again", b"again"]
+
+
+# Notices.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_notice_comes_out_in_its_place_among_the_rows(policy: Overflow) -> None:
+    gap = Notice("gap")
+    assert emptied(filled(policy, 8, b"1", gap, b"2")) == [b"1", gap, b"2"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_notice_goes_in_whether_there_is_room_or_not(policy: Overflow) -> None:
+    gap = Notice("gap")
+    assert emptied(filled(policy, 2, b"1", b"2", gap)) == [b"1", b"2", gap]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_two_notices_of_the_same_are_two(policy: Overflow) -> None:
+    one, other = Notice("gap"), Notice("gap")
+    items = emptied(filled(policy, 8, one, other))
+    assert [item is notice for item, notice in zip(items, (one, other), strict=True)] == [True] * 2
+
+
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
+def test_what_is_dropped_is_the_oldest_row_and_not_the_notice_before_it(policy: Overflow) -> None:
+    gap = Notice("gap")
+    inbox = filled(policy, 3, gap, b"1", b"2")
+    assert inbox.offer(b"3", "T", "3") is Offer.DROPPED
+    assert emptied(inbox) == [gap, b"2", b"3"]
+
+
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
+def test_where_only_notices_wait_nothing_is_dropped(policy: Overflow) -> None:
+    gaps = [Notice("gap"), Notice("gap")]
+    inbox = filled(policy, 2, *gaps)
+    assert inbox.offer(b"1", "T", "1") is Offer.TAKEN
+    assert emptied(inbox) == [*gaps, b"1"]
+
+
+def test_a_notice_is_one_of_those_that_fill_an_inbox() -> None:
+    inbox = filled("catch_up", 2, b"1", Notice("gap"))
+    assert (len(inbox), inbox.offer(b"2", "T", "2")) == (2, Offer.REFUSED)
+
+
+def test_a_notice_counts_as_no_bytes() -> None:
+    gap, again = Notice("a long story"), Notice("another")
+    assert filled("catch_up", 8, b"123", gap, again, b"4").take(3) == [b"123", gap, again]
+
+
+# How much is taken at once.
+
+
+@pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
+def test_64_are_taken_at_once_where_nothing_that_waits_can_change(policy: Overflow) -> None:
+    inbox = filled(policy, 200, *[b"1"] * 150)
+    assert [len(inbox.take(PLENTY)) for _ in range(4)] == [64, 64, 22, 0]
+
+
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
+def test_one_is_taken_at_once_where_what_waits_may_yet_go(policy: Overflow) -> None:
+    inbox = filled(policy, 8, b"1", Notice("gap"), b"2")
+    assert [len(inbox.take(PLENTY)) for _ in range(4)] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_row_larger_than_may_be_taken_comes_alone(policy: Overflow) -> None:
+    inbox = filled(policy, 8, b"large", b"1")
+    assert [inbox.take(4), inbox.take(4)] == [[b"large"], [b"1"]]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_with_no_bytes_to_spend_rows_come_one_by_one(policy: Overflow) -> None:
+    inbox = filled(policy, 8, b"1", b"2")
+    assert [inbox.take(0), inbox.take(0), inbox.take(0)] == [[b"1"], [b"2"], []]
+
+
+@pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
+def test_rows_that_are_exactly_as_much_as_may_be_taken_come_together(policy: Overflow) -> None:
+    inbox = filled(policy, 8, b"12", b"34", b"5")
+    assert [inbox.take(4), inbox.take(4)] == [[b"12", b"34"], [b"5"]]
+
+
+def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
+    """What ought to be taken of `items`: the first, and more as long as they fit."""
+    taken = items[:1]
+    for item in items[1 : BATCH if policy in SEVERAL_AT_ONCE else 1]:
+        if sum(map(len, [*taken, item])) > max_bytes:
+            break
+        taken.append(item)
+    return taken
+
+
+@given(
+    st.sampled_from(POLICIES),
+    st.lists(st.none() | st.integers(1, 30), max_size=200),
+    st.integers(0, 2000),
+)
+@settings(max_examples=100, deadline=None)
+@example("catch_up", [1] * 150, PLENTY)
+@example("block", [None] * 150, 0)
+def test_as_much_is_taken_as_fits_and_at_least_one(
+    policy: Overflow, sizes: list[int | None], max_bytes: int
+) -> None:
+    items: list[Item] = [Notice("gap") if size is None else b"." * size for size in sizes]
+    inbox = make(policy, 200)
+    for number, item in enumerate(items):
+        if isinstance(item, Notice):
+            inbox.notify(item)
+        else:
+            inbox.offer(item, "T", str(number))
+    while items:
+        taken = inbox.take(max_bytes)
+        assert taken == due(items, policy, max_bytes)
+        items = items[len(taken) :]
+    assert (len(inbox), inbox.take(max_bytes)) == (0, [])
+
+
+# The model.
+
+types, keys, sizes = st.sampled_from("AB"), st.sampled_from("xyz"), st.integers(0, 12)
+
+
+class InboxIsAList(RuleBasedStateMachine):
+    """Any inbox beside a list of (name, item); `line` is what ought to be in it. The name of a row
+    is its (type, key), a notice has none.
+    """
+
+    @initialize(policy=st.sampled_from(POLICIES), maxsize=st.integers(1, 4))
+    def make(self, policy: Any, maxsize: int) -> None:
+        self.policy, self.maxsize = policy, maxsize
+        self.inbox = make(policy, maxsize)
+        self.line: list[tuple[tuple[str, str] | None, Item]] = []
+        self.count = self.extra = 0
+
+    def row(self, size: int) -> bytes:
+        self.count += 1
+        return f"{self.count} ".encode().ljust(size, b".")
+
+    def place(self, type: str, key: str) -> int | None:
+        """Where in line a newer row of this (type, key) goes; None for the end."""
+        names = [name for name, _ in self.line]
+        is_conflated = self.policy == "latest" and (type, key) in names
+        return names.index((type, key)) if is_conflated else None
+
+    @rule(type=types, key=keys, size=sizes)
+    def offer(self, type: str, key: str, size: int) -> None:
+        row = self.row(size)
+        assert self.inbox.offer(row, type, key) is self.expect(row, type, key)
+
+    def expect(self, row: bytes, type: str, key: str) -> Offer:
+        place = self.place(type, key)
+        if place is not None:
+            self.line[place] = ((type, key), row)
+            return Offer.CONFLATED
+        outcome = Offer.TAKEN
+        if len(self.line) >= self.maxsize and self.policy != "block":
+            if self.policy == "catch_up":
+                return Offer.REFUSED
+            rows = [place for place, (name, _) in enumerate(self.line) if name is not None]
+            for oldest in rows[:1]:
+                del self.line[oldest]
+                outcome = Offer.DROPPED
+        self.line.append(((type, key), row))
+        return outcome
+
+    @rule(type=types, key=keys, size=sizes)
+    def admit(self, type: str, key: str, size: int) -> None:
+        row, place = self.row(size), self.place(type, key)
+        outcome = self.inbox.admit(row, type, key)
+        if place is None:
+            assert outcome is Offer.TAKEN
+            self.extra += len(self.line) >= self.maxsize
+            self.line.append(((type, key), row))
+        else:
+            assert outcome is Offer.CONFLATED
+            self.line[place] = ((type, key), row)
+
+    @rule()
+    def notify(self) -> None:
+        notice = Notice("gap")
+        self.inbox.notify(notice)
+        self.line.append((None, notice))
+
+    @rule(max_bytes=st.integers(0, 40))
+    def take(self, max_bytes: int) -> None:
+        taken = self.inbox.take(max_bytes)
+        assert taken == due([item for _, item in self.line], self.policy, max_bytes)
+        self.line = self.line[len(taken) :]
+
+    @rule()
+    def clear(self) -> None:
+        self.inbox.clear()
+        self.line = []
+
+    @invariant()
+    def has_the_same_length(self) -> None:
+        assert len(self.inbox) == len(self.line)
+
+    @invariant()
+    def is_bounded_but_for_what_was_admitted_and_notices(self) -> None:
+        notices = sum(name is None for name, _ in self.line)
+        assert self.policy == "block" or len(self.inbox) - notices <= self.maxsize + self.extra
+
+    def teardown(self) -> None:
+        assert emptied(self.inbox) == [item for _, item in self.line]
+
+
+InboxIsAList.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=25, deadline=None, print_blob=True
+)
+TestAnInboxIsAListThatObeysItsPolicy = InboxIsAList.TestCase

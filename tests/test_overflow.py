@@ -1,0 +1,396 @@
+"""The four ways of a full inbox, max_age and since=, through the bus."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from aiobus import AsyncEventBus, Event, EventType, Limits, QueueFull
+from aiobus.inbox import Overflow
+
+Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+
+class Gate:
+    """A handler that waits until it is let go on."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.seen: list[object] = []
+        self.entered = asyncio.Event()
+
+    async def handle(self, event: Event) -> None:
+        self.entered.set()
+        await self.open.wait()
+        self.seen.append(event.data)
+
+
+async def fill(bus: AsyncEventBus, count: int, key: str = "") -> None:
+    for number in range(count):
+        await bus.publish(Event(EventType.QUOTE, number, key=key))
+
+
+@pytest.mark.parametrize("maxsize", [1, 2, 7, 64, 1000])
+async def test_catch_up_delivers_everything_whatever_the_size(
+    bus: AsyncEventBus, maxsize: int
+) -> None:
+    gate = Gate()
+    await bus.subscribe(EventType.QUOTE, gate.handle, maxsize=maxsize)
+    await fill(bus, 3000)
+    assert bus.stats().subscriptions[0].pending <= maxsize + 64
+    gate.open.set()
+    await bus.settle()
+    assert gate.seen == list(range(3000))
+
+
+async def test_catch_up_goes_on_while_events_keep_coming(bus: AsyncEventBus) -> None:
+    seen: list[object] = []
+
+    async def slow(event: Event) -> None:
+        await asyncio.sleep(0)
+        seen.append(event.data)
+
+    await bus.subscribe(EventType.QUOTE, slow, maxsize=3)
+    await fill(bus, 5000)
+    await bus.settle()
+    assert seen == list(range(5000))
+
+
+async def test_catch_up_asks_where_of_what_it_pulls_as_well(bus: AsyncEventBus) -> None:
+    gate = Gate()
+    await bus.subscribe(
+        EventType.QUOTE, gate.handle, maxsize=2, where=lambda event: event.data % 3 == 0
+    )
+    await fill(bus, 10_000)
+    gate.open.set()
+    await bus.settle()
+    assert gate.seen == list(range(0, 10_000, 3))
+
+
+async def test_falling_behind_is_warned_of_once_per_episode(
+    bus: AsyncEventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    await bus.subscribe(EventType.QUOTE, gate.handle, maxsize=4)
+    await fill(bus, 500)
+    gate.open.set()
+    await bus.settle()
+    records = [r for r in caplog.records if r.name.startswith("aiobus")]
+    lines = [r.getMessage() for r in records if r.levelno == logging.WARNING]
+    assert len(lines) == 1
+    assert "fell behind: its inbox of 4 is full" in lines[0]
+
+
+async def test_what_history_no_longer_holds_is_reported_in_its_place() -> None:
+    entered, go = asyncio.Event(), asyncio.Event()
+    seen: list[Event] = []
+
+    async def handle(event: Event) -> None:
+        entered.set()
+        await go.wait()
+        seen.append(event)
+
+    async with AsyncEventBus(name="desk", limits=Limits(history_events=10)) as bus:
+        await bus.subscribe([EventType.QUOTE, "aiobus.gap"], handle, maxsize=5)
+        await bus.publish(Event(EventType.QUOTE, 0))
+        await entered.wait()  # one in hand
+        for number in range(1, 100):  # five into the inbox, then history turns over
+            bus.publish_nowait(Event(EventType.QUOTE, number))
+        go.set()
+        await bus.settle()
+        epoch = bus.stats().epoch
+    numbers = [event.data if event.type == "QUOTE" else "gap" for event in seen]
+    assert numbers == [0, 1, 2, 3, 4, 5, "gap", *range(90, 100)]
+    gap = seen[6].data
+    assert (gap["source"], gap["epoch"], gap["query"]) == ("desk", epoch, "QUOTE")
+    assert (gap["after"], gap["upto"]) == (6, 90)
+    assert gap["reason"] == "history no longer holds it"
+
+
+async def test_every_gap_of_the_bus_reaches_who_subscribed_to_gaps_alone() -> None:
+    gate = Gate()
+    gaps: list[Event] = []
+    async with AsyncEventBus(limits=Limits(history_events=10)) as bus:
+        await bus.subscribe("aiobus.gap", gaps.append)
+        subscription = await bus.subscribe(EventType.QUOTE, gate.handle, maxsize=5)
+        await fill(bus, 100)
+        gate.open.set()
+        await bus.settle()
+    (gap,) = gaps
+    assert gap.data["subscription"] == subscription.name
+    assert subscription.stats.gaps == 1
+
+
+async def test_delivered_and_reported_are_all_that_was_published() -> None:
+    delivered: list[int] = []
+    lost: set[int] = set()
+    async with AsyncEventBus(limits=Limits(history_events=300)) as bus:
+
+        async def handle(event: Event) -> None:
+            await asyncio.sleep(0)
+            if event.type == "aiobus.gap":
+                lost.update(range(event.data["after"] + 1, event.data["upto"] + 1))
+            else:
+                delivered.append(event.seq)
+
+        await bus.subscribe([EventType.QUOTE, "aiobus.gap"], handle, maxsize=3)
+        published: set[int] = set()
+        for burst in (1, 1000, 2, 5000, 300, 299, 301):
+            for number in range(burst):
+                published.add(bus.publish_nowait(Event(EventType.QUOTE, number)).seq)
+            await bus.settle()
+    assert sorted(delivered) == delivered
+    assert len(set(delivered)) == len(delivered)
+    assert not lost & set(delivered)
+    assert published <= lost | set(delivered)
+
+
+async def test_latest_keeps_the_newest_of_each_key(bus: AsyncEventBus) -> None:
+    gate = Gate()
+    await bus.subscribe(EventType.QUOTE, gate.handle, overflow="latest")
+    await bus.publish(Event(EventType.QUOTE, "first", key="BTC"))
+    await gate.entered.wait()
+    for number in range(100):
+        await bus.publish(Event(EventType.QUOTE, number, key="BTC"))
+        await bus.publish(Event(EventType.QUOTE, -number, key="ETH"))
+    gate.open.set()
+    await bus.settle()
+    assert gate.seen == ["first", 99, -99]
+    assert bus.stats().subscriptions[0].conflated == 198
+
+
+async def test_conflation_is_not_announced(bus: AsyncEventBus) -> None:
+    said: list[Event] = []
+    await bus.subscribe("aiobus.overflow", said.append)
+    subscription = await bus.subscribe(EventType.QUOTE, print, overflow="latest")
+    for number in range(10):
+        bus.publish_nowait(Event(EventType.QUOTE, number))
+    await bus.settle()
+    assert subscription.stats.conflated == 9
+    assert said == []
+
+
+async def test_latest_with_more_keys_than_room_drops_the_oldest_and_says_so(
+    bus: AsyncEventBus,
+) -> None:
+    said: list[Event] = []
+    seen: list[object] = []
+    await bus.subscribe("aiobus.overflow", said.append)
+    await bus.subscribe(EventType.QUOTE, lambda e: seen.append(e.key), overflow="latest", maxsize=2)
+    for key in "abcd":
+        bus.publish_nowait(Event(EventType.QUOTE, 1, key=key))
+    await bus.settle()
+    assert seen == ["c", "d"]
+    assert said[0].data["policy"] == "latest"
+
+
+async def test_drop_oldest_keeps_the_newest_and_announces_once(bus: AsyncEventBus) -> None:
+    said: list[Event] = []
+    gate = Gate()
+    await bus.subscribe("aiobus.overflow", said.append)
+    subscription = await bus.subscribe(
+        EventType.QUOTE, gate.handle, overflow="drop_oldest", maxsize=3
+    )
+    await fill(bus, 1)
+    await gate.entered.wait()
+    await fill(bus, 50)
+    gate.open.set()
+    await bus.settle()
+    assert gate.seen == [0, 47, 48, 49]
+    assert subscription.stats.dropped == 47
+    (event,) = said
+    assert event.data == {"subscription": subscription.name, "dropped": 1, "policy": "drop_oldest"}
+
+
+async def test_block_makes_the_publisher_wait_for_room(bus: AsyncEventBus) -> None:
+    gate = Gate()
+    sent = 0
+
+    async def feed() -> None:
+        nonlocal sent
+        for sent in range(1, 21):
+            await bus.publish(Event(EventType.QUOTE, sent))
+
+    await bus.subscribe(EventType.QUOTE, gate.handle, overflow="block", maxsize=4)
+    feeding = asyncio.create_task(feed())
+    await gate.entered.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert sent == 6  # one in hand, four in the inbox, one that waits
+    gate.open.set()
+    await feeding
+    await bus.settle()
+    assert gate.seen == list(range(1, 21))
+
+
+async def test_publish_nowait_raises_where_a_block_inbox_is_full_and_publishes_nothing(
+    bus: AsyncEventBus,
+) -> None:
+    other: list[object] = []
+    await bus.subscribe(EventType.QUOTE, other.append)
+    subscription = await bus.subscribe(EventType.QUOTE, print, overflow="block", maxsize=1)
+    bus.publish_nowait(Event(EventType.QUOTE, 1))
+    with pytest.raises(QueueFull) as caught:
+        bus.publish_nowait(Event(EventType.QUOTE, 2))
+    assert (caught.value.subscription, caught.value.maxsize) == (subscription.name, 1)
+    assert bus.stats().published == 1
+    await bus.settle()
+
+
+async def test_a_wait_for_room_over_a_second_is_warned_of_and_names_the_subscription(
+    bus: AsyncEventBus, logged: Logged
+) -> None:
+    gate = Gate()
+
+    with logged("for room in the inbox of Gate.handle(QUOTE)") as warned:
+        await bus.subscribe(EventType.QUOTE, gate.handle, overflow="block", maxsize=1)
+        feeding = asyncio.create_task(fill(bus, 4))
+        await warned.wait()
+        gate.open.set()
+        await feeding
+
+
+async def test_unsubscribing_lets_the_waiting_publisher_go(bus: AsyncEventBus) -> None:
+    gate = Gate()
+    subscription = await bus.subscribe(EventType.QUOTE, gate.handle, overflow="block", maxsize=1)
+    feeding = asyncio.create_task(fill(bus, 10))
+    await gate.entered.wait()
+    await subscription.unsubscribe()
+    await feeding
+    gate.open.set()
+
+
+async def test_events_older_than_max_age_are_not_handed_over_but_counted(
+    bus: AsyncEventBus,
+) -> None:
+    seen: list[object] = []
+    said: list[Event] = []
+    await bus.subscribe("aiobus.overflow", said.append)
+    subscription = await bus.subscribe(
+        EventType.ORDER, lambda event: seen.append(event.data), max_age=60
+    )
+    for age, name in [(0, "fresh"), (61, "stale"), (120, "older"), (0, "new")]:
+        event = Event(EventType.ORDER, name)
+        event.timestamp -= age
+        await bus.publish(event)
+    await bus.settle()
+    assert seen == ["fresh", "new"]
+    assert subscription.stats.expired == 2
+    assert [event.data["policy"] for event in said] == ["max_age"]
+
+
+async def test_a_publisher_that_waits_goes_on_when_what_is_in_its_way_expires(
+    bus: AsyncEventBus,
+) -> None:
+    await bus.subscribe(EventType.ORDER, print, overflow="block", maxsize=1, max_age=60)
+    for number in range(5):
+        await bus.publish(Event(EventType.ORDER, number, 1000.0))
+    assert bus.stats().subscriptions[0].expired >= 3
+
+
+async def test_since_last_asks_where_as_well(bus: AsyncEventBus) -> None:
+    seen: list[object] = []
+    for number in range(4):
+        await bus.publish(Event(EventType.QUOTE, number, key=str(number)))
+    await bus.subscribe(
+        EventType.QUOTE, lambda e: seen.append(e.data), since="last", where=lambda e: e.data % 2
+    )
+    await bus.settle()
+    assert seen == [1, 3]
+
+
+async def test_a_where_that_fails_on_history_is_announced_without_waiting_for_a_publish(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[Event] = []
+    async with AsyncEventBus() as bus:
+        await bus.subscribe("aiobus.error", errors.append)
+        await bus.publish(Event(EventType.QUOTE, 0))
+        await bus.subscribe(EventType.QUOTE, print, since="last", where=lambda e: 1 / e.data)
+        await bus.settle()
+        assert len(errors) == 1
+
+
+async def test_since_last_begins_with_the_newest_of_each_key_then_goes_on_live(
+    bus: AsyncEventBus,
+) -> None:
+    seen: list[object] = []
+    for number in range(5):
+        await bus.publish(Event(EventType.QUOTE, f"BTC {number}", key="BTC"))
+        await bus.publish(Event(EventType.QUOTE, f"ETH {number}", key="ETH"))
+    await bus.subscribe(EventType.QUOTE, lambda e: seen.append(e.data), since="last", maxsize=1)
+    await bus.publish(Event(EventType.QUOTE, "BTC 5", key="BTC"))
+    await bus.settle()
+    assert seen == ["BTC 4", "ETH 4", "BTC 5"]
+
+
+async def test_since_a_time_begins_there_without_gap_or_duplicate(bus: AsyncEventBus) -> None:
+    seen: list[object] = []
+    for number in range(100):
+        await bus.publish(Event(EventType.QUOTE, number, 1000.0 + number))
+    subscription = await bus.subscribe(
+        EventType.QUOTE, lambda e: seen.append(e.data), since=1090, maxsize=3
+    )
+    await bus.publish(Event(EventType.QUOTE, 100))
+    await bus.settle()
+    assert seen == list(range(90, 101))
+    assert subscription.reached == 1090
+
+
+async def test_reached_says_how_far_back_history_went() -> None:
+    seen: list[object] = []
+    async with AsyncEventBus(limits=Limits(history_events=10)) as bus:
+        for number in range(100):
+            await bus.publish(Event(EventType.QUOTE, number, 1000.0 + number))
+        subscription = await bus.subscribe(
+            EventType.QUOTE, lambda e: seen.append(e.data), since=-math.inf
+        )
+        await bus.settle()
+    assert seen == list(range(90, 100))
+    assert subscription.reached == 1090
+
+
+@pytest.mark.parametrize("policy", ["catch_up", "block", "latest", "drop_oldest"])
+async def test_a_gap_is_handed_over_whatever_the_policy(policy: Overflow) -> None:
+    gaps: list[Event] = []
+    async with AsyncEventBus(limits=Limits(history_events=20)) as bus:
+        for number in range(100):
+            await bus.publish(Event(EventType.QUOTE, number))
+
+        async def handle(event: Event) -> None:
+            await asyncio.sleep(0)
+            if event.type == "aiobus.gap":
+                gaps.append(event)
+
+        subscription = await bus.subscribe(
+            [EventType.QUOTE, "aiobus.gap"],
+            handle,
+            overflow=policy,
+            maxsize=3,
+            since=0.0,
+            max_age=1e6,
+        )
+        for number in range(200):
+            bus.publish_nowait(Event(EventType.QUOTE, number)) if policy != "block" else None
+            if number % 50 == 0:
+                await bus.settle()
+        await bus.settle()
+    assert len(gaps) == subscription.stats.gaps
+
+
+async def test_the_worst_of_floods_stays_within_the_bounds() -> None:
+    limits = Limits(history_events=1000, history_bytes=64_000, history_total_bytes=100_000)
+    async with AsyncEventBus(limits=limits) as bus:
+        gate = Gate()
+        await bus.subscribe("*", gate.handle, maxsize=100)
+        for number in range(5000):
+            await bus.publish(Event(f"T{number % 5}", "x" * 100))
+        stats = bus.stats()
+        assert stats.history_bytes <= 100_000
+        assert stats.subscriptions[0].pending <= 164
+        gate.open.set()

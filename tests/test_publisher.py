@@ -1,0 +1,351 @@
+"""Numbering, keeping and handing out, and everything that must not take a number."""
+
+import enum
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiobus import BusError, EncodeError, Event, EventType, Limits
+from aiobus.codec import decode
+from aiobus.delivery import Delivery, Gate
+from aiobus.pattern import Query
+from aiobus.publisher import Publisher
+
+
+class OldKind(str, enum.Enum):  # noqa: UP042 - how it was written before there was StrEnum
+    TRADE = "TRADE"
+
+
+class Box:
+    """An outlet that keeps what it is handed, as (seq, type, key) and the row."""
+
+    def __init__(
+        self, types: Any = "*", key: Any = None, *, is_local: bool = True, order: Any = None
+    ) -> None:
+        self.query = Query.of(types, key)
+        self.is_local = is_local
+        self.running: set[Delivery] = set()
+        self.gate: Gate | None = None
+        self.got: list[tuple[int, str, str]] = []
+        self.rows: list[bytes] = []
+        self.order = [] if order is None else order
+
+    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
+        self.got.append((seq, type, key))
+        self.rows.append(row)
+        self.order.append(self)
+
+    @property
+    def seqs(self) -> list[int]:
+        return [seq for seq, _, _ in self.got]
+
+
+class Republisher(Box):
+    """An outlet that breaks the rule and publishes from within `deliver`."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        super().__init__()
+        self.publisher = publisher
+        self.error: BaseException | None = None
+
+    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
+        super().deliver(seq, row, type, key)
+        try:
+            publish(self.publisher, "TRADE")
+        except BusError as error:
+            self.error = error
+
+
+class Broken(Box):
+    """An outlet that breaks the rule and raises."""
+
+    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
+        raise KeyboardInterrupt
+
+
+def publisher(**limits: int) -> Publisher:
+    publisher = Publisher("desk", Limits(**limits))
+    publisher.epoch = 36
+    return publisher
+
+
+def publish(
+    publisher: Publisher, type: Any, data: Any = 1, *, key: Any = "", cause: Any = "", **more: Any
+) -> Event[Any]:
+    event = Event(type, data, key=key)
+    publisher.commit(event, cause, publisher.route(type, key, **more))
+    return event
+
+
+# Numbers and stamps.
+
+
+def test_events_are_numbered_from_one_whatever_their_type() -> None:
+    desk = publisher()
+    assert [publish(desk, type).seq for type in ("TRADE", "FILL", "TRADE")] == [1, 2, 3]
+    assert desk.seq == desk.history.newest == 3
+
+
+def test_the_very_object_is_stamped_with_where_it_came_from() -> None:
+    event = publish(publisher(), EventType.TRADE, cause="other@1.7")
+    assert (event.source, event.epoch, event.seq, event.cause) == ("desk", 36, 1, "other@1.7")
+    assert event.id == "desk@10.1"
+
+
+def test_publishing_a_received_event_makes_it_a_new_one() -> None:
+    desk = publisher()
+    event = Event("TRADE", 1, source="other", epoch=99, seq=1000, cause="other@1.1")
+    desk.commit(event, "other@2r.1000", desk.route("TRADE", ""))
+    assert (event.source, event.epoch, event.seq, event.cause) == ("desk", 36, 1, "other@2r.1000")
+
+
+def test_the_row_that_is_kept_and_handed_out_says_the_same() -> None:
+    desk, box = publisher(), Box()
+    desk.attach(box)
+    event = publish(desk, "TRADE", {"price": 1.5}, key="BTC", cause="other@1.7")
+    (arrived,) = decode(box.rows, "desk", 36)
+    assert arrived == event
+    assert (arrived.id, arrived.cause, arrived.timestamp) == (
+        event.id,
+        event.cause,
+        event.timestamp,
+    )
+    assert desk.history.last(Query.of("*")) == [("TRADE", "BTC", box.rows[0])]
+
+
+REFUSED = {
+    "data": ("TRADE", {"price": float("nan")}, "", "data['price']"),
+    "size": ("TRADE", "x" * 1000, "", "data"),
+    "type": ("TRA DE", 1, "", "type"),
+    "type of no text": (5, 1, "", "type"),
+    "type that is no key of a dict": (["TRADE"], 1, "", "type"),
+    "reserved type": ("aiobus.gap", 1, "", "type"),
+    "one type too many": ("THIRD", 1, "", "type"),
+    "key": ("TRADE", 1, "x" * 129, "key"),
+    "key of no text": ("TRADE", 1, 5, "key"),
+    "key that is no key of a dict": ("TRADE", 1, {}, "key"),
+    "key of no Unicode text": ("TRADE", 1, "\ud800", "key"),
+}
+
+
+@pytest.mark.parametrize(("type", "data", "key", "path"), REFUSED.values(), ids=REFUSED)
+def test_a_refused_event_takes_no_number_and_is_neither_kept_nor_handed_out(
+    type: Any, data: Any, key: Any, path: str
+) -> None:
+    desk, box = publisher(event_bytes=500, types=2), Box()
+    desk.attach(box)
+    publish(desk, "TRADE")
+    publish(desk, "FILL")
+    with pytest.raises(EncodeError) as caught:
+        publish(desk, type, data, key=key)
+    assert caught.value.path == path
+    assert (desk.seq, desk.history.newest, len(desk.history), box.seqs) == (2, 2, 2, [1, 2])
+    assert publish(desk, "TRADE").seq == 3
+
+
+def test_a_refused_event_keeps_the_stamps_it_had() -> None:
+    desk = publisher()
+    event = Event("TRADE", {1, 2}, source="other", epoch=1, seq=5, cause="a@1.1")
+    with pytest.raises(EncodeError):
+        desk.commit(event, "b@1.1", desk.route("TRADE", ""))
+    assert (event.source, event.epoch, event.seq, event.cause) == ("other", 1, 5, "a@1.1")
+
+
+@given(st.lists(st.sampled_from([1, None, "x", float("nan"), {1}, 2**64]), max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_the_numbers_handed_out_have_no_holes_whatever_was_refused(datas: list[Any]) -> None:
+    desk, box = publisher(), Box()
+    desk.attach(box)
+    accepted = 0
+    for data in datas:
+        try:
+            publish(desk, "TRADE", data)
+            accepted += 1
+        except EncodeError:
+            pass
+    assert box.seqs == list(range(1, accepted + 1))
+
+
+# Who gets what.
+
+
+def test_outlets_get_what_their_query_matches() -> None:
+    desk, trades, bitcoin = publisher(), Box("TRADE"), Box("*", key="BTC")
+    desk.attach(trades)
+    desk.attach(bitcoin)
+    publish(desk, "TRADE", key="BTC")
+    publish(desk, "TRADE", key="ETH")
+    publish(desk, "FILL", key="BTC")
+    assert trades.got == [(1, "TRADE", "BTC"), (2, "TRADE", "ETH")]
+    assert bitcoin.got == [(1, "TRADE", "BTC"), (3, "FILL", "BTC")]
+
+
+def test_outlets_of_the_same_types_are_served_in_the_order_they_were_attached() -> None:
+    order: list[Box] = []
+    desk, boxes = publisher(), [Box("TRADE", order=order) for _ in range(5)]
+    for box in boxes:
+        desk.attach(box)
+    publish(desk, "TRADE")
+    assert order == boxes
+
+
+def test_an_outlet_of_several_matching_types_is_served_once() -> None:
+    desk, box = publisher(), Box(["*", "TRADE", "aiobus.gap"])
+    desk.attach(box)
+    publish(desk, "TRADE")
+    assert box.seqs == [1]
+
+
+def test_an_outlet_gets_nothing_from_before_it_was_attached() -> None:
+    desk, box = publisher(), Box()
+    publish(desk, "TRADE")
+    desk.attach(box)
+    publish(desk, "TRADE")
+    assert box.seqs == [2]
+
+
+def test_an_outlet_gets_nothing_after_it_was_detached() -> None:
+    desk, box, other = publisher(), Box(), Box()
+    desk.attach(box)
+    desk.attach(other)
+    publish(desk, "TRADE")
+    desk.detach(box)
+    publish(desk, "TRADE")
+    assert (box.seqs, other.seqs) == ([1], [1, 2])
+
+
+@pytest.mark.parametrize("first", [EventType.TRADE, OldKind.TRADE, "TRADE"])
+def test_types_and_keys_are_the_same_however_they_are_written(first: str) -> None:
+    desk, box = publisher(), Box("TRADE")
+    desk.attach(box)
+    publish(desk, first, key=first)
+    publish(desk, EventType.TRADE, key=OldKind.TRADE)
+    publish(desk, OldKind.TRADE, key=EventType.TRADE)
+    assert box.got == [(seq, "TRADE", "TRADE") for seq in (1, 2, 3)]
+    assert {type(text) for _, *texts in box.got for text in texts} == {str}
+
+
+# Routes.
+
+
+def test_a_route_is_remembered() -> None:
+    desk = publisher()
+    assert desk.route("TRADE", "BTC") is desk.route(EventType.TRADE, "BTC")
+    assert desk.route("TRADE", "BTC") is not desk.route("TRADE", "ETH")
+
+
+def test_a_route_says_who_will_be_handed_the_event() -> None:
+    desk, box = publisher(), Box("TRADE")
+    desk.attach(box)
+    assert desk.route("TRADE", "BTC").outlets == (box,)
+    assert desk.route("FILL", "BTC").outlets == ()
+
+
+def test_routes_are_worked_out_anew_when_an_outlet_comes_or_goes() -> None:
+    desk, box = publisher(), Box("TRADE")
+    assert desk.route("TRADE", "").outlets == ()
+    desk.attach(box)
+    assert desk.route("TRADE", "").outlets == (box,)
+    desk.detach(box)
+    assert desk.route("TRADE", "").outlets == ()
+
+
+def test_a_route_names_the_gates_among_its_outlets() -> None:
+    desk, plain, gated = publisher(), Box(), Box()
+    gate: Any = gated
+    gated.gate = gate
+    desk.attach(plain)
+    desk.attach(gated)
+    assert desk.route("TRADE", "").gates == (gated,)
+
+
+def test_keys_that_never_repeat_do_not_fill_the_memory() -> None:
+    desk = publisher()
+    first = desk.route("TRADE", "0")
+    for key in range(1, 65_536):
+        desk.route("TRADE", str(key))
+    assert desk.route("TRADE", "0") is first
+    desk.route("TRADE", "one more")
+    assert desk.route("TRADE", "0") is not first
+
+
+def test_one_type_too_many_is_refused_with_the_way_out() -> None:
+    desk = publisher(types=2)
+    publish(desk, "A")
+    publish(desk, "B")
+    with pytest.raises(EncodeError, match=r"more than 2 types \(Limits\.types\); put what varies"):
+        desk.route("C", "")
+    assert publish(desk, "A", key="any").seq == 3
+
+
+# Reserved types.
+
+
+def test_a_user_cannot_publish_a_reserved_type() -> None:
+    with pytest.raises(EncodeError, match=r"is reserved: types that begin with 'aiobus\.'"):
+        publisher().route("aiobus.mine", "")
+
+
+def test_the_bus_can_and_that_does_not_open_the_door_for_users() -> None:
+    desk = publisher()
+    assert publish(desk, "aiobus.gap", reserved=True).seq == 1
+    with pytest.raises(EncodeError, match="is reserved"):
+        desk.route("aiobus.gap", "")
+
+
+def test_the_bus_can_however_many_types_there_are() -> None:
+    desk = publisher(types=1)
+    publish(desk, "A")
+    assert publish(desk, "aiobus.error", reserved=True).seq == 2
+
+
+def test_a_reserved_type_goes_to_those_who_named_it_in_this_process_only() -> None:
+    desk = publisher()
+    here, everything, elsewhere = Box("aiobus.gap"), Box(), Box("aiobus.gap", is_local=False)
+    for box in (here, everything, elsewhere):
+        desk.attach(box)
+    publish(desk, "aiobus.gap", reserved=True)
+    assert (here.seqs, everything.seqs, elsewhere.seqs) == ([1], [], [])
+
+
+def test_an_ordinary_type_goes_to_other_processes_too() -> None:
+    desk, elsewhere = publisher(), Box("TRADE", is_local=False)
+    desk.attach(elsewhere)
+    publish(desk, "TRADE")
+    assert elsewhere.seqs == [1]
+
+
+# Publishing from within.
+
+
+def test_publishing_while_an_event_is_handed_out_is_refused() -> None:
+    desk = publisher()
+    republisher, after = Republisher(desk), Box()
+    desk.attach(republisher)
+    desk.attach(after)
+    publish(desk, "TRADE")
+    assert isinstance(republisher.error, BusError)
+    assert "do it in the callback" in str(republisher.error)
+    assert (desk.seq, after.seqs) == (1, [1])
+
+
+def test_the_publisher_is_as_usable_as_before_when_that_was_refused() -> None:
+    desk = publisher()
+    republisher = Republisher(desk)
+    desk.attach(republisher)
+    publish(desk, "TRADE")
+    desk.detach(republisher)
+    assert not desk.is_committing
+    assert publish(desk, "TRADE").seq == 2
+
+
+def test_an_outlet_that_raises_leaves_the_publisher_usable() -> None:
+    desk = publisher()
+    broken = Broken()
+    desk.attach(broken)
+    with pytest.raises(KeyboardInterrupt):
+        publish(desk, "TRADE")
+    desk.detach(broken)
+    assert publish(desk, "TRADE").seq == 2

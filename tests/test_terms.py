@@ -1,0 +1,124 @@
+"""What `subscribe` can be told, its defaults, and the sentences for what it cannot."""
+
+import functools
+import inspect
+import re
+from dataclasses import MISSING, fields
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from aiobus import AsyncEventBus, Event
+from aiobus.pattern import Query
+from aiobus.terms import SubscribeOptions, Terms
+
+QUERY = Query.of("TRADE")
+NAN = float("nan")
+
+
+async def asks_later(event: Event[Any]) -> bool:
+    return True
+
+
+class AsksLater:
+    async def __call__(self, event: Event[Any]) -> bool:
+        return True
+
+
+def terms(**more: Any) -> Terms:
+    return Terms(query=QUERY, **more)
+
+
+def test_by_default_a_subscription_catches_up_and_is_handled_one_by_one() -> None:
+    assert terms() == Terms(
+        query=QUERY,
+        where=None,
+        overflow="catch_up",
+        maxsize=8192,
+        concurrency=1,
+        max_age=None,
+        since=None,
+        timeout=5.0,
+    )
+
+
+GOOD: list[dict[str, Any]] = [
+    {"where": callable},
+    {"where": bool},
+    {"overflow": "catch_up"},
+    {"overflow": "block"},
+    {"overflow": "latest"},
+    {"overflow": "drop_oldest"},
+    {"maxsize": 1},
+    {"concurrency": 100},
+    {"max_age": 0.001},
+    {"max_age": 5},
+    {"max_age": None},
+    {"since": None},
+    {"since": "last"},
+    {"since": 0},
+    {"since": 1_700_000_000.5},
+    {"timeout": 0},
+    {"timeout": 0.5},
+    {"timeout": float("inf")},
+]
+
+
+@pytest.mark.parametrize("given", GOOD, ids=str)
+def test_what_makes_sense_is_kept_as_it_is(given: dict[str, Any]) -> None:
+    ((name, value),) = given.items()
+    assert getattr(terms(**given), name) == value
+
+
+BAD: list[tuple[type[Exception], str, Any]] = [
+    *((TypeError, "where", value) for value in ["price > 5", 5, True]),
+    *((ValueError, "overflow", value) for value in ["drop", "", None, 5, ["block"]]),
+    *((ValueError, "maxsize", value) for value in [0, -1, 1.5, 8.0, "8", None, True]),
+    *((ValueError, "concurrency", value) for value in [0, -1, 1.5, "8", None, True]),
+    *((ValueError, "max_age", value) for value in [0, -1, NAN, "5", True, [], Decimal(5)]),
+    *((ValueError, "since", value) for value in ["first", NAN, True, [], "5"]),
+    *((ValueError, "timeout", value) for value in [-1, NAN, "5", None, True, Decimal(5)]),
+]
+
+
+@pytest.mark.parametrize(("error", "name", "value"), BAD, ids=map(str, BAD))
+def test_what_makes_no_sense_is_refused_by_name_and_value(
+    error: type[Exception], name: str, value: Any
+) -> None:
+    with pytest.raises(error, match=re.escape(f"{name}={value!r}: ")) as caught:
+        terms(**{name: value})
+    assert str(caught.value).endswith(("needed", "needed, it is not awaited"))
+
+
+@pytest.mark.parametrize(
+    "where", [asks_later, functools.partial(asks_later), AsksLater(), AsksLater().__call__]
+)
+def test_a_coroutine_function_would_let_every_event_pass_so_it_is_refused(where: Any) -> None:
+    with pytest.raises(TypeError, match="a plain function is needed, it is not awaited"):
+        terms(where=where)
+
+
+def test_terms_do_not_change() -> None:
+    made: Any = terms()
+    with pytest.raises(AttributeError):
+        made.maxsize = 5
+
+
+def test_the_keywords_of_on_are_those_of_terms_and_the_key() -> None:
+    names = {field.name for field in fields(Terms)} - {"query"}
+    assert set(SubscribeOptions.__annotations__) == names | {"key"}
+
+
+@pytest.mark.parametrize("call", [AsyncEventBus.subscribe, AsyncEventBus.stream])
+def test_the_bus_has_the_same_keywords_with_the_same_defaults(call: Any) -> None:
+    keywords = {
+        name: parameter.default
+        for name, parameter in inspect.signature(call).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "key"
+    }
+    defaults = {
+        field.name: field.default for field in fields(Terms) if field.default is not MISSING
+    }
+    assert keywords == {name: defaults[name] for name in keywords}
+    assert set(defaults) - set(keywords) <= {"concurrency"}

@@ -1,0 +1,63 @@
+"""Fair shares of the loop, by a clock that is turned by hand."""
+
+import pytest
+
+from aiobus.turn import EVENTS, SECONDS, Turn
+
+
+class HandClock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    clock = HandClock()
+    monkeypatch.setattr("aiobus.turn.elapsed", clock)
+    return clock
+
+
+def test_a_turn_is_64_events_while_time_stands_still(clock: HandClock) -> None:
+    turn = Turn()
+    assert [turn.spend() for _ in range(EVENTS)] == [False] * 63 + [True]
+
+
+def test_a_turn_is_at_most_half_a_millisecond() -> None:
+    assert 0 < SECONDS <= 0.0005
+
+
+def test_a_turn_is_over_when_its_time_is(clock: HandClock) -> None:
+    turn = Turn()
+    clock.now += SECONDS / 2
+    assert not turn.spend()
+    clock.now += SECONDS
+    assert turn.spend()
+
+
+def test_a_turn_that_is_over_stays_over_until_it_is_renewed(clock: HandClock) -> None:
+    turn = Turn()
+    clock.now += 2 * SECONDS
+    assert [turn.spend(), turn.spend()] == [True, True]
+    turn.renew()
+    assert not turn.spend()
+
+
+def test_a_turn_that_goes_on_beyond_its_events_stays_over(clock: HandClock) -> None:
+    turn = Turn()
+    assert [turn.spend() for _ in range(EVENTS + 3)][EVENTS:] == [True] * 3
+
+
+def test_a_renewed_turn_has_all_its_events_and_time_again(clock: HandClock) -> None:
+    turn = Turn()
+    turn.spend()
+    clock.now += SECONDS / 2
+    turn.renew()
+    clock.now += SECONDS * 0.9
+    assert [turn.spend() for _ in range(EVENTS)] == [False] * 63 + [True]
+
+
+def test_by_the_real_clock_a_turn_ends_as_well() -> None:
+    turn = Turn()
+    assert True in [turn.spend() for _ in range(EVENTS)]
