@@ -7,6 +7,7 @@ a part could have.
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable
 from contextvars import Context
@@ -33,7 +34,7 @@ from aiobus.subscription import Subscription
 from aiobus.subscriptions import Subscriptions
 from aiobus.terms import Keys, Since, SubscribeOptions, Terms, Types, Where, check_timeout
 from aiobus.transport.scheme import adapter
-from aiobus.turn import Turn
+from aiobus.turn import PUBLISH_SECONDS, Turn
 
 __all__ = ["AsyncEventBus"]
 
@@ -87,7 +88,8 @@ class AsyncEventBus:
         )
         self._requests = Requests(self._subscriptions, self._route, self._commit)
         self._registered: list[tuple[Callback, Terms]] = []
-        self._turn = Turn()
+        # A test must not depend on time.
+        self._turn = Turn(PUBLISH_SECONDS if raising is None else math.inf)
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._debug = False
 

@@ -101,9 +101,18 @@ class Life:
         self.failure = error
         self._is_raised = False
         self._over.set()
-        if self._body is not None and self._body not in self.settling and not self._body.done():
-            self._cancels_before = self._body.cancelling()
-            self._body.cancel(f"{self.name} failed: {type(error).__name__}")
+        if self.loop is not None:
+            # Not at once: a `publish` of the body's may only be letting the loop turn, with the
+            # `settle` that expects the failure as its next line.
+            self.loop.call_soon(self._cancel_body, error, context=Context())
+
+    def _cancel_body(self, error: BaseException) -> None:
+        body = self._body
+        is_told = self.failure is not error or self._is_raised
+        if body is None or is_told or body in self.settling or body.done():
+            return
+        self._cancels_before = body.cancelling()
+        body.cancel(f"{self.name} failed: {type(error).__name__}")
 
     def raise_failure(self, *, again: bool = False) -> None:
         """Raise the failure, if there is one that was not raised before (or `again`)."""

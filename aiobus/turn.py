@@ -6,26 +6,29 @@ give the loop back delays everybody's HALT; one that gives it back after every e
 
 from aiobus.clock import elapsed
 
-__all__ = ["Turn"]
+__all__ = ["PUBLISH_SECONDS", "Turn"]
 
 EVENTS = 64
 SECONDS = 0.0005
+PUBLISH_SECONDS = SECONDS / 2
+"""A publisher's turn is shorter than a handler's, or handlers fall behind it on a busy machine."""
 
 
 class Turn:
     """One turn at the loop. Call `spend` for each event; once it says True, await something and
-    `renew`.
+    `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone.
     """
 
-    __slots__ = ("_events", "_until")
+    __slots__ = ("_events", "_seconds", "_until")
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
         self.renew()
 
     def renew(self) -> None:
         """A new turn begins now."""
         self._events = EVENTS
-        self._until = elapsed() + SECONDS
+        self._until = elapsed() + self._seconds
 
     def spend(self) -> bool:
         """Count one event; True when the turn is over."""

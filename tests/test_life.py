@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from aiobus import AsyncEventBus, BusClosed, BusError, Event, EventType
+from aiobus import AsyncEventBus, BusClosed, BusError, Event, EventType, turn
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.transport.local import Local
@@ -411,6 +411,28 @@ async def test_with_on_error_raise_settle_gets_the_failure_once() -> None:
         with pytest.raises(ZeroDivisionError):
             await bus.settle()
         await bus.settle()
+
+
+async def test_with_on_error_raise_settle_gets_the_failure_of_a_publish_that_took_long() -> None:
+    """More than the time of a turn, after which `publish` would let the loop turn."""
+    async with AsyncEventBus(on_error="raise") as bus:
+        await bus.subscribe(EventType.TRADE, fails)
+        await bus.publish(Event(EventType.TRADE, ["x" * 10] * 50_000))
+        with pytest.raises(ZeroDivisionError):
+            await bus.settle()
+
+
+async def test_with_on_error_raise_settle_gets_a_failure_that_came_while_publish_yielded() -> None:
+    async def fails_first(event: Event) -> None:
+        if event.seq == 1:
+            await fails(event)
+
+    async with AsyncEventBus(on_error="raise") as bus:
+        await bus.subscribe(EventType.TRADE, fails_first)
+        for _ in range(turn.EVENTS):
+            await bus.publish(Event(EventType.TRADE, 1))
+        with pytest.raises(ZeroDivisionError):
+            await bus.settle()
 
 
 async def test_with_on_error_raise_a_failure_after_the_one_told_of_is_told_of_as_well() -> None:
