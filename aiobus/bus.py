@@ -10,13 +10,11 @@ import logging
 import math
 import secrets
 from collections.abc import Callable
-from contextvars import Context
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 from aiobus import clock
 from aiobus.backpressure import wait_for_room
-from aiobus.delivery import current
 from aiobus.dispatch import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
@@ -24,8 +22,9 @@ from aiobus.eventstream import EventStream
 from aiobus.inbox import Overflow
 from aiobus.life import Life, State
 from aiobus.limits import Limits
+from aiobus.outgoing import Outgoing
 from aiobus.pattern import Query, bad_name
-from aiobus.publisher import Publisher, Route
+from aiobus.publisher import Publisher
 from aiobus.receiver import Receiver
 from aiobus.reports import Reports
 from aiobus.requests import Requests
@@ -33,6 +32,7 @@ from aiobus.stats import BusStats
 from aiobus.subscription import Subscription
 from aiobus.subscriptions import Subscriptions
 from aiobus.terms import Keys, Since, SubscribeOptions, Terms, Types, Where, check_timeout
+from aiobus.transport import Transport
 from aiobus.transport.scheme import adapter
 from aiobus.turn import PUBLISH_SECONDS, Turn
 
@@ -57,7 +57,9 @@ class AsyncEventBus:
     subscription the events of one source arrive once, in the order published, or their absence is
     reported; a slow, hung or failing handler delays nobody else.
 
-    `url`: `inproc://`, this bus object alone, without sockets. `name`: 1-64 characters of A-Z a-z
+    `url`: `inproc://`, this bus object alone, without sockets; `ipc://desk`, every bus of this user
+    on this machine that says `desk`; `tcp://127.0.0.1:7555`, every bus that meets at this address.
+    `name`: 1-64 characters of A-Z a-z
     0-9 . _ -, by default made up; it is the `source` of what is published here. `on_error`: "log"
     goes on after a handler failed; "raise", for tests, raises the first failure in the `async with`
     body and from `settle`. `limits`: what may be held in memory. Wrong values raise ValueError.
@@ -65,7 +67,7 @@ class AsyncEventBus:
 
     def __init__(
         self,
-        url: str = "inproc://",
+        url: str | Transport = "inproc://",
         *,
         name: str | None = None,
         on_error: Literal["log", "raise"] = "log",
@@ -75,23 +77,23 @@ class AsyncEventBus:
             raise ValueError(f"name={reason}")
         if on_error not in ("log", "raise"):
             raise ValueError(f"on_error={on_error!r}: 'log' or 'raise' is needed")
-        self.url = url
+        self.url = str(url)
         self.name = name or f"bus-{secrets.token_hex(4)}"
         """The `source` of every event published here."""
-        self._transport = adapter(url)
+        limits = limits or Limits()
+        self._transport = adapter(url, limits) if isinstance(url, str) else url
         self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None)
-        self._publisher = Publisher(self.name, limits or Limits())
+        self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
         self._reports = Reports(self._publisher, raising)
         self._subscriptions = Subscriptions(
             self._publisher, self._reports, self._transport, self._life
         )
-        self._requests = Requests(self._subscriptions, self._route, self._commit)
-        self._registered: list[tuple[Callback, Terms]] = []
         # A test must not depend on time.
-        self._turn = Turn(PUBLISH_SECONDS if raising is None else math.inf)
-        self._context = Context()  # empty: what belongs to the bus is caused by no event
-        self._is_in_tick = self._debug = False
+        turn = Turn(PUBLISH_SECONDS if raising is None else math.inf)
+        self._outgoing = Outgoing(self._life, self._publisher, self._reports, turn)
+        self._requests = Requests(self._subscriptions, self._outgoing.route, self._outgoing.commit)
+        self._registered: list[tuple[Callback, Terms]] = []
 
     def __repr__(self) -> str:
         pending = sum(each.pending for each in self._subscriptions)
@@ -118,7 +120,7 @@ class AsyncEventBus:
         self._loop = life.loop = asyncio.get_running_loop()
         self._publisher.epoch = int(clock.wall() * 1_000_000)
         try:
-            await self._transport.start(self._publisher)
+            await self._transport.start(self._publisher, self._reports)
             for callback, terms in self._registered:
                 await self._subscriptions.serve(_name(callback), terms, callback)
             if life.state is not State.STARTING:
@@ -213,13 +215,14 @@ class AsyncEventBus:
         so that a loop that only publishes starves nobody. Raises EncodeError (no number is used
         up), BusClosed, WrongLoop, TypeError for what is no Event.
         """
-        route = self._route(event)
-        self._commit(event, route)
+        outgoing = self._outgoing
+        route = outgoing.route(event)
+        outgoing.commit(event, route)
         for gate in route.gates:
             if gate.is_over:
                 await wait_for_room(route.gates)
                 break
-        if self._turn.spend():
+        if outgoing.turn.spend():
             await asyncio.sleep(0)
         return event
 
@@ -227,43 +230,12 @@ class AsyncEventBus:
         """The same without ever waiting. Raises QueueFull, with nothing published, where a "block"
         inbox is full.
         """
-        route = self._route(event)
+        route = self._outgoing.route(event)
         for gate in route.gates:
             if gate.is_full:
                 raise QueueFull(gate.name, gate.maxsize)
-        self._commit(event, route)
+        self._outgoing.commit(event, route)
         return event
-
-    def _route(self, event: Event[Any]) -> Route:
-        life = self._life
-        if life.state is not State.OPEN or asyncio._get_running_loop() is not life.loop:
-            life.check()
-        if not isinstance(event, Event):
-            kind = type(event).__name__
-            raise TypeError(f"{event!r} is a {kind}, not an Event: publish(Event(type, data))")
-        return self._publisher.route(event.type, event.key)
-
-    def _commit(self, event: Event[Any], route: Route) -> None:
-        if not self._is_in_tick:
-            self._begin_tick()
-        cause = event.cause
-        if not cause or event.seq:
-            delivery = current()
-            cause = "" if delivery is None else delivery.id
-        self._publisher.commit(event, cause, route)
-        if self._reports.waiting:
-            self._reports.flush()
-        if self._debug:
-            log.debug("publish %s %s key=%r cause=%s", route.type, event.id, route.key, cause)
-
-    def _begin_tick(self) -> None:
-        self._is_in_tick = True
-        self._turn.renew()
-        self._debug = log.isEnabledFor(logging.DEBUG)
-        self._loop.call_soon(self._end_tick, context=self._context)
-
-    def _end_tick(self) -> None:
-        self._is_in_tick = False
 
     async def request(
         self, event: Event[Any], reply_types: Types, *, timeout: float | None = 5.0
@@ -459,6 +431,8 @@ class AsyncEventBus:
             url=self.url,
             epoch=self._publisher.epoch,
             published=self._publisher.seq,
+            peers=tuple(self._transport.peers),
+            refused=self._transport.refused,
             history_events=len(self._publisher.history),
             history_bytes=self._publisher.history.bytes,
             subscriptions=tuple(receiver.stats for receiver in self._subscriptions),

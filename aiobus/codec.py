@@ -25,7 +25,7 @@ import orjson
 from aiobus.errors import EncodeError
 from aiobus.event import Event, known_type
 
-__all__ = ["decode", "encode"]
+__all__ = ["copied", "decode", "encode"]
 
 MAX_DEPTH = 100
 _SCALARS = frozenset({str, int, bool, type(None)})
@@ -80,6 +80,11 @@ def decode(rows: Sequence[bytes], source: str, epoch: int) -> Iterator[Event[Any
             epoch=epoch,
             seq=row[0],
         )
+
+
+def copied(data: Any) -> Any:
+    """A copy of decoded data that shares nothing with it."""
+    return orjson.loads(orjson.dumps(data))
 
 
 def _is_flat(data: object) -> bool:

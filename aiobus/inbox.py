@@ -1,13 +1,15 @@
 """The bounded queue in front of a handler or stream, and what happens when it is full.
 
-Owns the four overflow policies and the order of what waits. Pure: rows are bytes that nobody looks
-into, and nobody waits here; a publisher that should wait does so elsewhere.
+Owns the four overflow policies and the order of what waits. Pure: nobody looks into an event, and
+nobody waits here; a publisher that should wait does so elsewhere.
 """
 
 from collections import OrderedDict, deque
 from enum import Enum, auto
 from itertools import accumulate, islice
 from typing import Any, Literal, Protocol
+
+from aiobus.event import Event
 
 __all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "make_inbox"]
 
@@ -33,31 +35,30 @@ class Offer(Enum):
 class Notice:
     """An item that says something about the others (a gap), in its place among them.
 
-    It is never conflated, never dropped, and counts as no bytes.
+    It is never conflated and never dropped.
     """
 
     __slots__ = ("item",)
 
-    def __init__(self, item: Any) -> None:
+    def __init__(self, item: Event[Any]) -> None:
         self.item = item
 
-    def __len__(self) -> int:
-        return 0
 
-
-Item = bytes | Notice
+Item = bytes | Event[Any] | Notice
+"""An encoded event of this process, an event of another, or a notice."""
+Taken = bytes | Event[Any]
 
 
 class Inbox(Protocol):
     """What a subscription needs of its inbox, whatever the policy."""
 
     def __len__(self) -> int: ...
-    def offer(self, row: bytes, type: str, key: str) -> Offer:
-        """Put a row in by the rules of the policy."""
+    def offer(self, event: Taken, type: str, key: str) -> Offer:
+        """Put an event in by the rules of the policy."""
         ...
 
-    def admit(self, row: bytes, type: str, key: str) -> Offer:
-        """Put a row in even if there is no room: it was asked for, and must not be lost."""
+    def admit(self, event: Taken, type: str, key: str) -> Offer:
+        """Put an event in even if there is no room: it was asked for, and must not be lost."""
         ...
 
     def notify(self, notice: Notice) -> None:
@@ -66,7 +67,7 @@ class Inbox(Protocol):
 
     def take(self, max_bytes: int) -> list[Item]:
         """Remove and return the oldest items: as many as may be taken at once, at least one if
-        there is any, and no second one that would pass `max_bytes`.
+        there is any, and no second one that would pass `max_bytes` of encoded events.
         """
         ...
 
@@ -92,7 +93,7 @@ class FifoInbox:
     def __len__(self) -> int:
         return len(self._items)
 
-    def offer(self, row: bytes, type: str, key: str) -> Offer:
+    def offer(self, event: Taken, type: str, key: str) -> Offer:
         outcome = Offer.TAKEN
         if len(self._items) >= self._maxsize:
             outcome = self._when_full
@@ -100,18 +101,18 @@ class FifoInbox:
                 return outcome
             if outcome is Offer.DROPPED and not self._drop_oldest():
                 outcome = Offer.TAKEN
-        self._items.append(row)
+        self._items.append(event)
         return outcome
 
     def _drop_oldest(self) -> bool:
         for index, item in enumerate(self._items):
-            if type(item) is bytes:
+            if not isinstance(item, Notice):
                 del self._items[index]
                 return True
         return False
 
-    def admit(self, row: bytes, type: str, key: str) -> Offer:
-        self._items.append(row)
+    def admit(self, event: Taken, type: str, key: str) -> Offer:
+        self._items.append(event)
         return Offer.TAKEN
 
     def notify(self, notice: Notice) -> None:
@@ -120,9 +121,9 @@ class FifoInbox:
     def take(self, max_bytes: int) -> list[Item]:
         items = self._items
         head = list(islice(items, self._batch))
-        if sum(map(len, head)) > max_bytes:
-            sizes = accumulate(map(len, head))
-            head = head[: max(1, sum(1 for size in sizes if size <= max_bytes))]
+        sizes = [len(item) if type(item) is bytes else type(item) is not Notice for item in head]
+        if sum(sizes) > max_bytes:
+            head = head[: max(1, sum(1 for size in accumulate(sizes) if size <= max_bytes))]
         if len(head) == len(items):
             items.clear()
         else:
@@ -149,11 +150,11 @@ class LatestInbox:
     def __len__(self) -> int:
         return len(self._items)
 
-    def offer(self, row: bytes, type: str, key: str) -> Offer:
+    def offer(self, event: Taken, type: str, key: str) -> Offer:
         if (type, key) in self._items or len(self._items) < self._maxsize:
-            return self.admit(row, type, key)
+            return self.admit(event, type, key)
         has_dropped = self._drop_oldest()
-        self._items[type, key] = row
+        self._items[type, key] = event
         return Offer.DROPPED if has_dropped else Offer.TAKEN
 
     def _drop_oldest(self) -> bool:
@@ -163,9 +164,9 @@ class LatestInbox:
                 return True
         return False
 
-    def admit(self, row: bytes, type: str, key: str) -> Offer:
+    def admit(self, event: Taken, type: str, key: str) -> Offer:
         outcome = Offer.CONFLATED if (type, key) in self._items else Offer.TAKEN
-        self._items[type, key] = row
+        self._items[type, key] = event
         return outcome
 
     def notify(self, notice: Notice) -> None:

@@ -26,6 +26,10 @@ class Limits:
     """Bytes kept over all types together; the type that holds most gives way first."""
     event_bytes: int = 1 * MIB
     """The largest encoded event `publish` accepts; a larger one raises EncodeError."""
+    high_water_mark: int = 1_000
+    """Messages (frames of up to 64 events or 64 KiB) that ZeroMQ queues for each peer, on either
+    side. Beyond it they are left out, which the peer notices and makes up for from history.
+    """
     types: int = 4_096
     """Distinct event types this bus may publish; what varies from event to event belongs into
     `key`.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-__all__ = ["RESERVED", "Query", "bad_key", "bad_name", "bad_type", "plain"]
+__all__ = ["RESERVED", "Query", "bad_key", "bad_name", "bad_type", "plain", "read_query"]
 
 RESERVED = "aiobus."
 """Types that begin with this are the bus's own: never published by a user, never sent to another
@@ -24,6 +24,7 @@ is widened instead.
 MAX_KEY = 128
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ESCAPE = re.compile(r"%([0-9A-F]{2})")
 _ESCAPES = {code: f"%{code:02X}" for code in (*range(33), 127, *map(ord, "%*/"))}
 
 
@@ -114,9 +115,9 @@ class Query:
             prefixes=() if "" in prefixes else tuple(sorted(prefixes)),
         )
 
-    def without(self, reserved: str) -> "Query":
-        """The same query, but for one reserved type."""
-        return replace(self, reserved=self.reserved - {reserved})
+    def without(self, *reserved: str) -> "Query":
+        """The same query, but for these reserved types."""
+        return replace(self, reserved=self.reserved.difference(reserved))
 
     @property
     def wants_data(self) -> bool:
@@ -166,8 +167,55 @@ class Query:
         return "*"
 
 
+def read_query(text: str) -> Query:
+    """The query that `text` is the text of: `read_query(text).text == text`.
+
+    Raises ValueError for every other text, with a reason that quotes at most 80 characters of it.
+    """
+    if len(text.encode()) > MAX_QUERY:
+        raise ValueError(f"it has more than {MAX_QUERY} bytes")
+    if text == "*":
+        return Query.of(text)
+    patterns = text.split(" ")
+    types: set[str] = set()
+    rules: set[str] = set()
+    for pattern in patterns:
+        name, slash, rule = pattern.partition("/")
+        if reason := bad_type(name[:65]):
+            raise ValueError(reason)
+        if name.startswith(RESERVED):
+            raise ValueError(f"{name!r} is reserved: such events do not leave their bus")
+        types.add(name)
+        rules.add(slash + rule)
+    prefixes = {_unquoted(rule[1:-1]) for rule in rules if rule.endswith("*")}
+    if "" in prefixes:
+        raise ValueError("a type with every key is written without a key")
+    query = Query(
+        types=frozenset(types),
+        every=False,
+        reserved=frozenset(),
+        keys=frozenset(_unquoted(rule[1:]) for rule in rules if rule and not rule.endswith("*")),
+        prefixes=tuple(sorted(prefixes)),
+    )
+    if patterns != sorted(set(patterns)):
+        raise ValueError("the patterns are not sorted, or one is there twice")
+    # The numbers first: of types and keys that do not belong together the text may be very long.
+    if len(types) * len(rules) != len(patterns) or query.text != text:
+        raise ValueError("not every type is there with every key; subscribe once for each")
+    return query
+
+
 def _quoted(key: str) -> str:
     return key.translate(_ESCAPES)
+
+
+def _unquoted(text: str) -> str:
+    key = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
+    if reason := bad_key(key):
+        raise ValueError(reason)
+    if _quoted(key) != text:
+        raise ValueError(f"{key[:40]!r} is not escaped as it should be")
+    return key
 
 
 def _common_prefix(texts: list[str]) -> str:

@@ -1,26 +1,30 @@
 """The receiving half: one query's events, from the moment they match to the moment they are handed
 over.
 
-Owns the inbox, the decoding and the place in history of one subscription. Must not know who
-consumes: `pop` is all that a dispatcher or a stream needs, and `wait` tells when to look again.
+Owns the inbox, the decoding and the place in the own history of one subscription; its places among
+the events of others are its `intake`'s. Must not know who consumes: `pop` is all that a dispatcher
+or a stream needs, and `wait` tells when to look again.
 """
 
 import asyncio
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from aiobus import clock
-from aiobus.codec import decode
+from aiobus.codec import copied, decode
 from aiobus.delivery import Delivery, Gate
 from aiobus.event import Event
 from aiobus.inbox import Item, Notice, Offer, make_inbox
-from aiobus.pattern import RESERVED
+from aiobus.intake import Intake
+from aiobus.pattern import RESERVED, read_query
 from aiobus.publisher import Publisher
 from aiobus.reports import GAP, Reports
-from aiobus.sequence import Cursor
+from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
 from aiobus.terms import Since, Terms, Where
+from aiobus.transport import Source, Transport
 from aiobus.waiters import Waiters
 
 __all__ = ["Receiver"]
@@ -56,7 +60,13 @@ class Receiver:
     is_local = True
 
     def __init__(
-        self, name: str, terms: Terms, publisher: Publisher, reports: Reports, owner: Owner
+        self,
+        name: str,
+        terms: Terms,
+        publisher: Publisher,
+        reports: Reports,
+        transport: Transport,
+        owner: Owner,
     ) -> None:
         self.name = name
         self.terms = terms
@@ -65,7 +75,11 @@ class Receiver:
         # Beside data, `aiobus.gap` means this subscription's own gaps, in their place; alone, all.
         self._wants_gaps = GAP in terms.query.reserved and terms.query.wants_data
         self.query = terms.query.without(GAP) if self._wants_gaps else terms.query
-        self.unconfirmed: frozenset[str] = frozenset()
+        # What others are asked for may be more than is wanted; what exceeds it is left out here.
+        text = self.query.text
+        is_exact = not text or read_query(text) == self.query.without(*self.query.reserved)
+        self._narrow = None if is_exact else self.query
+        self.intake = Intake(self.query, self, transport)
         self.reached: float | None = None
         self.closed = False
         self.running: set[Delivery] = set()
@@ -81,6 +95,7 @@ class Receiver:
         self._batch: list[Event[Any]] = []  # decoded, newest first, so that pop() is cheap
         self._decode_bytes = 0 if terms.max_age is not None else DECODE_BYTES
         self._publisher = publisher
+        self._own = (publisher.name, publisher.epoch)
         self._reports = reports
         self._cursor = Cursor()
         self._handled = self._failed = self._gaps = 0
@@ -89,7 +104,7 @@ class Receiver:
         self._start(terms.since)
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "behind" if self._cursor.behind else "live"
+        state = "closed" if self.closed else "behind" if self.is_behind else "live"
         return f"{self.name} {state} pending={self.pending} handled={self._handled}"
 
     # What goes in.
@@ -103,13 +118,18 @@ class Receiver:
         if (where := self.terms.where) is not None and not self._selects(where, row):
             return
         outcome = self._inbox.offer(row, type, key)
-        if outcome is not Offer.TAKEN:
-            self._count(outcome, seq)
+        if outcome is Offer.REFUSED:
+            self._cursor.fall_behind(seq)
+            self.fall_behind()
+        elif outcome is not Offer.TAKEN:
+            self._count(outcome)
         self._arrivals.wake()
 
-    def _selects(self, where: Where, row: bytes) -> bool:
+    def _selects(self, where: Where, item: bytes | Event[Any]) -> bool:
         """Ask `where`, on a copy that it may spoil."""
-        (event,) = self._decoded([row])
+        (event,) = self._decoded([item])
+        if event is item:
+            event = replace(event, data=copied(event.data))
         type, event_id = event.type, event.id
         try:
             answer = where(event)
@@ -122,19 +142,54 @@ class Receiver:
             return False
         return bool(answer)
 
-    def _count(self, outcome: Offer, seq: int) -> None:
+    def _count(self, outcome: Offer) -> None:
         if outcome is Offer.CONFLATED:
             self._conflated += 1
             return
-        if outcome is Offer.REFUSED:
-            self._cursor.fall_behind(seq)
-            if not self._is_overflowing:
-                self._reports.behind(self.name, self.maxsize)
-        else:
-            self._dropped += 1
-            if not self._is_overflowing:
-                self._reports.overflow(self.name, self.terms.overflow, self._dropped)
+        self._dropped += 1
+        if not self._is_overflowing:
+            self._reports.overflow(self.name, self.terms.overflow, self._dropped)
         self._is_overflowing = True
+
+    def fall_behind(self) -> None:
+        """There was no room, so events are left to history; said once per episode."""
+        if not self._is_overflowing:
+            self._reports.behind(self.name, self.maxsize)
+        self._is_overflowing = True
+
+    @property
+    def vacancy(self) -> int:
+        """How many more events of other buses are welcome. Only "catch_up" and "block" ever have
+        none: publishers of other processes do not wait, so the events are left to their history.
+        """
+        if self.terms.overflow in ("catch_up", "block"):
+            return self.maxsize - self.pending
+        return self.maxsize
+
+    def accept(self, events: Iterable[Event[Any]]) -> None:
+        """Take events of another bus, which were asked for or there was room for."""
+        where, query = self.terms.where, self._narrow
+        with self._publisher.handing_out():
+            for event in events:
+                if query is not None and not query.matches(event.type, event.key):
+                    continue
+                if where is not None and not self._selects(where, event):
+                    continue
+                outcome = self._inbox.offer(event, event.type, event.key)
+                if outcome is Offer.REFUSED:
+                    self._inbox.admit(event, event.type, event.key)
+                elif outcome is not Offer.TAKEN:
+                    self._count(outcome)
+        self._reports.flush()
+        self._arrivals.wake()
+
+    def lose(self, source: Source, gap: Gap) -> None:
+        """Say that events are lost, in their place if the subscription asked for that."""
+        self._gaps += 1
+        event = self._reports.gap(self.name, self.query.text, source, gap)
+        if self._wants_gaps:
+            self._inbox.notify(Notice(event))
+            self._arrivals.wake()
 
     def _start(self, since: Since) -> None:
         history = self._publisher.history
@@ -154,10 +209,7 @@ class Receiver:
         with self._publisher.handing_out():
             gap = self._cursor.advance(page)
             if gap is not None:
-                self._gaps += 1
-                event = self._reports.gap(self.name, self.query.text, gap)
-                if self._wants_gaps:
-                    self._inbox.notify(Notice(event))
+                self.lose(self._own, gap)
             self._admit(page.rows)
         self._reports.flush()
 
@@ -196,6 +248,11 @@ class Receiver:
         return self if self.terms.overflow == "block" else None
 
     @property
+    def is_behind(self) -> bool:
+        """True while it catches up, with this bus's own events or another's."""
+        return self._cursor.behind or bool(self.intake.behind)
+
+    @property
     def is_full(self) -> bool:
         """True when one more event would be over the bound."""
         return self.pending >= self.maxsize or self._cursor.behind
@@ -210,7 +267,7 @@ class Receiver:
         """True when nothing is in the inbox, nothing is left to catch up with, and nobody is at
         work on an event.
         """
-        return not (self._batch or self._cursor.behind or self.in_hand or len(self._inbox))
+        return not (self._batch or self.is_behind or self.in_hand or len(self._inbox))
 
     def pop(self) -> Event[Any] | None:
         """The next event to hand over; None when there is none now (then `wait`). Never waits."""
@@ -220,12 +277,14 @@ class Receiver:
         return event
 
     def _refill(self) -> bool:
-        if self._cursor.behind and len(self._inbox) * 2 <= self.maxsize:
-            self._pull()
+        if self.is_behind and len(self._inbox) * 2 <= self.maxsize:
+            if self._cursor.behind:
+                self._pull()
+            self.intake.pull()
         for _ in range(64):
             items = self._inbox.take(self._decode_bytes)
             if not items:
-                self._is_overflowing = self._cursor.behind
+                self._is_overflowing = self.is_behind
                 break
             batch = self._decoded(items)
             if self.terms.max_age is None or not self._is_expired(batch[0], self.terms.max_age):
@@ -236,10 +295,17 @@ class Receiver:
 
     def _decoded(self, items: list[Item]) -> list[Event[Any]]:
         rows = [item for item in items if type(item) is bytes]
-        events = decode(rows, self._publisher.name, self._publisher.epoch)
+        events = decode(rows, *self._own)
         if len(rows) == len(items):
             return list(events)
-        return [item.item if isinstance(item, Notice) else next(events) for item in items]
+        return [
+            next(events)
+            if isinstance(item, bytes)
+            else item.item
+            if isinstance(item, Notice)
+            else item
+            for item in items
+        ]
 
     def _is_expired(self, event: Event[Any], max_age: float) -> bool:
         is_late = clock.wall() - event.timestamp > max_age and not event.type.startswith(RESERVED)
@@ -313,5 +379,5 @@ class Receiver:
             expired=self._expired,
             overshoot=self.overshoot,
             gaps=self._gaps,
-            behind=self._cursor.behind,
+            behind=self.is_behind,
         )

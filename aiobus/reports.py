@@ -18,10 +18,14 @@ from aiobus.event import Event
 from aiobus.pattern import RESERVED
 from aiobus.publisher import Publisher
 from aiobus.sequence import Gap
+from aiobus.transport import Source
 
-__all__ = ["ERROR", "GAP", "OVERFLOW", "Reports"]
+__all__ = ["ERROR", "GAP", "JOINED", "LEFT", "OVERFLOW", "STALE", "Reports"]
 
 GAP = "aiobus.gap"
+JOINED = "aiobus.peer_joined"
+LEFT = "aiobus.peer_left"
+STALE = "aiobus.stale"
 ERROR = "aiobus.error"
 OVERFLOW = "aiobus.overflow"
 
@@ -92,23 +96,44 @@ class Reports:
         text = f"{topic}: its inbox of {maxsize} is full, it catches up from history"
         self._say(logging.WARNING, topic, text)
 
-    def gap(self, subscription: str, query: str, gap: Gap) -> Event[Any]:
+    def gap(self, subscription: str, query: str, source: Source, gap: Gap) -> Event[Any]:
         """Events are lost. Returns the event for the subscription's own inbox; who watches system
         events only gets one as well.
         """
+        name, epoch = source
         data = {
             "subscription": subscription,
-            "source": self._publisher.name,
-            "epoch": self._publisher.epoch,
+            "source": name,
+            "epoch": epoch,
             "after": gap.after,
             "upto": gap.upto,
             "query": query,
             "reason": gap.reason,
         }
-        topic = f"{subscription} lost events of {self._publisher.name}"
+        topic = f"{subscription} lost events of {name}"
         self._say(logging.WARNING, topic, f"{topic}: ({gap.after}, {gap.upto}], {gap.reason}")
         self.announce(GAP, data, "")
         return Event(GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch)
+
+    def peer_joined(self, name: str, epoch: int) -> None:
+        """A peer is linked: its queries are live here and ours there."""
+        log.info("%s joined", name)
+        self.announce(JOINED, {"name": name, "epoch": epoch}, "")
+
+    def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
+        """A peer is gone; its events were seen up to seq `last`."""
+        log.info("%s left: %s", name, reason)
+        data = {"name": name, "epoch": epoch, "last": last, "reason": reason}
+        self.announce(LEFT, data, "")
+
+    def stale(self, name: str, epoch: int, last: int) -> None:
+        """A peer has been silent for seconds."""
+        self._say(logging.WARNING, f"{name} is silent", f"{name} is silent since its seq {last}")
+        self.announce(STALE, {"name": name, "epoch": epoch, "last": last}, "")
+
+    def trouble(self, topic: str, text: str) -> None:
+        """Something is wrong that a user should read of; at most one line a second per `topic`."""
+        self._say(logging.WARNING, topic, text)
 
     def announce(self, type: str, data: dict[str, Any], cause: str) -> None:
         """Publish a system event to this process, now or as soon as the event being handed out has

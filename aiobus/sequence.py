@@ -1,14 +1,24 @@
 """Where a subscription stands in one source's numbers, and what that says about loss.
 
-Owns the decision "is something missing, and what exactly?". Pure: it is told what came and answers
-what to do.
+Owns the decision "is something missing, and what exactly?", for events of this process and of
+others: gaps, duplicates, falling behind, catching up by pages, giving up. Pure: it is told what
+came and what time it is, and answers what to do.
 """
 
 from dataclasses import dataclass
 
 from aiobus.history import Page
 
-__all__ = ["Cursor", "Gap"]
+__all__ = ["PATIENCE", "RETRY", "Cursor", "Gap"]
+
+RETRY = 1.0
+"""Seconds after which a page is asked for again: ZeroMQ does not send such a message twice."""
+PATIENCE = 10.0
+"""Seconds without any answer after which what is missing counts as lost."""
+
+EVICTED = "history no longer holds it"
+UNANSWERED = "its source did not answer"
+LEFT = "its source has left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +36,111 @@ class Gap:
 class Cursor:
     """One subscription's place in the numbers of one (source, epoch).
 
-    While it is live, events are handed over as they come. Once `behind`, live events are left alone
-    (history keeps them) and the place moves only by pages, until a page reaches the newest event.
+    While it is live, events are handed over as they come. Once `behind`, it moves by pages, until a
+    page reaches the newest event or a frame goes on exactly where it stands.
     """
 
-    __slots__ = ("_reported", "behind", "last")
+    __slots__ = ("_asked", "_deadline", "_known", "_reported", "behind", "has_given_up", "last")
 
     def __init__(self, last: int = 0, *, behind: bool = False) -> None:
         self.last = last
-        """Everything up to this seq was handed over or reported; meaningful while `behind`."""
+        """Everything up to this seq was handed over or reported; of own events, meaningful while
+        `behind`.
+        """
         self.behind = behind
-        self._reported = 0
+        self.has_given_up = False
+        self._known = self._reported = 0
+        self._asked: float | None = None
+        self._deadline: float | None = None
+
+    # Events of this process, one by one.
 
     def fall_behind(self, seq: int) -> None:
         """`seq` is the first event there was no room for; everything before it was handed over."""
         self.last = seq - 1
-        self.behind = True
+        self._be_behind(seq)
+
+    # Frames of another process.
+
+    def hear(self, seq: int) -> None:
+        """The source says that it is at `seq`: a reason to ask what is missing, not to skip it."""
+        if seq > self.last:
+            self._be_behind(seq)
+
+    def lost_before(self, prev: int) -> Gap | None:
+        """After giving up, a frame that follows `prev` ends what is missing, and that is lost."""
+        if not (self.has_given_up and prev > self.last):
+            return None
+        gap = self._gap(prev, UNANSWERED)
+        self.last = prev
+        self._be_live()
+        return gap
+
+    def take(self, prev: int, newest: int, has_room: bool) -> int | None:
+        """A frame with events above `prev` up to `newest` (equal: a beacon, without any). The seq
+        above which its events are to be handed over; None to leave the frame and be behind.
+        """
+        last = self.last
+        if prev <= last and (has_room or newest <= last):
+            self.last = max(last, newest)
+            self._be_live()
+            return last
+        self._be_behind(newest)
+        return None
+
+    def ask(self, now: float) -> int | None:
+        """After which seq a page is to be asked for, at monotonic time `now` in seconds; None while
+        nothing is missing or an answer may still come. Call it when there is room.
+        """
+        if not self.behind or self.has_given_up:
+            return None
+        if self._deadline is None:
+            self._deadline = now + PATIENCE
+        if now >= self._deadline:
+            self.has_given_up = True
+            return None
+        if self._asked is not None and now < self._asked + RETRY:
+            return None
+        self._asked = now
+        return self.last
+
+    def expects(self, page: Page) -> bool:
+        """True for a page that answers what was asked last: another may have come twice or late."""
+        is_sound = page.after <= page.to <= page.newest
+        return self.behind and self._asked is not None and page.after == self.last and is_sound
 
     def advance(self, page: Page) -> Gap | None:
         """Take a page that was asked for with `after = last`; return what is lost before its first
         event, unless an earlier page has said so.
         """
-        known = max(self.last, self._reported)
         gap = None
-        if page.evicted > known:
-            gap = Gap(known, page.evicted, "history no longer holds it")
+        if page.evicted > max(self.last, self._reported):
+            gap = self._gap(page.evicted, EVICTED)
             self._reported = page.evicted
+        if page.to > self.last:  # else it leads nowhere, and asking at once would be a busy loop
+            self._asked = self._deadline = None
         self.last = page.to
-        self.behind = page.to < page.newest
+        self._known = max(self._known, page.newest)
+        self.has_given_up = False
+        if self.last >= self._known:
+            self._be_live()
         return gap
+
+    def leave(self) -> Gap | None:
+        """The source has left for good: what is still missing is lost."""
+        gap = self._gap(self._known, LEFT) if self.behind else None
+        self.last = max(self.last, self._known)
+        self._be_live()
+        return gap
+
+    def _gap(self, upto: int, reason: str) -> Gap | None:
+        after = max(self.last, self._reported)
+        return Gap(after, upto, reason) if upto > after else None
+
+    def _be_behind(self, known: int) -> None:
+        self.behind = True
+        self._known = max(self._known, known)
+
+    def _be_live(self) -> None:
+        self.behind = self.has_given_up = False
+        self._asked = self._deadline = None

@@ -47,6 +47,10 @@ class BusStats:
     epoch: int
     published: int
     """Events this bus has numbered, system events included: the seq of the newest."""
+    peers: tuple[str, ...]
+    """Names of the buses that are linked: their queries are live here and ours there."""
+    refused: int
+    """Messages and queries from others that were not of the protocol, and had no effect."""
     history_events: int
     history_bytes: int
     subscriptions: tuple[SubscriptionStats, ...]

@@ -32,8 +32,10 @@ class Subscription:
 
     @property
     def unconfirmed(self) -> frozenset[str]:
-        """Names of the buses that have not confirmed it; always empty where there are no others."""
-        return self._receiver.unconfirmed
+        """Names of the buses that did not confirm it in time. Each goes once it has; always empty
+        where there are no others.
+        """
+        return self._receiver.intake.unconfirmed
 
     @property
     def reached(self) -> float | None:

@@ -70,7 +70,7 @@ class Subscriptions:
             raise BusClosed(f"{self._life.name} is closed; nothing was subscribed")
         label = " ".join(filter(None, [terms.query.text, *sorted(terms.query.reserved)]))
         name = f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
-        receiver = Receiver(name, terms, self._publisher, self._reports, self)
+        receiver = Receiver(name, terms, self._publisher, self._reports, self._transport, self)
         self._publisher.attach(receiver)
         self._open[receiver] = None
         log.debug("subscribe %s", name)
@@ -78,11 +78,15 @@ class Subscriptions:
 
     async def _confirm(self, receiver: Receiver) -> None:
         try:
-            missing = await self._transport.subscribe(receiver.query, receiver.terms.timeout)
+            missing = await self._transport.subscribe(receiver.intake, receiver.terms.timeout)
         except BaseException:
             self.drop(receiver)
             raise
-        receiver.unconfirmed = frozenset(missing)
+        if missing:
+            receiver.intake.unconfirmed = frozenset(missing)
+            text = "%s is not yet live at %s, which did not answer within %g s"
+            names = ", ".join(sorted(missing))
+            log.warning(text, receiver.name, names, receiver.terms.timeout)
 
     def drop(self, receiver: Receiver) -> None:
         """End it; its task ends when the call in progress has returned. No error when it has ended
@@ -94,7 +98,7 @@ class Subscriptions:
         del self._open[receiver]
         self._dispatchers.pop(receiver, None)
         self._publisher.detach(receiver)
-        self._transport.unsubscribe(receiver.query)
+        self._transport.unsubscribe(receiver.intake)
         receiver.close()
         self.note_idle()
 

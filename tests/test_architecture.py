@@ -16,13 +16,18 @@ ORDER = [
     "aiobus.errors  aiobus.clock  aiobus.limits",
     "aiobus.stats  aiobus.event  aiobus.pattern",
     "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.turn  aiobus.waiters",
-    "aiobus.history  aiobus.terms  aiobus.outlets",
-    "aiobus.sequence  aiobus.publisher",
+    "aiobus.history  aiobus.terms  aiobus.outlets  aiobus.wire",
+    "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",
     "aiobus.transport",
-    "aiobus.transport.local  aiobus.reports",
-    "aiobus.receiver  aiobus.transport.scheme",
+    "aiobus.transport.meeting  aiobus.transport.rounds  aiobus.transport.streams",
+    "aiobus.transport.network  aiobus.transport.inlets  aiobus.transport.address",
+    "aiobus.transport.links  aiobus.transport.roster  aiobus.transport.directory",
+    "aiobus.transport.mesh  aiobus.transport.holder",
+    "aiobus.transport.local  aiobus.transport.zmq  aiobus.transport.rendezvous",
+    "aiobus.reports  aiobus.intake  aiobus.transport.scheme",
+    "aiobus.receiver",
     "aiobus.subscription  aiobus.dispatch  aiobus.life",
-    "aiobus.eventstream  aiobus.subscriptions  aiobus.backpressure",
+    "aiobus.eventstream  aiobus.subscriptions  aiobus.backpressure  aiobus.outgoing",
     "aiobus.requests",
     "aiobus.bus",
     "aiobus",
@@ -30,7 +35,10 @@ ORDER = [
 LINE = {module: line for line, modules in enumerate(ORDER) for module in modules.split()}
 
 # Values in, decisions out: no loop, no clock, no I/O.
-PURE = "errors limits stats pattern codec inbox delivery history terms outlets sequence publisher"
+PURE = (
+    "errors limits stats pattern codec inbox delivery history terms outlets sequence publisher"
+    " wire stream peers"
+)
 IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",

@@ -356,7 +356,7 @@ async def test_the_repr_shows_live_state(bus: AsyncEventBus) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"url": "ftp://x"}, "is the transport there is"),
+        ({"url": "ftp://x"}, "are the transports there are"),
         ({"url": "inproc://desk"}, "share the object"),
         ({"name": "two words"}, "name='two words' is not 1-64 characters"),
         ({"on_error": "ignore"}, "'log' or 'raise' is needed"),

@@ -7,7 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from aiobus import Event
 from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Notice, Offer, Overflow
+from aiobus import Event
 from aiobus.inbox import make_inbox as make
 
 POLICIES: list[Any] = [*get_args(Overflow)]
@@ -243,11 +245,15 @@ def test_rows_that_are_exactly_as_much_as_may_be_taken_come_together(policy: Ove
     assert [inbox.take(4), inbox.take(4)] == [[b"12", b"34"], [b"5"]]
 
 
+def size_of(item: Item) -> int:
+    return 0 if isinstance(item, Notice) else len(item) if isinstance(item, bytes) else 1
+
+
 def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
     """What ought to be taken of `items`: the first, and more as long as they fit."""
     taken = items[:1]
     for item in items[1 : BATCH if policy in SEVERAL_AT_ONCE else 1]:
-        if sum(map(len, [*taken, item])) > max_bytes:
+        if sum(map(size_of, [*taken, item])) > max_bytes:
             break
         taken.append(item)
     return taken
@@ -264,7 +270,10 @@ def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
 def test_as_much_is_taken_as_fits_and_at_least_one(
     policy: Overflow, sizes: list[int | None], max_bytes: int
 ) -> None:
-    items: list[Item] = [Notice("gap") if size is None else b"." * size for size in sizes]
+    items: list[Item] = [
+        Notice("gap") if size is None else b"." * size if size else Event("T", "decoded")
+        for size in sizes
+    ]
     inbox = make(policy, 200)
     for number, item in enumerate(items):
         if isinstance(item, Notice):

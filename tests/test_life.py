@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from aiobus import AsyncEventBus, BusClosed, BusError, Event, EventType, turn
-from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.transport import Inlet, Witness
 from aiobus.transport.local import Local
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -251,7 +251,7 @@ class SlowTransport(Local):
     def __init__(self, failing: str = "") -> None:
         self.failing = failing
         self.is_open = False
-        self.queries: list[Query] = []
+        self.inlets: list[Inlet] = []
 
     async def pause(self, name: str) -> None:
         for _ in range(3):
@@ -259,17 +259,17 @@ class SlowTransport(Local):
         if name == self.failing:
             raise OSError(name)
 
-    async def start(self, publisher: Publisher) -> None:
+    async def start(self, publisher: Publisher, witness: Witness) -> None:
         self.is_open = True
         await self.pause("start")
 
-    async def subscribe(self, query: Query, timeout: float) -> list[str]:
-        self.queries.append(query)
+    async def subscribe(self, inlet: Inlet, timeout: float) -> list[str]:
+        self.inlets.append(inlet)
         await self.pause("subscribe")
         return []
 
-    def unsubscribe(self, query: Query) -> None:
-        self.queries.remove(query)
+    def unsubscribe(self, inlet: Inlet) -> None:
+        self.inlets.remove(inlet)
 
     async def flush(self, timeout: float) -> list[str]:
         await self.pause("flush")
@@ -282,8 +282,7 @@ class SlowTransport(Local):
 
 
 def slow_bus(transport: SlowTransport) -> AsyncEventBus:
-    bus = AsyncEventBus()
-    bus._transport = bus._subscriptions._transport = transport
+    bus = AsyncEventBus(transport)
     for key in "abc":
         bus.on(EventType.TRADE, key=key)(print)
     return bus
@@ -302,7 +301,7 @@ async def test_cancelling_start_at_any_await_closes_what_it_opened(turns: int) -
     if was_done:
         await bus.close()
     await bus.close()
-    assert (transport.is_open, transport.queries) == (False, [])
+    assert (transport.is_open, transport.inlets) == (False, [])
 
 
 @pytest.mark.parametrize("failing", ["start", "subscribe"])
@@ -310,7 +309,7 @@ async def test_a_failing_start_closes_what_it_opened_and_raises(failing: str) ->
     transport = SlowTransport(failing)
     with pytest.raises(OSError, match=failing):
         await slow_bus(transport).start()
-    assert (transport.is_open, transport.queries) == (False, [])
+    assert (transport.is_open, transport.inlets) == (False, [])
 
 
 async def test_closing_while_it_starts_ends_the_start() -> None:
@@ -321,7 +320,7 @@ async def test_closing_while_it_starts_ends_the_start() -> None:
     await bus.close()
     with pytest.raises(BusClosed):
         await starting
-    assert (transport.is_open, transport.queries) == (False, [])
+    assert (transport.is_open, transport.inlets) == (False, [])
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -335,7 +334,7 @@ async def test_cancelling_subscribe_at_any_await_leaves_nothing_subscribed(turns
     if not subscribing.done():
         subscribing.cancel()
         await asyncio.wait([subscribing])
-        assert len(transport.queries) == len(bus.stats().subscriptions) == 3
+        assert len(transport.inlets) == len(bus.stats().subscriptions) == 3
     await bus.close()
 
 
@@ -345,7 +344,7 @@ async def test_a_transport_that_fails_to_flush_is_closed_all_the_same() -> None:
     await bus.start()
     with pytest.raises(OSError, match="flush"):
         await bus.close()
-    assert (transport.is_open, transport.queries) == (False, [])
+    assert (transport.is_open, transport.inlets) == (False, [])
 
 
 async def test_a_handler_inside_a_stream_may_publish_while_the_bus_closes() -> None:

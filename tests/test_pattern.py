@@ -6,11 +6,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from aiobus import EventType
-from aiobus.pattern import Query, bad_key, bad_name, bad_type, plain
+from aiobus.pattern import Query, bad_key, bad_name, bad_type, plain, read_query
 
 
 class Kind(enum.StrEnum):
@@ -401,3 +401,112 @@ def test_keys_that_share_nothing_become_the_whole_type() -> None:
 
 def test_types_too_many_for_the_text_become_everything() -> None:
     assert Query.of([f"{n:060}" for n in range(20)]).text == "*"
+
+
+# The text that others read, read.
+
+
+@given(queries)
+@example((["A"], ["a*b*", "a", "a*", "", "*a"]))
+@settings(max_examples=120, deadline=None)
+def test_a_text_is_read_as_the_query_it_is_of(query: tuple[list[str], list[str] | None]) -> None:
+    made = Query.of(*query)
+    assume(made.wants_data)
+    expected = Query.of("*") if made.every else made
+    for reserved in made.reserved:
+        expected = expected.without(reserved)
+    assert read_query(made.text) == expected
+
+
+@given(
+    types=st.lists(st.sampled_from(["A", "B", "*"]), min_size=1, max_size=4) | MANY_TYPES,
+    keys=st.none() | LONG_KEYS,
+)
+@settings(max_examples=60, deadline=None)
+def test_a_text_that_asks_for_more_than_was_wanted_can_be_read_as_well(
+    types: list[str], keys: list[str] | None
+) -> None:
+    text = Query.of(types, keys).text
+    assert read_query(text).text == text
+
+
+def test_a_star_that_is_a_character_is_not_read_as_the_end_of_a_prefix() -> None:
+    query = read_query("T/a%2A")
+    assert query.matches("T", "a*")
+    assert not query.matches("T", "ab")
+
+
+def test_the_empty_key_and_every_key_are_read_apart() -> None:
+    assert read_query("T/") == Query.of("T", key="")
+    assert read_query("T") == Query.of("T")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is not 1-64 characters"),
+        (" ", "is not 1-64 characters"),
+        ("A ", "is not 1-64 characters"),
+        ("A  B", "is not 1-64 characters"),
+        ("A\n", "is not 1-64 characters"),
+        ("/x", "is not 1-64 characters"),
+        ("*/x", "is not 1-64 characters"),
+        ("* A", "is not 1-64 characters"),
+        ("A*", "is not 1-64 characters"),
+        ("x" * 65, "is not 1-64 characters"),
+        ("~A", "is not 1-64 characters"),
+        ("_A", "does not begin with a letter or digit"),
+        ("aiobus.gap", "is reserved"),
+        ("A aiobus.gap/x", "is reserved"),
+        ("A/*", "written without a key"),
+        ("A/x*y", "is not escaped as it should be"),
+        ("A/x**", "is not escaped as it should be"),
+        ("A/x/y", "is not escaped as it should be"),
+        ("A/%", "is not escaped as it should be"),
+        ("A/%2a", "is not escaped as it should be"),
+        ("A/%41", "is not escaped as it should be"),
+        ("A/%C3%A9", "is not escaped as it should be"),
+        ("A/\t", "is not escaped as it should be"),
+        ("A/" + "x" * 129, "has 129 bytes, more than 128"),
+        ("A/" + "é" * 65 + "*", "has 130 bytes, more than 128"),
+        ("B A", "not sorted"),
+        ("A A", "there twice"),
+        ("A/y A/x", "not sorted"),
+        ("A/x B", "subscribe once for each"),
+        ("A A/x", "subscribe once for each"),
+        ("A/x B/y", "subscribe once for each"),
+        ("A/x A/y B/x", "subscribe once for each"),
+        (" ".join(f"A/{n:0100}" for n in range(10)), "has more than 1024 bytes"),
+        ("é" * 600, "has more than 1024 bytes"),
+        ("A/\ud800", "surrogates not allowed"),
+    ],
+)
+def test_a_text_that_no_query_has_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        read_query(text)
+
+
+def test_types_that_each_have_a_key_of_their_own_are_refused_before_all_pairs_are_made() -> None:
+    text = " ".join(sorted(f"{n:03}/{n:03}" for n in range(120)))
+    with pytest.raises(ValueError, match="subscribe once for each"):
+        read_query(text)
+
+
+@given(st.text("AB*/ %20a_é\0~", max_size=12) | st.text())
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_refused_or_the_text_of_what_was_read(text: str) -> None:
+    try:
+        query = read_query(text)
+    except ValueError:
+        return
+    assert query.text == text
+    assert query.wants_data
+    assert not query.reserved
+
+
+@pytest.mark.parametrize("text", ["{}", "A/{}", "A/{}*", "A/%{}", "aiobus.{}", "A {}", "{}/x"])
+@pytest.mark.parametrize("length", [50, 100, 1000])
+def test_the_reason_quotes_no_more_than_80_characters(text: str, length: int) -> None:
+    with pytest.raises(ValueError, match=r"Z|bytes") as caught:
+        read_query(text.format("Z" * length + "%"))
+    assert str(caught.value).count("Z") <= 80

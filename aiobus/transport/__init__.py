@@ -1,17 +1,97 @@
 """The seam between a bus and whatever carries its events to other buses.
 
-Owns the one Protocol an adapter implements. An adapter attaches an `Outlet` to the publisher for
-each query that others ask for; what it receives it hands to subscriptions. It must not know of
-callbacks, handlers or tasks of the user.
+Owns the Protocols on both sides of it. An adapter attaches an `Outlet` to the publisher for each
+query that others ask for, hands what it receives to an `Inlet`, and tells a `Witness` who comes and
+goes. It must not know of callbacks, handlers or tasks of the user.
 """
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import Any, Protocol
 
+from aiobus.event import Event
+from aiobus.history import Page
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 
-__all__ = ["Transport"]
+__all__ = ["Batch", "Inlet", "Source", "Transport", "Witness"]
+
+Source = tuple[str, int]
+"""Whose numbers: a bus's name and epoch."""
+
+
+class Batch(Protocol):
+    """Events of one source that belong together: all that it published for one query after `prev`,
+    up to `newest`.
+    """
+
+    source: str
+    epoch: int
+    prev: int
+    newest: int
+
+    def events(self) -> list[Event[Any]]:
+        """Decoded anew for each who asks, in order of seq."""
+        ...
+
+
+class Inlet(Protocol):
+    """Where events of other buses enter: one subscription. Nothing here waits or raises."""
+
+    query: Query
+
+    def meet(self, source: Source, seq: int, started: float) -> None:
+        """A source has answered that the query is live there: it is at `seq`, and started at
+        `started`, monotonic seconds of this process.
+        """
+        ...
+
+    def take(self, batch: Batch, started: float | None) -> None:
+        """A frame has come; `started` is None while its source has never answered."""
+        ...
+
+    def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
+        """A page that was asked for has come."""
+        ...
+
+    def has(self, source: Source, seq: int) -> bool:
+        """True when nothing up to `seq` is missing; what is, is asked for from now on."""
+        ...
+
+    def leave(self, source: Source) -> None:
+        """A source has left: what is missing of it is lost."""
+        ...
+
+    def forget(self, source: Source) -> None:
+        """A source will not be heard of again."""
+        ...
+
+    def tick(self) -> None:
+        """A second has passed: ask again for what is missing."""
+        ...
+
+    def confirm(self, name: str) -> None:
+        """The query is live at a peer that did not answer in time."""
+        ...
+
+
+class Witness(Protocol):
+    """Who is told of peers."""
+
+    def peer_joined(self, name: str, epoch: int) -> None:
+        """A peer is linked: its queries are live here and ours there."""
+        ...
+
+    def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
+        """A peer is gone; its events were seen up to seq `last`."""
+        ...
+
+    def stale(self, name: str, epoch: int, last: int) -> None:
+        """A peer has been silent for seconds."""
+        ...
+
+    def trouble(self, topic: str, text: str) -> None:
+        """Something is wrong that a user should read of; at most one line a second per `topic`."""
+        ...
 
 
 class Transport(Protocol):
@@ -19,18 +99,36 @@ class Transport(Protocol):
     cancelling leaves nothing half-done.
     """
 
-    async def start(self, publisher: Publisher) -> None:
+    @property
+    def peers(self) -> Collection[str]:
+        """Names of the buses that are linked now."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """Messages and queries that were not of the protocol."""
+        ...
+
+    async def start(self, publisher: Publisher, witness: Witness) -> None:
         """Join; return when every other bus has this one's queries and this one has theirs. Raises
         NameInUse.
         """
         ...
 
-    async def subscribe(self, query: Query, timeout: float) -> Collection[str]:
-        """Ask every other bus for `query`; return the names of those that did not confirm."""
+    async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
+        """Ask every other bus for the query of `inlet`; return the names of those that did not
+        confirm.
+        """
         ...
 
-    def unsubscribe(self, query: Query) -> None:
-        """Withdraw one `subscribe` of `query`."""
+    def unsubscribe(self, inlet: Inlet) -> None:
+        """Withdraw it. No error when it was not subscribed."""
+        ...
+
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+        """Ask a source for the next page of what `inlet` misses: at most `limit` events after seq
+        `after`. The answer, if any, comes as `Inlet.turn`.
+        """
         ...
 
     async def flush(self, timeout: float) -> Collection[str]:

@@ -6,8 +6,8 @@ there is nothing to do here but to say that nobody is missing.
 
 from collections.abc import Collection
 
-from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.transport import Inlet, Source, Witness
 
 __all__ = ["Local"]
 
@@ -15,15 +15,21 @@ __all__ = ["Local"]
 class Local:
     """The transport of a bus that has no peers."""
 
-    async def start(self, publisher: Publisher) -> None:
+    peers: Collection[str] = ()
+    refused = 0
+
+    async def start(self, publisher: Publisher, witness: Witness) -> None:
         """Nobody to join."""
 
-    async def subscribe(self, query: Query, timeout: float) -> Collection[str]:
+    async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Nobody to ask."""
         return ()
 
-    def unsubscribe(self, query: Query) -> None:
+    def unsubscribe(self, inlet: Inlet) -> None:
         """Nobody to tell."""
+
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+        """Nobody to ask."""
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Nobody to wait for."""

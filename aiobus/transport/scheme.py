@@ -4,18 +4,37 @@ Owns the schemes there are and the sentence for every other one. An adapter is i
 its scheme is asked for, so that its libraries need not be there otherwise.
 """
 
+from aiobus.limits import Limits
 from aiobus.transport import Transport
+from aiobus.transport.meeting import Meeting
 
 __all__ = ["adapter"]
 
 
-def adapter(url: str) -> Transport:
+def adapter(url: str, limits: Limits) -> Transport:
     """The transport of `url`. Raises ValueError that says what there is."""
-    if url == "inproc://":
+    scheme, found, address = str(url).partition("://")
+    if scheme == "inproc" and found:
+        if address:
+            hint = "'inproc://' has no address, it is this one bus object; share the object"
+            raise ValueError(f"url={url!r}: {hint}, or use ipc://{address}")
         from aiobus.transport.local import Local
 
         return Local()
-    if str(url).startswith("inproc:"):
-        hint = "'inproc://' has no address, it is this one bus object; share the object"
-        raise ValueError(f"url={url!r}: {hint}")
-    raise ValueError(f"url={url!r}: 'inproc://' is the transport there is")
+    if scheme == "ipc" and found:
+        from aiobus.transport.directory import Directory
+
+        return _mesh(url, Directory(address), limits)
+    if scheme == "tcp" and found:
+        from aiobus.transport.rendezvous import Rendezvous
+
+        return _mesh(url, Rendezvous(address), limits)
+    hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
+    raise ValueError(f"url={url!r}: {hint}")
+
+
+def _mesh(url: str, meeting: Meeting, limits: Limits) -> Transport:
+    from aiobus.transport.mesh import Mesh
+    from aiobus.transport.zmq import ZmqNetwork
+
+    return Mesh(url, ZmqNetwork(meeting, limits.high_water_mark))

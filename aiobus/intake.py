@@ -1,0 +1,160 @@
+"""The events of other buses on their way into one subscription.
+
+Owns a cursor for each source, and so what is handed over, what is asked for again and what is said
+to be lost. Must not know how anything travels: frames and pages are given to it, and it asks for
+pages through the seam.
+"""
+
+from typing import Any, Protocol
+
+from aiobus.clock import elapsed
+from aiobus.event import Event
+from aiobus.history import Page
+from aiobus.pattern import Query
+from aiobus.sequence import Cursor, Gap
+from aiobus.transport import Batch, Source, Transport
+
+__all__ = ["Intake"]
+
+MAX_UNMET = 1024
+"""Sources whose frames came before their first answer; more are nobody honest's."""
+
+
+class Sink(Protocol):
+    """The subscription behind."""
+
+    @property
+    def vacancy(self) -> int:
+        """How many more events its inbox takes; at most that many are asked for."""
+        ...
+
+    def accept(self, events: list[Event[Any]]) -> None:
+        """Put them in, whether there is room or not."""
+        ...
+
+    def lose(self, source: Source, gap: Gap) -> None:
+        """Say in the place of the events that they are lost."""
+        ...
+
+    def fall_behind(self) -> None:
+        """There was no room, so events are left to their source's history."""
+        ...
+
+
+class Intake:
+    """An `Inlet` in front of one subscription. `behind`: the sources of which something is missing.
+
+    A source younger than the subscription is owed from its seq 1, whoever connected first; an older
+    one from what its first answer or frame says; a known one from where it stands.
+    """
+
+    def __init__(self, query: Query, sink: Sink, transport: Transport) -> None:
+        self.query = query
+        self.unconfirmed: frozenset[str] = frozenset()
+        self.behind: set[Source] = set()
+        self._made = elapsed()
+        self._sink = sink
+        self._transport = transport
+        self._cursors: dict[Source, Cursor] = {}
+        self._unmet: dict[Source, int] = {}
+
+    def meet(self, source: Source, seq: int, started: float) -> None:
+        """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
+        cursor = self._cursors.get(source)
+        if cursor is None:
+            begin = self._unmet.pop(source, seq)
+            cursor = self._begin(source, begin, started)
+        cursor.hear(seq)
+        self._follow(source, cursor)
+
+    def _begin(self, source: Source, seq: int, started: float) -> Cursor:
+        cursor = self._cursors[source] = Cursor(0 if started > self._made else seq)
+        return cursor
+
+    def take(self, batch: Batch, started: float | None) -> None:
+        """A frame has come: hand over what is new of it, or leave it and ask."""
+        source = (batch.source, batch.epoch)
+        cursor = self._cursors.get(source)
+        if cursor is None:
+            if started is None:
+                # Whether it is owed from its beginning is not known yet: pulled once it is.
+                if len(self._unmet) < MAX_UNMET:
+                    self._unmet.setdefault(source, batch.prev)
+                return
+            cursor = self._begin(source, batch.prev, started)
+        gap = cursor.lost_before(batch.prev)
+        if gap is not None:
+            self._sink.lose(source, gap)
+        has_room = self._sink.vacancy > 0
+        after = cursor.take(batch.prev, batch.newest, has_room)
+        if after is None:
+            if not has_room:
+                self._sink.fall_behind()
+        elif batch.newest > after:
+            events = batch.events()
+            if batch.prev < after:
+                events = [event for event in events if event.seq > after]
+            self._sink.accept(events)
+        if cursor.behind or source in self.behind:
+            self._follow(source, cursor)
+
+    def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
+        """A page has come: hand it over, unless it answers nothing that was asked."""
+        cursor = self._cursors.get(source)
+        if cursor is None or not cursor.expects(page):
+            return
+        gap = cursor.advance(page)
+        if gap is not None:
+            self._sink.lose(source, gap)
+        self._sink.accept(events)
+        self._follow(source, cursor)
+
+    def has(self, source: Source, seq: int) -> bool:
+        """True when nothing up to `seq` is missing; what is, is asked for from now on."""
+        cursor = self._cursors.get(source)
+        if cursor is None:
+            return True
+        cursor.hear(seq)
+        self._follow(source, cursor)
+        return cursor.last >= seq
+
+    def leave(self, source: Source) -> None:
+        """A source has left: what is missing of it is lost."""
+        self._unmet.pop(source, None)
+        cursor = self._cursors.get(source)
+        if cursor is not None:
+            gap = cursor.leave()
+            if gap is not None:
+                self._sink.lose(source, gap)
+            self._follow(source, cursor)
+
+    def forget(self, source: Source) -> None:
+        """A source will not be heard of again."""
+        self._cursors.pop(source, None)
+        self.behind.discard(source)
+
+    def tick(self) -> None:
+        """A second has passed: ask again for what is missing."""
+        if self.behind:
+            self.pull()
+
+    def confirm(self, name: str) -> None:
+        """The query is live at a peer that did not answer in time."""
+        self.unconfirmed -= {name}
+
+    def pull(self) -> None:
+        """Ask for what is missing, as far as there is room and nothing is under way."""
+        vacancy = self._sink.vacancy
+        if vacancy > 0:
+            now = elapsed()
+            for source in tuple(self.behind):
+                after = self._cursors[source].ask(now)
+                if after is not None:
+                    self._transport.ask(self, source, after, vacancy)
+
+    def _follow(self, source: Source, cursor: Cursor) -> None:
+        if cursor.behind:
+            self.behind.add(source)
+            self.pull()
+        else:
+            self.behind.discard(source)

@@ -1,0 +1,125 @@
+"""What a bus knows of another one: whether it is linked, silent or gone.
+
+Owns the judgement from what was heard and when; the times are those of the contract. Pure: it is
+told what happened and what time it is, and answers what to do. Times are monotonic seconds.
+"""
+
+from enum import Enum, auto
+
+from aiobus.wire import Who
+
+__all__ = ["Peer", "Verdict"]
+
+STALE = 3.0
+"""Silence after which a peer is announced as stale: three heartbeats."""
+RELINK = 10.0
+"""Silence after which the link is made anew; a loop that is blocked for less is not a dead one."""
+RELINK_MAX = 30.0
+GRACE = 5.0
+"""Between a hello that is withdrawn and `peer_left`: the link may only have been cut."""
+DROP = 60.0
+"""Silence after which a peer that withdrew its hello, or never answered, is given up."""
+
+
+class Verdict(Enum):
+    """What the silence of a peer calls for."""
+
+    STALE = auto()
+    RELINK = auto()
+    LEFT = auto()
+    DROP = auto()
+
+
+class Peer:
+    """Another bus, by the endpoint where it listens. `who` is None until it has said so."""
+
+    def __init__(self, name: str, endpoint: str, now: float) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.renew(now)
+
+    def renew(self, now: float) -> None:
+        """Somebody new listens there, or is about to."""
+        self.who: Who | None = None
+        self.has_answered = False
+        """It answered that my queries are live there."""
+        self.was_answered = False
+        """It asked the same of me and I answered."""
+        self.is_linked = False
+        self.is_open = False
+        """It has started; until then another of its name may still be the older."""
+        self.has_left = False
+        self.is_stale = False
+        self.last = 0
+        """The highest seq of its events that was heard of."""
+        self._heard = now
+        self._withdrawn: float | None = None
+        self._relinked = now
+        self._backoff = RELINK
+
+    def __str__(self) -> str:
+        return str(self.who or self.name)
+
+    def hear(self, now: float, seq: int) -> None:
+        """It has sent something that shows that it is at `seq`, or beyond."""
+        self.last = max(self.last, seq)
+        self._heard = self._relinked = now
+        self._backoff = RELINK
+        self.is_stale = False
+
+    def say_hello(self) -> None:
+        """Its hello is there (again)."""
+        self._withdrawn = None
+        self.has_left = False
+
+    def withdraw(self, now: float) -> None:
+        """Its hello is gone: it died, or its link to this bus was cut."""
+        if self._withdrawn is None:
+            self._withdrawn = now
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """True from the loss of its hello until it says hello again."""
+        return self._withdrawn is not None
+
+    @property
+    def is_awaited(self) -> bool:
+        """True when it may still become linked soon."""
+        return not (self.is_linked or self.is_withdrawn or self.has_left)
+
+    @property
+    def is_there(self) -> bool:
+        """True when it is linked and, as far as is known, still listening."""
+        return self.is_linked and self._withdrawn is None and not self.has_left
+
+    def link(self) -> bool:
+        """True once, when each has answered the other."""
+        if self.is_linked or not (self.has_answered and self.was_answered):
+            return False
+        self.is_linked = True
+        return True
+
+    def unlink(self) -> bool:
+        """It has left; True if it was linked."""
+        was_linked, self.is_linked, self.has_answered = self.is_linked, False, False
+        return was_linked
+
+    def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
+        """What its silence calls for; `is_lenient` while it may be this process that was away."""
+        silence = now - self._heard
+        is_gone = self._withdrawn is not None or self.has_left or not self.has_answered
+        if is_gone and silence >= DROP:
+            return Verdict.DROP
+        if self._withdrawn is not None and not self.has_left and now - self._withdrawn >= GRACE:
+            self.has_left = True
+            return Verdict.LEFT
+        if is_lenient or self.has_left:
+            return None
+        if self.has_answered and silence >= STALE and not self.is_stale:
+            self.is_stale = True
+            return Verdict.STALE
+        if now - self._relinked >= self._backoff:
+            self._relinked = now
+            self._backoff = min(self._backoff * 2, RELINK_MAX)
+            return Verdict.RELINK
+        return None

@@ -1,0 +1,126 @@
+"""The subscriptions of one bus, as its mesh sees them: by topic, by number, and what they are owed.
+
+Owns the way of a frame to those who asked for it, when a flush mark is reached, and how old each
+source is. Pure but for the clock it is told.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from aiobus.event import Event
+from aiobus.history import Page
+from aiobus.transport import Inlet, Source
+from aiobus.wire import Answer, Frame, Mark, topic
+
+__all__ = ["Inlets"]
+
+MEMORY = 3600.0
+"""Seconds for which the place in a source's numbers is kept after it left: it may come back."""
+
+
+class Inlets:
+    """Who has subscribed to what."""
+
+    def __init__(self) -> None:
+        self._topics: dict[bytes, dict[Inlet, None]] = {}
+        self._numbers: dict[Inlet, int] = {}
+        self._numbered: dict[int, Inlet] = {}
+        self._last_number = 0
+        self.started: dict[Source, float] = {}
+        """When each source that ever answered has started, in monotonic seconds of this process."""
+        self.marks: dict[Source, tuple[Mark, list[tuple[str, int]]]] = {}
+        """Flush marks, and what of each is not reached yet."""
+        self._left: deque[tuple[float, Source]] = deque()
+
+    def __iter__(self) -> Iterator[Inlet]:
+        return iter(self._numbers)
+
+    def add(self, inlet: Inlet) -> bytes | None:
+        """Hand frames of its query to `inlet`; return the topic if it is the first to ask."""
+        name = topic(inlet.query.text)
+        self._last_number += 1
+        self._numbers[inlet] = self._last_number
+        self._numbered[self._last_number] = inlet
+        inlets = self._topics.setdefault(name, {})
+        inlets[inlet] = None
+        return name if len(inlets) == 1 else None
+
+    def remove(self, inlet: Inlet) -> bytes | None:
+        """No more; return the topic if it was the last to ask."""
+        number = self._numbers.pop(inlet, None)
+        if number is None:
+            return None
+        del self._numbered[number]
+        name = topic(inlet.query.text)
+        inlets = self._topics[name]
+        del inlets[inlet]
+        if inlets:
+            return None
+        del self._topics[name]
+        return name
+
+    def number(self, inlet: Inlet) -> int | None:
+        """By which number `turn` finds it."""
+        return self._numbers.get(inlet)
+
+    def note_start(self, source: Source, started: float) -> None:
+        """A source says how old it is. The earliest it may have started counts: what a message
+        takes to arrive makes its sender look younger.
+        """
+        self.started[source] = min(started, self.started.get(source, started))
+
+    def meet(self, inlets: Iterable[Inlet], value: Answer) -> None:
+        """A source has answered: the queries of these are live there."""
+        source = (value.who.name, value.who.epoch)
+        for inlet in inlets:
+            if inlet in self._numbers:
+                inlet.meet(source, value.seq, self.started[source])
+                inlet.confirm(value.who.name)
+
+    def take(self, frame: Frame) -> None:
+        """Hand a frame to all who asked for it."""
+        started = self.started.get((frame.source, frame.epoch))
+        for inlet in tuple(self._topics.get(frame.topic, ())):
+            inlet.take(frame, started)
+
+    def turn(self, number: int, source: Source, page: Page, events: list[Event]) -> None:
+        """Hand a page to the one who asked for it, if it is still there."""
+        inlet = self._numbered.get(number)
+        if inlet is not None:
+            inlet.turn(source, page, events)
+
+    def mark(self, value: Mark) -> None:
+        """A source wants to know when all it sent has arrived; only its last such wish counts."""
+        self.marks[value.who.name, value.who.epoch] = (value, list(value.streams))
+
+    def reached(self) -> list[Mark]:
+        """The marks that have been reached since the last time."""
+        found = []
+        for source, (value, streams) in list(self.marks.items()):
+            while streams and self._has(source, *streams[-1]):
+                streams.pop()
+            if not streams:
+                del self.marks[source]
+                found.append(value)
+        return found
+
+    def _has(self, source: Source, query: str, seq: int) -> bool:
+        inlets = self._topics.get(topic(query), ())
+        return all(inlet.has(source, seq) for inlet in tuple(inlets))
+
+    def leave(self, source: Source, now: float) -> None:
+        """A source has left."""
+        self.marks.pop(source, None)
+        self._left.append((now, source))
+        for inlet in self._numbers:
+            inlet.leave(source)
+
+    def tick(self, now: float) -> None:
+        """A second has passed."""
+        for inlet in tuple(self._numbers):
+            inlet.tick()
+        while self._left and now - self._left[0][0] > MEMORY:
+            _, source = self._left.popleft()
+            self.started.pop(source, None)
+            for inlet in self._numbers:
+                inlet.forget(source)

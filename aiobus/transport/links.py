@@ -1,0 +1,230 @@
+"""The peers of one bus: found, linked, silent, gone, and the links to them.
+
+Owns who is there and what is done about it: connecting, asking whether all that is subscribed here
+is live there, making a link anew, settling with who has left. Must not know what else is said over
+a link; when silence is too long is `peers`' to judge.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextvars import Context
+
+from aiobus.clock import elapsed
+from aiobus.peers import Peer, Verdict
+from aiobus.transport import Source, Witness
+from aiobus.transport.inlets import Inlets
+from aiobus.transport.meeting import Member
+from aiobus.transport.network import Network
+from aiobus.transport.rounds import Round, Rounds, Send
+from aiobus.waiters import Waiters
+from aiobus.wire import Answer, Who, WireError
+
+__all__ = ["Links"]
+
+MAX_PEERS = 1024
+DELAY = 0.5
+"""An own delay above this may be why others seem silent; they are not judged for a while."""
+LENIENCE = 3.0
+
+log = logging.getLogger("aiobus.transport")
+
+
+class Links:
+    """Who else is on the bus. `ask` sends a `?` under a number of `rounds`."""
+
+    def __init__(
+        self, me: Who, network: Network, witness: Witness, inlets: Inlets, rounds: Rounds, ask: Send
+    ) -> None:
+        self.me = me
+        self.is_open = False
+        """This bus has started; until then, another of its name may be the older."""
+        self.is_late = False
+        """Another of its name has started, or is the older."""
+        self.changed = Waiters()
+        self._network = network
+        self._witness = witness
+        self._inlets = inlets
+        self._rounds = rounds
+        self._ask = ask
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()
+        self._peers: dict[str, Peer] = {}  # by endpoint
+        self._sources: dict[Source, Peer] = {}
+        self._linking: dict[str, Round] = {}
+        self._judged = elapsed()
+        self._lenient_until = 0.0
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._peers.values())
+
+    def __contains__(self, peer: Peer) -> bool:
+        return self._peers.get(peer.endpoint) is peer
+
+    # Coming.
+
+    def find(self, member: Member) -> None:
+        """Somebody listens there: link. Again: nothing."""
+        if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
+            self._add(member)
+
+    def _add(self, member: Member) -> Peer:
+        peer = self._peers[member.endpoint] = Peer(member.name, member.endpoint, elapsed())
+        log.debug("%s connects to %s at %s", self.me, peer, peer.endpoint)
+        self._network.connect(peer.endpoint)
+        self.link(peer)
+        return peer
+
+    def link(self, peer: Peer) -> None:
+        """Ask whether all that is subscribed here is live there. One such question is under way for
+        each peer, until it has answered.
+        """
+        self._rounds.drop(self._linking.get(peer.endpoint))
+        inlets = list(self._inlets)
+
+        def on_answer(value: Answer) -> None:
+            self._inlets.meet(inlets, value)
+            if peer in self:
+                peer.has_answered = True
+                self._note_link(peer)
+
+        self._linking[peer.endpoint] = self._rounds.ask([peer.name], self._ask, on_answer)
+
+    def hello(self, who: Who) -> None:
+        """Somebody who listens to this bus says who it is. Raises WireError for who cannot be."""
+        member = Member(who.name, who.endpoint)
+        peer = self._peers.get(who.endpoint)
+        if peer is None:
+            if not self._network.admits(member) or who.endpoint == self.me.endpoint:
+                raise WireError("a hello from where nobody of this bus can be")
+            if len(self._peers) >= MAX_PEERS:
+                raise WireError(f"a hello, there are {MAX_PEERS} peers already")
+            peer = self._add(member)
+        elif peer.who is not None and peer.who != who:
+            self._restart(peer)
+        elif peer.is_withdrawn:
+            self.link(peer)
+        self._introduce(peer, who)
+        peer.say_hello()
+
+    def _introduce(self, peer: Peer, who: Who) -> None:
+        peer.who, peer.name = who, who.name
+        self._sources[who.name, who.epoch] = peer
+
+    def answer(self, who: Who, reply: Callable[[], None]) -> None:
+        """Somebody has asked whether its queries are live here: `reply`, if it has said hello."""
+        peer = self._peers.get(who.endpoint)
+        if peer is not None and peer.who == who:
+            reply()
+            peer.was_answered = True
+            self._note_link(peer)
+
+    def hear_answer(self, value: Answer) -> None:
+        """Somebody has answered, and says how old it is."""
+        who = value.who
+        peer = self._peers.get(who.endpoint)
+        if peer is None:
+            return
+        if peer.who is not None and peer.who != who:
+            self._restart(peer)
+        self._introduce(peer, who)
+        now = elapsed()
+        peer.hear(now, value.seq)
+        self._inlets.note_start((who.name, who.epoch), now - value.age)
+        if who.name == self.me.name:
+            self._on_namesake(value)
+        self._rounds.answer(value.nonce, who.name, value)
+
+    def _on_namesake(self, other: Answer) -> None:
+        """Another bus of this name: of two that start the older stays, of others each."""
+        who, me = other.who, self.me
+        if self.is_open:
+            text = f"another bus named {me.name!r} has come, at {who.endpoint}"
+            self._witness.trouble("a name is used twice", text)
+        elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
+            self.is_late = True
+            self.changed.wake()
+
+    def _note_link(self, peer: Peer) -> None:
+        if peer.link() and peer.who is not None:
+            log.debug("%s is linked with %s", self.me, peer)
+            self._witness.peer_joined(peer.who.name, peer.who.epoch)
+            self.changed.wake()
+
+    def hear(self, source: Source, seq: int) -> Peer | None:
+        """A source is at `seq`, or beyond; the peer it is, if it is known."""
+        peer = self._sources.get(source)
+        if peer is not None:
+            peer.hear(elapsed(), seq)
+        return peer
+
+    # Silence.
+
+    def judge(self, now: float) -> None:
+        """A second has passed: do what the silence of each peer calls for."""
+        if now - self._judged > 1.0 + DELAY:
+            self._lenient_until = now + LENIENCE
+        self._judged = now
+        for peer in list(self._peers.values()):
+            match peer.judge(now, is_lenient=now < self._lenient_until):
+                case Verdict.STALE if peer.who is not None:
+                    self._witness.stale(peer.name, peer.who.epoch, peer.last)
+                case Verdict.RELINK:
+                    log.debug("%s links anew with %s", self.me, peer)
+                    self._relink(peer)
+                case Verdict.LEFT:
+                    self._settle(peer, "its link was cut and did not come back")
+                case Verdict.DROP:
+                    self._drop(peer)
+
+    def _relink(self, peer: Peer) -> None:
+        if peer in self:
+            self._network.disconnect(peer.endpoint)
+            self._network.connect(peer.endpoint)
+            self.link(peer)
+
+    # Going.
+
+    def withdraw(self, who: Who) -> None:
+        """Its hello is gone: it died, or its link to this bus was cut."""
+        peer = self._peers.get(who.endpoint)
+        if peer is not None and peer.who == who:
+            log.debug("%s: the hello of %s is gone", self.me, peer)
+            peer.withdraw(elapsed())
+            self._rounds.lose(peer.name)
+            self.changed.wake()
+
+    def bye(self, peer: Peer) -> None:
+        """It has closed, and this was the last of it."""
+        self._rounds.lose(peer.name, has_said_so=True)
+        self._settle(peer, "it closed")
+        self._drop(peer)
+
+    def _restart(self, peer: Peer) -> None:
+        """Somebody new listens there, so the old one is dead: settle with it first."""
+        self._settle(peer, "another has taken its place")
+        peer.renew(elapsed())
+        self._loop.call_soon(self._relink, peer, context=self._context)
+
+    def _settle(self, peer: Peer, reason: str) -> None:
+        """It has left: what is missing of its events is lost."""
+        who = peer.who
+        if who is not None:
+            self._inlets.leave((who.name, who.epoch), elapsed())
+            if peer.unlink():
+                self._witness.peer_left(who.name, who.epoch, peer.last, reason)
+        self._rounds.lose(peer.name)
+        self.changed.wake()
+
+    def _drop(self, peer: Peer) -> None:
+        """End the link, after what arrived on it has been read."""
+        del self._peers[peer.endpoint]
+        self._rounds.drop(self._linking.pop(peer.endpoint, None))
+        self._sources = {name: each for name, each in self._sources.items() if each is not peer}
+        self._rounds.lose(peer.name)
+        self._loop.call_soon(self._disconnect, peer.endpoint, context=self._context)
+
+    def _disconnect(self, endpoint: str) -> None:
+        if endpoint not in self._peers:
+            log.debug("%s disconnects from %s", self.me, endpoint)
+            self._network.disconnect(endpoint)

@@ -1,0 +1,50 @@
+"""The seam between a mesh and the way its members find each other: a directory, or an address that
+everybody knows.
+
+Owns the one Protocol. A meeting knows where members listen and nothing else: what they say to each
+other, and whether they still answer, is the mesh's business.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+__all__ = ["Meeting", "Member"]
+
+
+class Member(NamedTuple):
+    """Somebody who listens at `endpoint` under `name`."""
+
+    name: str
+    endpoint: str
+
+
+class Meeting(Protocol):
+    """How a bus finds the others of its URL."""
+
+    async def join(
+        self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
+    ) -> list[Member]:
+        """Take a place under `name` and return who else is there; `found` is told of whoever is
+        heard of later, perhaps more than once.
+
+        `bind(endpoint)` makes this bus listen and returns the endpoint that it got; it is called
+        once. Raises NameInUse where the meeting itself can tell. Cancelling or failing leaves
+        nothing behind.
+        """
+        ...
+
+    def admits(self, member: Member) -> bool:
+        """True when a member of this meeting may be listening there: peers are not trusted to say
+        where to connect to.
+        """
+        ...
+
+    def mine(self, address: object) -> bool:
+        """True when a socket's own or peer `address`, as the `socket` module gives it, belongs to
+        the meeting: what a forked child must not keep open.
+        """
+        ...
+
+    async def leave(self) -> None:
+        """Give the place up: nothing stays open and no file is left. Again: nothing."""
+        ...

@@ -1,0 +1,316 @@
+"""A bus among its peers: which queries are live where, whose events these are, and who has them.
+
+Owns the conversation: hello, `?`, frames, pages, flush marks, bye. Must not know how bytes travel
+(`network`), how a message looks (`wire`), who is there (`links`) or what is missing (`Inlet`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection
+from contextvars import Context
+
+from aiobus.clock import elapsed
+from aiobus.errors import NameInUse
+from aiobus.history import Page
+from aiobus.pattern import read_query
+from aiobus.publisher import Publisher
+from aiobus.transport import Inlet, Source, Witness
+from aiobus.transport.inlets import Inlets
+from aiobus.transport.links import Links
+from aiobus.transport.meeting import Member
+from aiobus.transport.network import Network
+from aiobus.transport.rounds import Rounds
+from aiobus.transport.streams import Streams
+from aiobus.wire import (
+    HEARTBEATS,
+    Ack,
+    Answer,
+    Ask,
+    Frame,
+    Heartbeat,
+    Mark,
+    PageAnswer,
+    PageAsk,
+    Who,
+    WireError,
+    answer,
+    heartbeat,
+    mark,
+    page,
+    read_down,
+    read_topic,
+    read_up,
+    topic,
+    up,
+)
+
+__all__ = ["Mesh"]
+
+START_SECONDS = 5.0
+TICK = 1.0
+"""Seconds between heartbeats, beacons, and looks at what is silent or unanswered."""
+
+log = logging.getLogger("aiobus.transport")
+
+
+class Mesh:
+    """The `Transport` of `ipc://` and `tcp://`, and the `Ears` of its network."""
+
+    def __init__(self, url: str, network: Network) -> None:
+        self.url = url
+        self.refused = 0
+        self._network = network
+        self._inlets = Inlets()
+        self._rounds = Rounds()
+        self._links: Links | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._context = Context()
+
+    @property
+    def peers(self) -> Collection[str]:
+        """Names of the buses that are linked now."""
+        return sorted(peer.name for peer in self._links or () if peer.is_there)
+
+    # Coming.
+
+    async def start(self, publisher: Publisher, witness: Witness) -> None:
+        """Join; wait until everybody who is there is linked, or 5 s, and then warn of who is not.
+
+        Raises NameInUse when another of this name is there that has started, or is the older.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._born = elapsed()
+        self._publisher = publisher
+        self._witness = witness
+        self._streams = Streams(publisher, self._network.send)
+        endpoint, members = await self._network.open(publisher.name, self)
+        self.me = me = Who(publisher.name, publisher.epoch, endpoint)
+        log.debug("%s listens at %s", me, endpoint)
+        links = Links(me, self._network, witness, self._inlets, self._rounds, self._ask)
+        self._links = links
+        self._network.subscribe(HEARTBEATS)
+        self._network.subscribe(me.topic)
+        for member in members:
+            links.find(member)
+        self._tick()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while any(peer.is_awaited for peer in links) and not links.is_late:
+                    await links.changed.wait()
+        except TimeoutError:
+            names = ", ".join(sorted(peer.name for peer in links if peer.is_awaited))
+            text = "%s starts without %s: no answer within %g s"
+            log.warning(text, me.name, names, START_SECONDS)
+        if links.is_late:
+            raise NameInUse(me.name, self.url)
+        links.is_open = True
+
+    def on_found(self, member: Member) -> None:
+        """Somebody listens there."""
+        if self._links is not None:
+            self._links.find(member)
+
+    def _ask(self, number: int, names: Collection[str]) -> None:
+        name = "*" if len(names) > 1 else next(iter(names))
+        self._network.ask(up(Ask(name, number, self.me)))
+
+    # From below: those who listen to this bus.
+
+    def on_up(self, message: bytes) -> None:
+        """A subscription, its end, or a question."""
+        try:
+            if message[:1] == b"\1":
+                self._on_subscribed(message[1:])
+            elif message[:1] == b"\0":
+                self._on_unsubscribed(message[1:])
+            else:
+                self._on_question(read_up(message))
+        except WireError as error:
+            self._refuse(error)
+
+    def _refuse(self, error: WireError) -> None:
+        self.refused += 1
+        self._witness.trouble("messages are refused", f"a message was refused: {error}")
+
+    def _on_subscribed(self, name: bytes) -> None:
+        asked = read_topic(name)
+        if isinstance(asked, Who):
+            self._known.hello(asked)
+        elif asked is not None:
+            self._streams.open(name, asked)
+
+    def _on_unsubscribed(self, name: bytes) -> None:
+        self._streams.close(name)
+        if name[:1] == b"~" and isinstance(who := read_topic(name), Who):
+            self._known.withdraw(who)
+
+    @property
+    def _known(self) -> Links:
+        assert self._links is not None, "nothing is heard before the network is open"
+        return self._links
+
+    def _on_question(self, question: Ask | PageAsk | Ack) -> None:
+        if question.to not in (self.me.name, "*"):
+            return
+        match question:
+            case Ask():
+                self._known.answer(question.who, lambda: self._answer(question))
+            case PageAsk() if question.epoch == self.me.epoch:
+                self._answer_page(question)
+            case Ack():
+                self._rounds.answer(question.mark, question.who.name, question)
+
+    def _answer(self, asked: Ask) -> None:
+        self._streams.flush()  # so that what was published before is received before
+        age, seq = elapsed() - self._born, self._publisher.seq
+        reply = Answer(asked.nonce, self.me, age, seq, self._known.is_open)
+        self._network.send(answer(asked.who, reply))
+
+    def _answer_page(self, asked: PageAsk) -> None:
+        try:
+            query = read_query(asked.query)
+        except ValueError as error:
+            raise WireError(f"a page is asked of no query: {error}") from None
+        found = self._streams.page(topic(asked.query), query, asked.after, asked.limit)
+        rows = [row for _, _, row in found.rows]
+        where = (found.after, found.evicted, found.to, found.newest)
+        name, epoch = self.me.name, self.me.epoch
+        self._network.send(page(asked.who, asked.nonce, name, epoch, *where, rows))
+
+    # From above: those whom this bus listens to.
+
+    def on_down(self, message: bytes) -> None:
+        """Events, a heartbeat, or an answer."""
+        try:
+            match value := read_down(message, self.me):
+                case Frame():
+                    self._on_frame(value)
+                case Heartbeat():
+                    self._on_heartbeat(value)
+                case Answer():
+                    self._known.hear_answer(value)
+                case PageAnswer():
+                    self._on_page(value)
+                case Mark():
+                    self._inlets.mark(value)
+                    self._acknowledge()
+        except WireError as error:
+            self._refuse(error)
+
+    def _on_frame(self, frame: Frame) -> None:
+        source = (frame.source, frame.epoch)
+        if source == (self.me.name, self.me.epoch):
+            raise WireError("a frame that claims to be from this bus")
+        self._known.hear(source, frame.newest)
+        self._inlets.take(frame)
+        if self._inlets.marks:
+            self._acknowledge()
+
+    def _on_heartbeat(self, beat: Heartbeat) -> None:
+        peer = self._known.hear((beat.name, beat.epoch), beat.seq)
+        if peer is not None and beat.leaving:
+            self._known.bye(peer)
+
+    def _on_page(self, value: PageAnswer) -> None:
+        events = value.events()
+        if events and events[-1].seq > value.to:
+            raise WireError("a page with more than it says")
+        page = Page(value.after, value.evicted, value.to, value.newest, [])
+        self._inlets.turn(value.nonce, (value.source, value.epoch), page, events)
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        for reached in self._inlets.reached():
+            self._network.ask(up(Ack(reached.who.name, reached.mark, self.me)))
+
+    # Subscribing and flushing.
+
+    async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
+        """Ask every other bus for the query of `inlet`; return the names of those that did not
+        confirm. They are asked again until they do.
+        """
+        if not inlet.query.wants_data:
+            return ()
+        if (new := self._inlets.add(inlet)) is not None:
+            self._network.subscribe(new)
+        known = [peer for peer in self._known if peer.is_awaited or peer.is_there]
+        there = [peer.name for peer in known if peer.is_there]
+        round = self._rounds.ask(
+            [peer.name for peer in known],
+            self._ask,
+            lambda value: self._inlets.meet([inlet], value),
+        )
+        try:
+            return await round.done(there, timeout)
+        finally:
+            # From now on, one question about all subscriptions is repeated, not one for each.
+            self._rounds.drop(round)
+            for peer in known:
+                if peer.name in round.waiting and peer in self._known:
+                    self._known.link(peer)
+
+    def unsubscribe(self, inlet: Inlet) -> None:
+        """Withdraw it. No error when it was not subscribed."""
+        if (old := self._inlets.remove(inlet)) is not None:
+            self._network.unsubscribe(old)
+
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+        """Ask a source for the next page of what `inlet` misses."""
+        if (number := self._inlets.number(inlet)) is not None:
+            name, epoch = source
+            text = inlet.query.text
+            self._network.ask(up(PageAsk(name, number, self.me, epoch, text, after, limit)))
+
+    async def flush(self, timeout: float) -> Collection[str]:
+        """Wait until every bus that is linked has what it asked for; return the names of those that
+        did not confirm, or died before they could.
+        """
+        owed = self._streams.owed() if self._links is not None else {}
+        if not owed:
+            return ()
+        linked = [peer for peer in self._known if peer.is_linked and not peer.has_left]
+        there = {peer.name: peer for peer in linked if peer.is_there}
+        streams = tuple((name[:-1].decode(), seq) for name, seq in owed.items())
+
+        def send(number: int, names: Collection[str]) -> None:
+            for name in names:
+                if (who := there[name].who) is not None:
+                    self._network.send(mark(who, Mark(number, self.me, streams)))
+
+        round = self._rounds.ask(there, send, lambda _: None)
+        try:
+            missing = await round.done(there, timeout)
+        finally:
+            self._rounds.drop(round)
+        missing |= round.gone | {peer.name for peer in linked if peer.name not in there}
+        if not missing:
+            self._streams.confirm(owed)
+        return missing
+
+    # Every second.
+
+    def _tick(self) -> None:
+        now = elapsed()
+        self._timer = self._loop.call_later(TICK, self._tick, context=self._context)
+        self._network.watch()
+        self._network.send(heartbeat(self.me.name, self.me.epoch, self._publisher.seq))
+        self._streams.beacons()
+        self._rounds.repeat()
+        self._inlets.tick(now)
+        self._known.judge(now)
+
+    # Going.
+
+    async def close(self, timeout: float) -> Collection[str]:
+        """Say bye behind the data and end all links. Returns nobody: `flush` has told who is
+        missing.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            for name in self._streams.owed():
+                self._streams.beacon(name)
+            seq = self._publisher.seq
+            self._network.send(heartbeat(self.me.name, self.me.epoch, seq, leaving=True))
+            self._streams.close_all()
+        await self._network.close(timeout)
+        return ()

@@ -1,0 +1,127 @@
+"""The publishing half of a mesh: a stream for each query that others ask for, and pages of history.
+
+Owns when frames leave: at the end of each tick of the loop, and a beacon once a second. Must not
+know who asks, nor how bytes get there.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from itertools import islice
+
+from aiobus.history import Page
+from aiobus.pattern import Query
+from aiobus.publisher import Publisher
+from aiobus.stream import Stream
+from aiobus.wire import WireError
+
+__all__ = ["Streams"]
+
+MAX_STREAMS = 32_768
+"""Distinct queries served. Each costs some 2 KB here, and a peer may ask for anything."""
+PAGE_EVENTS = 1024
+SLICE = 64
+"""Beacons sent before the loop turns: 5,000 at once would hold it for tens of milliseconds."""
+
+
+class Streams:
+    """The streams of one publisher. `send` takes a message and never waits."""
+
+    def __init__(self, publisher: Publisher, send: Callable[[bytes], None]) -> None:
+        self._publisher = publisher
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()  # what leaves at the end of a tick is caused by no event
+        self._streams: dict[bytes, Stream] = {}
+        self._joining: list[Stream] = []
+        self._beacons: Iterator[Stream] | None = None
+        self._confirmed: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def open(self, topic: bytes, query: Query) -> None:
+        """Serve a query from now on. Raises WireError when there are too many already."""
+        if topic in self._streams:
+            return
+        if len(self._streams) >= MAX_STREAMS:
+            raise WireError(f"a query, {MAX_STREAMS} are served already")
+        publisher = self._publisher
+        source = (publisher.name, publisher.epoch)
+        stream = Stream(query, topic, source, publisher.seq, self._send, self._join)
+        self._streams[topic] = stream
+        self._confirmed[topic] = publisher.seq
+        publisher.attach(stream)
+
+    def close(self, topic: bytes) -> None:
+        """Nobody asks for it any more. No error when nobody did."""
+        stream = self._streams.pop(topic, None)
+        if stream is not None:
+            self._publisher.detach(stream)
+            del self._confirmed[topic]
+
+    def close_all(self) -> None:
+        """Serve nobody any more."""
+        for topic in list(self._streams):
+            self.close(topic)
+
+    def _join(self, stream: Stream) -> None:
+        if not self._joining:
+            self._loop.call_soon(self._end_tick, context=self._context)
+        self._joining.append(stream)
+
+    def _end_tick(self) -> None:
+        joining, self._joining = self._joining, []
+        for stream in joining:
+            stream.end_tick()
+
+    def flush(self) -> None:
+        """Send what waits for the end of the tick."""
+        for stream in self._joining:
+            stream.flush()
+
+    def page(self, topic: bytes, query: Query, after: int, limit: int) -> Page:
+        """The next events of a query after `after`. What of it still waits for the end of the tick
+        is sent first, so that it cannot come after what the page says is the newest.
+        """
+        stream = self._streams.get(topic)
+        if stream is not None:
+            stream.flush()
+        return self._publisher.history.page(query, after, min(limit, PAGE_EVENTS))
+
+    def beacons(self) -> None:
+        """Say on every stream what was sent last, some at each turn of the loop."""
+        if self._beacons is None:
+            self._beacons = iter(list(self._streams.values()))
+            self._send_beacons()
+
+    def _send_beacons(self) -> None:
+        if self._beacons is None:
+            return
+        some = list(islice(self._beacons, SLICE))
+        for stream in some:
+            if self._streams.get(stream.topic) is stream:
+                stream.beacon()
+        if len(some) == SLICE:
+            self._loop.call_soon(self._send_beacons, context=self._context)
+        else:
+            self._beacons = None
+
+    def beacon(self, topic: bytes) -> None:
+        """Say on one stream what was sent last."""
+        if topic in self._streams:
+            self._streams[topic].beacon()
+
+    def owed(self) -> dict[bytes, int]:
+        """What was sent last, by topic, where that was not confirmed yet."""
+        self.flush()
+        streams = self._streams.values()
+        return {
+            each.topic: each.sent for each in streams if each.sent > self._confirmed[each.topic]
+        }
+
+    def confirm(self, owed: dict[bytes, int]) -> None:
+        """Everybody has all of this."""
+        for topic, seq in owed.items():
+            if topic in self._confirmed:
+                self._confirmed[topic] = max(self._confirmed[topic], seq)

@@ -1,0 +1,231 @@
+"""The sockets of one bus: an XPUB to which others listen and an XSUB by which it listens to them.
+
+Owns the ZeroMQ context, every socket option, and the reading. Must not know what the bytes say.
+
+ZeroMQ's descriptor is edge-triggered, and each call that sends, connects or disconnects can swallow
+the edge for good: then a socket is full of messages and nobody is woken (pyzmq#1021, #1085). So a
+socket is drained when its descriptor is readable, after each such call, and once a second.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextvars import Context
+
+import zmq
+import zmq.asyncio
+
+from aiobus.transport.meeting import Meeting, Member
+from aiobus.transport.network import Ears
+from aiobus.turn import Turn
+
+__all__ = ["ZmqNetwork"]
+
+MAX_MESSAGE = 16 * 1024 * 1024
+"""Bytes. A larger message ends the link that it came on; never near what `publish` accepts."""
+LINGER = 1.0
+"""Seconds that what was sent has to leave, at most: a frozen peer never takes it."""
+
+log = logging.getLogger("aiobus.transport")
+
+
+class Drain:
+    """Reads one socket dry, a turn of the loop at a time, and hands on what it reads."""
+
+    def __init__(self, socket: "zmq.asyncio.Socket", hear: Callable[[bytes], None]) -> None:
+        self._socket = socket
+        self.shadow: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
+        """The same socket, without futures: they cost 20 x in throughput and lose messages when
+        cancelled (pyzmq#1925).
+        """
+        self._hear = hear
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()
+        self._turn = Turn()
+        self._is_due = self._is_closed = False
+        self.found = 0
+        """Messages that only `watch` has found."""
+
+    def start(self) -> None:
+        """Read from now on, beginning with the next turn of the loop."""
+        self._loop.add_reader(self._socket.FD, self._on_readable)
+        self.soon()
+
+    def _on_readable(self) -> None:
+        self._context.run(self.run)
+
+    def soon(self) -> None:
+        """Read at the next turn of the loop: the socket was used."""
+        if not (self._is_due or self._is_closed):
+            self._is_due = True
+            self._loop.call_soon(self.run, context=self._context)
+
+    def run(self) -> None:
+        """Read what is there, for one turn of the loop; the rest at the next."""
+        self._is_due = False
+        self._turn.renew()
+        while not self._is_closed:
+            try:
+                message = self.shadow.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._handle(message)
+            if self._turn.spend():
+                self.soon()
+                return
+
+    def run_dry(self) -> None:
+        """Read all that is there now, however long it takes."""
+        while not self._is_closed:
+            try:
+                message = self.shadow.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._handle(message)
+
+    def _handle(self, message: bytes) -> None:
+        try:
+            self._hear(message)
+        except Exception:
+            # A mistake of ours that a message brought to light: the next ones must be read.
+            log.exception("a message of %d bytes could not be handled", len(message))
+
+    def send(self, message: bytes) -> None:
+        """Send, unless closed: never waits."""
+        if not self._is_closed:
+            self.shadow.send(message, zmq.NOBLOCK)
+            self.soon()
+
+    def watch(self) -> None:
+        """Look whether there is something that nobody was woken for."""
+        if not (self._is_due or self._is_closed) and self.shadow.poll(0):
+            self.found += 1
+            self.soon()
+
+    def close(self, linger: float) -> None:
+        """Read no more; what was sent has `linger` seconds to leave. Again: nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.remove_reader(self._socket.FD)
+            self._socket.close(linger=int(linger * 1000))
+
+
+class ZmqNetwork:
+    """The `Network` of `ipc://` and `tcp://`; `meeting` tells who is there."""
+
+    def __init__(self, meeting: Meeting, high_water_mark: int) -> None:
+        self._meeting = meeting
+        self._high_water_mark = high_water_mark
+        self._context: zmq.asyncio.Context | None = None
+        self._connected: set[str] = set()
+
+    async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
+        """Listen, join, and return the own endpoint and who is there. Raises NameInUse."""
+        context: zmq.asyncio.Context = zmq.asyncio.Context()
+        self._context = context
+        try:
+            self._up = Drain(self._socket(context, zmq.XPUB), ears.on_up)
+            self._down = Drain(self._socket(context, zmq.XSUB), ears.on_down)
+            members = await self._meeting.join(name, self._bind, ears.on_found)
+        except BaseException:
+            await self.close(0)
+            raise
+        self._up.start()
+        self._down.start()
+        return self._endpoint, members
+
+    def _socket(self, context: "zmq.asyncio.Context", kind: int) -> "zmq.asyncio.Socket":
+        socket = context.socket(kind)
+        options = {
+            zmq.LINGER: 0,
+            zmq.SNDHWM: self._high_water_mark,
+            zmq.RCVHWM: self._high_water_mark,
+            zmq.MAXMSGSIZE: MAX_MESSAGE,
+            zmq.BACKLOG: 1024,
+            zmq.IMMEDIATE: 0,
+            # A peer that stalls for longer than a ZMTP heartbeat aborts this process when it comes
+            # back (libzmq#3937, #4767): silence is judged by the mesh.
+            zmq.HEARTBEAT_IVL: 0,
+            zmq.HANDSHAKE_IVL: 5_000,
+            zmq.RECONNECT_IVL: 100,
+            zmq.RECONNECT_IVL_MAX: 5_000,
+            zmq.TCP_KEEPALIVE: 1,
+            zmq.TCP_KEEPALIVE_IDLE: 30,
+            zmq.TCP_KEEPALIVE_INTVL: 5,
+            zmq.TCP_KEEPALIVE_CNT: 3,
+            zmq.TCP_MAXRT: 15_000,
+        }
+        if kind == zmq.XSUB:
+            # Subscriptions count against it and are dropped beyond it without a word
+            # (libzmq#4064): of 5,000, a publisher saw 1,000.
+            options[zmq.SNDHWM] = 0
+        else:
+            # One peer that does not read would stop all others.
+            options[zmq.XPUB_NODROP] = 0
+        for option, value in options.items():
+            socket.set(option, value)
+        return socket
+
+    def _bind(self, endpoint: str) -> str:
+        self._up.shadow.bind(endpoint)
+        self._endpoint = self._up.shadow.get_string(zmq.LAST_ENDPOINT)
+        return self._endpoint
+
+    def admits(self, member: Member) -> bool:
+        """True when a member may be listening there."""
+        return self._meeting.admits(member)
+
+    def connect(self, endpoint: str) -> None:
+        """Link to whoever listens there, now or later. Twice is once: ZeroMQ would make two links
+        and bring everything twice.
+        """
+        if endpoint not in self._connected and self._context is not None:
+            self._connected.add(endpoint)
+            self._down.shadow.connect(endpoint)
+            self._down.soon()
+
+    def disconnect(self, endpoint: str) -> None:
+        """End the link, once all that it brought has been read: ZeroMQ throws the rest away (10 of
+        500 arrived).
+        """
+        if endpoint in self._connected:
+            self._down.run_dry()
+            self._connected.discard(endpoint)
+            self._down.shadow.disconnect(endpoint)
+            self._down.soon()
+
+    def subscribe(self, topic: bytes) -> None:
+        """Ask every link for a topic."""
+        self._down.send(b"\1" + topic)
+
+    def unsubscribe(self, topic: bytes) -> None:
+        """Withdraw it."""
+        self._down.send(b"\0" + topic)
+
+    def ask(self, question: bytes) -> None:
+        """Send a question up every link."""
+        self._down.send(question)
+
+    def send(self, message: bytes) -> None:
+        """Send a message down to all who asked for its topic."""
+        self._up.send(message)
+
+    def watch(self) -> None:
+        """Look whether something came that nobody was woken for."""
+        self._up.watch()
+        self._down.watch()
+
+    async def close(self, timeout: float) -> None:
+        """Leave the meeting, close the sockets, and end the context in a thread, since that waits
+        for what was sent to leave.
+        """
+        context, self._context = self._context, None
+        if context is None:
+            return
+        self._connected.clear()
+        try:
+            await self._meeting.leave()
+        finally:
+            self._down.close(0)
+            self._up.close(min(timeout, LINGER))
+            await asyncio.get_running_loop().run_in_executor(None, context.term)

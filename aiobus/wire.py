@@ -1,0 +1,437 @@
+"""What crosses the wire between buses, as bytes and back: subscriptions, data, heartbeats,
+questions and answers.
+
+Owns the form of every message, and the refusal of whatever is not of that form: no peer is trusted,
+and what it sent raises WireError and nothing else, in time proportional to its length. Pure: who
+sends, who asks, and what follows from an answer are not known here.
+
+Down from a publisher comes a topic, which ends with a zero byte and is what somebody subscribed to,
+and then JSON. Up to all publishers goes a JSON list that names whom it is for.
+"""
+
+import marshal
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from aiobus.codec import MAX_DEPTH
+from aiobus.event import Event, known_type
+from aiobus.pattern import MAX_QUERY, RESERVED, Query, bad_key, bad_name, bad_type, read_query
+
+__all__ = [
+    "HEARTBEATS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark", "PageAnswer",
+    "PageAsk", "Who", "WireError", "answer", "frame", "heartbeat", "mark", "page", "read_down",
+    "read_topic", "read_up", "read_who", "topic", "up",
+]  # fmt: skip
+
+VERSION = 1
+HEARTBEATS = b"~\0"
+"""The topic of heartbeats."""
+
+MAX_NUMBER = 2**63 - 1
+MAX_CAUSE = 256
+
+_WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
+
+
+class WireError(ValueError):
+    """What a peer sent is not of this protocol.
+
+    The text says what is wrong with it in lengths, kinds and positions. It quotes subscriptions,
+    which have no other clue to whose they are, but never what was published.
+    """
+
+
+# Who is who.
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A bus as others know it: its name, which start of it, and where it listens."""
+
+    name: str
+    epoch: int
+    endpoint: str
+
+    @property
+    def text(self) -> str:
+        """`name@epoch endpoint`, epoch in base 36: what `read_who` reads."""
+        return f"{self} {self.endpoint}"
+
+    @property
+    def topic(self) -> bytes:
+        """Its hello, by which others know that it is there, and its mailbox."""
+        return b"~%b\0" % self.text.encode()
+
+    def __str__(self) -> str:
+        return f"{self.name}@{_base36(self.epoch)}"
+
+
+def read_who(text: str) -> Who:
+    """The bus that `text` is the text of, exactly. Raises WireError for every other text."""
+    if not (found := _WHO.fullmatch(text)):
+        raise WireError(f"no bus, which is `name@epoch endpoint`: {_shape(text)}")
+    return Who(_part("name", found[1]), _part("epoch", int(found[2], 36)), found[3])
+
+
+def _base36(number: int) -> str:
+    head = _base36(number // 36) if number >= 36 else ""
+    return head + "0123456789abcdefghijklmnopqrstuvwxyz"[number % 36]
+
+
+# Subscriptions.
+
+
+def topic(query: str) -> bytes:
+    """The topic to subscribe to for the events of `query`, which is the text of a Query."""
+    return b"%b\0" % query.encode()
+
+
+def read_topic(topic: bytes) -> Query | Who | None:
+    """What a subscription asks for: events, the mail of a bus, or heartbeats (None).
+
+    Raises WireError when it is none of these.
+    """
+    if not topic.endswith(b"\0") or topic.count(b"\0") > 1:
+        raise WireError(f"no subscription, which ends with its one zero byte: {len(topic)} bytes")
+    if topic == HEARTBEATS:
+        return None
+    try:
+        text = topic[:-1].decode()
+        return read_who(text[1:]) if text.startswith("~") else read_query(text)
+    except ValueError as error:
+        raise WireError(f"no subscription: {error}") from None
+
+
+# What comes down: data, heartbeats, and answers in a mailbox.
+
+
+def frame(topic: bytes, source: str, epoch: int, prev: int, rows: Sequence[bytes]) -> bytes:
+    """Rows of events, as the codec encodes them, after `prev` on this topic. No rows: a beacon,
+    which says that nothing came after `prev`.
+    """
+    row_list = b",".join(rows)
+    return b'%b[%d,"%b",%d,%d,[%b]]' % (topic, VERSION, source.encode(), epoch, prev, row_list)
+
+
+class Frame:
+    """Events of one source, in order. `prev` is the seq of the event before on this topic and
+    `newest` that of the last one here: `prev` again when there are none.
+
+    The topic may be one that nobody asked for.
+    """
+
+    __slots__ = ("_json", "_unread", "epoch", "newest", "prev", "source", "topic")
+
+    def __init__(self, topic: bytes, json: bytes) -> None:
+        match fields := _loads(json):
+            case [int(version), *_] if version != VERSION:
+                raise WireError(f"a frame of version {version}, this is {VERSION}")
+        _, source, epoch, prev, rows = _parts("version name epoch seq rows", fields)
+        self.topic: bytes = topic
+        self.source: str = source
+        self.epoch: int = epoch
+        self.prev: int = prev
+        events = _events(json, rows, self.source, self.epoch, self.prev)
+        self.newest: int = events[-1].seq if events else self.prev
+        self._unread: list[Event[Any]] | None = events
+        self._json = json
+
+    def events(self) -> list[Event[Any]]:
+        """The events, made anew at each call, so that two subscriptions share nothing."""
+        events, self._unread = self._unread, None
+        if events is None:
+            rows = orjson.loads(self._json)[4]
+            events = _events(self._json, rows, self.source, self.epoch, self.prev)
+        return events
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A bus is alive, and `seq` is the number of its last event. `leaving`: it was its last."""
+
+    name: str
+    epoch: int
+    seq: int
+    leaving: bool
+
+
+def heartbeat(name: str, epoch: int, seq: int, *, leaving: bool = False) -> bytes:
+    """A sign of life; with `leaving` the last one."""
+    return HEARTBEATS + orjson.dumps([name, epoch, seq, *(["bye"] if leaving else [])])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To an Ask: I know your subscriptions. I am `age` seconds old, my last event was `seq`."""
+
+    nonce: int
+    who: Who
+    age: float
+    seq: int
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PageAnswer:
+    """To a PageAsk: the kept events in `(after, to]` that the query matches.
+
+    Those up to `evicted` are forgotten; there is more while `to` is below `newest`.
+    """
+
+    nonce: int
+    source: str
+    epoch: int
+    after: int
+    evicted: int
+    to: int
+    newest: int
+    rows: list[Event[Any]]
+
+    def events(self) -> list[Event[Any]]:
+        """The events, the same at each call: one reader may keep them."""
+        return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Send an Ack when you have reached these: (query, seq) of the streams you were sent."""
+
+    mark: int
+    who: Who
+    streams: tuple[tuple[str, int], ...]
+
+
+def answer(to: Who, value: Answer) -> bytes:
+    """An Answer in the mailbox of `to`."""
+    return to.topic + _dumps(value)
+
+
+def page(
+    to: Who,
+    nonce: int,
+    source: str,
+    epoch: int,
+    after: int,
+    evicted: int,
+    to_seq: int,
+    newest: int,
+    rows: Sequence[bytes],
+) -> bytes:
+    """A PageAnswer in the mailbox of `to`, its rows as the codec encodes them."""
+    head = orjson.dumps(["!", nonce, source, epoch, after, evicted, to_seq, newest])
+    return b"%b%b,[%b]]" % (to.topic, head[:-1], b",".join(rows))
+
+
+def mark(to: Who, value: Mark) -> bytes:
+    """A Mark in the mailbox of `to`."""
+    return to.topic + _dumps(value)
+
+
+def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswer | Mark:
+    """What one message from a publisher says to `me`.
+
+    Raises WireError for anything else, mail for other buses among it.
+    """
+    end = message.find(b"\0", 0, MAX_QUERY + 1) + 1
+    if end < 2:
+        raise WireError(f"{len(message)} bytes that do not begin with a topic")
+    topic, json = message[:end], message[end:]
+    if not topic.startswith(b"~"):
+        return Frame(topic, json)
+    if topic == HEARTBEATS:
+        fields = _loads(json)
+        leaving = type(fields) is list and fields[3:] == ["bye"]
+        return Heartbeat(
+            *_parts("name epoch seq", fields[:3] if leaving else fields), leaving=leaving
+        )
+    if topic != me.topic:
+        raise WireError("mail for another bus")
+    found: Answer | PageAnswer | Mark = _read(_ANSWERS, json)
+    return _examined(found, json) if isinstance(found, PageAnswer) else found
+
+
+def _examined(page: PageAnswer, json: bytes) -> PageAnswer:
+    events = _events(json, page.rows, page.source, page.epoch, page.after)
+    last = events[-1].seq if events else page.after
+    if not (last <= page.to <= page.newest and page.evicted <= page.newest):
+        raise WireError("a page whose numbers contradict each other")
+    return replace(page, rows=events)
+
+
+# What goes up: questions.
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Do you know my subscriptions? `to` is the name of a bus, or `"*"` for every bus."""
+
+    to: str
+    nonce: int
+    who: Who
+
+
+@dataclass(frozen=True, slots=True)
+class PageAsk:
+    """Which events after `after` have you kept of `query`? At most `limit` of them.
+
+    `query` is a text of at most 1,024 bytes that nobody has looked into.
+    """
+
+    to: str
+    nonce: int
+    who: Who
+    epoch: int
+    query: str
+    after: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """I have reached what your Mark named."""
+
+    to: str
+    mark: int
+    who: Who
+
+
+def up(question: Ask | PageAsk | Ack) -> bytes:
+    """The message for all publishers, of whom `to` is meant."""
+    return _dumps(question)
+
+
+def read_up(message: bytes) -> Ask | PageAsk | Ack:
+    """What a message of another bus asks of `to`. Raises WireError for anything else."""
+    question: Ask | PageAsk | Ack = _read(_QUESTIONS, message)
+    return question
+
+
+# A question or an answer is a sign, and then the fields of its class.
+
+_QUESTIONS = {
+    "?": (Ask, "name* nonce who"),
+    "!": (PageAsk, "name nonce who epoch query seq limit"),
+    "=": (Ack, "name mark who"),
+}
+_ANSWERS = {
+    "?": (Answer, "nonce who age seq flag"),
+    "!": (PageAnswer, "nonce name epoch seq seq seq seq rows"),
+    "=": (Mark, "mark who streams"),
+}
+_SIGNS = {form[0]: sign for forms in (_QUESTIONS, _ANSWERS) for sign, form in forms.items()}
+
+
+def _dumps(value: Ask | PageAsk | Ack | Answer | Mark) -> bytes:
+    fields = [getattr(value, name) for name in value.__match_args__]
+    texts = [field.text if isinstance(field, Who) else field for field in fields]
+    return orjson.dumps([_SIGNS[type(value)], *texts])
+
+
+def _read(forms: Mapping[str, tuple[Any, str]], json: bytes) -> Any:
+    match found := _loads(json):
+        case [str(sign), *fields] if sign in forms:
+            made, parts = forms[sign]
+            return made(*_parts(parts, fields))
+    raise WireError(f"no question and no answer: {_shape(found)}")
+
+
+def _parts(names: str, fields: Any) -> list[Any]:
+    """What a JSON list of these parts stands for."""
+    parts = names.split()
+    if type(fields) is not list or len(fields) != len(parts):
+        raise WireError(f"not [{', '.join(parts)}] but {_shape(fields)}")
+    return list(map(_part, parts, fields))
+
+
+def _part(name: str, value: Any) -> Any:
+    kind = type(value)
+    match name:
+        case "name" | "name*":
+            right = kind is str and (not bad_name(value) or (name, value) == ("name*", "*"))
+        case "query":
+            right = kind is str and len(value.encode()) <= MAX_QUERY
+        case "age":
+            right = kind in (int, float) and value >= 0
+        case "who" | "flag" | "rows" | "streams":
+            right = kind is {"who": str, "flag": bool}.get(name, list)
+        case _:
+            least, most = (1, 1_000_000) if name == "limit" else (0, MAX_NUMBER)
+            right = kind is int and least <= value <= most
+    if not right:
+        raise WireError(f"no {name}: {_shape(value)}")
+    if name == "streams":
+        return tuple(tuple(_parts("query seq", stream)) for stream in value)
+    return read_who(value) if name == "who" else value
+
+
+def _events(json: bytes, rows: list[Any], source: str, epoch: int, last: int) -> list[Event[Any]]:
+    """The events of `rows`, whose numbers rise from above `last`. Every event received goes through
+    this loop, so the checks stand in it, cheapest first.
+    """
+    # Each row has a bracket, and more than MAX_DEPTH others it takes to be too deep.
+    if _brackets(json) - len(rows) > MAX_DEPTH:
+        _refuse_deep(rows)
+    events: list[Event[Any]] = []
+    try:
+        for row in rows:
+            if type(row) is not list or not 5 <= len(row) <= 6:
+                raise WireError(f"no event: {_shape(row)}")
+            if len(row) == 5:
+                row.append("")
+            seq, timestamp, name, key, data, cause = row
+            if type(seq) is not int or not last < seq <= MAX_NUMBER:
+                raise WireError("a seq that is not above the one before")
+            is_text = type(name) is type(key) is type(cause) is str
+            if not is_text or (type(timestamp) is not float and type(timestamp) is not int):
+                raise WireError(f"no event: {', '.join(map(_shape, row))}")
+            # No character has more than 4 bytes.
+            if (len(key) > 32 and bad_key(key)) or len(cause) > MAX_CAUSE:
+                raise WireError(f"a key or cause that is too long: {_shape(key)}, {_shape(cause)}")
+            last, name = seq, _type(name)
+            event: Event[Any] = Event(
+                name, data, timestamp, key=key, cause=cause, source=source, epoch=epoch, seq=seq
+            )
+            events.append(event)
+    except WireError as error:
+        raise WireError(f"row {len(events)}: {error}") from None
+    return events
+
+
+@lru_cache(maxsize=4096)
+def _type(name: str) -> str:
+    # Only what is right is remembered, so a peer cannot fill the memory with what is wrong.
+    if bad_type(name) or name.startswith(RESERVED):
+        raise WireError(f"no type that is sent: {_shape(name)}")
+    return known_type(name)
+
+
+def _refuse_deep(rows: list[Any]) -> None:
+    # Each container is a bracket in marshal's bytes too, which take half the time of a walk.
+    level = [row for row in rows if _brackets(marshal.dumps(row, 2)) > MAX_DEPTH]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in inner for item in items if isinstance(item, list | dict)]
+    if level:
+        raise WireError(f"data nested more than {MAX_DEPTH} deep")
+
+
+def _brackets(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{")
+
+
+def _loads(json: bytes) -> Any:
+    try:
+        return orjson.loads(json)
+    except orjson.JSONDecodeError as error:
+        raise WireError(f"{len(json)} bytes that are not JSON at character {error.pos}") from None
+
+
+def _shape(value: object) -> str:
+    """The kind and length of `value`, never what is in it."""
+    size = f" of length {len(value)}" if isinstance(value, str | list | dict) else ""
+    return f"{type(value).__name__}{size}"

@@ -1,0 +1,299 @@
+"""One holder and what comes to its address: hellos, garbage, silence and too much of everything."""
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+
+import orjson
+import pytest
+
+from aiobus.transport import holder as holder_module
+from aiobus.transport.address import Address
+from aiobus.transport.holder import MAX_GUESTS, Holder
+from aiobus.transport.meeting import Member
+from aiobus.transport.roster import MAX_HELLO, hello_line
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+A, B = (Member(f"bot-{number}", f"tcp://127.0.0.1:{number}") for number in (1, 2))
+
+
+def free_address() -> Address:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return Address(*free.getsockname())
+
+
+class Desk:
+    """A holder, why it refused, and raw connections to it."""
+
+    def __init__(self, inherited: list[Member]) -> None:
+        self.address = free_address()
+        self.refusals: list[str] = []
+        self.has_refused = asyncio.Event()
+        self.holder = Holder(self.address, inherited, self._note)
+        self._stack = AsyncExitStack()
+
+    def _note(self, reason: str) -> None:
+        self.refusals.append(reason)
+        self.has_refused.set()
+
+    async def connect(self, say: bytes = b"") -> "Raw":
+        sock = socket.socket()
+        self._stack.callback(sock.close)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self.address)
+        raw = Raw(sock)
+        if say:
+            await raw.say(say)
+        return raw
+
+    async def close(self) -> None:
+        self.holder.close()
+        await self._stack.aclose()
+
+
+class Raw:
+    """A connection that says what it likes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._lines = bytearray()
+
+    async def say(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def hear(self) -> set[Member]:
+        """The members on the next roster."""
+        while b"\n" not in self._lines:
+            data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+            assert data, "the holder closed the connection"
+            self._lines += data
+        line, _, self._lines = self._lines.partition(b"\n")
+        kind, version, rows = orjson.loads(line)
+        assert (kind, version) == ("roster", 1)
+        return {Member(*row) for row in rows}
+
+    async def is_closed(self) -> bool:
+        """Wait for the end of the connection; what comes before it does not count."""
+        try:
+            while await asyncio.get_running_loop().sock_recv(self.sock, 65536):
+                pass
+        except ConnectionError:
+            pass
+        return True
+
+
+@pytest.fixture
+async def desk(no_task_is_left: None) -> AsyncIterator[Desk]:
+    desk = Desk([])
+    yield desk
+    await desk.close()
+
+
+async def test_who_says_hello_is_told_who_is_there_and_the_others_are_told_of_it(
+    desk: Desk,
+) -> None:
+    first = await desk.connect(hello_line(A))
+    assert await first.hear() == {A}
+    second = await desk.connect(hello_line(B))
+    assert await second.hear() == {A, B}
+    while B not in await first.hear():
+        pass
+
+
+async def test_a_hello_may_come_in_pieces(desk: Desk) -> None:
+    raw = await desk.connect()
+    for byte in hello_line(A):
+        await raw.say(bytes([byte]))
+    assert await raw.hear() == {A}
+
+
+async def test_who_is_gone_is_no_longer_on_the_roster(desk: Desk) -> None:
+    gone = await desk.connect(hello_line(A))
+    await gone.hear()
+    gone.sock.close()
+    # The end may be read after the next hello: connections are read in any order.
+    while A in await (await desk.connect(hello_line(B))).hear():
+        pass
+
+
+async def test_who_is_inherited_is_on_the_roster() -> None:
+    desk = Desk([A])
+    assert await (await desk.connect(hello_line(B))).hear() == {A, B}
+    await desk.close()
+
+
+GARBAGE = {
+    "http": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "binary": bytes(range(256)) * 16,
+    "zmtp": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\n",
+    "not a hello": b"[]\n",
+    "another version": b'["hello", 2, "bot", "tcp://127.0.0.1:5"]\n',
+    "a name that cannot be": b'["hello", 1, "a b", "tcp://127.0.0.1:5"]\n',
+    "an endpoint elsewhere": b'["hello", 1, "bot", "tcp://10.0.0.1:5"]\n',
+    "a line too long": b"x" * (MAX_HELLO + 1),
+    "a hello and then garbage": hello_line(B) + b"more\n",
+    "a hello twice": hello_line(B) * 2,
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_what_is_no_hello_ends_its_own_connection_and_no_other(desk: Desk, kind: str) -> None:
+    good = await desk.connect(hello_line(A))
+    assert await good.hear() == {A}
+    assert await (await desk.connect(GARBAGE[kind])).is_closed()
+    assert len(desk.refusals) == 1
+    assert A in await (await desk.connect(hello_line(B))).hear()
+    while B not in await good.hear():
+        pass
+
+
+async def test_half_a_hello_is_refused(desk: Desk) -> None:
+    raw = await desk.connect(hello_line(A)[:-5])
+    raw.sock.shutdown(socket.SHUT_WR)
+    assert await raw.is_closed()
+    assert desk.refusals == ["half a line"]
+
+
+async def test_a_connection_that_comes_and_goes_is_nobodys_fault(desk: Desk) -> None:
+    raw = await desk.connect()
+    raw.sock.shutdown(socket.SHUT_WR)
+    assert await raw.is_closed()
+    assert desk.refusals == []
+
+
+async def test_who_never_says_hello_is_sent_away(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    monkeypatch.setattr(holder_module, "HELLO_SECONDS", 0.05)
+    good = await desk.connect(hello_line(A))
+    silent = await desk.connect(b'["hello"')
+    assert await silent.is_closed()
+    assert desk.refusals == ["no hello within 0.05 s"]
+    assert await good.hear() == {A}
+    await desk.connect(hello_line(B))
+    while B not in await good.hear():
+        pass
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("this process may not open 4,096 files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_one_connection_too_many_is_refused_until_another_ends(desk: Desk) -> None:
+    good = await desk.connect(hello_line(A))
+    assert await good.hear() == {A}
+    others = [await desk.connect() for _ in range(MAX_GUESTS - 1)]
+    assert await (await desk.connect(hello_line(B))).is_closed()
+    assert desk.refusals == ["there are 1,024 connections already"]
+    others[0].sock.shutdown(socket.SHUT_WR)
+    assert await others[0].is_closed()
+    assert B in await (await desk.connect(hello_line(B))).hear()
+
+
+async def test_who_cannot_be_accepted_for_want_of_descriptors_is_accepted_later(
+    desk: Desk,
+) -> None:
+    sock = socket.socket()
+    sock.setblocking(False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, desk.address)
+        await desk.has_refused.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert desk.refusals == ["it cannot be accepted yet: Too many open files"]
+    raw = Raw(sock)
+    await raw.say(hello_line(A))
+    assert await raw.hear() == {A}
+    sock.close()
+
+
+async def frozen(desk: Desk) -> Raw:
+    """A member that reads nothing, with the smallest buffers on the way to it."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    desk._stack.callback(sock.close)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, desk.address)
+    raw = Raw(sock)
+    await raw.say(hello_line(Member("frozen", "tcp://127.0.0.1:9")))
+    return raw
+
+
+async def test_a_member_that_does_not_read_delays_nobody_and_is_sent_away_when_too_much_waits(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    monkeypatch.setattr(holder_module, "MAX_UNSENT", 32 * 1024)
+    await frozen(desk)
+    good = await desk.connect(hello_line(A))
+    port = 10
+    while not desk.refusals:
+        port += 1
+        newcomer = Member("x" * 64, f"tcp://127.0.0.1:{port}")
+        raw = await desk.connect(hello_line(newcomer))
+        assert newcomer in await raw.hear()
+        raw.sock.close()
+        while newcomer not in await good.hear():
+            pass
+    assert desk.refusals == ["it does not read what it is told"]
+
+
+async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
+    slow = await frozen(desk)
+    told: set[Member] = set()
+    # Until the buffers on the way are full and much waits in the holder.
+    while sum(len(guest.unsent) for guest in desk.holder._guests) < 10_000:
+        told.add(newcomer := Member("x" * 64, f"tcp://127.0.0.1:{len(told) + 10}"))
+        raw = await desk.connect(hello_line(newcomer))
+        assert newcomer in await raw.hear()
+        raw.sock.close()
+    heard: set[Member] = set()
+    while not heard >= told:
+        heard |= await slow.hear()
+    assert desk.refusals == []
+
+
+async def test_an_address_has_one_holder(desk: Desk) -> None:
+    with pytest.raises(OSError, match="in use"):
+        Holder(desk.address, [], desk.refusals.append)
+
+
+async def test_closing_frees_the_address_before_anybody_notices(desk: Desk) -> None:
+    guest = await desk.connect(hello_line(A))
+    await guest.hear()
+    knocking = await desk.connect()
+    desk.holder.close()
+    desk.holder.close()
+    Holder(desk.address, [], desk.refusals.append).close()
+    assert await guest.is_closed()
+    assert await knocking.is_closed()
+
+
+async def test_an_ipv6_address_is_served_as_well() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+            address = Address(*free.getsockname()[:2])
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    holder = Holder(address, [], print)
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        raw = Raw(sock)
+        await raw.say(hello_line(A))
+        assert await raw.hear() == {A}
+    holder.close()

@@ -1,0 +1,562 @@
+"""Members who meet at tcp addresses: real sockets, and processes that die or freeze."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from aiobus.transport.meeting import Meeting, Member
+from aiobus.transport.rendezvous import Rendezvous
+from aiobus.transport.roster import hello_line, roster_line
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
+
+# A member with a process of its own: url, name. Says what it holds once it has joined.
+MEMBER = """
+import asyncio, socket, sys
+from aiobus.transport.rendezvous import Rendezvous
+
+async def main(url, name):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        meeting = Rendezvous(url)
+        await meeting.join(name, lambda asked: endpoint, print)
+        print(*meeting.held, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+class Bot:
+    """A member, the socket it listens at, and whom it knows."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.name = name
+        self.meeting = Rendezvous(url)
+        self.listener = socket.socket()
+        self.asked_for = ""
+        self.joined: set[str] = set()
+        """Names, as `join` returned them."""
+        self.found: list[Member] = []
+        self.news = asyncio.Event()
+
+    def bind(self, endpoint: str) -> str:
+        self.asked_for = endpoint
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen()
+        return self.endpoint
+
+    @property
+    def endpoint(self) -> str:
+        return f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def take(self, member: Member) -> None:
+        self.found.append(member)
+        self.news.set()
+
+    async def join(self) -> "Bot":
+        members = await self.meeting.join(self.name, self.bind, self.take)
+        self.joined = {member.name for member in members}
+        return self
+
+    async def knows(self, *names: str) -> bool:
+        """Wait until it knows everybody of `names`."""
+        while not self.joined | {member.name for member in self.found} >= {*names}:
+            self.news.clear()
+            await self.news.wait()
+        return True
+
+    async def leave(self) -> None:
+        await self.meeting.leave()
+        self.listener.close()
+
+
+class Crowd:
+    """Makes bots, and lets all of them leave at the end."""
+
+    def __init__(self) -> None:
+        self.bots: list[Bot] = []
+
+    def bot(self, url: str, name: str) -> Bot:
+        self.bots.append(bot := Bot(url, name))
+        return bot
+
+    async def join(self, url: str, *names: str) -> list[Bot]:
+        """All at once."""
+        return await asyncio.gather(*(self.bot(url, name).join() for name in names))
+
+    async def leave(self) -> None:
+        for bot in self.bots:
+            await bot.leave()
+
+
+@pytest.fixture
+async def crowd(no_task_is_left: None) -> AsyncIterator[Crowd]:
+    crowd = Crowd()
+    yield crowd
+    await crowd.leave()
+
+
+@pytest.fixture
+def at() -> str:
+    return free_address()
+
+
+@contextmanager
+def process(url: str, name: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", MEMBER, url, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def joined(process: subprocess.Popen[str]) -> str:
+    """Wait until it has; return what it holds."""
+    assert process.stdout is not None
+    return (await asyncio.to_thread(process.stdout.readline)).strip()
+
+
+def descriptors() -> list[str]:
+    """What this process has open, but for what the look itself opens."""
+    opened = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            opened.append(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+    return sorted(entry for entry in opened if "/proc/" not in entry)
+
+
+def test_a_rendezvous_is_a_meeting() -> None:
+    meeting: Meeting = Rendezvous("localhost:7555")
+    assert meeting is not None
+
+
+async def test_the_first_who_comes_serves_and_is_alone(crowd: Crowd, at: str) -> None:
+    [first] = await crowd.join(at, "first")
+    assert (first.joined, first.meeting.held) == (set(), {at})
+    assert first.asked_for == "tcp://127.0.0.1:*"
+
+
+async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(
+    crowd: Crowd, at: str
+) -> None:
+    [a] = await crowd.join(at, "a")
+    [b] = await crowd.join(at, "b")
+    [c] = await crowd.join(at, "c")
+    assert (b.joined, c.joined) == ({"a"}, {"a", "b"})
+    assert await a.knows("b", "c")
+    assert await b.knows("a", "c")
+    assert c.found == []
+    assert (a.meeting.held, b.meeting.held, c.meeting.held) == ({at}, set(), set())
+
+
+async def test_all_who_come_at_once_find_each_other(crowd: Crowd, at: str) -> None:
+    names = [f"bot-{number}" for number in range(20)]
+    for bot in await crowd.join(at, *names):
+        assert await bot.knows(*{*names} - {bot.name})
+        assert bot.name not in bot.joined
+
+
+async def test_somebody_of_the_same_name_is_told_of(crowd: Crowd, at: str) -> None:
+    [first, second] = await crowd.join(at, "twin", "twin")
+    assert await first.knows("twin")
+    assert await second.knows("twin")
+    [third] = await crowd.join(at, "third")
+    assert third.joined == {"twin"}
+
+
+async def test_who_has_left_is_not_met_by_who_comes_later(crowd: Crowd, at: str) -> None:
+    [a, b] = await crowd.join(at, "a", "b")
+    await b.leave()
+    [c] = await crowd.join(at, "c")
+    assert c.joined == {"a"}
+    assert await a.knows("c")
+
+
+async def test_who_is_on_the_roster_but_does_not_listen_any_more_is_left_out(
+    crowd: Crowd, at: str
+) -> None:
+    [_, b] = await crowd.join(at, "a", "b")
+    b.listener.close()
+    [c] = await crowd.join(at, "c")
+    assert c.joined == {"a"}
+
+
+async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(crowd: Crowd, at: str) -> None:
+    [a, b] = await crowd.join(at, "a", "b")
+    endpoint = b.endpoint
+    await b.leave()
+    port = int(endpoint.rpartition(":")[2])
+    with raw_connection(at) as raw:  # still on the roster, though nobody listens
+        await asyncio.get_running_loop().sock_sendall(raw, hello_line(Member("b", endpoint)))
+        await asyncio.get_running_loop().sock_recv(raw, 65536)
+        [c] = await crowd.join(at, "c")
+        assert c.joined == {"a"}
+    again = crowd.bot(at, "b")
+    again.bind = lambda asked: listen_again(again.listener, port)  # type: ignore[method-assign]
+    await again.join()
+    assert await c.knows("a", "b")
+
+
+def listen_again(sock: socket.socket, port: int) -> str:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    sock.listen()
+    return f"tcp://127.0.0.1:{port}"
+
+
+@contextmanager
+def raw_connection(at: str) -> Iterator[socket.socket]:
+    host, _, port = at.partition(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.setblocking(False)
+        yield sock
+
+
+# Taking over.
+
+
+async def test_a_killed_holder_is_replaced_and_a_newcomer_meets_all_survivors(
+    crowd: Crowd, at: str, logged: Logged
+) -> None:
+    with process(at, "holder") as holder, logged(f"has taken over {at}") as taken_over:
+        assert await joined(holder) == at
+        survivors = await crowd.join(at, "a", "b")
+        for bot in survivors:
+            assert await bot.knows("holder")
+        holder.kill()
+        await taken_over.wait()
+        [newcomer] = await crowd.join(at, "newcomer")
+        assert newcomer.joined == {"a", "b"}
+        assert [at] == [held for bot in crowd.bots for held in bot.meeting.held]
+
+
+async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_nobody(
+    crowd: Crowd, at: str
+) -> None:
+    bots = await crowd.join(at, *(f"bot-{number}" for number in range(10)))
+    for race in range(20):
+        [holder] = [bot for bot in bots if bot.meeting.held]
+        bots.remove(holder)
+        leaving = asyncio.create_task(holder.leave())
+        [newcomer] = await crowd.join(at, f"newcomer-{race}")
+        await leaving
+        assert await newcomer.knows(*(bot.name for bot in bots))
+        for bot in bots:
+            assert await bot.knows(newcomer.name)
+        bots.append(newcomer)
+        assert [bot.meeting.held for bot in bots if bot.meeting.held] == [{at}]
+
+
+async def test_a_new_holder_vouches_for_those_it_knew(crowd: Crowd, at: str) -> None:
+    """Somebody who is slow to come back is told of to those who come first."""
+    slow_endpoint = socket.create_server(("127.0.0.1", 0))
+    slow = Member("slow", f"tcp://127.0.0.1:{slow_endpoint.getsockname()[1]}")
+    with slow_endpoint:
+        [holder, heir] = await crowd.join(at, "holder", "heir")
+        holder, heir = (holder, heir) if holder.meeting.held else (heir, holder)
+        with raw_connection(at) as raw:
+            await asyncio.get_running_loop().sock_sendall(raw, hello_line(slow))
+            assert await heir.knows("slow")
+            await holder.leave()
+        [newcomer] = await crowd.join(at, "newcomer")
+        assert await newcomer.knows("slow", heir.name)
+
+
+# Several addresses, and addresses where something is wrong.
+
+
+async def test_rosters_of_several_addresses_are_united(crowd: Crowd) -> None:
+    one, two = free_address(), free_address()
+    await crowd.join(one, "a")
+    await crowd.join(two, "b")
+    [both] = await crowd.join(f"{one},{two}", "both")
+    assert both.joined == {"a", "b"}
+    [c] = await crowd.join(two, "c")
+    assert await both.knows("c")
+    assert both.meeting.held == set()
+    assert c.joined == {"b", "both"}
+
+
+async def test_of_several_addresses_each_free_one_is_served(crowd: Crowd) -> None:
+    one, two = free_address(), free_address()
+    await crowd.join(one, "a")
+    [both] = await crowd.join(f"{one},{two}", "both")
+    assert both.meeting.held == {two}
+
+
+async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = free_address(), free_address()
+    await crowd.join(two, "b")
+    with process(one, "frozen") as frozen:
+        assert await joined(frozen) == one
+        os.kill(frozen.pid, signal.SIGSTOP)
+        os.waitpid(frozen.pid, os.WUNTRACED)
+        async with asyncio.timeout(10):  # a guard: it is to wait for 2 s
+            [bot] = await crowd.join(f"{one},{two}", "bot")
+        assert bot.joined == {"b"}
+        [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
+        assert warning.getMessage().startswith(
+            f"bot joins without {one}: whoever holds that address accepts connections but does not"
+            " answer"
+        )
+        os.kill(frozen.pid, signal.SIGCONT)
+        assert await bot.knows("frozen")
+
+
+async def test_an_address_that_this_process_may_not_serve_is_named(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.transport.rendezvous.ANSWER_SECONDS", 0.1)
+    with socket.socket() as unused:  # bound and not listening: nobody can serve or connect
+        unused.bind(("127.0.0.1", 0))
+        at = f"127.0.0.1:{unused.getsockname()[1]}"
+        [bot] = await crowd.join(at, "bot")
+        assert bot.meeting.held == set()
+        assert f"bot joins without {at}: nobody serves there" in caplog.text
+
+
+class Impostor:
+    """Something else at an address: gives each connection the next of its `answers`."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = iter(answers)
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        return f"{host}:{port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        await reader.readline()
+        writer.write(next(self._answers, b""))
+
+    async def __aexit__(self, *exception: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await self._server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"[]\n",
+        b'["roster", 2, []]\n',
+        b'["roster", 1, [["bot", "tcp://10.0.0.1:5"]]]\n',
+        b'["roster", 1, [["a b", "tcp://127.0.0.1:5"]]]\n',
+        b"x" * 600_000,
+        hello_line(Member("bot", "tcp://127.0.0.1:5")),
+    ],
+)
+async def test_a_holder_that_is_none_is_distrusted_and_asked_again(
+    crowd: Crowd, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Impostor(answer, answer, roster_line([])) as at:
+        [bot] = await crowd.join(at, "bot")
+        assert (bot.joined, bot.meeting.refused) == (set(), 2)
+        [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
+        assert warning.getMessage().startswith(f"{at}: refused a connection: its holder sent ")
+        await bot.leave()
+
+
+async def test_a_holder_that_hangs_up_at_once_is_asked_again(crowd: Crowd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as rude:
+        rude.setblocking(False)
+        host, port = rude.getsockname()
+        joining = asyncio.create_task(crowd.join(f"{host}:{port}", "bot"))
+        for _ in range(3):
+            sock, _ = await asyncio.get_running_loop().sock_accept(rude)
+            sock.close()
+        rude.close()
+        [bot] = await joining
+        assert bot.meeting.held == {f"{host}:{port}"}
+
+
+async def test_garbage_at_a_served_address_is_counted_and_said_once_a_second(
+    crowd: Crowd, at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    [a, b] = await crowd.join(at, "a", "b")
+    holder = a if a.meeting.held else b
+    for _ in range(10):
+        with raw_connection(at) as raw:
+            await asyncio.get_running_loop().sock_sendall(raw, b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(raw, 100) == b""
+    assert holder.meeting.refused == 10
+    assert f"{at}: refused a connection: a line that is not JSON (1 so far)" in caplog.messages
+    assert len([entry for entry in caplog.records if entry.levelno >= logging.WARNING]) < 5
+    assert "GET" not in caplog.text
+    [c] = await crowd.join(at, "c")
+    assert c.joined == {"a", "b"}
+
+
+async def test_a_callback_that_fails_is_logged_and_the_others_are_still_told_of(
+    crowd: Crowd, at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    [a] = await crowd.join(at, "a")
+
+    def fails(member: Member) -> None:
+        Bot.take(a, member)
+        if member.name == "b":
+            raise ZeroDivisionError("mine")
+
+    a.meeting._found = fails
+    await crowd.join(at, "b", "c", "d")
+    assert await a.knows("b", "c", "d")
+    assert "was found, but not taken up" in caplog.text
+    assert "ZeroDivisionError: mine" in caplog.text
+
+
+# Leaving.
+
+
+async def test_leaving_leaves_nothing_open_and_may_be_done_twice(at: str) -> None:
+    before = descriptors()
+    bots = [Bot(at, name) for name in "abc"]
+    await asyncio.gather(*(bot.join() for bot in bots))
+    await asyncio.gather(*(bot.leave() for bot in bots), *(bot.leave() for bot in bots))
+    await bots[0].meeting.leave()
+    assert bots[0].meeting.held == set()
+    assert descriptors() == before
+
+
+async def test_leaving_what_was_never_joined_is_no_error(at: str) -> None:
+    await Rendezvous(at).leave()
+
+
+async def test_a_cancelled_leave_leaves_nothing_open(at: str) -> None:
+    before = descriptors()
+    bots = [Bot(at, name) for name in "ab"]
+    await asyncio.gather(*(bot.join() for bot in bots))
+    for bot in bots:
+        leaving = asyncio.create_task(bot.leave())
+        await asyncio.sleep(0)  # it has begun
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await bot.leave()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_join_cancelled_at_any_step_leaves_nothing_open(at: str, is_first: bool) -> None:
+    crowd = Crowd()
+    if not is_first:
+        await crowd.join(at, "a", "b")
+        assert await crowd.bots[0].knows("b")
+        assert await crowd.bots[1].knows("a")
+    before, turns, was_cancelled = descriptors(), 0, True
+    tasks = asyncio.all_tasks()
+    while was_cancelled:
+        bot = Bot(at, "late")
+        joining = asyncio.create_task(bot.join())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_cancelled = joining.cancel()
+        await asyncio.wait([joining])
+        assert was_cancelled == (asyncio.all_tasks() == tasks)
+        bot.listener.close()
+        if was_cancelled:
+            await until(lambda: descriptors() == before)
+        turns += 1
+    assert turns > 3
+    await bot.leave()
+    await crowd.leave()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """The holder notices the end of a connection at its next look at the descriptors."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"), [("not a name", "tcp://127.0.0.1:5"), ("bot", "tcp://10.0.0.1:5")]
+)
+async def test_who_cannot_be_a_member_is_told_so_and_opens_nothing(
+    at: str, name: str, endpoint: str
+) -> None:
+    before = descriptors()
+    with pytest.raises(ValueError, match="cannot be a member here"):
+        await Rendezvous(at).join(name, lambda asked: endpoint, print)
+    assert descriptors() == before
+
+
+async def test_a_bind_that_fails_is_told_and_opens_nothing(at: str) -> None:
+    def fails(asked: str) -> str:
+        raise OSError("no port")
+
+    before = descriptors()
+    with pytest.raises(OSError, match="no port"):
+        await Rendezvous(at).join("bot", fails, print)
+    assert descriptors() == before
+
+
+# What is asked without joining.
+
+
+@pytest.mark.parametrize("url", ["*:7555", "localhost", "localhost:1,localhost:1", "10.0.0.1:5"])
+def test_an_address_that_cannot_be_served_is_refused_before_anything_is_opened(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^tcp://"):
+        Rendezvous(url)
+
+
+def test_members_are_admitted_on_this_machine_only() -> None:
+    meeting = Rendezvous("localhost:7555")
+    assert meeting.admits(Member("bot", "tcp://127.0.0.1:5"))
+    assert not meeting.admits(Member("bot", "tcp://10.0.0.1:5"))
+    assert not meeting.admits(Member("not a name", "tcp://127.0.0.1:5"))
+
+
+async def test_the_listening_endpoint_is_asked_for_where_the_first_address_is() -> None:
+    asked: list[str] = []
+
+    def bind(endpoint: str) -> str:
+        asked.append(endpoint)
+        raise OSError
+
+    for url in ("127.0.0.7:5,localhost:6", "[::1]:5"):
+        with pytest.raises(OSError):  # noqa: PT011 - there is no text
+            await Rendezvous(url).join("bot", bind, print)
+    assert asked == ["tcp://127.0.0.7:*", "tcp://[::1]:*"]
+
+
+async def test_addresses_of_the_rendezvous_and_of_members_are_its_own(
+    crowd: Crowd, at: str
+) -> None:
+    [a] = await crowd.join(at, "a")
+    [b] = await crowd.join(at, "b")
+    for endpoint in (f"tcp://{at}", a.endpoint, b.endpoint):
+        host, _, port = endpoint.removeprefix("tcp://").partition(":")
+        assert b.meeting.mine((host, int(port)))
+        assert b.meeting.mine((host, int(port), 0, 0))
+        assert not b.meeting.mine((host, int(port) + 1))
+    for foreign in ("", "/run/x.sock", b"", None, (), ("127.0.0.1",), (1, 2), ("a", "b")):
+        assert not b.meeting.mine(foreign)
