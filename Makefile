@@ -16,7 +16,7 @@ DEV := $(VENV)/.dev-$(VERSION)
 .DEFAULT_GOAL := test
 
 demo: $(RUN)
-	@$(BIN)/python examples/bots/all_in_one.py
+	@$(BIN)/python examples/bots/desk.py
 
 test: $(DEV)
 	@$(BIN)/python -m pytest --numprocesses auto

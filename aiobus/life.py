@@ -6,10 +6,12 @@ publish or to close.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from enum import Enum
 from typing import Any
+from weakref import WeakSet
 
 from aiobus.errors import BusClosed, WrongLoop
 
@@ -42,11 +44,12 @@ class Life:
         """Tasks that look at the failure by themselves, so that they need not be cancelled to hear
         of it.
         """
-        self._is_raised = False
+        self._is_raised = self._is_forked = False
         self._body: asyncio.Task[Any] | None = None
         self._cancels_before: int | None = None
         self._over = asyncio.Event()
         self._closing: asyncio.Task[list[str]] | None = None
+        _lives.add(self)
 
     def check(self) -> None:
         """Raise BusClosed or WrongLoop unless the bus may be used from here and now.
@@ -65,6 +68,7 @@ class Life:
         """Raise WrongLoop unless called in the loop, thread and process that started the bus."""
         try:
             is_here = self.loop is None or asyncio.get_running_loop() is self.loop
+            is_here = is_here and not self._is_forked
         except RuntimeError:
             is_here = False
         if not is_here:
@@ -163,3 +167,20 @@ class Life:
         self.raise_failure(again=True)
         if self._closing is not None:
             await asyncio.shield(self._closing)
+
+    def leave_process(self) -> None:
+        """This is a forked child's copy: every call raises WrongLoop from now on."""
+        self._is_forked = self.loop is not None
+        if self._is_forked:
+            self.state = State.CLOSED
+
+
+_lives: WeakSet[Life] = WeakSet()
+
+
+def _leave_process() -> None:
+    for life in _lives:
+        life.leave_process()
+
+
+os.register_at_fork(after_in_child=_leave_process)

@@ -11,7 +11,7 @@ and then JSON. Up to all publishers goes a JSON list that names whom it is for.
 
 import marshal
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -132,21 +132,18 @@ class Frame:
             case [int(version), *_] if version != VERSION:
                 raise WireError(f"a frame of version {version}, this is {VERSION}")
         _, source, epoch, prev, rows = _parts("version name epoch seq rows", fields)
-        self.topic: bytes = topic
+        self.topic, self._json = topic, json
         self.source: str = source
         self.epoch: int = epoch
         self.prev: int = prev
-        events = _events(json, rows, self.source, self.epoch, self.prev)
-        self.newest: int = events[-1].seq if events else self.prev
-        self._unread: list[Event[Any]] | None = events
-        self._json = json
+        self._unread: list[Event[Any]] | None = _events(json, source, epoch, prev, rows)
+        self.newest = self._unread[-1].seq if self._unread else self.prev
 
     def events(self) -> list[Event[Any]]:
         """The events, made anew at each call, so that two subscriptions share nothing."""
         events, self._unread = self._unread, None
         if events is None:
-            rows = orjson.loads(self._json)[4]
-            events = _events(self._json, rows, self.source, self.epoch, self.prev)
+            events = _events(self._json, *orjson.loads(self._json)[1:])
         return events
 
 
@@ -246,17 +243,16 @@ def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswe
     if topic == HEARTBEATS:
         fields = _loads(json)
         leaving = type(fields) is list and fields[3:] == ["bye"]
-        return Heartbeat(
-            *_parts("name epoch seq", fields[:3] if leaving else fields), leaving=leaving
-        )
+        name, epoch, seq = _parts("name epoch seq", fields[:3] if leaving else fields)
+        return Heartbeat(name, epoch, seq, leaving)
     if topic != me.topic:
         raise WireError("mail for another bus")
-    found: Answer | PageAnswer | Mark = _read(_ANSWERS, json)
+    found: Answer | PageAnswer | Mark = _read((Answer, PageAnswer, Mark), json)
     return _examined(found, json) if isinstance(found, PageAnswer) else found
 
 
 def _examined(page: PageAnswer, json: bytes) -> PageAnswer:
-    events = _events(json, page.rows, page.source, page.epoch, page.after)
+    events = _events(json, page.source, page.epoch, page.after, page.rows)
     last = events[-1].seq if events else page.after
     if not (last <= page.to <= page.newest and page.evicted <= page.newest):
         raise WireError("a page whose numbers contradict each other")
@@ -307,41 +303,38 @@ def up(question: Ask | PageAsk | Ack) -> bytes:
 
 def read_up(message: bytes) -> Ask | PageAsk | Ack:
     """What a message of another bus asks of `to`. Raises WireError for anything else."""
-    question: Ask | PageAsk | Ack = _read(_QUESTIONS, message)
+    question: Ask | PageAsk | Ack = _read((Ask, PageAsk, Ack), message)
     return question
 
 
-# A question or an answer is a sign, and then the fields of its class.
+# The form of questions and answers: a sign, and then the fields of the class.
 
-_QUESTIONS = {
-    "?": (Ask, "name* nonce who"),
-    "!": (PageAsk, "name nonce who epoch query seq limit"),
-    "=": (Ack, "name mark who"),
+_FORMS: dict[Any, str] = {
+    Ask: "? name* nonce who",
+    Answer: "? nonce who age seq flag",
+    PageAsk: "! name nonce who epoch query seq limit",
+    PageAnswer: "! nonce name epoch seq seq seq seq rows",
+    Mark: "= mark who streams",
+    Ack: "= name mark who",
 }
-_ANSWERS = {
-    "?": (Answer, "nonce who age seq flag"),
-    "!": (PageAnswer, "nonce name epoch seq seq seq seq rows"),
-    "=": (Mark, "mark who streams"),
-}
-_SIGNS = {form[0]: sign for forms in (_QUESTIONS, _ANSWERS) for sign, form in forms.items()}
 
 
 def _dumps(value: Ask | PageAsk | Ack | Answer | Mark) -> bytes:
     fields = [getattr(value, name) for name in value.__match_args__]
     texts = [field.text if isinstance(field, Who) else field for field in fields]
-    return orjson.dumps([_SIGNS[type(value)], *texts])
+    return orjson.dumps([_FORMS[type(value)][0], *texts])
 
 
-def _read(forms: Mapping[str, tuple[Any, str]], json: bytes) -> Any:
-    match found := _loads(json):
-        case [str(sign), *fields] if sign in forms:
-            made, parts = forms[sign]
-            return made(*_parts(parts, fields))
-    raise WireError(f"no question and no answer: {_shape(found)}")
+def _read(forms: tuple[Any, ...], json: bytes) -> Any:
+    fields = _loads(json)
+    for form in forms:
+        if type(fields) is list and fields[:1] == [_FORMS[form][0]]:
+            return form(*_parts(_FORMS[form][2:], fields[1:]))
+    raise WireError(f"no question and no answer: {_shape(fields)}")
 
 
 def _parts(names: str, fields: Any) -> list[Any]:
-    """What a JSON list of these parts stands for."""
+    """What the parts of a message stand for, when there is one for each of the names."""
     parts = names.split()
     if type(fields) is not list or len(fields) != len(parts):
         raise WireError(f"not [{', '.join(parts)}] but {_shape(fields)}")
@@ -349,6 +342,7 @@ def _parts(names: str, fields: Any) -> list[Any]:
 
 
 def _part(name: str, value: Any) -> Any:
+    """What `value` stands for, when it can be a part of this name; most are numbers."""
     kind = type(value)
     match name:
         case "name" | "name*":
@@ -369,7 +363,7 @@ def _part(name: str, value: Any) -> Any:
     return read_who(value) if name == "who" else value
 
 
-def _events(json: bytes, rows: list[Any], source: str, epoch: int, last: int) -> list[Event[Any]]:
+def _events(json: bytes, source: str, epoch: int, last: int, rows: list[Any]) -> list[Event[Any]]:
     """The events of `rows`, whose numbers rise from above `last`. Every event received goes through
     this loop, so the checks stand in it, cheapest first.
     """

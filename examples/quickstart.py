@@ -39,7 +39,7 @@ async def replay(bus: AsyncEventBus) -> None:
 
 async def main() -> None:
     """Print each signal, and the trade that led to it, until the recording is over."""
-    async with AsyncEventBus(name="desk") as bus, asyncio.TaskGroup() as tasks:
+    async with AsyncEventBus("ipc://quickstart", name="desk") as bus, asyncio.TaskGroup() as tasks:
         await follow_the_whales(bus)
         async with bus.stream(EventType.SIGNAL) as signals:
             tasks.create_task(replay(bus))

@@ -19,7 +19,8 @@ ORDER = [
     "aiobus.history  aiobus.terms  aiobus.outlets  aiobus.wire",
     "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",
     "aiobus.transport",
-    "aiobus.transport.meeting  aiobus.transport.rounds  aiobus.transport.streams",
+    "aiobus.transport.meeting  aiobus.transport.rounds  aiobus.transport.streams"
+    "  aiobus.transport.fork",
     "aiobus.transport.network  aiobus.transport.inlets  aiobus.transport.address",
     "aiobus.transport.links  aiobus.transport.roster  aiobus.transport.directory",
     "aiobus.transport.mesh  aiobus.transport.holder",
@@ -31,6 +32,7 @@ ORDER = [
     "aiobus.requests",
     "aiobus.bus",
     "aiobus",
+    "aiobus.testing",
 ]
 LINE = {module: line for line, modules in enumerate(ORDER) for module in modules.split()}
 

@@ -9,21 +9,39 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from aiobus import AsyncEventBus, Event, EventType
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+BOTS = ("feed", "strategy", "broker", "monitor")
+URL = "ipc://desk"
 TICKS, TRADES, QUOTES = 2_452, 2_001, 451
 CHAIN = re.compile(
-    r"trade [\d,.]+ -- .* -> signal (buy |sell) -- .* -> order -- .* -> fill [\d,.]+  = .*"
+    r"trade [\d,.]+ --.* -> signal (buy |sell) --.* -> order --.* -> fill [\d,.]+  = .*"
 )
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the directories of named buses and the temporary files of all examples are. Its path is
+    short, since that of a socket has to be; when all is over nobody has left anything in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="aiobus-") as place:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", place)
+        monkeypatch.setenv("TMPDIR", place)
+        yield Path(place)
+        left = [path for path in Path(place).rglob("*") if path.name != "aiobus"]
+        assert left == []
 
 
 def run(*command: str) -> list[str]:
@@ -73,7 +91,13 @@ def test_the_quickstart_prints_a_signal_for_every_large_trade() -> None:
     assert re.fullmatch(r"BTCUSDT sell at 39,430\.36   caused by desk@\w+\.\d+", lines[0])
 
 
-def test_the_demo_counts_every_tick_and_fills_every_order() -> None:
+def test_the_twelve_lines_of_the_readme_print_the_signal_and_its_cause() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (line,) = run("-c", code)
+    assert re.fullmatch(r"\{'side': 'buy'\} bus-\w+@\w+\.1", line)
+
+
+def test_the_bots_in_one_process_count_every_tick_and_fill_every_order() -> None:
     lines = run(example("bots/all_in_one.py"), "--speed", "50")
     counts = tally(lines)
     assert f"({TRADES:,} trades, {QUOTES} quotes)" in "\n".join(lines)
@@ -82,7 +106,7 @@ def test_the_demo_counts_every_tick_and_fills_every_order() -> None:
     assert 10 <= counts["fills"] <= 40
 
 
-def test_the_demo_shows_the_chain_of_every_fill_while_it_runs() -> None:
+def test_the_chain_of_every_fill_is_shown_while_it_runs() -> None:
     lines = run(example("bots/all_in_one.py"), "--speed", "inf")
     chains = [line for line in lines if CHAIN.fullmatch(line)]
     assert len(chains) == tally(lines)["fills"]
@@ -90,26 +114,19 @@ def test_the_demo_shows_the_chain_of_every_fill_while_it_runs() -> None:
     assert re.search(r"p50 .+ p90 .+ p99 .+", lines[-1])
 
 
-def test_ctrl_c_ends_the_demo_with_a_summary_of_what_happened_so_far() -> None:
-    with subprocess.Popen(
-        [sys.executable, example("bots/all_in_one.py")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as demo:
-        assert demo.stdout is not None
-        assert "BTCUSDT" in demo.stdout.readline()
-        demo.send_signal(signal.SIGINT)
-        output, errors = demo.communicate(timeout=20)
-    assert (demo.returncode, errors) == (0, "")
-    assert tally(output.splitlines())["ticks"] < TICKS
+def test_ctrl_c_ends_the_bots_in_one_process_with_a_summary_of_what_happened_so_far() -> None:
+    with Terminal("all_in_one") as bots:
+        bots.reads("BTCUSDT 39,")
+        lines = bots.ends_by(signal.SIGINT)
+    assert 0 < tally(lines)["ticks"] < TICKS
 
 
-def test_the_demo_refuses_to_stand_still() -> None:
-    command = [sys.executable, example("bots/all_in_one.py"), "--speed", "0"]
+@pytest.mark.parametrize("script", ["all_in_one", "desk", "feed"])
+def test_a_recording_does_not_stand_still(script: str) -> None:
+    command = [sys.executable, example(f"bots/{script}.py"), "--speed", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
     assert done.returncode == 2
-    assert "--speed must be above 0" in done.stderr
+    assert "--speed: must be above 0" in done.stderr
 
 
 def test_a_conflated_subscription_never_hands_over_an_old_quote() -> None:
@@ -137,6 +154,141 @@ def test_a_blocked_pipeline_stores_everything_and_holds_no_more_than_it_has_room
 def test_the_test_of_a_strategy_passes() -> None:
     lines = run("-m", "pytest", "-p", "no:cacheprovider", example("test_strategy.py"))
     assert "3 passed" in lines[-1]
+
+
+# The bots, each a process of its own.
+
+
+class Terminal:
+    """`python bots/<name>.py arguments...`, as if in a terminal of its own."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-W", "error", example(f"bots/{name}.py"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def reads(self, text: str) -> None:
+        """Read until a line has `text` in it."""
+        assert self.process.stdout is not None
+        while text not in (line := self.process.stdout.readline()):
+            assert line, f"ended without {text!r}: {self.process.communicate()}"
+
+    def ends_by(self, number: signal.Signals) -> list[str]:
+        """Send a signal to all that runs in it; it ends in order. The lines not read before."""
+        os.killpg(self.process.pid, number)
+        return self.ends()
+
+    def ends(self) -> list[str]:
+        """It ends by itself, and whatever it started as well: its output has an end."""
+        output, errors = self.process.communicate(timeout=20)
+        assert (self.process.returncode, errors) == (0, ""), output
+        return output.splitlines()
+
+
+@pytest.fixture
+def terminals() -> Iterator[ExitStack]:
+    """Whatever is opened is closed."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("strategy", "broker", "monitor", "feed"),
+        ("feed", "monitor", "broker", "strategy"),
+        ("monitor", "feed", "broker", "strategy"),
+    ],
+    ids=" ".join,
+)
+def test_the_bots_may_be_started_in_any_order(terminals: ExitStack, order: tuple[str, ...]) -> None:
+    bots = {}
+    for name in order:
+        speed = ("--speed", "200") if name == "feed" else ()
+        bots[name] = terminals.enter_context(Terminal(name, URL, *speed))
+        if name != "feed":
+            bots[name].reads(f"{name} is live on {URL}")
+        elif name != order[-1]:
+            bots[name].reads("waits for a strategy")
+    bots["feed"].ends()
+    for name in ("strategy", "broker"):
+        bots[name].ends_by(signal.SIGINT)
+    counts = tally(bots["monitor"].ends_by(signal.SIGTERM))
+    assert counts["ticks"] == TICKS
+    assert 10 <= counts["signals"] == counts["orders"] == counts["fills"]
+
+
+def test_the_bots_may_be_stopped_in_any_order(terminals: ExitStack) -> None:
+    bots = {name: terminals.enter_context(Terminal(name, URL)) for name in BOTS}
+    bots["monitor"].reads("BTCUSDT 39,")
+    for name in ("broker", "monitor", "feed", "strategy"):
+        bots[name].ends_by(signal.SIGINT)
+
+
+def test_the_monitor_tells_the_tally_when_the_feed_leaves_and_goes_on(terminals: ExitStack) -> None:
+    monitor = terminals.enter_context(Terminal("monitor", URL))
+    for _ in range(2):
+        run(example("bots/feed.py"), URL, "--speed", "200", "--audience", "monitor")
+        monitor.reads("tick to fill")
+    assert monitor.ends_by(signal.SIGINT) == []
+
+
+def test_a_bot_needs_no_url_and_then_meets_the_others_at_the_desk(
+    terminals: ExitStack,
+) -> None:
+    strategy = terminals.enter_context(Terminal("strategy"))
+    strategy.reads("strategy is live on ipc://desk")
+    run(example("bots/feed.py"), "--speed", "200")
+    strategy.ends_by(signal.SIGINT)
+
+
+def test_a_second_feed_is_refused_with_a_sentence(terminals: ExitStack) -> None:
+    feed = terminals.enter_context(Terminal("feed", URL))
+    feed.reads("waits for a strategy")
+    command = [sys.executable, example("bots/feed.py"), URL]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr == (
+        f"a bus named 'feed' is on {URL} already; give this one another name=\n"
+    )
+    feed.ends_by(signal.SIGINT)
+
+
+# The demo: all four at once.
+
+
+def test_the_demo_ends_by_itself_with_the_summary() -> None:
+    with Terminal("desk", "--speed", "100") as demo:
+        lines = demo.ends()
+    counts = tally(lines)
+    chains = [line for line in lines if CHAIN.fullmatch(line)]
+    assert counts["ticks"] == TICKS
+    assert 10 <= counts["signals"] == counts["orders"] == counts["fills"] == len(chains)
+    assert re.search(r"p50 .+ p90 .+ p99 .+", lines[-1])
+
+
+def test_ctrl_c_ends_the_demo_with_a_summary_of_what_happened_so_far() -> None:
+    with Terminal("desk") as demo:
+        demo.reads("BTCUSDT 39,")
+        lines = demo.ends_by(signal.SIGINT)
+    assert 0 < tally(lines)["ticks"] < TICKS
+
+
+def test_ctrl_c_while_the_bots_of_the_demo_start_ends_it_without_a_word() -> None:
+    with Terminal("desk") as demo:
+        demo.reads(" is live on ")
+        demo.ends_by(signal.SIGINT)
 
 
 # Their bots, in this process.
@@ -230,7 +382,8 @@ async def test_a_fill_that_overtakes_its_cause_is_shown_once_that_is_there(
     load: Callable[[str], ModuleType],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    watched = await load("monitor").monitor(bus)
+    watched = load("report").Tally()
+    await load("monitor").monitor(bus, watched)
     trade = await bus.publish(Event(EventType.TRADE, {"price": 100.0}))
     order = Event(EventType.ORDER, {}, cause=trade.id)
     order_id = f"{trade.id.rpartition('.')[0]}.{trade.seq + 2}"
@@ -240,7 +393,7 @@ async def test_a_fill_that_overtakes_its_cause_is_shown_once_that_is_there(
     await bus.publish(order)
     await bus.settle()
     assert re.fullmatch(
-        r"trade 100\.00 -- .* -> order -- .* -> fill 101\.00  = .*\n", capsys.readouterr().out
+        r"trade 100\.00 --.* -> order --.* -> fill 101\.00  = .*\n", capsys.readouterr().out
     )
     assert len(watched.tick_to_fill) == 1
 
@@ -294,7 +447,7 @@ async def test_all_trades_of_a_websocket_arrive_though_it_is_dropped_once(
     bus: AsyncEventBus, load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
 ) -> None:
     exchange = Exchange()
-    recorded = [Event(type, data, key="BTCUSDT") for type, data in load("feed").trades()]
+    recorded = [Event(type, data, key="BTCUSDT") for type, data in load("recording").trades()]
     async with (
         serve(exchange.serve, "127.0.0.1", 0) as server,
         bus.stream(EventType.TRADE) as trades,

@@ -18,7 +18,7 @@ from aiobus.transport.roster import MAX_HELLO, hello_line
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
-A, B = (Member(f"bot-{number}", f"tcp://127.0.0.1:{number}") for number in (1, 2))
+ME, A, B = (Member(f"bot-{number}", f"tcp://127.0.0.1:{number}") for number in (1, 2, 3))
 
 
 def free_address() -> Address:
@@ -31,10 +31,15 @@ class Desk:
 
     def __init__(self, inherited: list[Member]) -> None:
         self.address = free_address()
+        self.came: list[Member] = []
         self.refusals: list[str] = []
         self.has_refused = asyncio.Event()
-        self.holder = Holder(self.address, inherited, self._note)
+        self.holder = self.another(inherited)
         self._stack = AsyncExitStack()
+
+    def another(self, inherited: list[Member]) -> Holder:
+        came, refused = self.came.append, self._note
+        return Holder(self.address, ME, inherited, came=came, refused=refused)
 
     def _note(self, reason: str) -> None:
         self.refusals.append(reason)
@@ -97,18 +102,19 @@ async def test_who_says_hello_is_told_who_is_there_and_the_others_are_told_of_it
     desk: Desk,
 ) -> None:
     first = await desk.connect(hello_line(A))
-    assert await first.hear() == {A}
+    assert await first.hear() == {ME, A}
     second = await desk.connect(hello_line(B))
-    assert await second.hear() == {A, B}
+    assert await second.hear() == {ME, A, B}
     while B not in await first.hear():
         pass
+    assert desk.came == [A, B]
 
 
 async def test_a_hello_may_come_in_pieces(desk: Desk) -> None:
     raw = await desk.connect()
     for byte in hello_line(A):
         await raw.say(bytes([byte]))
-    assert await raw.hear() == {A}
+    assert await raw.hear() == {ME, A}
 
 
 async def test_who_is_gone_is_no_longer_on_the_roster(desk: Desk) -> None:
@@ -122,7 +128,7 @@ async def test_who_is_gone_is_no_longer_on_the_roster(desk: Desk) -> None:
 
 async def test_who_is_inherited_is_on_the_roster() -> None:
     desk = Desk([A])
-    assert await (await desk.connect(hello_line(B))).hear() == {A, B}
+    assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
     await desk.close()
 
 
@@ -143,7 +149,7 @@ GARBAGE = {
 @pytest.mark.parametrize("kind", GARBAGE)
 async def test_what_is_no_hello_ends_its_own_connection_and_no_other(desk: Desk, kind: str) -> None:
     good = await desk.connect(hello_line(A))
-    assert await good.hear() == {A}
+    assert await good.hear() == {ME, A}
     assert await (await desk.connect(GARBAGE[kind])).is_closed()
     assert len(desk.refusals) == 1
     assert A in await (await desk.connect(hello_line(B))).hear()
@@ -173,10 +179,25 @@ async def test_who_never_says_hello_is_sent_away(
     silent = await desk.connect(b'["hello"')
     assert await silent.is_closed()
     assert desk.refusals == ["no hello within 0.05 s"]
-    assert await good.hear() == {A}
+    assert await good.hear() == {ME, A}
     await desk.connect(hello_line(B))
     while B not in await good.hear():
         pass
+
+
+async def test_an_error_of_our_own_is_logged_and_ends_one_connection(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(line: bytes) -> Member:
+        raise ZeroDivisionError("ours")
+
+    good = await desk.connect(hello_line(A))
+    assert await good.hear() == {ME, A}
+    with monkeypatch.context() as patch:
+        patch.setattr(holder_module, "parse_hello", fails)
+        assert await (await desk.connect(hello_line(B))).is_closed()
+    assert "ZeroDivisionError: ours" in caplog.text
+    assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
 
 
 @pytest.fixture
@@ -192,7 +213,7 @@ def many_descriptors() -> Iterator[None]:
 @pytest.mark.usefixtures("many_descriptors")
 async def test_one_connection_too_many_is_refused_until_another_ends(desk: Desk) -> None:
     good = await desk.connect(hello_line(A))
-    assert await good.hear() == {A}
+    assert await good.hear() == {ME, A}
     others = [await desk.connect() for _ in range(MAX_GUESTS - 1)]
     assert await (await desk.connect(hello_line(B))).is_closed()
     assert desk.refusals == ["there are 1,024 connections already"]
@@ -217,7 +238,7 @@ async def test_who_cannot_be_accepted_for_want_of_descriptors_is_accepted_later(
     assert desk.refusals == ["it cannot be accepted yet: Too many open files"]
     raw = Raw(sock)
     await raw.say(hello_line(A))
-    assert await raw.hear() == {A}
+    assert await raw.hear() == {ME, A}
     sock.close()
 
 
@@ -269,7 +290,7 @@ async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
 
 async def test_an_address_has_one_holder(desk: Desk) -> None:
     with pytest.raises(OSError, match="in use"):
-        Holder(desk.address, [], desk.refusals.append)
+        desk.another([])
 
 
 async def test_closing_frees_the_address_before_anybody_notices(desk: Desk) -> None:
@@ -278,7 +299,7 @@ async def test_closing_frees_the_address_before_anybody_notices(desk: Desk) -> N
     knocking = await desk.connect()
     desk.holder.close()
     desk.holder.close()
-    Holder(desk.address, [], desk.refusals.append).close()
+    desk.another([]).close()
     assert await guest.is_closed()
     assert await knocking.is_closed()
 
@@ -289,11 +310,11 @@ async def test_an_ipv6_address_is_served_as_well() -> None:
             address = Address(*free.getsockname()[:2])
     except OSError:
         pytest.skip("this machine has no ::1")
-    holder = Holder(address, [], print)
+    holder = Holder(address, ME, [], came=print, refused=print)
     with socket.socket(socket.AF_INET6) as sock:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
         raw = Raw(sock)
         await raw.say(hello_line(A))
-        assert await raw.hear() == {A}
+        assert await raw.hear() == {ME, A}
     holder.close()

@@ -261,7 +261,7 @@ def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
 
 @given(
     st.sampled_from(POLICIES),
-    st.lists(st.none() | st.integers(1, 30), max_size=200),
+    st.lists(st.none() | st.integers(0, 30), max_size=200),
     st.integers(0, 2000),
 )
 @settings(max_examples=100, deadline=None)

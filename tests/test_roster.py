@@ -28,7 +28,7 @@ def member(number: int, name: str = "") -> Member:
     return Member(name or f"bot-{number}", f"tcp://127.0.0.1:{number}")
 
 
-A, B, C = member(1), member(2), member(3)
+ME, A, B = member(65_535), member(1), member(2)
 
 
 def test_a_hello_and_a_roster_are_read_as_they_were_written() -> None:
@@ -143,46 +143,46 @@ def test_ending_in_the_middle_of_a_line_is_told() -> None:
         lines.end()
 
 
-def test_a_roster_has_who_is_connected() -> None:
-    roster = Roster([], 0)
+def test_a_roster_has_its_holder_and_who_is_connected() -> None:
+    roster = Roster(ME, [], 0)
     assert roster.enter(1, A, 0)
     assert roster.enter(2, B, 0)
     roster.leave(1)
     roster.leave(1)
-    assert roster.members(0) == [B]
+    assert roster.members(0) == [ME, B]
 
 
 def test_a_member_connected_twice_stays_until_both_connections_end() -> None:
-    roster = Roster([], 0)
+    roster = Roster(ME, [], 0)
     assert roster.enter(1, A, 0)
     assert not roster.enter(2, A, 0)
     roster.leave(1)
-    assert roster.members(0) == [A]
+    assert roster.members(0) == [ME, A]
     roster.leave(2)
-    assert roster.members(0) == []
+    assert roster.members(0) == [ME]
 
 
 def test_the_inherited_are_on_the_roster_until_they_should_have_come() -> None:
-    roster = Roster([A, B], 100)
+    roster = Roster(ME, [A, B], 100)
     assert not roster.enter(1, B, 100)
-    assert roster.members(100 + INHERITED_SECONDS - 0.01) == [B, A]
-    assert roster.members(100 + INHERITED_SECONDS) == [B]
+    assert roster.members(100 + INHERITED_SECONDS - 0.01) == [ME, B, A]
+    assert roster.members(100 + INHERITED_SECONDS) == [ME, B]
     assert roster.enter(2, A, 100 + INHERITED_SECONDS)
 
 
 def test_an_inherited_member_that_came_and_went_is_gone() -> None:
-    roster = Roster([A], 0)
+    roster = Roster(ME, [A], 0)
     roster.enter(1, A, 0)
     roster.leave(1)
-    assert roster.members(0) == []
+    assert roster.members(0) == [ME]
 
 
 def test_a_roster_never_has_more_than_its_line_may_carry() -> None:
-    roster = Roster((member(port) for port in range(1, MAX_MEMBERS + 10)), 0)
+    roster = Roster(ME, (member(port) for port in range(1, MAX_MEMBERS + 10)), 0)
     last = member(MAX_MEMBERS + 20)
     roster.enter(1, last, 0)
     members = roster.members(0)
-    assert (len(members), members[0]) == (MAX_MEMBERS, last)
+    assert (len(members), members[:2]) == (MAX_MEMBERS, [ME, last])
 
 
 def test_met_tells_what_is_news_and_the_same_name_elsewhere_is() -> None:

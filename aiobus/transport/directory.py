@@ -115,7 +115,8 @@ class Directory:
                 raise
 
     async def leave(self) -> None:
-        """Remove our socket, if it is still ours, and the directory, if it is ours and empty.
+        """Remove our socket, if it is still ours, those of the dead, and the directory, if it is
+        ours and empty.
 
         Waits up to 1 s for the lock and goes on without it, as it does when cancelled; the
         directory then stays. A file that cannot be removed is logged: the next to join does it.
@@ -125,6 +126,7 @@ class Directory:
         try:
             async with self._lock(LEAVE_SECONDS, making=False):
                 self._withdraw()
+                self._sweep()
                 self._remove()
         except BusError as error:
             log.debug("leaving %s without its lock: %s", self.url, error)

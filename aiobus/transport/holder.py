@@ -47,19 +47,27 @@ class Holder:
     """Serves at `address` from its making until `close`, in the running loop. Raises OSError when
     it cannot, which mostly means that somebody else does.
 
-    `inherited` are those known before, who get 3 s to connect. `refused(reason)` is called for each
-    connection that is not served, or no longer, because of what its peer did.
+    `me` is on the roster without a connection; `inherited` are those known before, who get 3 s to
+    connect. `came(member)` is called at each hello, `refused(reason)` for each connection that is
+    not served, or no longer, because of what its peer did. Neither may raise.
     """
 
     def __init__(
-        self, address: Address, inherited: Iterable[Member], refused: Callable[[str], None]
+        self,
+        address: Address,
+        me: Member,
+        inherited: Iterable[Member],
+        *,
+        came: Callable[[Member], None],
+        refused: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = _listening(address)
         self._address = address
+        self._came = came
         self._refused = refused
         self._guests: set[Guest] = set()
-        self._roster = Roster(inherited, self._loop.time())
+        self._roster = Roster(me, inherited, self._loop.time())
         self._news: list[Member] = []
         self._pause: asyncio.TimerHandle | None = None
         self._accept_when_readable()
@@ -135,6 +143,7 @@ class Holder:
             if len(self._news) == 1:  # all who come in one tick are told of together
                 self._loop.call_soon(self._spread)
         self._send(guest, roster_line(self._roster.members(now)))
+        self._came(member)
 
     def _spread(self) -> None:
         news, self._news = self._news, []

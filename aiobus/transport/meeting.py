@@ -45,6 +45,10 @@ class Meeting(Protocol):
         """
         ...
 
+    def descriptors(self) -> set[int]:
+        """Descriptors, other than sockets that `mine` tells, that a forked child must close."""
+        ...
+
     async def leave(self) -> None:
         """Give the place up: nothing stays open and no file is left. Again: nothing."""
         ...

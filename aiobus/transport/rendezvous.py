@@ -138,6 +138,10 @@ class Rendezvous:
         members = [*self._met] if self._me is None else [self._me, *self._met]
         return any(endpoint == own.endpoint for own in (*self._addresses, *members))
 
+    def descriptors(self) -> set[int]:
+        """None: everything it opens is a socket that `mine` tells."""
+        return set()
+
     async def leave(self) -> None:
         """Give every address up and end every connection; the others notice at once. Again, or
         before `join`: nothing. Cancelling it does not stop it.
@@ -152,15 +156,16 @@ class Rendezvous:
             await asyncio.wait(self._tasks)
 
     async def _attend(self, place: Place, me: Member) -> None:
-        """Serve at one address or be connected to who does, for ever."""
+        """Be connected to who serves at one address, until it is this member itself."""
         loop = asyncio.get_running_loop()
         pause = 0.0
         while True:
             is_answered, began = False, loop.time()
             try:
                 # Before any pause: the others wait for somebody to do it.
-                if not self._serve(place, me):
-                    await asyncio.sleep(pause)
+                if self._serve(place, me):
+                    return
+                await asyncio.sleep(pause)
                 began = loop.time()
                 is_answered = await self._visit(place, me)
             except Exception:
@@ -172,12 +177,16 @@ class Rendezvous:
                 pause = min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
 
     def _serve(self, place: Place, me: Member) -> bool:
-        """Begin to serve at an address, if nobody does. True when that was done."""
-        if place.holder is not None:
-            return False
+        """Serve at an address from now on, if nobody does. True when that was done."""
         address = place.address
         try:
-            place.holder = Holder(address, [me, *self._met], lambda why: self._refuse(address, why))
+            place.holder = Holder(
+                address,
+                me,
+                [*self._met],
+                came=lambda member: self._learn([member], me),
+                refused=lambda reason: self._refuse(address, reason),
+            )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 place.trouble = f"nobody serves there and this process cannot ({error.strerror})"

@@ -125,20 +125,21 @@ def _member(name: str, endpoint: str) -> Member:
 
 
 class Roster:
-    """Who is at one address, as its holder knows it: everybody connected now, and for 3 s after
-    `now` those who were `inherited` and may be on their way.
+    """Who is at one address, as its holder knows it: `me`, everybody connected now, and for 3 s
+    after `now` those who were `inherited` and may be on their way.
     """
 
-    def __init__(self, inherited: Iterable[Member], now: float) -> None:
+    def __init__(self, me: Member, inherited: Iterable[Member], now: float) -> None:
+        self._me = me
         self._present: dict[Hashable, Member] = {}
         self._inherited = dict.fromkeys(inherited)
         self._inherited_until = now + INHERITED_SECONDS
 
     def members(self, now: float) -> list[Member]:
-        """Everybody once, at most 4,096, those connected first."""
+        """Everybody once, at most 4,096, the holder first and the inherited last."""
         if now >= self._inherited_until:
             self._inherited.clear()
-        return [*dict.fromkeys((*self._present.values(), *self._inherited))][:MAX_MEMBERS]
+        return [*dict.fromkeys((self._me, *self._present.values(), *self._inherited))][:MAX_MEMBERS]
 
     def enter(self, guest: Hashable, member: Member, now: float) -> bool:
         """The connection `guest` is `member`'s. True when that is news for the others."""

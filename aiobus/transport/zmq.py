@@ -9,12 +9,16 @@ socket is drained when its descriptor is readable, after each such call, and onc
 
 import asyncio
 import logging
+import os
+import resource
 from collections.abc import Callable
 from contextvars import Context
 
 import zmq
 import zmq.asyncio
 
+from aiobus.errors import BusError
+from aiobus.transport import fork
 from aiobus.transport.meeting import Meeting, Member
 from aiobus.transport.network import Ears
 from aiobus.turn import Turn
@@ -23,6 +27,8 @@ __all__ = ["ZmqNetwork"]
 
 MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes. A larger message ends the link that it came on; never near what `publish` accepts."""
+DESCRIPTORS = 8_192
+SPARE_DESCRIPTORS = 64
 LINGER = 1.0
 """Seconds that what was sent has to leave, at most: a frozen peer never takes it."""
 
@@ -118,11 +124,14 @@ class ZmqNetwork:
         self._high_water_mark = high_water_mark
         self._context: zmq.asyncio.Context | None = None
         self._connected: set[str] = set()
+        self._endpoint = ""
 
     async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
         """Listen, join, and return the own endpoint and who is there. Raises NameInUse."""
+        _raise_descriptor_limit()
         context: zmq.asyncio.Context = zmq.asyncio.Context()
         self._context = context
+        fork.register(self)
         try:
             self._up = Drain(self._socket(context, zmq.XPUB), ears.on_up)
             self._down = Drain(self._socket(context, zmq.XSUB), ears.on_down)
@@ -174,6 +183,18 @@ class ZmqNetwork:
     def admits(self, member: Member) -> bool:
         """True when a member may be listening there."""
         return self._meeting.admits(member)
+
+    def mine(self, address: object) -> bool:
+        """True when a socket's own or peer address belongs to this bus: not a forked child's."""
+        if isinstance(address, tuple) and len(address) >= 2:
+            host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+            if f"tcp://{host}:{address[1]}" in self._connected | {self._endpoint}:
+                return True
+        return self._meeting.mine(address)
+
+    def descriptors(self) -> set[int]:
+        """Other descriptors of this bus that a forked child must close."""
+        return self._meeting.descriptors()
 
     def connect(self, endpoint: str) -> None:
         """Link to whoever listens there, now or later. Twice is once: ZeroMQ would make two links
@@ -229,3 +250,20 @@ class ZmqNetwork:
             self._down.close(0)
             self._up.close(min(timeout, LINGER))
             await asyncio.get_running_loop().run_in_executor(None, context.term)
+
+
+def _raise_descriptor_limit() -> None:
+    """Without descriptors an ipc listener does not refuse: it aborts the process (pyzmq#1591). Two
+    are needed for each peer, so the usual soft limit of 1,024 is raised as far as it may be.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    spare = soft - len(os.listdir("/dev/fd"))
+    if soft != resource.RLIM_INFINITY and spare < SPARE_DESCRIPTORS:
+        raise BusError(
+            f"only {spare} more files may be opened by this process, and {SPARE_DESCRIPTORS} are"
+            " needed for a bus with peers: raise the limit (ulimit -n)"
+        )

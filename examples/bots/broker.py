@@ -1,15 +1,18 @@
 """The broker: a paper one, that fills every order at the last quote it saw.
 
-`await broker(bus)` returns when it is live; it works until the bus closes.
+Run it: python examples/bots/broker.py [ipc://desk]
 """
 
 from aiobus import AsyncEventBus, Event, EventType
+from terminal import serve
 
 STALE = 2.0  # seconds after which an order is not executed any more: its sender has given it up
 
 
 async def broker(bus: AsyncEventBus) -> None:
-    """Answer each ORDER with an ACK and a FILL, buys at the ask and sells at the bid."""
+    """Answer each ORDER with an ACK and a FILL, buys at the ask and sells at the bid. Live when
+    this returns.
+    """
     quotes: dict[str, dict[str, float]] = {}
 
     def on_quote(quote: Event) -> None:
@@ -26,3 +29,7 @@ async def broker(bus: AsyncEventBus) -> None:
 
     await bus.subscribe(EventType.QUOTE, on_quote, overflow="latest")
     await bus.subscribe(EventType.ORDER, on_order, max_age=STALE)
+
+
+if __name__ == "__main__":
+    serve("broker", broker)

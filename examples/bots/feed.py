@@ -1,54 +1,58 @@
-"""The feed: trades and quotes of BTCUSDT as they were recorded, merged by time, at any speed.
+"""The feed: plays the recorded trades and quotes once, as soon as somebody is there to hear them.
 
-`await feed(bus, speed=10)` publishes them and returns; whoever is to hear all subscribes before.
+Run it: python examples/bots/feed.py [ipc://desk] [--speed 10]
 """
 
+import argparse
 import asyncio
-import csv
-import heapq
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from aiobus import AsyncEventBus, Event, EventType
-
-DATA = Path(__file__).parents[1] / "data"
-SYMBOL = "BTCUSDT"
-
-Tick = tuple[EventType, dict[str, Any]]
-
-
-def trades() -> Iterator[Tick]:
-    """Every recorded trade; its side is that of the taker."""
-    for row in _rows("btcusdt-trades-2021-01-08.csv"):
-        trade = {
-            "price": float(row["price"]),
-            "quantity": float(row["quantity"]),
-            "side": "sell" if row["buyer_maker"] == "True" else "buy",
-            "trade_id": int(row["trade_id"]),
-            "exchange_time": float(row["timestamp"]),
-        }
-        yield EventType.TRADE, trade
-
-
-def quotes() -> Iterator[Tick]:
-    """Every recorded change of the best bid and ask."""
-    for row in _rows("btcusdt-quotes-2021-01-08.csv"):
-        quote = {name: float(row[name]) for name in ("bid", "bid_size", "ask", "ask_size")}
-        yield EventType.QUOTE, {**quote, "exchange_time": float(row["timestamp"])}
-
-
-def _rows(name: str) -> Iterator[dict[str, str]]:
-    with (DATA / name).open(newline="") as file:
-        yield from csv.DictReader(file)
+from aiobus import AsyncEventBus, Event
+from recording import SYMBOL, ticks
+from terminal import command_line, run
 
 
 async def feed(bus: AsyncEventBus, speed: float = 1.0) -> None:
     """Publish all that was recorded, `speed` times as fast as it happened."""
+    print(f"46 s of BTCUSDT, recorded on 2021-01-08, at {speed:g} times its speed", flush=True)
     now = asyncio.get_running_loop().time
-    ticks = list(heapq.merge(trades(), quotes(), key=lambda tick: tick[1]["exchange_time"]))
-    start, opening = now(), ticks[0][1]["exchange_time"]
-    for type, data in ticks:
+    recorded = ticks()
+    start, opening = now(), recorded[0][1]["exchange_time"]
+    for type, data in recorded:
         due = start + (data["exchange_time"] - opening) / speed
         await asyncio.sleep(due - now())
         await bus.publish(Event(type, data, key=SYMBOL))
+
+
+async def meet(bus: AsyncEventBus, name: str) -> None:
+    """Wait until the bot of this name is live, whoever of the two came first."""
+    async with bus.stream("LIVE", key=name) as live:
+        await bus.publish(Event("IS_LIVE", {}, key=name))
+        if name not in bus.stats().peers:
+            print(f"the feed waits for a {name}", flush=True)
+        await anext(live)
+
+
+def positive(text: str) -> float:
+    """A speed on the command line."""
+    if not (speed := float(text)) > 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return speed
+
+
+def main() -> None:
+    """Read the command line, wait for the audience, play."""
+    parser = command_line("The feed of the desk: 46 recorded seconds of BTCUSDT.")
+    parser.add_argument("--speed", type=positive, default=1.0, help="times real time (default 1)")
+    parser.add_argument("--audience", default="strategy", help="bots to wait for: a,b,c")
+    options = parser.parse_args()
+
+    async def play(bus: AsyncEventBus) -> None:
+        for name in options.audience.split(","):
+            await meet(bus, name)
+        await feed(bus, options.speed)
+
+    run("feed", options.url, play)
+
+
+if __name__ == "__main__":
+    main()

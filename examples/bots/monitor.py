@@ -1,25 +1,30 @@
 """The monitor: each chain trade -> signal -> order -> fill with the time of every hop, from lineage
-alone: an event names its cause.
+alone: an event names its cause. It counts along, and says the tally when the feed has left.
 
-`await monitor(bus)` returns when it is live; it works until the bus closes.
+Run it: python examples/bots/monitor.py [ipc://desk]
 """
 
 from collections import OrderedDict
 
 from aiobus import AsyncEventBus, Event, EventType
 from report import Tally, chain_line, quote_line
+from terminal import serve
 
 WATCHED = (EventType.TRADE, EventType.QUOTE, EventType.SIGNAL, EventType.ORDER, EventType.FILL)
+LEFT = "aiobus.peer_left"
 MEMORY = 10_000  # events that may still turn out to be a cause
 
 
-async def monitor(bus: AsyncEventBus) -> Tally:
-    """Print every fill with all that led to it, and every 50th quote. The tally goes on."""
-    tally = Tally()
+async def monitor(bus: AsyncEventBus, tally: Tally) -> None:
+    """Print every fill with all that led to it, and every 50th quote. Live when this returns."""
     recent: OrderedDict[str, Event] = OrderedDict()
     early: dict[str, Event] = {}  # by the id of a cause that it overtook on its way here
 
     def on_event(event: Event) -> None:
+        if event.type == LEFT:
+            if event.data["name"] == "feed":
+                tally.say()
+            return
         tally.counts[event.type] += 1
         recent[event.id] = event
         if len(recent) > MEMORY:
@@ -41,5 +46,10 @@ async def monitor(bus: AsyncEventBus) -> Tally:
             tally.tick_to_fill.append(fill.timestamp - chain[0].timestamp)
             print(chain_line(chain), flush=True)
 
-    await bus.subscribe(WATCHED, on_event)
-    return tally
+    await bus.subscribe((*WATCHED, LEFT), on_event)
+
+
+if __name__ == "__main__":
+    tally = Tally()
+    serve("monitor", lambda bus: monitor(bus, tally))
+    tally.say()

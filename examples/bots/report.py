@@ -21,19 +21,23 @@ class Tally:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.tick_to_fill: deque[float] = deque(maxlen=10_000)  # seconds
+        self._said = str(self)
+
+    def say(self) -> None:
+        """Print it, unless nothing has happened since it was printed last."""
+        if str(self) != self._said:
+            self._said = str(self)
+            print(f"\n{self._said}", flush=True)
 
     def __str__(self) -> str:
         trades, quotes = self.counts[EventType.TRADE], self.counts[EventType.QUOTE]
         times = sorted(self.tick_to_fill)
-        ranks = [(percent, ceil(len(times) * percent / 100)) for percent in (50, 90, 99)]
-        speed = "   ".join(f"p{percent} {duration(times[n - 1])}" for percent, n in ranks if n)
-        return (
-            f"ticks     {trades + quotes:>6,}   ({trades:,} trades, {quotes:,} quotes)\n"
-            f"signals   {self.counts[EventType.SIGNAL]:>6,}\n"
-            f"orders    {self.counts[EventType.ORDER]:>6,}\n"
-            f"fills     {self.counts[EventType.FILL]:>6,}\n"
-            f"tick to fill       {speed or 'none yet'}"
-        )
+        ranks = [(each, ceil(len(times) * each / 100)) for each in (50, 90, 99)]
+        speed = "   ".join(f"p{each} {duration(times[n - 1])}" for each, n in ranks if n)
+        text = f"ticks     {trades + quotes:>6,}   ({trades:,} trades, {quotes:,} quotes)\n"
+        for type in (EventType.SIGNAL, EventType.ORDER, EventType.FILL):
+            text += f"{type.lower()}s".ljust(10) + f"{self.counts[type]:>6,}\n"
+        return text + f"tick to fill       {speed or 'none yet'}"
 
 
 def duration(seconds: float) -> str:
@@ -43,8 +47,7 @@ def duration(seconds: float) -> str:
 
 def quote_line(quote: Event, trades: int) -> str:
     """Where the market is."""
-    bid, ask = quote.data["bid"], quote.data["ask"]
-    return f"{quote.key} {bid:,.2f} / {ask:,.2f} after {trades:,} trades"
+    return "{} {bid:,.2f} / {ask:,.2f} after {:,} trades".format(quote.key, trades, **quote.data)
 
 
 def chain_line(chain: Sequence[Event]) -> str:

@@ -1,12 +1,13 @@
 """The strategy: a moving-average cross on trades. Its SIGNALs become ORDERs that wait for an ACK.
 
-`await strategy(bus)` returns when it is live; it works until the bus closes.
+Run it: python examples/bots/strategy.py [ipc://desk]
 """
 
 from collections import deque
 from statistics import fmean
 
 from aiobus import AsyncEventBus, Event, EventType, NoSubscribers, RequestTimeout
+from terminal import serve
 
 SYMBOL = "BTCUSDT"
 FAST, SLOW = 20, 100  # trades
@@ -15,7 +16,9 @@ PATIENCE = 2.0  # seconds an order may wait for its answer
 
 
 async def strategy(bus: AsyncEventBus) -> None:
-    """Buy when the fast average rises above the slow one, sell when it falls below."""
+    """Buy when the fast average rises above the slow one, sell when it falls below. Live when this
+    returns.
+    """
     prices: deque[float] = deque(maxlen=SLOW)
     last_side = ""
 
@@ -47,3 +50,7 @@ async def strategy(bus: AsyncEventBus) -> None:
 
     await bus.subscribe(EventType.SIGNAL, on_signal, key=SYMBOL)
     await bus.subscribe(EventType.TRADE, on_trade, key=SYMBOL)
+
+
+if __name__ == "__main__":
+    serve("strategy", strategy)

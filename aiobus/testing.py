@@ -1,0 +1,323 @@
+"""A network in memory: for tests of strategies that talk to each other, and of the bus itself.
+
+Owns who is connected to whom and what is asked for where, just as with the sockets of ZeroMQ. Must
+not know what the bytes say; what goes wrong with them is `transport.memory`'s. Everything happens
+on the running loop, in callbacks of its own; there are no threads and no sockets.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection
+from contextvars import Context
+from typing import Any
+
+from aiobus.bus import AsyncEventBus
+from aiobus.errors import NameInUse
+from aiobus.transport.meeting import Member
+from aiobus.transport.memory import END, Faults, Lane, Medium
+from aiobus.transport.mesh import Mesh
+from aiobus.transport.network import Ears, Network
+
+__all__ = ["Faults", "MemoryNetwork"]
+
+URL = "memory://"
+
+
+class MemoryNetwork(Medium):
+    """Buses of one process that meet as those of `ipc://` do, without sockets::
+
+        network = MemoryNetwork(seed=7, faults=Faults(loss=0.01))
+        async with network.bus("feed") as feed, network.bus("strategy") as strategy:
+            network.partition({"feed"}, {"strategy"})
+            ...
+            network.heal()
+
+    What happens to the n-th message of a link depends on `seed` and nothing else, as long as
+    `faults` stay the same; they may be changed at any time. `high_water_mark` is how many messages
+    may be on their way down a link; further ones are lost, as with ZeroMQ. All of it is to be
+    called where the loop runs.
+    """
+
+    def __init__(
+        self, *, seed: int = 0, faults: Faults | None = None, high_water_mark: int = 1000
+    ) -> None:
+        super().__init__(seed, faults, high_water_mark)
+        self._ports: dict[str, _Port] = {}  # by endpoint
+        self._links: dict[_Link, None] = {}
+
+    def bus(self, name: str, **options: Any) -> AsyncEventBus:
+        """A new bus on this network, with the keywords of `AsyncEventBus`. Its `start` raises
+        NameInUse while another of that name is open.
+        """
+        return AsyncEventBus(Mesh(URL, self.port()), name=name, **options)
+
+    def port(self) -> Network:
+        """The side of one bus, not yet open."""
+        return _Port(self)
+
+    def partition(
+        self,
+        one: Collection[str],
+        other: Collection[str],
+        *,
+        one_way: bool = False,
+        cut: bool = False,
+    ) -> None:
+        """Let nothing pass between the buses named in `one` and those in `other`, until `heal`.
+        Names of buses that do not exist yet will do; further partitions add to this one.
+
+        Links stay up: what is sent over them meanwhile is lost, and only subscriptions and the end
+        of a link arrive when it heals, as TCP would have it. `one_way`: only what goes from `one`
+        to `other` is held up. `cut`: the links break, so each side is told that the other asks for
+        nothing any more; they are made anew when it heals.
+        """
+        if one_way and cut:
+            raise ValueError("one_way and cut: a link that breaks is broken both ways")
+        ways = [(frozenset(one), frozenset(other))]
+        if not one_way:
+            ways.append((frozenset(other), frozenset(one)))
+        self._walls += ways
+        if cut:
+            asyncio.get_running_loop().call_soon(self._cut, ways[0], context=Context())
+
+    def _cut(self, between: tuple[frozenset[str], frozenset[str]]) -> None:
+        one, other = between
+        for link in list(self._links):
+            below, above = link.below.name, link.endpoint.removeprefix(URL)
+            if (below in one and above in other) or (below in other and above in one):
+                link.detach()
+
+    def heal(self) -> None:
+        """End all partitions."""
+        self._walls.clear()
+        asyncio.get_running_loop().call_soon(self._join, context=Context())
+
+    def _join(self) -> None:
+        for link in list(self._links):
+            link.go_on()
+
+    def kill(self, name: str) -> None:
+        """Let a bus die without a word: its links break, what was on its way is lost, it hears
+        nothing any more, and its name is free. Raises ValueError when there is none.
+
+        The object that is left still wants to be closed, `await bus.close(0)`, for its tasks to
+        end.
+        """
+        port = self._ports.get(URL + name)
+        if port is None:
+            raise ValueError(f"there is no bus named {name!r} here to be killed")
+        port.leave(is_dead=True)
+
+
+class _Port:
+    """The `Network` of one bus."""
+
+    def __init__(self, network: MemoryNetwork) -> None:
+        self.name = self.endpoint = ""
+        self.ears: Ears | None = None
+        self.topics: Counter[bytes] = Counter()
+        """What it asks those above for, and how often."""
+        self.asked: Counter[bytes] = Counter()
+        """What it is asked for by those below, and by how many."""
+        self.below: dict[_Link, None] = {}
+        self._above: dict[str, _Link] = {}  # by endpoint
+        self._network = network
+
+    async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
+        """Listen, and return the own endpoint and who is there. Raises NameInUse."""
+        if URL + name in self._network._ports:
+            raise NameInUse(name, URL)
+        self.name, self.endpoint, self.ears = name, URL + name, ears
+        members = [Member(each.name, at) for at, each in self._network._ports.items()]
+        self._network._ports[self.endpoint] = self
+        self._network._join()
+        return self.endpoint, members
+
+    def admits(self, member: Member) -> bool:
+        """True for an endpoint of this network with the name of the member."""
+        return member.endpoint == URL + member.name
+
+    def connect(self, endpoint: str) -> None:
+        """Link to whoever listens there, now or later. Twice is once."""
+        if endpoint not in self._above and self.ears is not None:
+            link = self._above[endpoint] = _Link(self._network, self, endpoint)
+            link.go_on()
+
+    def disconnect(self, endpoint: str) -> None:
+        """End the link, once what was sent down it has been heard."""
+        link = self._above.pop(endpoint, None)
+        if link is not None:
+            link.end()
+
+    def subscribe(self, topic: bytes) -> None:
+        """Ask every link for a topic."""
+        self.topics[topic] += 1
+        if self.topics[topic] == 1:
+            self._say(b"\1" + topic)
+
+    def unsubscribe(self, topic: bytes) -> None:
+        """Withdraw it."""
+        self.topics[topic] -= 1
+        if self.topics[topic] <= 0:
+            del self.topics[topic]
+            self._say(b"\0" + topic)
+
+    def ask(self, question: bytes) -> None:
+        """Send a question up every link."""
+        self._say(question)
+
+    def _say(self, message: bytes) -> None:
+        for link in self._above.values():
+            link.say(message)
+
+    def send(self, message: bytes) -> None:
+        """Send a message down to all who asked for its topic."""
+        if self.ears is not None:
+            for link in self.below:
+                link.send(message)
+
+    def watch(self) -> None:
+        """Nothing is ever overlooked here."""
+
+    async def close(self, timeout: float) -> None:
+        """Leave. Does not wait: what was sent arrives all the same."""
+        self.leave()
+
+    def leave(self, *, is_dead: bool = False) -> None:
+        """Hear nothing more and end all links; what was sent is lost if `is_dead`. Again: no
+        error.
+        """
+        self.ears = None
+        if self._network._ports.get(self.endpoint) is self:
+            del self._network._ports[self.endpoint]
+        for link in self.below:
+            link.end_from_above(is_dead=is_dead)
+        for link in self._above.values():
+            link.end(is_dead=is_dead)
+        self._above.clear()
+
+    def hear_up(self, message: bytes) -> None:
+        """Something came from below."""
+        if self.ears is not None:
+            self.ears.on_up(message)
+
+    def hear_down(self, message: bytes) -> None:
+        """Something came from above; what is not asked for any more is left out."""
+        if self.ears is not None and message.startswith(tuple(self.topics)):
+            self.ears.on_down(message)
+
+
+class _Link:
+    """From one bus up to another's endpoint: attached while somebody listens there and no wall is
+    in between.
+    """
+
+    def __init__(self, network: MemoryNetwork, below: _Port, endpoint: str) -> None:
+        self.below = below
+        self.endpoint = endpoint
+        self._network = network
+        self._above: _Port | None = None
+        self._is_over = False
+        self._topics: set[bytes] = set()  # that are live above
+        self._waiting: list[bytes] = []
+        name = endpoint.removeprefix(URL)
+        self._up = Lane(network, below.name, name, "up", self._hear_up)
+        self._down = Lane(network, name, below.name, "down", self._hear_down)
+        network._links[self] = None
+
+    def go_on(self) -> None:
+        """Somebody has come or a wall has gone: attach, or move what waits."""
+        if self._above is not None:
+            self._up.wake()
+            self._down.wake()
+            return
+        above = self._network._ports.get(self.endpoint)
+        if above is None or self._is_over or self._is_cut_off(above.name):
+            return
+        self._above = above
+        above.below[self] = None
+        for topic in sorted(self.below.topics):  # as ZeroMQ does it, not as they were asked for
+            self._up.put(b"\1" + topic, is_safe=True)
+        for question in self._waiting:
+            self._up.put(question)
+        self._waiting.clear()
+
+    def _is_cut_off(self, name: str) -> bool:
+        network, own = self._network, self.below.name
+        return network.is_held(own, name) or network.is_held(name, own)
+
+    def say(self, message: bytes) -> None:
+        """Send a subscription, its end, or a question up."""
+        is_safe = message[:1] in (b"\0", b"\1")
+        if self._above is not None:
+            self._up.put(message, is_safe=is_safe)
+        elif not is_safe:
+            self._waiting.append(message)
+
+    def send(self, message: bytes) -> None:
+        """Send a message down, if it was asked for and not too many are on their way."""
+        if not self._is_over and message.startswith(tuple(self._topics)):
+            self._down.put(message, bound=self._network.high_water_mark)
+
+    def _hear_up(self, message: bytes) -> None:
+        above = self._above
+        assert above is not None, "a link that is not attached carries nothing"
+        topic = message[1:]
+        if message == END:
+            self.detach()
+        elif message[:1] == b"\1":
+            if topic not in self._topics:
+                self._topics.add(topic)
+                above.asked[topic] += 1
+                if above.asked[topic] == 1:
+                    above.hear_up(message)
+        elif message[:1] == b"\0":
+            self._withdraw(above, topic)
+        else:
+            above.hear_up(message)
+
+    def _withdraw(self, above: _Port, topic: bytes) -> None:
+        if topic in self._topics:
+            self._topics.discard(topic)
+            above.asked[topic] -= 1
+            if not above.asked[topic]:
+                del above.asked[topic]
+                above.hear_up(b"\0" + topic)
+
+    def _hear_down(self, message: bytes) -> None:
+        if message == END:
+            self.detach()
+            self.go_on()
+        elif not self._is_over:
+            self.below.hear_down(message)
+
+    def end(self, *, is_dead: bool = False) -> None:
+        """The one below disconnects, or `is_dead`."""
+        if not is_dead:
+            self._down.run_dry()
+        self._is_over = True
+        self._down.clear()
+        if is_dead:
+            self._up.clear()
+        if self._above is None:
+            self._network._links.pop(self, None)
+        else:
+            self._up.put(END, is_safe=True)
+
+    def end_from_above(self, *, is_dead: bool) -> None:
+        """The one above has closed, or `is_dead`."""
+        if is_dead:
+            self._down.clear()
+        self._down.put(END, is_safe=True)
+
+    def detach(self) -> None:
+        """The link is broken; the one above is told what it took with it."""
+        above, self._above = self._above, None
+        self._up.clear()
+        self._down.clear()
+        if self._is_over:
+            self._network._links.pop(self, None)
+        if above is not None:
+            del above.below[self]
+            for topic in sorted(self._topics):
+                self._withdraw(above, topic)

@@ -1,0 +1,957 @@
+"""The contract, clause by clause, over every transport: a URL never changes what a user relies on.
+
+`desk` has all of them; where `inproc` has one bus object, every name gives that. `mesh` has those
+with several buses. What one bus alone promises has its tests elsewhere.
+"""
+
+import asyncio
+import random
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import fields
+from enum import StrEnum
+from typing import Any
+
+import pytest
+
+from aiobus import (
+    AsyncEventBus,
+    BusClosed,
+    Event,
+    EventType,
+    Limits,
+    NameInUse,
+    NoSubscribers,
+    RequestTimeout,
+)
+from aiobus.stream import FRAME_EVENTS
+from aiobus.testing import MemoryNetwork
+
+NETWORKS = ["memory", "ipc", "tcp"]
+TRANSPORTS = ["inproc", *NETWORKS]
+
+
+class Desk:
+    """Makes buses that meet; closes them at the end."""
+
+    def __init__(self, make: Callable[..., AsyncEventBus], *, has_names: bool = True) -> None:
+        self._make = make
+        self._has_names = has_names
+        self._buses: list[AsyncEventBus] = []
+
+    async def bus(self, name: str, **options: Any) -> AsyncEventBus:
+        """A started bus. Without names, the one there is."""
+        if self._has_names or not self._buses:
+            bus = self._make(name=name, **options)
+            await bus.start()
+            self._buses.append(bus)
+        return self._buses[-1]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(bus.close(0.2) for bus in self._buses))
+        assert [bus.stats().refused for bus in self._buses] == [0] * len(self._buses)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def open_desk(transport: str) -> AsyncIterator[Desk]:
+    # pytest's own directories are too long for the path of a socket.
+    with tempfile.TemporaryDirectory(prefix="ab") as directory:
+        desk = {
+            "inproc": lambda: Desk(AsyncEventBus, has_names=False),
+            "memory": lambda: Desk(MemoryNetwork().bus),
+            "ipc": lambda: Desk(lambda **rest: AsyncEventBus(f"ipc://{directory}/d", **rest)),
+            "tcp": lambda: Desk(url_of(f"tcp://127.0.0.1:{free_port()}")),
+        }[transport]()
+        try:
+            yield desk
+        finally:
+            await desk.close()
+
+
+def url_of(url: str) -> Callable[..., AsyncEventBus]:
+    return lambda **options: AsyncEventBus(url, **options)
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def desk(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
+    """Buses of one transport, each in turn."""
+    async with open_desk(request.param) as desk:
+        yield desk
+
+
+@pytest.fixture(params=NETWORKS)
+async def mesh(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
+    """The same for those that have several buses."""
+    async with open_desk(request.param) as desk:
+        yield desk
+
+
+class Seen(list[Event]):
+    """A handler that keeps what it gets; while `gate` is not set, it hangs."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.started = 0
+        self._grown = asyncio.Event()
+        if is_open:
+            self.gate.set()
+
+    async def take(self, event: Event) -> None:
+        self.started += 1
+        self._grown.set()
+        await self.gate.wait()
+        self.append(event)
+        self._grown.set()
+
+    async def until(self, is_enough: Callable[[], bool]) -> None:
+        """Wait for something that changes when an event is taken."""
+        while not is_enough():
+            self._grown.clear()
+            await self._grown.wait()
+
+    @property
+    def data(self) -> list[Any]:
+        return [event.data for event in self]
+
+
+async def arrive(source: AsyncEventBus, *targets: AsyncEventBus) -> None:
+    """All that `source` has published has been handled."""
+    assert await source.flush() == []
+    for target in targets:
+        await target.settle()
+
+
+async def publish(bus: AsyncEventBus, count: int, type: str = EventType.TRADE) -> list[Event]:
+    return [await bus.publish(Event(type, number, key=f"k{number % 3}")) for number in range(count)]
+
+
+# Clause 1: order. Clause 3: no duplicates.
+
+
+async def test_one_subscription_gets_all_types_and_keys_in_the_order_published(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    rng = random.Random(1)
+    seen = Seen()
+    await strategy.subscribe(["A", "B", "C"], seen.take, key=["x", "y", "z*"])
+    published = []
+    for number in range(500):
+        event = Event(rng.choice("ABC"), number, key=rng.choice(["x", "y", "z1", "z2"]))
+        published.append(await feed.publish(event))
+        if rng.random() < 0.1:
+            await asyncio.sleep(0)  # so that frames of all lengths are sent
+    await arrive(feed, strategy)
+    assert [(e.seq, e) for e in seen] == [(e.seq, e) for e in published]
+
+
+async def test_twenty_thousand_events_arrive_complete_and_in_order(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    subscription = await strategy.subscribe(EventType.QUOTE, seen.take)
+    for number in range(20_000):
+        await feed.publish(Event(EventType.QUOTE, number))
+    await seen.until(lambda: len(seen) >= 20_000)
+    await arrive(feed, strategy)
+    assert seen.data == list(range(20_000))
+    assert subscription.stats.gaps == 0
+
+
+async def test_each_source_keeps_its_order_while_all_publish_at_once(mesh: Desk) -> None:
+    buses = [await mesh.bus(name) for name in ("one", "two", "three")]
+    lists = [Seen() for _ in buses]
+    for bus, seen in zip(buses, lists, strict=True):
+        await bus.subscribe(EventType.TRADE, seen.take)
+    await asyncio.gather(*(publish(bus, 300) for bus in buses))
+    for bus in buses:
+        assert await bus.flush() == []
+    for bus, seen in zip(buses, lists, strict=True):
+        await bus.settle()
+        for source in buses:
+            assert [e.data for e in seen if e.source == source.name] == list(range(300))
+
+
+async def test_an_event_arrives_once_at_each_of_several_subscriptions(desk: Desk) -> None:
+    feed, strategy, risk = [await desk.bus(name) for name in ("feed", "strategy", "risk")]
+    lists = [Seen() for _ in range(4)]
+    await strategy.subscribe("*", lists[0].take)
+    await strategy.subscribe(EventType.TRADE, lists[1].take)
+    await strategy.subscribe(EventType.TRADE, lists[2].take)
+    await risk.subscribe([EventType.TRADE, EventType.BAR], lists[3].take, key=["k*", "k1"])
+    await publish(feed, 100)
+    await arrive(feed, strategy, risk)
+    assert [seen.data for seen in lists] == [list(range(100))] * 4
+
+
+# Clause 2: no silent loss.
+
+
+async def test_a_subscription_is_live_everywhere_when_subscribe_returns(desk: Desk) -> None:
+    feed, gateway, strategy = [await desk.bus(name) for name in ("feed", "gateway", "strategy")]
+    for number in range(25):
+        seen = Seen()
+        subscription = await strategy.subscribe(EventType.TRADE, seen.take, key=f"k{number}")
+        await feed.publish(Event(EventType.TRADE, "first", key=f"k{number}"))
+        await gateway.publish(Event(EventType.TRADE, "second", key=f"k{number}"))
+        await seen.until(lambda seen=seen: len(seen) == 2)
+        await subscription.unsubscribe()
+
+
+async def test_a_handler_of_on_is_live_everywhere_when_start_returns(mesh: Desk) -> None:
+    feed = await mesh.bus("feed")
+    seen = Seen()
+    strategy = mesh._make(name="strategy")
+    strategy.on(EventType.TRADE)(seen.take)
+    async with strategy:
+        await feed.publish(Event(EventType.TRADE, 1))
+        await arrive(feed, strategy)
+    assert seen.data == [1]
+
+
+async def test_the_first_event_of_a_source_that_starts_later_arrives(desk: Desk) -> None:
+    strategy = await desk.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.ORDER, seen.take)
+    for number in range(5):
+        bot = await desk.bus(f"bot-{number}")
+        await bot.publish(Event(EventType.ORDER, number))
+        await arrive(bot, strategy)
+    assert seen.data == list(range(5))
+
+
+async def test_what_is_published_on_start_arrives_before_a_bot_that_closes_at_once(
+    mesh: Desk,
+) -> None:
+    strategy = await mesh.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.ORDER, seen.take)
+    for number in range(5):
+        async with mesh._make(name="bot") as bot:
+            await bot.publish(Event(EventType.ORDER, number))
+    await seen.until(lambda: len(seen) == 5)
+    assert seen.data == list(range(5))
+
+
+async def test_a_subscription_sees_nothing_from_before_it(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    await publish(feed, 10)
+    seen = Seen()
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    await feed.publish(Event(EventType.TRADE, "new"))
+    await arrive(feed, strategy)
+    assert seen.data == ["new"]
+
+
+async def test_subscribing_to_a_busy_source_loses_nothing_from_there_on(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    is_over = False
+
+    async def produce() -> list[Event]:
+        published = []
+        while not is_over:
+            published += await publish(feed, 5)
+            await asyncio.sleep(0)  # a busy source, not the only one
+        return published
+
+    producing = asyncio.create_task(produce())
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    begin = feed.stats().published
+    await seen.until(lambda: len(seen) >= 200)
+    is_over = True
+    published = await producing
+    await arrive(feed, strategy)
+    seqs = [event.seq for event in seen]
+    assert seqs == [event.seq for event in published if event.seq >= seqs[0]]
+    assert seqs[0] <= begin + 1
+
+
+async def test_catching_up_over_many_pages_loses_nothing(
+    desk: Desk, logged: Callable[[str], AbstractContextManager[asyncio.Event]]
+) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen(is_open=False)
+    subscription = await strategy.subscribe(EventType.TRADE, seen.take, maxsize=4)
+    with logged("fell behind") as said:
+        published = await publish(feed, 500)
+        await said.wait()
+    seen.gate.set()
+    await arrive(feed, strategy)
+    assert [event.seq for event in seen] == [event.seq for event in published]
+    assert (subscription.stats.gaps, subscription.stats.behind) == (0, False)
+
+
+async def test_a_subscription_that_catches_up_goes_on_live(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen(is_open=False)
+    await strategy.subscribe(EventType.TRADE, seen.take, maxsize=2)
+    await publish(feed, 100)
+    seen.gate.set()
+    await publish(feed, 100)  # while it may still catch up
+    await arrive(feed, strategy)
+    await publish(feed, 100)
+    await arrive(feed, strategy)
+    assert seen.data == [*range(100)] * 3
+
+
+async def test_what_history_no_longer_holds_is_exactly_the_range_of_a_gap_in_its_place(
+    desk: Desk,
+) -> None:
+    feed = await desk.bus("feed", limits=Limits(history_events=50))
+    strategy = await desk.bus("strategy")
+    seen = Seen(is_open=False)
+    subscription = await strategy.subscribe(
+        [EventType.TRADE, "aiobus.gap"], seen.take, maxsize=4, key="k*"
+    )
+    first = await feed.publish(Event(EventType.TRADE, 0, key="k"))
+    await seen.until(lambda: seen.started == 1)
+    published = [first, *await publish(feed, 500)]
+    seen.gate.set()
+    await arrive(feed, strategy)
+    check_accounted(seen, published)
+    gaps = [event.data for event in seen if event.type == "aiobus.gap"]
+    assert len(gaps) == subscription.stats.gaps == 1
+    assert (gaps[0]["source"], gaps[0]["epoch"]) == (feed.name, first.epoch)
+    assert gaps[0]["query"] == subscription.query
+    assert gaps[0]["upto"] == published[-51].seq
+    assert seen[-1].data == 499
+
+
+def check_accounted(seen: list[Event], published: list[Event]) -> None:
+    """Each event was delivered, once and in order, or is in a gap that stands where it was."""
+    at = 0
+    accounted = []
+    for event in seen:
+        if event.type == "aiobus.gap":
+            after, at_end = event.data["after"], event.data["upto"]
+            assert at <= after < at_end
+            accounted += [e.seq for e in published if after < e.seq <= at_end]
+            at = at_end
+        else:
+            assert at < event.seq
+            accounted.append(event.seq)
+            at = event.seq
+    assert accounted == [event.seq for event in published]
+
+
+async def test_a_restarted_source_is_heard_to_its_end_and_from_its_beginning(mesh: Desk) -> None:
+    strategy = await mesh.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    published = []
+    for _ in range(3):
+        feed = await mesh.bus("feed")
+        published += await publish(feed, 20)
+        assert await feed.close() == []
+    await seen.until(lambda: len(seen) == 60)
+    assert [event.id for event in seen] == [event.id for event in published]
+    assert len({event.epoch for event in seen}) == 3
+
+
+# Clause 4: no alteration.
+
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 1.0, 0.1, -0.0, 5e-324, 1.7976931348623157e308, 1e16, 1e-7,
+    2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1, "", " ", "\0", "\n\r\t", "\u2028", "ключ", "🚀",
+    '"\\', [], {}, [[]], [{}], {"": ""}, {"a": {"b": [1, [2.0, None, {"c": "d"}]]}}, {"ключ": "値"},
+    {"price": 40_000.000000000001, "quantity": 1e-8}, [0.1 + 0.2, 1 / 3, 2**0.5], "x" * 100_000,
+    list(range(1000)), {f"k{n}": n for n in range(1000)}, {"a b": 1, "*": 2, "%2A": 3, "\0": 4},
+]  # fmt: skip
+
+
+async def test_values_arrive_bit_for_bit(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.NEW_DATA, seen.take)
+    for value in VALUES:
+        await feed.publish(Event(EventType.NEW_DATA, value))
+    await arrive(feed, strategy)
+    assert list(map(repr, seen.data)) == list(map(repr, VALUES))
+
+
+async def test_the_largest_event_that_is_accepted_arrives(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.NEW_DATA, seen.take)
+    await feed.publish(Event(EventType.NEW_DATA, "x" * 1_048_000))
+    await feed.publish(Event(EventType.NEW_DATA, "y" * 1_048_000))
+    await arrive(feed, strategy)
+    assert [(text[0], len(text)) for text in seen.data] == [("x", 1_048_000), ("y", 1_048_000)]
+
+
+KEYS = ["", "BTC", "BTCUSDT", "ETH", "a b", "a/b", "50%", "x*", "%2A", "ключ", "k" * 128, "\n"]
+
+
+async def test_keys_arrive_as_they_are(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    for key in KEYS:
+        await feed.publish(Event(EventType.TRADE, 1, key=key))
+    await arrive(feed, strategy)
+    assert [event.key for event in seen] == KEYS
+
+
+async def test_an_event_is_the_same_on_both_sides_in_all_its_fields(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.FILL, seen.take)
+    event = Event(EventType.FILL, {"price": 1.5}, 1_700_000_000.123456, key="BTC", cause="a@b.1")
+    assert await feed.publish(event) is event
+    await arrive(feed, strategy)
+    for field in fields(Event):
+        assert getattr(seen[0], field.name) == getattr(event, field.name), field.name
+    assert seen[0].id == event.id
+    assert event.source == feed.name
+    assert event.epoch == feed.stats().epoch
+
+
+class Own(StrEnum):
+    NEWS = "NEWS"
+
+
+async def test_a_known_type_arrives_as_its_member_and_any_other_as_text(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe([EventType.TRADE, Own.NEWS, "a.type-of_my.own"], seen.take)
+    await feed.publish(Event("TRADE", 1))
+    await feed.publish(Event(Own.NEWS, 2))
+    await feed.publish(Event("a.type-of_my.own", 3))
+    await arrive(feed, strategy)
+    assert [event.type for event in seen] == ["TRADE", Own.NEWS, "a.type-of_my.own"]
+    assert [type(event.type) for event in seen] == [EventType, str, str]
+
+
+async def test_two_subscriptions_of_one_query_share_nothing(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    spoiled, seen = Seen(), Seen()
+
+    async def spoil(event: Event) -> None:
+        event.data["legs"].clear()
+        event.key = "spoiled"
+        await spoiled.take(event)
+
+    await strategy.subscribe(EventType.ORDER, spoil)
+    await strategy.subscribe(EventType.ORDER, seen.take)
+    await feed.publish(Event(EventType.ORDER, {"legs": [1, 2]}, key="BTC"))
+    await arrive(feed, strategy)
+    assert spoiled.data == [{"legs": []}]
+    assert list(seen) == [Event(EventType.ORDER, {"legs": [1, 2]}, key="BTC")]
+
+
+async def test_where_may_spoil_what_it_is_asked_about(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+
+    def where(event: Event) -> bool:
+        return event.data["legs"].pop() == 2
+
+    await strategy.subscribe(EventType.ORDER, seen.take, where=where)
+    await feed.publish(Event(EventType.ORDER, {"legs": [1, 2]}))
+    await feed.publish(Event(EventType.ORDER, {"legs": [2, 1]}))
+    await arrive(feed, strategy)
+    assert seen.data == [{"legs": [1, 2]}]
+
+
+# Which events a subscription gets.
+
+RULES: list[tuple[Any, list[str]]] = [
+    (None, KEYS),
+    ("*", KEYS),
+    ("", [""]),
+    ("BTC", ["BTC"]),
+    ("BTC*", ["BTC", "BTCUSDT"]),
+    (["ETH", "BTC"], ["BTC", "ETH"]),
+    (["BTC", "a*"], ["BTC", "a b", "a/b"]),
+    ("a b", ["a b"]),
+    ("a/*", ["a/b"]),
+    ("50%", ["50%"]),
+    ("x**", ["x*"]),
+    ("%2A", ["%2A"]),
+    ("ключ", ["ключ"]),
+    ("кл*", ["ключ"]),
+    ("k" * 128, ["k" * 128]),
+    (["\n", "missing"], ["\n"]),
+    ("missing", []),
+]
+
+
+async def test_a_rule_for_keys_selects_exactly_what_it_says(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    lists = [Seen() for _ in RULES]
+    for (rule, _), seen in zip(RULES, lists, strict=True):
+        await strategy.subscribe([EventType.TRADE, EventType.BAR], seen.take, key=rule)
+    for key in KEYS:
+        for type in (EventType.TRADE, EventType.QUOTE, EventType.BAR):
+            await feed.publish(Event(type, 1, key=key))
+    await arrive(feed, strategy)
+    got = [
+        (rule, [(e.type, e.key) for e in seen])
+        for (rule, _), seen in zip(RULES, lists, strict=True)
+    ]
+    assert got == [
+        (rule, [(type, key) for key in keys for type in ("TRADE", "BAR")]) for rule, keys in RULES
+    ]
+
+
+async def test_a_list_of_keys_too_long_for_a_query_selects_exactly_what_it_says(
+    desk: Desk,
+) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    wanted = [f"SYMBOL-{number}" for number in range(0, 1000, 2)]
+    subscription = await strategy.subscribe(EventType.QUOTE, seen.take, key=wanted)
+    for number in range(1000):
+        await feed.publish(Event(EventType.QUOTE, number, key=f"SYMBOL-{number}"))
+    await feed.publish(Event(EventType.QUOTE, 0, key="other"))
+    await arrive(feed, strategy)
+    assert [event.key for event in seen] == wanted
+    assert subscription.query == "QUOTE/SYMBOL-*"
+
+
+async def test_a_star_matches_every_type_but_the_reserved_ones(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen, errors = Seen(), Seen()
+
+    async def fails(event: Event) -> None:
+        raise ZeroDivisionError
+
+    await strategy.subscribe("*", seen.take)
+    await strategy.subscribe("aiobus.error", errors.take)
+    await strategy.subscribe(EventType.TRADE, fails)
+    await feed.publish(Event(EventType.TRADE, 1))
+    await feed.publish(Event("else", 2))
+    await arrive(feed, strategy)
+    assert [event.type for event in seen] == [EventType.TRADE, "else"]
+    assert len(errors) == 1
+
+
+async def test_where_selects_before_the_inbox(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen(is_open=False)
+    subscription = await strategy.subscribe(
+        EventType.TRADE, seen.take, where=lambda event: event.data % 100 == 0, maxsize=10
+    )
+    await publish(feed, 1000)
+    assert await feed.flush() == []
+    assert subscription.stats.pending + seen.started == 10
+    seen.gate.set()
+    await strategy.settle()
+    assert seen.data == list(range(0, 1000, 100))
+
+
+async def test_unsubscribing_ends_it_at_the_publisher_as_well(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.ORDER, seen.take)
+    await strategy.unsubscribe(EventType.ORDER, seen.take)
+    await strategy.subscribe(EventType.BAR, seen.take)  # is confirmed behind the withdrawal
+    with pytest.raises(NoSubscribers):
+        await feed.request(Event(EventType.ORDER, 1), EventType.ACK)
+    await feed.publish(Event(EventType.ORDER, 2))
+    await arrive(feed, strategy)
+    assert seen == []
+
+
+async def test_ending_one_of_two_subscriptions_of_a_query_leaves_the_other(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    ended, seen = Seen(), Seen()
+    subscription = await strategy.subscribe(EventType.TRADE, ended.take)
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    await publish(feed, 10)
+    await arrive(feed, strategy)
+    await subscription.unsubscribe()
+    await publish(feed, 10)
+    await arrive(feed, strategy)
+    assert (len(ended), seen.data) == (10, [*range(10)] * 2)
+
+
+async def test_subscribing_again_begins_anew(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    for number in range(5):
+        seen = Seen()
+        subscription = await strategy.subscribe(EventType.TRADE, seen.take)
+        await feed.publish(Event(EventType.TRADE, number))
+        await arrive(feed, strategy)
+        await subscription.unsubscribe()
+        await feed.publish(Event(EventType.TRADE, "missed"))
+        assert await feed.flush() == []  # what may have been on its way is not any more
+        assert seen.data == [number]
+
+
+# Streams, waiting, requests, lineage.
+
+
+async def test_a_stream_is_live_on_entry_and_hands_over_in_order(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    async with strategy.stream(EventType.TRADE, key="k1") as events:
+        await publish(feed, 300)
+        assert [(await anext(events)).data for _ in range(100)] == list(range(1, 300, 3))
+
+
+async def test_a_stream_that_was_left_is_withdrawn(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    async with strategy.stream(EventType.ORDER):
+        pass
+    await strategy.subscribe(EventType.BAR, Seen().take)  # is confirmed behind the withdrawal
+    with pytest.raises(NoSubscribers):
+        await feed.request(Event(EventType.ORDER, 1), EventType.ACK)
+
+
+async def test_wait_for_returns_the_next_match(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    waiting = asyncio.create_task(
+        strategy.wait_for(EventType.FILL, key="BTC", where=lambda event: event.data > 1)
+    )
+    await asyncio.sleep(0)  # it has asked,
+    await strategy.subscribe(EventType.BAR, Seen().take)  # and this is confirmed behind it
+    for data, key in [(1, "BTC"), (2, "ETH"), (3, "BTC"), (4, "BTC")]:
+        await feed.publish(Event(EventType.FILL, data, key=key))
+    assert (await waiting).data == 3
+
+
+async def test_a_request_is_answered_by_another_bus(desk: Desk) -> None:
+    gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
+
+    async def on_order(event: Event) -> None:
+        await gateway.publish(Event(EventType.ACK, event.data * 2, key=event.key))
+
+    await gateway.subscribe(EventType.ORDER, on_order)
+    for number in range(20):
+        order = Event(EventType.ORDER, number, key="BTC")
+        reply = await strategy.request(order, [EventType.ACK, EventType.REJECT])
+        assert (reply.data, reply.cause, reply.source) == (number * 2, order.id, gateway.name)
+
+
+async def test_many_requests_at_once_get_each_their_own_reply(desk: Desk) -> None:
+    gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
+
+    async def on_order(event: Event) -> None:
+        await asyncio.sleep(0)  # replies come out of turn
+        await gateway.publish(Event(EventType.ACK, event.data))
+
+    await gateway.subscribe(EventType.ORDER, on_order, concurrency=8)
+    orders = [Event(EventType.ORDER, number) for number in range(50)]
+    replies = await asyncio.gather(*(strategy.request(each, EventType.ACK) for each in orders))
+    assert [reply.data for reply in replies] == list(range(50))
+
+
+async def test_a_request_that_nobody_is_subscribed_to_raises_at_once(desk: Desk) -> None:
+    gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
+    await gateway.subscribe(EventType.ORDER, Seen().take, key="ETH")
+    published = strategy.stats().published
+    with pytest.raises(NoSubscribers):
+        await strategy.request(Event(EventType.ORDER, 1, key="BTC"), EventType.ACK)
+    assert strategy.stats().published == published
+
+
+async def test_a_request_that_nobody_answers_arrives_all_the_same(desk: Desk) -> None:
+    gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
+    seen = Seen()
+    await gateway.subscribe(EventType.ORDER, seen.take)
+    with pytest.raises(RequestTimeout) as raised:
+        await strategy.request(Event(EventType.ORDER, 1), EventType.ACK, timeout=0)
+    await arrive(strategy, gateway)
+    assert [event.id for event in seen] == [raised.value.event.id]
+
+
+async def test_a_fill_can_be_walked_back_to_its_tick_across_buses(desk: Desk) -> None:
+    chain = [EventType.TRADE, EventType.SIGNAL, EventType.ORDER, EventType.FILL]
+    buses = [await desk.bus(name) for name in ("feed", "strategy", "risk", "gateway")]
+    events: dict[str, Event] = {}
+
+    def step(bus: AsyncEventBus, type: EventType) -> Callable[[Event], Any]:
+        async def handle(event: Event) -> None:
+            events[event.id] = event
+            await bus.publish(Event(type, None))
+
+        return handle
+
+    for bus, before, after in zip(buses[1:], chain, chain[1:], strict=False):
+        await bus.subscribe(before, step(bus, after))
+    async with buses[0].stream(EventType.FILL) as fills:
+        trade = await buses[0].publish(Event(EventType.TRADE, None))
+        fill = await anext(fills)
+    walked = [fill]
+    while walked[-1].cause:
+        walked.append(events[walked[-1].cause])
+    assert [event.type for event in walked] == chain[::-1]
+    assert walked[-1].id == trade.id
+    assert [event.source for event in walked] == [bus.name for bus in buses[::-1]]
+
+
+# Clause 5: what was published has left. Clause 8: close.
+
+
+async def test_after_flush_everything_is_in_the_inboxes_of_the_others(desk: Desk) -> None:
+    feed, strategy, risk = [await desk.bus(name) for name in ("feed", "strategy", "risk")]
+    lists = [Seen(is_open=False) for _ in range(2)]
+    one = await strategy.subscribe(EventType.TRADE, lists[0].take)
+    two = await risk.subscribe("*", lists[1].take)
+    await publish(feed, 200)
+    assert await feed.flush() == []
+    # Nothing is awaited in between.
+    assert one.stats.pending + lists[0].started == 200
+    assert two.stats.pending + lists[1].started == 200
+    for seen in lists:
+        seen.gate.set()
+
+
+async def test_flush_names_who_cannot_take_what_was_published(mesh: Desk) -> None:
+    feed, strategy, risk = [await mesh.bus(name) for name in ("feed", "strategy", "risk")]
+    hung, seen = Seen(is_open=False), Seen()
+    await strategy.subscribe(EventType.TRADE, hung.take, maxsize=1)
+    await risk.subscribe(EventType.TRADE, seen.take)
+    await publish(feed, 200)
+    await seen.until(lambda: len(seen) == 200)
+    assert await feed.flush(0.05) == ["strategy"]
+    hung.gate.set()
+    assert await feed.flush() == []
+
+
+async def test_what_was_published_right_before_close_arrives(mesh: Desk) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    await publish(feed, 1000)
+    assert await feed.close() == []
+    await strategy.settle()
+    assert seen.data == list(range(1000))
+
+
+async def test_what_a_handler_publishes_while_its_bus_closes_arrives(mesh: Desk) -> None:
+    feed, strategy, gateway = [await mesh.bus(name) for name in ("feed", "strategy", "gateway")]
+    seen = Seen()
+
+    async def on_trade(event: Event) -> None:
+        await strategy.publish(Event(EventType.ORDER, event.data))
+
+    await gateway.subscribe(EventType.ORDER, seen.take)
+    await strategy.subscribe(EventType.TRADE, on_trade)
+    await publish(feed, 100)
+    assert await feed.flush() == []
+    assert await strategy.close() == []
+    await gateway.settle()
+    assert seen.data == list(range(100))
+
+
+async def test_all_close_at_once_and_within_their_time(mesh: Desk) -> None:
+    buses = [await mesh.bus(f"bus-{number}") for number in range(4)]
+    lists = [Seen() for _ in buses]
+    for bus, seen in zip(buses, lists, strict=True):
+        await bus.subscribe(EventType.TRADE, seen.take)
+        await publish(bus, 10)
+    async with asyncio.timeout(10):  # a guard: each has 5 s
+        await asyncio.gather(*(bus.close() for bus in buses))
+
+
+async def test_a_closed_bus_has_no_peers(mesh: Desk) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    assert await strategy.close() == []
+    assert strategy.stats().peers == ()
+    assert await feed.close() == []
+
+
+async def test_a_closed_bus_refuses_to_publish_and_the_others_go_on(mesh: Desk) -> None:
+    feed, strategy, risk = [await mesh.bus(name) for name in ("feed", "strategy", "risk")]
+    seen = Seen()
+    await risk.subscribe(EventType.TRADE, seen.take)
+    assert await strategy.close() == []
+    with pytest.raises(BusClosed):
+        await strategy.publish(Event(EventType.TRADE, 1))
+    await feed.publish(Event(EventType.TRADE, 2))
+    await arrive(feed, risk)
+    assert seen.data == [2]
+
+
+# Clause 6: isolation.
+
+
+async def test_a_hung_subscriber_delays_no_other_bus(mesh: Desk) -> None:
+    feed, slow, quick = [await mesh.bus(name) for name in ("feed", "slow", "quick")]
+    hung, seen = Seen(is_open=False), Seen()
+    for overflow in ("catch_up", "block", "latest", "drop_oldest"):
+        await slow.subscribe(EventType.TRADE, hung.take, maxsize=1, overflow=overflow)
+    await quick.subscribe(EventType.TRADE, seen.take)
+    await publish(feed, 1000)
+    await seen.until(lambda: len(seen) == 1000)
+    assert hung == []
+    hung.gate.set()
+
+
+async def test_a_hung_subscriber_delays_no_other_of_its_own_bus(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    hung, seen = Seen(is_open=False), Seen()
+    await strategy.subscribe(EventType.TRADE, hung.take, maxsize=1)
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    await publish(feed, 1000)
+    await seen.until(lambda: len(seen) == 1000)
+    assert hung == []
+    hung.gate.set()
+
+
+async def test_a_failing_subscriber_gets_every_event_and_harms_nobody(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen()
+
+    async def fails(event: Event) -> None:
+        raise ZeroDivisionError
+
+    failing = await strategy.subscribe(EventType.TRADE, fails)
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    await publish(feed, 100)
+    await arrive(feed, strategy)
+    assert (failing.stats.failed, len(seen)) == (100, 100)
+
+
+async def test_a_failure_stays_on_the_bus_where_it_happened(mesh: Desk) -> None:
+    feed = await mesh.bus("feed", on_error="raise")
+    strategy = await mesh.bus("strategy")
+
+    async def fails(event: Event) -> None:
+        raise ZeroDivisionError
+
+    failing = await strategy.subscribe(EventType.TRADE, fails)
+    await feed.publish(Event(EventType.TRADE, 1))
+    await arrive(feed, strategy)
+    assert failing.stats.failed == 1
+    await feed.settle()
+
+
+async def test_events_of_the_bus_itself_never_reach_another(mesh: Desk) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    near, far = Seen(), Seen()
+
+    async def fails(event: Event) -> None:
+        raise ZeroDivisionError
+
+    reserved = ["aiobus.error", "aiobus.overflow", "aiobus.gap"]
+    await feed.subscribe(reserved, near.take)
+    await strategy.subscribe([*reserved, EventType.BAR], far.take)
+    await feed.subscribe(EventType.TRADE, fails)
+    await feed.publish(Event(EventType.TRADE, 1))
+    await near.until(lambda: len(near) == 1)
+    await feed.publish(Event(EventType.BAR, 2))
+    await arrive(feed, strategy)
+    assert [event.type for event in far] == [EventType.BAR]
+
+
+# Clause 7: memory is bounded, by the policy that was chosen.
+
+
+async def test_latest_keeps_the_newest_of_each_key_and_counts_the_others(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen(is_open=False)
+    subscription = await strategy.subscribe(EventType.QUOTE, seen.take, overflow="latest")
+    await feed.publish(Event(EventType.QUOTE, "first"))
+    await seen.until(lambda: seen.started == 1)
+    await publish(feed, 300, EventType.QUOTE)
+    assert await feed.flush() == []
+    seen.gate.set()
+    await strategy.settle()
+    assert [(event.key, event.data) for event in seen] == [
+        ("", "first"), ("k0", 297), ("k1", 298), ("k2", 299),
+    ]  # fmt: skip
+    assert (subscription.stats.conflated, subscription.stats.dropped) == (297, 0)
+
+
+async def test_drop_oldest_keeps_the_newest_and_counts_the_others(desk: Desk) -> None:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    seen = Seen(is_open=False)
+    subscription = await strategy.subscribe(
+        EventType.TRADE, seen.take, overflow="drop_oldest", maxsize=3
+    )
+    await feed.publish(Event(EventType.TRADE, "first"))
+    await seen.until(lambda: seen.started == 1)
+    await publish(feed, 300)
+    assert await feed.flush() == []
+    seen.gate.set()
+    await strategy.settle()
+    assert seen.data == ["first", 297, 298, 299]
+    assert (subscription.stats.dropped, subscription.stats.gaps) == (297, 0)
+
+
+@pytest.mark.parametrize("overflow", ["block", "catch_up"])
+async def test_an_inbox_holds_its_bound_and_a_frame_and_loses_nothing(
+    mesh: Desk, overflow: Any
+) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    seen: list[int] = []
+    held: list[int] = []
+
+    async def handle(event: Event) -> None:
+        await asyncio.sleep(0)  # slower than the source
+        seen.append(event.data)
+        held.append(subscription.stats.pending)
+
+    subscription = await strategy.subscribe(EventType.TRADE, handle, overflow=overflow, maxsize=4)
+    await publish(feed, 1000)
+    await arrive(feed, strategy)
+    assert seen == list(range(1000))
+    assert max(held) <= 4 + FRAME_EVENTS
+
+
+# Who is there.
+
+
+async def test_a_bus_knows_all_others_once_it_has_started(mesh: Desk) -> None:
+    assert (await mesh.bus("feed")).stats().peers == ()
+    assert (await mesh.bus("gateway")).stats().peers == ("feed",)
+    assert (await mesh.bus("strategy")).stats().peers == ("feed", "gateway")
+
+
+async def test_buses_that_start_at_once_know_each_other(mesh: Desk) -> None:
+    names = [f"bus-{number}" for number in range(6)]
+    buses = await asyncio.gather(*(mesh.bus(name) for name in names))
+    seen = Seen()
+    await buses[0].subscribe(EventType.TRADE, seen.take)
+    for bus in buses:
+        await bus.publish(Event(EventType.TRADE, bus.name))
+        await arrive(bus, buses[0])
+    assert seen.data == names
+
+
+async def test_who_joins_and_who_leaves_is_announced(mesh: Desk) -> None:
+    strategy = await mesh.bus("strategy")
+    async with strategy.stream(["aiobus.peer_joined", "aiobus.peer_left"]) as news:
+        feed = await mesh.bus("feed")
+        joined = await anext(news)
+        await publish(feed, 10)
+        stats = feed.stats()
+        assert await feed.close() == []
+        left = await anext(news)
+    who = {"name": "feed", "epoch": stats.epoch}
+    assert (joined.type, joined.data) == ("aiobus.peer_joined", who)
+    last = {"last": stats.published, "reason": "it closed"}
+    assert (left.type, left.data) == ("aiobus.peer_left", {**who, **last})
+    assert strategy.stats().peers == ()
+
+
+async def test_a_name_in_use_is_refused_and_its_owner_goes_on(mesh: Desk) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    seen = Seen()
+    await strategy.subscribe(EventType.TRADE, seen.take)
+    with pytest.raises(NameInUse, match="feed"):
+        await mesh._make(name="feed").start()
+    await publish(feed, 10)
+    await arrive(feed, strategy)
+    assert seen.data == list(range(10))
+
+
+async def test_the_name_of_a_closed_bus_can_be_used_again(mesh: Desk) -> None:
+    strategy = await mesh.bus("strategy")
+    for _ in range(5):
+        feed = await mesh.bus("feed")
+        assert feed.stats().peers == ("strategy",)
+        assert await feed.close() == []
+    async with strategy.stream("aiobus.peer_joined") as news:
+        await mesh.bus("feed")
+        await anext(news)
+    assert strategy.stats().peers == ("feed",)

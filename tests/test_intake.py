@@ -1,0 +1,469 @@
+"""What comes from other buses into one subscription, by a clock that is turned by hand."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from aiobus import Event
+from aiobus.history import Page
+from aiobus.intake import MAX_UNMET, Intake
+from aiobus.pattern import Query
+from aiobus.sequence import PATIENCE, RETRY, Gap
+from aiobus.transport import Inlet, Source
+
+DESK = ("desk", 1)
+ROOM = 10
+
+
+class HandClock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Asked:
+    """The one thing an intake wants of a transport, written down."""
+
+    def __init__(self) -> None:
+        self.pages: list[tuple[Source, int, int]] = []
+
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+        self.pages.append((source, after, limit))
+
+    def take(self) -> list[tuple[Source, int, int]]:
+        pages, self.pages = self.pages, []
+        return pages
+
+
+class Box:
+    """A subscription that writes down what it is handed and told, in order."""
+
+    def __init__(self) -> None:
+        self.vacancy = ROOM
+        self.log: list[int | Gap] = []
+        self.falls = 0
+
+    def accept(self, events: list[Event[Any]]) -> None:
+        self.vacancy -= len(events)
+        self.log.extend(event.seq for event in events)
+
+    def lose(self, source: Source, gap: Gap) -> None:
+        self.log.append(gap)
+
+    def fall_behind(self) -> None:
+        self.falls += 1
+
+
+@dataclass
+class Frame:
+    """Events of DESK with these numbers, after `prev`: a `Batch`."""
+
+    prev: int
+    seqs: list[int] = field(default_factory=list)
+    source: str = DESK[0]
+    epoch: int = DESK[1]
+
+    @property
+    def newest(self) -> int:
+        return self.seqs[-1] if self.seqs else self.prev
+
+    def events(self) -> list[Event[Any]]:
+        return events(*self.seqs)
+
+
+def events(*seqs: int) -> list[Event[Any]]:
+    return [Event("A", None, 0.0, source="desk", epoch=1, seq=seq) for seq in seqs]
+
+
+class Bench:
+    """An intake between a box and a transport."""
+
+    def __init__(self, clock: HandClock) -> None:
+        self.clock = clock
+        self.box = Box()
+        self.asked = Asked()
+        self.intake = Intake(Query.of("A"), self.box, self.asked)  # type: ignore[arg-type]
+        self.older = clock.now - 1.0
+        self.younger = clock.now + 1.0
+
+    def take(self, prev: int, *seqs: int, started: float | None = None) -> None:
+        self.intake.take(Frame(prev, list(seqs)), started)
+
+    def turn(self, after: int, to: int, newest: int, *seqs: int, evicted: int = 0) -> None:
+        self.intake.turn(DESK, Page(after, evicted, to, newest, []), events(*seqs))
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    clock = HandClock()
+    monkeypatch.setattr("aiobus.intake.elapsed", clock)
+    return Bench(clock)
+
+
+@pytest.fixture
+def met(bench: Bench) -> Bench:
+    """One that has met a source, which was at 4."""
+    bench.intake.meet(DESK, 4, bench.older)
+    return bench
+
+
+# Where a source is read from.
+
+
+def test_an_older_source_is_read_from_where_it_was_when_it_answered(bench: Bench) -> None:
+    bench.intake.meet(DESK, 4, bench.older)
+    bench.take(4, 5, 6)
+    assert (bench.box.log, bench.asked.pages) == ([5, 6], [])
+
+
+def test_a_younger_source_is_read_from_its_first_event(bench: Bench) -> None:
+    bench.intake.meet(DESK, 4, bench.younger)
+    assert bench.asked.pages == [(DESK, 0, ROOM)]
+    bench.turn(0, 4, 4, 1, 3)
+    bench.take(3, 5)
+    assert bench.box.log == [1, 3, 5]
+
+
+def test_a_younger_source_that_has_published_nothing_is_asked_for_nothing(bench: Bench) -> None:
+    bench.intake.meet(DESK, 0, bench.younger)
+    bench.take(0, 1)
+    assert (bench.box.log, bench.asked.pages) == ([1], [])
+
+
+def test_an_older_source_whose_age_is_known_is_read_from_its_first_frame(bench: Bench) -> None:
+    bench.take(4, 5, 6, started=bench.older)
+    assert (bench.box.log, bench.asked.pages) == ([5, 6], [])
+
+
+def test_a_younger_source_whose_age_is_known_is_asked_for_what_came_before_its_first_frame(
+    bench: Bench,
+) -> None:
+    bench.take(4, 5, 6, started=bench.younger)
+    assert (bench.box.log, bench.asked.pages) == ([], [(DESK, 0, ROOM)])
+
+
+def test_frames_of_a_source_of_unknown_age_are_left_and_pulled_once_it_has_answered(
+    bench: Bench,
+) -> None:
+    bench.take(2, 5)
+    bench.take(5, 6)
+    assert (bench.box.log, bench.asked.pages) == ([], [])
+    bench.intake.meet(DESK, 6, bench.older)
+    assert bench.asked.pages == [(DESK, 2, ROOM)]
+    bench.turn(2, 6, 6, 5, 6)
+    assert bench.box.log == [5, 6]
+
+
+def test_frames_of_a_source_that_turns_out_to_be_younger_are_pulled_from_its_first_event(
+    bench: Bench,
+) -> None:
+    bench.take(2, 5)
+    bench.intake.meet(DESK, 6, bench.younger)
+    assert bench.asked.pages == [(DESK, 0, ROOM)]
+
+
+def test_a_beacon_before_the_first_answer_leaves_nothing_to_pull(bench: Bench) -> None:
+    bench.take(4)
+    bench.intake.meet(DESK, 4, bench.older)
+    assert bench.asked.pages == []
+
+
+def test_sources_of_unknown_age_are_remembered_up_to_a_bound(bench: Bench) -> None:
+    for number in range(MAX_UNMET + 1):
+        bench.intake.take(Frame(2, [5], source=f"bot-{number}"), None)
+    bench.intake.meet((f"bot-{MAX_UNMET - 1}", 1), 5, bench.older)
+    bench.intake.meet((f"bot-{MAX_UNMET}", 1), 5, bench.older)
+    assert bench.asked.pages == [((f"bot-{MAX_UNMET - 1}", 1), 2, ROOM)]
+
+
+def test_a_later_answer_does_not_move_the_place_it_is_a_reason_to_ask(met: Bench) -> None:
+    met.intake.meet(DESK, 9, met.older)
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+
+
+def test_a_new_epoch_is_another_source(met: Bench) -> None:
+    met.take(4, 5)
+    met.intake.meet(("desk", 2), 0, met.younger)
+    met.intake.take(Frame(0, [1], epoch=2), met.younger)
+    assert met.box.log == [5, 1]
+
+
+# Frames.
+
+
+def test_what_was_handed_over_is_not_handed_over_again(met: Bench) -> None:
+    met.take(4, 5, 6)
+    met.take(4, 5, 6, 7)
+    met.take(4, 5, 6)
+    assert met.box.log == [5, 6, 7]
+
+
+def test_a_frame_behind_which_one_is_missing_is_left_and_what_is_missing_asked_for(
+    met: Bench,
+) -> None:
+    met.take(6, 7)
+    assert (met.box.log, met.asked.pages, met.box.falls) == ([], [(DESK, 4, ROOM)], 0)
+    met.turn(4, 7, 7, 5, 6, 7)
+    assert (met.box.log, met.intake.behind) == ([5, 6, 7], set())
+
+
+def test_a_frame_is_taken_whole_where_there_is_any_room(met: Bench) -> None:
+    met.box.vacancy = 1
+    met.take(4, 5, 6, 7)
+    assert met.box.log == [5, 6, 7]
+
+
+def test_without_room_a_frame_is_left_and_nothing_asked_for_until_there_is(met: Bench) -> None:
+    met.box.vacancy = 0
+    met.take(4, 5, 6)
+    met.intake.tick()
+    assert (met.box.log, met.asked.pages, met.box.falls) == ([], [], 1)
+    met.box.vacancy = 3
+    met.intake.pull()
+    assert met.asked.pages == [(DESK, 4, 3)]
+
+
+def test_a_beacon_needs_no_room(met: Bench) -> None:
+    met.box.vacancy = 0
+    met.take(4)
+    assert (met.intake.behind, met.box.falls) == (set(), 0)
+
+
+def test_however_many_frames_are_left_the_missing_is_asked_for_once(met: Bench) -> None:
+    for prev in range(6, 20):
+        met.take(prev, prev + 1)
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+
+
+def test_a_frame_that_goes_on_where_it_stands_ends_the_asking(met: Bench) -> None:
+    met.intake.meet(DESK, 9, met.older)
+    met.take(4, 5)
+    assert (met.box.log, met.intake.behind) == ([5], set())
+    met.clock.now += RETRY
+    met.intake.tick()
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+
+
+# Pages.
+
+
+@pytest.fixture
+def behind(met: Bench) -> Bench:
+    """One that has asked for what comes after 4 of a source that is at 9."""
+    met.intake.meet(DESK, 9, met.older)
+    assert met.asked.take() == [(DESK, 4, ROOM)]
+    assert met.intake.behind == {DESK}
+    return met
+
+
+def test_after_a_page_the_next_is_asked_for_at_once_until_there_is_no_more(behind: Bench) -> None:
+    behind.turn(4, 6, 9, 5, 6)
+    assert behind.asked.take() == [(DESK, 6, ROOM - 2)]
+    behind.turn(6, 9, 9, 7, 9)
+    assert (behind.asked.pages, behind.intake.behind) == ([], set())
+    assert behind.box.log == [5, 6, 7, 9]
+
+
+def test_no_more_is_asked_for_than_there_is_room(behind: Bench) -> None:
+    behind.turn(4, 6, 90, 5, 6)
+    behind.box.vacancy = 0
+    behind.turn(6, 8, 90, 7, 8)
+    assert behind.asked.pages == [(DESK, 6, ROOM - 2)]
+
+
+def test_two_sources_are_together_asked_for_no_more_than_there_is_room(bench: Bench) -> None:
+    for name in ("desk", "feed"):
+        bench.intake.meet((name, 1), 100, bench.younger)
+    assert sum(limit for _, _, limit in bench.asked.pages) <= ROOM
+
+
+@pytest.mark.parametrize("after", [3, 5])
+def test_a_page_that_answers_nothing_that_was_asked_is_ignored(behind: Bench, after: int) -> None:
+    behind.turn(after, 9, 9, 6, 7)
+    assert (behind.box.log, behind.asked.pages) == ([], [])
+
+
+def test_a_page_that_comes_twice_is_handed_over_once(behind: Bench) -> None:
+    behind.turn(4, 6, 9, 5, 6)
+    behind.turn(4, 6, 9, 5, 6)
+    assert behind.box.log == [5, 6]
+
+
+def test_a_page_of_a_source_that_nobody_knows_is_ignored(bench: Bench) -> None:
+    bench.turn(0, 9, 9, 1)
+    assert bench.box.log == []
+
+
+def test_a_page_without_an_answer_is_asked_for_again_every_second(behind: Bench) -> None:
+    for _ in range(4):
+        behind.clock.now += RETRY / 2
+        behind.intake.tick()
+    assert behind.asked.pages == [(DESK, 4, ROOM)] * 2
+
+
+def test_a_source_of_which_nothing_is_missing_is_asked_for_nothing(met: Bench) -> None:
+    met.clock.now += 100
+    met.intake.tick()
+    assert met.asked.pages == []
+
+
+def test_each_source_that_misses_something_is_asked(behind: Bench) -> None:
+    behind.intake.meet(("feed", 1), 3, behind.younger)
+    behind.clock.now += RETRY
+    behind.asked.take()
+    behind.intake.tick()
+    assert {(source, after) for source, after, _ in behind.asked.pages} == {
+        (DESK, 4),
+        (("feed", 1), 0),
+    }
+
+
+# What is lost.
+
+
+def test_what_history_has_forgotten_is_told_before_the_events_that_follow(behind: Bench) -> None:
+    behind.turn(4, 9, 9, 8, 9, evicted=7)
+    assert behind.box.log == [Gap(4, 7, "history no longer holds it"), 8, 9]
+
+
+def give_up(bench: Bench) -> None:
+    for _ in range(int(PATIENCE / RETRY) + 1):
+        bench.clock.now += RETRY
+        bench.intake.tick()
+    bench.asked.take()
+
+
+def test_after_10_s_without_an_answer_nothing_more_is_asked_for(behind: Bench) -> None:
+    give_up(behind)
+    behind.clock.now += 100
+    behind.intake.tick()
+    assert (behind.asked.pages, behind.box.log) == ([], [])
+
+
+def test_what_nobody_answers_for_is_told_before_the_next_frame(behind: Bench) -> None:
+    give_up(behind)
+    behind.take(8, 10)
+    assert behind.box.log == [Gap(4, 8, "its source did not answer"), 10]
+    assert behind.intake.behind == set()
+
+
+def test_what_nobody_answers_for_is_told_with_the_next_beacon(behind: Bench) -> None:
+    give_up(behind)
+    behind.take(8)
+    assert (behind.box.log, behind.intake.behind) == (
+        [Gap(4, 8, "its source did not answer")],
+        set(),
+    )
+
+
+def test_a_frame_without_room_after_what_nobody_answers_for_is_asked_for_as_usual(
+    behind: Bench,
+) -> None:
+    give_up(behind)
+    behind.box.vacancy = 0
+    behind.take(8, 10)
+    behind.box.vacancy = 1
+    behind.intake.pull()
+    assert behind.box.log == [Gap(4, 8, "its source did not answer")]
+    assert behind.asked.pages == [(DESK, 8, 1)]
+
+
+def test_gaps_are_told_in_order_and_do_not_overlap(behind: Bench) -> None:
+    behind.turn(4, 5, 30, evicted=8)
+    behind.turn(5, 9, 30, 9, evicted=8)
+    give_up(behind)
+    behind.take(20, 21)
+    behind.take(25, 26)
+    behind.intake.leave(DESK)
+    assert behind.box.log == [
+        Gap(4, 8, "history no longer holds it"),
+        9,
+        Gap(9, 20, "its source did not answer"),
+        21,
+        Gap(21, 30, "its source has left"),
+    ]
+
+
+def test_what_is_missing_of_a_source_that_leaves_is_told(behind: Bench) -> None:
+    behind.intake.leave(DESK)
+    assert behind.box.log == [Gap(4, 9, "its source has left")]
+    assert behind.intake.behind == set()
+
+
+def test_nothing_is_told_of_a_source_that_leaves_with_nothing_missing(met: Bench) -> None:
+    met.take(4, 5)
+    met.intake.leave(DESK)
+    assert met.box.log == [5]
+
+
+def test_leaving_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
+    bench.intake.leave(DESK)
+    assert bench.box.log == []
+
+
+def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_source_leaves(
+    bench: Bench,
+) -> None:
+    bench.take(2, 5)
+    bench.take(5, 6)
+    bench.intake.leave(DESK)
+    assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(2, 6)]
+
+
+def test_a_source_that_comes_back_goes_on_where_it_was(met: Bench) -> None:
+    met.take(4, 5)
+    met.intake.leave(DESK)
+    met.intake.meet(DESK, 8, met.older)
+    assert met.asked.pages == [(DESK, 5, ROOM - 1)]
+
+
+def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
+    behind.intake.forget(DESK)
+    assert behind.intake.behind == set()
+    behind.intake.meet(DESK, 20, behind.older)
+    behind.take(20, 21)
+    assert (behind.box.log, behind.asked.pages) == ([21], [])
+
+
+def test_forgetting_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
+    bench.intake.forget(DESK)
+    assert bench.intake.behind == set()
+
+
+# Flush marks.
+
+
+def test_it_has_what_was_handed_over_and_not_what_is_missing(met: Bench) -> None:
+    met.take(4, 5)
+    assert [met.intake.has(DESK, seq) for seq in (3, 5)] == [True, True]
+    assert not met.intake.has(DESK, 6)
+
+
+def test_asking_for_a_mark_asks_for_what_is_missing(met: Bench) -> None:
+    assert not met.intake.has(DESK, 9)
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+    met.turn(4, 9, 9, 5)
+    assert met.intake.has(DESK, 9)
+
+
+def test_it_has_what_was_told_to_be_lost(behind: Bench) -> None:
+    behind.turn(4, 9, 9, evicted=9)
+    assert behind.intake.has(DESK, 9)
+
+
+def test_it_has_all_of_a_source_that_sends_it_nothing(bench: Bench) -> None:
+    assert bench.intake.has(DESK, 9)
+
+
+def test_it_has_not_what_was_left_before_the_first_answer(bench: Bench) -> None:
+    bench.take(2, 5)
+    assert not bench.intake.has(DESK, 5)
+
+
+def test_a_peer_that_confirms_is_unconfirmed_no_more(bench: Bench) -> None:
+    bench.intake.unconfirmed = frozenset({"desk", "feed"})
+    bench.intake.confirm("desk")
+    bench.intake.confirm("desk")
+    assert bench.intake.unconfirmed == {"feed"}

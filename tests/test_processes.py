@@ -1,0 +1,399 @@
+"""Real processes on one bus: started in any order, killed, frozen, restarted, in great number."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from actors import Actor, Nursery
+from actors import nursery as make_nursery
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+NAMES = "abcdefghij"
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An address of this test alone. Nothing of it is left on disk."""
+    if request.param == "tcp":
+        yield tcp_url()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ab"))
+    (folder / "d").mkdir(mode=0o700)
+    yield f"ipc://{folder}/d"
+    left = list((folder / "d").glob("*"))
+    shutil.rmtree(folder)
+    assert not left, f"files left behind: {left}"
+
+
+def tcp_url() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+async def nursery(url: str) -> AsyncIterator[Nursery]:
+    """Its processes have ended before anybody looks for files that were left."""
+    async with make_nursery() as made:
+        yield made
+
+
+async def desk(nursery: Nursery, url: str, names: str) -> list[Actor]:
+    """Processes with a bus each, started one after another."""
+    actors = await nursery.actors(len(names))
+    for actor, name in zip(actors, names, strict=True):
+        await actor.start(url, name)
+    return actors
+
+
+PUBLISH = "for i in numbers: await bus.publish(Event('T', [bus.name, i]))"
+
+
+# Live when `subscribe` returns, heard from the first event on.
+
+
+async def test_nothing_is_missed_when_a_subscriber_tells_the_publisher_over_a_pipe(
+    nursery: Nursery, url: str, tmp_path: Path
+) -> None:
+    """1,000 rounds "A subscribes, tells B, B publishes at once", over both transports and loops."""
+    a, b = await desk(nursery, url, "ab")
+    with tempfile.TemporaryDirectory(prefix="ab") as folder:
+        pipe = f"{folder}/pipe"
+        await b(
+            """
+            async def on_line(reader, writer):
+                while line := await reader.readline():
+                    await bus.publish(Event(line.decode().strip(), 1))
+                writer.close()
+            self.server = await asyncio.start_unix_server(on_line, pipe)
+            """,
+            pipe=pipe,
+        )
+        await a(
+            """
+            _, writer = await asyncio.open_unix_connection(pipe)
+            for number in range(1000):
+                heard = asyncio.Event()
+                subscription = await bus.subscribe(f"T{number}", lambda event: heard.set())
+                writer.write(b"T%d\\n" % number)
+                async with asyncio.timeout(5):
+                    await heard.wait()
+                await subscription.unsubscribe()
+            writer.close()
+            """,
+            pipe=pipe,
+        )
+        await b("self.server.close()")
+
+
+async def test_whoever_publishes_as_its_first_act_and_exits_is_heard_every_time(
+    nursery: Nursery, url: str
+) -> None:
+    rounds, at_once = range(300), asyncio.Semaphore(4)
+    (listener,) = await desk(nursery, url, "a")
+    await listener.hear("HELLO")
+
+    async def live_once(number: int) -> None:
+        async with at_once:
+            actor = await nursery.actor()
+            await actor(
+                """
+                async with aiobus.AsyncEventBus(url, name=f"bot{number}") as bus:
+                    await bus.publish(Event("HELLO", number))
+                """,
+                url=url,
+                number=number,
+            )
+            await actor.end()
+
+    await asyncio.gather(*map(live_once, rounds))
+    assert sorted(await listener.heard(len(rounds))) == list(rounds)
+
+
+async def test_in_every_order_of_starting_all_who_are_there_hear_the_first_event(
+    nursery: Nursery, url: str
+) -> None:
+    for order in permutations("abcd"):
+        actors = await nursery.actors(len(order))
+        for actor, name in zip(actors, order, strict=True):
+            await actor.start(url, name)
+            await actor("await bus.publish(Event('FIRST', bus.name))")
+            await actor.hear("FIRST")
+        for place, actor in enumerate(actors):
+            later = list(order[place + 1 :])
+            assert await actor.heard(len(later)) == later
+        await asyncio.gather(*(actor.end() for actor in actors))
+
+
+async def test_four_that_start_at_once_hear_all_that_is_published_then(
+    nursery: Nursery, url: str
+) -> None:
+    actors = await nursery.actors(4)
+    await asyncio.gather(
+        *(each.start(url, name) for each, name in zip(actors, NAMES, strict=False))
+    )
+    await asyncio.gather(*(actor.hear("T") for actor in actors))
+    await asyncio.gather(*(actor(PUBLISH, numbers=[1, 2]) for actor in actors))
+    for actor in actors:
+        heard = await actor.heard(8)
+        assert sorted(heard) == [[name, i] for name in "abcd" for i in (1, 2)]
+
+
+# Killed.
+
+
+@pytest.mark.parametrize("victim", range(3), ids=["the first", "the second", "the third"])
+async def test_when_one_is_killed_the_others_lose_nothing_of_each_other(
+    nursery: Nursery, url: str, victim: int
+) -> None:
+    """The first holds the address of a tcp bus."""
+    actors = await desk(nursery, url, "abc")
+    for actor in actors:
+        await actor.hear("T")
+    traffic = [actor.tell(PUBLISH, numbers=list(range(3000))) for actor in actors]
+    await actors[victim].heard(100)  # in the middle of it
+    actors[victim].kill()
+    survivors = [actor for actor in actors if actor is not actors[victim]]
+    await asyncio.gather(*traffic, return_exceptions=True)
+    names = [name for name, actor in zip("abc", actors, strict=True) if actor in survivors]
+    for actor in survivors:
+        await actor("await bus.flush(); await bus.settle()")
+    for actor in survivors:
+        heard = await actor("return self.heard")
+        for name in names:
+            assert [number for who, number in heard if who == name] == list(range(3000))
+
+
+@pytest.mark.parametrize("victim", range(2), ids=["the first", "the second"])
+async def test_after_a_kill_a_newcomer_joins_within_3_s(
+    nursery: Nursery, url: str, victim: int
+) -> None:
+    actors = await desk(nursery, url, "abc")
+    actors.pop(victim).kill()
+    newcomer = await nursery.actor()
+    async with asyncio.timeout(3):
+        await newcomer.start(url, "d")
+    await newcomer.hear("T")
+    for actor in actors:
+        await actor(PUBLISH, numbers=[1])
+    names = await actors[0]("return bus.name"), await actors[1]("return bus.name")
+    assert sorted(await newcomer.heard(2)) == [[name, 1] for name in names]
+
+
+async def test_the_name_of_one_that_was_killed_is_free_at_once(nursery: Nursery, url: str) -> None:
+    a, b = await desk(nursery, url, "ab")
+    await a.hear("T")
+    b.kill()
+    again = await nursery.actor()
+    await again.start(url, "b")
+    await again(PUBLISH, numbers=[7])
+    assert await a.heard(1) == [["b", 7]]
+
+
+# Frozen.
+
+
+async def test_while_the_holder_of_the_address_is_frozen_the_rest_goes_on_and_start_warns(
+    nursery: Nursery, url: str
+) -> None:
+    if url.startswith("ipc"):
+        url = tcp_url()
+    holder, b, c = await desk(nursery, url, "abc")
+    await c.hear("T")
+    holder.kill(signal.SIGSTOP)
+    await b(PUBLISH, numbers=[1, 2, 3])
+    assert await c.heard(3) == [["b", 1], ["b", 2], ["b", 3]]
+    newcomer = await nursery.actor()
+    await newcomer(WATCH_LOG)
+    await newcomer.start(url, "d")
+    assert any(url.removeprefix("tcp://") in line for line in await newcomer("return self.lines"))
+    await newcomer.hear("aiobus.peer_joined")
+    holder.kill(signal.SIGCONT)
+    joined = await newcomer.heard(3)
+    assert sorted(each["name"] for each in joined) == ["a", "b", "c"]
+
+
+WATCH_LOG = """
+import logging
+self.lines = []
+class Watch(logging.Handler):
+    def emit(watch, record):
+        self.lines.append(record.getMessage())
+logging.getLogger("aiobus").setLevel(logging.WARNING)
+logging.getLogger("aiobus").addHandler(Watch(logging.WARNING))
+"""
+
+
+async def test_a_frozen_subscriber_catches_up_when_it_goes_on(nursery: Nursery, url: str) -> None:
+    """More than its queues hold was published meanwhile, and less than history does."""
+    a, b, c = await desk(nursery, url, "abc")
+    await b.hear("T")
+    await c.hear("T")
+    b.kill(signal.SIGSTOP)
+    await a(PUBLISH, numbers=list(range(20_000)))
+    assert len(await c.heard(20_000)) == 20_000
+    b.kill(signal.SIGCONT)
+    assert [number for _, number in await b.heard(20_000)] == list(range(20_000))
+
+
+# Many.
+
+
+async def test_50_buses_find_each_other_and_close_cleanly(nursery: Nursery, url: str) -> None:
+    actors = await nursery.actors(5)
+    started = [
+        actor(
+            """
+            self.buses = [AsyncEventBus(url, name=f"{name}{i}") for i in range(10)]
+            await asyncio.gather(*(each.start() for each in self.buses))
+            """,
+            url=url,
+            name=name,
+        )
+        for actor, name in zip(actors, NAMES, strict=False)
+    ]
+    await asyncio.gather(*started)
+    for actor in actors:
+        peers = await actor("return [len(each.stats().peers) for each in self.buses]")
+        assert peers == [49] * 10
+    closed = [
+        actor("return await asyncio.gather(*(each.close() for each in self.buses))")
+        for actor in actors
+    ]
+    assert await asyncio.gather(*closed) == [[[]] * 10] * 5
+
+
+async def test_of_17_that_start_at_once_with_one_name_twice_just_one_is_refused(
+    nursery: Nursery, url: str
+) -> None:
+    names = ["twice", *(f"b{number}" for number in range(15)), "twice"]
+    actors = await nursery.actors(17)
+    started = [each.start(url, name) for each, name in zip(actors, names, strict=True)]
+    outcomes = await asyncio.gather(*started, return_exceptions=True)
+    refused = [each for each in outcomes if each is not None]
+    assert [str(each).partition(":")[0] for each in refused] == ["NameInUse"]
+    assert outcomes.index(refused[0]) in (0, 16)
+
+
+async def test_5_000_subscriptions_are_live_and_still_are_when_the_peer_restarts(
+    nursery: Nursery, url: str
+) -> None:
+    a, b = await desk(nursery, url, "ab")
+    await a(
+        """
+        keys = [f"K{i}" for i in range(5000)]
+        async def on_event(event):
+            self.heard.append(event.data)
+        for some in range(0, 5000, 500):
+            await asyncio.gather(
+                *(bus.subscribe("T", on_event, key=key) for key in keys[some : some + 500])
+            )
+        """
+    )
+    publish = """
+        for i in range(5000):
+            await bus.publish(Event("T", i, key=f"K{i}"))
+        return await bus.flush(20)
+    """
+    assert await b(publish) == []
+    assert sorted(await a("await bus.settle(); return self.heard")) == list(range(5000))
+    b.kill()
+    await b.code
+    again = await nursery.actor()
+    await again.start(url, "b")
+    assert await again(publish) == []
+    heard = await a("await bus.settle(); return self.heard[5000:]")
+    assert sorted(heard) == list(range(5000))
+
+
+async def test_20_races_for_the_address_end_with_one_holder_each(
+    nursery: Nursery, url: str
+) -> None:
+    if url.startswith("ipc"):
+        url = tcp_url()
+    is_holder = "return bool(bus._transport._network._meeting.held)"
+    actors = await desk(nursery, url, NAMES)
+    for number in range(20):
+        holders = [each for each in actors if await each(is_holder)]
+        assert len(holders) == 1
+        actors.remove(holders[0])
+        holders[0].kill()
+        await holders[0].code
+        newcomer = await nursery.actor()
+        await newcomer.start(url, f"n{number}")
+        actors.append(newcomer)
+        assert len(await newcomer("return bus.stats().peers")) == 9
+
+
+# Woken.
+
+
+async def test_a_message_that_comes_while_a_busy_process_sends_wakes_it(
+    nursery: Nursery, url: str
+) -> None:
+    """ZeroMQ's descriptor is edge-triggered: a send can swallow the edge. Busy for 5 ms, one send,
+    idle: whatever came meanwhile must have been found before anybody had to look.
+    """
+    a, b = await desk(nursery, url, "ab")
+    await a.hear("T")
+    busy = """
+        import time
+        for number in range(100):
+            end = time.perf_counter() + 0.005
+            while time.perf_counter() < end:
+                pass
+            await bus.publish(Event("T", number))
+            await bus.subscribe(f"U{number}", print)
+    """
+    await asyncio.gather(a(busy), b(busy))
+    found = "network = bus._transport._network; return [network._up.found, network._down.found]"
+    assert [await a(found), await b(found)] == [[0, 0], [0, 0]]
+
+
+# Forked.
+
+
+async def test_a_forked_child_is_refused(nursery: Nursery, url: str) -> None:
+    (a,) = await desk(nursery, url, "a")
+    said = await a(FORK + "os.waitpid(pid, 0)\nreturn os.read(out, 1000).decode()")
+    assert said == "WrongLoop"
+    await a(PUBLISH, numbers=[1])
+
+
+async def test_what_a_forked_child_does_not_close_does_not_keep_its_dead_parent_on_the_bus(
+    nursery: Nursery, url: str
+) -> None:
+    a, b = await desk(nursery, url, "ab")
+    await b.hear("aiobus.peer_left")
+    child = await a(
+        FORK.replace("os._exit(0)", "signal.pause()") + "os.read(out, 1000)\nreturn pid"
+    )
+    try:
+        a.kill()
+        await a.code
+        again = await nursery.actor()
+        await again.start(url, "a")  # raises NameInUse while somebody listens there
+        left = (await b.heard(1))[0] if url.startswith("ipc") else None
+        assert left is None or left["name"] == "a"
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+FORK = """
+import os, signal
+out, into = os.pipe()
+pid = os.fork()
+if pid == 0:
+    try:
+        bus.publish_nowait(Event("T", 1))
+    except Exception as error:
+        os.write(into, type(error).__name__.encode())
+    os._exit(0)
+"""

@@ -1,0 +1,712 @@
+"""The network in memory behaves like ZeroMQ's sockets, and the bus keeps its promises whatever
+goes wrong there.
+"""
+
+import asyncio
+import random
+from typing import Any, Self
+
+import pytest
+
+from aiobus import AsyncEventBus, Event, EventType, Limits, NameInUse, Subscription
+from aiobus.testing import Faults, MemoryNetwork
+from aiobus.transport.meeting import Member
+from aiobus.transport.network import Network
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+
+class Heard:
+    """The ears of a port: keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.up: list[bytes] = []
+        self.down: list[bytes] = []
+        self._grown = asyncio.Event()
+
+    def on_up(self, message: bytes) -> None:
+        self.up.append(message)
+        self._grown.set()
+
+    def on_down(self, message: bytes) -> None:
+        self.down.append(message)
+        self._grown.set()
+
+    def on_found(self, member: Member) -> None:
+        raise AssertionError("whoever comes later says so itself")
+
+    async def until_up(self, message: bytes) -> list[bytes]:
+        """All that came up so far, once that has."""
+        while message not in self.up:
+            self._grown.clear()
+            await self._grown.wait()
+        return self.up
+
+    async def until_down(self, count: int) -> list[bytes]:
+        """All that came down so far, once it is that many."""
+        while len(self.down) < count:
+            self._grown.clear()
+            await self._grown.wait()
+        return self.down
+
+
+class Side:
+    """A port that is open, and its ears."""
+
+    def __init__(self, port: Network, heard: Heard, endpoint: str) -> None:
+        self.port = port
+        self.heard = heard
+        self.endpoint = endpoint
+
+
+async def side(network: MemoryNetwork, name: str) -> Side:
+    port, heard = network.port(), Heard()
+    endpoint, _ = await port.open(name, heard)
+    return Side(port, heard, endpoint)
+
+
+async def linked(
+    network: MemoryNetwork, below: str = "below", above: str = "above", topic: bytes = b"T"
+) -> tuple[Side, Side]:
+    """Two sides; the first is connected to the other and has asked for a topic."""
+    lower, upper = await side(network, below), await side(network, above)
+    lower.port.connect(upper.endpoint)
+    lower.port.subscribe(topic)
+    await upper.heard.until_up(b"\1" + topic)
+    return lower, upper
+
+
+async def at_rest() -> None:
+    """Everything that takes no time has happened: a message needs three turns there and back."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# A link.
+
+
+async def test_who_opens_is_told_where_it_listens_and_who_else_does() -> None:
+    network = MemoryNetwork()
+    one = network.port()
+    assert await one.open("one", Heard()) == ("memory://one", [])
+    members = [Member("one", "memory://one")]
+    assert await network.port().open("two", Heard()) == ("memory://two", members)
+    assert one.admits(Member("two", "memory://two"))
+    assert not one.admits(Member("two", "memory://three"))
+
+
+async def test_nothing_arrives_within_the_call_that_sends_it() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    upper.port.send(b"T1")
+    lower.port.ask(b"?")
+    lower.port.subscribe(b"U")
+    assert (lower.heard.down, upper.heard.up) == ([], [b"\1T"])
+    await upper.heard.until_up(b"\1U")
+    assert lower.heard.down == [b"T1"]
+
+
+async def test_what_is_asked_for_reaches_whoever_opens_later_before_the_questions() -> None:
+    network = MemoryNetwork()
+    lower = await side(network, "below")
+    lower.port.connect("memory://above")
+    lower.port.ask(b"?1")
+    lower.port.subscribe(b"U")
+    lower.port.subscribe(b"T")
+    lower.port.ask(b"?2")
+    upper = await side(network, "above")
+    assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?1", b"?2"]
+
+
+async def test_a_question_stays_behind_what_was_asked_for_before_it() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    lower.port.subscribe(b"U")
+    lower.port.ask(b"?")
+    lower.port.unsubscribe(b"U")
+    assert await upper.heard.until_up(b"\0U") == [b"\1T", b"\1U", b"?", b"\0U"]
+
+
+async def test_messages_go_down_to_those_only_who_asked_for_how_they_begin() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    other = await side(network, "other")
+    other.port.connect(upper.endpoint)
+    other.port.subscribe(b"TA")
+    await upper.heard.until_up(b"\1TA")
+    for message in (b"TA1", b"TB2", b"U3"):
+        upper.port.send(message)
+    await at_rest()
+    assert (lower.heard.down, other.heard.down) == ([b"TA1", b"TB2"], [b"TA1"])
+
+
+async def test_two_topics_with_one_beginning_bring_a_message_once() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    lower.port.subscribe(b"TA")
+    await upper.heard.until_up(b"\1TA")
+    upper.port.send(b"TA1")
+    await at_rest()
+    assert lower.heard.down == [b"TA1"]
+
+
+async def test_what_is_on_its_way_when_a_topic_is_withdrawn_is_not_heard() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    upper.port.send(b"T1")
+    lower.port.unsubscribe(b"T")
+    await upper.heard.until_up(b"\0T")
+    upper.port.send(b"T2")
+    await at_rest()
+    assert lower.heard.down == []
+
+
+async def test_a_topic_that_was_asked_for_twice_is_to_be_withdrawn_twice() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    lower.port.subscribe(b"T")
+    lower.port.unsubscribe(b"T")
+    lower.port.ask(b"?")
+    await upper.heard.until_up(b"?")
+    lower.port.unsubscribe(b"T")
+    assert await upper.heard.until_up(b"\0T") == [b"\1T", b"?", b"\0T"]
+
+
+async def test_a_publisher_hears_of_a_topics_first_subscriber_and_of_its_last() -> None:
+    network = MemoryNetwork()
+    one, upper = await linked(network)
+    two = await side(network, "two")
+    two.port.connect(upper.endpoint)
+    two.port.subscribe(b"T")
+    two.port.ask(b"?1")
+    await upper.heard.until_up(b"?1")
+    one.port.unsubscribe(b"T")
+    one.port.ask(b"?2")
+    await upper.heard.until_up(b"?2")
+    two.port.unsubscribe(b"T")
+    assert await upper.heard.until_up(b"\0T") == [b"\1T", b"?1", b"?2", b"\0T"]
+
+
+async def test_connecting_twice_brings_everything_once() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    lower.port.connect(upper.endpoint)
+    upper.port.send(b"T1")
+    await at_rest()
+    assert lower.heard.down == [b"T1"]
+
+
+async def test_disconnecting_withdraws_and_first_hears_what_has_arrived() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    upper.port.send(b"T1")
+    lower.port.disconnect(upper.endpoint)
+    assert lower.heard.down == [b"T1"]
+    upper.port.send(b"T2")
+    await upper.heard.until_up(b"\0T")
+    await at_rest()
+    assert lower.heard.down == [b"T1"]
+
+
+async def test_disconnecting_hears_all_that_was_sent_down_however_much() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    network.faults = Faults(delay=5.0)
+    for number in range(500):
+        upper.port.send(b"T%d" % number)
+    lower.port.disconnect(upper.endpoint)
+    assert lower.heard.down == [b"T%d" % number for number in range(500)]
+
+
+async def test_connecting_again_asks_again() -> None:
+    lower, upper = await linked(MemoryNetwork())
+    lower.port.disconnect(upper.endpoint)
+    await upper.heard.until_up(b"\0T")
+    upper.heard.up.clear()
+    lower.port.connect(upper.endpoint)
+    await upper.heard.until_up(b"\1T")
+    upper.port.send(b"T1")
+    assert await lower.heard.until_down(1) == [b"T1"]
+
+
+async def test_what_was_sent_before_closing_arrives_and_then_the_topics_are_withdrawn() -> None:
+    network = MemoryNetwork()
+    one, two = await linked(network, "one", "two")
+    two.port.connect(one.endpoint)
+    two.port.subscribe(b"U")
+    await one.heard.until_up(b"\1U")
+    for number in range(500):
+        two.port.send(b"T%d" % number)
+    await two.port.close(1.0)
+    await one.heard.until_up(b"\0U")
+    assert await one.heard.until_down(500) == [b"T%d" % number for number in range(500)]
+    two.port.send(b"T")
+    one.port.ask(b"?")
+    await at_rest()
+    assert (len(one.heard.down), two.heard.up) == (500, [b"\1T"])
+
+
+async def test_a_link_goes_on_with_the_next_who_opens_under_the_name() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    await upper.port.close(1.0)
+    await at_rest()
+    lower.port.ask(b"?")
+    again = await side(network, "above")
+    assert await again.heard.until_up(b"?") == [b"\1T", b"?"]
+    again.port.send(b"T1")
+    assert await lower.heard.until_down(1) == [b"T1"]
+
+
+async def test_of_who_is_killed_nothing_more_is_heard_but_that_its_topics_are_withdrawn() -> None:
+    network = MemoryNetwork()
+    one, two = await linked(network, "one", "two")
+    two.port.connect(one.endpoint)
+    two.port.subscribe(b"U")
+    await one.heard.until_up(b"\1U")
+    two.port.send(b"T1")
+    two.port.ask(b"?")
+    one.port.send(b"U1")
+    network.kill("two")
+    await one.heard.until_up(b"\0U")
+    await at_rest()
+    assert (one.heard.up, one.heard.down, two.heard.down) == ([b"\1U", b"\0U"], [], [])
+
+
+async def test_the_name_of_who_was_killed_or_closed_is_free_and_any_other_is_not() -> None:
+    network = MemoryNetwork()
+    one = await side(network, "one")
+    with pytest.raises(NameInUse, match="one"):
+        await network.port().open("one", Heard())
+    network.kill("one")
+    again = await side(network, "one")
+    await one.port.close(1.0)
+    with pytest.raises(NameInUse, match="one"):
+        await network.port().open("one", Heard())
+    await again.port.close(1.0)
+    await again.port.close(1.0)
+    await side(network, "one")
+
+
+async def test_killing_who_is_not_there_raises() -> None:
+    with pytest.raises(ValueError, match="nobody"):
+        MemoryNetwork().kill("nobody")
+
+
+# What goes wrong.
+
+
+async def test_too_many_messages_on_their_way_are_lost_and_the_first_arrive() -> None:
+    network = MemoryNetwork(high_water_mark=100)
+    lower, upper = await linked(network)
+    for number in range(150):
+        upper.port.send(b"T%d" % number)
+    await lower.heard.until_down(100)
+    upper.port.send(b"T")
+    await lower.heard.until_down(101)
+    assert lower.heard.down == [*(b"T%d" % number for number in range(100)), b"T"]
+    assert (network.lost, network.delivered) == (50, 101)
+
+
+async def test_loss_takes_messages_and_questions_and_spares_what_is_asked_for() -> None:
+    network = MemoryNetwork(faults=Faults(loss=1.0))
+    lower, upper = await linked(network)
+    lower.port.ask(b"?")
+    upper.port.send(b"T1")
+    lower.port.unsubscribe(b"T")
+    assert await upper.heard.until_up(b"\0T") == [b"\1T", b"\0T"]
+    assert (lower.heard.down, network.lost, network.delivered) == ([], 2, 0)
+
+
+async def test_duplication_brings_messages_twice() -> None:
+    network = MemoryNetwork(faults=Faults(duplication=1.0))
+    lower, upper = await linked(network)
+    upper.port.send(b"T1")
+    upper.port.send(b"T2")
+    assert await lower.heard.until_down(4) == [b"T1", b"T1", b"T2", b"T2"]
+    assert (network.duplicated, network.delivered) == (2, 4)
+
+
+async def test_reordering_lets_the_next_message_overtake() -> None:
+    network = MemoryNetwork(faults=Faults(reorder=1.0))
+    lower, upper = await linked(network)
+    for number in range(4):
+        upper.port.send(b"T%d" % number)
+    assert await lower.heard.until_down(4) == [b"T1", b"T0", b"T3", b"T2"]
+    assert network.reordered == 2
+
+
+async def test_a_message_that_nothing_overtakes_arrives_all_the_same() -> None:
+    lower, upper = await linked(MemoryNetwork(faults=Faults(reorder=1.0)))
+    upper.port.send(b"T1")
+    assert await lower.heard.until_down(1) == [b"T1"]
+
+
+async def test_a_question_never_overtakes_what_was_asked_for_before_it() -> None:
+    lower, upper = await linked(MemoryNetwork(faults=Faults(reorder=1.0)))
+    lower.port.ask(b"?1")
+    lower.port.subscribe(b"U")
+    lower.port.ask(b"?2")
+    lower.port.ask(b"?3")
+    assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?1", b"?3", b"?2"]
+
+
+async def test_delay_disorders_nothing() -> None:
+    network = MemoryNetwork(faults=Faults(delay=0.005))
+    lower, upper = await linked(network)
+    for number in range(100):
+        upper.port.send(b"T%d" % number)
+    assert await lower.heard.until_down(100) == [b"T%d" % number for number in range(100)]
+
+
+async def fates(seed: int, faults: Faults) -> tuple[list[bytes], tuple[int, ...]]:
+    """What arrives of 300 messages, and the counters."""
+    network = MemoryNetwork(seed=seed)
+    lower, upper = await linked(network)
+    network.faults = faults
+    for number in range(300):
+        upper.port.send(b"T%d" % number)
+    network.faults = Faults()
+    upper.port.send(b"TEND")
+    while b"TEND" not in lower.heard.down:
+        await lower.heard.until_down(len(lower.heard.down) + 1)
+    counters = (network.lost, network.duplicated, network.reordered, network.delivered)
+    return lower.heard.down, counters
+
+
+async def test_the_same_seed_brings_the_same_and_another_something_else() -> None:
+    faults = Faults(loss=0.1, duplication=0.1, reorder=0.1)
+    once, again, other = [await fates(seed, faults) for seed in (1, 1, 2)]
+    assert once == again
+    assert once != other
+    assert all(15 <= count <= 60 for count in once[1][:3])
+
+
+@pytest.mark.parametrize(
+    "figures", [{"loss": 1.1}, {"duplication": -0.1}, {"reorder": float("nan")}, {"delay": -1}]
+)
+def test_figures_that_make_no_sense_are_refused(figures: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(figures))):
+        Faults(**figures)
+
+
+# Partitions.
+
+
+async def test_a_partition_loses_messages_and_holds_up_what_is_asked_for() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    network.partition({"below"}, {"above"})
+    lower.port.ask(b"?1")
+    lower.port.subscribe(b"U")
+    upper.port.send(b"T1")
+    await at_rest()
+    assert (upper.heard.up, lower.heard.down, network.lost) == ([b"\1T"], [], 2)
+    network.heal()
+    lower.port.ask(b"?2")
+    assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?2"]
+    upper.port.send(b"T2")
+    assert await lower.heard.until_down(1) == [b"T2"]
+
+
+async def test_a_partition_one_way_lets_everything_pass_the_other_way() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    network.partition({"above"}, {"below"}, one_way=True)
+    upper.port.send(b"T1")
+    lower.port.ask(b"?")
+    await upper.heard.until_up(b"?")
+    assert lower.heard.down == []
+
+
+async def test_a_partition_is_between_its_two_groups_only() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    network.partition({"below", "above"}, {"other"})
+    upper.port.send(b"T1")
+    assert await lower.heard.until_down(1) == [b"T1"]
+
+
+async def test_nobody_connects_across_a_partition_until_it_heals() -> None:
+    network = MemoryNetwork()
+    lower, upper = await side(network, "below"), await side(network, "above")
+    network.partition({"below"}, {"above"})
+    lower.port.connect(upper.endpoint)
+    lower.port.subscribe(b"T")
+    await at_rest()
+    assert upper.heard.up == []
+    network.heal()
+    await upper.heard.until_up(b"\1T")
+
+
+async def test_a_cut_withdraws_at_once_and_healing_asks_again_but_loses_questions() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    lower.port.ask(b"?1")
+    upper.port.send(b"T1")
+    network.partition({"above"}, {"below"}, cut=True)
+    assert await upper.heard.until_up(b"\0T") == [b"\1T", b"\0T"]
+    upper.heard.up.clear()
+    lower.port.subscribe(b"U")
+    network.heal()
+    lower.port.ask(b"?2")
+    assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?2"]
+    assert (lower.heard.down, network.lost) == ([], 2)
+
+
+async def test_the_end_of_a_link_is_heard_of_once_a_partition_heals() -> None:
+    network = MemoryNetwork()
+    _, upper = await linked(network)
+    network.partition({"below"}, {"above"})
+    network.kill("below")
+    await at_rest()
+    assert upper.heard.up == [b"\1T"]
+    network.heal()
+    await upper.heard.until_up(b"\0T")
+
+
+async def test_a_cut_one_way_is_refused() -> None:
+    with pytest.raises(ValueError, match="one_way"):
+        MemoryNetwork().partition({"a"}, {"b"}, one_way=True, cut=True)
+
+
+# Buses on it.
+
+
+class Desk:
+    """A network, its buses, and what was seen."""
+
+    def __init__(self, network: MemoryNetwork, **options: Any) -> None:
+        self.network = network
+        self.options = options
+        self.buses: list[AsyncEventBus] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.network.faults = Faults()
+        self.network.heal()
+        await asyncio.gather(*(bus.close(0.2) for bus in self.buses))
+
+    async def bus(self, name: str) -> AsyncEventBus:
+        bus = self.network.bus(name, **self.options)
+        await bus.start()
+        self.buses.append(bus)
+        return bus
+
+
+class Listener:
+    """A subscription that asks for its gaps as well, what it was to see and what it saw."""
+
+    def __init__(self, types: list[str], key: Any = None, **options: Any) -> None:
+        self.types = types
+        self.key = key
+        self.options = options
+        self.seen: list[Event] = []
+        self.subscription: Subscription
+
+    async def join(self, bus: AsyncEventBus) -> None:
+        types = [*self.types, "aiobus.gap"]
+        self.subscription = await bus.subscribe(types, self.handle, key=self.key, **self.options)
+
+    async def handle(self, event: Event) -> None:
+        self.seen.append(event)
+        if len(self.seen) % 7 == 0:
+            await asyncio.sleep(0)  # so that small inboxes run full
+
+    def wants(self, event: Event) -> bool:
+        return (self.types == ["*"] or event.type in self.types) and self.key in (None, event.key)
+
+    def check(self, published: list[Event], *, has_gaps: bool) -> None:
+        gaps = [event.data for event in self.seen if event.type == "aiobus.gap"]
+        assert has_gaps or not gaps
+        for source in {(event.source, event.epoch) for event in published}:
+            own = [each for each in published if (each.source, each.epoch) == source]
+            seen = [each for each in self.seen if (each.source, each.epoch) == source]
+            wanted = [event.seq for event in own if self.wants(event)]
+            got = [event.seq for event in seen if event.type != "aiobus.gap"]
+            assert got == sorted(set(got)), "disordered or doubled"
+            assert set(got) <= set(wanted), "not asked for"
+            ranges = [
+                range(gap["after"] + 1, gap["upto"] + 1)
+                for gap in gaps
+                if (gap["source"], gap["epoch"]) == source
+            ]
+            lost = sorted(set(wanted) - set(got))
+            assert [seq for seq in lost if not any(seq in each for each in ranges)] == [], "silent"
+
+
+def listeners() -> list[Listener]:
+    return [
+        Listener(["*"]),
+        Listener(["A"]),
+        Listener(["A", "C"], "x", maxsize=128),
+        Listener(["B"], maxsize=64),
+        Listener(["B", "C"], "y", overflow="block", maxsize=64),
+    ]
+
+
+async def stormy(seed: int, limits: Limits) -> None:
+    """Two sources publish 1,000 events each while messages are lost, doubled and disordered."""
+    rng = random.Random(seed)
+    network = MemoryNetwork(seed=seed)
+    async with Desk(network, limits=limits) as desk:
+        sources = [await desk.bus("feed"), await desk.bus("gateway")]
+        strategy = await desk.bus("strategy")
+        everyone = listeners()
+        for listener in everyone:
+            await listener.join(strategy)
+        network.faults = Faults(loss=0.05, duplication=0.05, reorder=0.05)
+        published = []
+        for number in range(2000):
+            event = Event(rng.choice("AAABC"), number, key=rng.choice("xy"))
+            published.append(await rng.choice(sources).publish(event))
+            if rng.random() < 0.2:
+                await asyncio.sleep(0)  # so that frames of all lengths are sent
+        for source in sources:
+            assert await source.flush(25) == []
+        await strategy.settle()
+        for listener in everyone:
+            listener.check(published, has_gaps=limits.history_events < 1000)
+        assert min(network.lost, network.duplicated, network.reordered) > 0
+
+
+async def test_in_a_storm_everything_arrives_once_and_in_order() -> None:
+    async with asyncio.TaskGroup() as group:
+        for seed in range(6):
+            group.create_task(stormy(seed, Limits()))
+
+
+async def test_in_a_storm_what_history_no_longer_holds_is_in_a_gap() -> None:
+    async with asyncio.TaskGroup() as group:
+        for seed in range(6, 12):
+            group.create_task(stormy(seed, Limits(history_events=60)))
+
+
+async def feed_and_strategy(desk: Desk) -> tuple[AsyncEventBus, AsyncEventBus, Listener]:
+    feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+    listener = Listener([EventType.TRADE])
+    await listener.join(strategy)
+    return feed, strategy, listener
+
+
+async def publish(bus: AsyncEventBus, count: int) -> list[Event]:
+    return [await bus.publish(Event(EventType.TRADE, number)) for number in range(count)]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_what_was_published_during_a_partition_arrives_after_it(cut: bool) -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, listener = await feed_and_strategy(desk)
+        published = await publish(feed, 100)
+        desk.network.partition({"feed"}, {"strategy"}, cut=cut)
+        published += await publish(feed, 100)
+        await at_rest()
+        desk.network.heal()
+        published += await publish(feed, 100)
+        assert await feed.flush(10) == []
+        await strategy.settle()
+        listener.check(published, has_gaps=False)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_flush_names_who_is_behind_a_partition(cut: bool) -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, _, _ = await feed_and_strategy(desk)
+        desk.network.partition({"feed"}, {"strategy"}, cut=cut)
+        await publish(feed, 100)
+        await at_rest()
+        assert await feed.flush(0.05) == ["strategy"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_last_event_that_was_lost_arrives_without_another(cut: bool) -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, _ = await feed_and_strategy(desk)
+        async with strategy.stream(EventType.TRADE) as events:
+            desk.network.partition({"feed"}, {"strategy"}, cut=cut)
+            await feed.publish(Event(EventType.TRADE, "last"))
+            await at_rest()
+            desk.network.heal()
+            assert (await anext(events)).data == "last"
+
+
+async def test_subscribing_during_a_partition_is_confirmed_by_itself_after_it() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+        desk.network.partition({"feed"}, {"strategy"})
+        async with strategy.stream(EventType.TRADE, timeout=0.05) as events:
+            assert events.subscription.unconfirmed == {"feed"}
+            desk.network.heal()
+            while events.subscription.unconfirmed:
+                await strategy.subscribe(EventType.BAR, print)  # takes as long as an answer
+            await feed.publish(Event(EventType.TRADE, 1))
+            assert (await anext(events)).data == 1
+
+
+async def test_of_who_died_and_came_back_is_said_up_to_where_it_was_heard() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, listener = await feed_and_strategy(desk)
+        async with strategy.stream("aiobus.peer_left") as news:
+            published = await publish(feed, 10)
+            assert await feed.flush() == []
+            last = published[-1].seq
+            desk.network.kill("feed")
+            again = await desk.bus("feed")
+            left = await anext(news)
+        assert (left.data["epoch"], left.data["last"]) == (published[0].epoch, last)
+        published += await publish(again, 10)
+        assert await again.flush() == []
+        await strategy.settle()
+        listener.check(published, has_gaps=False)
+
+
+async def test_of_who_died_while_something_was_missing_is_said_what_was_lost() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, listener = await feed_and_strategy(desk)
+        published = await publish(feed, 10)
+        assert await feed.flush() == []
+        desk.network.faults = Faults(loss=1.0)
+        published += await publish(feed, 10)
+        await at_rest()
+        desk.network.faults = Faults()
+        feed.publish_nowait(Event("else", 1))
+        published += await publish(feed, 1)
+        await at_rest()
+        desk.network.kill("feed")
+        again = await desk.bus("feed")
+        published += await publish(again, 10)
+        assert await again.flush() == []
+        await strategy.settle()
+        listener.check(published, has_gaps=True)
+
+
+async def test_flush_waits_for_a_bus_that_has_just_started() -> None:
+    async def start_and_flush(seed: int) -> None:
+        async with Desk(MemoryNetwork(seed=seed, faults=Faults(delay=0.02))) as desk:
+            feed, _, listener = await feed_and_strategy(desk)
+            await feed.publish(Event(EventType.TRADE, seed))
+            missing = await feed.flush()
+            # Nothing is awaited in between.
+            held = listener.subscription.stats.pending + len(listener.seen)
+            assert (missing, held) == ([], 1)
+
+    async with asyncio.TaskGroup() as group:
+        for seed in range(30):
+            group.create_task(start_and_flush(seed))
+
+
+async def test_a_bus_restarted_at_once_is_linked_though_the_old_ones_bye_comes_late() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, listener = await feed_and_strategy(desk)
+        published = await publish(feed, 10)
+        assert await feed.flush() == []
+        desk.network.faults = Faults(delay=5.0)
+        await feed.close()
+        desk.network.faults = Faults()
+        feed = await desk.bus("feed")
+        published += await publish(feed, 10)
+        assert await feed.flush() == []
+        await strategy.settle()
+        listener.check(published, has_gaps=False)
+
+
+async def test_a_name_in_use_is_refused() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        await desk.bus("feed")
+        with pytest.raises(NameInUse, match="feed"):
+            await desk.network.bus("feed").start()
