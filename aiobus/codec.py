@@ -25,9 +25,11 @@ import orjson
 from aiobus.errors import EncodeError
 from aiobus.event import Event, known_type
 
-__all__ = ["copied", "decode", "encode"]
+__all__ = ["MAX_CAUSE", "copied", "decode", "encode"]
 
 MAX_DEPTH = 100
+MAX_CAUSE = 256
+"""Characters; the longest id has 98."""
 _SCALARS = frozenset({str, int, bool, type(None)})
 # Dataclasses and datetimes come to `_image`: by itself orjson drops _private fields and accepts
 # naive datetimes in silence.
@@ -44,8 +46,8 @@ def encode(
     """
     if not (isinstance(timestamp, float) and math.isfinite(timestamp)):
         _examine_timestamp(timestamp)
-    if not isinstance(cause, str):
-        raise EncodeError("cause", f"{cause!r} is not the id of an event")
+    if not isinstance(cause, str) or len(cause) > MAX_CAUSE:
+        raise EncodeError("cause", f"{_shown(cause)[:80]} is not the id of an event")
     row = [seq, timestamp, type, key, data, cause] if cause else [seq, timestamp, type, key, data]
     try:
         encoded = orjson.dumps(row, _image, _OPTIONS)

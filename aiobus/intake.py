@@ -11,7 +11,7 @@ from aiobus.clock import elapsed
 from aiobus.event import Event
 from aiobus.history import Page
 from aiobus.pattern import Query
-from aiobus.sequence import Cursor, Gap
+from aiobus.sequence import LEFT, Cursor, Gap
 from aiobus.transport import Batch, Source, Transport
 
 __all__ = ["Intake"]
@@ -51,19 +51,22 @@ class Intake:
     def __init__(self, query: Query, sink: Sink, transport: Transport) -> None:
         self.query = query
         self.unconfirmed: frozenset[str] = frozenset()
-        self.behind: set[Source] = set()
+        self.behind: dict[Source, None] = {}
         self._made = elapsed()
         self._sink = sink
         self._transport = transport
         self._cursors: dict[Source, Cursor] = {}
-        self._unmet: dict[Source, int] = {}
+        self._unmet: dict[Source, Gap] = {}
+        """What was left of sources that have not answered yet."""
+        self._granted: dict[Source, int] = {}
+        """Room that is spoken for, until a page fills it."""
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
         cursor = self._cursors.get(source)
         if cursor is None:
-            begin = self._unmet.pop(source, seq)
-            cursor = self._begin(source, begin, started)
+            left = self._unmet.pop(source, None)
+            cursor = self._begin(source, seq if left is None else left.after, started)
         cursor.hear(seq)
         self._follow(source, cursor)
 
@@ -78,8 +81,9 @@ class Intake:
         if cursor is None:
             if started is None:
                 # Whether it is owed from its beginning is not known yet: pulled once it is.
-                if len(self._unmet) < MAX_UNMET:
-                    self._unmet.setdefault(source, batch.prev)
+                if source in self._unmet or len(self._unmet) < MAX_UNMET:
+                    begin = self._unmet[source].after if source in self._unmet else batch.prev
+                    self._unmet[source] = Gap(begin, batch.newest, LEFT)
                 return
             cursor = self._begin(source, batch.prev, started)
         gap = cursor.lost_before(batch.prev)
@@ -103,6 +107,8 @@ class Intake:
         cursor = self._cursors.get(source)
         if cursor is None or not cursor.expects(page):
             return
+        self._granted.pop(source, None)
+        self.behind.pop(source, None)  # it queues up anew, behind the others
         gap = cursor.advance(page)
         if gap is not None:
             self._sink.lose(source, gap)
@@ -113,25 +119,29 @@ class Intake:
         """True when nothing up to `seq` is missing; what is, is asked for from now on."""
         cursor = self._cursors.get(source)
         if cursor is None:
-            return True
+            return source not in self._unmet
         cursor.hear(seq)
         self._follow(source, cursor)
         return cursor.last >= seq
 
     def leave(self, source: Source) -> None:
         """A source has left: what is missing of it is lost."""
-        self._unmet.pop(source, None)
-        cursor = self._cursors.get(source)
-        if cursor is not None:
+        left = self._unmet.pop(source, None)
+        if left is not None and left.upto > left.after:
+            # How old it was is not known any more, so it may be owed from its beginning.
+            self._cursors[source] = Cursor(left.upto)
+            self._sink.lose(source, Gap(0, left.upto, LEFT))
+        elif (cursor := self._cursors.get(source)) is not None:
             gap = cursor.leave()
+            self._follow(source, cursor)
             if gap is not None:
                 self._sink.lose(source, gap)
-            self._follow(source, cursor)
 
     def forget(self, source: Source) -> None:
         """A source will not be heard of again."""
         self._cursors.pop(source, None)
-        self.behind.discard(source)
+        self.behind.pop(source, None)
+        self._granted.pop(source, None)
 
     def tick(self) -> None:
         """A second has passed: ask again for what is missing."""
@@ -144,17 +154,25 @@ class Intake:
 
     def pull(self) -> None:
         """Ask for what is missing, as far as there is room and nothing is under way."""
-        vacancy = self._sink.vacancy
-        if vacancy > 0:
-            now = elapsed()
-            for source in tuple(self.behind):
-                after = self._cursors[source].ask(now)
-                if after is not None:
-                    self._transport.ask(self, source, after, vacancy)
+        now = elapsed()
+        due = [source for source in self.behind if self._cursors[source].is_due(now)]
+        for source in due:
+            self._granted.pop(source, None)
+        free = self._sink.vacancy - sum(self._granted.values())
+        for place, source in enumerate(due):
+            share = -(-free // (len(due) - place))
+            if share <= 0:
+                return
+            after = self._cursors[source].ask(now)
+            if after is not None:
+                self._granted[source] = share
+                free -= share
+                self._transport.ask(self, source, after, share)
 
     def _follow(self, source: Source, cursor: Cursor) -> None:
         if cursor.behind:
-            self.behind.add(source)
+            self.behind[source] = None
             self.pull()
         else:
-            self.behind.discard(source)
+            self.behind.pop(source, None)
+            self._granted.pop(source, None)

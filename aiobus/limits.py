@@ -25,10 +25,14 @@ class Limits:
     history_total_bytes: int = 64 * MIB
     """Bytes kept over all types together; the type that holds most gives way first."""
     event_bytes: int = 1 * MIB
-    """The largest encoded event `publish` accepts; a larger one raises EncodeError."""
-    high_water_mark: int = 1_000
+    """The largest encoded event `publish` accepts; a larger one raises EncodeError. At most 15 MiB:
+    a message over 16 MiB ends the link that it comes on.
+    """
+    high_water_mark: int = 256
     """Messages (frames of up to 64 events or 64 KiB) that ZeroMQ queues for each peer, on either
-    side. Beyond it they are left out, which the peer notices and makes up for from history.
+    side. Beyond it they are left out, until half of them are read; the peer notices and makes up
+    for it from history, which must reach back further (`history_events` of at least 128 times as
+    many, with full frames).
     """
     types: int = 4_096
     """Distinct event types this bus may publish; what varies from event to event belongs into
@@ -42,3 +46,7 @@ class Limits:
                 raise ValueError(
                     f"Limits({field.name}={value!r}): a positive whole number is needed"
                 )
+        if self.event_bytes > 15 * MIB:
+            raise ValueError(
+                f"Limits(event_bytes={self.event_bytes}): at most 15 MiB can be sent to others"
+            )

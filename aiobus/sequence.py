@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from aiobus.history import Page
 
-__all__ = ["PATIENCE", "RETRY", "Cursor", "Gap"]
+__all__ = ["LEFT", "PATIENCE", "RETRY", "Cursor", "Gap"]
 
 RETRY = 1.0
 """Seconds after which a page is asked for again: ZeroMQ does not send such a message twice."""
@@ -88,18 +88,25 @@ class Cursor:
         self._be_behind(newest)
         return None
 
-    def ask(self, now: float) -> int | None:
-        """After which seq a page is to be asked for, at monotonic time `now` in seconds; None while
-        nothing is missing or an answer may still come. Call it when there is room.
+    def is_due(self, now: float) -> bool:
+        """True when something is missing and no answer is to be expected any more, at monotonic
+        time `now` in seconds.
         """
-        if not self.behind or self.has_given_up:
+        if self._asked is None or self._deadline is None:
+            return self.behind and not self.has_given_up
+        is_waiting = now < min(self._asked + RETRY, self._deadline)
+        return self.behind and not self.has_given_up and not is_waiting
+
+    def ask(self, now: float) -> int | None:
+        """After which seq a page is to be asked for; None unless it is due, or when nobody answers
+        and it gives up. Call it when there is room.
+        """
+        if not self.is_due(now):
             return None
         if self._deadline is None:
             self._deadline = now + PATIENCE
         if now >= self._deadline:
             self.has_given_up = True
-            return None
-        if self._asked is not None and now < self._asked + RETRY:
             return None
         self._asked = now
         return self.last

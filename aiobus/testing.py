@@ -137,6 +137,13 @@ class _Port:
         """True for an endpoint of this network with the name of the member."""
         return member.endpoint == URL + member.name
 
+    def remember(self, member: Member) -> None:
+        """Nothing to do: the network knows who is there."""
+
+    async def absent(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` that are not open."""
+        return [member for member in members if member.endpoint not in self._network._ports]
+
     def connect(self, endpoint: str) -> None:
         """Link to whoever listens there, now or later. Twice is once."""
         if endpoint not in self._above and self.ears is not None:

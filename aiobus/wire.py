@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from aiobus.codec import MAX_DEPTH
+from aiobus.codec import MAX_CAUSE, MAX_DEPTH
 from aiobus.event import Event, known_type
 from aiobus.pattern import MAX_QUERY, RESERVED, Query, bad_key, bad_name, bad_type, read_query
 
@@ -33,7 +33,6 @@ HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
 
 MAX_NUMBER = 2**63 - 1
-MAX_CAUSE = 256
 
 _WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
 

@@ -386,7 +386,7 @@ def test_that_is_as_long_as_libzmq_allows() -> None:
 
 async def test_a_byte_more_is_refused_with_what_to_do(a_bus: MakeBus, place: Path) -> None:
     rest = MAX_PATH + 1 - len(f"{place}//a.sock")
-    bus = a_bus("a", place / ("é" * (rest // 2) + "x" * (rest % 2)))
+    bus = a_bus("a", place / ("x" * rest))
     sentence = f"has {MAX_PATH + 1} bytes, .* {MAX_PATH} .* use a shorter address or name"
     with pytest.raises(ValueError, match=sentence):
         await bus.join()

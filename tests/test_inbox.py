@@ -9,7 +9,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from aiobus import Event
 from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Notice, Offer, Overflow
-from aiobus import Event
 from aiobus.inbox import make_inbox as make
 
 POLICIES: list[Any] = [*get_args(Overflow)]

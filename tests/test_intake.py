@@ -206,7 +206,7 @@ def test_a_frame_behind_which_one_is_missing_is_left_and_what_is_missing_asked_f
     met.take(6, 7)
     assert (met.box.log, met.asked.pages, met.box.falls) == ([], [(DESK, 4, ROOM)], 0)
     met.turn(4, 7, 7, 5, 6, 7)
-    assert (met.box.log, met.intake.behind) == ([5, 6, 7], set())
+    assert (met.box.log, set(met.intake.behind)) == ([5, 6, 7], set())
 
 
 def test_a_frame_is_taken_whole_where_there_is_any_room(met: Bench) -> None:
@@ -228,7 +228,7 @@ def test_without_room_a_frame_is_left_and_nothing_asked_for_until_there_is(met: 
 def test_a_beacon_needs_no_room(met: Bench) -> None:
     met.box.vacancy = 0
     met.take(4)
-    assert (met.intake.behind, met.box.falls) == (set(), 0)
+    assert (set(met.intake.behind), met.box.falls) == (set(), 0)
 
 
 def test_however_many_frames_are_left_the_missing_is_asked_for_once(met: Bench) -> None:
@@ -240,7 +240,7 @@ def test_however_many_frames_are_left_the_missing_is_asked_for_once(met: Bench) 
 def test_a_frame_that_goes_on_where_it_stands_ends_the_asking(met: Bench) -> None:
     met.intake.meet(DESK, 9, met.older)
     met.take(4, 5)
-    assert (met.box.log, met.intake.behind) == ([5], set())
+    assert (met.box.log, set(met.intake.behind)) == ([5], set())
     met.clock.now += RETRY
     met.intake.tick()
     assert met.asked.pages == [(DESK, 4, ROOM)]
@@ -254,7 +254,7 @@ def behind(met: Bench) -> Bench:
     """One that has asked for what comes after 4 of a source that is at 9."""
     met.intake.meet(DESK, 9, met.older)
     assert met.asked.take() == [(DESK, 4, ROOM)]
-    assert met.intake.behind == {DESK}
+    assert set(met.intake.behind) == {DESK}
     return met
 
 
@@ -262,7 +262,7 @@ def test_after_a_page_the_next_is_asked_for_at_once_until_there_is_no_more(behin
     behind.turn(4, 6, 9, 5, 6)
     assert behind.asked.take() == [(DESK, 6, ROOM - 2)]
     behind.turn(6, 9, 9, 7, 9)
-    assert (behind.asked.pages, behind.intake.behind) == ([], set())
+    assert (behind.asked.pages, set(behind.intake.behind)) == ([], set())
     assert behind.box.log == [5, 6, 7, 9]
 
 
@@ -346,13 +346,13 @@ def test_what_nobody_answers_for_is_told_before_the_next_frame(behind: Bench) ->
     give_up(behind)
     behind.take(8, 10)
     assert behind.box.log == [Gap(4, 8, "its source did not answer"), 10]
-    assert behind.intake.behind == set()
+    assert set(behind.intake.behind) == set()
 
 
 def test_what_nobody_answers_for_is_told_with_the_next_beacon(behind: Bench) -> None:
     give_up(behind)
     behind.take(8)
-    assert (behind.box.log, behind.intake.behind) == (
+    assert (behind.box.log, set(behind.intake.behind)) == (
         [Gap(4, 8, "its source did not answer")],
         set(),
     )
@@ -389,7 +389,7 @@ def test_gaps_are_told_in_order_and_do_not_overlap(behind: Bench) -> None:
 def test_what_is_missing_of_a_source_that_leaves_is_told(behind: Bench) -> None:
     behind.intake.leave(DESK)
     assert behind.box.log == [Gap(4, 9, "its source has left")]
-    assert behind.intake.behind == set()
+    assert set(behind.intake.behind) == set()
 
 
 def test_nothing_is_told_of_a_source_that_leaves_with_nothing_missing(met: Bench) -> None:
@@ -409,7 +409,7 @@ def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_sourc
     bench.take(2, 5)
     bench.take(5, 6)
     bench.intake.leave(DESK)
-    assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(2, 6)]
+    assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(0, 6)]
 
 
 def test_a_source_that_comes_back_goes_on_where_it_was(met: Bench) -> None:
@@ -421,7 +421,7 @@ def test_a_source_that_comes_back_goes_on_where_it_was(met: Bench) -> None:
 
 def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
     behind.intake.forget(DESK)
-    assert behind.intake.behind == set()
+    assert set(behind.intake.behind) == set()
     behind.intake.meet(DESK, 20, behind.older)
     behind.take(20, 21)
     assert (behind.box.log, behind.asked.pages) == ([21], [])
@@ -429,7 +429,7 @@ def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
 
 def test_forgetting_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
     bench.intake.forget(DESK)
-    assert bench.intake.behind == set()
+    assert set(bench.intake.behind) == set()
 
 
 # Flush marks.

@@ -613,6 +613,47 @@ async def test_flush_names_who_is_behind_a_partition(cut: bool) -> None:
         assert await feed.flush(0.05) == ["strategy"]
 
 
+async def test_flush_names_who_was_cut_off_before_anything_was_published() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, _, _ = await feed_and_strategy(desk)
+        desk.network.partition({"feed"}, {"strategy"}, cut=True)
+        await at_rest()
+        await publish(feed, 100)
+        assert await feed.flush(0.05) == ["strategy"]
+
+
+async def test_after_a_cut_has_healed_flush_waits_for_what_was_published_meanwhile() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, _, listener = await feed_and_strategy(desk)
+        desk.network.partition({"feed"}, {"strategy"}, cut=True)
+        await at_rest()
+        await publish(feed, 100)
+        desk.network.faults = Faults(loss=1.0)  # it asks again, but its question gets lost
+        desk.network.heal()
+        await at_rest()
+        desk.network.faults = Faults()
+        missing = await feed.flush()
+        # Nothing is awaited in between.
+        held = listener.subscription.stats.pending + len(listener.seen)
+        assert missing == ["strategy"] or (missing, held) == ([], 100)
+
+
+async def test_after_a_cut_has_healed_close_tells_whether_all_has_arrived() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, listener = await feed_and_strategy(desk)
+        published = await publish(feed, 10)
+        desk.network.partition({"feed"}, {"strategy"}, cut=True)
+        await at_rest()
+        published += await publish(feed, 100)
+        desk.network.faults = Faults(loss=1.0)  # it asks again, but its question gets lost
+        desk.network.heal()
+        await at_rest()
+        desk.network.faults = Faults()
+        assert await feed.close() == []
+        await strategy.settle()
+        listener.check(published, has_gaps=False)
+
+
 @pytest.mark.parametrize("cut", [False, True])
 async def test_a_last_event_that_was_lost_arrives_without_another(cut: bool) -> None:
     async with Desk(MemoryNetwork()) as desk:
@@ -703,6 +744,26 @@ async def test_a_bus_restarted_at_once_is_linked_though_the_old_ones_bye_comes_l
         assert await feed.flush() == []
         await strategy.settle()
         listener.check(published, has_gaps=False)
+
+
+async def test_an_answer_of_the_one_before_that_comes_late_does_not_settle_with_who_is_there() -> (
+    None
+):
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, listener = await feed_and_strategy(desk)
+        subscribing = asyncio.create_task(strategy.subscribe(EventType.BAR, print))
+        await asyncio.sleep(0)  # its question is on its way, and the answer will be for long
+        desk.network.faults = Faults(delay=5.0)
+        await at_rest()
+        await feed.close(0)
+        desk.network.faults = Faults()
+        feed = await desk.bus("feed")
+        published = await publish(feed, 10)
+        assert await feed.flush() == []
+        await subscribing
+        await strategy.settle()
+        listener.check(published, has_gaps=False)
+        assert strategy.stats().peers == ("feed",)
 
 
 async def test_a_name_in_use_is_refused() -> None:

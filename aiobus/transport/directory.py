@@ -12,10 +12,11 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from pathlib import PurePath
@@ -78,6 +79,11 @@ class Directory:
         # All links resolved: members compare endpoints, and /var/run is /run.
         self.path = os.path.join(base, name)
         """The directory."""
+        if not re.fullmatch("[!-~]+", self.path):
+            raise ValueError(
+                f"url={self.url!r}: {self.path!r} has characters that an endpoint cannot have; give"
+                " an absolute path of ASCII without spaces"
+            )
         self._base = "" if is_absolute else base
         self._is_made = False
         self._locks: set[int] = set()
@@ -138,6 +144,14 @@ class Directory:
         return (
             not bad_name(member.name) and member.endpoint == f"ipc://{self._path_of(member.name)}"
         )
+
+    def remember(self, member: Member) -> None:
+        """Nothing to do: the directory remembers."""
+
+    async def absent(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` whose socket is gone or refuses. Never waits."""
+        is_here = (_Is.ALIVE, _Is.FOREIGN)
+        return [each for each in members if _look(self._path_of(each.name)) not in is_here]
 
     def mine(self, address: object) -> bool:
         """True when `address` is that of a unix socket in this directory."""

@@ -4,7 +4,6 @@ Owns the way of a frame to those who asked for it, when a flush mark is reached,
 source is. Pure but for the clock it is told.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 
 from aiobus.event import Event
@@ -30,7 +29,7 @@ class Inlets:
         """When each source that ever answered has started, in monotonic seconds of this process."""
         self.marks: dict[Source, tuple[Mark, list[tuple[str, int]]]] = {}
         """Flush marks, and what of each is not reached yet."""
-        self._left: deque[tuple[float, Source]] = deque()
+        self._left: dict[Source, float] = {}  # and when, the first to leave first
 
     def __iter__(self) -> Iterator[Inlet]:
         return iter(self._numbers)
@@ -68,6 +67,7 @@ class Inlets:
         takes to arrive makes its sender look younger.
         """
         self.started[source] = min(started, self.started.get(source, started))
+        self._left.pop(source, None)
 
     def meet(self, inlets: Iterable[Inlet], value: Answer) -> None:
         """A source has answered: the queries of these are live there."""
@@ -111,7 +111,8 @@ class Inlets:
     def leave(self, source: Source, now: float) -> None:
         """A source has left."""
         self.marks.pop(source, None)
-        self._left.append((now, source))
+        self._left.pop(source, None)
+        self._left[source] = now
         for inlet in self._numbers:
             inlet.leave(source)
 
@@ -119,8 +120,9 @@ class Inlets:
         """A second has passed."""
         for inlet in tuple(self._numbers):
             inlet.tick()
-        while self._left and now - self._left[0][0] > MEMORY:
-            _, source = self._left.popleft()
+        while self._left and now - next(iter(self._left.values())) > MEMORY:
+            source = next(iter(self._left))
+            del self._left[source]
             self.started.pop(source, None)
             for inlet in self._numbers:
                 inlet.forget(source)

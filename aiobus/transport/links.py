@@ -58,6 +58,10 @@ class Links:
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
 
+    def at(self, endpoint: str) -> Peer | None:
+        """The peer that listens there, if it is known."""
+        return self._peers.get(endpoint)
+
     def __contains__(self, peer: Peer) -> bool:
         return self._peers.get(peer.endpoint) is peer
 
@@ -88,7 +92,7 @@ class Links:
                 peer.has_answered = True
                 self._note_link(peer)
 
-        self._linking[peer.endpoint] = self._rounds.ask([peer.name], self._ask, on_answer)
+        self._linking[peer.endpoint] = self._rounds.ask([peer.endpoint], self._ask, on_answer)
 
     def hello(self, who: Who) -> None:
         """Somebody who listens to this bus says who it is. Raises WireError for who cannot be."""
@@ -99,13 +103,15 @@ class Links:
                 raise WireError("a hello from where nobody of this bus can be")
             if len(self._peers) >= MAX_PEERS:
                 raise WireError(f"a hello, there are {MAX_PEERS} peers already")
+            self._network.remember(member)
             peer = self._add(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
-        elif peer.is_withdrawn:
-            self.link(peer)
+        is_news = peer.is_withdrawn or peer.name != who.name
         self._introduce(peer, who)
         peer.say_hello()
+        if is_news:
+            self.link(peer)
 
     def _introduce(self, peer: Peer, who: Who) -> None:
         peer.who, peer.name = who, who.name
@@ -133,7 +139,7 @@ class Links:
         self._inlets.note_start((who.name, who.epoch), now - value.age)
         if who.name == self.me.name:
             self._on_namesake(value)
-        self._rounds.answer(value.nonce, who.name, value)
+        self._rounds.answer(value.nonce, who.endpoint, value)
 
     def _on_namesake(self, other: Answer) -> None:
         """Another bus of this name: of two that start the older stays, of others each."""
@@ -185,24 +191,34 @@ class Links:
 
     # Going.
 
+    async def drop_absent(self) -> None:
+        """Give up those that have never answered and do not listen any more."""
+        awaited = [peer for peer in self if peer.is_awaited and peer.who is None]
+        members = {Member(peer.name, peer.endpoint): peer for peer in awaited}
+        for member in await self._network.absent(members):
+            if (peer := members[member]) in self and peer.is_awaited:
+                self._drop(peer)
+                self.changed.wake()
+
     def withdraw(self, who: Who) -> None:
         """Its hello is gone: it died, or its link to this bus was cut."""
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
             peer.withdraw(elapsed())
-            self._rounds.lose(peer.name)
+            self._rounds.lose(peer.endpoint)
             self.changed.wake()
 
     def bye(self, peer: Peer) -> None:
         """It has closed, and this was the last of it."""
-        self._rounds.lose(peer.name, has_said_so=True)
+        self._rounds.lose(peer.endpoint, has_said_so=True)
         self._settle(peer, "it closed")
         self._drop(peer)
 
     def _restart(self, peer: Peer) -> None:
         """Somebody new listens there, so the old one is dead: settle with it first."""
         self._settle(peer, "another has taken its place")
+        self._forget(peer)
         peer.renew(elapsed())
         self._loop.call_soon(self._relink, peer, context=self._context)
 
@@ -213,16 +229,20 @@ class Links:
             self._inlets.leave((who.name, who.epoch), elapsed())
             if peer.unlink():
                 self._witness.peer_left(who.name, who.epoch, peer.last, reason)
-        self._rounds.lose(peer.name)
+        self._rounds.lose(peer.endpoint)
         self.changed.wake()
 
     def _drop(self, peer: Peer) -> None:
         """End the link, after what arrived on it has been read."""
         del self._peers[peer.endpoint]
         self._rounds.drop(self._linking.pop(peer.endpoint, None))
-        self._sources = {name: each for name, each in self._sources.items() if each is not peer}
-        self._rounds.lose(peer.name)
+        self._forget(peer)
+        self._rounds.lose(peer.endpoint)
         self._loop.call_soon(self._disconnect, peer.endpoint, context=self._context)
+
+    def _forget(self, peer: Peer) -> None:
+        """What still comes of its events says nothing of who is there now."""
+        self._sources = {name: each for name, each in self._sources.items() if each is not peer}
 
     def _disconnect(self, endpoint: str) -> None:
         if endpoint not in self._peers:

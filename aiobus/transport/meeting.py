@@ -5,7 +5,7 @@ Owns the one Protocol. A meeting knows where members listen and nothing else: wh
 other, and whether they still answer, is the mesh's business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
 __all__ = ["Meeting", "Member"]
@@ -37,6 +37,14 @@ class Meeting(Protocol):
         """True when a member of this meeting may be listening there: peers are not trusted to say
         where to connect to.
         """
+        ...
+
+    def remember(self, member: Member) -> None:
+        """Somebody was met otherwise: whoever asks this bus who is there is to hear of it."""
+        ...
+
+    async def absent(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` at whose endpoint nobody listens any more. Waits 1 s at most."""
         ...
 
     def mine(self, address: object) -> bool:

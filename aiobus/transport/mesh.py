@@ -95,8 +95,7 @@ class Mesh:
         self._tick()
         try:
             async with asyncio.timeout(START_SECONDS):
-                while any(peer.is_awaited for peer in links) and not links.is_late:
-                    await links.changed.wait()
+                await self._until_linked(links)
         except TimeoutError:
             names = ", ".join(sorted(peer.name for peer in links if peer.is_awaited))
             text = "%s starts without %s: no answer within %g s"
@@ -105,13 +104,22 @@ class Mesh:
             raise NameInUse(me.name, self.url)
         links.is_open = True
 
+    async def _until_linked(self, links: Links) -> None:
+        while any(peer.is_awaited for peer in links) and not links.is_late:
+            try:
+                async with asyncio.timeout(TICK):
+                    await links.changed.wait()
+            except TimeoutError:
+                await links.drop_absent()
+
     def on_found(self, member: Member) -> None:
         """Somebody listens there."""
         if self._links is not None:
             self._links.find(member)
 
-    def _ask(self, number: int, names: Collection[str]) -> None:
-        name = "*" if len(names) > 1 else next(iter(names))
+    def _ask(self, number: int, endpoints: Collection[str]) -> None:
+        peers = [peer for each in endpoints if (peer := self._known.at(each)) is not None]
+        name = peers[0].name if len(peers) == 1 else "*"
         self._network.ask(up(Ask(name, number, self.me)))
 
     # From below: those who listen to this bus.
@@ -158,7 +166,7 @@ class Mesh:
             case PageAsk() if question.epoch == self.me.epoch:
                 self._answer_page(question)
             case Ack():
-                self._rounds.answer(question.mark, question.who.name, question)
+                self._rounds.answer(question.mark, question.who.endpoint, question)
 
     def _answer(self, asked: Ask) -> None:
         self._streams.flush()  # so that what was published before is received before
@@ -233,20 +241,16 @@ class Mesh:
             return ()
         if (new := self._inlets.add(inlet)) is not None:
             self._network.subscribe(new)
-        known = [peer for peer in self._known if peer.is_awaited or peer.is_there]
-        there = [peer.name for peer in known if peer.is_there]
-        round = self._rounds.ask(
-            [peer.name for peer in known],
-            self._ask,
-            lambda value: self._inlets.meet([inlet], value),
-        )
+        known = {each.endpoint: each for each in self._known if each.is_awaited or each.is_there}
+        there = [peer.endpoint for peer in known.values() if peer.is_there]
+        round = self._rounds.ask(known, self._ask, lambda value: self._inlets.meet([inlet], value))
         try:
-            return await round.done(there, timeout)
+            return {known[each].name for each in await round.done(there, timeout)}
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)
-            for peer in known:
-                if peer.name in round.waiting and peer in self._known:
+            for endpoint in round.waiting:
+                if (peer := known[endpoint]) in self._known:
                     self._known.link(peer)
 
     def unsubscribe(self, inlet: Inlet) -> None:
@@ -262,30 +266,30 @@ class Mesh:
             self._network.ask(up(PageAsk(name, number, self.me, epoch, text, after, limit)))
 
     async def flush(self, timeout: float) -> Collection[str]:
-        """Wait until every bus that is linked has what it asked for; return the names of those that
-        did not confirm, or died before they could.
+        """Wait until every bus that listens has what it asked for; return the names of those that
+        did not confirm, or whose link was cut before they could.
         """
-        owed = self._streams.owed() if self._links is not None else {}
-        if not owed:
+        if self._links is None or not self._streams.has_sent:
             return ()
-        linked = [peer for peer in self._known if peer.is_linked and not peer.has_left]
-        there = {peer.name: peer for peer in linked if peer.is_there}
+        cut = {peer.name for peer in self._known if peer.is_linked and peer.is_withdrawn}
+        owed = self._streams.owed()
+        there = {peer.endpoint: peer for peer in self._known if peer.is_listening}
         streams = tuple((name[:-1].decode(), seq) for name, seq in owed.items())
 
-        def send(number: int, names: Collection[str]) -> None:
-            for name in names:
-                if (who := there[name].who) is not None:
+        def send(number: int, endpoints: Collection[str]) -> None:
+            for endpoint in endpoints:
+                if (who := there[endpoint].who) is not None:
                     self._network.send(mark(who, Mark(number, self.me, streams)))
 
-        round = self._rounds.ask(there, send, lambda _: None)
+        round = self._rounds.ask(there if owed else (), send, lambda _: None)
         try:
             missing = await round.done(there, timeout)
         finally:
             self._rounds.drop(round)
-        missing |= round.gone | {peer.name for peer in linked if peer.name not in there}
+        missing |= round.gone
         if not missing:
             self._streams.confirm(owed)
-        return missing
+        return cut | {there[endpoint].name for endpoint in missing}
 
     # Every second.
 
@@ -312,5 +316,8 @@ class Mesh:
             seq = self._publisher.seq
             self._network.send(heartbeat(self.me.name, self.me.epoch, seq, leaving=True))
             self._streams.close_all()
-        await self._network.close(timeout)
+        try:
+            await self._network.close(timeout)
+        finally:
+            self._links = None
         return ()

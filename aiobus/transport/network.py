@@ -4,6 +4,7 @@ Owns the Protocols on both sides. A network connects, filters by topic and keeps
 link; it may lose. What the bytes say, who is there and what was lost is the mesh's business.
 """
 
+from collections.abc import Collection
 from typing import Protocol
 
 from aiobus.transport.meeting import Member
@@ -42,6 +43,14 @@ class Network(Protocol):
 
     def admits(self, member: Member) -> bool:
         """True when a member may be listening there."""
+        ...
+
+    def remember(self, member: Member) -> None:
+        """A member was met that said hello by itself."""
+        ...
+
+    async def absent(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` at whose endpoint nobody listens any more. Waits 1 s at most."""
         ...
 
     def connect(self, endpoint: str) -> None:

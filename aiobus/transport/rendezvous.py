@@ -126,6 +126,16 @@ class Rendezvous:
         """True when `member` has a valid name and an endpoint on this machine."""
         return is_possible(member)
 
+    def remember(self, member: Member) -> None:
+        """Somebody was met on the bus: told of by whoever serves next, which may be this member."""
+        self._met.learn([member])
+
+    async def absent(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` who refuse a connection. Waits 1 s at most; who has not answered by
+        then is given the benefit of the doubt.
+        """
+        return await _refusing(members)
+
     def mine(self, address: object) -> bool:
         """True when `address` is one of the rendezvous, this member's or that of a member it has
         heard of: what a forked child must not keep open.

@@ -13,32 +13,34 @@ from aiobus.waiters import Waiters
 __all__ = ["Round", "Rounds"]
 
 Send = Callable[[int, Collection[str]], None]
-"""Asks the peers called so, under a number that their answers will have."""
+"""Asks the peers at these endpoints, under a number that their answers will have."""
 OnAnswer = Callable[[Any], None]
 """Is given what a peer answered, once."""
 
 
 class Round:
-    """One question under way. `waiting`: who has not answered; `gone`: who will not any more."""
+    """One question under way. `waiting`: who has not answered; `gone`: who will not any more. Peers
+    go by their endpoint: a name may be that of a dead one and of its successor.
+    """
 
-    def __init__(self, names: Iterable[str], send: Send, on_answer: OnAnswer) -> None:
-        self.waiting = set(names)
+    def __init__(self, peers: Iterable[str], send: Send, on_answer: OnAnswer) -> None:
+        self.waiting = set(peers)
         self.gone: set[str] = set()
         self.send = send
         self.on_answer = on_answer
         self.turns = Waiters()
 
-    async def done(self, names: Collection[str], timeout: float) -> set[str]:
-        """Wait until each of `names` has answered or gone; return those that did neither within
+    async def done(self, peers: Collection[str], timeout: float) -> set[str]:
+        """Wait until each of `peers` has answered or gone; return those that did neither within
         `timeout` seconds. The question goes on.
         """
         try:
             async with asyncio.timeout(timeout):
-                while not self.waiting.isdisjoint(names):
+                while not self.waiting.isdisjoint(peers):
                     await self.turns.wait()
         except TimeoutError:
             pass
-        return self.waiting.intersection(names)
+        return self.waiting.intersection(peers)
 
 
 class Rounds:
@@ -48,10 +50,10 @@ class Rounds:
         self._rounds: dict[int, Round] = {}
         self._number = 0
 
-    def ask(self, names: Iterable[str], send: Send, on_answer: OnAnswer) -> Round:
-        """Ask each of `names` now, and again with each `repeat` until it has answered."""
+    def ask(self, peers: Iterable[str], send: Send, on_answer: OnAnswer) -> Round:
+        """Ask each of `peers` now, and again with each `repeat` until it has answered."""
         self._number += 1
-        round = Round(names, send, on_answer)
+        round = Round(peers, send, on_answer)
         if round.waiting:
             self._rounds[self._number] = round
             send(self._number, round.waiting)
@@ -62,27 +64,27 @@ class Rounds:
         for number, round in self._rounds.items():
             round.send(number, round.waiting)
 
-    def answer(self, number: int, name: str, value: object) -> None:
+    def answer(self, number: int, peer: str, value: object) -> None:
         """A peer has answered; twice is no error."""
         round = self._rounds.get(number)
-        if round is not None and name in round.waiting:
-            self._leave(number, round, name)
+        if round is not None and peer in round.waiting:
+            self._leave(number, round, peer)
             round.on_answer(value)
 
-    def lose(self, name: str, *, has_said_so: bool = False) -> None:
+    def lose(self, peer: str, *, has_said_so: bool = False) -> None:
         """A peer will not answer any more; it is not missed if it said so itself."""
         for number, round in list(self._rounds.items()):
-            if name in round.waiting:
+            if peer in round.waiting:
                 if not has_said_so:
-                    round.gone.add(name)
-                self._leave(number, round, name)
+                    round.gone.add(peer)
+                self._leave(number, round, peer)
 
     def drop(self, round: Round | None) -> None:
         """Nobody wants to know any more."""
         self._rounds = {n: each for n, each in self._rounds.items() if each is not round}
 
-    def _leave(self, number: int, round: Round, name: str) -> None:
-        round.waiting.discard(name)
+    def _leave(self, number: int, round: Round, peer: str) -> None:
+        round.waiting.discard(peer)
         if not round.waiting:
             del self._rounds[number]
         round.turns.wake()

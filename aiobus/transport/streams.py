@@ -36,6 +36,8 @@ class Streams:
         self._joining: list[Stream] = []
         self._beacons: Iterator[Stream] | None = None
         self._confirmed: dict[bytes, int] = {}
+        self.has_sent = False
+        """True once anything was sent to anybody."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -57,6 +59,8 @@ class Streams:
         """Nobody asks for it any more. No error when nobody did."""
         stream = self._streams.pop(topic, None)
         if stream is not None:
+            if stream in self._joining:
+                self._joining.remove(stream)  # or it would send behind one that is asked for anew
             self._publisher.detach(stream)
             del self._confirmed[topic]
 
@@ -66,6 +70,7 @@ class Streams:
             self.close(topic)
 
     def _join(self, stream: Stream) -> None:
+        self.has_sent = True
         if not self._joining:
             self._loop.call_soon(self._end_tick, context=self._context)
         self._joining.append(stream)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import Context
 
 import zmq
@@ -171,11 +171,14 @@ class ZmqNetwork:
         else:
             # One peer that does not read would stop all others.
             options[zmq.XPUB_NODROP] = 0
+            # A hello that is repeated says that its link was made anew.
+            options[zmq.XPUB_VERBOSE] = 1
         for option, value in options.items():
             socket.set(option, value)
         return socket
 
     def _bind(self, endpoint: str) -> str:
+        self._up.shadow.set(zmq.IPV6, "[" in endpoint)
         self._up.shadow.bind(endpoint)
         self._endpoint = self._up.shadow.get_string(zmq.LAST_ENDPOINT)
         return self._endpoint
@@ -183,6 +186,14 @@ class ZmqNetwork:
     def admits(self, member: Member) -> bool:
         """True when a member may be listening there."""
         return self._meeting.admits(member)
+
+    def remember(self, member: Member) -> None:
+        """A member was met that said hello by itself."""
+        self._meeting.remember(member)
+
+    async def absent(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` at whose endpoint nobody listens any more."""
+        return await self._meeting.absent(members)
 
     def mine(self, address: object) -> bool:
         """True when a socket's own or peer address belongs to this bus: not a forked child's."""
@@ -202,6 +213,7 @@ class ZmqNetwork:
         """
         if endpoint not in self._connected and self._context is not None:
             self._connected.add(endpoint)
+            self._down.shadow.set(zmq.IPV6, "[" in endpoint)
             self._down.shadow.connect(endpoint)
             self._down.soon()
 

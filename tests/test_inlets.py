@@ -1,0 +1,333 @@
+"""Which subscription is handed what, when a flush mark is reached, and what is forgotten when."""
+
+from typing import Any
+
+from aiobus import wire
+from aiobus.event import Event
+from aiobus.history import Page
+from aiobus.pattern import Query
+from aiobus.transport import Batch, Source
+from aiobus.transport.inlets import MEMORY, Inlets
+from aiobus.wire import Answer, Frame, Mark, Who
+
+ME = Who("me", 7, "ipc:///me")
+DESK = Who("desk", 36, "ipc:///desk")
+SOURCE = ("desk", 36)
+TRADE, FILL = wire.topic("TRADE"), wire.topic("FILL")
+
+
+class Sub:
+    """An `Inlet` that writes down what it is told."""
+
+    def __init__(self, types: Any = "TRADE") -> None:
+        self.query = Query.of(types)
+        self.log: list[tuple[Any, ...]] = []
+        self.last = 0
+
+    def meet(self, source: Source, seq: int, started: float) -> None:
+        self.log.append(("meet", source, seq, started))
+
+    def take(self, batch: Batch, started: float | None) -> None:
+        self.log.append(("take", batch, started))
+
+    def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
+        self.log.append(("turn", source, page, events))
+
+    def has(self, source: Source, seq: int) -> bool:
+        self.log.append(("has", source, seq))
+        return self.last >= seq
+
+    def leave(self, source: Source) -> None:
+        self.log.append(("leave", source))
+
+    def forget(self, source: Source) -> None:
+        self.log.append(("forget", source))
+
+    def tick(self) -> None:
+        self.log.append(("tick",))
+
+    def confirm(self, name: str) -> None:
+        self.log.append(("confirm", name))
+
+    def said(self, *kinds: str) -> list[tuple[Any, ...]]:
+        return [entry for entry in self.log if entry[0] in kinds]
+
+
+def inlets_of(*subs: Sub) -> Inlets:
+    inlets = Inlets()
+    for sub in subs:
+        inlets.add(sub)
+    return inlets
+
+
+def frame(topic: bytes = TRADE) -> Frame:
+    found = wire.read_down(wire.frame(topic, "desk", 36, 4, []), ME)
+    assert isinstance(found, Frame)
+    return found
+
+
+def answer(seq: int = 9) -> Answer:
+    return Answer(1, DESK, 2.0, seq, is_open=True)
+
+
+def mark(*streams: tuple[str, int], number: int = 1, who: Who = DESK) -> Mark:
+    return Mark(number, who, streams)
+
+
+PAGE = Page(4, 0, 9, 9, [])
+
+
+# Topics and numbers.
+
+
+def test_the_first_who_asks_for_a_query_and_the_last_who_leaves_it_say_its_topic() -> None:
+    inlets, first, second = Inlets(), Sub(), Sub()
+    assert [inlets.add(first), inlets.add(second)] == [TRADE, None]
+    assert [inlets.remove(first), inlets.remove(second)] == [None, TRADE]
+    assert inlets.add(first) == TRADE
+
+
+def test_queries_of_the_same_text_are_one_topic() -> None:
+    inlets = inlets_of(Sub(["TRADE", "FILL"]))
+    assert inlets.add(Sub(["FILL", "TRADE"])) is None
+    assert inlets.add(Sub("FILL")) == FILL
+
+
+def test_removing_who_is_not_there_is_no_error() -> None:
+    inlets, sub = inlets_of(Sub()), Sub()
+    assert inlets.remove(sub) is None
+    inlets.add(sub)
+    assert [inlets.remove(sub), inlets.remove(sub)] == [None, None]
+
+
+def test_those_who_are_there_can_be_walked() -> None:
+    first, second, third = subs = Sub(), Sub(), Sub("FILL")
+    inlets = inlets_of(*subs)
+    inlets.remove(second)
+    assert list(inlets) == [first, third]
+
+
+def test_a_page_finds_the_one_who_asked_for_it_by_its_number() -> None:
+    first, second = Sub(), Sub()
+    inlets = inlets_of(first, second)
+    number = inlets.number(second)
+    assert number is not None
+    inlets.turn(number, SOURCE, PAGE, [])
+    assert (first.log, second.log) == ([], [("turn", SOURCE, PAGE, [])])
+
+
+def test_a_page_for_who_is_not_there_any_more_is_left() -> None:
+    first, second = Sub(), Sub()
+    inlets = inlets_of(first)
+    number = inlets.number(first)
+    assert number is not None
+    inlets.remove(first)
+    inlets.add(second)
+    inlets.turn(number, SOURCE, PAGE, [])
+    assert (first.log, second.log, inlets.number(first)) == ([], [], None)
+
+
+# Frames and answers.
+
+
+def test_a_frame_goes_to_all_who_asked_for_its_topic_and_to_nobody_else() -> None:
+    first, second, other = Sub(), Sub(), Sub("FILL")
+    inlets, came = inlets_of(first, second, other), frame()
+    inlets.take(came)
+    assert [sub.log for sub in (first, second, other)] == [[("take", came, None)]] * 2 + [[]]
+
+
+def test_a_frame_that_nobody_asked_for_is_left() -> None:
+    sub = Sub("FILL")
+    inlets_of(sub).take(frame())
+    assert sub.log == []
+
+
+def test_a_frame_comes_with_the_start_of_its_source_once_that_is_known() -> None:
+    sub = Sub()
+    inlets, came = inlets_of(sub), frame()
+    inlets.take(came)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.take(came)
+    assert sub.log == [("take", came, None), ("take", came, 50.0)]
+
+
+def test_the_earliest_start_that_was_told_counts() -> None:
+    inlets = Inlets()
+    for started in (50.0, 50.2, 49.9, 50.1):
+        inlets.note_start(SOURCE, started)
+    assert inlets.started == {SOURCE: 49.9}
+
+
+def test_an_answer_is_met_and_confirmed_by_those_it_is_about() -> None:
+    sub, other = Sub(), Sub()
+    inlets = inlets_of(sub, other)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.meet([sub], answer(seq=9))
+    assert sub.log == [("meet", SOURCE, 9, 50.0), ("confirm", "desk")]
+    assert other.log == []
+
+
+def test_an_answer_about_who_is_not_there_any_more_is_left() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.remove(sub)
+    inlets.meet([sub], answer())
+    assert sub.log == []
+
+
+# Flush marks.
+
+
+def test_a_mark_is_reached_when_everybody_has_all_that_it_names() -> None:
+    first, second, other = Sub(), Sub(), Sub("FILL")
+    inlets, wanted = inlets_of(first, second, other), mark(("TRADE", 9), ("FILL", 5))
+    inlets.mark(wanted)
+    assert inlets.reached() == []
+    first.last = second.last = 9
+    assert inlets.reached() == []
+    other.last = 5
+    assert inlets.reached() == [wanted]
+
+
+def test_a_mark_is_not_reached_while_one_of_two_who_asked_for_the_same_lacks_it() -> None:
+    first, second = Sub(), Sub()
+    inlets, wanted = inlets_of(first, second), mark(("TRADE", 9))
+    inlets.mark(wanted)
+    first.last = 9
+    assert inlets.reached() == []
+    first.last, second.last = 8, 9
+    assert inlets.reached() == []
+    first.last = 9
+    assert inlets.reached() == [wanted]
+
+
+def test_a_mark_is_reached_once() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sub.last = 9
+    inlets.mark(mark(("TRADE", 9)))
+    assert len(inlets.reached()) == 1
+    assert inlets.reached() == []
+
+
+def test_what_was_reached_of_a_mark_is_not_looked_at_again() -> None:
+    sub, other = Sub(), Sub("FILL")
+    inlets = inlets_of(sub, other)
+    other.last = 5
+    inlets.mark(mark(("TRADE", 9), ("FILL", 5)))
+    inlets.reached()
+    inlets.reached()
+    assert (len(sub.said("has")), len(other.said("has"))) == (2, 1)
+
+
+def test_a_mark_of_what_nobody_here_asked_for_is_reached_at_once() -> None:
+    inlets, wanted = inlets_of(Sub()), mark(("FILL", 9))
+    inlets.mark(wanted)
+    assert inlets.reached() == [wanted]
+
+
+def test_a_mark_is_reached_when_who_lacks_it_leaves() -> None:
+    sub = Sub()
+    inlets, wanted = inlets_of(sub), mark(("TRADE", 9))
+    inlets.mark(wanted)
+    assert inlets.reached() == []
+    inlets.remove(sub)
+    assert inlets.reached() == [wanted]
+
+
+def test_of_one_source_only_the_last_mark_counts() -> None:
+    sub = Sub()
+    inlets, wanted = inlets_of(sub), mark(("TRADE", 12), number=2)
+    inlets.mark(mark(("TRADE", 9), number=1))
+    inlets.mark(wanted)
+    sub.last = 12
+    assert inlets.reached() == [wanted]
+
+
+def test_each_source_has_a_mark_of_its_own() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    feed = mark(("TRADE", 3), who=Who("feed", 1, "ipc:///feed"))
+    inlets.mark(mark(("TRADE", 9)))
+    inlets.mark(feed)
+    sub.last = 3
+    assert inlets.reached() == [feed]
+    assert list(inlets.marks) == [SOURCE]
+
+
+def test_the_mark_of_a_source_that_has_left_is_forgotten() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.mark(mark(("TRADE", 9)))
+    inlets.leave(SOURCE, 0.0)
+    sub.last = 9
+    assert (inlets.marks, inlets.reached()) == ({}, [])
+
+
+# Leaving and being forgotten.
+
+
+def test_everybody_is_told_that_a_source_has_left() -> None:
+    subs = [Sub(), Sub("FILL")]
+    inlets_of(*subs).leave(SOURCE, 0.0)
+    assert [sub.log for sub in subs] == [[("leave", SOURCE)]] * 2
+
+
+def test_everybody_is_told_that_a_second_has_passed() -> None:
+    subs = [Sub(), Sub("FILL")]
+    inlets_of(*subs).tick(0.0)
+    assert [sub.log for sub in subs] == [[("tick",)]] * 2
+
+
+def test_a_source_is_forgotten_when_it_has_been_away_for_an_hour() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.leave(SOURCE, 100.0)
+    inlets.tick(100.0 + MEMORY)
+    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
+    inlets.tick(100.5 + MEMORY)
+    assert (sub.said("forget"), inlets.started) == ([("forget", SOURCE)], {})
+    inlets.tick(200.0 + MEMORY)
+    assert len(sub.said("forget")) == 1
+
+
+def test_sources_are_forgotten_in_the_order_in_which_they_left() -> None:
+    sub, other = Sub(), ("feed", 1)
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 100.0)
+    inlets.leave(other, 200.0)
+    inlets.tick(101.0 + MEMORY)
+    assert sub.said("forget") == [("forget", SOURCE)]
+    inlets.tick(201.0 + MEMORY)
+    assert sub.said("forget") == [("forget", SOURCE), ("forget", other)]
+
+
+def come_back(inlets: Inlets, *subs: Sub) -> None:
+    """The source was only cut off: it answers again, as it does when its link is there again."""
+    inlets.note_start(SOURCE, 50.0)
+    inlets.meet(subs, answer())
+
+
+def test_a_source_that_left_and_came_back_is_not_forgotten() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.leave(SOURCE, 100.0)
+    come_back(inlets, sub)
+    inlets.tick(101.0 + MEMORY)
+    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
+
+
+def test_a_source_that_came_back_and_left_again_is_forgotten_an_hour_after_that() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 100.0)
+    come_back(inlets, sub)
+    inlets.leave(SOURCE, 2000.0)
+    inlets.tick(101.0 + MEMORY)
+    assert sub.said("forget") == []
+    inlets.tick(2001.0 + MEMORY)
+    assert sub.said("forget") == [("forget", SOURCE)]

@@ -1,0 +1,664 @@
+"""Who is there and what is done about it, by a clock that is turned by hand."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from aiobus.pattern import Query
+from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer
+from aiobus.transport import Source
+from aiobus.transport import links as module
+from aiobus.transport.inlets import Inlets
+from aiobus.transport.links import LENIENCE, Links
+from aiobus.transport.meeting import Member
+from aiobus.transport.rounds import Rounds
+from aiobus.wire import Answer, Who, WireError
+
+ME = Who("me", 100, "tcp://127.0.0.1:1")
+BOT = Who("bot", 50, "tcp://127.0.0.1:2")
+BOT_2 = Who("bot", 60, BOT.endpoint)
+"""The same, started anew."""
+FEED = Who("feed", 70, "tcp://127.0.0.1:3")
+
+
+class HandClock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Wires:
+    """A `Network`, as far as links go, that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
+        self.outside: set[str] = set()
+        self.deaf: set[str] = set()
+        """Endpoints where nobody listens."""
+        self.remembered: list[Member] = []
+
+    def remember(self, member: Member) -> None:
+        self.remembered.append(member)
+
+    async def absent(self, members: Collection[Member]) -> list[Member]:
+        await asyncio.sleep(0)
+        return [member for member in members if member.endpoint in self.deaf]
+
+    def admits(self, member: Member) -> bool:
+        return member.endpoint not in self.outside
+
+    def connect(self, endpoint: str) -> None:
+        self.log.append(("connect", endpoint))
+
+    def disconnect(self, endpoint: str) -> None:
+        self.log.append(("disconnect", endpoint))
+
+    def take(self) -> list[tuple[str, str]]:
+        log, self.log = self.log, []
+        return log
+
+
+class Watch:
+    """A `Witness`, and an inlet's ear for those who leave."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[Any, ...]] = []
+
+    def peer_joined(self, name: str, epoch: int) -> None:
+        self.log.append(("joined", name, epoch))
+
+    def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
+        self.log.append(("left", name, epoch, last, reason))
+
+    def stale(self, name: str, epoch: int, last: int) -> None:
+        self.log.append(("stale", name, epoch, last))
+
+    def trouble(self, topic: str, text: str) -> None:
+        self.log.append(("trouble", text))
+
+    def take(self) -> list[tuple[Any, ...]]:
+        log, self.log = self.log, []
+        return log
+
+
+class Sub:
+    """An `Inlet`, as far as links go: it writes down whom it meets and who leaves it."""
+
+    def __init__(self) -> None:
+        self.query = Query.of("TRADE")
+        self.met: list[Source] = []
+        self.left: list[Source] = []
+
+    def meet(self, source: Source, seq: int, started: float) -> None:
+        self.met.append(source)
+
+    def confirm(self, name: str) -> None:
+        pass
+
+    def leave(self, source: Source) -> None:
+        self.left.append(source)
+
+
+class Desk:
+    """The links of one bus, with one subscription, and all that they lead to."""
+
+    def __init__(self, clock: HandClock) -> None:
+        self.clock = clock
+        self.wires = Wires()
+        self.watch = Watch()
+        self.inlets = Inlets()
+        self.sub = Sub()
+        self.inlets.add(self.sub)  # type: ignore[arg-type]
+        self.rounds = Rounds()
+        self.asked: list[tuple[int, list[str]]] = []
+        self.replies: list[Who] = []
+        network: Any = self.wires
+        self.links = Links(ME, network, self.watch, self.inlets, self.rounds, self.ask)
+
+    def ask(self, number: int, endpoints: Collection[str]) -> None:
+        names = [peer.name for each in endpoints if (peer := self.links.at(each)) is not None]
+        self.asked.append((number, sorted(names)))
+
+    def questions(self) -> list[list[str]]:
+        """Who is asked when what is unanswered is asked again, question by question."""
+        self.asked.clear()
+        self.rounds.repeat()
+        return [names for _, names in self.asked]
+
+    def find(self, who: Who) -> Peer:
+        self.links.find(Member(who.name, who.endpoint))
+        return self.peer(who)
+
+    def peer(self, who: Who) -> Peer:
+        (peer,) = [peer for peer in self.links if peer.endpoint == who.endpoint]
+        return peer
+
+    def is_asked(self, who: Who) -> None:
+        """It asks whether its queries are live here."""
+        self.links.answer(who, lambda: self.replies.append(who))
+
+    def hear_answer(self, who: Who, nonce: int = 0, *, seq: int = 5, is_open: bool = True) -> None:
+        """It answers the question of that number; without one, each that may be under way."""
+        for number in [nonce] if nonce else range(1, 50):
+            self.links.hear_answer(Answer(number, who, 10.0, seq, is_open))
+
+    def link(self, who: Who) -> Peer:
+        """Each asks the other and answers, until they are linked."""
+        peer = self.find(who)
+        self.links.hello(who)
+        self.is_asked(who)
+        self.hear_answer(who)
+        assert peer.is_there
+        self.wires.take(), self.watch.take()
+        return peer
+
+    def wait(self, seconds: float, *heard: Who) -> None:
+        """Seconds go by in halves; each is judged, and `heard` are heard of all the while."""
+        for _ in range(int(seconds * 2)):
+            self.clock.now += 0.5
+            for who in heard:
+                self.links.hear((who.name, who.epoch), 5)
+            self.links.judge(self.clock.now)
+
+
+@pytest.fixture
+async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    clock = HandClock()
+    monkeypatch.setattr(module, "elapsed", clock)
+    return Desk(clock)
+
+
+async def turn() -> None:
+    """The loop runs what was to be run at its next turn."""
+    await asyncio.sleep(0)
+
+
+# Finding and linking.
+
+
+async def test_who_is_found_is_connected_to_and_asked(desk: Desk) -> None:
+    desk.find(BOT)
+    assert desk.wires.log == [("connect", BOT.endpoint)]
+    assert desk.asked == [(1, ["bot"])]
+
+
+async def test_who_is_found_twice_is_one_peer(desk: Desk) -> None:
+    desk.find(BOT)
+    desk.find(BOT)
+    assert (len(desk.wires.log), len(desk.asked), len(list(desk.links))) == (1, 1, 1)
+
+
+async def test_a_bus_does_not_link_with_itself(desk: Desk) -> None:
+    desk.links.find(Member("me", ME.endpoint))
+    assert (desk.wires.log, list(desk.links)) == ([], [])
+
+
+async def test_who_says_hello_is_connected_to_and_asked_though_nobody_told_of_it(
+    desk: Desk,
+) -> None:
+    desk.links.hello(BOT)
+    assert (desk.wires.log, desk.asked) == ([("connect", BOT.endpoint)], [(1, ["bot"])])
+    assert desk.peer(BOT).who == BOT
+
+
+async def test_who_says_hello_by_itself_is_remembered_and_who_was_found_is_not(
+    desk: Desk,
+) -> None:
+    desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.links.hello(FEED)
+    desk.links.hello(FEED)
+    assert desk.wires.remembered == [Member("feed", FEED.endpoint)]
+
+
+async def test_a_hello_from_where_nobody_can_be_is_refused(desk: Desk) -> None:
+    desk.wires.outside.add(BOT.endpoint)
+    with pytest.raises(WireError, match="a hello from where nobody of this bus can be"):
+        desk.links.hello(BOT)
+    assert (desk.wires.log, list(desk.links)) == ([], [])
+
+
+async def test_a_hello_from_the_own_endpoint_is_refused(desk: Desk) -> None:
+    with pytest.raises(WireError, match="a hello from where nobody of this bus can be"):
+        desk.links.hello(Who("bot", 50, ME.endpoint))
+
+
+async def test_one_hello_too_many_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.links.hello(BOT)
+    desk.links.hello(BOT)
+    with pytest.raises(WireError, match="a hello, there are 1 peers already"):
+        desk.links.hello(FEED)
+    assert len(list(desk.links)) == 1
+
+
+async def test_a_hello_that_comes_twice_changes_nothing(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hello(BOT)
+    await turn()
+    assert (desk.wires.log, desk.watch.log, desk.questions()) == ([], [], [])
+    assert peer.is_there
+
+
+async def test_two_buses_are_linked_when_each_has_answered_the_other(desk: Desk) -> None:
+    peer = desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.hear_answer(BOT, nonce=1)
+    assert (peer.is_linked, desk.watch.log) == (False, [])
+    desk.is_asked(BOT)
+    assert (peer.is_linked, desk.watch.log) == (True, [("joined", "bot", 50)])
+
+
+async def test_they_are_linked_whoever_answers_first(desk: Desk) -> None:
+    desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.is_asked(BOT)
+    assert desk.watch.log == []
+    desk.hear_answer(BOT, nonce=1)
+    assert desk.watch.log == [("joined", "bot", 50)]
+
+
+async def test_they_are_linked_once_however_often_each_answers(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.is_asked(BOT)
+    desk.hear_answer(BOT)
+    assert desk.watch.log == []
+
+
+async def test_who_waits_for_links_is_woken_by_one(desk: Desk) -> None:
+    waiting = asyncio.create_task(desk.links.changed.wait())
+    await turn()
+    desk.link(BOT)
+    await waiting
+
+
+async def test_who_asks_is_answered_once_it_has_said_hello(desk: Desk) -> None:
+    desk.find(BOT)
+    desk.is_asked(BOT)
+    assert desk.replies == []
+    desk.links.hello(BOT)
+    desk.is_asked(FEED)
+    desk.is_asked(BOT_2)
+    desk.is_asked(BOT)
+    assert desk.replies == [BOT]
+
+
+async def test_an_answer_tells_subscriptions_whom_they_meet_and_how_old_it_is(desk: Desk) -> None:
+    desk.link(BOT)
+    assert desk.sub.met == [("bot", 50)]
+    assert desk.inlets.started == {("bot", 50): desk.clock.now - 10.0}
+
+
+async def test_an_answer_to_a_question_tells_those_subscriptions_it_was_about(desk: Desk) -> None:
+    desk.find(BOT)
+    later = Sub()
+    desk.inlets.add(later)  # type: ignore[arg-type]
+    desk.hear_answer(BOT, nonce=1)
+    assert (desk.sub.met, later.met) == ([("bot", 50)], [])
+
+
+async def test_an_answer_from_where_nobody_is_known_is_left(desk: Desk) -> None:
+    desk.find(BOT)
+    desk.hear_answer(FEED)
+    assert (list(desk.links), desk.sub.met) == ([desk.peer(BOT)], [])
+
+
+async def test_one_question_is_under_way_for_a_peer_however_often_its_link_is_made(
+    desk: Desk,
+) -> None:
+    peer = desk.find(BOT)
+    for _ in range(3):
+        desk.links.link(peer)
+    assert desk.questions() == [["bot"]]
+    desk.wait(RELINK + 2)
+    await turn()
+    assert desk.questions() == [["bot"]]
+
+
+async def test_a_bus_that_is_called_otherwise_than_was_heard_is_asked_by_its_own_name(
+    desk: Desk,
+) -> None:
+    desk.links.find(Member("old", BOT.endpoint))  # a roster may be older than who is there now
+    desk.links.hello(BOT)
+    await turn()
+    assert desk.questions() == [["bot"]]
+
+
+async def test_what_is_sent_shows_that_a_peer_is_there_and_where(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.wait(100, BOT)
+    assert desk.links.hear(("bot", 50), 30) is peer
+    assert (peer.last, desk.watch.log, desk.wires.log) == (30, [], [])
+
+
+async def test_a_source_that_nobody_knows_is_nobody(desk: Desk) -> None:
+    desk.link(BOT)
+    assert desk.links.hear(("bot", 51), 30) is None
+
+
+# Silence.
+
+
+async def test_a_silent_peer_is_stale_and_then_its_link_is_made_anew(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.wait(STALE)
+    assert desk.watch.take() == [("stale", "bot", 50, 5)]
+    desk.wait(RELINK - STALE)
+    assert desk.wires.log == [("disconnect", BOT.endpoint), ("connect", BOT.endpoint)]
+    assert desk.questions() == [["bot"]]
+
+
+async def test_after_an_own_delay_nobody_is_judged_for_a_while(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.wait(1, BOT)
+    desk.clock.now += 20.0
+    desk.links.judge(desk.clock.now)
+    desk.wait(LENIENCE - 0.5)
+    assert (desk.watch.log, desk.wires.log) == ([], [])
+    desk.wait(0.5)
+    assert desk.watch.log == [("stale", "bot", 50, 5)]
+
+
+async def test_a_peer_that_never_answers_is_dropped(desk: Desk) -> None:
+    peer = desk.find(BOT)
+    desk.wait(DROP)
+    await turn()
+    assert (list(desk.links), peer in desk.links) == ([], False)
+    assert desk.wires.log[-1] == ("disconnect", BOT.endpoint)
+    assert (desk.questions(), desk.watch.log) == ([], [])
+
+
+async def test_of_those_who_never_answered_the_ones_that_do_not_listen_are_given_up(
+    desk: Desk,
+) -> None:
+    for who in (BOT, FEED):
+        desk.find(who)
+    desk.wires.deaf = {BOT.endpoint}
+    waiting = asyncio.create_task(desk.links.changed.wait())
+    await turn()
+    await desk.links.drop_absent()
+    await waiting
+    assert [peer.name for peer in desk.links] == ["feed"]
+    assert desk.questions() == [["feed"]]
+    await turn()
+    assert desk.wires.log[-1] == ("disconnect", BOT.endpoint)
+
+
+async def test_who_has_said_who_it_is_is_not_given_up_though_nobody_seems_to_listen(
+    desk: Desk,
+) -> None:
+    desk.links.hello(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    await desk.links.drop_absent()
+    assert [peer.who for peer in desk.links] == [BOT]
+
+
+async def test_who_answers_while_it_is_looked_for_is_not_given_up(desk: Desk) -> None:
+    desk.find(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    looking = asyncio.create_task(desk.links.drop_absent())
+    await turn()
+    desk.is_asked(BOT)
+    desk.links.hello(BOT)
+    desk.is_asked(BOT)
+    desk.hear_answer(BOT)
+    await looking
+    assert [peer.is_there for peer in desk.links] == [True]
+
+
+# Leaving.
+
+
+async def test_a_peer_whose_hello_is_gone_has_left_after_the_grace(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(GRACE - 0.5, BOT)
+    assert (desk.watch.log, desk.sub.left) == ([], [])
+    desk.wait(0.5, BOT)
+    reason = "its link was cut and did not come back"
+    assert desk.watch.log == [("left", "bot", 50, 5, reason)]
+    assert desk.sub.left == [("bot", 50)]
+
+
+async def test_who_awaits_an_answer_is_told_that_the_peer_is_gone(desk: Desk) -> None:
+    desk.link(BOT)
+    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    desk.links.withdraw(BOT)
+    assert (round.gone, round.waiting) == ({BOT.endpoint}, set())
+
+
+async def test_a_hello_of_another_start_cannot_be_withdrawn_from_this_one(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.withdraw(BOT_2)
+    desk.links.withdraw(FEED)
+    assert peer.is_there
+
+
+async def test_a_peer_that_was_cut_off_is_asked_again_when_it_says_hello(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.links.hello(BOT)
+    assert (peer.is_there, desk.questions()) == (True, [["bot"]])
+    desk.wait(2 * GRACE, BOT)
+    assert desk.watch.log == []
+
+
+async def test_a_peer_that_had_left_joins_again_when_it_answers_again(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(GRACE, BOT)
+    desk.watch.take()
+    desk.links.hello(BOT)
+    assert not peer.is_there
+    desk.hear_answer(BOT)
+    assert (peer.is_there, desk.watch.log) == (True, [("joined", "bot", 50)])
+
+
+async def test_a_peer_that_has_left_and_stays_silent_is_dropped(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(DROP)
+    await turn()
+    assert list(desk.links) == []
+    assert desk.wires.log == [("disconnect", BOT.endpoint)]
+    assert [entry[0] for entry in desk.watch.log if entry[0] != "stale"] == ["left"]
+
+
+async def test_a_peer_that_closes_is_dropped_after_the_turn(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.bye(peer)
+    assert desk.watch.log == [("left", "bot", 50, 5, "it closed")]
+    assert (desk.sub.left, list(desk.links), desk.wires.log) == ([("bot", 50)], [], [])
+    assert desk.links.hear(("bot", 50), 6) is None
+    await turn()
+    assert desk.wires.log == [("disconnect", BOT.endpoint)]
+
+
+async def test_a_peer_that_closes_is_not_missed_by_those_who_await_its_answer(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    desk.links.bye(peer)
+    assert (round.gone, round.waiting) == (set(), set())
+
+
+async def test_the_hello_of_a_peer_that_has_closed_may_go_afterwards(desk: Desk) -> None:
+    desk.links.bye(desk.link(BOT))
+    desk.links.withdraw(BOT)
+    await turn()
+    assert len(desk.watch.log) == 1
+
+
+async def test_a_peer_that_comes_back_in_the_very_turn_in_which_it_closed_stays_connected(
+    desk: Desk,
+) -> None:
+    desk.links.bye(desk.link(BOT))
+    desk.links.hello(BOT_2)
+    await turn()
+    assert ("disconnect", BOT.endpoint) not in desk.wires.log
+    assert desk.questions() == [["bot"]]
+
+
+# Another start at the same endpoint.
+
+TAKEN = ("left", "bot", 50, 5, "another has taken its place")
+
+
+async def test_a_new_start_settles_the_old_one_and_is_linked_anew(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hello(BOT_2)
+    assert (desk.watch.take(), desk.sub.left) == ([TAKEN], [("bot", 50)])
+    assert (desk.peer(BOT_2), peer.who, peer.is_there) == (peer, BOT_2, False)
+    await turn()
+    assert desk.wires.log == [("disconnect", BOT.endpoint), ("connect", BOT.endpoint)]
+    assert desk.questions() == [["bot"]]
+    desk.is_asked(BOT_2)
+    desk.hear_answer(BOT_2)
+    assert desk.watch.log == [("joined", "bot", 60)]
+
+
+async def test_a_new_start_may_be_told_by_an_answer_before_its_hello(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.hear_answer(BOT_2, nonce=1)
+    desk.links.hello(BOT_2)
+    await turn()
+    assert (desk.watch.log, desk.peer(BOT).who) == ([TAKEN], BOT_2)
+    assert desk.questions() == [["bot"]]
+
+
+async def test_what_the_old_start_had_answered_does_not_link_the_new_one(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.hello(BOT_2)
+    await turn()
+    desk.watch.take()
+    desk.is_asked(BOT_2)
+    assert desk.watch.log == []
+
+
+async def test_who_awaits_an_answer_of_the_old_start_is_told_that_it_is_gone(desk: Desk) -> None:
+    desk.link(BOT)
+    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    desk.links.hello(BOT_2)
+    assert round.gone == {BOT.endpoint}
+
+
+async def test_what_the_old_start_has_sent_says_nothing_of_the_new_one(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hello(BOT_2)
+    desk.links.hear(("bot", 50), 5000)  # it lay on the link, behind which the hello was quicker
+    assert peer.last == 0
+
+
+async def test_the_bye_of_the_old_start_is_not_that_of_the_new_one(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.hello(BOT_2)
+    old = desk.links.hear(("bot", 50), 5)  # what a mesh does with a bye that lay on the link
+    if old is not None:
+        desk.links.bye(old)
+    await turn()
+    assert [peer.who for peer in desk.links] == [BOT_2]
+
+
+async def test_a_new_start_whose_old_one_had_left_already_is_linked_anew(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(GRACE, BOT)
+    desk.watch.take()
+    desk.links.hello(BOT_2)
+    await turn()
+    desk.is_asked(BOT_2)
+    desk.hear_answer(BOT_2)
+    assert desk.watch.log == [("joined", "bot", 60)]
+
+
+# Another of the same name.
+
+
+def namesake(epoch: int, endpoint: str = BOT.endpoint) -> Who:
+    return Who("me", epoch, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_late"),
+    [
+        (namesake(99), True),
+        (namesake(101), False),
+        (namesake(100, "tcp://127.0.0.1:0"), True),
+        (namesake(100, "tcp://127.0.0.1:2"), False),
+    ],
+)
+async def test_of_two_that_start_under_one_name_the_older_stays(
+    desk: Desk, other: Who, is_late: bool
+) -> None:
+    desk.find(other)
+    desk.hear_answer(other, is_open=False)
+    assert (desk.links.is_late, desk.watch.log) == (is_late, [])
+
+
+@pytest.mark.parametrize("epoch", [99, 101])
+async def test_one_that_has_started_stays_however_old_the_other_is(desk: Desk, epoch: int) -> None:
+    other = namesake(epoch)
+    desk.find(other)
+    desk.hear_answer(other, is_open=True)
+    assert desk.links.is_late
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_who_has_started_stays_and_says_that_another_of_its_name_has_come(
+    desk: Desk, is_open: bool
+) -> None:
+    desk.links.is_open = True
+    other = namesake(99)
+    desk.find(other)
+    desk.hear_answer(other, nonce=1, is_open=is_open)
+    assert not desk.links.is_late
+    assert desk.watch.log == [("trouble", f"another bus named 'me' has come, at {other.endpoint}")]
+
+
+async def test_who_is_late_is_woken_to_see_it(desk: Desk) -> None:
+    waiting = asyncio.create_task(desk.links.changed.wait())
+    await turn()
+    desk.find(namesake(99))
+    desk.hear_answer(namesake(99))
+    await waiting
+    assert desk.links.is_late
+
+
+async def test_other_names_are_no_matter(desk: Desk) -> None:
+    desk.link(BOT)
+    assert not desk.links.is_late
+
+
+MOVED = Who("bot", 60, "tcp://127.0.0.1:9")
+"""The bot, started anew where another port was free."""
+
+
+async def test_the_question_to_a_successor_goes_on_when_its_predecessor_has_left(
+    desk: Desk,
+) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.find(MOVED)
+    desk.links.hello(MOVED)
+    desk.wait(GRACE, BOT, MOVED)
+    assert desk.questions() == [["bot"]]
+
+
+async def test_a_successor_is_not_missed_when_its_predecessor_has_left(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.link(MOVED)
+    round = desk.rounds.ask([MOVED.endpoint], desk.ask, lambda _: None)
+    desk.wait(GRACE, BOT, MOVED)
+    assert (round.gone, round.waiting) == (set(), {MOVED.endpoint})
+
+
+async def test_what_one_answers_does_not_link_another_of_its_name(desk: Desk) -> None:
+    desk.link(BOT)
+    peer = desk.find(MOVED)
+    desk.links.hello(MOVED)
+    desk.is_asked(MOVED)
+    desk.hear_answer(BOT)
+    assert not peer.is_linked

@@ -1,0 +1,298 @@
+"""When frames, beacons and pages leave, on a real loop; what leaves is written down."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aiobus import Event, Limits, wire
+from aiobus.delivery import Delivery, current, enter
+from aiobus.pattern import Query
+from aiobus.publisher import Publisher
+from aiobus.transport import streams as module
+from aiobus.transport.streams import PAGE_EVENTS, SLICE, Streams
+from aiobus.wire import Frame, Who, WireError
+
+ME = Who("me", 7, "ipc:///me")
+A, B = wire.topic("A"), wire.topic("B")
+
+
+class Desk:
+    """A publisher, its streams and what they have sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.publisher = Publisher("desk", Limits())
+        self.streams = Streams(self.publisher, self.messages.append)
+
+    def open(self, *texts: str) -> None:
+        for text in texts:
+            self.streams.open(wire.topic(text), Query.of(text))
+
+    def publish(self, *types: str) -> None:
+        for type in types:
+            event: Event[Any] = Event(type, 1)
+            self.publisher.commit(event, "", self.publisher.route(type, ""))
+
+    @property
+    def sent(self) -> list[tuple[bytes, int, list[int]]]:
+        """Of each frame its topic, its `prev` and its seqs."""
+        frames = [wire.read_down(message, ME) for message in self.messages]
+        return [
+            (frame.topic, frame.prev, [event.seq for event in frame.events()])
+            for frame in frames
+            if isinstance(frame, Frame)
+        ]
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    return Desk()
+
+
+async def turn() -> None:
+    """The loop runs what was to be run at its next turn."""
+    await asyncio.sleep(0)
+
+
+# Streams.
+
+
+async def test_a_query_that_is_asked_for_is_served_from_then_on(desk: Desk) -> None:
+    desk.publish("A")
+    desk.open("A")
+    desk.publish("A", "B")
+    assert (desk.sent, len(desk.streams)) == ([(A, 1, [2])], 1)
+
+
+async def test_a_query_that_is_asked_for_twice_is_one_stream(desk: Desk) -> None:
+    desk.open("A", "A")
+    desk.publish("A")
+    assert (desk.sent, len(desk.streams)) == ([(A, 0, [1])], 1)
+
+
+async def test_a_query_that_nobody_asks_for_any_more_is_served_no_more(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.streams.close(A)
+    desk.publish("A", "B")
+    assert (desk.sent, len(desk.streams)) == ([(B, 0, [2])], 1)
+
+
+async def test_closing_what_nobody_asked_for_is_no_error(desk: Desk) -> None:
+    desk.streams.close(A)
+    assert len(desk.streams) == 0
+
+
+async def test_a_query_that_is_asked_for_anew_begins_where_the_source_is(desk: Desk) -> None:
+    desk.open("A")
+    desk.streams.close(A)
+    desk.publish("A", "A")
+    desk.open("A")
+    desk.publish("A")
+    assert desk.sent == [(A, 2, [3])]
+
+
+async def test_when_all_are_closed_nobody_is_served(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.streams.close_all()
+    desk.publish("A", "B")
+    assert (desk.messages, len(desk.streams)) == ([], 0)
+
+
+async def test_one_query_too_many_is_refused_and_the_others_are_served(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_STREAMS", 2)
+    desk.open("A", "B", "A")
+    with pytest.raises(WireError, match="a query, 2 are served already"):
+        desk.open("C")
+    desk.streams.close(B)
+    desk.open("C")
+    desk.publish("A", "C")
+    assert len(desk.sent) == 2
+
+
+# Ticks.
+
+
+async def test_what_is_published_in_one_tick_is_joined_and_leaves_at_its_end(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.publish("A", "B", "A", "B", "A")
+    assert desk.sent == [(A, 0, [1]), (B, 0, [2])]
+    await turn()
+    assert desk.sent[2:] == [(A, 1, [3, 5]), (B, 2, [4])]
+
+
+async def test_in_the_next_tick_the_first_event_leaves_at_once_again(desk: Desk) -> None:
+    desk.open("A")
+    desk.publish("A")
+    await turn()
+    desk.publish("A")
+    assert desk.sent == [(A, 0, [1]), (A, 1, [2])]
+
+
+async def test_flushing_sends_what_waits_for_the_end_of_the_tick(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.publish("A", "B", "A", "B")
+    desk.streams.flush()
+    assert desk.sent[2:] == [(A, 1, [3]), (B, 2, [4])]
+    await turn()
+    assert len(desk.sent) == 4
+
+
+async def test_what_leaves_at_the_end_of_a_tick_is_caused_by_no_event(desk: Desk) -> None:
+    causes: list[Delivery | None] = []
+    desk.streams = Streams(desk.publisher, lambda _: causes.append(current()))
+    desk.open("A")
+    consumer: Any = None
+    delivery = Delivery(consumer, Event("B", 1))
+    enter(delivery)  # in the context of this test alone
+    desk.publish("A", "A")
+    await turn()
+    assert causes == [delivery, None]
+
+
+async def test_the_frames_of_a_query_leave_in_order_though_it_is_asked_for_anew_in_one_tick(
+    desk: Desk,
+) -> None:
+    desk.open("A")
+    desk.publish("A", "A")
+    desk.streams.close(A)
+    desk.open("A")
+    desk.publish("A")
+    await turn()
+    prevs = [prev for _, prev, _ in desk.sent]
+    assert prevs == sorted(prevs)
+
+
+# Pages.
+
+
+async def test_a_page_is_what_history_has_of_the_query(desk: Desk) -> None:
+    desk.publish("A", "B", "A")
+    page = desk.streams.page(A, Query.of("A"), 1, 10)
+    assert (page.after, page.to, page.newest, len(page.rows)) == (1, 3, 3, 1)
+
+
+async def test_before_a_page_what_waits_of_the_same_query_is_sent(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.publish("A", "B", "A", "B")
+    assert desk.streams.page(A, Query.of("A"), 0, 10).newest == 4
+    assert desk.sent[2:] == [(A, 1, [3])]
+
+
+async def test_a_page_holds_no_more_than_was_asked_for_nor_than_1024_events(desk: Desk) -> None:
+    desk.publish(*["A"] * (PAGE_EVENTS + 10))
+    for limit, length in ((3, 3), (1_000_000, PAGE_EVENTS)):
+        assert len(desk.streams.page(A, Query.of("A"), 0, limit).rows) == length
+
+
+# Beacons.
+
+
+async def test_a_beacon_says_on_each_stream_what_was_sent_last(desk: Desk) -> None:
+    desk.open("A")
+    desk.publish("A")
+    desk.open("B")
+    desk.streams.beacons()
+    assert desk.sent[1:] == [(A, 1, []), (B, 1, [])]
+
+
+async def test_beacons_of_many_streams_leave_in_slices_a_turn_of_the_loop_each(desk: Desk) -> None:
+    desk.open(*(f"T{number}" for number in range(2 * SLICE + 1)))
+    desk.streams.beacons()
+    assert len(desk.messages) == SLICE
+    await turn()
+    assert len(desk.messages) == 2 * SLICE
+    await turn()
+    assert len({topic for topic, _, _ in desk.sent}) == 2 * SLICE + 1
+
+
+async def test_beacons_that_are_under_way_are_not_begun_again(desk: Desk) -> None:
+    desk.open(*(f"T{number}" for number in range(SLICE + 1)))
+    desk.streams.beacons()
+    desk.streams.beacons()
+    await turn()
+    await turn()
+    assert len(desk.messages) == SLICE + 1
+
+
+@pytest.mark.parametrize("count", [1, SLICE, SLICE + 1])
+async def test_beacons_can_be_sent_again_once_they_have_left(desk: Desk, count: int) -> None:
+    desk.open(*(f"T{number}" for number in range(count)))
+    for _ in range(3):
+        desk.streams.beacons()
+        await turn()
+        await turn()
+    assert len(desk.messages) == 3 * count
+
+
+async def test_who_is_gone_when_its_turn_comes_gets_no_beacon(desk: Desk) -> None:
+    desk.open(*(f"T{number}" for number in range(SLICE)), "A", "B")
+    desk.streams.beacons()
+    desk.streams.close(A)
+    await turn()
+    assert [topic for topic, _, _ in desk.sent[SLICE:]] == [B]
+
+
+async def test_one_stream_alone_can_have_a_beacon(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.publish("A")
+    desk.streams.beacon(A)
+    desk.streams.beacon(wire.topic("C"))
+    assert desk.sent[1:] == [(A, 1, [])]
+
+
+# What is owed.
+
+
+async def test_what_was_sent_and_not_confirmed_is_owed(desk: Desk) -> None:
+    desk.publish("A")
+    desk.open("A", "B")
+    assert desk.streams.owed() == {}
+    desk.publish("A")
+    assert desk.streams.owed() == {A: 2}
+
+
+async def test_what_waits_for_the_end_of_the_tick_is_sent_and_owed(desk: Desk) -> None:
+    desk.open("A")
+    desk.publish("A", "A")
+    assert desk.streams.owed() == {A: 2}
+    assert desk.sent == [(A, 0, [1]), (A, 1, [2])]
+
+
+async def test_what_everybody_has_is_owed_no_more(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.publish("A", "B")
+    desk.streams.confirm(desk.streams.owed())
+    assert desk.streams.owed() == {}
+    desk.publish("B")
+    assert desk.streams.owed() == {B: 3}
+
+
+async def test_what_was_published_since_is_still_owed(desk: Desk) -> None:
+    desk.open("A")
+    desk.publish("A")
+    owed = desk.streams.owed()
+    desk.publish("A")
+    desk.streams.confirm(owed)
+    assert desk.streams.owed() == {A: 2}
+
+
+async def test_a_late_confirmation_takes_nothing_back(desk: Desk) -> None:
+    desk.open("A")
+    desk.publish("A")
+    early = desk.streams.owed()
+    desk.publish("A")
+    desk.streams.confirm(desk.streams.owed())
+    desk.streams.confirm(early)
+    assert desk.streams.owed() == {}
+
+
+async def test_confirming_what_nobody_asks_for_any_more_is_no_error(desk: Desk) -> None:
+    desk.open("A")
+    desk.publish("A")
+    owed = desk.streams.owed()
+    desk.streams.close(A)
+    desk.streams.confirm(owed)
+    assert desk.streams.owed() == {}
