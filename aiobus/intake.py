@@ -115,11 +115,15 @@ class Intake:
         self._sink.accept(events)
         self._follow(source, cursor)
 
-    def has(self, source: Source, seq: int) -> bool:
-        """True when nothing up to `seq` is missing; what is, is asked for from now on."""
+    def has(self, source: Source, seq: int, started: float | None) -> bool:
+        """True when nothing up to `seq` is missing; what is, is asked for from now on. Of a source
+        that has never answered (`started` is None) nobody can say.
+        """
         cursor = self._cursors.get(source)
         if cursor is None:
-            return source not in self._unmet
+            if started is None or started <= self._made:
+                return started is not None
+            cursor = self._begin(source, 0, started)
         cursor.hear(seq)
         self._follow(source, cursor)
         return cursor.last >= seq
@@ -162,9 +166,8 @@ class Intake:
         for place, source in enumerate(due):
             share = -(-free // (len(due) - place))
             if share <= 0:
-                return
-            after = self._cursors[source].ask(now)
-            if after is not None:
+                self._cursors[source].defer()
+            elif (after := self._cursors[source].ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
                 self._transport.ask(self, source, after, share)

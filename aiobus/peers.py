@@ -46,7 +46,7 @@ class Peer:
         self.was_answered = False
         """It asked the same of me and I answered."""
         self.is_linked = False
-        self._has_said_hello = False
+        self.has_said_hello = False
         self.is_open = False
         """It has started; until then another of its name may still be the older."""
         self.has_left = False
@@ -70,7 +70,7 @@ class Peer:
 
     def say_hello(self) -> None:
         """Its hello is there (again)."""
-        self._has_said_hello = True
+        self.has_said_hello = True
         self._withdrawn = None
         self.has_left = False
 
@@ -97,7 +97,7 @@ class Peer:
     @property
     def is_listening(self) -> bool:
         """True while its hello is here: it gets what it asked for, or will make up for it."""
-        return self._has_said_hello and not self.is_withdrawn and not self.has_left
+        return self.has_said_hello and not self.is_withdrawn and not self.has_left
 
     def link(self) -> bool:
         """True once, when each has answered the other."""

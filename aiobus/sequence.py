@@ -86,6 +86,9 @@ class Cursor:
             self._be_live()
             return last
         self._be_behind(newest)
+        if prev <= last and self.has_given_up:  # it is there again, only the room is not
+            self.has_given_up = False
+            self._asked = self._deadline = None
         return None
 
     def is_due(self, now: float) -> bool:
@@ -110,6 +113,10 @@ class Cursor:
             return None
         self._asked = now
         return self.last
+
+    def defer(self) -> None:
+        """There is no room to ask for: that is no reason to give up."""
+        self._deadline = None
 
     def expects(self, page: Page) -> bool:
         """True for a page that answers what was asked last: another may have come twice or late."""

@@ -33,7 +33,7 @@ class Sub:
     def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
         self.log.append(("turn", source, page, events))
 
-    def has(self, source: Source, seq: int) -> bool:
+    def has(self, source: Source, seq: int, started: float | None) -> bool:
         self.log.append(("has", source, seq))
         return self.last >= seq
 

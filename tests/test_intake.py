@@ -342,6 +342,17 @@ def test_after_10_s_without_an_answer_nothing_more_is_asked_for(behind: Bench) -
     assert (behind.asked.pages, behind.box.log) == ([], [])
 
 
+def test_a_source_is_not_given_up_that_could_not_be_asked_for_want_of_room(behind: Bench) -> None:
+    behind.box.vacancy = 0
+    for _ in range(2 * int(PATIENCE / RETRY)):
+        behind.clock.now += RETRY
+        behind.intake.tick()
+    behind.asked.take()
+    behind.box.vacancy = ROOM
+    behind.intake.pull()
+    assert behind.asked.pages == [(DESK, 4, ROOM)]
+
+
 def test_what_nobody_answers_for_is_told_before_the_next_frame(behind: Bench) -> None:
     give_up(behind)
     behind.take(8, 10)
@@ -437,29 +448,40 @@ def test_forgetting_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> 
 
 def test_it_has_what_was_handed_over_and_not_what_is_missing(met: Bench) -> None:
     met.take(4, 5)
-    assert [met.intake.has(DESK, seq) for seq in (3, 5)] == [True, True]
-    assert not met.intake.has(DESK, 6)
+    assert [met.intake.has(DESK, seq, met.older) for seq in (3, 5)] == [True, True]
+    assert not met.intake.has(DESK, 6, met.older)
 
 
 def test_asking_for_a_mark_asks_for_what_is_missing(met: Bench) -> None:
-    assert not met.intake.has(DESK, 9)
+    assert not met.intake.has(DESK, 9, met.older)
     assert met.asked.pages == [(DESK, 4, ROOM)]
     met.turn(4, 9, 9, 5)
-    assert met.intake.has(DESK, 9)
+    assert met.intake.has(DESK, 9, met.older)
 
 
 def test_it_has_what_was_told_to_be_lost(behind: Bench) -> None:
     behind.turn(4, 9, 9, evicted=9)
-    assert behind.intake.has(DESK, 9)
+    assert behind.intake.has(DESK, 9, behind.older)
 
 
 def test_it_has_all_of_a_source_that_sends_it_nothing(bench: Bench) -> None:
-    assert bench.intake.has(DESK, 9)
+    assert bench.intake.has(DESK, 9, bench.older)
 
 
 def test_it_has_not_what_was_left_before_the_first_answer(bench: Bench) -> None:
     bench.take(2, 5)
-    assert not bench.intake.has(DESK, 5)
+    assert not bench.intake.has(DESK, 5, None)
+
+
+def test_it_has_not_all_of_a_source_of_unknown_age_though_nothing_but_a_beacon_came(
+    bench: Bench,
+) -> None:
+    bench.take(5)
+    assert not bench.intake.has(DESK, 5, None)
+
+
+def test_while_it_catches_up_it_has_what_was_handed_over_before(behind: Bench) -> None:
+    assert [behind.intake.has(DESK, seq, behind.older) for seq in (4, 5)] == [True, False]
 
 
 def test_a_peer_that_confirms_is_unconfirmed_no_more(bench: Bench) -> None:

@@ -235,12 +235,14 @@ async def test_one_hello_too_many_is_refused(desk: Desk, monkeypatch: pytest.Mon
     assert len(list(desk.links)) == 1
 
 
-async def test_a_hello_that_comes_twice_changes_nothing(desk: Desk) -> None:
+async def test_a_hello_that_is_repeated_is_a_reason_to_ask_again_and_nothing_else(
+    desk: Desk,
+) -> None:
     peer = desk.link(BOT)
     desk.links.hello(BOT)
     await turn()
-    assert (desk.wires.log, desk.watch.log, desk.questions()) == ([], [], [])
-    assert peer.is_there
+    assert (desk.wires.log, desk.watch.log, peer.is_there) == ([], [], True)
+    assert desk.questions() == [["bot"]]
 
 
 async def test_two_buses_are_linked_when_each_has_answered_the_other(desk: Desk) -> None:
@@ -521,10 +523,23 @@ async def test_a_new_start_settles_the_old_one_and_is_linked_anew(desk: Desk) ->
 
 async def test_a_new_start_may_be_told_by_an_answer_before_its_hello(desk: Desk) -> None:
     desk.link(BOT)
+    desk.links.withdraw(BOT)
     desk.hear_answer(BOT_2, nonce=1)
+    assert (desk.watch.log, desk.peer(BOT).who) == ([TAKEN], BOT_2)
     desk.links.hello(BOT_2)
     await turn()
-    assert (desk.watch.log, desk.peer(BOT).who) == ([TAKEN], BOT_2)
+    assert (desk.watch.log, desk.questions()) == ([TAKEN], [["bot"]])
+
+
+async def test_an_answer_of_the_old_start_that_comes_late_does_not_bring_it_back(
+    desk: Desk,
+) -> None:
+    peer = desk.link(BOT)
+    desk.links.hello(BOT_2)
+    await turn()
+    desk.hear_answer(BOT)
+    await turn()
+    assert (peer.who, peer.has_answered, desk.watch.log) == (BOT_2, False, [TAKEN])
     assert desk.questions() == [["bot"]]
 
 

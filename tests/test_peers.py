@@ -226,6 +226,17 @@ def test_a_linked_peer_is_not_there_while_its_hello_is_withdrawn() -> None:
     assert (peer.is_linked, peer.is_there, peer.is_awaited) == (True, False, False)
 
 
+def test_a_peer_is_listening_while_its_hello_is_here() -> None:
+    peer = new()
+    assert not peer.is_listening
+    peer.say_hello()
+    assert peer.is_listening
+    peer.withdraw(START)
+    assert not peer.is_listening
+    peer.say_hello()
+    assert peer.is_listening
+
+
 def test_the_highest_seq_that_was_heard_of_is_kept() -> None:
     peer = linked()
     peer.hear(START, 9)

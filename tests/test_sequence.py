@@ -316,6 +316,15 @@ def test_after_giving_up_a_frame_that_goes_on_where_it_stands_ends_nothing(prev:
     assert (place(cursor), cursor.has_given_up) == ((12, False), False)
 
 
+def test_a_source_that_sends_again_is_asked_again_though_there_was_no_room_for_what_it_sent() -> (
+    None
+):
+    cursor = given_up(4, 9)
+    assert cursor.lost_before(4) is None
+    assert cursor.take(4, 12, has_room=False) is None
+    assert cursor.ask(PATIENCE + RETRY) == 4
+
+
 def test_a_page_that_comes_after_giving_up_is_taken_all_the_same() -> None:
     cursor = given_up(4, 9)
     assert cursor.expects(page(4, to=6, newest=9))
@@ -816,7 +825,7 @@ class Lossy:
                 self.intake.turn(desk.source, page, said.events())
             case Mark():
                 ((_, seq),) = said.streams
-                if self.intake.has(desk.source, seq):
+                if self.intake.has(desk.source, seq, started):
                     assert self.silently_lost(desk, seq) == []
 
     def note(self, desk: Desk, place: int, newest: int) -> None:

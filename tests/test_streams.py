@@ -247,11 +247,16 @@ async def test_one_stream_alone_can_have_a_beacon(desk: Desk) -> None:
 
 
 async def test_what_was_sent_and_not_confirmed_is_owed(desk: Desk) -> None:
-    desk.publish("A")
     desk.open("A", "B")
     assert desk.streams.owed() == {}
     desk.publish("A")
-    assert desk.streams.owed() == {A: 2}
+    assert desk.streams.owed() == {A: 1}
+
+
+async def test_what_was_published_before_a_query_is_owed_to_whose_link_was_cut(desk: Desk) -> None:
+    desk.publish("A")
+    desk.open("A")
+    assert desk.streams.owed() == {A: 1}
 
 
 async def test_what_waits_for_the_end_of_the_tick_is_sent_and_owed(desk: Desk) -> None:

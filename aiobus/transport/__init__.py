@@ -53,8 +53,10 @@ class Inlet(Protocol):
         """A page that was asked for has come."""
         ...
 
-    def has(self, source: Source, seq: int) -> bool:
-        """True when nothing up to `seq` is missing; what is, is asked for from now on."""
+    def has(self, source: Source, seq: int, started: float | None) -> bool:
+        """True when nothing up to `seq` is missing; what is, is asked for from now on. Of a source
+        that has never answered (`started` is None) nobody can say.
+        """
         ...
 
     def leave(self, source: Source) -> None:

@@ -106,7 +106,8 @@ class Inlets:
 
     def _has(self, source: Source, query: str, seq: int) -> bool:
         inlets = self._topics.get(topic(query), ())
-        return all(inlet.has(source, seq) for inlet in tuple(inlets))
+        started = self.started.get(source)
+        return all(inlet.has(source, seq, started) for inlet in tuple(inlets))
 
     def leave(self, source: Source, now: float) -> None:
         """A source has left."""

@@ -107,7 +107,8 @@ class Links:
             peer = self._add(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
-        is_news = peer.is_withdrawn or peer.name != who.name
+        # A repeated hello says that its link was made anew; perhaps ours was cut as well.
+        is_news = peer.has_said_hello or peer.name != who.name
         self._introduce(peer, who)
         peer.say_hello()
         if is_news:
@@ -129,8 +130,8 @@ class Links:
         """Somebody has answered, and says how old it is."""
         who = value.who
         peer = self._peers.get(who.endpoint)
-        if peer is None:
-            return
+        if peer is None or (peer.is_listening and peer.who != who):
+            return  # of one that was there before: who says hello now is who is there
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)

@@ -269,7 +269,7 @@ class Mesh:
         """Wait until every bus that listens has what it asked for; return the names of those that
         did not confirm, or whose link was cut before they could.
         """
-        if self._links is None or not self._streams.has_sent:
+        if self._links is None or not self._streams.is_owing:
             return ()
         cut = {peer.name for peer in self._known if peer.is_linked and peer.is_withdrawn}
         owed = self._streams.owed()

@@ -20,6 +20,7 @@ __all__ = ["Streams"]
 MAX_STREAMS = 32_768
 """Distinct queries served. Each costs some 2 KB here, and a peer may ask for anything."""
 PAGE_EVENTS = 1024
+EVERYTHING = Query.of("*")
 SLICE = 64
 """Beacons sent before the loop turns: 5,000 at once would hold it for tens of milliseconds."""
 
@@ -36,8 +37,6 @@ class Streams:
         self._joining: list[Stream] = []
         self._beacons: Iterator[Stream] | None = None
         self._confirmed: dict[bytes, int] = {}
-        self.has_sent = False
-        """True once anything was sent to anybody."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -52,7 +51,8 @@ class Streams:
         source = (publisher.name, publisher.epoch)
         stream = Stream(query, topic, source, publisher.seq, self._send, self._join)
         self._streams[topic] = stream
-        self._confirmed[topic] = publisher.seq
+        # What was published before may be owed as well: to somebody whose link was cut meanwhile.
+        self._confirmed[topic] = 0
         publisher.attach(stream)
 
     def close(self, topic: bytes) -> None:
@@ -70,7 +70,6 @@ class Streams:
             self.close(topic)
 
     def _join(self, stream: Stream) -> None:
-        self.has_sent = True
         if not self._joining:
             self._loop.call_soon(self._end_tick, context=self._context)
         self._joining.append(stream)
@@ -111,6 +110,12 @@ class Streams:
             self._loop.call_soon(self._send_beacons, context=self._context)
         else:
             self._beacons = None
+
+    @property
+    def is_owing(self) -> bool:
+        """True once anything was published that others may want."""
+        history = self._publisher.history
+        return bool(history.evicted(EVERYTHING) or history.count(EVERYTHING, 0))
 
     def beacon(self, topic: bytes) -> None:
         """Say on one stream what was sent last."""

@@ -171,7 +171,7 @@ class ZmqNetwork:
         else:
             # One peer that does not read would stop all others.
             options[zmq.XPUB_NODROP] = 0
-            # A hello that is repeated says that its link was made anew.
+            # So that a hello is heard again when its link was made anew.
             options[zmq.XPUB_VERBOSE] = 1
         for option, value in options.items():
             socket.set(option, value)
