@@ -46,6 +46,11 @@ class Limits:
                 raise ValueError(
                     f"Limits({field.name}={value!r}): a positive whole number is needed"
                 )
+        if self.high_water_mark < 64:
+            raise ValueError(
+                f"Limits(high_water_mark={self.high_water_mark}): 64 messages at least are needed,"
+                " or what a bus says of itself each second does not get through"
+            )
         if self.event_bytes > 15 * MIB:
             raise ValueError(
                 f"Limits(event_bytes={self.event_bytes}): at most 15 MiB can be sent to others"

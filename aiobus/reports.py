@@ -121,7 +121,7 @@ class Reports:
         self.announce(JOINED, {"name": name, "epoch": epoch}, "")
 
     def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
-        """A peer is gone; its events were seen up to seq `last`."""
+        """A peer is gone; it was heard of up to its seq `last`, by events or heartbeats."""
         log.info("%s left: %s", name, reason)
         data = {"name": name, "epoch": epoch, "last": last, "reason": reason}
         self.announce(LEFT, data, "")

@@ -24,7 +24,18 @@ def test_history_holds_twice_what_a_run_of_dropped_frames_can_lose() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_can_be_set_by_name(name: str) -> None:
-    assert getattr(Limits(**{name: 1}), name) == 1
+    least = 64 if name == "high_water_mark" else 1
+    assert getattr(Limits(**{name: least}), name) == least
+
+
+def test_so_few_messages_that_signs_of_life_do_not_get_through_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"high_water_mark=63.*64 messages"):
+        Limits(high_water_mark=63)
+
+
+def test_events_that_no_peer_could_take_are_refused() -> None:
+    with pytest.raises(ValueError, match="15 MiB"):
+        Limits(event_bytes=15 * 1024 * 1024 + 1)
 
 
 @pytest.mark.parametrize("name", NAMES)

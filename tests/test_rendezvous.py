@@ -248,8 +248,9 @@ async def test_a_killed_holder_is_replaced_and_a_newcomer_meets_all_survivors(
 
 
 async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_nobody(
-    crowd: Crowd, at: str
+    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rendezvous, "HEIR_SECONDS", 0.05)
     bots = await crowd.join(at, *(f"bot-{number}" for number in range(10)))
     for race in range(20):
         [holder] = [bot for bot in bots if bot.meeting.held]

@@ -84,7 +84,7 @@ class Witness(Protocol):
         ...
 
     def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
-        """A peer is gone; its events were seen up to seq `last`."""
+        """A peer is gone; it was heard of up to its seq `last`."""
         ...
 
     def stale(self, name: str, epoch: int, last: int) -> None:

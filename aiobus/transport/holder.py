@@ -9,6 +9,7 @@ closes (cpython#109564). So `close` is one plain call.
 """
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -62,7 +63,15 @@ class Holder:
         refused: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._listener = _listening(address)
+        try:
+            self._listener = _listening(address, again=False)
+            self.is_heir = False
+            """True when another served here just now: those it served may be on their way here."""
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            self._listener = _listening(address, again=True)
+            self.is_heir = True
         self._address = address
         self._came = came
         self._refused = refused
@@ -192,14 +201,18 @@ class Holder:
         guest.sock.close()
 
 
-def _listening(address: Address) -> socket.socket:
+def _listening(address: Address, *, again: bool) -> socket.socket:
+    """A socket that listens. `again`: although connections of who did so before linger there, which
+    the kernel refuses otherwise.
+    """
     sock = socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET)
     try:
-        # The connections of a holder that has just died linger at this address.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, again)
         sock.setblocking(False)
         sock.bind(address)
-        # With the above several may bind, but only one of them may listen.
+        # In any case from now on: what is accepted inherits it, and would else keep successors out.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # With the option several may bind, but only one of them may listen.
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()

@@ -6,8 +6,6 @@ source is. Pure but for the clock it is told.
 
 from collections.abc import Iterable, Iterator
 
-from aiobus.event import Event
-from aiobus.history import Page
 from aiobus.transport import Inlet, Source
 from aiobus.wire import Answer, Frame, Mark, topic
 
@@ -59,7 +57,7 @@ class Inlets:
         return name
 
     def number(self, inlet: Inlet) -> int | None:
-        """By which number `turn` finds it."""
+        """By which number `numbered` finds it."""
         return self._numbers.get(inlet)
 
     def note_start(self, source: Source, started: float) -> None:
@@ -83,11 +81,9 @@ class Inlets:
         for inlet in tuple(self._topics.get(frame.topic, ())):
             inlet.take(frame, started)
 
-    def turn(self, number: int, source: Source, page: Page, events: list[Event]) -> None:
-        """Hand a page to the one who asked for it, if it is still there."""
-        inlet = self._numbered.get(number)
-        if inlet is not None:
-            inlet.turn(source, page, events)
+    def numbered(self, number: int) -> Inlet | None:
+        """The one with this number, if it is still there."""
+        return self._numbered.get(number)
 
     def mark(self, value: Mark) -> None:
         """A source wants to know when all it sent has arrived; only its last such wish counts."""

@@ -187,6 +187,7 @@ class Links:
     def _relink(self, peer: Peer) -> None:
         if peer in self:
             self._network.disconnect(peer.endpoint)
+        if peer in self:  # still: what was read at the end may have been its bye
             self._network.connect(peer.endpoint)
             self.link(peer)
 

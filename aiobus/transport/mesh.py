@@ -19,6 +19,7 @@ from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
+from aiobus.transport.pages import Pages
 from aiobus.transport.rounds import Rounds
 from aiobus.transport.streams import Streams
 from aiobus.wire import (
@@ -62,9 +63,13 @@ class Mesh:
         self._network = network
         self._inlets = Inlets()
         self._rounds = Rounds()
+        self._pages = Pages(self._ask_page)
         self._links: Links | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._context = Context()
+
+    def __str__(self) -> str:
+        return self.url
 
     @property
     def peers(self) -> Collection[str]:
@@ -224,7 +229,10 @@ class Mesh:
         if events and events[-1].seq > value.to:
             raise WireError("a page with more than it says")
         page = Page(value.after, value.evicted, value.to, value.newest, [])
-        self._inlets.turn(value.nonce, (value.source, value.epoch), page, events)
+        source = (value.source, value.epoch)
+        if (inlet := self._inlets.numbered(value.nonce)) is not None:
+            self._pages.answered(inlet, source, elapsed())
+            inlet.turn(source, page, events)
         self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -257,9 +265,13 @@ class Mesh:
         """Withdraw it. No error when it was not subscribed."""
         if (old := self._inlets.remove(inlet)) is not None:
             self._network.unsubscribe(old)
+        self._pages.forget(inlet)
 
     def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
-        """Ask a source for the next page of what `inlet` misses."""
+        """Ask a source for the next page of what `inlet` misses, as soon as few others do."""
+        self._pages.ask(inlet, source, after, limit, elapsed())
+
+    def _ask_page(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
         if (number := self._inlets.number(inlet)) is not None:
             name, epoch = source
             text = inlet.query.text
@@ -300,6 +312,7 @@ class Mesh:
         self._network.send(heartbeat(self.me.name, self.me.epoch, self._publisher.seq))
         self._streams.beacons()
         self._rounds.repeat()
+        self._pages.tick(now)
         self._inlets.tick(now)
         self._known.judge(now)
 

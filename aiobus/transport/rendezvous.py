@@ -31,6 +31,8 @@ __all__ = ["Rendezvous"]
 
 log = logging.getLogger("aiobus.transport")
 
+HEIR_SECONDS = 0.5
+"""Between taking an address over in `join` and asking who is there."""
 ANSWER_SECONDS = 2.0
 PROBE_SECONDS = 1.0
 PROBES = 64
@@ -88,7 +90,8 @@ class Rendezvous:
         somebody else of its name included. Once per object.
 
         Waits at most 2 s for addresses that do not answer (a warning names them, and they are
-        attended to all the same) and 1 s to leave out members who refuse a connection. `found` is
+        attended to all the same), 0.5 s where somebody else has served until just now, and 1 s to
+        leave out members who refuse a connection. `found` is
         told of others from then on, not before this returns. Raises ValueError when `name`, or the
         endpoint that `bind` returns, cannot be. Cancelling or failing leaves nothing open.
         """
@@ -115,6 +118,10 @@ class Rendezvous:
                         " of others once that address answers",
                         *(name, place.address, place.trouble),
                     )
+            if any(place.holder is not None and place.holder.is_heir for place in self._places):
+                # Whoever was served here before this member comes back at once, and nobody else
+                # could tell who that is.
+                await asyncio.sleep(HEIR_SECONDS)
             self._met.forget(await _refusing([*self._met]))
         except BaseException:
             await self.leave()

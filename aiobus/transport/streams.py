@@ -21,8 +21,11 @@ MAX_STREAMS = 32_768
 """Distinct queries served. Each costs some 2 KB here, and a peer may ask for anything."""
 PAGE_EVENTS = 1024
 EVERYTHING = Query.of("*")
-SLICE = 64
-"""Beacons sent before the loop turns: 5,000 at once would hold it for tens of milliseconds."""
+SLICE = 32
+BEACON_SECONDS = 0.8
+"""Beacons leave in slices, spread over this time: 5,000 at once would hold up the loop, and fill
+the queues of ZeroMQ, which then drops the last of them, every time.
+"""
 
 
 class Streams:
@@ -36,6 +39,7 @@ class Streams:
         self._streams: dict[bytes, Stream] = {}
         self._joining: list[Stream] = []
         self._beacons: Iterator[Stream] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._confirmed: dict[bytes, int] = {}
 
     def __len__(self) -> int:
@@ -66,6 +70,8 @@ class Streams:
 
     def close_all(self) -> None:
         """Serve nobody any more."""
+        if self._timer is not None:
+            self._timer.cancel()
         for topic in list(self._streams):
             self.close(topic)
 
@@ -94,20 +100,20 @@ class Streams:
         return self._publisher.history.page(query, after, min(limit, PAGE_EVENTS))
 
     def beacons(self) -> None:
-        """Say on every stream what was sent last, some at each turn of the loop."""
-        if self._beacons is None:
+        """Say on every stream what was sent last, within the second that follows."""
+        if self._beacons is None and self._streams:
             self._beacons = iter(list(self._streams.values()))
-            self._send_beacons()
+            self._send_beacons(BEACON_SECONDS * SLICE / len(self._streams))
 
-    def _send_beacons(self) -> None:
-        if self._beacons is None:
-            return
-        some = list(islice(self._beacons, SLICE))
+    def _send_beacons(self, pause: float) -> None:
+        some = [] if self._beacons is None else list(islice(self._beacons, SLICE))
         for stream in some:
             if self._streams.get(stream.topic) is stream:
                 stream.beacon()
         if len(some) == SLICE:
-            self._loop.call_soon(self._send_beacons, context=self._context)
+            self._timer = self._loop.call_later(
+                pause, self._send_beacons, pause, context=self._context
+            )
         else:
             self._beacons = None
 

@@ -80,9 +80,9 @@ class Drain:
                 self.soon()
                 return
 
-    def run_dry(self) -> None:
-        """Read all that is there now, however long it takes."""
-        while not self._is_closed:
+    def run_dry(self, most: int) -> None:
+        """Read all that is there now, at most so many messages: others may be sending."""
+        for _ in range(most):
             try:
                 message = self.shadow.recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -222,7 +222,7 @@ class ZmqNetwork:
         500 arrived).
         """
         if endpoint in self._connected:
-            self._down.run_dry()
+            self._down.run_dry(self._high_water_mark * len(self._connected))
             self._connected.discard(endpoint)
             self._down.shadow.disconnect(endpoint)
             self._down.soon()

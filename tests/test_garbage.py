@@ -1,0 +1,247 @@
+"""What does not belong to the protocol, on every socket of a running bus: counted, and no more."""
+
+import asyncio
+import logging
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+import pytest
+import zmq
+import zmq.asyncio
+
+from aiobus import AsyncEventBus, Event, peers
+from aiobus.transport.zmq import MAX_MESSAGE
+from aiobus.wire import Answer, Ask, Who, answer, frame, heartbeat, read_down, read_up, topic, up
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+SEED = 7
+
+
+class Stranger:
+    """A member that is no aiobus: it links like one, and otherwise sends what it is told."""
+
+    def __init__(self, folder: str) -> None:
+        self.who = Who("stranger", 1, f"ipc://{folder}/stranger.sock")
+        self.context: zmq.asyncio.Context = zmq.asyncio.Context()
+        self.down = self.context.socket(zmq.XPUB)
+        self.up = self.context.socket(zmq.XSUB)
+        self.up.set(zmq.SNDHWM, 0)
+        self.heard: list[Event] = []
+
+    async def link(self, folder: str, bus: AsyncEventBus) -> None:
+        """Return when each has answered the other."""
+        self.down.bind(self.who.endpoint)
+        self.up.connect(f"ipc://{folder}/{bus.name}.sock")
+        await self.up.send(b"\1" + self.who.topic)
+        await asyncio.gather(self.ask(), self.answer())
+
+    async def ask(self) -> Answer:
+        """Return when the bus has answered, and so has read all that was sent up before."""
+        await self.up.send(up(Ask("*", 1, self.who)))
+        message = await asyncio.wait_for(self.up.recv(), 10)
+        reply = read_down(message, self.who)
+        assert isinstance(reply, Answer)
+        return reply
+
+    async def answer(self) -> None:
+        """Answer the next question of the bus."""
+        while True:
+            message = await asyncio.wait_for(self.down.recv(), 10)
+            if message[:1] not in (b"\0", b"\1"):
+                break
+        asked = read_up(message)
+        assert isinstance(asked, Ask)
+        await self.down.send(answer(asked.who, Answer(asked.nonce, self.who, 60.0, 0, True)))
+
+    async def publish(self, seq: int) -> None:
+        """An event as it should be."""
+        row = b'[%d,1.0,"TRADE","",%d]' % (seq, seq)
+        await self.down.send(frame(topic("TRADE"), "stranger", 1, seq - 1, [row]))
+
+    async def live(self) -> None:
+        """Go on answering and giving signs of life, until cancelled."""
+        while True:
+            await self.down.send(heartbeat("stranger", 1, 0))
+            await self.answer()
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def folder() -> Iterator[str]:
+    made = tempfile.mkdtemp(prefix="ab")
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+async def bus(folder: str) -> AsyncIterator[AsyncEventBus]:
+    async with AsyncEventBus(f"ipc://{folder}", name="bus") as made:
+        yield made
+
+
+@pytest.fixture
+async def stranger(folder: str, bus: AsyncEventBus) -> AsyncIterator[Stranger]:
+    made = Stranger(folder)
+    await made.link(folder, bus)
+    living = asyncio.create_task(made.live())
+    yield made
+    living.cancel()
+    await asyncio.wait([living])
+    made.close()
+
+
+def rubbish(count: int) -> list[bytes]:
+    """Random bytes, no two alike, none of which is a subscription."""
+    dice = random.Random(SEED)
+    return [b"\2" + dice.randbytes(dice.randrange(1, 200)) for _ in range(count)]
+
+
+QUESTIONS = [
+    *(b"{}", b"[]", b"[1]", b'["?"]', b'["?",1,2,3]', b'["!","bus",1]', b'["x","bus",1,"a@1 b"]'),
+    b'["?","bus",-1,"stranger@1 ipc:///x"]',
+    b'["?","bus",1,"not a bus"]',
+    b'["!","bus",1,"stranger@1 ipc:///x",1,"TRADE",0,0]',
+    b"[" * 5000,
+    b'["?","bus",1,"stranger@1 ipc:///x"]' + b" " * 10 + b"x",
+    *rubbish(50),
+]
+SUBSCRIPTIONS = [
+    *(b"", b"TRADE", b"TRADE\0TRADE", b"\xff\0", b"TRADE/a QUOTE\0", b"aiobus.error\0", b"~\0x"),
+    *(b"~bus\0", b"~b us@1 x\0", b"~evil@1 tcp://10.0.0.1:80\0", b"~evil@1 ipc:///etc/passwd\0"),
+    b"T" * 2000 + b"\0",
+]
+FRAMES = [
+    *(b"TRADE\0", b"TRADE\0{", b"TRADE\0{}", b"TRADE\0[]", b"TRADE\0[1]", b"TRADE\0null"),
+    b'TRADE\0[2,"stranger",1,0,[]]',
+    b'TRADE\0[1,"stranger",1,-1,[]]',
+    b'TRADE\0[1,"not a name",1,0,[]]',
+    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","",1],[1,1.0,"TRADE","",1]]]',
+    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"aiobus.gap","",1]]]',
+    b'TRADE\0[1,"stranger",1,0,[[1,"soon","TRADE","",1]]]',
+    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE",null,1]]]',
+    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","",' + b"[" * 200 + b"]" * 200 + b"]]]",
+    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE",""',
+    b"TRADE\0\xff\xfe",
+    *(b"~\0", b"~\0[]", b'~\0["stranger"]', b'~\0["stranger",1,"x"]'),
+]
+
+
+async def test_questions_that_are_none_are_counted_and_the_next_is_answered(
+    bus: AsyncEventBus, stranger: Stranger
+) -> None:
+    before = bus.stats().refused
+    for question in QUESTIONS:
+        await stranger.up.send(question)
+    await stranger.ask()
+    assert bus.stats().refused == before + len(QUESTIONS)
+
+
+async def test_subscriptions_that_are_none_get_no_stream_and_the_next_is_served(
+    bus: AsyncEventBus, stranger: Stranger
+) -> None:
+    before = bus.stats().refused
+    for subscription in SUBSCRIPTIONS:
+        await stranger.up.send(b"\1" + subscription)
+    await stranger.up.send(b"\1TRADE\0")
+    await stranger.ask()
+    assert bus.stats().refused == before + len(SUBSCRIPTIONS)
+    await bus.publish(Event("TRADE", 7))
+    message = await asyncio.wait_for(stranger.up.recv(), 10)
+    assert message.startswith(b"TRADE\0[1,")
+    assert orjson.loads(message[6:])[4][0][4] == 7
+
+
+async def test_a_message_of_several_parts_is_refused_by_its_parts(
+    bus: AsyncEventBus, stranger: Stranger
+) -> None:
+    before = bus.stats().refused
+    await stranger.up.send_multipart([b"one", b"two", b"three"])
+    await stranger.ask()
+    assert bus.stats().refused == before + 3
+
+
+async def test_frames_that_are_none_are_counted_and_the_next_arrives(
+    bus: AsyncEventBus, stranger: Stranger
+) -> None:
+    before = bus.stats().refused
+    async with bus.stream("TRADE") as trades:
+        await stranger.ask()
+        for each in FRAMES:
+            await stranger.down.send(each)
+        await stranger.publish(1)
+        assert (await anext(trades)).data == 1
+    assert bus.stats().refused == before + len(FRAMES)
+
+
+async def test_what_is_refused_is_logged_once_a_second_and_without_what_was_published(
+    bus: AsyncEventBus, stranger: Stranger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "aiobus")
+    async with bus.stream("TRADE") as trades:
+        for _ in range(50):
+            await stranger.down.send(b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","","secret"],0]]')
+        await stranger.publish(1)
+        await anext(trades)
+    lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert 1 <= len(lines) < 50
+    assert not any("secret" in line for line in lines)
+
+
+async def test_a_frame_that_claims_to_be_from_the_bus_itself_is_refused(
+    bus: AsyncEventBus, stranger: Stranger
+) -> None:
+    before = bus.stats().refused
+    async with bus.stream("TRADE") as trades:
+        row = b'[9,1.0,"TRADE","","forged"]'
+        await stranger.down.send(frame(topic("TRADE"), bus.name, bus.stats().epoch, 8, [row]))
+        await stranger.publish(1)
+        assert (await anext(trades)).data == 1
+    assert bus.stats().refused == before + 1
+
+
+async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
+    bus: AsyncEventBus, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeroMQ ends the link for good. Its silence is what tells; here for a second, not for ten."""
+    monkeypatch.setattr(peers, "RELINK", 1.0)
+    monkeypatch.setattr(peers, "RELINK_MAX", 1.0)
+    monkeypatch.setattr(peers, "STALE", 0.5)
+    async with bus.stream("TRADE") as trades, bus.stream("aiobus.stale") as silent:
+        await stranger.publish(1)
+        assert (await anext(trades)).data == 1
+        await stranger.down.send(b"TRADE\0" + b" " * (MAX_MESSAGE + 1))
+        assert (await anext(silent)).data["name"] == "stranger"
+        await stranger.publish(2)  # nobody is there to hear it
+        step = asyncio.ensure_future(anext(trades))
+        seq = 3
+        while not step.done():
+            await stranger.publish(seq)
+            seq += 1
+            await asyncio.wait([step], timeout=0.05)
+        assert (await step).data >= 3
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+async def test_bytes_that_are_no_zmtp_change_nothing(scheme: str, folder: str) -> None:
+    """Straight to the sockets, below ZeroMQ's protocol."""
+    url = f"ipc://{folder}/d" if scheme == "ipc" else "tcp://127.0.0.1:7799"
+    async with AsyncEventBus(url, name="a") as a, AsyncEventBus(url, name="b") as b:
+        endpoint = a._transport.me.endpoint  # type: ignore[attr-defined]
+        for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, *rubbish(20)):
+            if scheme == "ipc":
+                opened = asyncio.open_unix_connection(endpoint.removeprefix("ipc://"))
+            else:
+                host, port = endpoint.removeprefix("tcp://").split(":")
+                opened = asyncio.open_connection(host, int(port))
+            _, writer = await opened
+            writer.write(garbage)
+            writer.close()
+        async with b.stream("TRADE") as trades:
+            await a.publish(Event("TRADE", 1))
+            assert (await anext(trades)).data == 1
