@@ -107,24 +107,14 @@ def test_those_who_are_there_can_be_walked() -> None:
     assert list(inlets) == [first, third]
 
 
-def test_a_page_finds_the_one_who_asked_for_it_by_its_number() -> None:
+def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
     first, second = Sub(), Sub()
     inlets = inlets_of(first, second)
-    number = inlets.number(second)
-    assert number is not None
-    inlets.turn(number, SOURCE, PAGE, [])
-    assert (first.log, second.log) == ([], [("turn", SOURCE, PAGE, [])])
-
-
-def test_a_page_for_who_is_not_there_any_more_is_left() -> None:
-    first, second = Sub(), Sub()
-    inlets = inlets_of(first)
-    number = inlets.number(first)
-    assert number is not None
+    numbers = inlets.number(first), inlets.number(second)
+    assert [inlets.numbered(number or 0) for number in numbers] == [first, second]
     inlets.remove(first)
-    inlets.add(second)
-    inlets.turn(number, SOURCE, PAGE, [])
-    assert (first.log, second.log, inlets.number(first)) == ([], [], None)
+    assert [inlets.numbered(number or 0) for number in numbers] == [None, second]
+    assert inlets.number(first) is None
 
 
 # Frames and answers.

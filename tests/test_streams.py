@@ -9,6 +9,7 @@ from aiobus import Event, Limits, wire
 from aiobus.delivery import Delivery, current, enter
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.transport import streams
 from aiobus.transport import streams as module
 from aiobus.transport.streams import PAGE_EVENTS, SLICE, Streams
 from aiobus.wire import Frame, Who, WireError
@@ -198,40 +199,55 @@ async def test_a_beacon_says_on_each_stream_what_was_sent_last(desk: Desk) -> No
     assert desk.sent[1:] == [(A, 1, []), (B, 1, [])]
 
 
-async def test_beacons_of_many_streams_leave_in_slices_a_turn_of_the_loop_each(desk: Desk) -> None:
+async def beacons_sent(desk: Desk) -> int:
+    """How many beacons leave until all have."""
+    before = len(desk.messages)
+    desk.streams.beacons()
+    while desk.streams._beacons is not None:
+        await turn()
+    return len(desk.messages) - before
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slice after the other, without the pauses."""
+    monkeypatch.setattr(streams, "BEACON_SECONDS", 0.0)
+
+
+async def test_beacons_of_many_streams_do_not_leave_at_once(desk: Desk) -> None:
     desk.open(*(f"T{number}" for number in range(2 * SLICE + 1)))
     desk.streams.beacons()
     assert len(desk.messages) == SLICE
-    await turn()
-    assert len(desk.messages) == 2 * SLICE
-    await turn()
+    desk.streams.close_all()
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_every_stream_has_its_beacon_in_the_end(desk: Desk) -> None:
+    desk.open(*(f"T{number}" for number in range(2 * SLICE + 1)))
+    assert await beacons_sent(desk) == 2 * SLICE + 1
     assert len({topic for topic, _, _ in desk.sent}) == 2 * SLICE + 1
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_beacons_that_are_under_way_are_not_begun_again(desk: Desk) -> None:
     desk.open(*(f"T{number}" for number in range(SLICE + 1)))
     desk.streams.beacons()
-    desk.streams.beacons()
-    await turn()
-    await turn()
-    assert len(desk.messages) == SLICE + 1
+    assert await beacons_sent(desk) == 1
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("count", [1, SLICE, SLICE + 1])
 async def test_beacons_can_be_sent_again_once_they_have_left(desk: Desk, count: int) -> None:
     desk.open(*(f"T{number}" for number in range(count)))
-    for _ in range(3):
-        desk.streams.beacons()
-        await turn()
-        await turn()
-    assert len(desk.messages) == 3 * count
+    assert [await beacons_sent(desk) for _ in range(3)] == [count] * 3
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_who_is_gone_when_its_turn_comes_gets_no_beacon(desk: Desk) -> None:
     desk.open(*(f"T{number}" for number in range(SLICE)), "A", "B")
     desk.streams.beacons()
     desk.streams.close(A)
-    await turn()
+    await beacons_sent(desk)
     assert [topic for topic, _, _ in desk.sent[SLICE:]] == [B]
 
 

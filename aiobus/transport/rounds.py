@@ -12,6 +12,9 @@ from aiobus.waiters import Waiters
 
 __all__ = ["Round", "Rounds"]
 
+FIRST_PAUSE = 0.1
+"""Seconds until a question that somebody waits for is repeated; then twice as long, and so on."""
+
 Send = Callable[[int, Collection[str]], None]
 """Asks the peers at these endpoints, under a number that their answers will have."""
 OnAnswer = Callable[[Any], None]
@@ -23,7 +26,8 @@ class Round:
     go by their endpoint: a name may be that of a dead one and of its successor.
     """
 
-    def __init__(self, peers: Iterable[str], send: Send, on_answer: OnAnswer) -> None:
+    def __init__(self, number: int, peers: Iterable[str], send: Send, on_answer: OnAnswer) -> None:
+        self.number = number
         self.waiting = set(peers)
         self.gone: set[str] = set()
         self.send = send
@@ -32,12 +36,19 @@ class Round:
 
     async def done(self, peers: Collection[str], timeout: float) -> set[str]:
         """Wait until each of `peers` has answered or gone; return those that did neither within
-        `timeout` seconds. The question goes on.
+        `timeout` seconds. The question goes on. While somebody waits it is repeated sooner than
+        every second: of a burst, ZeroMQ drops what it cannot queue, this among it.
         """
+        pause = FIRST_PAUSE
         try:
             async with asyncio.timeout(timeout):
                 while not self.waiting.isdisjoint(peers):
-                    await self.turns.wait()
+                    try:
+                        async with asyncio.timeout(pause):
+                            await self.turns.wait()
+                    except TimeoutError:
+                        self.send(self.number, self.waiting)
+                        pause *= 2
         except TimeoutError:
             pass
         return self.waiting.intersection(peers)
@@ -53,7 +64,7 @@ class Rounds:
     def ask(self, peers: Iterable[str], send: Send, on_answer: OnAnswer) -> Round:
         """Ask each of `peers` now, and again with each `repeat` until it has answered."""
         self._number += 1
-        round = Round(peers, send, on_answer)
+        round = Round(self._number, peers, send, on_answer)
         if round.waiting:
             self._rounds[self._number] = round
             send(self._number, round.waiting)
