@@ -88,7 +88,9 @@ async def bus(folder: str) -> AsyncIterator[AsyncEventBus]:
 @pytest.fixture
 async def stranger(folder: str, bus: AsyncEventBus) -> AsyncIterator[Stranger]:
     made = Stranger(folder)
-    await made.link(folder, bus)
+    async with bus.stream("aiobus.peer_joined") as joined:
+        await made.link(folder, bus)
+        await anext(joined)
     living = asyncio.create_task(made.live())
     yield made
     living.cancel()

@@ -29,6 +29,8 @@ MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes. A larger message ends the link that it came on; never near what `publish` accepts."""
 DESCRIPTORS = 8_192
 SPARE_DESCRIPTORS = 64
+LOOKS = 3
+"""Turns of the loop in which it would have found a descriptor readable."""
 LINGER = 1.0
 """Seconds that what was sent has to leave, at most: a frozen peer never takes it."""
 
@@ -49,6 +51,7 @@ class Drain:
         self._context = Context()
         self._turn = Turn()
         self._is_due = self._is_closed = False
+        self._runs = 0
         self.found = 0
         """Messages that only `watch` has found."""
 
@@ -69,6 +72,7 @@ class Drain:
     def run(self) -> None:
         """Read what is there, for one turn of the loop; the rest at the next."""
         self._is_due = False
+        self._runs += 1
         self._turn.renew()
         while not self._is_closed:
             try:
@@ -103,8 +107,17 @@ class Drain:
             self.soon()
 
     def watch(self) -> None:
-        """Look whether there is something that nobody was woken for."""
-        if not (self._is_due or self._is_closed) and self.shadow.poll(0):
+        """Look whether there is something that nobody is woken for: that the loop's next looks at
+        the descriptor do not find.
+        """
+        self._suspect(self._runs, LOOKS)
+
+    def _suspect(self, runs: int, looks: int) -> None:
+        if self._is_due or self._is_closed or runs != self._runs or not self.shadow.poll(0):
+            return
+        if looks:
+            self._loop.call_soon(self._suspect, runs, looks - 1, context=self._context)
+        else:
             self.found += 1
             self.soon()
 
