@@ -21,6 +21,12 @@ from typing import Any
 ABORTED = -signal.SIGABRT
 
 
+def tcp_url() -> str:
+    """An address that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
 class ActorError(Exception):
     """What an actor was told raised: `kind` is the name of the exception."""
 

@@ -11,6 +11,7 @@ import orjson
 import pytest
 import zmq
 import zmq.asyncio
+from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, peers
 from aiobus.transport.zmq import MAX_MESSAGE
@@ -229,7 +230,7 @@ async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])
 async def test_bytes_that_are_no_zmtp_change_nothing(scheme: str, folder: str) -> None:
     """Straight to the sockets, below ZeroMQ's protocol."""
-    url = f"ipc://{folder}/d" if scheme == "ipc" else "tcp://127.0.0.1:7799"
+    url = f"ipc://{folder}/d" if scheme == "ipc" else tcp_url()
     async with AsyncEventBus(url, name="a") as a, AsyncEventBus(url, name="b") as b:
         endpoint = a._transport.me.endpoint  # type: ignore[attr-defined]
         for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, *rubbish(20)):

@@ -4,14 +4,13 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from itertools import permutations
 from pathlib import Path
 
 import pytest
-from actors import Actor, Nursery
+from actors import Actor, Nursery, tcp_url
 from actors import nursery as make_nursery
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -32,11 +31,6 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     left = list((folder / "d").glob("*"))
     shutil.rmtree(folder)
     assert not left, f"files left behind: {left}"
-
-
-def tcp_url() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture
