@@ -33,6 +33,8 @@ format: $(DEV)
 perf: $(DEV)
 	@$(BIN)/python -m perf.halt
 	@$(BIN)/python -m perf.isolation
+	@$(BIN)/python -m perf.wakeup
+	@$(BIN)/python -m perf.frozen
 
 clean:
 	rm -rf $(VENV)

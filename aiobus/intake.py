@@ -102,6 +102,22 @@ class Intake:
         if cursor.behind or source in self.behind:
             self._follow(source, cursor)
 
+    @property
+    def is_busy(self) -> bool:
+        """True while it has no room, or something is missing: it may want to leave a frame."""
+        return bool(self.behind) or self._sink.vacancy <= 0
+
+    def leave_out(self, source: Source, prev: int) -> bool:
+        """A frame with events after `prev` has come: True when it is left, unread."""
+        cursor = self._cursors.get(source)
+        has_room = self._sink.vacancy > 0
+        if cursor is None or not cursor.leave_out(prev, has_room):
+            return False
+        if not has_room:
+            self._sink.fall_behind()
+        self._follow(source, cursor)
+        return True
+
     def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
         """A page has come: hand it over, unless it answers nothing that was asked."""
         cursor = self._cursors.get(source)

@@ -91,6 +91,13 @@ class Cursor:
             self._asked = self._deadline = None
         return None
 
+    def leave_out(self, prev: int, has_room: bool) -> bool:
+        """The same without looking at the events: True when the frame is to be left anyhow."""
+        if self.has_given_up or (prev <= self.last and has_room):
+            return False
+        self._be_behind(prev + 1)
+        return True
+
     def is_due(self, now: float) -> bool:
         """True when something is missing and no answer is to be expected any more, at monotonic
         time `now` in seconds.

@@ -24,8 +24,8 @@ from aiobus.pattern import MAX_QUERY, RESERVED, Query, bad_key, bad_name, bad_ty
 
 __all__ = [
     "HEARTBEATS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark", "PageAnswer",
-    "PageAsk", "Who", "WireError", "answer", "frame", "heartbeat", "mark", "page", "read_down",
-    "read_topic", "read_up", "read_who", "topic", "up",
+    "PageAsk", "Who", "WireError", "answer", "frame", "glance", "heartbeat", "mark", "page",
+    "read_down", "read_topic", "read_up", "read_who", "topic", "up",
 ]  # fmt: skip
 
 VERSION = 1
@@ -144,6 +144,23 @@ class Frame:
         if events is None:
             events = _events(self._json, *orjson.loads(self._json)[1:])
         return events
+
+
+def glance(message: bytes) -> tuple[bytes, str, int, int] | None:
+    """Topic, source, epoch and prev of what looks like a frame with events, which are not read;
+    None for a beacon, for anything else, and for a frame that another hand has written.
+    """
+    end = message.find(b"\0", 0, MAX_QUERY + 1) + 1
+    rows = message.find(b",[", end)
+    if end < 2 or rows < 0 or message.startswith(b"~") or message.endswith(b",[]]"):
+        return None
+    try:
+        match orjson.loads(b"%b]" % message[end:rows]):
+            case [1, str(source), int(epoch), int(prev)]:
+                return message[:end], source, epoch, prev
+    except orjson.JSONDecodeError:
+        pass
+    return None
 
 
 @dataclass(frozen=True, slots=True)

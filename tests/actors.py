@@ -15,16 +15,22 @@ import sys
 import textwrap
 import traceback
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 ABORTED = -signal.SIGABRT
 
 
+_ports = count(7000)
+
+
 def tcp_url() -> str:
-    """An address that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    """An address that no other test has: a port that was free a moment ago another may have by now,
+    and all of 127.0.0.0/8 is this machine.
+    """
+    pid = os.getpid()
+    return f"tcp://127.{1 + pid // 65536 % 250}.{pid // 256 % 256}.{pid % 256}:{next(_ports)}"
 
 
 class ActorError(Exception):

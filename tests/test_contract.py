@@ -6,7 +6,6 @@ with several buses. What one bus alone promises has its tests elsewhere.
 
 import asyncio
 import random
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -15,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from actors import tcp_url
 
 from aiobus import (
     AsyncEventBus,
@@ -54,12 +54,6 @@ class Desk:
         assert [bus.stats().refused for bus in self._buses] == [0] * len(self._buses)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @asynccontextmanager
 async def open_desk(transport: str) -> AsyncIterator[Desk]:
     # pytest's own directories are too long for the path of a socket.
@@ -68,7 +62,7 @@ async def open_desk(transport: str) -> AsyncIterator[Desk]:
             "inproc": lambda: Desk(AsyncEventBus, has_names=False),
             "memory": lambda: Desk(MemoryNetwork().bus),
             "ipc": lambda: Desk(lambda **rest: AsyncEventBus(f"ipc://{directory}/d", **rest)),
-            "tcp": lambda: Desk(url_of(f"tcp://127.0.0.1:{free_port()}")),
+            "tcp": lambda: Desk(url_of(tcp_url())),
         }[transport]()
         try:
             yield desk

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from aiobus import wire
 from aiobus.event import Event
 from aiobus.history import Page
@@ -32,6 +34,12 @@ class Sub:
 
     def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
         self.log.append(("turn", source, page, events))
+
+    is_busy = False
+
+    def leave_out(self, source: Source, prev: int) -> bool:
+        self.log.append(("leave_out", source, prev))
+        return self.is_busy
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
         self.log.append(("has", source, seq))
@@ -115,6 +123,36 @@ def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
     inlets.remove(first)
     assert [inlets.numbered(number or 0) for number in numbers] == [None, second]
     assert inlets.number(first) is None
+
+
+# Frames that nobody can take.
+
+FRAME = b'TRADE\0[1,"bot",50,7,[[8,1.0,"TRADE","",1]]]'
+
+
+def subs(*are_busy: bool) -> tuple[Inlets, list[Sub]]:
+    made = [Sub() for _ in are_busy]
+    for sub, is_busy in zip(made, are_busy, strict=True):
+        sub.is_busy = is_busy
+    return inlets_of(*made), made
+
+
+def test_a_frame_that_nobody_can_take_is_left_unread() -> None:
+    inlets, made = subs(True, True)
+    assert inlets.leave_out(FRAME) == ("bot", 50)
+    assert [sub.log for sub in made] == [[("leave_out", ("bot", 50), 7)]] * 2
+
+
+@pytest.mark.parametrize("are_busy", [(), (False,), (True, False)])
+def test_a_frame_that_one_can_take_is_read(are_busy: tuple[bool, ...]) -> None:
+    assert subs(*are_busy)[0].leave_out(FRAME) is None
+
+
+@pytest.mark.parametrize(
+    "message", [b'TRADE\0[1,"bot",50,7,[]]', b'TRADE\0[2,"bot",50,7,[[8]]]', b"TRADE\0x", b"TRADE"]
+)
+def test_a_beacon_and_what_is_no_frame_are_read_by_all(message: bytes) -> None:
+    assert subs(True)[0].leave_out(message) is None
 
 
 # Frames and answers.

@@ -489,3 +489,29 @@ def test_a_peer_that_confirms_is_unconfirmed_no_more(bench: Bench) -> None:
     bench.intake.confirm("desk")
     bench.intake.confirm("desk")
     assert bench.intake.unconfirmed == {"feed"}
+
+
+# Left unread.
+
+
+def test_without_room_a_frame_is_left_unread_and_pulled_once_there_is_room(met: Bench) -> None:
+    met.box.vacancy = 0
+    assert met.intake.is_busy
+    assert met.intake.leave_out(DESK, 4)
+    assert (met.box.falls, met.asked.pages) == (1, [])
+    met.box.vacancy = ROOM
+    met.intake.pull()
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+
+
+def test_behind_a_gap_a_frame_is_left_unread_and_what_is_missing_asked_for(met: Bench) -> None:
+    assert met.intake.leave_out(DESK, 6)
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+
+
+def test_a_frame_that_goes_on_where_it_stands_is_read(behind: Bench) -> None:
+    assert not behind.intake.leave_out(DESK, 4)
+
+
+def test_a_frame_of_who_was_never_met_is_read(bench: Bench) -> None:
+    assert not bench.intake.leave_out(DESK, 4)

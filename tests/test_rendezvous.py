@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 
 import pytest
+from actors import tcp_url
 
 from aiobus.transport import rendezvous
 from aiobus.transport.meeting import Meeting, Member
@@ -41,8 +42,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return tcp_url().removeprefix("tcp://")
 
 
 class Bot:
@@ -153,7 +153,7 @@ async def test_the_first_who_comes_serves_and_is_alone(crowd: Crowd, at: str) ->
     [first] = await crowd.join(at, "first")
     assert not first.joined
     assert first.meeting.held == {at}
-    assert first.asked_for == "tcp://127.0.0.1:*"
+    assert first.asked_for == f"tcp://{at.partition(':')[0]}:*"
 
 
 async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(

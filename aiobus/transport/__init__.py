@@ -49,6 +49,15 @@ class Inlet(Protocol):
         """A frame has come; `started` is None while its source has never answered."""
         ...
 
+    @property
+    def is_busy(self) -> bool:
+        """True while it has no room, or something is missing: it may want to leave a frame."""
+        ...
+
+    def leave_out(self, source: Source, prev: int) -> bool:
+        """A frame with events after `prev` has come: True when it is left, unread."""
+        ...
+
     def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
         """A page that was asked for has come."""
         ...

@@ -7,7 +7,7 @@ source is. Pure but for the clock it is told.
 from collections.abc import Iterable, Iterator
 
 from aiobus.transport import Inlet, Source
-from aiobus.wire import Answer, Frame, Mark, topic
+from aiobus.wire import Answer, Frame, Mark, glance, topic
 
 __all__ = ["Inlets"]
 
@@ -80,6 +80,19 @@ class Inlets:
         started = self.started.get((frame.source, frame.epoch))
         for inlet in tuple(self._topics.get(frame.topic, ())):
             inlet.take(frame, started)
+
+    def leave_out(self, message: bytes) -> Source | None:
+        """The source of a frame that all who asked for it leave, without reading its events: who
+        is behind, or full, must not spend its time on what it cannot take.
+        """
+        inlets = tuple(self._topics.get(message[: message.find(b"\0") + 1], ()))
+        if not inlets or not all(inlet.is_busy for inlet in inlets):
+            return None
+        if (seen := glance(message)) is None:
+            return None
+        _, source, epoch, prev = seen
+        left = [inlet.leave_out((source, epoch), prev) for inlet in inlets]
+        return (source, epoch) if all(left) else None
 
     def numbered(self, number: int) -> Inlet | None:
         """The one with this number, if it is still there."""

@@ -194,6 +194,9 @@ class Mesh:
 
     def on_down(self, message: bytes) -> None:
         """Events, a heartbeat, or an answer."""
+        if (source := self._inlets.leave_out(message)) is not None:
+            self._known.hear(source, 0)
+            return
         try:
             match value := read_down(message, self.me):
                 case Frame():
