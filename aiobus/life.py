@@ -54,10 +54,11 @@ class Life:
     def check(self) -> None:
         """Raise BusClosed or WrongLoop unless the bus may be used from here and now.
 
-        While it closes, handlers that are still at work may.
+        While it starts or closes, handlers that are at work may.
         """
         self.check_loop()
-        if self.state is State.OPEN or (self.state is State.CLOSING and self._is_at_work()):
+        is_on_the_way = self.state in (State.STARTING, State.CLOSING)
+        if self.state is State.OPEN or (is_on_the_way and self._is_at_work()):
             return
         if self.state in (State.NEW, State.STARTING):
             hint = "use it inside `async with AsyncEventBus(...) as bus:`"

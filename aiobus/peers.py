@@ -18,7 +18,9 @@ RELINK_MAX = 30.0
 GRACE = 5.0
 """Between a hello that is withdrawn and `peer_left`: the link may only have been cut."""
 DROP = 60.0
-"""Silence after which a peer that withdrew its hello, or never answered, is given up."""
+"""Silence after which a peer that withdrew its hello is given up. One that never answered is not:
+it may be frozen.
+"""
 
 
 class Verdict(Enum):
@@ -114,7 +116,7 @@ class Peer:
     def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
         """What its silence calls for; `is_lenient` while it may be this process that was away."""
         silence = now - self._heard
-        is_gone = self._withdrawn is not None or self.has_left or not self.has_answered
+        is_gone = self._withdrawn is not None or self.has_left
         if is_gone and silence >= DROP:
             return Verdict.DROP
         if self._withdrawn is not None and not self.has_left and now - self._withdrawn >= GRACE:

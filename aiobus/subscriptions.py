@@ -82,6 +82,8 @@ class Subscriptions:
         except BaseException:
             self.drop(receiver)
             raise
+        if receiver.closed and self._life.state is State.CLOSED:
+            raise BusClosed(f"{self._life.name} closed while {receiver.name} was awaited")
         if missing:
             receiver.intake.unconfirmed = frozenset(missing)
             text = "%s is not yet live at %s, which did not answer within %g s"

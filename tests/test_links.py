@@ -364,13 +364,13 @@ async def test_after_an_own_delay_nobody_is_judged_for_a_while(desk: Desk) -> No
     assert desk.watch.log == [("stale", "bot", 50, 5)]
 
 
-async def test_a_peer_that_never_answers_is_dropped(desk: Desk) -> None:
+async def test_a_peer_that_never_answers_is_kept_for_it_may_be_frozen(desk: Desk) -> None:
     peer = desk.find(BOT)
     desk.wait(DROP)
     await turn()
-    assert (list(desk.links), peer in desk.links) == ([], False)
-    assert desk.wires.log[-1] == ("disconnect", BOT.endpoint)
-    assert (desk.questions(), desk.watch.log) == ([], [])
+    assert list(desk.links) == [peer]
+    assert desk.wires.log[-1] == ("connect", BOT.endpoint)
+    assert (desk.questions(), desk.watch.log) == ([["bot"]], [])
 
 
 async def test_of_those_who_never_answered_the_ones_that_do_not_listen_are_given_up(

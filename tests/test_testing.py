@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pytest
 
-from aiobus import AsyncEventBus, Event, EventType, Limits, NameInUse, Subscription
+from aiobus import AsyncEventBus, BusClosed, Event, EventType, Limits, NameInUse, Subscription
 from aiobus.testing import Faults, MemoryNetwork
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
@@ -648,6 +648,78 @@ async def test_after_a_cut_has_healed_close_tells_whether_all_has_arrived() -> N
         assert await feed.close() == []
         await strategy.settle()
         listener.check(published, has_gaps=False)
+
+
+async def test_flush_does_not_take_the_word_of_others_for_one_whose_link_was_cut() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, _, listener = await feed_and_strategy(desk)
+        other = Listener([EventType.TRADE])
+        await other.join(await desk.bus("other"))
+        desk.network.partition({"feed"}, {"strategy"}, cut=True)
+        await at_rest()
+        await publish(feed, 100)
+        assert await feed.flush() == ["strategy"]
+        desk.network.heal()
+        await at_rest()
+        missing = await feed.flush()
+        # Nothing is awaited in between.
+        held = listener.subscription.stats.pending + len(listener.seen)
+        assert missing == ["strategy"] or (missing, held) == ([], 100)
+
+
+async def test_who_waits_for_a_peer_is_told_when_its_bus_closes() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        _, strategy, _ = await feed_and_strategy(desk)
+        desk.network.partition({"feed"}, {"strategy"})
+        calls = [
+            asyncio.create_task(strategy.subscribe(EventType.BAR, print)),
+            asyncio.create_task(strategy.wait_for(EventType.BAR)),
+        ]
+        await at_rest()
+        await strategy.close(0.1)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in outcomes] == [BusClosed, BusClosed]
+
+
+async def test_a_start_that_waits_for_a_peer_ends_when_its_bus_is_closed() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        await desk.bus("feed")
+        desk.network.partition({"feed"}, {"strategy"})
+        strategy = desk.network.bus("strategy")
+        starting = asyncio.create_task(strategy.start())
+        await at_rest()
+        await strategy.close(0.1)
+        with pytest.raises(BusClosed):
+            await starting
+
+
+async def test_a_handler_that_is_called_while_its_bus_still_starts_may_publish() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed = await desk.bus("feed")
+        signals = Listener([EventType.SIGNAL])
+        await signals.join(feed)
+        strategy = desk.network.bus("strategy", on_error="raise")
+        called = asyncio.Event()
+
+        @strategy.on(EventType.TRADE)
+        async def on_trade(trade: Event) -> None:
+            await strategy.publish(Event(EventType.SIGNAL, trade.data))
+            called.set()
+
+        @strategy.on(EventType.QUOTE)
+        def on_quote(quote: Event) -> None:
+            pass
+
+        async def flood() -> None:
+            while not called.is_set():
+                await feed.publish(Event(EventType.TRADE, 1))
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(flood())
+            await strategy.start()
+            await called.wait()
+        await strategy.close()
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -42,11 +42,12 @@ def _close_in_child() -> None:
         addresses = _addresses(descriptor)
         if any(keeper.mine(address) for keeper in keepers for address in addresses):
             mine.add(descriptor)
+    # The numbers stay taken: objects of the parent that are still here will close them once more,
+    # and must not hit a file that the child has opened since.
+    nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in mine:
-        try:
-            os.close(descriptor)
-        except OSError:  # closed by somebody else's hook
-            continue
+        os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
 
 
 def _open_descriptors() -> list[int]:

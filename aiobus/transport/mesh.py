@@ -10,7 +10,7 @@ from collections.abc import Collection
 from contextvars import Context
 
 from aiobus.clock import elapsed
-from aiobus.errors import NameInUse
+from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Page
 from aiobus.pattern import read_query
 from aiobus.publisher import Publisher
@@ -66,6 +66,7 @@ class Mesh:
         self._pages = Pages(self._ask_page)
         self._links: Links | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_closing = False
         self._context = Context()
 
     def __str__(self) -> str:
@@ -88,6 +89,7 @@ class Mesh:
         self._publisher = publisher
         self._witness = witness
         self._streams = Streams(publisher, self._network.send)
+        self._rounds.number = publisher.epoch  # an answer to an earlier start of this bus is none
         endpoint, members = await self._network.open(publisher.name, self)
         self.me = me = Who(publisher.name, publisher.epoch, endpoint)
         log.debug("%s listens at %s", me, endpoint)
@@ -105,12 +107,14 @@ class Mesh:
             names = ", ".join(sorted(peer.name for peer in links if peer.is_awaited))
             text = "%s starts without %s: no answer within %g s"
             log.warning(text, me.name, names, START_SECONDS)
+        if self._is_closing:
+            raise BusClosed(f"{me.name} was closed while it started")
         if links.is_late:
             raise NameInUse(me.name, self.url)
         links.is_open = True
 
     async def _until_linked(self, links: Links) -> None:
-        while any(peer.is_awaited for peer in links) and not links.is_late:
+        while any(peer.is_awaited for peer in links) and not (links.is_late or self._is_closing):
             try:
                 async with asyncio.timeout(TICK):
                     await links.changed.wait()
@@ -123,6 +127,8 @@ class Mesh:
             self._links.find(member)
 
     def _ask(self, number: int, endpoints: Collection[str]) -> None:
+        if self._links is None:
+            return
         peers = [peer for each in endpoints if (peer := self._known.at(each)) is not None]
         name = peers[0].name if len(peers) == 1 else "*"
         self._network.ask(up(Ask(name, number, self.me)))
@@ -149,6 +155,7 @@ class Mesh:
         asked = read_topic(name)
         if isinstance(asked, Who):
             self._known.hello(asked)
+            self._streams.doubt()  # it may have missed what others have confirmed
         elif asked is not None:
             self._streams.open(name, asked)
 
@@ -261,8 +268,8 @@ class Mesh:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)
             for endpoint in round.waiting:
-                if (peer := known[endpoint]) in self._known:
-                    self._known.link(peer)
+                if self._links is not None and (peer := known[endpoint]) in self._links:
+                    self._links.link(peer)
 
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""
@@ -325,6 +332,10 @@ class Mesh:
         """Say bye behind the data and end all links. Returns nobody: `flush` has told who is
         missing.
         """
+        self._is_closing = True
+        self._rounds.end()
+        if self._links is not None:
+            self._links.changed.wake()
         if self._timer is not None:
             self._timer.cancel()
             for name in self._streams.owed():

@@ -59,15 +59,16 @@ class Rounds:
 
     def __init__(self) -> None:
         self._rounds: dict[int, Round] = {}
-        self._number = 0
+        self.number = 0
+        """The number of the last question."""
 
     def ask(self, peers: Iterable[str], send: Send, on_answer: OnAnswer) -> Round:
         """Ask each of `peers` now, and again with each `repeat` until it has answered."""
-        self._number += 1
-        round = Round(self._number, peers, send, on_answer)
+        self.number += 1
+        round = Round(self.number, peers, send, on_answer)
         if round.waiting:
-            self._rounds[self._number] = round
-            send(self._number, round.waiting)
+            self._rounds[self.number] = round
+            send(self.number, round.waiting)
         return round
 
     def repeat(self) -> None:
@@ -93,6 +94,13 @@ class Rounds:
     def drop(self, round: Round | None) -> None:
         """Nobody wants to know any more."""
         self._rounds = {n: each for n, each in self._rounds.items() if each is not round}
+
+    def end(self) -> None:
+        """Nobody will answer any more."""
+        for number, round in list(self._rounds.items()):
+            for peer in tuple(round.waiting):
+                round.gone.add(peer)
+                self._leave(number, round, peer)
 
     def _leave(self, number: int, round: Round, peer: str) -> None:
         round.waiting.discard(peer)

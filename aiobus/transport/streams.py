@@ -136,6 +136,10 @@ class Streams:
             each.topic: each.sent for each in streams if each.sent > self._confirmed[each.topic]
         }
 
+    def doubt(self) -> None:
+        """Somebody may not have what was confirmed: it is owed once more."""
+        self._confirmed = dict.fromkeys(self._confirmed, 0)
+
     def confirm(self, owed: dict[bytes, int]) -> None:
         """Everybody has all of this."""
         for topic, seq in owed.items():

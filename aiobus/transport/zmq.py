@@ -8,16 +8,18 @@ socket is drained when its descriptor is readable, after each such call, and onc
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
 from collections.abc import Callable, Collection
 from contextvars import Context
+from threading import Thread
 
 import zmq
 import zmq.asyncio
 
-from aiobus.errors import BusError
+from aiobus.errors import BusClosed, BusError
 from aiobus.transport import fork
 from aiobus.transport.meeting import Meeting, Member
 from aiobus.transport.network import Ears
@@ -31,6 +33,8 @@ DESCRIPTORS = 8_192
 SPARE_DESCRIPTORS = 64
 LOOKS = 3
 """Turns of the loop in which it would have found a descriptor readable."""
+TERM = 0.5
+"""Seconds beyond that for ZeroMQ to end."""
 LINGER = 1.0
 """Seconds that what was sent has to leave, at most: a frozen peer never takes it."""
 
@@ -138,6 +142,7 @@ class ZmqNetwork:
         self._context: zmq.asyncio.Context | None = None
         self._connected: set[str] = set()
         self._endpoint = ""
+        self._drains: list[Drain] = []
 
     async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
         """Listen, join, and return the own endpoint and who is there. Raises NameInUse."""
@@ -147,8 +152,11 @@ class ZmqNetwork:
         fork.register(self)
         try:
             self._up = Drain(self._socket(context, zmq.XPUB), ears.on_up)
+            self._drains.append(self._up)
             self._down = Drain(self._socket(context, zmq.XSUB), ears.on_down)
+            self._drains.append(self._down)
             members = await self._meeting.join(name, self._bind, ears.on_found)
+            self._check_open()
         except BaseException:
             await self.close(0)
             raise
@@ -190,7 +198,12 @@ class ZmqNetwork:
             socket.set(option, value)
         return socket
 
+    def _check_open(self) -> None:
+        if self._context is None:
+            raise BusClosed("the bus was closed while it started")
+
     def _bind(self, endpoint: str) -> str:
+        self._check_open()
         self._up.shadow.set(zmq.IPV6, "[" in endpoint)
         self._up.shadow.bind(endpoint)
         self._endpoint = self._up.shadow.get_string(zmq.LAST_ENDPOINT)
@@ -262,8 +275,8 @@ class ZmqNetwork:
         self._down.watch()
 
     async def close(self, timeout: float) -> None:
-        """Leave the meeting, close the sockets, and end the context in a thread, since that waits
-        for what was sent to leave.
+        """Leave the meeting, close the sockets, and end the context in a thread of its own, since
+        that waits for what was sent to leave; what takes longer than `timeout` goes on without us.
         """
         context, self._context = self._context, None
         if context is None:
@@ -272,9 +285,25 @@ class ZmqNetwork:
         try:
             await self._meeting.leave()
         finally:
-            self._down.close(0)
-            self._up.close(min(timeout, LINGER))
-            await asyncio.get_running_loop().run_in_executor(None, context.term)
+            linger = min(timeout, LINGER)
+            for drain in reversed(self._drains):
+                drain.close(linger if drain is self._up else 0)
+            ended = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            Thread(target=_end, args=(context, loop, ended), name="aiobus end", daemon=True).start()
+            try:
+                async with asyncio.timeout(linger + TERM):
+                    await ended.wait()
+            except TimeoutError:
+                log.warning("ZeroMQ takes longer than %g s to end", linger + TERM)
+
+
+def _end(
+    context: "zmq.asyncio.Context", loop: asyncio.AbstractEventLoop, ended: asyncio.Event
+) -> None:
+    context.term()
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        loop.call_soon_threadsafe(ended.set)
 
 
 def _raise_descriptor_limit() -> None:
