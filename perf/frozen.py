@@ -1,8 +1,10 @@
 """What does a publisher notice of a subscriber that is frozen, or ten times too slow?
 
 A publisher at full rate and a healthy subscriber, alone and beside a frozen one (SIGSTOP) or a slow
-one (it sleeps), in turns within one run. Measured: the publisher's throughput (goal: 90 % of that
-without) and that the healthy one got every event, in order. Real processes over ipc, on both loops.
+one (it sleeps), in turns within one run; beside a second healthy one as well, which shows how much
+is the cost of one more subscriber and how much of its being slow. Measured: the publisher's
+throughput (goal: 90 % of that alone) and that the healthy one got every event, in order. Real
+processes over ipc, on both loops.
 The publisher has a processor of its own where there are two: what is asked is what it notices of
 others through the bus, not through the scheduler. Run: python -m perf.frozen
 """
@@ -47,6 +49,12 @@ async def healthy(bus: AsyncEventBus) -> None:
     await live(bus)
 
 
+async def another(bus: AsyncEventBus) -> None:
+    """Handle everything, and keep nothing."""
+    await bus.subscribe("TRADE", lambda event: None)
+    await live(bus)
+
+
 async def slow(bus: AsyncEventBus) -> None:
     """Handle a tenth, or less, of what a publisher at full rate sends."""
     count = 0
@@ -76,7 +84,7 @@ def take_processors(*, is_publisher: bool) -> None:
 async def play(role: str, url: str) -> None:
     """Be a subscriber."""
     async with AsyncEventBus(url, name=role) as bus:
-        task = asyncio.ensure_future(healthy(bus) if role == "healthy" else slow(bus))
+        task = asyncio.ensure_future({"healthy": healthy, "another": another}.get(role, slow)(bus))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -103,8 +111,8 @@ async def run(bus: AsyncEventBus) -> tuple[float, bool]:
 
 
 async def measure(loop: str) -> tuple[dict[str, list[float]], bool]:
-    """The rates of all rounds: alone, beside a frozen and beside a slow subscriber, in turns."""
-    rates: dict[str, list[float]] = {"alone": [], "frozen": [], "slow": []}
+    """The rates of all rounds: alone, and beside another, a frozen and a slow subscriber."""
+    rates: dict[str, list[float]] = {"alone": [], "another": [], "frozen": [], "slow": []}
     is_complete = True
     with tempfile.TemporaryDirectory(prefix="ab") as folder:
         async with AsyncEventBus(f"ipc://{folder}/desk", name="publisher") as bus:
@@ -112,7 +120,7 @@ async def measure(loop: str) -> tuple[dict[str, list[float]], bool]:
             await run(bus)  # warm
             for _ in range(ROUNDS):
                 for beside, seen in rates.items():
-                    other = None if beside == "alone" else await start(bus, "other", loop)
+                    other = None if beside == "alone" else await start(bus, beside, loop)
                     if other is not None and beside == "frozen":
                         other.send_signal(signal.SIGSTOP)
                     rate, all_came = await run(bus)
@@ -143,7 +151,7 @@ def main() -> int:
         for beside, seen in rates.items():
             ratio = median(seen) / alone
             print(f"{loop:8} {beside:7} {median(seen):9,.0f} events/s   {ratio:4.0%} of alone")
-            is_missed |= ratio < GOAL
+            is_missed |= ratio < GOAL and beside != "another"
         if not is_complete:
             print(f"{loop:8} the healthy subscriber missed events, or got them out of order")
         is_missed |= not is_complete
