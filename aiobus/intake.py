@@ -163,6 +163,11 @@ class Intake:
         self.behind.pop(source, None)
         self._granted.pop(source, None)
 
+    def excuse(self) -> None:
+        """This process was held up: that there is no answer yet is nobody's fault."""
+        for source in self.behind:
+            self._cursors[source].defer()
+
     def tick(self) -> None:
         """A second has passed: ask again for what is missing."""
         if self.behind:
@@ -186,7 +191,8 @@ class Intake:
             elif (after := self._cursors[source].ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
-                self._transport.ask(self, source, after, share)
+                if self._transport.ask(self, source, after, share):
+                    self._cursors[source].defer()
 
     def _follow(self, source: Source, cursor: Cursor) -> None:
         if cursor.behind:

@@ -91,6 +91,10 @@ class Peer:
         """True when it may still become linked soon."""
         return not (self.is_linked or self.is_withdrawn or self.has_left)
 
+    def is_overdue(self, now: float) -> bool:
+        """True when it should have become linked by now, and has been silent instead."""
+        return self.is_awaited and now - self._heard >= STALE
+
     @property
     def is_there(self) -> bool:
         """True when it is linked and, as far as is known, still listening."""

@@ -122,7 +122,7 @@ class Cursor:
         return self.last
 
     def defer(self) -> None:
-        """There is no room to ask for: that is no reason to give up."""
+        """Nobody could answer so far, for want of room or of time: no reason to give up."""
         self._deadline = None
 
     def expects(self, page: Page) -> bool:

@@ -37,6 +37,9 @@ class Sub:
 
     is_busy = False
 
+    def excuse(self) -> None:
+        self.log.append(("excuse",))
+
     def leave_out(self, source: Source, prev: int) -> bool:
         self.log.append(("leave_out", source, prev))
         return self.is_busy

@@ -28,9 +28,11 @@ class Asked:
 
     def __init__(self) -> None:
         self.pages: list[tuple[Source, int, int]] = []
+        self.is_full = False
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
         self.pages.append((source, after, limit))
+        return self.is_full
 
     def take(self) -> list[tuple[Source, int, int]]:
         pages, self.pages = self.pages, []
@@ -515,3 +517,25 @@ def test_a_frame_that_goes_on_where_it_stands_is_read(behind: Bench) -> None:
 
 def test_a_frame_of_who_was_never_met_is_read(bench: Bench) -> None:
     assert not bench.intake.leave_out(DESK, 4)
+
+
+# Excused.
+
+
+def test_a_source_is_not_given_up_while_its_question_waits_for_its_turn(behind: Bench) -> None:
+    behind.asked.is_full = True
+    for _ in range(2 * int(PATIENCE / RETRY)):
+        behind.clock.now += RETRY
+        behind.intake.tick()
+    behind.asked.is_full = False
+    behind.asked.take()
+    behind.clock.now += RETRY
+    behind.intake.tick()
+    assert behind.asked.take() == [(DESK, 4, ROOM)]
+
+
+def test_a_source_is_not_given_up_because_this_process_was_held_up(behind: Bench) -> None:
+    behind.clock.now += 2 * PATIENCE
+    behind.intake.excuse()
+    behind.intake.tick()
+    assert behind.asked.pages == [(DESK, 4, ROOM)]

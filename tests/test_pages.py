@@ -85,3 +85,9 @@ def test_who_is_forgotten_asks_nothing_more_and_makes_room_with_the_next_tick() 
         requests.pages.forget(name)  # type: ignore[arg-type]
     requests.pages.tick(0.1)
     assert requests.names() == ["late"]
+
+
+def test_who_has_to_wait_is_told_so() -> None:
+    pages = Pages(lambda *request: None)
+    asked = [pages.ask(name, A, 0, 10, 0.0) for name in (*MANY, "late")]  # type: ignore[arg-type]
+    assert asked == [False] * AT_ONCE + [True]

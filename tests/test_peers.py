@@ -292,3 +292,8 @@ def test_a_peer_leaves_only_while_its_hello_is_withdrawn_and_once_until_it_is_sa
             case "answer":
                 peer.has_answered = True
                 peer.link()
+
+
+def test_a_peer_that_was_found_is_overdue_after_3_s_without_a_sign_of_it() -> None:
+    assert [new().is_overdue(START + second) for second in (STALE - 0.001, STALE)] == [False, True]
+    assert not linked().is_overdue(START + STALE)

@@ -8,8 +8,18 @@ from typing import Any, Self
 
 import pytest
 
-from aiobus import AsyncEventBus, BusClosed, Event, EventType, Limits, NameInUse, Subscription
+from aiobus import (
+    AsyncEventBus,
+    BusClosed,
+    Event,
+    EventType,
+    Limits,
+    NameInUse,
+    Subscription,
+    peers,
+)
 from aiobus.testing import Faults, MemoryNetwork
+from aiobus.transport import mesh
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 
@@ -665,6 +675,23 @@ async def test_flush_does_not_take_the_word_of_others_for_one_whose_link_was_cut
         # Nothing is awaited in between.
         held = listener.subscription.stats.pending + len(listener.seen)
         assert missing == ["strategy"] or (missing, held) == ([], 100)
+
+
+async def test_a_peer_that_was_never_linked_is_named_as_unconfirmed_until_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    monkeypatch.setattr(peers, "STALE", 0.0)
+    async with Desk(MemoryNetwork()) as desk:
+        await desk.bus("feed")
+        desk.network.partition({"feed"}, {"strategy"})
+        strategy = await desk.bus("strategy")
+        subscription = await strategy.subscribe(EventType.TRADE, print)
+        assert subscription.unconfirmed == {"feed"}
+        async with strategy.stream("aiobus.peer_joined") as joined:
+            desk.network.heal()
+            await anext(joined)
+        assert subscription.unconfirmed == frozenset()
 
 
 async def test_who_waits_for_a_peer_is_told_when_its_bus_closes() -> None:

@@ -76,6 +76,10 @@ class Inlet(Protocol):
         """A source will not be heard of again."""
         ...
 
+    def excuse(self) -> None:
+        """This process was held up: that there is no answer yet is nobody's fault."""
+        ...
+
     def tick(self) -> None:
         """A second has passed: ask again for what is missing."""
         ...
@@ -136,9 +140,10 @@ class Transport(Protocol):
         """Withdraw it. No error when it was not subscribed."""
         ...
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
         """Ask a source for the next page of what `inlet` misses: at most `limit` events after seq
-        `after`. The answer, if any, comes as `Inlet.turn`.
+        `after`. The answer, if any, comes as `Inlet.turn`. True when it has to wait for its turn,
+        and nobody can have answered yet.
         """
         ...
 

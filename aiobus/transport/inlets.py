@@ -126,6 +126,11 @@ class Inlets:
         for inlet in self._numbers:
             inlet.leave(source)
 
+    def excuse(self) -> None:
+        """This process was held up."""
+        for inlet in self._numbers:
+            inlet.excuse()
+
     def tick(self, now: float) -> None:
         """A second has passed."""
         for inlet in tuple(self._numbers):

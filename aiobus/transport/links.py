@@ -167,9 +167,11 @@ class Links:
 
     # Silence.
 
-    def judge(self, now: float) -> None:
-        """A second has passed: do what the silence of each peer calls for."""
-        if now - self._judged > 1.0 + DELAY:
+    def judge(self, now: float) -> bool:
+        """A second has passed: do what the silence of each peer calls for. True when this process
+        was held up.
+        """
+        if is_late := now - self._judged > 1.0 + DELAY:
             self._lenient_until = now + LENIENCE
         self._judged = now
         for peer in list(self._peers.values()):
@@ -183,6 +185,7 @@ class Links:
                     self._settle(peer, "its link was cut and did not come back")
                 case Verdict.DROP:
                     self._drop(peer)
+        return is_late
 
     def _relink(self, peer: Peer) -> None:
         if peer in self:

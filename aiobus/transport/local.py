@@ -28,8 +28,9 @@ class Local:
     def unsubscribe(self, inlet: Inlet) -> None:
         """Nobody to tell."""
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
         """Nobody to ask."""
+        return False
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Nobody to wait for."""

@@ -263,7 +263,10 @@ class Mesh:
         there = [peer.endpoint for peer in known.values() if peer.is_there]
         round = self._rounds.ask(known, self._ask, lambda value: self._inlets.meet([inlet], value))
         try:
-            return {known[each].name for each in await round.done(there, timeout)}
+            missing = await round.done(there, timeout)
+            # Found long ago and never linked, so nobody is held up for them.
+            missing |= {each for each in round.waiting if known[each].is_overdue(elapsed())}
+            return {known[each].name for each in missing}
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)
@@ -277,9 +280,9 @@ class Mesh:
             self._network.unsubscribe(old)
         self._pages.forget(inlet)
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
         """Ask a source for the next page of what `inlet` misses, as soon as few others do."""
-        self._pages.ask(inlet, source, after, limit, elapsed())
+        return self._pages.ask(inlet, source, after, limit, elapsed())
 
     def _ask_page(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
         if (number := self._inlets.number(inlet)) is not None:
@@ -323,8 +326,9 @@ class Mesh:
         self._streams.beacons()
         self._rounds.repeat()
         self._pages.tick(now)
+        if self._known.judge(now):
+            self._inlets.excuse()
         self._inlets.tick(now)
-        self._known.judge(now)
 
     # Going.
 

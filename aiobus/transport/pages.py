@@ -26,14 +26,17 @@ class Pages:
         self._under_way: dict[Source, dict[Inlet, float]] = {}
         self._waiting: dict[Source, dict[Inlet, tuple[int, int]]] = {}
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int, now: float) -> None:
-        """Ask now or when it is its turn. Again for the same inlet: the last counts."""
+    def ask(self, inlet: Inlet, source: Source, after: int, limit: int, now: float) -> bool:
+        """Ask now or when it is its turn; True when it has to wait. Again for the same inlet: the
+        last counts.
+        """
         under_way = self._under_way.setdefault(source, {})
         if inlet in under_way or len(under_way) < AT_ONCE:
             under_way[inlet] = now
             self._send(inlet, source, after, limit)
-        else:
-            self._waiting.setdefault(source, {})[inlet] = (after, limit)
+            return False
+        self._waiting.setdefault(source, {})[inlet] = (after, limit)
+        return True
 
     def answered(self, inlet: Inlet, source: Source, now: float) -> None:
         """An answer has come: the next may ask."""
