@@ -39,11 +39,14 @@ def check_callback(callback: object) -> None:
 
 
 class Dispatcher:
-    """Calls `callback` with each event of `receiver` until that is closed. `run` is one task."""
+    """Calls `callback` with each event of `receiver` until that is closed. `run` is one task, and
+    `turn` how long it goes on before it lets the loop turn.
+    """
 
-    def __init__(self, receiver: Receiver, callback: Callback) -> None:
+    def __init__(self, receiver: Receiver, callback: Callback, turn: Turn) -> None:
         self.receiver = receiver
         self.callback = callback
+        self._turn = turn
         self._concurrency = receiver.terms.concurrency
         self._calls: set[asyncio.Task[None]] = set()
         self._returned = Waiters()
@@ -52,7 +55,8 @@ class Dispatcher:
         """Hand over events for as long as the subscription is open; end when it is closed and the
         calls have returned.
         """
-        receiver, turn = self.receiver, Turn()
+        receiver, turn = self.receiver, self._turn
+        turn.renew()
         debug = log.isEnabledFor(logging.DEBUG)
         try:
             while not receiver.closed:

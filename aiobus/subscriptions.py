@@ -19,6 +19,7 @@ from aiobus.receiver import Receiver
 from aiobus.reports import Reports
 from aiobus.terms import Terms
 from aiobus.transport import Transport
+from aiobus.turn import Turn
 from aiobus.waiters import Waiters
 
 __all__ = ["Subscriptions"]
@@ -30,8 +31,14 @@ class Subscriptions:
     """The receivers of one bus and the tasks that serve them."""
 
     def __init__(
-        self, publisher: Publisher, reports: Reports, transport: Transport, life: Life
+        self,
+        publisher: Publisher,
+        reports: Reports,
+        transport: Transport,
+        life: Life,
+        turn_seconds: float,
     ) -> None:
+        self._turn_seconds = turn_seconds
         self._publisher = publisher
         self._reports = reports
         self._transport = transport
@@ -56,7 +63,9 @@ class Subscriptions:
     async def serve(self, name: str, terms: Terms, callback: Callback) -> Receiver:
         """The same, with a task that hands its events to `callback`."""
         receiver = self._attach(name, terms)
-        dispatcher = self._dispatchers[receiver] = Dispatcher(receiver, callback)
+        dispatcher = self._dispatchers[receiver] = Dispatcher(
+            receiver, callback, Turn(self._turn_seconds)
+        )
         name = f"aiobus {self._publisher.name} {receiver.name}"
         loop = asyncio.get_running_loop()
         task = loop.create_task(dispatcher.run(), name=name, context=Context())

@@ -6,11 +6,11 @@ give the loop back delays everybody's HALT; one that gives it back after every e
 
 from aiobus.clock import elapsed
 
-__all__ = ["PUBLISH_SECONDS", "Turn"]
+__all__ = ["PUBLISH_SECONDS", "TURN_SECONDS", "Turn"]
 
 EVENTS = 64
-SECONDS = 0.0005
-PUBLISH_SECONDS = SECONDS / 2
+TURN_SECONDS = 0.0005
+PUBLISH_SECONDS = TURN_SECONDS / 2
 """A publisher's turn is shorter than a handler's, or handlers fall behind it on a busy machine."""
 
 
@@ -21,7 +21,7 @@ class Turn:
 
     __slots__ = ("_events", "_seconds", "_until")
 
-    def __init__(self, seconds: float = SECONDS) -> None:
+    def __init__(self, seconds: float = TURN_SECONDS) -> None:
         self._seconds = seconds
         self.renew()
 

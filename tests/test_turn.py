@@ -2,7 +2,7 @@
 
 import pytest
 
-from aiobus.turn import EVENTS, SECONDS, Turn
+from aiobus.turn import EVENTS, TURN_SECONDS, Turn
 
 
 class HandClock:
@@ -25,20 +25,20 @@ def test_a_turn_is_64_events_while_time_stands_still(clock: HandClock) -> None:
 
 
 def test_a_turn_is_at_most_half_a_millisecond() -> None:
-    assert 0 < SECONDS <= 0.0005
+    assert 0 < TURN_SECONDS <= 0.0005
 
 
 def test_a_turn_is_over_when_its_time_is(clock: HandClock) -> None:
     turn = Turn()
-    clock.now += SECONDS / 2
+    clock.now += TURN_SECONDS / 2
     assert not turn.spend()
-    clock.now += SECONDS
+    clock.now += TURN_SECONDS
     assert turn.spend()
 
 
 def test_a_turn_that_is_over_stays_over_until_it_is_renewed(clock: HandClock) -> None:
     turn = Turn()
-    clock.now += 2 * SECONDS
+    clock.now += 2 * TURN_SECONDS
     assert [turn.spend(), turn.spend()] == [True, True]
     turn.renew()
     assert not turn.spend()
@@ -52,9 +52,9 @@ def test_a_turn_that_goes_on_beyond_its_events_stays_over(clock: HandClock) -> N
 def test_a_renewed_turn_has_all_its_events_and_time_again(clock: HandClock) -> None:
     turn = Turn()
     turn.spend()
-    clock.now += SECONDS / 2
+    clock.now += TURN_SECONDS / 2
     turn.renew()
-    clock.now += SECONDS * 0.9
+    clock.now += TURN_SECONDS * 0.9
     assert [turn.spend() for _ in range(EVENTS)] == [False] * 63 + [True]
 
 
