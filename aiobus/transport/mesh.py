@@ -13,6 +13,7 @@ from aiobus.clock import elapsed, wall
 from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Page, Want
 from aiobus.pattern import read_query
+from aiobus.peers import Peer
 from aiobus.publisher import Publisher
 from aiobus.transport import Inlet, Source, Witness
 from aiobus.transport.inlets import Inlets
@@ -48,6 +49,8 @@ from aiobus.wire import (
 __all__ = ["Mesh"]
 
 START_SECONDS = 5.0
+MARK_STREAMS = 4_096
+"""Streams that one flush mark names: 4 MB at most, and a message over 16 MiB ends its link."""
 TICK = 1.0
 """Seconds between heartbeats, beacons, and looks at what is silent or unanswered."""
 
@@ -320,9 +323,22 @@ class Mesh:
         """
         if self._links is None or not self._streams.is_owing:
             return ()
-        cut = {peer.name for peer in self._known if peer.is_linked and peer.is_withdrawn}
-        owed = self._streams.owed()
+        end = elapsed() + timeout
+        missing = {peer.name for peer in self._known if peer.is_linked and peer.is_withdrawn}
         there = {peer.endpoint: peer for peer in self._known if peer.is_listening}
+        owed = list(self._streams.owed().items())
+        for begin in range(0, len(owed), MARK_STREAMS):
+            some = dict(owed[begin : begin + MARK_STREAMS])
+            if without := await self._mark(some, there, max(0.0, end - elapsed())):
+                missing |= {there[endpoint].name for endpoint in without}
+            else:
+                self._streams.confirm(some)
+        return missing
+
+    async def _mark(
+        self, owed: dict[bytes, int], there: dict[str, Peer], timeout: float
+    ) -> set[str]:
+        """Ask each peer for an acknowledgement of these streams; return who gave none."""
         streams = tuple((name[:-1].decode(), seq) for name, seq in owed.items())
 
         def send(number: int, endpoints: Collection[str]) -> None:
@@ -330,15 +346,11 @@ class Mesh:
                 if (who := there[endpoint].who) is not None:
                     self._network.send(mark(who, Mark(number, self.me, streams)))
 
-        round = self._rounds.ask(there if owed else (), send, lambda _: None)
+        round = self._rounds.ask(there, send, lambda _: None)
         try:
-            missing = await round.done(there, timeout)
+            return await round.done(there, timeout) | round.gone
         finally:
             self._rounds.drop(round)
-        missing |= round.gone
-        if not missing:
-            self._streams.confirm(owed)
-        return cut | {there[endpoint].name for endpoint in missing}
 
     # Every second.
 
