@@ -19,7 +19,7 @@ from aiobus import (
     peers,
 )
 from aiobus.testing import Faults, MemoryNetwork
-from aiobus.transport import mesh
+from aiobus.transport import marks, mesh
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 
@@ -641,7 +641,7 @@ async def test_flush_names_who_is_behind_a_partition(cut: bool) -> None:
 async def test_flush_asks_for_more_streams_than_one_mark_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mesh, "MARK_STREAMS", 2)
+    monkeypatch.setattr(marks, "MARK_STREAMS", 2)
     async with Desk(MemoryNetwork()) as desk:
         feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
         gate = asyncio.Event()

@@ -13,11 +13,11 @@ from aiobus.clock import elapsed, wall
 from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Page, Want
 from aiobus.pattern import read_query
-from aiobus.peers import Peer
 from aiobus.publisher import Publisher
 from aiobus.transport import Inlet, Source, Witness
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
+from aiobus.transport.marks import Marks
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 from aiobus.transport.pages import Pages
@@ -37,7 +37,6 @@ from aiobus.wire import (
     WireError,
     answer,
     heartbeat,
-    mark,
     page,
     read_down,
     read_topic,
@@ -49,8 +48,6 @@ from aiobus.wire import (
 __all__ = ["Mesh"]
 
 START_SECONDS = 5.0
-MARK_STREAMS = 4_096
-"""Streams that one flush mark names: 4 MB at most, and a message over 16 MiB ends its link."""
 TICK = 1.0
 """Seconds between heartbeats, beacons, and looks at what is silent or unanswered."""
 
@@ -98,6 +95,7 @@ class Mesh:
         log.debug("%s listens at %s", me, endpoint)
         links = Links(me, self._network, witness, self._inlets, self._rounds, self._ask)
         self._links = links
+        self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._inlets)
         self._network.subscribe(HEARTBEATS)
         self._network.subscribe(me.topic)
         for member in members:
@@ -221,7 +219,7 @@ class Mesh:
                     self._on_page(value)
                 case Mark():
                     self._inlets.mark(value)
-                    self._acknowledge()
+                    self._marks.acknowledge()
         except WireError as error:
             self._refuse(error)
 
@@ -231,8 +229,7 @@ class Mesh:
             raise WireError("a frame that claims to be from this bus")
         self._known.hear(source, frame.newest)
         self._inlets.take(frame)
-        if self._inlets.marks:
-            self._acknowledge()
+        self._marks.acknowledge()
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         peer = self._known.hear((beat.name, beat.epoch), beat.seq)
@@ -249,11 +246,7 @@ class Mesh:
             self._pages.answered(inlet, source, elapsed())
             inlet.turn(source, page, events)
             self._known.changed.wake()  # it may have begun
-        self._acknowledge()
-
-    def _acknowledge(self) -> None:
-        for reached in self._inlets.reached():
-            self._network.ask(up(Ack(reached.who.name, reached.mark, self.me)))
+        self._marks.acknowledge()
 
     # Subscribing and flushing.
 
@@ -321,36 +314,7 @@ class Mesh:
         """Wait until every bus that listens has what it asked for; return the names of those that
         did not confirm, or whose link was cut before they could.
         """
-        if self._links is None or not self._streams.is_owing:
-            return ()
-        end = elapsed() + timeout
-        missing = {peer.name for peer in self._known if peer.is_linked and peer.is_withdrawn}
-        there = {peer.endpoint: peer for peer in self._known if peer.is_listening}
-        owed = list(self._streams.owed().items())
-        for begin in range(0, len(owed), MARK_STREAMS):
-            some = dict(owed[begin : begin + MARK_STREAMS])
-            if without := await self._mark(some, there, max(0.0, end - elapsed())):
-                missing |= {there[endpoint].name for endpoint in without}
-            else:
-                self._streams.confirm(some)
-        return missing
-
-    async def _mark(
-        self, owed: dict[bytes, int], there: dict[str, Peer], timeout: float
-    ) -> set[str]:
-        """Ask each peer for an acknowledgement of these streams; return who gave none."""
-        streams = tuple((name[:-1].decode(), seq) for name, seq in owed.items())
-
-        def send(number: int, endpoints: Collection[str]) -> None:
-            for endpoint in endpoints:
-                if (who := there[endpoint].who) is not None:
-                    self._network.send(mark(who, Mark(number, self.me, streams)))
-
-        round = self._rounds.ask(there, send, lambda _: None)
-        try:
-            return await round.done(there, timeout) | round.gone
-        finally:
-            self._rounds.drop(round)
+        return () if self._links is None else await self._marks.flush(timeout)
 
     # Every second.
 
