@@ -14,11 +14,11 @@ from typing import Any
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import NameInUse
 from aiobus.transport.meeting import Member
-from aiobus.transport.memory import END, Faults, Lane, Medium
+from aiobus.transport.memory import END, Faults, Lane, Medium, Message
 from aiobus.transport.mesh import Mesh
 from aiobus.transport.network import Ears, Network
 
-__all__ = ["Faults", "MemoryNetwork"]
+__all__ = ["Faults", "MemoryNetwork", "Message"]
 
 URL = "memory://"
 

@@ -18,7 +18,7 @@ from aiobus import (
     Subscription,
     peers,
 )
-from aiobus.testing import Faults, MemoryNetwork
+from aiobus.testing import Faults, MemoryNetwork, Message
 from aiobus.transport import mesh
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
@@ -383,6 +383,65 @@ async def test_the_same_seed_brings_the_same_and_another_something_else() -> Non
     assert once == again
     assert once != other
     assert all(15 <= count <= 60 for count in once[1][:3])
+
+
+async def test_a_fault_may_depend_on_the_message() -> None:
+    network = MemoryNetwork(faults=Faults(loss=lambda message: message.data == b"T2"))
+    lower, upper = await linked(network)
+    for number in range(4):
+        upper.port.send(b"T%d" % number)
+    assert await lower.heard.until_down(3) == [b"T0", b"T1", b"T3"]
+    assert network.lost == 1
+
+
+@pytest.mark.parametrize("fault", ["loss", "duplication", "reorder", "delay"])
+async def test_a_fault_that_depends_on_the_message_draws_as_the_same_figure_does(
+    fault: str,
+) -> None:
+    heard: list[Message] = []
+
+    def tenth(message: Message) -> float:
+        heard.append(message)
+        return 0.1 / 1000 if fault == "delay" else 0.1
+
+    figure = 0.1 / 1000 if fault == "delay" else 0.1
+    assert await fates(1, Faults(**{fault: tenth})) == await fates(1, Faults(**{fault: figure}))
+    assert {(each.source, each.target) for each in heard} == {("above", "below")}
+
+
+async def test_a_message_says_what_it_is() -> None:
+    said: list[Message] = []
+    beacon = asyncio.Event()
+
+    def listen(message: Message) -> float:
+        said.append(message)
+        if message.kind == "beacon":
+            beacon.set()
+        return 0.0
+
+    def lose_events(message: Message) -> bool:
+        listen(message)
+        return bool(message.events)
+
+    network = MemoryNetwork(faults=Faults(loss=listen, delay=listen))
+    async with (
+        network.bus("feed") as feed,
+        network.bus("strategy") as strategy,
+        strategy.stream("A") as stream,
+    ):
+        network.faults = Faults(loss=lose_events, delay=listen)
+        await feed.publish(Event("A", "lost"))
+        await at_rest()
+        network.faults = Faults(loss=listen, delay=listen)
+        await feed.publish(Event("A", "kept"))  # and tells of the other
+        assert [(await anext(stream)).data for _ in range(2)] == ["lost", "kept"]
+        assert not await feed.flush()
+        await beacon.wait()
+    up = {"subscription", "question", "page_request", "acknowledgement"}
+    down = {"events", "beacon", "heartbeat", "answer", "page", "mark"}
+    assert {message.kind for message in said} == up | down
+    frames = {(each.source, each.target, each.events[0].data) for each in said if each.events}
+    assert frames == {("feed", "strategy", "lost"), ("feed", "strategy", "kept")}
 
 
 @pytest.mark.parametrize(
