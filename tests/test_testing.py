@@ -947,3 +947,101 @@ async def test_a_name_in_use_is_refused() -> None:
         await desk.bus("feed")
         with pytest.raises(NameInUse, match="feed"):
             await desk.network.bus("feed").start()
+
+
+# Settling.
+
+
+async def chain(network: MemoryNetwork) -> tuple[AsyncEventBus, AsyncEventBus, list[Any]]:
+    """A feed, a strategy that answers each trade with a signal, and the signals the feed got."""
+    feed = network.bus("feed", on_error="raise")
+    strategy = network.bus("strategy", on_error="raise")
+    await feed.start()
+    await strategy.start()
+    signals: list[Any] = []
+
+    async def on_trade(trade: Event) -> None:
+        await strategy.publish(Event(EventType.SIGNAL, trade.data))
+
+    await strategy.subscribe(EventType.TRADE, on_trade)
+    await feed.subscribe(EventType.SIGNAL, lambda signal: signals.append(signal.data))
+    return feed, strategy, signals
+
+
+@pytest.mark.parametrize("faults", [Faults(), Faults(delay=0.02), Faults(loss=0.5, reorder=0.2)])
+async def test_settled_is_when_what_followed_has_come_back_whatever_was_lost(
+    faults: Faults,
+) -> None:
+    network = MemoryNetwork(seed=3)
+    feed, strategy, signals = await chain(network)
+    network.faults = faults
+    for number in range(20):
+        await feed.publish(Event(EventType.TRADE, number))
+        await asyncio.sleep(0)
+    await network.settle(20.0)
+    assert signals == list(range(20))
+    network.faults = Faults()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_settling_during_a_partition_waits_for_what_can_arrive(cut: bool) -> None:
+    network = MemoryNetwork()
+    feed, strategy, signals = await chain(network)
+    network.partition({"feed"}, {"strategy"}, cut=cut)
+    await feed.publish(Event(EventType.TRADE, 1))
+    await network.settle()
+    assert signals == []
+    network.heal()
+    await network.settle()
+    assert signals == [1]
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_does_not_wait_for_the_dead() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+    await feed.publish(Event(EventType.TRADE, 1))
+    network.kill("strategy")
+    await network.settle()
+    await asyncio.gather(feed.close(), strategy.close(0))
+
+
+async def test_settling_that_takes_too_long_names_who_is_busy() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+    network.faults = Faults(loss=1.0)
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(TimeoutError, match="strategy lacks events of feed"):
+        await network.settle(0.05)
+    network.faults = Faults()
+    go_on = asyncio.Event()
+
+    async def dawdle(trade: Event) -> None:
+        await go_on.wait()
+
+    await strategy.subscribe(EventType.QUOTE, dawdle)
+    await feed.publish(Event(EventType.QUOTE, 1))
+    with pytest.raises(TimeoutError, match=r"strategy: .*dawdle\(QUOTE\)"):
+        await network.settle(1.5)
+    go_on.set()
+    await network.settle()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_raises_what_a_handler_raised() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+
+    def fail(trade: Event) -> None:
+        raise LookupError("no such symbol")
+
+    await strategy.subscribe(EventType.TRADE, fail)
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(LookupError, match="no such symbol"):
+        await network.settle()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_where_nothing_happens_is_done_at_once() -> None:
+    await MemoryNetwork().settle(0)

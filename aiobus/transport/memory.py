@@ -17,7 +17,7 @@ from typing import Any, Literal
 from aiobus.event import Event
 from aiobus.wire import HEARTBEATS, Frame
 
-__all__ = ["END", "Faults", "Lane", "Medium", "Message"]
+__all__ = ["END", "LATE", "Faults", "Lane", "Medium", "Message"]
 
 SLICE = 64
 """Messages handed on before the loop turns."""
@@ -205,6 +205,12 @@ class Lane:
             self._late_timer.cancel()
             message, self._late = self._late, None
             self._add(0.0, message)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """True when nothing is on its way, or only what a wall holds up."""
+        is_empty = not self._queue and self._late is None
+        return is_empty or self._medium.is_held(*self._names)
 
     def wake(self) -> None:
         """See to it that what is there is handed on when its time comes."""

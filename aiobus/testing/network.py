@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Collection
 from contextvars import Context
 from typing import Any
+from weakref import WeakSet
 
 from aiobus.bus import AsyncEventBus
-from aiobus.errors import NameInUse
+from aiobus.errors import BusClosed, NameInUse
+from aiobus.life import State
+from aiobus.terms import check_timeout
 from aiobus.transport.meeting import Member
-from aiobus.transport.memory import END, Faults, Lane, Medium, Message
+from aiobus.transport.memory import END, LATE, Faults, Lane, Medium, Message
 from aiobus.transport.mesh import Mesh
 from aiobus.transport.network import Ears, Network
 
@@ -44,12 +47,63 @@ class MemoryNetwork(Medium):
         super().__init__(seed, faults, high_water_mark)
         self._ports: dict[str, _Port] = {}  # by endpoint
         self._links: dict[_Link, None] = {}
+        self._buses: WeakSet[AsyncEventBus] = WeakSet()
 
     def bus(self, name: str, **options: Any) -> AsyncEventBus:
         """A new bus on this network, with the keywords of `AsyncEventBus`. Its `start` raises
         NameInUse while another of that name is open.
         """
-        return AsyncEventBus(Mesh(URL, self.port()), name=name, **options)
+        bus = AsyncEventBus(Mesh(URL, self.port()), name=name, **options)
+        self._buses.add(bus)
+        return bus
+
+    async def settle(self, timeout: float = 5.0) -> None:
+        """Wait until every bus has what the others published for it, what was lost on the way
+        included, every handler has returned, and none of them has published anything more.
+
+        Faults go on meanwhile. During a partition it waits for what can arrive, and not for what is
+        held up or was lost. Raises TimeoutError that names who is still busy after `timeout`
+        seconds; BusError inside a handler, for which it would wait itself; and the first failure of
+        a handler of each bus with on_error="raise". Cancelling only stops the waiting.
+        """
+        check_timeout(timeout)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        published: dict[str, int] | None = None
+        while published != (published := self._published()):
+            while missing := await self._missing(end - loop.time()):
+                if loop.time() >= end:
+                    raise TimeoutError(f"not settled within {timeout:g} s: {missing}")
+                await asyncio.sleep(LATE)  # a link that comes back is not announced to anybody
+            for bus in self._open():
+                try:
+                    await bus.settle(max(0.0, end - loop.time()))
+                except TimeoutError as error:
+                    raise TimeoutError(f"{bus.name}: {error}") from None
+                except BusClosed:
+                    pass  # meanwhile
+
+    def _open(self) -> list[AsyncEventBus]:
+        names = {port.name for port in self._ports.values()}
+        buses = [bus for bus in self._buses if bus.name in names and bus._life.state is State.OPEN]
+        return sorted(buses, key=lambda bus: bus.name)
+
+    def _published(self) -> dict[str, int]:
+        return {bus.name: bus.stats().published for bus in self._open()}
+
+    async def _missing(self, timeout: float) -> str:
+        """Who does not have everything yet, in words; "" when nobody."""
+        if self._walls:
+            lanes = [lane for link in self._links for lane in link.lanes if not lane.is_at_rest]
+            return f"{len(lanes)} messages or more are on their way" if lanes else ""
+        missing = {}
+        for bus in self._open():
+            names = await bus.flush(max(0.0, timeout))
+            if names := sorted({each.name for each in self._open()} & set(names)):
+                missing[bus.name] = names
+        return "; ".join(
+            f"{', '.join(who)} lacks events of {name}" for name, who in missing.items()
+        )
 
     def port(self) -> Network:
         """The side of one bus, not yet open."""
@@ -230,6 +284,7 @@ class _Link:
         name = endpoint.removeprefix(URL)
         self._up = Lane(network, below.name, name, "up", self._hear_up)
         self._down = Lane(network, name, below.name, "down", self._hear_down)
+        self.lanes = (self._up, self._down)
         network._links[self] = None
 
     def go_on(self) -> None:
