@@ -3,8 +3,11 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text()
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -151,6 +154,15 @@ def test_a_failure_tells_the_seed_and_the_seed_brings_the_same_faults(
     first = run()
     monkeypatch.setenv("AIOBUS_SEED", first[0])
     assert run() == first
+
+
+def test_the_page_about_testing_shows_tests_that_pass(pytester: pytest.Pytester) -> None:
+    shown = dict(re.findall(r"```python (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
+    for name, text in shown.items():
+        (pytester.path / name).write_text(text)
+    for way in ("auto", "without"):
+        result = pytester.runpytest_subprocess(*TIDY, *WAYS[way], timeout=60)
+        result.assert_outcomes(passed=len(shown) - 1)
 
 
 def test_the_network_needs_no_pytest() -> None:

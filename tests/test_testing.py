@@ -11,6 +11,7 @@ import pytest
 from aiobus import (
     AsyncEventBus,
     BusClosed,
+    BusError,
     Event,
     EventType,
     Limits,
@@ -998,6 +999,42 @@ async def test_settling_during_a_partition_waits_for_what_can_arrive(cut: bool) 
     await asyncio.gather(feed.close(), strategy.close())
 
 
+async def test_settling_during_a_partition_waits_for_handlers_and_not_for_what_is_missing() -> None:
+    network = MemoryNetwork()
+    feed, strategy, signals = await chain(network)
+    go_on = asyncio.Event()
+
+    async def dawdle(quote: Event) -> None:
+        await go_on.wait()
+
+    await strategy.subscribe(EventType.QUOTE, dawdle)
+    network.faults = Faults(loss=lambda message: any(event.data == 1 for event in message.events))
+    network.partition({"strategy"}, {"feed"}, one_way=True)  # what is missing cannot be asked for
+    await feed.publish(Event(EventType.TRADE, 1))
+    await feed.publish(Event(EventType.TRADE, 2))
+    await feed.publish(Event(EventType.QUOTE, "slow"))
+    with pytest.raises(TimeoutError, match=r"strategy is at .*dawdle\(QUOTE\)"):
+        await network.settle(0.05)
+    go_on.set()
+    await network.settle()
+    assert signals == []
+    network.heal()
+    network.faults = Faults()
+    await network.settle()
+    assert signals == [1, 2]
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_inside_a_handler_is_refused() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+    await strategy.subscribe(EventType.TRADE, lambda trade: network.settle())
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(BusError, match="inside a handler"):
+        await network.settle()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
 async def test_settling_does_not_wait_for_the_dead() -> None:
     network = MemoryNetwork()
     feed, strategy, _ = await chain(network)
@@ -1022,7 +1059,7 @@ async def test_settling_that_takes_too_long_names_who_is_busy() -> None:
 
     await strategy.subscribe(EventType.QUOTE, dawdle)
     await feed.publish(Event(EventType.QUOTE, 1))
-    with pytest.raises(TimeoutError, match=r"strategy: .*dawdle\(QUOTE\)"):
+    with pytest.raises(TimeoutError, match=r"strategy is .*dawdle\(QUOTE\)"):
         await network.settle(1.5)
     go_on.set()
     await network.settle()

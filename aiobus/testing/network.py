@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakSet
 
 from aiobus.bus import AsyncEventBus
-from aiobus.errors import BusClosed, NameInUse
+from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.life import State
 from aiobus.terms import check_timeout
 from aiobus.transport.meeting import Member
@@ -61,27 +61,23 @@ class MemoryNetwork(Medium):
         """Wait until every bus has what the others published for it, what was lost on the way
         included, every handler has returned, and none of them has published anything more.
 
-        Faults go on meanwhile. During a partition it waits for what can arrive, and not for what is
-        held up or was lost. Raises TimeoutError that names who is still busy after `timeout`
-        seconds; BusError inside a handler, for which it would wait itself; and the first failure of
-        a handler of each bus with on_error="raise". Cancelling only stops the waiting.
+        Faults go on meanwhile. During a partition it waits for what is on its way and at work, and
+        not for what is missing. Raises TimeoutError that names who is still busy after `timeout`
+        seconds; BusError inside a handler, for which it would wait itself; and, of a bus with
+        on_error="raise", the first failure of a handler. Cancelling only stops the waiting.
         """
         check_timeout(timeout)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
+        end = asyncio.get_running_loop().time() + timeout
         published: dict[str, int] | None = None
         while published != (published := self._published()):
-            while missing := await self._missing(end - loop.time()):
-                if loop.time() >= end:
-                    raise TimeoutError(f"not settled within {timeout:g} s: {missing}")
-                await asyncio.sleep(LATE)  # a link that comes back is not announced to anybody
-            for bus in self._open():
-                try:
-                    await bus.settle(max(0.0, end - loop.time()))
-                except TimeoutError as error:
-                    raise TimeoutError(f"{bus.name}: {error}") from None
-                except BusClosed:
-                    pass  # meanwhile
+            await asyncio.sleep(0)  # what was joined for the end of the tick leaves
+            try:
+                while busy := await self._busy(end):
+                    if _left(end) == 0.0:
+                        raise TimeoutError(f"not settled within {timeout:g} s: {busy}")
+                    await asyncio.sleep(LATE)  # a link that comes back is not announced to anybody
+            except BusClosed:
+                published = None  # meanwhile: look again who is there
 
     def _open(self) -> list[AsyncEventBus]:
         names = {port.name for port in self._ports.values()}
@@ -91,19 +87,38 @@ class MemoryNetwork(Medium):
     def _published(self) -> dict[str, int]:
         return {bus.name: bus.stats().published for bus in self._open()}
 
-    async def _missing(self, timeout: float) -> str:
-        """Who does not have everything yet, in words; "" when nobody."""
+    async def _busy(self, end: float) -> str:
+        """Who is busy, in words; "" when nobody. Waits until `end` for them to finish."""
+        buses = self._open()
+        if any(bus._subscriptions.at_work() is not None for bus in buses):
+            raise BusError("settle() inside a handler would wait for it; call it from outside")
         if self._walls:
-            lanes = [lane for link in self._links for lane in link.lanes if not lane.is_at_rest]
-            return f"{len(lanes)} messages or more are on their way" if lanes else ""
-        missing = {}
-        for bus in self._open():
-            names = await bus.flush(max(0.0, timeout))
-            if names := sorted({each.name for each in self._open()} & set(names)):
-                missing[bus.name] = names
-        return "; ".join(
-            f"{', '.join(who)} lacks events of {name}" for name, who in missing.items()
-        )
+            return self._under_way(buses)
+        names = {bus.name for bus in buses}
+        lacking = {bus.name: names.intersection(await bus.flush(_left(end))) for bus in buses}
+        busy = [
+            f"{' and '.join(sorted(who))} lacks events of {name}"
+            for name, who in lacking.items()
+            if who
+        ]
+        for bus in buses if not busy else ():
+            try:
+                await bus.settle(_left(end))
+            except TimeoutError as error:
+                busy.append(f"{bus.name} is {error}")
+        return "; ".join(busy)
+
+    def _under_way(self, buses: list[AsyncEventBus]) -> str:
+        for bus in buses:
+            bus._life.take_failure()
+        lanes = [lane for link in self._links for lane in link.lanes if not lane.is_at_rest]
+        at_work = [
+            f"{bus.name} is at {receiver.name}"
+            for bus in buses
+            for receiver in bus._subscriptions
+            if receiver.pending or receiver.in_hand
+        ]
+        return "; ".join([*at_work, *(["messages are on their way"] if lanes else [])])
 
     def port(self) -> Network:
         """The side of one bus, not yet open."""
@@ -161,6 +176,10 @@ class MemoryNetwork(Medium):
         if port is None:
             raise ValueError(f"there is no bus named {name!r} here to be killed")
         port.leave(is_dead=True)
+
+
+def _left(end: float) -> float:
+    return max(0.0, end - asyncio.get_running_loop().time())
 
 
 class _Port:

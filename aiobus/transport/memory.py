@@ -208,9 +208,9 @@ class Lane:
 
     @property
     def is_at_rest(self) -> bool:
-        """True when nothing is on its way, or only what a wall holds up."""
-        is_empty = not self._queue and self._late is None
-        return is_empty or self._medium.is_held(*self._names)
+        """True when nothing is on its way but what a wall holds up."""
+        is_held = self._medium.is_held(*self._names)
+        return self._late is None and all(is_held and is_safe for _, _, is_safe in self._queue)
 
     def wake(self) -> None:
         """See to it that what is there is handed on when its time comes."""
