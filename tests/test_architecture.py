@@ -31,7 +31,8 @@ ORDER = [
     "aiobus.requests",
     "aiobus.bus",
     "aiobus",
-    "aiobus.testing.network  aiobus.testing.runner",
+    "aiobus.testing.settling  aiobus.testing.runner",
+    "aiobus.testing.network",
     "aiobus.testing  aiobus.testing.plugin",
 ]
 LINE = {module: line for line, modules in enumerate(ORDER) for module in modules.split()}

@@ -30,6 +30,7 @@ from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.sequence import EVICTED, PATIENCE, Gap
 from aiobus.stream import Stream
+from aiobus.testing import Message
 from aiobus.transport import Inlet
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.pages import Pages
@@ -306,6 +307,13 @@ class Process:
             box.accounts[link.source.id].has_left = True
         self.inlets.leave(link.source.id, self._clock.now)
 
+    def excuse(self) -> None:
+        """It was held up: patience begins anew."""
+        for box in self.boxes.values():
+            for account in box.accounts.values():
+                account.asked_since = None
+        self.inlets.excuse()
+
     def tick(self) -> None:
         for link in self.links:
             for nonce in link.asked:
@@ -559,6 +567,11 @@ class Protocol(RuleBasedStateMachine):
             first %= len(link.down) or 1
             del link.down[first : first + count + 1]
 
+    @rule(place=number, kind=st.sampled_from(["events", "answer", "page", "beacon"]))
+    def lose_kind(self, place: int, kind: str) -> None:
+        link = self.link(place)
+        link.down = [each for each in link.down if Message("", "", each).kind != kind]
+
     @rule(place=number, which=number, later=number, is_moved=st.booleans())
     def disorder(self, place: int, which: int, later: int, is_moved: bool) -> None:
         """A message comes twice, or late."""
@@ -608,14 +621,28 @@ class Protocol(RuleBasedStateMachine):
         if self.boxes:
             self.boxes[place % len(self.boxes)].read(count + 1)
 
-    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 1.0, 2.0, PATIENCE]), is_late=st.booleans())
+    @rule(
+        seconds=st.sampled_from([0.1, 0.5, 1.0, 1.0, 2.0, PATIENCE]),
+        is_late=st.sampled_from([False, False, False, True]),
+    )
     def wait(self, seconds: float, is_late: bool) -> None:
         """Time passes; if `is_late`, the listeners were held up themselves."""
         self.clock.now += seconds
         for process in self.processes:
             if is_late:
-                process.inlets.excuse()
+                process.excuse()
             process.tick()
+
+    @rule(place=number)
+    def silence(self, place: int) -> None:
+        """Nobody answers for so long that what is missing is given up, and then there is news."""
+        for _ in range(11):
+            self.wait(1.0, is_late=False)
+            for link in self.links:
+                link.up = [message for message in link.up if message[:1] == b"\1"]
+        source = self.alive(place)
+        source.publish("A", "x")
+        source.end_tick()
 
     # The end.
 

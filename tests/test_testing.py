@@ -1066,6 +1066,21 @@ async def test_settling_that_takes_too_long_names_who_is_busy() -> None:
     await asyncio.gather(feed.close(), strategy.close())
 
 
+async def test_settling_names_who_publishes_on_and_on() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+
+    async def echo(signal: Event) -> None:
+        await feed.publish(Event(EventType.TRADE, signal.data))
+
+    await feed.subscribe(EventType.SIGNAL, echo)
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(TimeoutError, match="feed"):
+        await network.settle(0.1)
+    network.kill("strategy")
+    await asyncio.gather(feed.close(0.2), strategy.close(0))
+
+
 async def test_settling_raises_what_a_handler_raised() -> None:
     network = MemoryNetwork()
     feed, strategy, _ = await chain(network)

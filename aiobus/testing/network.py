@@ -13,11 +13,11 @@ from typing import Any
 from weakref import WeakSet
 
 from aiobus.bus import AsyncEventBus
-from aiobus.errors import BusClosed, BusError, NameInUse
+from aiobus.errors import NameInUse
 from aiobus.life import State
-from aiobus.terms import check_timeout
+from aiobus.testing.settling import Settling
 from aiobus.transport.meeting import Member
-from aiobus.transport.memory import END, LATE, Faults, Lane, Medium, Message
+from aiobus.transport.memory import END, Faults, Lane, Medium, Message
 from aiobus.transport.mesh import Mesh
 from aiobus.transport.network import Ears, Network
 
@@ -66,59 +66,15 @@ class MemoryNetwork(Medium):
         seconds; BusError inside a handler, for which it would wait itself; and, of a bus with
         on_error="raise", the first failure of a handler. Cancelling only stops the waiting.
         """
-        check_timeout(timeout)
-        end = asyncio.get_running_loop().time() + timeout
-        published: dict[str, int] | None = None
-        while published != (published := self._published()):
-            await asyncio.sleep(0)  # what was joined for the end of the tick leaves
-            try:
-                while busy := await self._busy(end):
-                    if _left(end) == 0.0:
-                        raise TimeoutError(f"not settled within {timeout:g} s: {busy}")
-                    await asyncio.sleep(LATE)  # a link that comes back is not announced to anybody
-            except BusClosed:
-                published = None  # meanwhile: look again who is there
+        await Settling(self._open, self._is_quiet, lambda: bool(self._walls)).wait(timeout)
 
     def _open(self) -> list[AsyncEventBus]:
         names = {port.name for port in self._ports.values()}
         buses = [bus for bus in self._buses if bus.name in names and bus._life.state is State.OPEN]
         return sorted(buses, key=lambda bus: bus.name)
 
-    def _published(self) -> dict[str, int]:
-        return {bus.name: bus.stats().published for bus in self._open()}
-
-    async def _busy(self, end: float) -> str:
-        """Who is busy, in words; "" when nobody. Waits until `end` for them to finish."""
-        buses = self._open()
-        if any(bus._subscriptions.at_work() is not None for bus in buses):
-            raise BusError("settle() inside a handler would wait for it; call it from outside")
-        if self._walls:
-            return self._under_way(buses)
-        names = {bus.name for bus in buses}
-        lacking = {bus.name: names.intersection(await bus.flush(_left(end))) for bus in buses}
-        busy = [
-            f"{' and '.join(sorted(who))} lacks events of {name}"
-            for name, who in lacking.items()
-            if who
-        ]
-        for bus in buses if not busy else ():
-            try:
-                await bus.settle(_left(end))
-            except TimeoutError as error:
-                busy.append(f"{bus.name} is {error}")
-        return "; ".join(busy)
-
-    def _under_way(self, buses: list[AsyncEventBus]) -> str:
-        for bus in buses:
-            bus._life.take_failure()
-        lanes = [lane for link in self._links for lane in link.lanes if not lane.is_at_rest]
-        at_work = [
-            f"{bus.name} is at {receiver.name}"
-            for bus in buses
-            for receiver in bus._subscriptions
-            if receiver.pending or receiver.in_hand
-        ]
-        return "; ".join([*at_work, *(["messages are on their way"] if lanes else [])])
+    def _is_quiet(self) -> bool:
+        return all(lane.is_at_rest for link in self._links for lane in link.lanes)
 
     def port(self) -> Network:
         """The side of one bus, not yet open."""
@@ -176,10 +132,6 @@ class MemoryNetwork(Medium):
         if port is None:
             raise ValueError(f"there is no bus named {name!r} here to be killed")
         port.leave(is_dead=True)
-
-
-def _left(end: float) -> float:
-    return max(0.0, end - asyncio.get_running_loop().time())
 
 
 class _Port:
