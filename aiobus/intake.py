@@ -167,7 +167,7 @@ class Intake:
     def leave(self, source: Source) -> None:
         """A source has left: what is missing of it is lost."""
         left = self._unmet.pop(source, None)
-        if left is not None and left.upto > left.after:
+        if left is not None and left.upto > 0:
             # How old it was is not known any more, so it may be owed from its beginning.
             self._cursors[source] = Cursor(left.upto)
             self._sink.lose(source, Gap(0, left.upto, LEFT))

@@ -1,21 +1,14 @@
 """How to test a strategy: give it a bus, publish what it should see, settle, compare.
 
-Run it: pytest examples/test_strategy.py (with pytest-asyncio, asyncio_mode = "auto")
+Run it: pytest examples/test_strategy.py (with pytest-asyncio in auto mode, or without it)
 """
-
-from collections.abc import AsyncIterator
 
 import pytest
 
 from aiobus import AsyncEventBus, Event, EventType
 from quickstart import follow_the_whales
 
-
-@pytest.fixture
-async def bus() -> AsyncIterator[AsyncEventBus]:
-    """A bus on which a failing handler fails the test."""
-    async with AsyncEventBus(on_error="raise") as bus:
-        yield bus
+pytest_plugins = ["aiobus.testing"]  # the fixture `bus`; with several files, in conftest.py
 
 
 @pytest.fixture

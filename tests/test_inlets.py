@@ -161,6 +161,56 @@ def test_a_beacon_and_what_is_no_frame_are_read_by_all(message: bytes) -> None:
 # Frames and answers.
 
 
+BOT = ("bot", 50)
+
+
+def taken(sub: Sub) -> list[int]:
+    """The prevs of the frames it was to take."""
+    return [entry[1].prev for entry in sub.said("take")]
+
+
+def test_how_far_a_frame_reaches_that_was_left_is_read_when_its_source_leaves() -> None:
+    inlets, (one,) = subs(True)
+    inlets.leave_out(FRAME)
+    inlets.leave(BOT, 0.0)
+    inlets.leave(BOT, 1.0)
+    assert [entry[0] for entry in one.log] == ["leave_out", "take", "leave", "leave"]
+    assert taken(one) == [7]
+
+
+def test_of_frames_that_were_left_the_last_is_read_and_not_one_that_came_late() -> None:
+    inlets, (one,) = subs(True)
+    inlets.leave_out(FRAME)
+    inlets.leave_out(FRAME.replace(b",7,", b",6,"))
+    inlets.leave(BOT, 0.0)
+    assert taken(one) == [7]
+
+
+def test_a_frame_that_was_left_is_not_read_once_a_later_one_was() -> None:
+    inlets, (one,) = subs(True)
+    inlets.leave_out(FRAME)
+    later = Frame(TRADE, b'[1,"bot",50,8,[]]')
+    inlets.take(later)
+    inlets.leave(BOT, 0.0)
+    assert taken(one) == [8]
+
+
+def test_a_frame_that_was_left_and_proves_to_be_none_is_of_no_consequence() -> None:
+    inlets, (one,) = subs(True)
+    inlets.leave_out(FRAME.replace(b"[8,1.0", b"[0,1.0"))
+    inlets.leave(BOT, 0.0)
+    assert taken(one) == []
+
+
+def test_a_frame_that_was_left_is_forgotten_with_whoever_left_it() -> None:
+    inlets, (one,) = subs(True)
+    inlets.leave_out(FRAME)
+    inlets.remove(one)
+    inlets.add(one)
+    inlets.leave(BOT, 0.0)
+    assert taken(one) == []
+
+
 def test_a_frame_goes_to_all_who_asked_for_its_topic_and_to_nobody_else() -> None:
     first, second, other = Sub(), Sub(), Sub("FILL")
     inlets, came = inlets_of(first, second, other), frame()

@@ -422,6 +422,20 @@ def test_leaving_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> Non
     assert bench.box.log == []
 
 
+def test_of_a_source_that_leaves_unanswered_all_is_lost_that_its_beacon_told_of(
+    bench: Bench,
+) -> None:
+    bench.take(4)
+    bench.intake.leave(DESK)
+    assert bench.box.log == [Gap(0, 4, "its source has left")]
+
+
+def test_nothing_is_lost_of_a_source_that_leaves_unanswered_and_had_nothing(bench: Bench) -> None:
+    bench.take(0)
+    bench.intake.leave(DESK)
+    assert bench.box.log == []
+
+
 def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_source_leaves(
     bench: Bench,
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from aiobus import (
     AsyncEventBus,
     BusClosed,
+    BusError,
     Event,
     EventType,
     Limits,
@@ -18,7 +19,7 @@ from aiobus import (
     Subscription,
     peers,
 )
-from aiobus.testing import Faults, MemoryNetwork
+from aiobus.testing import Faults, MemoryNetwork, Message
 from aiobus.transport import marks, mesh
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
@@ -383,6 +384,65 @@ async def test_the_same_seed_brings_the_same_and_another_something_else() -> Non
     assert once == again
     assert once != other
     assert all(15 <= count <= 60 for count in once[1][:3])
+
+
+async def test_a_fault_may_depend_on_the_message() -> None:
+    network = MemoryNetwork(faults=Faults(loss=lambda message: message.data == b"T2"))
+    lower, upper = await linked(network)
+    for number in range(4):
+        upper.port.send(b"T%d" % number)
+    assert await lower.heard.until_down(3) == [b"T0", b"T1", b"T3"]
+    assert network.lost == 1
+
+
+@pytest.mark.parametrize("fault", ["loss", "duplication", "reorder", "delay"])
+async def test_a_fault_that_depends_on_the_message_draws_as_the_same_figure_does(
+    fault: str,
+) -> None:
+    heard: list[Message] = []
+
+    def tenth(message: Message) -> float:
+        heard.append(message)
+        return 0.1 / 1000 if fault == "delay" else 0.1
+
+    figure = 0.1 / 1000 if fault == "delay" else 0.1
+    assert await fates(1, Faults(**{fault: tenth})) == await fates(1, Faults(**{fault: figure}))
+    assert {(each.source, each.target) for each in heard} == {("above", "below")}
+
+
+async def test_a_message_says_what_it_is() -> None:
+    said: list[Message] = []
+    beacon = asyncio.Event()
+
+    def listen(message: Message) -> float:
+        said.append(message)
+        if message.kind == "beacon":
+            beacon.set()
+        return 0.0
+
+    def lose_events(message: Message) -> bool:
+        listen(message)
+        return bool(message.events)
+
+    network = MemoryNetwork(faults=Faults(loss=listen, delay=listen))
+    async with (
+        network.bus("feed") as feed,
+        network.bus("strategy") as strategy,
+        strategy.stream("A") as stream,
+    ):
+        network.faults = Faults(loss=lose_events, delay=listen)
+        await feed.publish(Event("A", "lost"))
+        await at_rest()
+        network.faults = Faults(loss=listen, delay=listen)
+        await feed.publish(Event("A", "kept"))  # and tells of the other
+        assert [(await anext(stream)).data for _ in range(2)] == ["lost", "kept"]
+        assert not await feed.flush()
+        await beacon.wait()
+    up = {"subscription", "question", "page_request", "acknowledgement"}
+    down = {"events", "beacon", "heartbeat", "answer", "page", "mark"}
+    assert {message.kind for message in said} == up | down
+    frames = {(each.source, each.target, each.events[0].data) for each in said if each.events}
+    assert frames == {("feed", "strategy", "lost"), ("feed", "strategy", "kept")}
 
 
 @pytest.mark.parametrize(
@@ -936,3 +996,152 @@ async def test_a_name_in_use_is_refused() -> None:
         await desk.bus("feed")
         with pytest.raises(NameInUse, match="feed"):
             await desk.network.bus("feed").start()
+
+
+# Settling.
+
+
+async def chain(network: MemoryNetwork) -> tuple[AsyncEventBus, AsyncEventBus, list[Any]]:
+    """A feed, a strategy that answers each trade with a signal, and the signals the feed got."""
+    feed = network.bus("feed", on_error="raise")
+    strategy = network.bus("strategy", on_error="raise")
+    await feed.start()
+    await strategy.start()
+    signals: list[Any] = []
+
+    async def on_trade(trade: Event) -> None:
+        await strategy.publish(Event(EventType.SIGNAL, trade.data))
+
+    await strategy.subscribe(EventType.TRADE, on_trade)
+    await feed.subscribe(EventType.SIGNAL, lambda signal: signals.append(signal.data))
+    return feed, strategy, signals
+
+
+@pytest.mark.parametrize("faults", [Faults(), Faults(delay=0.02), Faults(loss=0.5, reorder=0.2)])
+async def test_settled_is_when_what_followed_has_come_back_whatever_was_lost(
+    faults: Faults,
+) -> None:
+    network = MemoryNetwork(seed=3)
+    feed, strategy, signals = await chain(network)
+    network.faults = faults
+    for number in range(20):
+        await feed.publish(Event(EventType.TRADE, number))
+        await asyncio.sleep(0)
+    await network.settle(20.0)
+    assert signals == list(range(20))
+    network.faults = Faults()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_settling_during_a_partition_waits_for_what_can_arrive(cut: bool) -> None:
+    network = MemoryNetwork()
+    feed, strategy, signals = await chain(network)
+    network.partition({"feed"}, {"strategy"}, cut=cut)
+    await feed.publish(Event(EventType.TRADE, 1))
+    await network.settle()
+    assert signals == []
+    network.heal()
+    await network.settle()
+    assert signals == [1]
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_during_a_partition_waits_for_handlers_and_not_for_what_is_missing() -> None:
+    network = MemoryNetwork()
+    feed, strategy, signals = await chain(network)
+    go_on = asyncio.Event()
+
+    async def dawdle(quote: Event) -> None:
+        await go_on.wait()
+
+    await strategy.subscribe(EventType.QUOTE, dawdle)
+    network.faults = Faults(loss=lambda message: any(event.data == 1 for event in message.events))
+    network.partition({"strategy"}, {"feed"}, one_way=True)  # what is missing cannot be asked for
+    await feed.publish(Event(EventType.TRADE, 1))
+    await feed.publish(Event(EventType.TRADE, 2))
+    await feed.publish(Event(EventType.QUOTE, "slow"))
+    with pytest.raises(TimeoutError, match=r"strategy is at .*dawdle\(QUOTE\)"):
+        await network.settle(0.05)
+    go_on.set()
+    await network.settle()
+    assert signals == []
+    network.heal()
+    network.faults = Faults()
+    await network.settle()
+    assert signals == [1, 2]
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_inside_a_handler_is_refused() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+    await strategy.subscribe(EventType.TRADE, lambda trade: network.settle())
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(BusError, match="inside a handler"):
+        await network.settle()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_does_not_wait_for_the_dead() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+    await feed.publish(Event(EventType.TRADE, 1))
+    network.kill("strategy")
+    await network.settle()
+    await asyncio.gather(feed.close(), strategy.close(0))
+
+
+async def test_settling_that_takes_too_long_names_who_is_busy() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+    network.faults = Faults(loss=1.0)
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(TimeoutError, match="strategy lacks events of feed"):
+        await network.settle(0.05)
+    network.faults = Faults()
+    go_on = asyncio.Event()
+
+    async def dawdle(trade: Event) -> None:
+        await go_on.wait()
+
+    await strategy.subscribe(EventType.QUOTE, dawdle)
+    await feed.publish(Event(EventType.QUOTE, 1))
+    with pytest.raises(TimeoutError, match=r"strategy is .*dawdle\(QUOTE\)"):
+        await network.settle(1.5)
+    go_on.set()
+    await network.settle()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_names_who_publishes_on_and_on() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+
+    async def echo(signal: Event) -> None:
+        await feed.publish(Event(EventType.TRADE, signal.data))
+
+    await feed.subscribe(EventType.SIGNAL, echo)
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(TimeoutError, match="feed"):
+        await network.settle(0.1)
+    network.kill("strategy")
+    await asyncio.gather(feed.close(0.2), strategy.close(0))
+
+
+async def test_settling_raises_what_a_handler_raised() -> None:
+    network = MemoryNetwork()
+    feed, strategy, _ = await chain(network)
+
+    def fail(trade: Event) -> None:
+        raise LookupError("no such symbol")
+
+    await strategy.subscribe(EventType.TRADE, fail)
+    await feed.publish(Event(EventType.TRADE, 1))
+    with pytest.raises(LookupError, match="no such symbol"):
+        await network.settle()
+    await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_settling_where_nothing_happens_is_done_at_once() -> None:
+    await MemoryNetwork().settle(0)

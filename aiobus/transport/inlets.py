@@ -5,9 +5,10 @@ source is. Pure but for the clock it is told.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from aiobus.transport import Inlet, Source
-from aiobus.wire import Answer, Frame, Mark, glance, topic
+from aiobus.wire import Answer, Frame, Mark, WireError, glance, topic
 
 __all__ = ["Inlets"]
 
@@ -28,6 +29,10 @@ class Inlets:
         self.marks: dict[Source, tuple[Mark, list[tuple[str, int]]]] = {}
         """Flush marks, and what of each is not reached yet."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first
+        self._unread: dict[Source, dict[bytes, tuple[int, bytes, tuple[Inlet, ...]]]] = {}
+        """The last frame on each topic that was left, after its prev and by whom: how far it
+        reaches, only its last row says.
+        """
 
     def __iter__(self) -> Iterator[Inlet]:
         return iter(self._numbers)
@@ -54,6 +59,8 @@ class Inlets:
         if inlets:
             return None
         del self._topics[name]
+        for unread in self._unread.values():
+            unread.pop(name, None)
         return name
 
     def number(self, inlet: Inlet) -> int | None:
@@ -77,7 +84,11 @@ class Inlets:
 
     def take(self, frame: Frame) -> None:
         """Hand a frame to all who asked for it."""
-        started = self.started.get((frame.source, frame.epoch))
+        source = (frame.source, frame.epoch)
+        unread = self._unread.get(source)
+        if unread and frame.topic in unread and frame.prev > unread[frame.topic][0]:
+            del unread[frame.topic]
+        started = self.started.get(source)
         for inlet in tuple(self._topics.get(frame.topic, ())):
             inlet.take(frame, started)
 
@@ -85,14 +96,20 @@ class Inlets:
         """The source of a frame that all who asked for it leave, without reading its events: who
         is behind, or full, must not spend its time on what it cannot take.
         """
-        inlets = tuple(self._topics.get(message[: message.find(b"\0") + 1], ()))
+        name = message[: message.find(b"\0") + 1]
+        inlets = tuple(self._topics.get(name, ()))
         if not inlets or not all(inlet.is_busy for inlet in inlets):
             return None
         if (seen := glance(message)) is None:
             return None
         _, source, epoch, prev = seen
         left = [inlet.leave_out((source, epoch), prev) for inlet in inlets]
-        return (source, epoch) if all(left) else None
+        if not all(left):
+            return None
+        unread = self._unread.setdefault((source, epoch), {})
+        if name not in unread or prev >= unread[name][0]:
+            unread[name] = (prev, message, inlets)
+        return source, epoch
 
     def numbered(self, number: int) -> Inlet | None:
         """The one with this number, if it is still there."""
@@ -119,7 +136,12 @@ class Inlets:
         return all(inlet.has(source, seq, started) for inlet in tuple(inlets))
 
     def leave(self, source: Source, now: float) -> None:
-        """A source has left."""
+        """A source has left: what is missing is lost, up to the end of the last that came."""
+        for name, (_, message, inlets) in self._unread.pop(source, {}).items():
+            with suppress(WireError):
+                frame = Frame(name, message[len(name) :])
+                for inlet in inlets:
+                    inlet.take(frame, self.started.get(source))
         self.marks.pop(source, None)
         self._left.pop(source, None)
         self._left[source] = now

@@ -1,7 +1,8 @@
 """What happens to messages on their way through a network in memory.
 
 Owns what may go wrong (faults, walls, too many at once), the dice that decide it, and the order of
-one direction of a link. Must not know who is linked to whom, nor what the bytes say.
+one direction of a link. Must not know who is linked to whom. What the bytes say is only told to
+those faults that depend on it, and changes nothing by itself.
 """
 
 import asyncio
@@ -11,8 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
+from typing import Any, Literal
 
-__all__ = ["END", "Faults", "Lane", "Medium"]
+from aiobus.event import Event
+from aiobus.wire import HEARTBEATS, Frame
+
+__all__ = ["END", "LATE", "Faults", "Lane", "Medium", "Message"]
 
 SLICE = 64
 """Messages handed on before the loop turns."""
@@ -20,6 +25,59 @@ LATE = 0.01
 """Seconds after which a message that is to be overtaken waits no longer for another to do it."""
 END = b""
 """The last that arrives on a link, which is then over."""
+
+
+Kind = Literal[
+    "subscription", "question", "page_request", "acknowledgement",  # up to a publisher
+    "events", "beacon", "heartbeat", "answer", "page", "mark",  # down from it
+]  # fmt: skip
+_KINDS: dict[tuple[bool, bytes], Kind] = {
+    (True, b"?"): "question",
+    (True, b"!"): "page_request",
+    (True, b"="): "acknowledgement",
+    (False, b"?"): "answer",
+    (False, b"!"): "page",
+    (False, b"="): "mark",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message on its way from the bus named `source` to the one named `target`."""
+
+    source: str
+    target: str
+    data: bytes
+    """As docs/protocol.md has it."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it is. `"events"` are a frame with some, a `"beacon"` is one without any; a
+        `"subscription"` may also end one.
+        """
+        data = self.data
+        topic, _, json = data.partition(b"\0")
+        if data[:1] in (b"", b"\0", b"\1"):
+            return "subscription"
+        if data[:1] == b"[":
+            return _KINDS[True, data[2:3]]
+        if data.startswith(HEARTBEATS):
+            return "heartbeat"
+        if topic[:1] == b"~":
+            return _KINDS[False, json[2:3]]
+        return "beacon" if json.endswith(b",[]]") else "events"
+
+    @property
+    def events(self) -> list[Event[Any]]:
+        """The events of a frame; of anything else, none."""
+        if self.kind != "events":
+            return []
+        topic, zero, json = self.data.partition(b"\0")
+        return Frame(topic + zero, json).events()
+
+
+Figure = float | Callable[[Message], float]
+"""For all messages, or asked for each of them; True and False are 1 and 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +88,25 @@ class Faults:
     does not arrive, that it arrives twice, and that the next one overtakes it. What a bus asks for
     (its subscriptions) is spared. Each message takes up to `delay` seconds, drawn evenly; that
     alone disorders nothing.
+
+    Each of the four may be a function of the `Message` instead, which answers with the figure::
+
+        Faults(loss=lambda message: 0.3 if message.kind == "beacon" else 0)
+        Faults(delay=lambda message: 0.05 if message.target == "strategy" else 0)
+        Faults(loss=lambda message: any(event.seq == 7 for event in message.events))
     """
 
-    loss: float = 0.0
-    duplication: float = 0.0
-    reorder: float = 0.0
-    delay: float = 0.0
+    loss: Figure = 0.0
+    duplication: Figure = 0.0
+    reorder: Figure = 0.0
+    delay: Figure = 0.0
 
     def __post_init__(self) -> None:
         for name in ("loss", "duplication", "reorder"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if not callable(value) and not 0 <= value <= 1:
                 raise ValueError(f"Faults({name}={value!r}): a number from 0 to 1 is needed")
-        if not 0 <= self.delay < math.inf:
+        if not callable(self.delay) and not 0 <= self.delay < math.inf:
             raise ValueError(f"Faults(delay={self.delay!r}): seconds are needed, 0 or more")
 
 
@@ -103,8 +167,8 @@ class Lane:
         """Send it on its way; it arrives in a later callback. One that `is_safe` is not lost."""
         medium, faults = self._medium, self._medium.faults
         due = 0.0
-        if faults.delay:
-            due = self._loop.time() + self._dice.random() * faults.delay
+        if delay := self._figure(faults.delay, message):
+            due = self._loop.time() + self._dice.random() * delay
         if is_safe:
             if message == END:
                 self._release()
@@ -113,19 +177,22 @@ class Lane:
             return
         # Drawn in any case, so that what is decided of one message does not depend on another.
         loss, duplication, reorder = (self._dice.random() for _ in range(3))
-        if loss < faults.loss or len(self._queue) >= bound:
+        if loss < self._figure(faults.loss, message) or len(self._queue) >= bound:
             medium.lost += 1
             return
-        if reorder < faults.reorder and self._late is None:
+        if self._late is None and reorder < self._figure(faults.reorder, message):
             medium.reordered += 1
             self._late = message
             self._late_timer = self._loop.call_later(LATE, self._release, context=self._context)
             return
         self._add(due, message)
-        if duplication < faults.duplication:
+        if duplication < self._figure(faults.duplication, message):
             medium.duplicated += 1
             self._add(due, message)
         self._release()
+
+    def _figure(self, figure: Figure, message: bytes) -> float:
+        return figure(Message(*self._names, message)) if callable(figure) else figure
 
     def _add(self, due: float, message: bytes, *, is_safe: bool = False) -> None:
         if self._queue:
@@ -138,6 +205,12 @@ class Lane:
             self._late_timer.cancel()
             message, self._late = self._late, None
             self._add(0.0, message)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """True when nothing is on its way but what a wall holds up."""
+        is_held = self._medium.is_held(*self._names)
+        return self._late is None and all(is_held and is_safe for _, _, is_safe in self._queue)
 
     def wake(self) -> None:
         """See to it that what is there is handed on when its time comes."""

@@ -10,15 +10,18 @@ from collections import Counter
 from collections.abc import Collection
 from contextvars import Context
 from typing import Any
+from weakref import WeakSet
 
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import NameInUse
+from aiobus.life import State
+from aiobus.testing.settling import Settling
 from aiobus.transport.meeting import Member
-from aiobus.transport.memory import END, Faults, Lane, Medium
+from aiobus.transport.memory import END, Faults, Lane, Medium, Message
 from aiobus.transport.mesh import Mesh
 from aiobus.transport.network import Ears, Network
 
-__all__ = ["Faults", "MemoryNetwork"]
+__all__ = ["Faults", "MemoryNetwork", "Message"]
 
 URL = "memory://"
 
@@ -44,12 +47,34 @@ class MemoryNetwork(Medium):
         super().__init__(seed, faults, high_water_mark)
         self._ports: dict[str, _Port] = {}  # by endpoint
         self._links: dict[_Link, None] = {}
+        self._buses: WeakSet[AsyncEventBus] = WeakSet()
 
     def bus(self, name: str, **options: Any) -> AsyncEventBus:
         """A new bus on this network, with the keywords of `AsyncEventBus`. Its `start` raises
         NameInUse while another of that name is open.
         """
-        return AsyncEventBus(Mesh(URL, self.port()), name=name, **options)
+        bus = AsyncEventBus(Mesh(URL, self.port()), name=name, **options)
+        self._buses.add(bus)
+        return bus
+
+    async def settle(self, timeout: float = 5.0) -> None:
+        """Wait until every bus has what the others published for it, what was lost on the way
+        included, every handler has returned, and none of them has published anything more.
+
+        Faults go on meanwhile. During a partition it waits for what is on its way and at work, and
+        not for what is missing. Raises TimeoutError that names who is still busy after `timeout`
+        seconds; BusError inside a handler, for which it would wait itself; and, of a bus with
+        on_error="raise", the first failure of a handler. Cancelling only stops the waiting.
+        """
+        await Settling(self._open, self._is_quiet, lambda: bool(self._walls)).wait(timeout)
+
+    def _open(self) -> list[AsyncEventBus]:
+        names = {port.name for port in self._ports.values()}
+        buses = [bus for bus in self._buses if bus.name in names and bus._life.state is State.OPEN]
+        return sorted(buses, key=lambda bus: bus.name)
+
+    def _is_quiet(self) -> bool:
+        return all(lane.is_at_rest for link in self._links for lane in link.lanes)
 
     def port(self) -> Network:
         """The side of one bus, not yet open."""
@@ -230,6 +255,7 @@ class _Link:
         name = endpoint.removeprefix(URL)
         self._up = Lane(network, below.name, name, "up", self._hear_up)
         self._down = Lane(network, name, below.name, "down", self._hear_down)
+        self.lanes = (self._up, self._down)
         network._links[self] = None
 
     def go_on(self) -> None:

@@ -1,0 +1,110 @@
+"""What `pytest_plugins = ["aiobus.testing"]` adds to pytest: the fixtures `bus` and `network`.
+
+Owns how a failing handler fails its test, and the seed of a test's faults. Must not know how
+coroutine tests are run: pytest-asyncio or anyio do that, or else `aiobus.testing.runner`.
+
+PYTEST_DONT_REWRITE: nothing is asserted here.
+"""
+
+import functools
+import inspect
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from aiobus.bus import AsyncEventBus
+from aiobus.testing.network import MemoryNetwork
+from aiobus.testing.runner import Runner
+
+__all__ = [
+    "SEED",
+    "network",
+    "pytest_configure",
+    "pytest_runtest_call",
+    "pytest_runtest_makereport",
+]
+
+SEED = "AIOBUS_SEED"
+"""The environment variable that sets the seed of every `network`."""
+
+_buses = pytest.StashKey[list[AsyncEventBus]]()
+_networks = pytest.StashKey[MemoryNetwork]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make `bus` a fixture of whoever runs coroutines here."""
+    fixture: Callable[..., Any] = pytest.fixture
+    if config.pluginmanager.hasplugin("asyncio"):
+        import pytest_asyncio
+
+        fixture = pytest_asyncio.fixture  # which strict mode takes as well
+    else:
+        config.pluginmanager.register(Runner(), "aiobus.testing.runner")
+    fixtures = ModuleType("aiobus.testing.fixtures")
+    fixtures.bus = fixture(name="bus")(_bus)  # type: ignore[attr-defined]
+    config.pluginmanager.register(fixtures)
+
+
+async def _bus(request: pytest.FixtureRequest) -> AsyncIterator[AsyncEventBus]:
+    """An open bus on `inproc://`, without others. A handler that fails, fails the test."""
+    async with AsyncEventBus(on_error="raise") as bus:
+        request.node.stash.setdefault(_buses, []).append(bus)
+        yield bus
+
+
+@pytest.fixture
+def network(request: pytest.FixtureRequest) -> Iterator[MemoryNetwork]:
+    """A network in memory. Its seed is another in each run, and told when the test fails: set
+    AIOBUS_SEED to it, and the same goes wrong again.
+    """
+    seed = int(os.environ.get(SEED) or random.randrange(2**32))
+    request.node.stash[_networks] = network = MemoryNetwork(seed=seed)
+    yield network
+    del request.node.stash[_networks]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A coroutine test is the body of its bus: it is cancelled when a handler fails."""
+    buses = item.stash.get(_buses, [])
+    test = getattr(item, "obj", None)
+    if not buses or not inspect.iscoroutinefunction(test):
+        return (yield)
+    item.obj = _as_body(test, buses)  # type: ignore[attr-defined]
+    try:
+        return (yield)
+    finally:
+        item.obj = test  # type: ignore[attr-defined]
+
+
+def _as_body(
+    test: Callable[..., Awaitable[None]], buses: list[AsyncEventBus]
+) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def body(*args: Any, **kwargs: Any) -> None:
+        for bus in buses:
+            bus._life.enter_body()
+        try:
+            await test(*args, **kwargs)
+        finally:
+            for bus in buses:
+                bus._life.raise_failure(again=bus._life.leave_body())
+
+    return body
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell the seed of a test that failed."""
+    report = yield
+    network = item.stash.get(_networks, None)
+    if report.failed and network is not None:
+        text = f"The same faults again: {SEED}={network.seed} pytest '{item.nodeid}'"
+        report.sections.append(("aiobus", text))
+    return report
