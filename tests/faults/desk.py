@@ -1,0 +1,151 @@
+"""One round of a scenario: its processes, its dice, its ledgers and what came of it.
+
+Owns the processes and the faults done to them. Must not know what is right: the oracle judges the
+ledgers, and a round that ends is a round without a hang.
+"""
+
+import asyncio
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from actors import Actor, Nursery, tcp_url
+
+from faults.ledger import read
+from faults.oracle import Verdict, judge
+
+__all__ = ["Desk", "Process"]
+
+RECOVERY_SECONDS = 3.0
+"""The promise: so long after a fault has ended, everybody has what there is to have."""
+
+START = """
+from faults.bots import Bot
+self.bot = Bot(path)
+self.bus = await self.bot.start(url, name, limits=Limits(**limits))
+"""
+DO = """
+result = getattr(self.bot, method)(*arguments, **keywords)
+return await result if asyncio.iscoroutine(result) else result
+"""
+
+
+class Process:
+    """A bot in a process of its own."""
+
+    def __init__(self, actor: Actor, name: str) -> None:
+        self.actor = actor
+        self.name = name
+        self.is_killed = False
+
+    async def do(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """Call a method of its `Bot`; awaits it there if it is a coroutine function."""
+        return await self.actor(DO, method=method, arguments=arguments, keywords=keywords)
+
+    def freeze(self) -> None:
+        """Stop it where it is."""
+        self.actor.kill(signal.SIGSTOP)
+
+    def thaw(self) -> float:
+        """Let it go on; returns when."""
+        self.actor.kill(signal.SIGCONT)
+        return time.monotonic()
+
+    async def kill(self) -> None:
+        """End it without a word; returns once it is dead."""
+        self.is_killed = True
+        self.actor.kill()
+        await self.actor.code
+
+
+class Desk:
+    """The bots of one round. `dice` decides what the scenario leaves to chance."""
+
+    def __init__(self, nursery: Nursery, url: str, folder: Path, dice: random.Random) -> None:
+        self.nursery = nursery
+        self.url = url
+        self.folder = folder
+        self.dice = dice
+        self.recoveries: list[float] = []
+        self._processes: list[Process] = []
+
+    async def bot(self, name: str, **limits: int) -> Process:
+        """A process with a bus of that name, started."""
+        path = self.folder / f"{len(self._processes):03}-{name}.jsonl"
+        process = Process(await self.nursery.actor(), name)
+        self._processes.append(process)
+        await process.actor(START, path=str(path), url=self.url, name=name, limits=limits)
+        return process
+
+    async def bots(self, *names: str) -> list[Process]:
+        """Several of them, one after another."""
+        return [await self.bot(name) for name in names]
+
+    async def chance(self, most: float) -> float:
+        """Let up to so many seconds pass: an instant that nobody chose."""
+        seconds = self.dice.random() * most
+        await asyncio.sleep(seconds)
+        return seconds
+
+    async def recovered(
+        self,
+        healed: float,
+        publishers: Collection[Process],
+        subscribers: Collection[Process],
+        label: str = "all",
+    ) -> None:
+        """The fault ended at `healed`: everybody has what was published until now, 3 s later.
+
+        The load rests meanwhile: what is promised is that the bus recovers, not that two cores can
+        carry this test's load and its recovery at once.
+        """
+        places = [await each.do("pause") for each in publishers]
+        waits = [each.do("until", *place, label=label) for each in subscribers for place in places]
+        seconds = max(await asyncio.gather(*waits)) - healed
+        self.recoveries.append(seconds)
+
+    def abandon(self) -> None:
+        """The round has failed: its processes must not be in the way of the next."""
+        for each in self._processes:
+            if not each.actor.code.done():
+                each.actor.kill()
+
+    async def finish(self) -> Verdict:
+        """Let everybody flush, handle and leave; judge what they wrote down."""
+        alive = [each for each in self._processes if not each.is_killed]
+        missing = await asyncio.gather(*(each.do("flush") for each in alive))
+        await asyncio.gather(*(each.do("complete") for each in alive))
+        missing += await asyncio.gather(*(each.do("close") for each in alive))
+        await asyncio.gather(*(each.actor.end() for each in self._processes))
+        verdict = judge(read(path) for path in sorted(self.folder.glob("*.jsonl")))
+        # One that was killed is named until it counts as having left.
+        dead = {each.name for each in self._processes if each.is_killed}
+        for names in missing:
+            if not dead.issuperset(names):
+                verdict.accuse("unconfirmed", f"{names} did not confirm, and only {dead} are dead")
+        late = [seconds for seconds in self.recoveries if seconds > RECOVERY_SECONDS]
+        for seconds in late:
+            verdict.accuse("late recovery", f"{seconds:.2f} s after the fault had ended")
+        return verdict
+
+
+@asynccontextmanager
+async def desk(nursery: Nursery, transport: str, dice: random.Random) -> AsyncIterator[Desk]:
+    """A desk at an address of its own. Its ledgers are kept, and said where, if it fails."""
+    folder = Path(tempfile.mkdtemp(prefix="aiobus-faults-"))
+    meeting = folder / "d"
+    meeting.mkdir(mode=0o700)
+    url = tcp_url() if transport == "tcp" else f"ipc://{meeting}"
+    made = Desk(nursery, url, folder, dice)
+    try:
+        yield made
+    except BaseException:
+        made.abandon()
+        raise
+    shutil.rmtree(folder)

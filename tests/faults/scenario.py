@@ -1,0 +1,124 @@
+"""A scenario and its rounds: three in `make test`, as many as the issue asks for in `make soak`.
+
+Owns the seeds, the deadline that turns a hang into a failure, and the sums. Must not know what
+happens in a round.
+"""
+
+import asyncio
+import os
+import random
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors import Nursery
+from actors import nursery as make_nursery
+
+from faults.desk import Desk, desk
+from faults.oracle import Verdict
+
+__all__ = ["IS_SOAK", "Result", "Scenario", "prove", "scenario"]
+
+IS_SOAK = os.environ.get("AIOBUS_FAULTS") == "soak"
+"""The scenarios take the counts and lengths of the issue; otherwise what `make test` can afford."""
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens in one round, and how many rounds there are to be."""
+
+    title: str
+    play: Callable[[Desk], Awaitable[None]]
+    soak: int
+    """Rounds that the issue asks for."""
+    transports: tuple[str, ...]
+    at_once: int
+    """Rounds that may share their time, because they mostly wait."""
+    seconds: float
+    """A round that takes longer hangs."""
+
+
+def scenario(
+    title: str,
+    *,
+    soak: int,
+    transports: tuple[str, ...] = ("ipc", "tcp"),
+    at_once: int = 1,
+    seconds: float = 25.0,
+) -> Callable[[Callable[[Desk], Awaitable[None]]], Scenario]:
+    """Make a scenario of a coroutine function that plays one round."""
+    return lambda play: Scenario(title, play, soak, transports, at_once, seconds)
+
+
+@dataclass
+class Result:
+    """The rounds of one scenario, added up."""
+
+    rounds: int = 0
+    sums: Counter[str] = field(default_factory=Counter)
+    violations: Counter[str] = field(default_factory=Counter)
+    recoveries: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Each with what is needed to look into it."""
+
+    def add(self, verdict: Verdict, recoveries: list[float]) -> None:
+        """One more round."""
+        self.rounds += 1
+        for name in ("published", "owed", "delivered", "dropped", "gaps", "lost", "tail"):
+            self.sums[name] += getattr(verdict, name)
+        self.violations += verdict.violations
+        self.recoveries += recoveries
+
+    def __str__(self) -> str:
+        sums = ", ".join(f"{count} {name}" for name, count in self.sums.items() if count)
+        longest = f"{max(self.recoveries):.2f} s" if self.recoveries else "none"
+        return f"{self.rounds} rounds: {sums}; {dict(self.violations)}; longest recovery {longest}"
+
+    def fail(self, kind: str, text: str) -> None:
+        """A round that went wrong."""
+        self.violations[kind] += kind not in self.violations
+        self.failures.append(text)
+
+
+async def play(scenario: Scenario, number: int, seed: int, nursery: Nursery, to: Result) -> None:
+    """One round. What goes wrong in it is in the result, and nothing is raised."""
+    transport = scenario.transports[number % len(scenario.transports)]
+    dice = random.Random(f"{seed} {scenario.title} {number}")
+    where = f"{scenario.title}, round {number} over {transport}, AIOBUS_SEED={seed}"
+    made: list[Any] = []
+    try:
+        async with asyncio.timeout(scenario.seconds), desk(nursery, transport, dice) as table:
+            made.append(table.folder)
+            await scenario.play(table)
+            verdict = await table.finish()
+            to.add(verdict, table.recoveries)
+            verdict.check()
+    except TimeoutError:
+        to.fail("hang", f"{where}: not over after {scenario.seconds:g} s; {made}")
+    except Exception as error:  # noqa: BLE001 - recorded, and the soak goes on
+        to.fail("failure", f"{where}: {type(error).__name__}: {error}; {made}")
+
+
+def seed() -> int:
+    """Of this run; `AIOBUS_SEED` replays another."""
+    return int(os.environ.get("AIOBUS_SEED") or secrets.randbelow(10**6))
+
+
+async def prove(scenario: Scenario, rounds: int = ROUNDS) -> Result:
+    """Play the rounds that `make test` can afford; raise AssertionError for whatever went wrong."""
+    result, chosen = Result(), seed()
+    print(f"AIOBUS_SEED={chosen}")  # noqa: T201 - pytest shows it when the test fails
+    async with make_nursery() as nursery:
+        slots = asyncio.Semaphore(scenario.at_once)
+
+        async def one(number: int) -> None:
+            async with slots:
+                await play(scenario, number, chosen, nursery, result)
+
+        await asyncio.gather(*map(one, range(rounds)))
+    print(scenario.title, result)  # noqa: T201
+    assert not result.failures, "\n".join(result.failures)
+    return result
