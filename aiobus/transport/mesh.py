@@ -119,7 +119,9 @@ class Mesh:
                 async with asyncio.timeout(TICK):
                     await links.changed.wait()
             except TimeoutError:
-                await links.drop_absent()
+                await links.drop_absent(
+                    [peer for peer in links if peer.is_awaited and peer.who is None]
+                )
 
     def on_found(self, member: Member) -> None:
         """Somebody listens there."""
@@ -364,6 +366,7 @@ class Mesh:
         self._rounds.end()
         if self._links is not None:
             self._links.changed.wake()
+            self._links.end()
         if self._timer is not None:
             self._timer.cancel()
             for name in self._streams.owed():
