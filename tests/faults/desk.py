@@ -77,10 +77,14 @@ class Desk:
 
     async def bot(self, name: str, **limits: int) -> Process:
         """A process with a bus of that name, started."""
+        return await self.hire(await self.nursery.actor(), name, self.url, **limits)
+
+    async def hire(self, actor: Actor, name: str, url: str, **limits: int) -> Process:
+        """The same in a process that is there already, perhaps elsewhere."""
         path = self.folder / f"{len(self._processes):03}-{name}.jsonl"
-        process = Process(await self.nursery.actor(), name)
+        process = Process(actor, name)
         self._processes.append(process)
-        await process.actor(START, path=str(path), url=self.url, name=name, limits=limits)
+        await actor(START, path=str(path), url=url, name=name, limits=limits)
         return process
 
     async def bots(self, *names: str) -> list[Process]:
