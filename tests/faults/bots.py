@@ -7,6 +7,7 @@ anything: the oracle does, from what is written here.
 import asyncio
 import os
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,15 @@ class Bot:
         """How far each subscription has come in each source: handled, or told that it is lost."""
         self._moved = asyncio.Condition()
         self._awaiting = 0
-        self._load: asyncio.Task[None] | None = None
+        self._loads: list[asyncio.Task[None]] = []
         self._number = 0
         self._last = 0
+        self._seconds = 0.0
+        self._seq = self._before_gap = 0
+        self._handled_of: Counter[str] = Counter()
+        self._published_of: Counter[str] = Counter()
+        self._gaps: list[list[Any]] = []
+        self._timestamps: deque[float] = deque(maxlen=10_000)
         self.handled = 0
 
     async def start(self, url: str, name: str, **keywords: Any) -> AsyncEventBus:
@@ -60,11 +67,19 @@ class Bot:
                 self._last = event.seq
         finally:
             self._ledger.end_burst(*self.source, begun)
+        self._published_of[type] += count
+        return self._last
+
+    async def bursts(self, count: int, size: int, type: str = "T", keys: int = 1) -> int:
+        """Publish that many bursts, as fast as the loop turns; return the last seq."""
+        for _ in range(count):
+            self.burst(size, type, keys)
+            await asyncio.sleep(0)
         return self._last
 
     def load(self, pace: float, type: str = "T", keys: int = 1, size: int = 0) -> None:
         """Publish at that pace from now on, in a task of its own."""
-        self._load = asyncio.create_task(self._publish(pace, type, keys, size))
+        self._loads.append(asyncio.create_task(self._publish(pace, type, keys, size)))
 
     async def _publish(self, pace: float, type: str, keys: int, size: int) -> None:
         owed, then = 0.0, time.monotonic()
@@ -79,11 +94,11 @@ class Bot:
                 owed -= int(owed)
 
     async def pause(self) -> list[Any]:
-        """Let the load rest; return the source, and the last seq that was published."""
-        if self._load is not None:
-            self._load.cancel()
-            await asyncio.wait([self._load])
-            self._load = None
+        """Let all load rest; return the source, and the last seq that was published."""
+        loads, self._loads = self._loads, []
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
         return [*self.source, self._last]
 
     # Handling.
@@ -92,26 +107,30 @@ class Bot:
         self,
         types: str | list[str] = "T",
         label: str = "all",
-        seconds: float = 0.0,
         **keywords: Any,
     ) -> None:
-        """Subscribe; each event takes so many seconds to handle."""
+        """Subscribe."""
         asked = [types] if isinstance(types, str) else list(types)
 
         async def on_event(event: Event) -> None:
             if event.type == GAP:
                 self._ledger.gap(label, event.data)
+                self._gaps.append([label, event.data["after"], event.data["upto"]])
+                self._before_gap = self._seq
                 place = (event.data["source"], event.data["epoch"], event.data["upto"])
             else:
                 self._ledger.handles(label, event)
                 self.handled += 1
+                self._seq = event.seq
+                self._handled_of[event.type] += 1
+                self._timestamps.append(event.timestamp)
                 place = (event.source, event.epoch, event.seq)
             self._places[label, *place[:2]] = place[2]
             if self._awaiting:
                 async with self._moved:
                     self._moved.notify_all()
-            if seconds:
-                await asyncio.sleep(seconds)
+            if self._seconds:
+                await asyncio.sleep(self._seconds)
 
         keys = keywords.get("key")
         policy = {name: keywords[name] for name in POLICY if name in keywords}
@@ -119,6 +138,34 @@ class Bot:
         subscription = await self.bus.subscribe([*asked, GAP], on_event, **keywords)
         self._subscriptions[label] = subscription
         self._ledger.subscribed(label, subscription)
+
+    def slow_down(self, seconds: float) -> None:
+        """From now on each event takes that long to handle."""
+        self._seconds = seconds
+
+    def block(self, seconds: float) -> None:
+        """Hold up the loop, as a handler does that computes."""
+        time.sleep(seconds)
+
+    def gaps(self) -> list[list[Any]]:
+        """Those reported so far: of which subscription, after what, up to what."""
+        return self._gaps
+
+    def handled_before_gap(self) -> int:
+        """The seq of the last event before the last gap."""
+        return self._before_gap
+
+    def handled_of(self, type: str) -> int:
+        """How many events of a type were handled, by all subscriptions together."""
+        return self._handled_of[type]
+
+    def published_of(self, type: str) -> int:
+        """How many events of a type were published."""
+        return self._published_of[type]
+
+    def handled_between(self, begin: float, end: float) -> int:
+        """How many of the last 10,000 events handled were made between these Unix times."""
+        return sum(begin < each < end for each in self._timestamps)
 
     async def until_handled(self, count: int) -> None:
         """Wait until that many events were handled, by all subscriptions together."""

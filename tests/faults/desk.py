@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from actors import Actor, Nursery, tcp_url
 from faults.ledger import read
 from faults.oracle import Verdict, judge
 
-__all__ = ["Desk", "Process"]
+__all__ = ["Desk", "Process", "Scale", "desk"]
 
 RECOVERY_SECONDS = 3.0
 """The promise: so long after a fault has ended, everybody has what there is to have."""
+
+LOOPS = ("asyncio", "uvloop")
 
 START = """
 from faults.bots import Bot
@@ -34,6 +37,18 @@ DO = """
 result = getattr(self.bot, method)(*arguments, **keywords)
 return await result if asyncio.iscoroutine(result) else result
 """
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long faults last: as `make test` can afford it, or nearer to what the issue asks for."""
+
+    seconds: float = 0.0
+    """What there is for one round."""
+
+    def length(self, short: float, full: float) -> float:
+        """Seconds between the two."""
+        return min(full, max(short, self.seconds))
 
 
 class Process:
@@ -48,9 +63,15 @@ class Process:
         """Call a method of its `Bot`; awaits it there if it is a coroutine function."""
         return await self.actor(DO, method=method, arguments=arguments, keywords=keywords)
 
-    def freeze(self) -> None:
-        """Stop it where it is."""
+    async def freeze(self) -> None:
+        """Stop it where it is; returns once it has stopped."""
         self.actor.kill(signal.SIGSTOP)
+        while not self._is_stopped():  # noqa: ASYNC110 - only /proc tells
+            await asyncio.sleep(0)
+
+    def _is_stopped(self) -> bool:
+        status = Path(f"/proc/{self.actor.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] == "T"
 
     def thaw(self) -> float:
         """Let it go on; returns when."""
@@ -67,18 +88,21 @@ class Process:
 class Desk:
     """The bots of one round. `dice` decides what the scenario leaves to chance."""
 
-    def __init__(self, nursery: Nursery, url: str, folder: Path, dice: random.Random) -> None:
+    def __init__(
+        self, nursery: Nursery, url: str, folder: Path, dice: random.Random, scale: Scale
+    ) -> None:
         self.nursery = nursery
         self.url = url
         self.folder = folder
         self.dice = dice
+        self.scale = scale
         self.recoveries: list[float] = []
         self._processes: list[Process] = []
 
     async def bot(self, name: str, **limits: int) -> Process:
         """A process with a bus of that name, started."""
         path = self.folder / f"{len(self._processes):03}-{name}.jsonl"
-        process = Process(await self.nursery.actor(), name)
+        process = Process(await self.nursery.actor(self.dice.choice(LOOPS)), name)
         self._processes.append(process)
         await process.actor(START, path=str(path), url=self.url, name=name, limits=limits)
         return process
@@ -86,6 +110,10 @@ class Desk:
     async def bots(self, *names: str) -> list[Process]:
         """Several of them, one after another."""
         return [await self.bot(name) for name in names]
+
+    async def last(self, short: float, full: float) -> None:
+        """Let a fault last: `short` seconds in `make test`, `full` as the issue asks for."""
+        await asyncio.sleep(self.scale.length(short, full))
 
     async def chance(self, most: float) -> float:
         """Let up to so many seconds pass: an instant that nobody chose."""
@@ -123,7 +151,8 @@ class Desk:
         await asyncio.gather(*(each.do("complete") for each in alive))
         missing += await asyncio.gather(*(each.do("close") for each in alive))
         await asyncio.gather(*(each.actor.end() for each in self._processes))
-        verdict = judge(read(path) for path in sorted(self.folder.glob("*.jsonl")))
+        paths = sorted(self.folder.glob("*.jsonl"))
+        verdict = await asyncio.to_thread(judge, map(read, paths))
         # One that was killed is named until it counts as having left.
         dead = {each.name for each in self._processes if each.is_killed}
         for names in missing:
@@ -136,13 +165,15 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(nursery: Nursery, transport: str, dice: random.Random) -> AsyncIterator[Desk]:
+async def desk(
+    nursery: Nursery, transport: str, dice: random.Random, scale: Scale
+) -> AsyncIterator[Desk]:
     """A desk at an address of its own. Its ledgers are kept, and said where, if it fails."""
     folder = Path(tempfile.mkdtemp(prefix="aiobus-faults-"))
     meeting = folder / "d"
     meeting.mkdir(mode=0o700)
     url = tcp_url() if transport == "tcp" else f"ipc://{meeting}"
-    made = Desk(nursery, url, folder, dice)
+    made = Desk(nursery, url, folder, dice, scale)
     try:
         yield made
     except BaseException:

@@ -11,18 +11,21 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+import pytest
 from actors import Nursery
 from actors import nursery as make_nursery
 
-from faults.desk import Desk, desk
+from faults.desk import Desk, Scale, desk
 from faults.oracle import Verdict
 
-__all__ = ["IS_SOAK", "Result", "Scenario", "prove", "scenario"]
+__all__ = ["MIXED", "Result", "Scenario", "play_all", "prove", "scenario"]
 
-IS_SOAK = os.environ.get("AIOBUS_FAULTS") == "soak"
-"""The scenarios take the counts and lengths of the issue; otherwise what `make test` can afford."""
+MIXED = [
+    pytest.mark.asyncio(loop_factories=["asyncio"]),
+    pytest.mark.usefixtures("no_task_is_left"),
+]
+"""For tests of real processes: these draw lots for their loops, so one run has both, together."""
 ROUNDS = 3
 
 
@@ -83,21 +86,29 @@ class Result:
         self.failures.append(text)
 
 
-async def play(scenario: Scenario, number: int, seed: int, nursery: Nursery, to: Result) -> None:
+async def play(
+    scenario: Scenario,
+    number: int,
+    seed: int,
+    nursery: Nursery,
+    to: Result,
+    scale: Scale,
+) -> None:
     """One round. What goes wrong in it is in the result, and nothing is raised."""
     transport = scenario.transports[number % len(scenario.transports)]
     dice = random.Random(f"{seed} {scenario.title} {number}")
     where = f"{scenario.title}, round {number} over {transport}, AIOBUS_SEED={seed}"
-    made: list[Any] = []
+    made: list[str] = []
+    deadline = scenario.seconds + scale.seconds
     try:
-        async with asyncio.timeout(scenario.seconds), desk(nursery, transport, dice) as table:
-            made.append(table.folder)
+        async with asyncio.timeout(deadline), desk(nursery, transport, dice, scale) as table:
+            made.append(str(table.folder))
             await scenario.play(table)
             verdict = await table.finish()
             to.add(verdict, table.recoveries)
             verdict.check()
     except TimeoutError:
-        to.fail("hang", f"{where}: not over after {scenario.seconds:g} s; {made}")
+        to.fail("hang", f"{where}: not over after {deadline:g} s; {made}")
     except Exception as error:  # noqa: BLE001 - recorded, and the soak goes on
         to.fail("failure", f"{where}: {type(error).__name__}: {error}; {made}")
 
@@ -107,18 +118,34 @@ def seed() -> int:
     return int(os.environ.get("AIOBUS_SEED") or secrets.randbelow(10**6))
 
 
-async def prove(scenario: Scenario, rounds: int = ROUNDS) -> Result:
-    """Play the rounds that `make test` can afford; raise AssertionError for whatever went wrong."""
-    result, chosen = Result(), seed()
+async def play_all(
+    scenario: Scenario, rounds: range, seed: int, nursery: Nursery, to: Result, scale: Scale
+) -> None:
+    """Several rounds, as many at once as the scenario allows."""
+    slots = asyncio.Semaphore(scenario.at_once)
+
+    async def one(number: int) -> None:
+        async with slots:
+            await play(scenario, number, seed, nursery, to, scale)
+
+    await asyncio.gather(*map(one, rounds))
+
+
+async def prove(*scenarios: Scenario, rounds: int = ROUNDS) -> None:
+    """Play the rounds that `make test` can afford, of all scenarios at once; raise AssertionError
+    for whatever went wrong.
+    """
+    chosen = seed()
     print(f"AIOBUS_SEED={chosen}")  # noqa: T201 - pytest shows it when the test fails
+    results = [Result() for _ in scenarios]
     async with make_nursery() as nursery:
-        slots = asyncio.Semaphore(scenario.at_once)
-
-        async def one(number: int) -> None:
-            async with slots:
-                await play(scenario, number, chosen, nursery, result)
-
-        await asyncio.gather(*map(one, range(rounds)))
-    print(scenario.title, result)  # noqa: T201
-    assert not result.failures, "\n".join(result.failures)
-    return result
+        await asyncio.gather(
+            *(
+                play_all(each, range(rounds), chosen, nursery, result, Scale())
+                for each, result in zip(scenarios, results, strict=True)
+            )
+        )
+    for each, result in zip(scenarios, results, strict=True):
+        print(each.title, result)  # noqa: T201
+    failures = [text for result in results for text in result.failures]
+    assert not failures, "\n".join(failures)
