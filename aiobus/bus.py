@@ -285,9 +285,10 @@ class AsyncEventBus:
 
         `concurrency`: that many calls at once, started in order; with 1, one after another.
         `max_age`: seconds after which an event is not handed over but counted. `since`: "last"
-        begins with the newest event of each (type, key) in history, a time in Unix seconds with
-        everything from then on, as far as history goes. `timeout`: seconds to wait for peers; one
-        that does not answer is named in `unconfirmed`.
+        begins with the newest event of each (type, key) in the history of every bus that is there,
+        a time in Unix seconds with everything from then on, as far as their histories go
+        (`reached`). `timeout`: seconds to wait for peers; one that does not answer is named in
+        `unconfirmed`.
 
         A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing

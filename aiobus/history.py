@@ -11,16 +11,22 @@ costs it next to nothing.
 
 import math
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
+from typing import Literal
 
 from aiobus.limits import Limits
 from aiobus.pattern import RESERVED, Query
 
-__all__ = ["History", "Page"]
+__all__ = ["History", "Page", "Since", "Want"]
+
+Since = Literal["last"] | float | None
+"""Where in the past a subscription begins: with the newest event of each (type, key), at a time in
+Unix seconds, or (None) not in the past at all.
+"""
 
 ROW_OVERHEAD = 64
 """Bytes counted for each kept event beside its row: the bytes object, two pointers and two numbers
@@ -44,14 +50,33 @@ class Page:
     newest: int
     rows: list[tuple[str, str, bytes]]
     """(type, key, row) in order of seq."""
+    reached: float | None = None
+    """Where it was to begin at a time: from when on nothing is missing; infinity when all is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What is to be on a page."""
+
+    after: int
+    since: Since = None
+    """Begin there, whatever `after` says: the page tells after which seq that is."""
+    upto: int = 0
+    """Above 0: of the events up to this seq the newest of each type and key, and none beyond."""
 
 
 class Ring:
     """The kept events of one type, oldest first, in columns. `start` is where they begin: the cells
     before it are spent.
+
+    Where the events of a key lie is worked out when somebody first asks, and then from page to
+    page, so that publishing does not pay for it; it is thrown away when the columns are moved.
     """
 
-    __slots__ = ("bytes", "evicted", "keys", "rows", "seqs", "start", "timestamps", "type")
+    __slots__ = (
+        "_indexed", "_places", "bytes", "evicted", "keys", "rows", "seqs", "start", "timestamps",
+        "type",
+    )  # fmt: skip
 
     def __init__(self, type: str) -> None:
         self.type = type
@@ -62,6 +87,8 @@ class Ring:
         self.start = 0
         self.bytes = 0
         self.evicted = 0
+        self._places: dict[str, array[int]] = {}
+        self._indexed = 0
 
     def __len__(self) -> int:
         return len(self.rows) - self.start
@@ -78,8 +105,32 @@ class Ring:
         if self.start > 64 and self.start * 2 > len(self.rows):
             for column in (self.seqs, self.timestamps, self.keys, self.rows):
                 del column[: self.start]
-            self.start = 0
+            self.start = self._indexed = 0
+            self._places.clear()
         return size
+
+    def between(self, after: int, upto: int) -> range:
+        """Where the events with a seq in `(after, upto]` lie."""
+        seqs, start = self.seqs, self.start
+        return range(bisect_right(seqs, after, start), bisect_right(seqs, upto, start))
+
+    def of_key(self, key: str, after: int, upto: int) -> Iterable[int]:
+        """The same for those with this key, without looking at the others."""
+        places, within = self._index().get(key, ()), self.between(after, upto)
+        first, end = bisect_left(places, within.start), bisect_left(places, within.stop)
+        return places[first:end]
+
+    def is_last(self, place: int, upto: int) -> bool:
+        """True when no event up to the seq `upto` is newer than this one and has its key."""
+        places = self._index()[self.keys[place]]
+        following = bisect_right(places, place)
+        return following == len(places) or self.seqs[places[following]] > upto
+
+    def _index(self) -> "dict[str, array[int]]":
+        for place in range(max(self.start, self._indexed), len(self.rows)):
+            self._places.setdefault(self.keys[place], array("q")).append(place)
+        self._indexed = len(self.rows)
+        return self._places
 
 
 class History:
@@ -126,26 +177,40 @@ class History:
         while self.bytes > limits.history_total_bytes:
             self.bytes -= max(self._rings.values(), key=lambda ring: ring.bytes).evict()
 
-    def page(self, query: Query, after: int, limit: int, look: int = PAGE_LOOK) -> Page:
-        """The next events above `after` that `query` matches, oldest first.
+    def answer(self, query: Query, want: Want, limit: int, look: int = PAGE_LOOK) -> Page:
+        """The page that somebody wants of what `query` matches; see `page`."""
+        if want.since is None:
+            return self.page(query, want.after, limit, look, want.upto)
+        if want.since == "last":
+            return self.page(query, 0, limit, look, self.newest)
+        after, reached = self.since(query, want.since)
+        return replace(self.page(query, after, limit, look), reached=reached)
+
+    def page(
+        self, query: Query, after: int, limit: int, look: int = PAGE_LOOK, upto: int = 0
+    ) -> Page:
+        """The next events above `after` that `query` matches, oldest first; with `upto`, only those
+        up to it that are the newest of their type and key among them.
 
         At most `limit` events, 64 KiB of rows (but at least one event), and `look` events looked
         at, so one page never takes long.
         """
         rows: list[tuple[str, str, bytes]] = []
         size = 0
-        to = after
-        for seq, ring, index in islice(self._above(query, after), look):
-            if query.matches(ring.type, ring.keys[index]):
-                row = ring.rows[index]
+        to, end = after, upto or self.newest
+        for looked, (seq, ring, place) in enumerate(self._between(query, after, end)):
+            if looked >= look:
+                break
+            key = ring.keys[place]
+            if query.matches(ring.type, key) and (not upto or ring.is_last(place, upto)):
+                row = ring.rows[place]
                 size += len(row)
                 if len(rows) >= limit or (rows and size > PAGE_BYTES):
                     break
-                rows.append((ring.type, ring.keys[index], row))
+                rows.append((ring.type, key, row))
             to = seq
         else:
-            if not self._is_more(query, to):
-                to = self.newest
+            to = max(to, end)
         return Page(after, self.evicted(query), to, self.newest, rows)
 
     def count(self, query: Query, after: int) -> int:
@@ -181,36 +246,22 @@ class History:
             begin = min(begin, *(ring.seqs[index] - 1 for index in islice(late, 1)), begin)
         return begin, max(timestamp, oldest[1]) if evicted else timestamp
 
-    def last(self, query: Query) -> list[tuple[str, str, bytes]]:
-        """The newest kept event of each (type, key) that `query` matches, as (type, key, row) in
-        order of seq.
-        """
-        newest: list[tuple[int, str, str, bytes]] = []
-        for ring in self._matching(query):
-            seen: set[str] = set()
-            for index in range(len(ring.seqs) - 1, ring.start - 1, -1):
-                key = ring.keys[index]
-                if key not in seen:
-                    seen.add(key)
-                    if query.matches(ring.type, key):
-                        newest.append((ring.seqs[index], ring.type, key, ring.rows[index]))
-        return [(type, key, row) for _, type, key, row in sorted(newest)]
-
     def _matching(self, query: Query) -> list[Ring]:
         return [ring for ring in self._rings.values() if query.matches_type(ring.type)]
 
-    def _above(self, query: Query, after: int) -> Iterator[tuple[int, Ring, int]]:
-        """(seq, ring, index) of the kept events of the matching types above `after`, in order of
-        seq.
+    def _between(self, query: Query, after: int, upto: int) -> Iterator[tuple[int, Ring, int]]:
+        """(seq, ring, place) of the kept events in `(after, upto]` that `query` may match, in order
+        of seq: those of its types, and where it names its keys, of no others.
         """
-        return merge(
-            *(_walk(ring, after) for ring in self._matching(query)), key=lambda found: found[0]
-        )
+        walks = []
+        for ring in self._matching(query):
+            if query.keys and not query.prefixes and ring.type not in query.reserved:
+                walks += [_walk(ring, ring.of_key(key, after, upto)) for key in query.keys]
+            else:
+                walks.append(_walk(ring, ring.between(after, upto)))
+        return merge(*walks, key=lambda found: found[0])
 
-    def _is_more(self, query: Query, after: int) -> bool:
-        return any(len(ring) and ring.seqs[-1] > after for ring in self._matching(query))
 
-
-def _walk(ring: Ring, after: int) -> Iterator[tuple[int, Ring, int]]:
-    for index in range(bisect_right(ring.seqs, after, ring.start), len(ring.seqs)):
-        yield ring.seqs[index], ring, index
+def _walk(ring: Ring, places: Iterable[int]) -> Iterator[tuple[int, Ring, int]]:
+    for place in places:
+        yield ring.seqs[place], ring, place

@@ -5,11 +5,12 @@ to be lost. Must not know how anything travels: frames and pages are given to it
 pages through the seam.
 """
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from aiobus.clock import elapsed
 from aiobus.event import Event
-from aiobus.history import Page
+from aiobus.history import Page, Since, Want
 from aiobus.pattern import Query
 from aiobus.sequence import LEFT, Cursor, Gap
 from aiobus.transport import Batch, Source, Transport
@@ -40,18 +41,24 @@ class Sink(Protocol):
         """There was no room, so events are left to their source's history."""
         ...
 
+    def reach(self, timestamp: float) -> None:
+        """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
+        ...
+
 
 class Intake:
     """An `Inlet` in front of one subscription. `behind`: the sources of which something is missing.
 
     A source younger than the subscription is owed from its seq 1, whoever connected first; an older
-    one from what its first answer or frame says; a known one from where it stands.
+    one from `since`, or else from what its first answer or frame says; a known one from where it
+    stands.
     """
 
-    def __init__(self, query: Query, sink: Sink, transport: Transport) -> None:
+    def __init__(self, query: Query, sink: Sink, transport: Transport, since: Since = None) -> None:
         self.query = query
         self.unconfirmed: frozenset[str] = frozenset()
         self.behind: dict[Source, None] = {}
+        self._since = since
         self._made = elapsed()
         self._sink = sink
         self._transport = transport
@@ -71,8 +78,17 @@ class Intake:
         self._follow(source, cursor)
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
-        cursor = self._cursors[source] = Cursor(0 if started > self._made else seq)
+        if started > self._made:
+            cursor = Cursor(0)
+        else:
+            cursor = Cursor(seq) if self._since is None else Cursor(since=self._since)
+        self._cursors[source] = cursor
         return cursor
+
+    @property
+    def beginning(self) -> Collection[Source]:
+        """The sources of whose past it waits to hear where it begins."""
+        return [each for each in self.behind if self._cursors[each].since is not None]
 
     def take(self, batch: Batch, started: float | None) -> None:
         """A frame has come: hand over what is new of it, or leave it and ask."""
@@ -125,7 +141,11 @@ class Intake:
             return
         self._granted.pop(source, None)
         self.behind.pop(source, None)  # it queues up anew, behind the others
+        if cursor.since is not None:
+            self.confirm(source[0])
         gap = cursor.advance(page)
+        if page.reached is not None:
+            self._sink.reach(page.reached)
         if gap is not None:
             self._sink.lose(source, gap)
         self._sink.accept(events)
@@ -185,14 +205,16 @@ class Intake:
             self._granted.pop(source, None)
         free = self._sink.vacancy - sum(self._granted.values())
         for place, source in enumerate(due):
+            cursor = self._cursors[source]
             share = -(-free // (len(due) - place))
             if share <= 0:
-                self._cursors[source].defer()
-            elif (after := self._cursors[source].ask(now)) is not None:
+                cursor.defer()
+            elif (after := cursor.ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
-                if self._transport.ask(self, source, after, share):
-                    self._cursors[source].defer()
+                want = Want(after, cursor.since, cursor.upto)
+                if self._transport.ask(self, source, want, share):
+                    cursor.defer()
 
     def _follow(self, source: Source, cursor: Cursor) -> None:
         if cursor.behind:

@@ -16,6 +16,7 @@ from aiobus import clock
 from aiobus.codec import copied, decode
 from aiobus.delivery import Delivery, Gate
 from aiobus.event import Event
+from aiobus.history import Since, Want
 from aiobus.inbox import Item, Notice, Offer, make_inbox
 from aiobus.intake import Intake
 from aiobus.pattern import RESERVED, read_query
@@ -23,7 +24,7 @@ from aiobus.publisher import Publisher
 from aiobus.reports import GAP, Reports
 from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
-from aiobus.terms import Since, Terms, Where
+from aiobus.terms import Terms, Where
 from aiobus.transport import Source, Transport
 from aiobus.waiters import Waiters
 
@@ -79,7 +80,7 @@ class Receiver:
         text = self.query.text
         is_exact = not text or read_query(text) == self.query.without(*self.query.reserved)
         self._narrow = None if is_exact else self.query
-        self.intake = Intake(self.query, self, transport)
+        self.intake = Intake(self.query, self, transport, terms.since)
         self.reached: float | None = None
         self.closed = False
         self.running: set[Delivery] = set()
@@ -192,22 +193,24 @@ class Receiver:
             self._arrivals.wake()
 
     def _start(self, since: Since) -> None:
-        history = self._publisher.history
-        if since == "last":
-            with self._publisher.handing_out():
-                self._admit(history.last(self.query))
-            self._reports.flush()
-        elif since is not None:
-            begin, reached = history.since(self.query, since)
-            self.reached = min(reached, clock.wall())
-            self._cursor = Cursor(begin, behind=begin < history.newest)
+        if since is not None:
+            self._cursor = Cursor(since=since)
+            self._pull()
+
+    def reach(self, timestamp: float) -> None:
+        """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
+        self.reached = timestamp if self.reached is None else max(self.reached, timestamp)
 
     def _pull(self) -> None:
         """Catch up by one page, as far as there is room."""
         room = min(PULL_ROWS, self.maxsize - len(self._inbox))
-        page = self._publisher.history.page(self.query, self._cursor.last, room, PULL_LOOK)
+        cursor = self._cursor
+        want = Want(cursor.last, cursor.since, cursor.upto)
+        page = self._publisher.history.answer(self.query, want, room, PULL_LOOK)
+        if page.reached is not None:
+            self.reach(min(page.reached, clock.wall()))
         with self._publisher.handing_out():
-            gap = self._cursor.advance(page)
+            gap = cursor.advance(page)
             if gap is not None:
                 self.lose(self._own, gap)
             self._admit(page.rows)

@@ -7,7 +7,7 @@ came and what time it is, and answers what to do.
 
 from dataclasses import dataclass
 
-from aiobus.history import Page
+from aiobus.history import Page, Since
 
 __all__ = ["LEFT", "PATIENCE", "RETRY", "Cursor", "Gap"]
 
@@ -40,14 +40,21 @@ class Cursor:
     page reaches the newest event or a frame goes on exactly where it stands.
     """
 
-    __slots__ = ("_asked", "_deadline", "_known", "_reported", "behind", "has_given_up", "last")
+    __slots__ = (
+        "_asked", "_deadline", "_known", "_reported", "behind", "has_given_up", "last", "since",
+        "upto",
+    )  # fmt: skip
 
-    def __init__(self, last: int = 0, *, behind: bool = False) -> None:
+    def __init__(self, last: int = 0, *, behind: bool = False, since: Since = None) -> None:
         self.last = last
         """Everything up to this seq was handed over or reported; of own events, meaningful while
         `behind`.
         """
-        self.behind = behind
+        self.behind = behind or since is not None
+        self.since = since
+        """Where it begins in the past, until the first page has said after which seq that is."""
+        self.upto = 0
+        """Above 0: only the newest of each (type, key) up to this seq is wanted so far."""
         self.has_given_up = False
         self._known = self._reported = 0
         self._asked: float | None = None
@@ -81,19 +88,21 @@ class Cursor:
         above which its events are to be handed over; None to leave the frame and be behind.
         """
         last = self.last
-        if prev <= last and (has_room or newest <= last):
+        is_next = prev <= last and self.since is None
+        if is_next and (has_room or newest <= last):
             self.last = max(last, newest)
             self._be_live()
             return last
         self._be_behind(newest)
-        if prev <= last and self.has_given_up:  # it is there again, only the room is not
+        if is_next and self.has_given_up:  # it is there again, only the room is not
             self.has_given_up = False
             self._asked = self._deadline = None
         return None
 
     def leave_out(self, prev: int, has_room: bool) -> bool:
         """The same without looking at the events: True when the frame is to be left anyhow."""
-        if self.has_given_up or (prev <= self.last and has_room):
+        is_next = prev <= self.last and self.since is None
+        if self.has_given_up or (is_next and has_room):
             return False
         self._be_behind(prev + 1)
         return True
@@ -127,14 +136,19 @@ class Cursor:
 
     def expects(self, page: Page) -> bool:
         """True for a page that answers what was asked last: another may have come twice or late."""
-        is_sound = page.after <= page.to <= page.newest
-        return self.behind and self._asked is not None and page.after == self.last and is_sound
+        is_sound = page.after <= page.to <= (self.upto or page.newest)
+        is_next = page.after == self.last or self.since is not None
+        return self.behind and self._asked is not None and is_next and is_sound
 
     def advance(self, page: Page) -> Gap | None:
         """Take a page that was asked for with `after = last`; return what is lost before its first
         event, unless an earlier page has said so.
         """
         gap = None
+        if self.since is not None:  # what was forgotten by then is not missed
+            self.last, self._reported = page.after, page.evicted
+            self.upto = page.newest if self.since == "last" else 0
+            self.since = None
         if page.evicted > max(self.last, self._reported):
             gap = self._gap(page.evicted, EVICTED)
             self._reported = page.evicted
@@ -143,6 +157,8 @@ class Cursor:
         self.last = page.to
         self._known = max(self._known, page.newest)
         self.has_given_up = False
+        if self.last >= self.upto:
+            self.upto = 0
         if self.last >= self._known:
             self._be_live()
         return gap
@@ -164,4 +180,5 @@ class Cursor:
 
     def _be_live(self) -> None:
         self.behind = self.has_given_up = False
-        self._asked = self._deadline = None
+        self._asked = self._deadline = self.since = None
+        self.upto = 0

@@ -39,8 +39,9 @@ class Subscription:
 
     @property
     def reached(self) -> float | None:
-        """With `since=` a time: how far back history went, in Unix seconds. Of what is newer than
-        this, nothing is missing.
+        """With `since=` a time: how far back the histories went, in Unix seconds. Of what the buses
+        that run now have published since then, nothing is missing. Known when `subscribe` returns,
+        but for those in `unconfirmed`.
         """
         return self._receiver.reached
 

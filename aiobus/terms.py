@@ -7,9 +7,11 @@ nothing of who will serve them.
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from math import isfinite
+from typing import Any, TypedDict, get_args
 
 from aiobus.event import Event
+from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.pattern import Query
 
@@ -18,7 +20,6 @@ __all__ = ["Keys", "Since", "SubscribeOptions", "Terms", "Types", "Where", "chec
 Types = str | Iterable[str]
 Keys = str | Iterable[str] | None
 Where = Callable[[Event[Any]], object]
-Since = Literal["last"] | float | None
 
 
 class SubscribeOptions(TypedDict, total=False):
@@ -62,7 +63,7 @@ class Terms:
             raise ValueError(f"concurrency={self.concurrency!r}: a whole number from 1 is needed")
         if self.max_age is not None and not (_is_number(self.max_age) and self.max_age > 0):
             raise ValueError(f"max_age={self.max_age!r}: seconds above 0 are needed")
-        if not (self.since in (None, "last") or _is_number(self.since)):
+        if not (self.since in (None, "last") or _is_time(self.since)):
             raise ValueError(f"since={self.since!r}: 'last' or Unix seconds are needed")
         check_timeout(self.timeout)
 
@@ -78,6 +79,10 @@ def check_timeout(timeout: object, *, optional: bool = False) -> None:
 def _is_number(value: object) -> bool:
     is_real = isinstance(value, float | int) and not isinstance(value, bool)
     return is_real and value == value  # NaN is no number of seconds
+
+
+def _is_time(value: object) -> bool:
+    return _is_number(value) and isfinite(value)  # type: ignore[arg-type]
 
 
 def _is_count(value: object) -> bool:

@@ -20,6 +20,7 @@ import orjson
 
 from aiobus.codec import MAX_CAUSE, MAX_DEPTH
 from aiobus.event import Event, known_type
+from aiobus.history import Since
 from aiobus.pattern import MAX_QUERY, RESERVED, Query, bad_key, bad_name, bad_type, read_query
 
 __all__ = [
@@ -193,7 +194,8 @@ class Answer:
 class PageAnswer:
     """To a PageAsk: the kept events in `(after, to]` that the query matches.
 
-    Those up to `evicted` are forgotten; there is more while `to` is below `newest`.
+    Those up to `evicted` are forgotten; there is more while `to` is below `newest`. Where it was to
+    begin at a time, `reached` is when in Unix seconds nothing is missing from.
     """
 
     nonce: int
@@ -203,6 +205,7 @@ class PageAnswer:
     evicted: int
     to: int
     newest: int
+    reached: float | None
     rows: list[Event[Any]]
 
     def events(self) -> list[Event[Any]]:
@@ -233,10 +236,11 @@ def page(
     evicted: int,
     to_seq: int,
     newest: int,
+    reached: float | None,
     rows: Sequence[bytes],
 ) -> bytes:
     """A PageAnswer in the mailbox of `to`, its rows as the codec encodes them."""
-    head = orjson.dumps(["!", nonce, source, epoch, after, evicted, to_seq, newest])
+    head = orjson.dumps(["!", nonce, source, epoch, after, evicted, to_seq, newest, reached])
     return b"%b%b,[%b]]" % (to.topic, head[:-1], b",".join(rows))
 
 
@@ -291,7 +295,8 @@ class Ask:
 class PageAsk:
     """Which events after `after` have you kept of `query`? At most `limit` of them.
 
-    `query` is a text of at most 1,024 bytes that nobody has looked into.
+    `query` is a text of at most 1,024 bytes that nobody has looked into. `since` and `upto` are
+    those of a `Want`.
     """
 
     to: str
@@ -301,6 +306,8 @@ class PageAsk:
     query: str
     after: int
     limit: int
+    since: Since
+    upto: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +335,8 @@ def read_up(message: bytes) -> Ask | PageAsk | Ack:
 _FORMS: dict[Any, str] = {
     Ask: "? name* nonce who",
     Answer: "? nonce who age seq flag",
-    PageAsk: "! name nonce who epoch query seq limit",
-    PageAnswer: "! nonce name epoch seq seq seq seq rows",
+    PageAsk: "! name nonce who epoch query seq limit since seq",
+    PageAnswer: "! nonce name epoch seq seq seq seq reached rows",
     Mark: "= mark who streams",
     Ack: "= name mark who",
 }
@@ -367,6 +374,8 @@ def _part(name: str, value: Any) -> Any:
             right = kind is str and len(value.encode()) <= MAX_QUERY
         case "age":
             right = kind in (int, float) and value >= 0
+        case "since" | "reached":
+            right = value is None or kind in (int, float) or (name, value) == ("since", "last")
         case "who" | "flag" | "rows" | "streams":
             right = kind is {"who": str, "flag": bool}.get(name, list)
         case _:

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 ORDER = [
     "aiobus.errors  aiobus.clock  aiobus.limits",
     "aiobus.stats  aiobus.event  aiobus.pattern",
-    "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.turn  aiobus.waiters",
-    "aiobus.history  aiobus.terms  aiobus.outlets  aiobus.wire",
+    "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.history  aiobus.turn  aiobus.waiters",
+    "aiobus.terms  aiobus.outlets  aiobus.wire",
     "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",
     "aiobus.transport  aiobus.transport.meeting  aiobus.transport.fork",
     "aiobus.transport.network  aiobus.transport.rounds  aiobus.transport.address",

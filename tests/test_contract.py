@@ -953,3 +953,86 @@ async def test_the_name_of_a_closed_bus_can_be_used_again(mesh: Desk) -> None:
         await mesh.bus("feed")
         await anext(news)
     assert strategy.stats().peers == ("feed",)
+
+
+# The past.
+
+
+async def test_since_last_begins_with_the_newest_of_each_type_and_key_and_goes_on_live(
+    desk: Desk,
+) -> None:
+    feed = await desk.bus("feed")
+    await publish(feed, 10)
+    await publish(feed, 3, EventType.FILL)
+    strategy = await desk.bus("strategy")
+    seen = Seen()
+    types = [EventType.TRADE, EventType.FILL]
+    await strategy.subscribe(types, seen.take, since="last")
+    await publish(feed, 2)
+    await arrive(feed, strategy)
+    expected = [("TRADE", 7), ("TRADE", 8), ("TRADE", 9), ("FILL", 0), ("FILL", 1), ("FILL", 2)]
+    expected += [("TRADE", 0), ("TRADE", 1)]
+    assert [(event.type, event.data) for event in seen] == expected
+
+
+async def test_since_a_time_begins_there_and_says_how_far_history_reached(desk: Desk) -> None:
+    feed = await desk.bus("feed", limits=Limits(history_events=50))
+    for number in range(100):
+        await feed.publish(Event(EventType.TRADE, number, 1000.0 + number))
+    strategy = await desk.bus("strategy")
+    within, beyond = Seen(), Seen()
+    first = await strategy.subscribe(EventType.TRADE, within.take, since=1080)
+    second = await strategy.subscribe(EventType.TRADE, beyond.take, since=0)
+    assert (first.reached, second.reached) == (1080, 1050)
+    await feed.publish(Event(EventType.TRADE, 100))
+    await arrive(feed, strategy)
+    assert within.data == list(range(80, 101))
+    assert beyond.data == list(range(50, 101))
+
+
+async def test_since_last_is_told_by_every_source_that_is_there(mesh: Desk) -> None:
+    sources = [await mesh.bus(name) for name in ("a", "b", "own")]
+    for source in sources:
+        await source.publish(Event("T", "old", key="x"))
+        await source.publish(Event("T", source.name, key="x"))
+    seen = Seen()
+    await sources[-1].subscribe("T", seen.take, since="last")
+    await seen.until(lambda: len(seen) == 3)
+    assert sorted(seen.data) == ["a", "b", "own"]
+
+
+async def test_the_past_comes_through_an_inbox_that_is_smaller_than_it(mesh: Desk) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    await publish(feed, 3000)
+    seen = Seen()
+    await strategy.subscribe(EventType.TRADE, seen.take, since=0, maxsize=7)
+    await publish(feed, 10)
+    await arrive(feed, strategy)
+    assert seen.data == [*range(3000), *range(10)]
+
+
+async def test_a_late_joiner_at_full_rate_misses_nothing_and_gets_nothing_twice(mesh: Desk) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    is_over = asyncio.Event()
+
+    async def flood() -> None:
+        number = 0
+        while not is_over.is_set():
+            await feed.publish(Event("T", number, key=f"k{number % 50}"))
+            number += 1
+
+    flooding = asyncio.create_task(flood())
+    joined: list[Seen] = []
+    for _ in range(10):
+        joined.append(Seen())
+        await strategy.subscribe("T", joined[-1].take, since="last")
+    is_over.set()
+    await flooding
+    await arrive(feed, strategy)
+    last = feed.stats().published
+    for seen in joined:
+        seqs = [event.seq for event in seen]
+        past = [seq for seq in seqs if not {*range(seq, last + 1)} <= {*seqs}]
+        assert seqs == sorted({*seqs})
+        assert len(past) < 50, "one of each key, then all there is"
+        assert seqs[-1] == last

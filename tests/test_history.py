@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aiobus import Event, EventType, Limits
-from aiobus.history import PAGE_BYTES, PAGE_LOOK, ROW_OVERHEAD, History, Page
+from aiobus.history import PAGE_BYTES, PAGE_LOOK, ROW_OVERHEAD, History, Page, Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 
@@ -307,7 +307,7 @@ def test_a_page_holds_an_event_even_if_that_alone_is_larger() -> None:
 
 def test_a_page_looks_at_no_more_than_4096_events() -> None:
     history = history_of(*["A"] * (PAGE_LOOK + 10))
-    query = Query.of("A", key="nobody")
+    query = Query.of("A", key="nobody*")
     first = history.page(query, 0, 10)
     assert (first.rows, first.to) == ([], PAGE_LOOK)
     assert history.page(query, first.to, 10).to == PAGE_LOOK + 10
@@ -317,15 +317,15 @@ def test_a_page_looks_at_no_more_events_than_it_is_told_to() -> None:
     history = History(Limits())
     for seq, key in enumerate("xxyx", 1):
         keep(history, seq, "A", key)
-    page = history.page(Query.of("A", "y"), 0, 10, look=2)
+    page = history.page(Query.of("A", "y*"), 0, 10, look=2)
     assert (page.rows, page.to) == ([], 2)
-    page = history.page(Query.of("A", "y"), 2, 10, look=2)
+    page = history.page(Query.of("A", "y*"), 2, 10, look=2)
     assert (seqs(page.rows), page.to) == ([3], 4)
 
 
 def test_a_page_that_looked_at_exactly_all_says_so() -> None:
     history = history_of(*["A"] * PAGE_LOOK, "B")
-    assert history.page(Query.of("A", key="nobody"), 0, 10).to == PAGE_LOOK + 1
+    assert history.page(Query.of("A", key="nobody*"), 0, 10).to == PAGE_LOOK + 1
 
 
 def test_types_that_are_not_asked_for_are_not_looked_at() -> None:
@@ -429,21 +429,66 @@ def test_since_a_time_is_not_held_back_by_what_other_types_have_lost() -> None:
     assert history.since(Query.of("FILL"), 0.0) == (0, 0.0)
 
 
-@given(small_limits, kept_events, queries)
+# The newest of each type and key.
+
+
+@given(small_limits, kept_events, queries, st.integers(1, 3), st.integers(1, 40))
 @settings(max_examples=70, deadline=None)
-def test_the_last_is_the_newest_kept_of_each_type_and_key_in_order(
-    limits: Limits, events: list[tuple[str, str, int]], query: Query
+def test_the_last_are_the_newest_kept_of_each_type_and_key_in_order_however_the_pages_fall(
+    limits: Limits, events: list[tuple[str, str, int]], query: Query, limit: int, look: int
 ) -> None:
     history, plain = both(limits, events)
     newest: dict[Any, int] = {}
     for seq in plain.kept(query):
         newest[events[seq - 1][:2]] = seq
-    assert seqs(history.last(query)) == sorted(newest.values())
+    pages = [history.answer(query, Want(0, "last"), limit, look)]
+    upto = pages[0].newest
+    while pages[-1].to < upto:
+        pages.append(history.answer(query, Want(pages[-1].to, upto=upto), limit, look))
+    assert [seq for page in pages for seq in seqs(page.rows)] == sorted(newest.values())
+    assert pages[0].after == 0
 
 
-def test_the_last_has_the_type_and_key_of_each_row() -> None:
+def test_what_comes_while_the_last_are_read_neither_adds_to_them_nor_takes_from_them() -> None:
     history = History(Limits())
-    keep(history, 1, "A", "x")
-    keep(history, 2, "A", "x")
-    keep(history, 3, "B", "y")
-    assert history.last(ALL) == [("A", "x", b"2 "), ("B", "y", b"3 ")]
+    for seq, key in enumerate("xyz", 1):
+        keep(history, seq, "A", key)
+    first = history.answer(ALL, Want(0, "last"), 1)
+    for seq, key in enumerate("yx", 4):
+        keep(history, seq, "A", key)
+    rest = history.answer(ALL, Want(first.to, upto=first.newest), 10)
+    assert seqs([*first.rows, *rest.rows]) == [1, 2, 3]
+    assert (rest.to, rest.newest) == (3, 5)
+
+
+def test_since_a_time_the_first_page_tells_how_far_history_reached() -> None:
+    history = history_of("A", "A", "A", history_events=2)
+    page = history.answer(ALL, Want(0, 0.0), 10)
+    assert (page.after, page.reached, seqs(page.rows)) == (1, 2.0, [2, 3])
+    assert history.answer(ALL, Want(0, 3.0), 10).reached == 3.0
+
+
+# Where the events of a key lie.
+
+
+@given(small_limits, kept_events, st.sets(st.sampled_from(["x", "y", ""]), min_size=1))
+@settings(max_examples=70, deadline=None)
+def test_what_names_its_keys_gets_what_a_look_at_every_event_would_find(
+    limits: Limits, events: list[tuple[str, str, int]], keys: set[str]
+) -> None:
+    """Asked after each event, so that what is known of keys is taken up and thrown away anew."""
+    history, query = History(limits), Query.of("*", keys)
+    for seq, (type, key, size) in enumerate(events, 1):
+        keep(history, seq, type, key, size)
+        everything = history.page(ALL, 0, 1000).rows
+        expected = [row for row in everything if row[1] in keys]
+        assert history.page(query, 0, 1000).rows == expected
+
+
+def test_who_names_a_key_is_led_past_any_number_of_events_with_others() -> None:
+    history = History(Limits())
+    for seq in range(1, PAGE_LOOK + 10):
+        keep(history, seq, "A", "x")
+    keep(history, PAGE_LOOK + 10, "A", "y")
+    page = history.page(Query.of("A", "y"), 0, 10, look=1)
+    assert (seqs(page.rows), page.to) == ([PAGE_LOOK + 10], PAGE_LOOK + 10)

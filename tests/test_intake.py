@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from aiobus import Event
-from aiobus.history import Page
+from aiobus.history import Page, Want
 from aiobus.intake import MAX_UNMET, Intake
 from aiobus.pattern import Query
-from aiobus.sequence import PATIENCE, RETRY, Gap
+from aiobus.sequence import LEFT, PATIENCE, RETRY, Gap
 from aiobus.transport import Inlet, Source
 
 DESK = ("desk", 1)
@@ -27,11 +27,13 @@ class Asked:
     """The one thing an intake wants of a transport, written down."""
 
     def __init__(self) -> None:
+        self.wants: list[Want] = []
         self.pages: list[tuple[Source, int, int]] = []
         self.is_full = False
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
-        self.pages.append((source, after, limit))
+    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
+        self.wants.append(want)
+        self.pages.append((source, want.after, limit))
         return self.is_full
 
     def take(self) -> list[tuple[Source, int, int]]:
@@ -46,6 +48,7 @@ class Box:
         self.vacancy = ROOM
         self.log: list[int | Gap] = []
         self.falls = 0
+        self.reached: list[float] = []
 
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)
@@ -56,6 +59,9 @@ class Box:
 
     def fall_behind(self) -> None:
         self.falls += 1
+
+    def reach(self, timestamp: float) -> None:
+        self.reached.append(timestamp)
 
 
 @dataclass
@@ -539,3 +545,64 @@ def test_a_source_is_not_given_up_because_this_process_was_held_up(behind: Bench
     behind.intake.excuse()
     behind.intake.tick()
     assert behind.asked.pages == [(DESK, 4, ROOM)]
+
+
+# The past.
+
+
+@pytest.fixture
+def late(bench: Bench) -> Bench:
+    """One that wants the past, and has met a source, which was at 40."""
+    bench.intake = Intake(Query.of("A"), bench.box, bench.asked, "last")  # type: ignore[arg-type]
+    bench.intake.meet(DESK, 40, bench.older)
+    return bench
+
+
+def test_the_past_is_asked_for_where_it_is_to_begin(late: Bench) -> None:
+    assert late.asked.wants == [Want(0, "last")]
+    assert list(late.intake.beginning) == [DESK]
+
+
+def test_until_the_source_has_told_where_it_begins_its_frames_are_left(late: Bench) -> None:
+    late.take(40, 41, 42, started=late.older)
+    assert late.box.log == []
+    late.turn(0, 30, 42, 10, 30)
+    assert (late.box.log, list(late.intake.beginning)) == ([10, 30], [])
+    assert late.asked.wants[1:] == [Want(30, upto=42)]
+
+
+def test_behind_the_past_all_that_came_meanwhile_is_handed_over(late: Bench) -> None:
+    late.turn(0, 40, 40, 10, 40)
+    late.take(40, 41, started=late.older)
+    assert late.box.log == [10, 40, 41]
+
+
+def test_of_a_source_younger_than_the_subscription_everything_is_owed_and_no_past(
+    bench: Bench,
+) -> None:
+    bench.intake = Intake(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.intake.meet(DESK, 3, bench.younger)
+    assert bench.asked.wants == [Want(0)]
+
+
+def test_a_source_that_says_where_the_past_begins_is_confirmed_and_how_far_it_reached_is_told(
+    bench: Bench,
+) -> None:
+    bench.intake = Intake(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.intake.unconfirmed = frozenset({"desk", "other"})
+    bench.intake.meet(DESK, 3, bench.older)
+    bench.intake.turn(DESK, Page(1, 1, 3, 3, [], 7.5), events(2, 3))
+    assert (bench.box.log, bench.box.reached) == ([2, 3], [7.5])
+    assert bench.intake.unconfirmed == {"other"}
+
+
+def test_a_mark_is_not_reached_before_the_past_has_been_told(late: Bench) -> None:
+    assert not late.intake.has(DESK, 40, late.older)
+    late.turn(0, 40, 40, 40)
+    assert late.intake.has(DESK, 40, late.older)
+
+
+def test_what_a_source_was_at_when_it_left_without_telling_of_its_past_is_lost(late: Bench) -> None:
+    late.intake.leave(DESK)
+    assert late.box.log == [Gap(0, 40, LEFT)]
+    assert list(late.intake.beginning) == []

@@ -1,5 +1,6 @@
 """Requests for pages: few at once to each source, the others in their turn."""
 
+from aiobus.history import Want
 from aiobus.sequence import RETRY
 from aiobus.transport.pages import AT_ONCE, Pages
 
@@ -10,12 +11,12 @@ class Requests:
     """`Pages`, and what it has sent; inlets are plain names."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[str, tuple[str, int], int, int]] = []
+        self.sent: list[tuple[str, tuple[str, int], Want, int]] = []
         self.pages = Pages(lambda *request: self.sent.append(request))  # type: ignore[arg-type]
 
     def ask(self, *names: str, source: tuple[str, int] = A, after: int = 0) -> None:
         for name in names:
-            self.pages.ask(name, source, after, 10, 0.0)  # type: ignore[arg-type]
+            self.pages.ask(name, source, Want(after), 10, 0.0)  # type: ignore[arg-type]
 
     def answered(self, name: str) -> None:
         self.pages.answered(name, A, 0.0)  # type: ignore[arg-type]
@@ -32,7 +33,7 @@ MANY = [f"s{number}" for number in range(AT_ONCE)]
 def test_a_request_is_sent_at_once_while_few_are_under_way() -> None:
     requests = Requests()
     requests.ask("x", after=7)
-    assert requests.sent == [("x", A, 7, 10)]
+    assert requests.sent == [("x", A, Want(7), 10)]
 
 
 def test_one_too_many_waits_until_another_is_answered() -> None:
@@ -64,7 +65,7 @@ def test_of_what_one_that_waits_asks_the_last_counts() -> None:
     requests.ask("late", after=5)
     requests.sent.clear()
     requests.answered(MANY[0])
-    assert requests.sent == [("late", A, 5, 10)]
+    assert requests.sent == [("late", A, Want(5), 10)]
 
 
 def test_what_has_no_answer_after_a_second_makes_room_for_others() -> None:

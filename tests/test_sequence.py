@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from aiobus import Event, Limits, intake, wire
 from aiobus.codec import decode
 from aiobus.delivery import Delivery
-from aiobus.history import PAGE_LOOK, Page
+from aiobus.history import PAGE_LOOK, Page, Want
 from aiobus.inbox import Notice, Offer, make_inbox
 from aiobus.intake import Intake
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
-from aiobus.sequence import PATIENCE, RETRY, Cursor, Gap
+from aiobus.sequence import EVICTED, LEFT, PATIENCE, RETRY, UNANSWERED, Cursor, Gap
 from aiobus.stream import Stream
 from aiobus.transport import Inlet, Source
 from aiobus.wire import Answer, Frame, Mark, PageAnswer, PageAsk, Who
@@ -397,6 +397,94 @@ def test_a_source_that_comes_back_goes_on_behind_what_was_lost() -> None:
     assert cursor.ask(0.0) == 9
 
 
+# Beginning in the past.
+
+
+def test_who_begins_in_the_past_is_behind_and_asks_for_that() -> None:
+    cursor = Cursor(since="last")
+    assert cursor.behind
+    assert (cursor.ask(0.0), cursor.since) == (0, "last")
+
+
+@pytest.mark.parametrize(("prev", "newest"), [(0, 0), (0, 3), (5, 9)])
+def test_no_frame_is_handed_over_before_it_is_known_where_it_begins(prev: int, newest: int) -> None:
+    cursor = Cursor(since=1.5)
+    assert cursor.take(prev, newest, has_room=True) is None
+    assert cursor.leave_out(prev, has_room=True)
+    assert cursor.behind
+
+
+def test_the_first_page_says_where_it_begins_and_nothing_before_is_lost() -> None:
+    cursor = Cursor(since=1.5)
+    cursor.ask(0.0)
+    first = page(40, 60, 80, evicted=40)
+    assert cursor.expects(first)
+    assert cursor.advance(first) is None
+    assert (place(cursor), cursor.since, cursor.upto) == ((60, True), None, 0)
+
+
+def test_of_what_was_forgotten_when_it_began_nothing_is_lost_and_older_events_are_handed_over() -> (
+    None
+):
+    """Of several types, one may hold older events than another has forgotten."""
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    assert cursor.advance(page(0, 20, 80, evicted=60)) is None
+    assert cursor.advance(page(20, 40, 80, evicted=60)) is None
+    assert cursor.advance(page(40, 70, 80, evicted=65)) == Gap(60, 65, EVICTED)
+
+
+def test_what_is_forgotten_after_it_began_is_a_gap() -> None:
+    cursor = Cursor(since=1.5)
+    cursor.ask(0.0)
+    cursor.advance(page(40, 60, 80, evicted=40))
+    assert cursor.advance(page(60, 80, 80, evicted=70)) == Gap(60, 70, EVICTED)
+
+
+def test_only_the_last_are_wanted_up_to_where_the_source_was_and_all_after_that() -> None:
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.advance(page(0, 60, 80))
+    assert cursor.upto == 80
+    cursor.ask(0.0)
+    assert not cursor.expects(page(60, 85, 85)), "of what came since, it would leave something out"
+    cursor.advance(page(60, 80, 85))
+    assert (place(cursor), cursor.upto) == ((80, True), 0)
+    cursor.advance(page(80, 85, 85))
+    assert place(cursor) == (85, False)
+
+
+def test_a_source_that_has_published_nothing_has_no_past() -> None:
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.advance(page(0, 0, 0))
+    assert (place(cursor), cursor.since, cursor.upto) == ((0, False), None, 0)
+
+
+def test_a_late_second_answer_to_where_it_begins_changes_nothing() -> None:
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    first = page(40, 60, 80)
+    cursor.advance(first)
+    cursor.ask(0.0)
+    assert not cursor.expects(first)
+
+
+def test_a_past_that_nobody_tells_of_is_given_up_and_said_to_be_lost() -> None:
+    cursor = Cursor(since=1.5)
+    cursor.ask(0.0)
+    assert cursor.ask(PATIENCE) is None
+    assert cursor.lost_before(7) == Gap(0, 7, UNANSWERED)
+    assert cursor.take(7, 9, has_room=True) == 7
+
+
+def test_a_source_that_leaves_before_it_told_of_its_past_has_lost_what_was_heard_of() -> None:
+    cursor = Cursor(since="last")
+    cursor.hear(9)
+    assert cursor.leave() == Gap(0, 9, LEFT)
+    assert not cursor.behind
+
+
 # The model. A subscriber does what `Receiver` does, without a loop, and writes down what it was
 # handed and told, in the order in which it was.
 
@@ -756,11 +844,12 @@ class Desk:
         for asked in self.questions:
             assert self.stream is not None
             self.stream.flush()
-            page = self.publisher.history.page(
-                self.scene.query, asked.after, asked.limit, self.scene.look
+            want = Want(asked.after, asked.since, asked.upto)
+            page = self.publisher.history.answer(
+                self.scene.query, want, asked.limit, self.scene.look
             )
             rows = [row for _, _, row in page.rows]
-            where = (page.after, page.evicted, page.to, page.newest)
+            where = (page.after, page.evicted, page.to, page.newest, page.reached)
             self.link.append(wire.page(ME, asked.nonce, *self.source, *where, rows))
         self.questions.clear()
 
@@ -777,12 +866,13 @@ class Lossy:
         ]
         self.intake = Intake(scene.query, self.box, self)  # type: ignore[arg-type]
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> None:
         """What the intake asks of its transport."""
         (desk,) = [desk for desk in self.desks if desk.source == source]
         if desk.stream is not None:
             text = self.scene.query.text
-            desk.questions.append(PageAsk(source[0], 1, ME, source[1], text, after, limit))
+            what = (text, want.after, limit, want.since, want.upto)
+            desk.questions.append(PageAsk(source[0], 1, ME, source[1], *what))
 
     def run(self, moves: bytes) -> None:
         for move in moves:

@@ -7,6 +7,7 @@ import pytest
 
 from aiobus import Event, Limits, wire
 from aiobus.delivery import Delivery, current, enter
+from aiobus.history import Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.transport import streams
@@ -171,21 +172,21 @@ async def test_the_frames_of_a_query_leave_in_order_though_it_is_asked_for_anew_
 
 async def test_a_page_is_what_history_has_of_the_query(desk: Desk) -> None:
     desk.publish("A", "B", "A")
-    page = desk.streams.page(A, Query.of("A"), 1, 10)
+    page = desk.streams.page(A, Query.of("A"), Want(1), 10)
     assert (page.after, page.to, page.newest, len(page.rows)) == (1, 3, 3, 1)
 
 
 async def test_before_a_page_what_waits_of_the_same_query_is_sent(desk: Desk) -> None:
     desk.open("A", "B")
     desk.publish("A", "B", "A", "B")
-    assert desk.streams.page(A, Query.of("A"), 0, 10).newest == 4
+    assert desk.streams.page(A, Query.of("A"), Want(0), 10).newest == 4
     assert desk.sent[2:] == [(A, 1, [3])]
 
 
 async def test_a_page_holds_no_more_than_was_asked_for_nor_than_1024_events(desk: Desk) -> None:
     desk.publish(*["A"] * (PAGE_EVENTS + 10))
     for limit, length in ((3, 3), (1_000_000, PAGE_EVENTS)):
-        assert len(desk.streams.page(A, Query.of("A"), 0, limit).rows) == length
+        assert len(desk.streams.page(A, Query.of("A"), Want(0), limit).rows) == length
 
 
 # Beacons.

@@ -610,6 +610,24 @@ async def test_what_was_published_during_a_partition_arrives_after_it(cut: bool)
         listener.check(published, has_gaps=False)
 
 
+async def test_the_past_of_a_source_that_is_reached_late_is_told_then() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+        await publish(feed, 10)
+        desk.network.partition({"feed"}, {"strategy"}, cut=True)
+        await at_rest()
+        seen: list[int] = []
+        subscription = await strategy.subscribe(
+            EventType.TRADE, lambda event: seen.append(event.data), since=0
+        )
+        assert (seen, subscription.reached) == ([], 0)
+        desk.network.heal()
+        await at_rest()
+        assert await feed.flush() == []
+        await strategy.settle()
+        assert seen == list(range(10))
+
+
 @pytest.mark.parametrize("cut", [False, True])
 async def test_flush_names_who_is_behind_a_partition(cut: bool) -> None:
     async with Desk(MemoryNetwork()) as desk:

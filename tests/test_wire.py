@@ -41,6 +41,7 @@ ME = Who("me", 1_700_000_000_000_000, "tcp://127.0.0.1:7001")
 YOU = Who("you", 0, "ipc:///run/user/1000/aiobus/desk/you.sock")
 MARKER = "S3CRET"
 
+times = st.floats(0, 1e12)
 numbers = st.integers(0, 2**63 - 1)
 NAME_CHARACTERS = string.ascii_letters + string.digits + "._-"
 names = st.text(NAME_CHARACTERS, min_size=1, max_size=64)
@@ -562,25 +563,32 @@ def test_a_mark_is_read_as_it_was_sent(value: Mark, to: Who) -> None:
     names,
     numbers,
     st.lists(st.integers(0, 2**40), min_size=4, max_size=4).map(sorted),
+    st.none() | times,
 )
 @settings(max_examples=60, deadline=None)
 def test_a_page_is_read_as_it_was_sent(
-    batch: list[Event], nonce: int, source: str, epoch: int, bounds: list[int]
+    batch: list[Event],
+    nonce: int,
+    source: str,
+    epoch: int,
+    bounds: list[int],
+    reached: float | None,
 ) -> None:
     evicted, after, to, newest = bounds
     to, newest = to + len(batch), newest + len(batch)
     rows = [row_of(event, after + place) for place, event in enumerate(batch, 1)]
-    read = read_down(page(ME, nonce, source, epoch, after, evicted, to, newest, rows), ME)
+    where = (after, evicted, to, newest, reached)
+    read = read_down(page(ME, nonce, source, epoch, *where, rows), ME)
     assert isinstance(read, PageAnswer)
     assert (read.nonce, read.source, read.epoch) == (nonce, source, epoch)
-    assert (read.after, read.evicted, read.to, read.newest) == (after, evicted, to, newest)
+    assert (read.after, read.evicted, read.to, read.newest, read.reached) == where
     expected = [all_of(event) for event in decode(rows, source, epoch)]
     assert [all_of(event) for event in read.events()] == expected
 
 
 def page_fields(**changed: Any) -> list[Any]:
     fields = {"kind": "!", "nonce": 1, "source": "desk", "epoch": 7, "after": 4, "evicted": 0}
-    fields |= {"to": 6, "newest": 9, "rows": [row()]}
+    fields |= {"to": 6, "newest": 9, "reached": None, "rows": [row()]}
     return list((fields | changed).values())
 
 
@@ -599,6 +607,8 @@ def page_fields(**changed: Any) -> list[Any]:
         {"to": 4},
         {"newest": 5},
         {"newest": 9.0},
+        {"reached": "last"},
+        {"reached": True},
         {"rows": {}},
         {"rows": [row(), row()]},
         {"rows": [row(seq=4)]},
@@ -659,9 +669,11 @@ def test_mail_for_another_bus_or_another_start_of_this_one_is_refused(to: Who) -
 
 # Questions.
 
+sinces = st.none() | st.just("last") | times
+limits = st.integers(1, 1_000_000)
 questions = (
     st.builds(Ask, names | st.just("*"), numbers, whos)
-    | st.builds(PageAsk, names, numbers, whos, numbers, queries, numbers, st.integers(1, 1_000_000))
+    | st.builds(PageAsk, names, numbers, whos, numbers, queries, numbers, limits, sinces, numbers)
     | st.builds(Ack, names, numbers, whos)
 )
 
@@ -680,7 +692,7 @@ def test_no_question_can_be_taken_for_a_subscription(question: Ask | PageAsk | A
 
 @pytest.mark.parametrize("query", ["", "B A", "no query at all", "T" * 1024, "é" * 512])
 def test_the_query_of_a_page_is_left_for_the_publisher_to_judge(query: str) -> None:
-    question = PageAsk("desk", 1, ME, 7, query, 4, 10)
+    question = PageAsk("desk", 1, ME, 7, query, 4, 10, None, 0)
     assert read_up(up(question)) == question
 
 
@@ -710,18 +722,19 @@ def test_the_query_of_a_page_is_left_for_the_publisher_to_judge(query: str) -> N
         ["=", "desk", None, ME.text],
         ["=", "desk", 1, {}],
         ["!", "desk", 1, ME.text],
-        ["!", "*", 1, ME.text, 7, "T", 4, 10],
-        ["!", "desk", 1, ME.text, 7, "T", 4, 0],
-        ["!", "desk", 1, ME.text, 7, "T", 4, 1_000_001],
-        ["!", "desk", 1, ME.text, 7, "T", 4, True],
-        ["!", "desk", 1, ME.text, 7, "T", -1, 10],
-        ["!", "desk", 1, ME.text, 7, "T", None, 10],
-        ["!", "desk", 1, ME.text, -7, "T", 4, 10],
-        ["!", "desk", 1, ME.text, 7, None, 4, 10],
-        ["!", "desk", 1, ME.text, 7, "T" * 1025, 4, 10],
-        ["!", "desk", 1, ME.text, 7, "é" * 513, 4, 10],
-        ["!", "desk", 1, ME.text, 7, ["T"], 4, 10],
-        ["!", "desk", 1, ME.text, 7, "T", 4, 10, 0],
+        ["!", "*", 1, ME.text, 7, "T", 4, 10, None, 0],
+        ["!", "desk", 1, ME.text, 7, "T", 4, 0, None, 0],
+        ["!", "desk", 1, ME.text, 7, "T", 4, 1_000_001, None, 0],
+        ["!", "desk", 1, ME.text, 7, "T", 4, True, None, 0],
+        ["!", "desk", 1, ME.text, 7, "T", -1, 10, None, 0],
+        ["!", "desk", 1, ME.text, 7, "T", None, 10, None, 0],
+        ["!", "desk", 1, ME.text, -7, "T", 4, 10, None, 0],
+        ["!", "desk", 1, ME.text, 7, None, 4, 10, None, 0],
+        ["!", "desk", 1, ME.text, 7, "T" * 1025, 4, 10, None, 0],
+        ["!", "desk", 1, ME.text, 7, "é" * 513, 4, 10, None, 0],
+        ["!", "desk", 1, ME.text, 7, ["T"], 4, 10, None, 0],
+        ["!", "desk", 1, ME.text, 7, "T", 4, 10],
+        ["!", "desk", 1, ME.text, 7, "T", 4, 10, None, 0, 0],
     ],
 )
 def test_any_other_question_is_refused(fields: Any) -> None:
@@ -744,10 +757,10 @@ VALID = [
     ),
     heartbeat("desk", 7, 5, leaving=True),
     answer(ME, Answer(1, YOU, 1.5, 2, True)),
-    page(ME, 1, "desk", 7, 4, 0, 6, 9, [orjson.dumps(row())]),
+    page(ME, 1, "desk", 7, 4, 0, 6, 9, None, [orjson.dumps(row())]),
     mark(ME, Mark(1, YOU, (("TRADE/BTC", 5), ("*", 6)))),
     up(Ask("*", 1, ME)),
-    up(PageAsk("desk", 1, ME, 7, "TRADE/BTC", 4, 10)),
+    up(PageAsk("desk", 1, ME, 7, "TRADE/BTC", 4, 10, "last", 0)),
     up(Ack("desk", 1, ME)),
 ]
 PIECES = [

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any, Protocol
 
 from aiobus.event import Event
-from aiobus.history import Page
+from aiobus.history import Page, Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 
@@ -38,6 +38,11 @@ class Inlet(Protocol):
     """Where events of other buses enter: one subscription. Nothing here waits or raises."""
 
     query: Query
+
+    @property
+    def beginning(self) -> Collection[Source]:
+        """The sources of whose past it waits to hear where it begins."""
+        ...
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         """A source has answered that the query is live there: it is at `seq`, and started at
@@ -131,8 +136,8 @@ class Transport(Protocol):
         ...
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
-        """Ask every other bus for the query of `inlet`; return the names of those that did not
-        confirm.
+        """Ask every other bus for the query of `inlet`, and where in its past that begins; return
+        the names of those that did not confirm.
         """
         ...
 
@@ -140,10 +145,10 @@ class Transport(Protocol):
         """Withdraw it. No error when it was not subscribed."""
         ...
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
-        """Ask a source for the next page of what `inlet` misses: at most `limit` events after seq
-        `after`. The answer, if any, comes as `Inlet.turn`. True when it has to wait for its turn,
-        and nobody can have answered yet.
+    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
+        """Ask a source for the next page of what `inlet` misses, with at most `limit` events. The
+        answer, if any, comes as `Inlet.turn`. True when it has to wait for its turn, and nobody can
+        have answered yet.
         """
         ...
 

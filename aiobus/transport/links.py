@@ -158,6 +158,11 @@ class Links:
             self._witness.peer_joined(peer.who.name, peer.who.epoch)
             self.changed.wake()
 
+    def is_there(self, source: Source) -> bool:
+        """True while the peer that publishes as `source` is linked."""
+        peer = self._sources.get(source)
+        return peer is not None and peer.is_there
+
     def hear(self, source: Source, seq: int) -> Peer | None:
         """A source is at `seq`, or beyond; the peer it is, if it is known."""
         peer = self._sources.get(source)

@@ -6,6 +6,7 @@ there is nothing to do here but to say that nobody is missing.
 
 from collections.abc import Collection
 
+from aiobus.history import Want
 from aiobus.publisher import Publisher
 from aiobus.transport import Inlet, Source, Witness
 
@@ -28,7 +29,7 @@ class Local:
     def unsubscribe(self, inlet: Inlet) -> None:
         """Nobody to tell."""
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
+    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
         """Nobody to ask."""
         return False
 

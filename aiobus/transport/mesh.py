@@ -9,9 +9,9 @@ import logging
 from collections.abc import Collection
 from contextvars import Context
 
-from aiobus.clock import elapsed
+from aiobus.clock import elapsed, wall
 from aiobus.errors import BusClosed, NameInUse
-from aiobus.history import Page
+from aiobus.history import Page, Want
 from aiobus.pattern import read_query
 from aiobus.publisher import Publisher
 from aiobus.transport import Inlet, Source, Witness
@@ -191,11 +191,13 @@ class Mesh:
             query = read_query(asked.query)
         except ValueError as error:
             raise WireError(f"a page is asked of no query: {error}") from None
-        found = self._streams.page(topic(asked.query), query, asked.after, asked.limit)
+        want = Want(asked.after, asked.since, asked.upto)
+        found = self._streams.page(topic(asked.query), query, want, asked.limit)
         rows = [row for _, _, row in found.rows]
+        reached = None if found.reached is None else min(found.reached, wall())
         where = (found.after, found.evicted, found.to, found.newest)
         name, epoch = self.me.name, self.me.epoch
-        self._network.send(page(asked.who, asked.nonce, name, epoch, *where, rows))
+        self._network.send(page(asked.who, asked.nonce, name, epoch, *where, reached, rows))
 
     # From above: those whom this bus listens to.
 
@@ -238,11 +240,12 @@ class Mesh:
         events = value.events()
         if events and events[-1].seq > value.to:
             raise WireError("a page with more than it says")
-        page = Page(value.after, value.evicted, value.to, value.newest, [])
+        page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
         if (inlet := self._inlets.numbered(value.nonce)) is not None:
             self._pages.answered(inlet, source, elapsed())
             inlet.turn(source, page, events)
+            self._known.changed.wake()  # it may have begun
         self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -259,6 +262,7 @@ class Mesh:
             return ()
         if (new := self._inlets.add(inlet)) is not None:
             self._network.subscribe(new)
+        end = elapsed() + timeout
         known = {each.endpoint: each for each in self._known if each.is_awaited or each.is_there}
         there = [peer.endpoint for peer in known.values() if peer.is_there]
         round = self._rounds.ask(known, self._ask, lambda value: self._inlets.meet([inlet], value))
@@ -266,7 +270,8 @@ class Mesh:
             missing = await round.done(there, timeout)
             # Found long ago and never linked, so nobody is held up for them.
             missing |= {each for each in round.waiting if known[each].is_overdue(elapsed())}
-            return {known[each].name for each in missing}
+            names = {known[each].name for each in missing}
+            return names | await self._begun(inlet, end - elapsed())
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)
@@ -274,21 +279,40 @@ class Mesh:
                 if self._links is not None and (peer := known[endpoint]) in self._links:
                     self._links.link(peer)
 
+    async def _begun(self, inlet: Inlet, timeout: float) -> set[str]:
+        """Wait until `inlet` has heard from each peer where in its past it begins; return the names
+        of those that did not say.
+        """
+
+        def waiting() -> set[str]:
+            links = self._links
+            return {
+                each[0] for each in inlet.beginning if links is not None and links.is_there(each)
+            }
+
+        try:
+            async with asyncio.timeout(max(0.0, timeout)):
+                while waiting():
+                    await self._known.changed.wait()
+        except TimeoutError:
+            pass
+        return waiting()
+
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""
         if (old := self._inlets.remove(inlet)) is not None:
             self._network.unsubscribe(old)
         self._pages.forget(inlet)
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int) -> bool:
+    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
         """Ask a source for the next page of what `inlet` misses, as soon as few others do."""
-        return self._pages.ask(inlet, source, after, limit, elapsed())
+        return self._pages.ask(inlet, source, want, limit, elapsed())
 
-    def _ask_page(self, inlet: Inlet, source: Source, after: int, limit: int) -> None:
+    def _ask_page(self, inlet: Inlet, source: Source, want: Want, limit: int) -> None:
         if (number := self._inlets.number(inlet)) is not None:
             name, epoch = source
-            text = inlet.query.text
-            self._network.ask(up(PageAsk(name, number, self.me, epoch, text, after, limit)))
+            what = (epoch, inlet.query.text, want.after, limit, want.since, want.upto)
+            self._network.ask(up(PageAsk(name, number, self.me, *what)))
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every bus that listens has what it asked for; return the names of those that

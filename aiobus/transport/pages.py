@@ -7,6 +7,7 @@ not know what a page is.
 
 from collections.abc import Callable
 
+from aiobus.history import Want
 from aiobus.sequence import RETRY
 from aiobus.transport import Inlet, Source
 
@@ -15,27 +16,27 @@ __all__ = ["Pages"]
 AT_ONCE = 32
 """Questions to one source that have no answer yet."""
 
-Send = Callable[[Inlet, Source, int, int], None]
+Send = Callable[[Inlet, Source, Want, int], None]
 
 
 class Pages:
-    """The requests of one bus. `send` sends one: an inlet, a source, after which seq, how many."""
+    """The requests of one bus. `send` sends one: an inlet, a source, what is wanted, how many."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._under_way: dict[Source, dict[Inlet, float]] = {}
-        self._waiting: dict[Source, dict[Inlet, tuple[int, int]]] = {}
+        self._waiting: dict[Source, dict[Inlet, tuple[Want, int]]] = {}
 
-    def ask(self, inlet: Inlet, source: Source, after: int, limit: int, now: float) -> bool:
+    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int, now: float) -> bool:
         """Ask now or when it is its turn; True when it has to wait. Again for the same inlet: the
         last counts.
         """
         under_way = self._under_way.setdefault(source, {})
         if inlet in under_way or len(under_way) < AT_ONCE:
             under_way[inlet] = now
-            self._send(inlet, source, after, limit)
+            self._send(inlet, source, want, limit)
             return False
-        self._waiting.setdefault(source, {})[inlet] = (after, limit)
+        self._waiting.setdefault(source, {})[inlet] = (want, limit)
         return True
 
     def answered(self, inlet: Inlet, source: Source, now: float) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from itertools import islice
 
-from aiobus.history import Page
+from aiobus.history import Page, Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.stream import Stream
@@ -90,14 +90,14 @@ class Streams:
         for stream in self._joining:
             stream.flush()
 
-    def page(self, topic: bytes, query: Query, after: int, limit: int) -> Page:
-        """The next events of a query after `after`. What of it still waits for the end of the tick
-        is sent first, so that it cannot come after what the page says is the newest.
+    def page(self, topic: bytes, query: Query, want: Want, limit: int) -> Page:
+        """A page of a query. What of it still waits for the end of the tick is sent first, so that
+        it cannot come after what the page says is the newest.
         """
         stream = self._streams.get(topic)
         if stream is not None:
             stream.flush()
-        return self._publisher.history.page(query, after, min(limit, PAGE_EVENTS))
+        return self._publisher.history.answer(query, want, min(limit, PAGE_EVENTS))
 
     def beacons(self) -> None:
         """Say on every stream what was sent last, within the second that follows."""
