@@ -45,12 +45,17 @@ class Bot:
         self.handled = 0
 
     async def start(self, url: str, name: str, **keywords: Any) -> AsyncEventBus:
+        """Make a bus and start it."""
+        return await self.open(AsyncEventBus(url, name=name, **keywords))
+
+    async def open(self, bus: AsyncEventBus) -> AsyncEventBus:
+        """Start a bus that was made elsewhere."""
         before = time.monotonic()
-        self.bus = AsyncEventBus(url, name=name, **keywords)
-        await self.bus.start()
-        self.source = (name, self.bus.stats().epoch)
+        self.bus = bus
+        await bus.start()
+        self.source = (bus.name, bus.stats().epoch)
         self._ledger.started(*self.source, before)
-        return self.bus
+        return bus
 
     # Publishing.
 

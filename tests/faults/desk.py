@@ -18,6 +18,8 @@ from typing import Any
 
 from actors import Actor, Nursery, tcp_url
 
+from aiobus.testing import MemoryNetwork
+from faults.bots import Bot
 from faults.ledger import read
 from faults.oracle import Verdict, judge
 
@@ -84,6 +86,40 @@ class Process:
         self.actor.kill()
         await self.actor.code
 
+    def abandon(self) -> None:
+        """It is of no use any more."""
+        if not self.actor.code.done():
+            self.actor.kill()
+
+    async def end(self) -> None:
+        """Its bus is closed or dead: see how it ends. Raises AssertionError if it does not well."""
+        await self.actor.end()
+
+
+class Local:
+    """A bot in this process, on a network in memory."""
+
+    is_killed = False
+
+    def __init__(self, bot: Bot, name: str) -> None:
+        self.bot = bot
+        self.name = name
+
+    async def do(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """Call a method of the `Bot`; what it published has left when this returns."""
+        result = getattr(self.bot, method)(*arguments, **keywords)
+        if asyncio.iscoroutine(result):
+            result = await result
+        await asyncio.sleep(0)  # the end of the tick in which it was published
+        return result
+
+    def abandon(self) -> None:
+        """Nothing waits for it."""
+        self._closing = asyncio.ensure_future(self.bot.bus.close(0))
+
+    async def end(self) -> None:
+        """It has closed."""
+
 
 class Desk:
     """The bots of one round. `dice` decides what the scenario leaves to chance."""
@@ -97,15 +133,26 @@ class Desk:
         self.dice = dice
         self.scale = scale
         self.recoveries: list[float] = []
-        self._processes: list[Process] = []
+        self._processes: list[Process | Local] = []
 
     async def bot(self, name: str, **limits: int) -> Process:
         """A process with a bus of that name, started."""
-        path = self.folder / f"{len(self._processes):03}-{name}.jsonl"
+        path = self._path(name)
         process = Process(await self.nursery.actor(self.dice.choice(LOOPS)), name)
         self._processes.append(process)
         await process.actor(START, path=str(path), url=self.url, name=name, limits=limits)
         return process
+
+    async def local(self, network: MemoryNetwork, name: str) -> Local:
+        """The same in this process, on a network in memory."""
+        bot = Bot(str(self._path(name)))
+        await bot.open(network.bus(name))
+        made = Local(bot, name)
+        self._processes.append(made)
+        return made
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{len(self._processes):03}-{name}.jsonl"
 
     async def bots(self, *names: str) -> list[Process]:
         """Several of them, one after another."""
@@ -124,8 +171,8 @@ class Desk:
     async def recovered(
         self,
         healed: float,
-        publishers: Collection[Process],
-        subscribers: Collection[Process],
+        publishers: Collection[Process | Local],
+        subscribers: Collection[Process | Local],
         label: str = "all",
     ) -> None:
         """The fault ended at `healed`: everybody has what was published until now, 3 s later.
@@ -141,8 +188,7 @@ class Desk:
     def abandon(self) -> None:
         """The round has failed: its processes must not be in the way of the next."""
         for each in self._processes:
-            if not each.actor.code.done():
-                each.actor.kill()
+            each.abandon()
 
     async def finish(self) -> Verdict:
         """Let everybody flush, handle and leave; judge what they wrote down."""
@@ -150,7 +196,7 @@ class Desk:
         missing = await asyncio.gather(*(each.do("flush") for each in alive))
         await asyncio.gather(*(each.do("complete") for each in alive))
         missing += await asyncio.gather(*(each.do("close") for each in alive))
-        await asyncio.gather(*(each.actor.end() for each in self._processes))
+        await asyncio.gather(*(each.end() for each in self._processes))
         paths = sorted(self.folder.glob("*.jsonl"))
         verdict = await asyncio.to_thread(judge, map(read, paths))
         # One that was killed is named until it counts as having left.

@@ -9,7 +9,7 @@ from faults.scenario import MIXED, prove, scenario
 pytestmark = MIXED
 
 
-@scenario("a consumer ten times too slow", soak=1)
+@scenario("a consumer ten times too slow", soak=1, at_once=3)
 async def consumer_is_slow(desk: Desk) -> None:
     """It holds up nobody; once it is quick again it has everything, or a gap for it."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
@@ -110,7 +110,7 @@ async def source_is_killed_in_mid_page(desk: Desk) -> None:
     await publisher.do("burst", 100)
     await victim.do("until_handled", 100)
     await victim.freeze()
-    await publisher.do("bursts", 20_000, 1)
+    await publisher.do("bursts", 8_000, 1)
     victim.thaw()
     await victim.do("until_handled", 600 + desk.dice.randrange(5_000))
     await publisher.kill()
