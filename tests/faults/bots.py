@@ -8,13 +8,15 @@ import asyncio
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiobus import AsyncEventBus, Event
 from faults.ledger import Ledger
 
-__all__ = ["Bot"]
+__all__ = ["GAP", "Bot"]
+
+Handler = Callable[[Event], Awaitable[object]]
 
 TICK = 0.01
 """Seconds between bursts: 20,000 events/s are 200 at a time."""
@@ -27,7 +29,7 @@ class Bot:
     """A bus whose every publication, delivery and gap is in its ledger."""
 
     def __init__(self, path: str) -> None:
-        self._ledger = Ledger(path)
+        self.ledger = Ledger(path)
         self._subscriptions: dict[str, Any] = {}
         self._places: dict[tuple[str, str, int], int] = {}
         """How far each subscription has come in each source: handled, or told that it is lost."""
@@ -51,11 +53,15 @@ class Bot:
     async def open(self, bus: AsyncEventBus) -> AsyncEventBus:
         """Start a bus that was made elsewhere."""
         before = time.monotonic()
-        self.bus = bus
         await bus.start()
-        self.source = (bus.name, bus.stats().epoch)
-        self._ledger.started(*self.source, before)
+        self.adopt(bus, before)
         return bus
+
+    def adopt(self, bus: AsyncEventBus, before: float) -> None:
+        """Take a bus that has started, after the time `before`."""
+        self.bus = bus
+        self.source = (bus.name, bus.stats().epoch)
+        self.ledger.started(*self.source, before)
 
     # Publishing.
 
@@ -68,10 +74,10 @@ class Bot:
                 data = {"number": self._number, "text": "x" * size}
                 key = f"K{self._number % keys}"
                 event = self.bus.publish_nowait(Event(type, data, key=key))
-                self._ledger.publishes(event)
+                self.ledger.publishes(event)
                 self._last = event.seq
         finally:
-            self._ledger.end_burst(*self.source, begun)
+            self.ledger.end_burst(*self.source, begun)
         self._published_of[type] += count
         return self._last
 
@@ -98,13 +104,32 @@ class Bot:
                 self.burst(int(owed), type, keys, size)
                 owed -= int(owed)
 
-    async def pause(self) -> list[Any]:
-        """Let all load rest; return the source, and the last seq that was published."""
+    def stop(self) -> list[asyncio.Task[None]]:
+        """Publish no more load; returns what ends by that."""
         loads, self._loads = self._loads, []
         for load in loads:
             load.cancel()
-        await asyncio.gather(*loads, return_exceptions=True)
+        return loads
+
+    async def pause(self) -> list[Any]:
+        """Let all load rest; return the source, and the last seq that was published."""
+        await asyncio.gather(*self.stop(), return_exceptions=True)
         return [*self.source, self._last]
+
+    async def publish(self, type: str = "T") -> None:
+        """Publish one event, waiting as `publish` does; it is written down if it got a number,
+        however the waiting ends.
+        """
+        begun = time.monotonic()
+        self._number += 1
+        event = Event(type, {"number": self._number})
+        try:
+            await self.bus.publish(event)
+        finally:
+            if event.seq:
+                self._last = event.seq
+                self.ledger.publishes(event)
+                self.ledger.end_burst(*self.source, begun)
 
     # Handling.
 
@@ -118,31 +143,54 @@ class Bot:
         asked = [types] if isinstance(types, str) else list(types)
 
         async def on_event(event: Event) -> None:
-            if event.type == GAP:
-                self._ledger.gap(label, event.data)
-                self._gaps.append([label, event.data["after"], event.data["upto"]])
-                self._before_gap = self._seq
-                place = (event.data["source"], event.data["epoch"], event.data["upto"])
-            else:
-                self._ledger.handles(label, event)
-                self.handled += 1
-                self._seq = event.seq
-                self._handled_of[event.type] += 1
-                self._timestamps.append(event.timestamp)
-                place = (event.source, event.epoch, event.seq)
-            self._places[label, *place[:2]] = place[2]
-            if self._awaiting:
-                async with self._moved:
-                    self._moved.notify_all()
-            if self._seconds:
-                await asyncio.sleep(self._seconds)
+            await self.handle(label, event)
 
+        await self._subscribe(label, asked, on_event, keywords)
+
+    async def handle(self, label: str, event: Event) -> None:
+        """Write down what a subscription or a stream was given."""
+        if event.type == GAP:
+            self.ledger.gap(label, event.data)
+            self._gaps.append([label, event.data["after"], event.data["upto"]])
+            self._before_gap = self._seq
+            place = (event.data["source"], event.data["epoch"], event.data["upto"])
+        else:
+            self.ledger.handles(label, event)
+            self.handled += 1
+            self._seq = event.seq
+            self._handled_of[event.type] += 1
+            self._timestamps.append(event.timestamp)
+            place = (event.source, event.epoch, event.seq)
+        self._places[label, *place[:2]] = place[2]
+        if self._awaiting:
+            async with self._moved:
+                self._moved.notify_all()
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
+
+    async def _subscribe(
+        self, label: str, asked: list[str], on_event: Handler, keywords: dict[str, Any]
+    ) -> None:
         keys = keywords.get("key")
         policy = {name: keywords[name] for name in POLICY if name in keywords}
-        self._ledger.subscribes(label, [asked, [keys] if isinstance(keys, str) else keys], **policy)
+        self.ledger.subscribes(label, [asked, [keys] if isinstance(keys, str) else keys], **policy)
         subscription = await self.bus.subscribe([*asked, GAP], on_event, **keywords)
         self._subscriptions[label] = subscription
-        self._ledger.subscribed(label, subscription)
+        self.ledger.subscribed(label, subscription)
+
+    async def hear_each(self, keys: int) -> None:
+        """A subscription for each of so many keys."""
+        names = [f"K{number}" for number in range(keys)]
+        for some in range(0, keys, 500):
+            hears = [self.hear("T", name, key=name) for name in names[some : some + 500]]
+            await asyncio.gather(*hears)
+
+    def relink(self) -> None:
+        """Break the links to all others, and make them anew: what was under way is lost."""
+        network = self.bus._transport._network
+        for peer in list(self.bus._transport._links):
+            network.disconnect(peer.endpoint)
+            network.connect(peer.endpoint)
 
     def slow_down(self, seconds: float) -> None:
         """From now on each event takes that long to handle."""
@@ -200,20 +248,28 @@ class Bot:
     async def flush(self) -> list[str]:
         """Publish no more and wait until the others have everything; return who does not."""
         await self.pause()
-        missing = await self.bus.flush()
-        self._ledger.ended(*self.source, self.bus.stats().published)
+        missing = await self.confirm()
+        self.end()
         return missing
+
+    async def confirm(self) -> list[str]:
+        """Wait until the others have everything so far; return who does not."""
+        return await self.bus.flush(20)
+
+    def end(self) -> None:
+        """Nothing more will be published."""
+        self.ledger.ended(*self.source, self.bus.stats().published)
 
     async def complete(self) -> None:
         """All others have flushed: handle what is here, and say that this is all."""
         await self.bus.settle()
         for label, subscription in self._subscriptions.items():
-            self._ledger.complete(label, subscription)
+            self.ledger.complete(label, subscription)
 
     async def close(self) -> list[str]:
         """Leave the bus."""
         missing = await self.bus.close()
-        self._ledger.close()
+        self.ledger.close()
         return missing
 
     # What it costs.

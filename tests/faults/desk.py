@@ -39,6 +39,10 @@ DO = """
 result = getattr(self.bot, method)(*arguments, **keywords)
 return await result if asyncio.iscoroutine(result) else result
 """
+RUN = """
+import importlib
+return await getattr(importlib.import_module(module), function)(self.bot, *arguments)
+"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Process:
     async def do(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Call a method of its `Bot`; awaits it there if it is a coroutine function."""
         return await self.actor(DO, method=method, arguments=arguments, keywords=keywords)
+
+    def run(self, module: str, function: str, *arguments: Any) -> "asyncio.Future[Any]":
+        """Call a coroutine function of a module with its `Bot`, there."""
+        return self.actor.tell(RUN, module=module, function=function, arguments=arguments)
 
     async def freeze(self) -> None:
         """Stop it where it is; returns once it has stopped."""
