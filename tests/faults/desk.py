@@ -47,14 +47,20 @@ return await getattr(importlib.import_module(module), function)(self.bot, *argum
 
 @dataclass(frozen=True)
 class Scale:
-    """How long faults last: as `make test` can afford it, or nearer to what the issue asks for."""
+    """How much a round takes upon itself: what `make test` can afford, up to what the issue asks
+    for.
+    """
 
     seconds: float = 0.0
     """What there is for one round."""
 
     def length(self, short: float, full: float) -> float:
-        """Seconds between the two."""
+        """Seconds between the two that a fault is to last."""
         return min(full, max(short, self.seconds))
+
+    def affords(self, seconds: float) -> bool:
+        """True where a round may take that long."""
+        return self.seconds >= seconds
 
 
 class Process:
@@ -141,6 +147,9 @@ class Desk:
         self.dice = dice
         self.scale = scale
         self.recoveries: list[float] = []
+        """Seconds from the end of a fault until all was there: 3 at most are promised."""
+        self.size = ""
+        """Where a round may be smaller than the issue asks for: how large it was."""
         self._processes: list[Process | Local] = []
 
     async def bot(self, name: str, **limits: int) -> Process:
@@ -168,7 +177,9 @@ class Desk:
 
     async def last(self, short: float, full: float) -> None:
         """Let a fault last: `short` seconds in `make test`, `full` as the issue asks for."""
-        await asyncio.sleep(self.scale.length(short, full))
+        seconds = self.scale.length(short, full)
+        self.size = f"{seconds:.3g} s"
+        await asyncio.sleep(seconds)
 
     async def chance(self, most: float) -> float:
         """Let up to so many seconds pass: an instant that nobody chose."""

@@ -7,6 +7,7 @@ by itself. `plain` is what one writes first: `asyncio.run`, and no thought of si
 """
 
 import asyncio
+import faulthandler
 import sys
 import time
 from pathlib import Path
@@ -42,6 +43,7 @@ async def plain(url: str, path: str) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # if it hangs, the test ends it by SIGABRT
     kind, url, path = sys.argv[1:]
     if kind == "plain":
         asyncio.run(plain(url, path))

@@ -9,7 +9,7 @@ from faults.scenario import MIXED, prove, scenario
 pytestmark = MIXED
 
 
-@scenario("a consumer ten times too slow", soak=1, at_once=3)
+@scenario("a consumer ten times too slow", soak=1, at_once=3, weight=3)
 async def consumer_is_slow(desk: Desk) -> None:
     """It holds up nobody; once it is quick again it has everything, or a gap for it."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
@@ -42,7 +42,7 @@ async def ring_is_overrun(desk: Desk) -> None:
     assert after == await victim.do("handled_before_gap"), f"{label}: lost after {after}"
 
 
-@scenario("1 FILL/s beside 50,000 QUOTEs/s, the FILL subscriber frozen", soak=20, seconds=40)
+@scenario("1 FILL/s beside 50,000 QUOTEs/s, the FILL subscriber frozen", soak=20, weight=2)
 async def fills_are_beside_quotes(desk: Desk) -> None:
     """Every FILL arrives, whoever asks for it and with whatever else; the quotes are in gaps.
 
@@ -52,7 +52,7 @@ async def fills_are_beside_quotes(desk: Desk) -> None:
     await victim.do("hear", "FILL", "fills")
     await victim.do("hear", ["FILL", "QUOTE"], "both")
     await feed.do("load", 50_000, "QUOTE", 50)
-    await feed.do("load", 1 if desk.scale.seconds else 10, "FILL")
+    await feed.do("load", 1 if desk.scale.affords(20) else 10, "FILL")
     await victim.do("until_handled", 1_000)
     await victim.freeze()
     await desk.last(1.5, 20)
@@ -66,14 +66,15 @@ async def fills_are_beside_quotes(desk: Desk) -> None:
 
 @scenario("5 late joiners at full rate", soak=200)
 async def joiners_are_late(desk: Desk) -> None:
-    """Each gets everything from the moment its `subscribe` returned."""
+    """Each gets everything from the moment its `subscribe` returned, or from when it asked for."""
     publisher = await desk.bot("publisher")
-    await publisher.do("load", 20_000)
+    await publisher.do("load", 20_000, keys=10)
 
     async def join(number: int) -> Process:
         await desk.chance(0.3)
         joiner = await desk.bot(f"joiner{number}")
-        await joiner.do("hear")
+        since = desk.dice.choice([None, "last", time.time() - 0.2])
+        await joiner.do("hear", **({} if since is None else {"since": since}))
         return joiner
 
     joiners = await asyncio.gather(*map(join, range(5)))
@@ -81,11 +82,31 @@ async def joiners_are_late(desk: Desk) -> None:
     await desk.recovered(time.monotonic(), [publisher], joiners)
 
 
-@scenario("50 subscribers asking for 20,000 events each at once", soak=5, seconds=120)
+@scenario("subscriptions reconnected again and again", soak=5, weight=4)
+async def links_are_made_anew(desk: Desk) -> None:
+    """Each has what was published while its link was broken.
+
+    5,000 of them are not held to 3 s, since each asks for a page of its own.
+    """
+    keys, times = (5_000, 20) if desk.scale.affords(100) else (500, 3)
+    desk.size = f"{keys} subscriptions {times} times"
+    publisher, subscriber = await desk.bots("publisher", "subscriber")
+    await subscriber.do("hear_each", keys)
+    for number in range(times):
+        await subscriber.do("relink")
+        healed = time.monotonic()
+        await publisher.do("burst", keys, keys=keys)
+        await subscriber.do("until_handled", keys * (number + 1))
+        if keys == 500:
+            desk.recoveries.append(time.monotonic() - healed)
+
+
+@scenario("many ask for all of history at once", soak=5, weight=3)
 async def all_ask_at_once(desk: Desk) -> None:
-    """Each gets all of it from history, and whoever is live meanwhile notices nothing."""
-    is_full = desk.scale.seconds > 0
-    names = [f"s{number}" for number in range(50 if is_full else 8)]
+    """Each gets all of it, and whoever is live meanwhile notices nothing."""
+    count, events = (50, 20_000) if desk.scale.affords(60) else (8, 2_000)
+    desk.size = f"{count} subscribers for {events} events each"
+    names = [f"s{number}" for number in range(count)]
     publisher, live, *many = await desk.bots("publisher", "live", *names)
     for each in (live, *many):
         await each.do("hear", maxsize=1_024)
@@ -94,7 +115,7 @@ async def all_ask_at_once(desk: Desk) -> None:
         await each.do("until_handled", 1)
         await each.freeze()
     # A frame for each event: the queues of ZeroMQ hold hundreds, the rest has to be asked for.
-    last = await publisher.do("bursts", 20_000 if is_full else 2_000, 1)
+    last = await publisher.do("bursts", events, 1)
     source, epoch, _ = await publisher.do("pause")
     await live.do("until", source, epoch, last)
     for each in many:
@@ -102,7 +123,7 @@ async def all_ask_at_once(desk: Desk) -> None:
     await asyncio.gather(*(each.do("until", source, epoch, last) for each in many))
 
 
-@scenario("the answering source killed in mid-page", soak=50, seconds=30)
+@scenario("the answering source killed in mid-page", soak=50)
 async def source_is_killed_in_mid_page(desk: Desk) -> None:
     """What came of it has no hole, and what is known to be missing is a gap once it has left."""
     publisher, victim = await desk.bots("publisher", "victim")
@@ -142,3 +163,7 @@ async def test_history_serves_many_who_ask_at_once() -> None:
 
 async def test_a_source_that_is_killed_in_mid_page_leaves_no_hole() -> None:
     await prove(source_is_killed_in_mid_page)
+
+
+async def test_each_of_many_subscriptions_has_what_was_published_while_links_were_broken() -> None:
+    await prove(links_are_made_anew)

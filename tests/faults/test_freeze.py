@@ -12,7 +12,7 @@ from faults.scenario import MIXED, prove, scenario
 pytestmark = MIXED
 
 
-@scenario("SIGSTOP of a subscriber", soak=20, at_once=4)
+@scenario("SIGSTOP of a subscriber", soak=20, at_once=4, weight=2)
 async def subscriber_is_frozen(desk: Desk) -> None:
     """It catches up, or is told what history no longer holds; the other notices nothing."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
@@ -28,7 +28,7 @@ async def subscriber_is_frozen(desk: Desk) -> None:
     await desk.recovered(victim.thaw(), [publisher], [victim])
 
 
-@scenario("SIGSTOP of a publisher", soak=20, at_once=4)
+@scenario("SIGSTOP of a publisher", soak=20, at_once=4, weight=2)
 async def publisher_is_frozen(desk: Desk) -> None:
     """It goes on where it stopped."""
     publisher, other, subscriber = await desk.bots("publisher", "other", "subscriber")
@@ -47,7 +47,7 @@ async def publisher_is_frozen(desk: Desk) -> None:
     await desk.recovered(healed, [publisher], [subscriber, other])
 
 
-@scenario("a handler blocks the loop for 5 s", soak=20, at_once=4)
+@scenario("a handler blocks the loop for 5 s", soak=20, at_once=4, weight=2)
 async def loop_is_blocked(desk: Desk) -> None:
     """The others go on; it has everything soon after."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
@@ -67,7 +67,7 @@ async def loop_is_blocked(desk: Desk) -> None:
     await desk.recovered(healed, [publisher, victim], [victim, other])
 
 
-@scenario("a frozen order gateway with max_age=2", soak=20, at_once=4)
+@scenario("a frozen order gateway with max_age=2", soak=20, at_once=4, weight=2)
 async def gateway_is_frozen(desk: Desk) -> None:
     """No stale order is handed over; the oracle finds each in the counter."""
     strategy, gateway = await desk.bots("strategy", "gateway")
