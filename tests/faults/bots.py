@@ -38,6 +38,7 @@ class Bot:
         self._loads: list[asyncio.Task[None]] = []
         self._number = 0
         self._last = 0
+        self._seqs: deque[int] = deque(maxlen=10_000)
         self._seconds = 0.0
         self._seq = self._before_gap = 0
         self._handled_of: Counter[str] = Counter()
@@ -76,6 +77,7 @@ class Bot:
                 event = self.bus.publish_nowait(Event(type, data, key=key))
                 self.ledger.publishes(event)
                 self._last = event.seq
+                self._seqs.append(event.seq)
         finally:
             self.ledger.end_burst(*self.source, begun)
         self._published_of[type] += count
@@ -215,6 +217,10 @@ class Bot:
     def published_of(self, type: str) -> int:
         """How many events of a type were published."""
         return self._published_of[type]
+
+    def seq_from_end(self, count: int) -> int:
+        """The seq of the burst event that so many were published after."""
+        return self._seqs[-1 - count]
 
     def handled_between(self, begin: float, end: float) -> int:
         """How many of the last 10,000 events handled were made between these Unix times."""
