@@ -151,6 +151,7 @@ class Desk:
         self.size = ""
         """Where a round may be smaller than the issue asks for: how large it was."""
         self._processes: list[Process | Local] = []
+        self._gone: list[Process] = []
 
     async def bot(self, name: str, **limits: int) -> Process:
         """A process with a bus of that name, started."""
@@ -169,7 +170,7 @@ class Desk:
         return made
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{len(self._processes):03}-{name}.jsonl"
+        return self.folder / f"{len(self._processes) + len(self._gone):03}-{name}.jsonl"
 
     async def bots(self, *names: str) -> list[Process]:
         """Several of them, one after another."""
@@ -203,6 +204,14 @@ class Desk:
         waits = [each.do("until", *place, label=label) for each in subscribers for place in places]
         seconds = max(await asyncio.gather(*waits)) - healed
         self.recoveries.append(seconds)
+
+    async def leave(self, process: Process) -> None:
+        """One leaves before the others, by its own will."""
+        await process.do("flush")
+        await process.do("close")
+        await process.end()
+        self._gone.append(process)
+        self._processes.remove(process)
 
     def abandon(self) -> None:
         """The round has failed: its processes must not be in the way of the next."""
