@@ -111,9 +111,9 @@ class Cursor:
         """True when something is missing and no answer is to be expected any more, at monotonic
         time `now` in seconds.
         """
-        if self._asked is None or self._deadline is None:
-            return self.behind and not self.has_given_up
-        is_waiting = now < min(self._asked + RETRY, self._deadline)
+        is_waiting = self._asked is not None and now < self._asked + RETRY
+        if self._deadline is not None and now >= self._deadline:
+            is_waiting = False
         return self.behind and not self.has_given_up and not is_waiting
 
     def ask(self, now: float) -> int | None:
@@ -131,7 +131,9 @@ class Cursor:
         return self.last
 
     def defer(self) -> None:
-        """Nobody could answer so far, for want of room or of time: no reason to give up."""
+        """Nobody could answer so far, for want of room or of time: no reason to give up. What has
+        just been asked need not be asked again at once.
+        """
         self._deadline = None
 
     def expects(self, page: Page) -> bool:

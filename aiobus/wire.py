@@ -71,6 +71,7 @@ class Who:
         return f"{self.name}@{_base36(self.epoch)}"
 
 
+@lru_cache(maxsize=4096)
 def read_who(text: str) -> Who:
     """The bus that `text` is the text of, exactly. Raises WireError for every other text."""
     if not (found := _WHO.fullmatch(text)):
@@ -78,6 +79,7 @@ def read_who(text: str) -> Who:
     return Who(_part("name", found[1]), _part("epoch", int(found[2], 36)), found[3])
 
 
+@lru_cache(maxsize=4096)
 def _base36(number: int) -> str:
     head = _base36(number // 36) if number >= 36 else ""
     return head + "0123456789abcdefghijklmnopqrstuvwxyz"[number % 36]

@@ -1,4 +1,4 @@
-"""What every test gets: both event loops in debug mode, and proof that it left no task behind."""
+"""What every test gets: both event loops, and proof that it left no task behind."""
 
 import asyncio
 import logging

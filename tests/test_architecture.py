@@ -22,6 +22,7 @@ ORDER = [
     "aiobus.transport.network  aiobus.transport.rounds  aiobus.transport.address",
     "aiobus.transport.streams  aiobus.transport.inlets  aiobus.transport.pages",
     "aiobus.transport.links  aiobus.transport.roster  aiobus.transport.memory",
+    "aiobus.transport.marks",
     "aiobus.transport.local  aiobus.transport.mesh  aiobus.transport.zmq  aiobus.transport.holder",
     "aiobus.transport.directory  aiobus.transport.rendezvous",
     "aiobus.transport.scheme  aiobus.reports  aiobus.intake",

@@ -228,6 +228,17 @@ def test_patience_begins_with_the_first_question_and_not_before() -> None:
     assert (cursor.ask(1000.0), cursor.has_given_up) == (4, False)
 
 
+def test_a_question_that_has_to_wait_for_its_turn_is_repeated_after_retry_and_never_given_up() -> (
+    None
+):
+    """Or each event would ask again, for thousands of subscriptions that wait."""
+    cursor = heard(0, 9)
+    for now in range(0, 100, 2):
+        assert cursor.ask(now) == 0
+        cursor.defer()
+        assert not cursor.is_due(now + RETRY / 2)
+
+
 def test_becoming_live_forgets_what_was_asked() -> None:
     cursor = heard(4, 9)
     cursor.ask(0.0)

@@ -19,7 +19,7 @@ from aiobus import (
     peers,
 )
 from aiobus.testing import Faults, MemoryNetwork
-from aiobus.transport import mesh
+from aiobus.transport import marks, mesh
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 
@@ -646,6 +646,36 @@ async def test_flush_names_who_is_behind_a_partition(cut: bool) -> None:
         await publish(feed, 100)
         await at_rest()
         assert await feed.flush(0.05) == ["strategy"]
+
+
+async def test_flush_asks_for_more_streams_than_one_mark_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(marks, "MARK_STREAMS", 2)
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+        gate = asyncio.Event()
+        for number in range(5):
+            await strategy.subscribe(f"T{number}", lambda event: gate.wait(), maxsize=1)
+        for number in range(4):
+            await feed.publish(Event(f"T{number}", 1))
+        assert await feed.flush() == []
+        for _ in range(3):  # one is in hand, one in the inbox, and one is left to history
+            await feed.publish(Event("T4", 1))
+            await at_rest()
+        assert await feed.flush(0.05) == ["strategy"]
+        gate.set()
+        assert await feed.flush() == []
+
+
+async def test_a_clean_exit_loses_nothing_over_a_lossy_link_and_names_nobody() -> None:
+    async with Desk(MemoryNetwork(seed=3)) as desk:
+        feed, strategy, listener = await feed_and_strategy(desk)
+        desk.network.faults = Faults(loss=0.2, duplication=0.1, reorder=0.1)
+        published = await publish(feed, 2000)
+        assert await feed.close(20) == []
+        await strategy.settle()
+        listener.check(published, has_gaps=False)
 
 
 async def test_flush_names_who_was_cut_off_before_anything_was_published() -> None:

@@ -17,6 +17,7 @@ from aiobus.publisher import Publisher
 from aiobus.transport import Inlet, Source, Witness
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
+from aiobus.transport.marks import Marks
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 from aiobus.transport.pages import Pages
@@ -36,7 +37,6 @@ from aiobus.wire import (
     WireError,
     answer,
     heartbeat,
-    mark,
     page,
     read_down,
     read_topic,
@@ -95,6 +95,7 @@ class Mesh:
         log.debug("%s listens at %s", me, endpoint)
         links = Links(me, self._network, witness, self._inlets, self._rounds, self._ask)
         self._links = links
+        self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._inlets)
         self._network.subscribe(HEARTBEATS)
         self._network.subscribe(me.topic)
         for member in members:
@@ -218,7 +219,7 @@ class Mesh:
                     self._on_page(value)
                 case Mark():
                     self._inlets.mark(value)
-                    self._acknowledge()
+                    self._marks.acknowledge()
         except WireError as error:
             self._refuse(error)
 
@@ -228,8 +229,7 @@ class Mesh:
             raise WireError("a frame that claims to be from this bus")
         self._known.hear(source, frame.newest)
         self._inlets.take(frame)
-        if self._inlets.marks:
-            self._acknowledge()
+        self._marks.acknowledge()
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         peer = self._known.hear((beat.name, beat.epoch), beat.seq)
@@ -246,11 +246,7 @@ class Mesh:
             self._pages.answered(inlet, source, elapsed())
             inlet.turn(source, page, events)
             self._known.changed.wake()  # it may have begun
-        self._acknowledge()
-
-    def _acknowledge(self) -> None:
-        for reached in self._inlets.reached():
-            self._network.ask(up(Ack(reached.who.name, reached.mark, self.me)))
+        self._marks.acknowledge()
 
     # Subscribing and flushing.
 
@@ -318,27 +314,7 @@ class Mesh:
         """Wait until every bus that listens has what it asked for; return the names of those that
         did not confirm, or whose link was cut before they could.
         """
-        if self._links is None or not self._streams.is_owing:
-            return ()
-        cut = {peer.name for peer in self._known if peer.is_linked and peer.is_withdrawn}
-        owed = self._streams.owed()
-        there = {peer.endpoint: peer for peer in self._known if peer.is_listening}
-        streams = tuple((name[:-1].decode(), seq) for name, seq in owed.items())
-
-        def send(number: int, endpoints: Collection[str]) -> None:
-            for endpoint in endpoints:
-                if (who := there[endpoint].who) is not None:
-                    self._network.send(mark(who, Mark(number, self.me, streams)))
-
-        round = self._rounds.ask(there if owed else (), send, lambda _: None)
-        try:
-            missing = await round.done(there, timeout)
-        finally:
-            self._rounds.drop(round)
-        missing |= round.gone
-        if not missing:
-            self._streams.confirm(owed)
-        return cut | {there[endpoint].name for endpoint in missing}
+        return () if self._links is None else await self._marks.flush(timeout)
 
     # Every second.
 
