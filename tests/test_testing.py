@@ -321,6 +321,16 @@ async def test_loss_takes_messages_and_questions_and_spares_what_is_asked_for() 
     assert (lower.heard.down, network.lost, network.delivered) == ([], 2, 0)
 
 
+async def test_what_goes_wrong_may_be_confined_to_some_messages() -> None:
+    network = MemoryNetwork()
+    lower, upper = await linked(network)
+    network.faults = Faults(loss=1.0, only=lambda message: message.endswith(b"1"))
+    for number in range(3):
+        upper.port.send(b"T%d" % number)
+    assert await lower.heard.until_down(2) == [b"T0", b"T2"]
+    assert network.lost == 1
+
+
 async def test_duplication_brings_messages_twice() -> None:
     network = MemoryNetwork(faults=Faults(duplication=1.0))
     lower, upper = await linked(network)

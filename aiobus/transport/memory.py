@@ -29,13 +29,14 @@ class Faults:
     `loss`, `duplication` and `reorder` are probabilities for each message, from 0 to 1: that it
     does not arrive, that it arrives twice, and that the next one overtakes it. What a bus asks for
     (its subscriptions) is spared. Each message takes up to `delay` seconds, drawn evenly; that
-    alone disorders nothing.
+    alone disorders nothing. `only`: what goes wrong does so with messages for which it is true.
     """
 
     loss: float = 0.0
     duplication: float = 0.0
     reorder: float = 0.0
     delay: float = 0.0
+    only: Callable[[bytes], bool] | None = None
 
     def __post_init__(self) -> None:
         for name in ("loss", "duplication", "reorder"):
@@ -44,6 +45,9 @@ class Faults:
                 raise ValueError(f"Faults({name}={value!r}): a number from 0 to 1 is needed")
         if not 0 <= self.delay < math.inf:
             raise ValueError(f"Faults(delay={self.delay!r}): seconds are needed, 0 or more")
+
+
+UNHARMED = Faults()
 
 
 class Medium:
@@ -113,6 +117,8 @@ class Lane:
             return
         # Drawn in any case, so that what is decided of one message does not depend on another.
         loss, duplication, reorder = (self._dice.random() for _ in range(3))
+        if faults.only is not None and not faults.only(message):
+            faults = UNHARMED
         if loss < faults.loss or len(self._queue) >= bound:
             medium.lost += 1
             return

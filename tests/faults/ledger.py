@@ -75,6 +75,8 @@ class Ledger:
 
     def subscribes(self, label: str, asked: Entry, **terms: Any) -> None:
         """`subscribe` is about to be called. `asked`: [types, keys], as it will be told them."""
+        if isinstance(terms.get("since"), float):
+            terms["since_monotonic"] = terms["since"] - time.time() + time.monotonic()
         self.write("subscribes", label, asked, terms)
 
     def subscribed(self, label: str, subscription: Subscription) -> None:

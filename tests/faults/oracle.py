@@ -72,22 +72,23 @@ def judge(ledgers: Iterable[Iterable[Entry]]) -> Verdict:
 
 
 def _collect(entries: list[Entry], sources: dict[Source, Published], verdict: Verdict) -> None:
+    bursts: list[Entry] = []
     for kind, *fields in entries:
         match kind:
             case "started":
                 name, epoch, before = fields
                 sources[name, epoch] = Published(before)
             case "published":
-                name, epoch, begun, rows = fields
-                source = sources[name, epoch]
-                if rows[0][0] <= source.last or any(
-                    one[0] >= other[0] for one, other in pairwise(rows)
-                ):
-                    verdict.accuse("disordered seqs", f"{name}@{epoch} at {rows[0][0]}")
-                source.add(begun, rows)
+                bursts.append(fields)
             case "ended":
                 name, epoch, seq = fields
                 sources[name, epoch].end = seq
+    # A `publish` that waits is written down when it is done waiting: later ones may be before it.
+    for name, epoch, begun, rows in sorted(bursts, key=lambda burst: burst[3][0][0]):
+        source = sources[name, epoch]
+        if rows[0][0] <= source.last or any(one[0] >= other[0] for one, other in pairwise(rows)):
+            verdict.accuse("disordered seqs", f"{name}@{epoch} at {rows[0][0]}")
+        source.add(begun, rows)
 
 
 def _witnesses(
@@ -180,9 +181,8 @@ def _count(
     reach = max([0, *strand.seqs, *(upto for _, upto, _ in strand.gaps)])
     is_final = published.is_whole and seen.counted is not None
     missing = 0
-    wanted = [seen.wants(*names) for names in published.names]
-    for seq, subject in zip(published.seqs, published.subjects, strict=True):
-        if not wanted[subject] or begin is None or seq < begin:
+    for seq, _ in published.asked_for(seen):
+        if begin is None or seq < begin:
             continue
         verdict.owed += 1
         if seq in delivered:
@@ -206,11 +206,12 @@ def _begin(seen: Seen, source: Source, strand: Strand, published: Published) -> 
     """
     if published.started > seen.time:
         return 0
+    time = min(seen.time, seen.since)
     found = [strand.gaps[0][0] + 1] if strand.gaps else []
     if strand.seqs and not seen.begins_with_last:
         found.append(min(strand.seqs))
     if source[0] not in seen.unconfirmed:
-        first = published.first_after(seen.time)
+        first = published.first_after(time)
         found += [] if first is None else [first]
     return min(found, default=None)
 
@@ -254,10 +255,10 @@ def _check_after_gap(
         verdict.accuse("false gap", f"{where}, and {max(inside)} was handed over after it")
         return
     begun: set[str] = set()
-    for seq, subject in zip(published.seqs, published.subjects, strict=True):
-        if after < seq <= upto and seen.wants(*published.names[subject]):
-            type = published.names[subject][0]
-            if seq in inside:
-                begun.add(type)
-            elif type in begun:
-                verdict.accuse("false gap", f"{where}, {seq} is gone, and an older {type} is not")
+    for seq, type in published.asked_for(seen):
+        if not after < seq <= upto:
+            continue
+        if seq in inside:
+            begun.add(type)
+        elif type in begun:
+            verdict.accuse("false gap", f"{where}, {seq} is gone, and an older {type} is not")

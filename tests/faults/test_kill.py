@@ -2,12 +2,10 @@
 
 import time
 
-import pytest
-
 from faults.desk import Desk
-from faults.scenario import prove, scenario
+from faults.scenario import MIXED, prove, scenario
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
+pytestmark = MIXED
 
 PACE = 20_000
 

@@ -7,7 +7,10 @@ Owns what was published and what each subscription saw. Pure, and judges nothing
 import math
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import product
 from typing import Any
 
 from faults.ledger import Entry
@@ -30,6 +33,7 @@ class Published:
         self.subjects = array("L")
         self.names: list[tuple[str, str]] = []
         self._places: dict[tuple[str, str], int] = {}
+        self._indices: list[array[int]] = []
         self.bursts: list[tuple[float, int]] = []
         """When each burst began, and at which index."""
 
@@ -42,6 +46,8 @@ class Published:
             if name not in self._places:
                 self._places[name] = len(self.names)
                 self.names.append(name)
+                self._indices.append(array("L"))
+            self._indices[self._places[name]].append(len(self.subjects))
             self.subjects.append(self._places[name])
 
     @property
@@ -59,12 +65,20 @@ class Published:
         index = bisect_left(self.seqs, seq)
         return index if index < len(self.seqs) and self.seqs[index] == seq else None
 
+    def asked_for(self, seen: "Seen") -> Iterator[tuple[int, str]]:
+        """(seq, type) of what a subscription wants, in order."""
+        # Thousands of subscriptions to one key each must not look at every name.
+        is_exact = seen.types != ["*"] and not any(key.endswith("*") for key in seen.keys or "*")
+        names = product(seen.types, seen.keys or ()) if is_exact else self.names
+        places = [self._places.get(name) for name in names if is_exact or seen.wants(*name)]
+        columns = [self._indices[place] for place in places if place is not None]
+        for index in merge(*columns):
+            yield self.seqs[index], self.names[self.subjects[index]][0]
+
     def first_after(self, time: float) -> int | None:
         """The first seq of a burst that began after `time`."""
-        for begun, index in self.bursts:
-            if begun >= time:
-                return self.seqs[index]
-        return None
+        place = bisect_left(self.bursts, (time, 0))
+        return self.seqs[self.bursts[place][1]] if place < len(self.bursts) else None
 
 
 @dataclass
@@ -90,6 +104,8 @@ class Seen:
         self.overflow: str = terms.get("overflow", "catch_up")
         self.unconfirmed: list[str] = []
         self.may_drop = self.overflow in ("latest", "drop_oldest") or "max_age" in terms
+        self.since: float = terms.get("since_monotonic", math.inf)
+        """From when on it asked for the past."""
         self.begins_with_last = terms.get("since") == "last"
         self.counted: int | None = None
         """What its counters said when all was quiet; None when that never came to be."""
