@@ -1,5 +1,6 @@
 # make demo   bots trading over recorded trades      make test    every test
 # make check  lint, format, types                    make perf    timed assertions
+# make soak   faults for hours; SOAK_MINUTES=20 make soak: for so long
 #
 # Each sets up .venv first. PYTHON=python3.13 make test picks the interpreter.
 
@@ -12,7 +13,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info
 RUN := $(VENV)/.run-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 
-.PHONY: demo test check format perf clean
+.PHONY: demo test check format perf soak clean
 .DEFAULT_GOAL := test
 
 demo: $(RUN)
@@ -35,6 +36,9 @@ perf: $(DEV)
 	@$(BIN)/python -m perf.isolation
 	@$(BIN)/python -m perf.wakeup
 	@$(BIN)/python -m perf.frozen
+
+soak: $(DEV)
+	@PYTHONPATH=tests $(BIN)/python -m faults.soak
 
 clean:
 	rm -rf $(VENV)

@@ -161,12 +161,15 @@ class AsyncEventBus:
                     await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
                 missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
             finally:
-                # What must happen however the bus ends; only the transport may wait.
-                self._life.end()
-                self._requests.close(self.name)
-                self._subscriptions.close(exempt)
-                self._reports.close()
-                missing.update(await self._transport.close(max(0.0, end - self._loop.time())))
+                # What must happen however the bus ends, wherever a Ctrl-C falls; only the transport
+                # may wait.
+                try:
+                    self._life.end()
+                    self._requests.close(self.name)
+                    self._subscriptions.close(exempt)
+                    self._reports.close()
+                finally:
+                    missing.update(await self._transport.close(max(0.0, end - self._loop.time())))
         finally:
             await self._subscriptions.ended(max(0.0, end - self._loop.time()), exempt)
         log.info("%s closed", self.name)

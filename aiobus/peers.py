@@ -18,8 +18,8 @@ RELINK_MAX = 30.0
 GRACE = 5.0
 """Between a hello that is withdrawn and `peer_left`: the link may only have been cut."""
 DROP = 60.0
-"""Silence after which a peer that withdrew its hello is given up. One that never answered is not:
-it may be frozen.
+"""Silence after which a peer whose hello is not here is given up, unless it still listens or cannot
+be reached: then it may be frozen or cut off, and is looked for again as much later.
 """
 
 
@@ -57,7 +57,7 @@ class Peer:
         """The highest seq of its events that was heard of."""
         self._heard = now
         self._withdrawn: float | None = None
-        self._relinked = now
+        self._relinked = self._sought = now
         self._backoff = RELINK
 
     def __str__(self) -> str:
@@ -66,9 +66,13 @@ class Peer:
     def hear(self, now: float, seq: int) -> None:
         """It has sent something that shows that it is at `seq`, or beyond."""
         self.last = max(self.last, seq)
-        self._heard = self._relinked = now
+        self._heard = self._relinked = self._sought = now
         self._backoff = RELINK
         self.is_stale = False
+
+    def is_silent_since(self, then: float) -> bool:
+        """True when nothing was heard of it after `then`, and its hello is not here."""
+        return self._heard <= then and not self.is_listening
 
     def say_hello(self) -> None:
         """Its hello is there (again)."""
@@ -120,12 +124,13 @@ class Peer:
     def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
         """What its silence calls for; `is_lenient` while it may be this process that was away."""
         silence = now - self._heard
-        is_gone = self._withdrawn is not None or self.has_left
-        if is_gone and silence >= DROP:
-            return Verdict.DROP
         if self._withdrawn is not None and not self.has_left and now - self._withdrawn >= GRACE:
             self.has_left = True
             return Verdict.LEFT
+        is_leaving = self._withdrawn is not None and not self.has_left  # that is to be said first
+        if not self.is_listening and not is_leaving and now - self._sought >= DROP:
+            self._sought = now
+            return Verdict.DROP
         if is_lenient or self.has_left:
             return None
         if self.has_answered and silence >= STALE and not self.is_stale:

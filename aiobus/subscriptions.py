@@ -175,15 +175,17 @@ class Subscriptions:
         """Drop all, say what was not handed over, and cancel the calls in progress, but those of
         `exempt`.
         """
-        for receiver in list(self._open):
-            if missed := receiver.backlog:
-                up_to = "up to " if receiver.stats.behind and receiver.is_selective else ""
-                text = "%s%d events were not handed to %s: the bus closed"
-                log.warning(text, up_to, missed, receiver.name)
-            self.drop(receiver)
-        for task, receiver in self._tasks.items():
-            if receiver is not exempt:
-                task.cancel()
+        try:
+            for receiver in list(self._open):
+                if missed := receiver.backlog:
+                    up_to = "up to " if receiver.stats.behind and receiver.is_selective else ""
+                    text = "%s%d events were not handed to %s: the bus closed"
+                    log.warning(text, up_to, missed, receiver.name)
+                self.drop(receiver)
+        finally:
+            for task, receiver in self._tasks.items():
+                if receiver is not exempt:
+                    task.cancel()
 
     async def ended(self, timeout: float, exempt: Receiver | None = None) -> None:
         """Wait for the tasks to end; name those that did not, because their callback ignores being

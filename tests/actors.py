@@ -154,9 +154,9 @@ class Nursery:
             else:
                 early[pid] = code
 
-    async def actor(self) -> Actor:
-        """A new process, whose loop is of the kind of the caller's."""
-        kind = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    async def actor(self, kind: str | None = None) -> Actor:
+        """A new process, whose loop is "asyncio" or "uvloop", by default as the caller's."""
+        kind = kind or type(asyncio.get_running_loop()).__module__.partition(".")[0]
         ours, theirs = socket.socketpair()
         async with self._making:
             with theirs:

@@ -176,6 +176,12 @@ async def turn() -> None:
     await asyncio.sleep(0)
 
 
+async def searched() -> None:
+    """Whoever was looked for is found or dropped, and the link ended at the turn after that."""
+    for _ in range(4):
+        await turn()
+
+
 # Finding and linking.
 
 
@@ -381,7 +387,7 @@ async def test_of_those_who_never_answered_the_ones_that_do_not_listen_are_given
     desk.wires.deaf = {BOT.endpoint}
     waiting = asyncio.create_task(desk.links.changed.wait())
     await turn()
-    await desk.links.drop_absent()
+    await desk.links.drop_absent(desk.links)
     await waiting
     assert [peer.name for peer in desk.links] == ["feed"]
     assert desk.questions() == [["feed"]]
@@ -394,14 +400,14 @@ async def test_who_has_said_who_it_is_is_not_given_up_though_nobody_seems_to_lis
 ) -> None:
     desk.links.hello(BOT)
     desk.wires.deaf = {BOT.endpoint}
-    await desk.links.drop_absent()
+    await desk.links.drop_absent(desk.links)
     assert [peer.who for peer in desk.links] == [BOT]
 
 
 async def test_who_answers_while_it_is_looked_for_is_not_given_up(desk: Desk) -> None:
     desk.find(BOT)
     desk.wires.deaf = {BOT.endpoint}
-    looking = asyncio.create_task(desk.links.drop_absent())
+    looking = asyncio.create_task(desk.links.drop_absent(desk.links))
     await turn()
     desk.is_asked(BOT)
     desk.links.hello(BOT)
@@ -462,11 +468,35 @@ async def test_a_peer_that_had_left_joins_again_when_it_answers_again(desk: Desk
 async def test_a_peer_that_has_left_and_stays_silent_is_dropped(desk: Desk) -> None:
     desk.link(BOT)
     desk.links.withdraw(BOT)
+    desk.wires.deaf = {BOT.endpoint}
     desk.wait(DROP)
-    await turn()
+    await searched()
     assert list(desk.links) == []
     assert desk.wires.log == [("disconnect", BOT.endpoint)]
     assert [entry[0] for entry in desk.watch.log if entry[0] != "stale"] == ["left"]
+
+
+async def test_a_peer_that_was_cut_off_for_long_is_not_dropped_and_joins_again(desk: Desk) -> None:
+    """Nobody would tell of it a second time, and so it was lost for good."""
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(2 * DROP)
+    await searched()
+    assert ("disconnect", BOT.endpoint) not in desk.wires.log
+    desk.watch.take()
+    desk.links.hello(BOT)
+    desk.hear_answer(BOT)
+    assert desk.watch.log == [("joined", "bot", 50)]
+
+
+async def test_a_peer_that_says_hello_while_it_is_looked_for_is_not_dropped(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    desk.wait(DROP)
+    desk.links.hello(BOT)
+    await searched()
+    assert list(desk.links) == [peer]
 
 
 async def test_a_peer_that_closes_is_dropped_after_the_turn(desk: Desk) -> None:

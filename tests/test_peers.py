@@ -104,11 +104,11 @@ def test_what_was_not_judged_is_judged_when_lenience_is_over() -> None:
 
 
 def test_a_peer_that_never_answers_is_linked_anew_again_and_again_for_it_may_be_frozen() -> None:
-    assert verdicts(new(), 90) == [
+    assert verdicts(new(), 80) == [
         (10.0, Verdict.RELINK),
         (30.0, Verdict.RELINK),
-        (60.0, Verdict.RELINK),
-        (90.0, Verdict.RELINK),
+        (60.0, Verdict.DROP),  # if nobody listens there
+        (60.5, Verdict.RELINK),
     ]
 
 
@@ -149,6 +149,23 @@ def test_a_peer_that_has_left_is_dropped_after_60_s_of_silence_and_nothing_else(
         (5.0, Verdict.LEFT),
         (60.0, Verdict.DROP),
     ]
+
+
+def test_a_peer_that_was_frozen_for_long_before_its_hello_went_has_left_before_it_is_dropped() -> (
+    None
+):
+    peer = linked()
+    peer.withdraw(START + 70)
+    assert verdicts(peer, 80, begin=72, is_lenient=True) == [
+        (75.0, Verdict.LEFT),
+        (75.5, Verdict.DROP),
+    ]
+
+
+def test_a_peer_that_is_cut_off_is_looked_for_every_60_s() -> None:
+    peer = linked()
+    peer.withdraw(START)
+    assert [at for at, it in verdicts(peer, 200) if it is Verdict.DROP] == [60, 120, 180]
 
 
 def test_a_peer_that_has_left_but_still_sends_is_not_dropped() -> None:

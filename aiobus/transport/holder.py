@@ -18,7 +18,7 @@ from aiobus.transport.address import Address
 from aiobus.transport.meeting import Member
 from aiobus.transport.roster import MAX_HELLO, Lines, Malformed, Roster, parse_hello, roster_line
 
-__all__ = ["Holder"]
+__all__ = ["Holder", "keep_alive"]
 
 log = logging.getLogger("aiobus.transport")
 
@@ -29,6 +29,10 @@ HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
+KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 5, "TCP_USER_TIMEOUT": 10_000}
+"""Seconds, seconds, times, milliseconds: a connection across a network that is cut ends after 10 s.
+Nothing is sent on it for hours, so nobody would ever notice, and not hear of newcomers.
+"""
 
 
 class Guest:
@@ -111,6 +115,7 @@ class Holder:
             self._refused(f"there are {MAX_GUESTS:,} connections already")
             return
         sock.setblocking(False)
+        keep_alive(sock)
         guest = Guest(sock)
         reason = f"no hello within {HELLO_SECONDS:g} s"
         guest.timer = self._loop.call_later(HELLO_SECONDS, self._refuse, guest, reason)
@@ -199,6 +204,14 @@ class Holder:
         self._loop.remove_reader(guest.sock.fileno())
         self._loop.remove_writer(guest.sock.fileno())
         guest.sock.close()
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Let the kernel see whether the other side can still be reached."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:  # not every system has each
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _listening(address: Address, *, again: bool) -> socket.socket:

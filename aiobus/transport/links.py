@@ -7,7 +7,7 @@ a link; when silence is too long is `peers`' to judge.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 
 from aiobus.clock import elapsed
@@ -54,6 +54,7 @@ class Links:
         self._linking: dict[str, Round] = {}
         self._judged = elapsed()
         self._lenient_until = 0.0
+        self._search: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -179,6 +180,7 @@ class Links:
         if is_late := now - self._judged > 1.0 + DELAY:
             self._lenient_until = now + LENIENCE
         self._judged = now
+        silent: list[Peer] = []
         for peer in list(self._peers.values()):
             match peer.judge(now, is_lenient=now < self._lenient_until):
                 case Verdict.STALE if peer.who is not None:
@@ -189,8 +191,17 @@ class Links:
                 case Verdict.LEFT:
                     self._settle(peer, "its link was cut and did not come back")
                 case Verdict.DROP:
-                    self._drop(peer)
+                    silent.append(peer)
+        if silent:
+            self.end()
+            search, name = self.drop_absent(silent), f"aiobus {self.me.name} search"
+            self._search = self._loop.create_task(search, name=name, context=self._context)
         return is_late
+
+    def end(self) -> None:
+        """Look for nobody any more."""
+        if self._search is not None:
+            self._search.cancel()
 
     def _relink(self, peer: Peer) -> None:
         if peer in self:
@@ -201,12 +212,14 @@ class Links:
 
     # Going.
 
-    async def drop_absent(self) -> None:
-        """Give up those that have never answered and do not listen any more."""
-        awaited = [peer for peer in self if peer.is_awaited and peer.who is None]
-        members = {Member(peer.name, peer.endpoint): peer for peer in awaited}
+    async def drop_absent(self, peers: Iterable[Peer]) -> None:
+        """Give up those of `peers` that do not listen any more, unless they say something. Who
+        cannot be reached may listen, and would never be found again: its meeting told of it once.
+        """
+        began = elapsed()
+        members = {Member(peer.name, peer.endpoint): peer for peer in peers}
         for member in await self._network.absent(members):
-            if (peer := members[member]) in self and peer.is_awaited:
+            if (peer := members[member]) in self and peer.is_silent_since(began):
                 self._drop(peer)
                 self.changed.wake()
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 
 from aiobus.transport.address import Address, address_of, addresses_in
-from aiobus.transport.holder import CHUNK, Holder
+from aiobus.transport.holder import CHUNK, Holder, keep_alive
 from aiobus.transport.meeting import Member
 from aiobus.transport.roster import (
     MAX_ROSTER,
@@ -38,7 +38,9 @@ PROBE_SECONDS = 1.0
 PROBES = 64
 """Probes under way at once: each takes a descriptor."""
 FIRST_PAUSE = 0.05
-LAST_PAUSE = 1.0
+LAST_PAUSE = 0.5
+CONNECT_SECONDS = 1.0
+"""A network that is there again is noticed by the next attempt; the kernel's own get slower."""
 
 
 class Place:
@@ -219,7 +221,10 @@ class Rendezvous:
         """Be connected to the holder of an address until that ends. True when it has answered."""
         is_answered = False
         try:
-            with await _connected(place.address) as sock:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                sock = await _connected(place.address)
+            with sock:
+                keep_alive(sock)
                 log.debug("%s is connected to %s", me.name, place.address)
                 place.trouble = "whoever holds that address accepts connections but does not answer"
                 loop = asyncio.get_running_loop()
@@ -236,7 +241,8 @@ class Rendezvous:
             self._refuse(place.address, f"its holder sent {error}")
             return False
         except OSError as error:
-            log.debug("%s: no connection to %s: %s", me.name, place.address, error)
+            what = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
+            log.debug("%s: no connection to %s: %s", me.name, place.address, what)
         return is_answered
 
     def _learn(self, members: list[Member], me: Member) -> None:

@@ -12,6 +12,8 @@ import contextlib
 import logging
 import os
 import resource
+import socket
+import sys
 from collections.abc import Callable, Collection
 from contextvars import Context
 from threading import Thread
@@ -31,6 +33,13 @@ MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes. A larger message ends the link that it came on; never near what `publish` accepts."""
 DESCRIPTORS = 8_192
 SPARE_DESCRIPTORS = 64
+BACKLOG = 1_024
+TCP_RTO_MAX_MS = 44
+"""Of Linux since 6.15; the `socket` module does not know it yet."""
+RETRANSMIT = 1.0
+"""Seconds between two attempts of the kernel to send what was not acknowledged, at most. It
+doubles them otherwise, and after a network was cut for 7 s is silent for another 5.
+"""
 LOOKS = 3
 """Turns of the loop in which it would have found a descriptor readable."""
 TERM = 0.5
@@ -171,19 +180,24 @@ class ZmqNetwork:
             zmq.SNDHWM: self._high_water_mark,
             zmq.RCVHWM: self._high_water_mark,
             zmq.MAXMSGSIZE: MAX_MESSAGE,
-            zmq.BACKLOG: 1024,
+            zmq.BACKLOG: BACKLOG,
             zmq.IMMEDIATE: 0,
             # A peer that stalls for longer than a ZMTP heartbeat aborts this process when it comes
             # back (libzmq#3937, #4767): silence is judged by the mesh.
             zmq.HEARTBEAT_IVL: 0,
             zmq.HANDSHAKE_IVL: 5_000,
             zmq.RECONNECT_IVL: 100,
-            zmq.RECONNECT_IVL_MAX: 5_000,
+            # Both bound what a network that is there again still costs: a first packet is sent with
+            # each attempt, and the kernel's own repetitions get slower and slower.
+            zmq.CONNECT_TIMEOUT: 1_000,
+            zmq.RECONNECT_IVL_MAX: 500,
             zmq.TCP_KEEPALIVE: 1,
             zmq.TCP_KEEPALIVE_IDLE: 30,
             zmq.TCP_KEEPALIVE_INTVL: 5,
             zmq.TCP_KEEPALIVE_CNT: 3,
-            zmq.TCP_MAXRT: 15_000,
+            # It also ends the link of a process that is frozen while others send, and that is as
+            # alive as one that is cut off: not before a link is given up anyhow.
+            zmq.TCP_MAXRT: 60_000,
         }
         if kind == zmq.XSUB:
             # Subscriptions count against it and are dropped beyond it without a word
@@ -205,7 +219,13 @@ class ZmqNetwork:
     def _bind(self, endpoint: str) -> str:
         self._check_open()
         self._up.shadow.set(zmq.IPV6, "[" in endpoint)
-        self._up.shadow.bind(endpoint)
+        if endpoint.startswith("tcp://"):
+            with _listening(endpoint) as sock:
+                self._up.shadow.set(zmq.USE_FD, sock.fileno())
+                self._up.shadow.bind(endpoint)
+                sock.detach()  # ZeroMQ's from now on
+        else:
+            self._up.shadow.bind(endpoint)
         self._endpoint = self._up.shadow.get_string(zmq.LAST_ENDPOINT)
         return self._endpoint
 
@@ -304,6 +324,24 @@ def _end(
     context.term()
     with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
         loop.call_soon_threadsafe(ended.set)
+
+
+def _listening(endpoint: str) -> socket.socket:
+    """A socket that listens there, and whose connections inherit what ZeroMQ has no option for."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    sock = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # an older kernel
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, int(RETRANSMIT * 1000))
+        sock.bind((host.strip("[]"), 0 if port == "*" else int(port)))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _raise_descriptor_limit() -> None:

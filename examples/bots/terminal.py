@@ -54,4 +54,4 @@ def run(name: str, url: str, bot: Bot) -> None:
     except BusError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit(f"{name} was not live yet")
+        sys.exit(f"{name} was interrupted")  # before it was live, or once more after its end

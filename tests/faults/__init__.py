@@ -1,0 +1,1 @@
+"""The proof under real faults: nothing is lost, doubled, disordered or altered in silence."""

@@ -1,0 +1,51 @@
+"""A bot in a terminal of its own: a program that publishes and handles until somebody ends it.
+
+    python session.py handled|plain URL LEDGER
+
+`handled` is the bot of the examples (`examples/bots/terminal.py`), which ends on SIGTERM and Ctrl-C
+by itself. `plain` is what one writes first: `asyncio.run`, and no thought of signals.
+"""
+
+import asyncio
+import faulthandler
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples" / "bots")]
+
+import terminal  # noqa: E402 - an example, of no package
+from aiobus import AsyncEventBus  # noqa: E402
+from faults.bots import Bot  # noqa: E402
+
+PACE = 2_000
+
+
+async def work(bus: AsyncEventBus, path: str) -> None:
+    """Publish and handle, until cancelled."""
+    bot = Bot(path)
+    bot.adopt(bus, time.monotonic() - 60)
+    try:
+        await bot.hear("O")
+        bot.load(PACE)
+        print("live", flush=True)  # noqa: T201 - the test waits for it
+        await bus.wait_closed()
+    finally:
+        bot.stop()
+        bot.end()
+
+
+async def plain(url: str, path: str) -> None:
+    """Join the bus; everything else is Python's."""
+    async with AsyncEventBus(url, name="bot") as bus:
+        await work(bus, path)
+
+
+if __name__ == "__main__":
+    faulthandler.enable()  # if it hangs, the test ends it by SIGABRT
+    kind, url, path = sys.argv[1:]
+    if kind == "plain":
+        asyncio.run(plain(url, path))
+    else:
+        terminal.run("bot", url, lambda bus: work(bus, path))

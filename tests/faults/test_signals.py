@@ -1,0 +1,124 @@
+"""Ended by a signal under load, as a user's bot is: in time, with a truthful exit code, and nothing
+left behind.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aiobus import AsyncEventBus, Event
+from faults.desk import Desk
+from faults.scenario import prove, scenario
+
+EXIT_SECONDS = 5.0
+SESSION = Path(__file__).parent / "session.py"
+
+
+@asynccontextmanager
+async def session(desk: Desk, kind: str) -> AsyncIterator[Process]:
+    """A bot in a terminal, live and under load; ended for good if the test did not."""
+    arguments = [sys.executable, str(SESSION), kind, desk.url, str(desk.folder / "bot.jsonl")]
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=PIPE, stderr=PIPE)
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"live\n"
+        await desk.chance(0.3)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ended(desk: Desk, process: Process) -> tuple[int, bytes]:
+    """The exit code, which is there in time, and its last words. Nothing is left on disk."""
+    try:
+        async with asyncio.timeout(EXIT_SECONDS):
+            code = await process.wait()
+    except TimeoutError:
+        process.send_signal(signal.SIGABRT)
+        _, errors = await process.communicate()
+        raise AssertionError(f"not ended after {EXIT_SECONDS:g} s: {errors!r}") from None
+    _, errors = await process.communicate()
+    assert not list(desk.folder.glob("d/bot*"))
+    return code, errors
+
+
+@scenario("SIGTERM under load", soak=500, at_once=2)
+async def bot_is_terminated(desk: Desk) -> None:
+    """What it published arrives before it ends, and its end is none of an error."""
+    (peer,) = await desk.bots("peer")
+    await peer.do("hear")
+    await peer.do("load", 5_000, "O")
+    async with session(desk, "handled") as process:
+        process.send_signal(signal.SIGTERM)
+        code, errors = await ended(desk, process)
+    assert code == 0, f"exit code {code}: {errors!r}"
+
+
+@scenario("double SIGINT under load", soak=500, at_once=2)
+async def bot_is_interrupted_twice(desk: Desk) -> None:
+    """A bot that handles signals closes all the same; any other says that it was interrupted, and
+    so does Python where the second signal meets it on its way out, after everything has closed.
+    """
+    (peer,) = await desk.bots("peer")
+    await peer.do("hear")
+    await peer.do("load", 5_000, "O")
+    kind = desk.dice.choice(["handled", "plain"])
+    async with session(desk, kind) as process:
+        process.send_signal(signal.SIGINT)
+        await desk.chance(0.05)
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        code, errors = await ended(desk, process)
+    is_closed = kind == "handled" and code == 0
+    is_told = kind == "handled" and code == 1 and errors.endswith(b"bot was interrupted\n")
+    is_interrupted = code == -signal.SIGINT
+    assert is_closed or is_told or is_interrupted, f"{kind}: exit code {code}: {errors!r}"
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_bot_that_is_ended_by_a_signal_ends_in_time_and_leaves_nothing_behind() -> None:
+    await prove(bot_is_terminated, bot_is_interrupted_twice)
+
+
+def test_ctrl_c_in_the_middle_of_closing_leaves_nothing_open(tmp_path: Path) -> None:
+    """It may fall into any step, and does so into the slow ones: here, into a line of the log."""
+    meeting = tmp_path / "d"
+    meeting.mkdir(mode=0o700)
+    ended: list[str] = []
+
+    class CtrlC(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "were not handed" in record.getMessage():
+                raise KeyboardInterrupt
+
+    async def hang(event: Event) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(event.type)
+
+    async def main() -> None:
+        async with AsyncEventBus(f"ipc://{meeting}", name="bot") as bus:
+            await bus.subscribe("T", hang)
+            for number in range(3):
+                await bus.publish(Event("T", number))
+            await bus.close(0.5)
+
+    handler = CtrlC()
+    logging.getLogger("aiobus").addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(main())
+    finally:
+        logging.getLogger("aiobus").removeHandler(handler)
+    assert ended == ["T"]
+    assert not meeting.exists() or not list(meeting.iterdir())
