@@ -122,6 +122,8 @@ async def all_ask_at_once(desk: Desk) -> None:
     for each in many:
         each.thaw()
     await asyncio.gather(*(each.do("until", source, epoch, last) for each in many))
+    gaps = [gap for each in many for gap in await each.do("gaps")]
+    assert not gaps, f"history holds everything, and was given up: {gaps}"
 
 
 @scenario("the answering source killed in mid-page", soak=50)

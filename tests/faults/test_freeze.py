@@ -57,7 +57,7 @@ async def loop_is_blocked(desk: Desk) -> None:
     await victim.do("load", 100, "V")
     await victim.do("until_handled", 100)
     blocked = asyncio.ensure_future(victim.do("block", 5.0))
-    await desk.last(4, 4)
+    await asyncio.sleep(4)  # it is still blocked for a second
     place = await publisher.do("pause")
     await other.do("until", *place)  # while the victim is still blocked
     await publisher.do("burst", 100)
