@@ -18,7 +18,7 @@ async def subscriber_is_frozen(desk: Desk) -> None:
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
     for each in (victim, other):
         await each.do("hear")
-    await publisher.do("load", desk.dice.choice([500, 2_000]))
+    await publisher.do("load", desk.dice.choice([300, 1_000]))
     await victim.do("until_handled", 100)
     await desk.chance(0.3)
     await victim.freeze()
