@@ -15,20 +15,7 @@ from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, peers
 from aiobus.transport.zmq import MAX_MESSAGE
-from aiobus.wire import (
-    Answer,
-    Ask,
-    PageAnswer,
-    PageAsk,
-    Who,
-    answer,
-    frame,
-    heartbeat,
-    read_down,
-    read_up,
-    topic,
-    up,
-)
+from aiobus.wire import Answer, Ask, Who, answer, frame, heartbeat, read_down, read_up, topic, up
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -171,24 +158,6 @@ async def test_subscriptions_that_are_none_get_no_stream_and_the_next_is_served(
     message = await stranger.up.recv()
     assert message.startswith(b"TRADE\0[1,")
     assert orjson.loads(message[6:])[4][0][4] == 7
-
-
-async def test_a_page_that_is_asked_for_again_while_the_question_waited_is_sent_once(
-    bus: AsyncEventBus, stranger: Stranger
-) -> None:
-    """Else a bus that cannot keep up with questions would answer ever more of them, ever later."""
-    await bus.publish(Event("TRADE", 7))
-    for after in (0, 0, 0, 1):
-        page_ask = PageAsk(
-            bus.name, 3, stranger.who, bus.stats().epoch, "TRADE", after, 10, None, 0
-        )
-        await stranger.up.send(up(page_ask))
-    await stranger.up.send(up(Ask("*", 1, stranger.who)))
-    found = []
-    while isinstance(reply := read_down(await stranger.up.recv(), stranger.who), PageAnswer):
-        found.append(reply.after)
-    assert isinstance(reply, Answer)
-    assert found == [0, 1]
 
 
 async def test_a_message_of_several_parts_is_refused_by_its_parts(

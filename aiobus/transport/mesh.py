@@ -6,7 +6,6 @@ Owns the conversation: hello, `?`, frames, pages, flush marks, bye. Must not kno
 
 import asyncio
 import logging
-import math
 from collections.abc import Collection
 from contextvars import Context
 
@@ -15,7 +14,6 @@ from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Page, Want
 from aiobus.pattern import read_query
 from aiobus.publisher import Publisher
-from aiobus.sequence import RETRY
 from aiobus.transport import Inlet, Source, Witness
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
@@ -67,8 +65,6 @@ class Mesh:
         self._rounds = Rounds()
         self._pages = Pages(self._ask_page)
         self._links: Links | None = None
-        self._answered: dict[object, float] = {}
-        """When which question for a page was last answered."""
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._context = Context()
@@ -194,12 +190,6 @@ class Mesh:
         self._network.send(answer(asked.who, reply))
 
     def _answer_page(self, asked: PageAsk) -> None:
-        # Whoever has no answer asks again each second. What has queued up here meanwhile must not
-        # be answered as often, or the answers fall ever further behind until nobody waits for them.
-        now, same = elapsed(), (asked.who, asked.nonce, asked.after, asked.since, asked.upto)
-        if now - self._answered.get(same, -math.inf) < RETRY / 2:
-            return
-        self._answered[same] = now
         try:
             query = read_query(asked.query)
         except ValueError as error:
@@ -338,9 +328,6 @@ class Mesh:
         self._streams.beacons()
         self._rounds.repeat()
         self._pages.tick(now)
-        self._answered = {
-            same: when for same, when in self._answered.items() if now - when < RETRY / 2
-        }
         if self._known.judge(now):
             self._inlets.excuse()
         self._inlets.tick(now)

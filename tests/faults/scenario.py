@@ -108,8 +108,9 @@ async def play(
     where = f"{scenario.title}, round {number} over {transport}, AIOBUS_SEED={seed}"
     made: list[str] = []
     deadline = HANG_SECONDS + 2 * scale.seconds
+    limit = asyncio.timeout(deadline)
     try:
-        async with asyncio.timeout(deadline), desk(nursery, transport, dice, scale) as table:
+        async with limit, desk(nursery, transport, dice, scale) as table:
             made.append(str(table.folder))
             await scenario.play(table)
             verdict = await table.finish()
@@ -118,10 +119,11 @@ async def play(
                 raise Violated("\n".join(verdict.examples))
     except Violated as error:
         to.failures.append(f"{where}: {error}; {made}")
-    except TimeoutError:
-        to.fail("hang", f"{where}: not over after {deadline:g} s; {made}")
     except Exception as error:  # noqa: BLE001 - recorded, and the soak goes on
-        to.fail("failure", f"{where}: {type(error).__name__}: {error}; {made}")
+        if limit.expired():
+            to.fail("hang", f"{where}: not over after {deadline:g} s; {made}")
+        else:
+            to.fail("failure", f"{where}: {type(error).__name__}: {error}; {made}")
 
 
 def seed() -> int:

@@ -18,7 +18,7 @@ async def subscriber_is_frozen(desk: Desk) -> None:
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
     for each in (victim, other):
         await each.do("hear")
-    await publisher.do("load", desk.dice.choice([500, 2_000]))
+    await publisher.do("load", desk.dice.choice([300, 1_000]))
     await victim.do("until_handled", 100)
     await desk.chance(0.3)
     await victim.freeze()
@@ -57,7 +57,7 @@ async def loop_is_blocked(desk: Desk) -> None:
     await victim.do("load", 100, "V")
     await victim.do("until_handled", 100)
     blocked = asyncio.ensure_future(victim.do("block", 5.0))
-    await desk.last(4, 4)
+    await asyncio.sleep(4)  # it is still blocked for a second
     place = await publisher.do("pause")
     await other.do("until", *place)  # while the victim is still blocked
     await publisher.do("burst", 100)

@@ -51,7 +51,7 @@ async def ended(desk: Desk, process: Process) -> tuple[int, bytes]:
     return code, errors
 
 
-@scenario("SIGTERM under load", soak=500, at_once=2)
+@scenario("SIGTERM under load", soak=500, at_once=3)
 async def bot_is_terminated(desk: Desk) -> None:
     """What it published arrives before it ends, and its end is none of an error."""
     (peer,) = await desk.bots("peer")
@@ -63,7 +63,7 @@ async def bot_is_terminated(desk: Desk) -> None:
     assert code == 0, f"exit code {code}: {errors!r}"
 
 
-@scenario("double SIGINT under load", soak=500, at_once=2)
+@scenario("double SIGINT under load", soak=500, at_once=3)
 async def bot_is_interrupted_twice(desk: Desk) -> None:
     """A bot that handles signals closes all the same; any other says that it was interrupted, and
     so does Python where the second signal meets it on its way out, after everything has closed.
