@@ -65,6 +65,7 @@ class Intake:
         self._cursors: dict[Source, Cursor] = {}
         self._unmet: dict[Source, Gap] = {}
         """What was left of sources that have not answered yet."""
+        self._dead: set[Source] = set()
         self._granted: dict[Source, int] = {}
         """Room that is spoken for, until a page fills it."""
 
@@ -94,6 +95,9 @@ class Intake:
         """A frame has come: hand over what is new of it, or leave it and ask."""
         source = (batch.source, batch.epoch)
         cursor = self._cursors.get(source)
+        if source in self._dead:
+            self._take_late(source, batch)
+            return
         if cursor is None:
             if started is None:
                 # Whether it is owed from its beginning is not known yet: pulled once it is.
@@ -110,13 +114,23 @@ class Intake:
         if after is None:
             if not has_room:
                 self._sink.fall_behind()
-        elif batch.newest > after:
+        else:
+            self._hand_over(batch, after)
+        if cursor.behind or source in self.behind:
+            self._follow(source, cursor)
+
+    def _hand_over(self, batch: Batch, after: int) -> None:
+        if batch.newest > after:
             events = batch.events()
             if batch.prev < after:
                 events = [event for event in events if event.seq > after]
             self._sink.accept(events)
-        if cursor.behind or source in self.behind:
-            self._follow(source, cursor)
+
+    def _take_late(self, source: Source, batch: Batch) -> None:
+        gap, after = self._cursors[source].take_late(batch.prev, batch.newest)
+        if gap is not None:
+            self._sink.lose(source, gap)
+        self._hand_over(batch, after)
 
     @property
     def is_busy(self) -> bool:
@@ -127,7 +141,7 @@ class Intake:
         """A frame with events after `prev` has come: True when it is left, unread."""
         cursor = self._cursors.get(source)
         has_room = self._sink.vacancy > 0
-        if cursor is None or not cursor.leave_out(prev, has_room):
+        if cursor is None or source in self._dead or not cursor.leave_out(prev, has_room):
             return False
         if not has_room:
             self._sink.fall_behind()
@@ -156,6 +170,8 @@ class Intake:
         that has never answered (`started` is None) nobody can say.
         """
         cursor = self._cursors.get(source)
+        if source in self._dead:
+            return True
         if cursor is None:
             if started is None or started <= self._made:
                 return started is not None
@@ -164,8 +180,10 @@ class Intake:
         self._follow(source, cursor)
         return cursor.last >= seq
 
-    def leave(self, source: Source) -> None:
-        """A source has left: what is missing of it is lost."""
+    def leave(self, source: Source, *, is_dead: bool = False) -> None:
+        """A source has left: what is missing of it is lost. `is_dead`: it will not come back, but
+        frames of it may still be on their way.
+        """
         left = self._unmet.pop(source, None)
         if left is not None and left.upto > 0:
             # How old it was is not known any more, so it may be owed from its beginning.
@@ -176,10 +194,14 @@ class Intake:
             self._follow(source, cursor)
             if gap is not None:
                 self._sink.lose(source, gap)
+        if is_dead:
+            self._dead.add(source)
+            self._cursors.setdefault(source, Cursor())
 
     def forget(self, source: Source) -> None:
         """A source will not be heard of again."""
         self._cursors.pop(source, None)
+        self._dead.discard(source)
         self.behind.pop(source, None)
         self._granted.pop(source, None)
 
@@ -188,9 +210,13 @@ class Intake:
         for source in self.behind:
             self._cursors[source].defer()
 
-    def tick(self) -> None:
-        """A second has passed: ask again for what is missing."""
+    def tick(self, alive: Collection[Source]) -> None:
+        """A second has passed: ask again for what is missing. `alive`: who was heard of lately."""
         if self.behind:
+            now = elapsed()
+            for source in self.behind:
+                if source in alive:
+                    self._cursors[source].wait_on(now)
             self.pull()
 
     def confirm(self, name: str) -> None:

@@ -70,6 +70,10 @@ class Peer:
         self._backoff = RELINK
         self.is_stale = False
 
+    def is_silent(self, now: float) -> bool:
+        """True when it missed three heartbeats."""
+        return now - self._heard >= STALE
+
     def is_silent_since(self, then: float) -> bool:
         """True when nothing was heard of it after `then`, and its hello is not here."""
         return self._heard <= then and not self.is_listening
@@ -97,7 +101,7 @@ class Peer:
 
     def is_overdue(self, now: float) -> bool:
         """True when it should have become linked by now, and has been silent instead."""
-        return self.is_awaited and now - self._heard >= STALE
+        return self.is_awaited and self.is_silent(now)
 
     @property
     def is_there(self) -> bool:
@@ -123,7 +127,6 @@ class Peer:
 
     def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
         """What its silence calls for; `is_lenient` while it may be this process that was away."""
-        silence = now - self._heard
         if self._withdrawn is not None and not self.has_left and now - self._withdrawn >= GRACE:
             self.has_left = True
             return Verdict.LEFT
@@ -133,7 +136,7 @@ class Peer:
             return Verdict.DROP
         if is_lenient or self.has_left:
             return None
-        if self.has_answered and silence >= STALE and not self.is_stale:
+        if self.has_answered and self.is_silent(now) and not self.is_stale:
             self.is_stale = True
             return Verdict.STALE
         if now - self._relinked >= self._backoff:

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 from aiobus.history import Page, Since
 
-__all__ = ["LEFT", "PATIENCE", "RETRY", "Cursor", "Gap"]
+__all__ = ["LEFT", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "Cursor", "Gap"]
 
 RETRY = 1.0
 """Seconds after which a page is asked for again: ZeroMQ does not send such a message twice."""
 PATIENCE = 10.0
 """Seconds without any answer after which what is missing counts as lost."""
+PATIENCE_ALIVE = 60.0
+"""The same while the source shows that it lives, for it may have many to answer: asked for 20,000
+events each by 50 at once, on two processors, it was given up after 10 s by 32 of them.
+"""
 
 EVICTED = "history no longer holds it"
 UNANSWERED = "its source did not answer"
@@ -41,8 +45,8 @@ class Cursor:
     """
 
     __slots__ = (
-        "_asked", "_deadline", "_known", "_reported", "behind", "has_given_up", "last", "since",
-        "upto",
+        "_asked", "_deadline", "_known", "_limit", "_reported", "behind", "has_given_up", "last",
+        "since", "upto",
     )  # fmt: skip
 
     def __init__(self, last: int = 0, *, behind: bool = False, since: Since = None) -> None:
@@ -59,6 +63,7 @@ class Cursor:
         self._known = self._reported = 0
         self._asked: float | None = None
         self._deadline: float | None = None
+        self._limit = 0.0
 
     # Events of this process, one by one.
 
@@ -124,6 +129,7 @@ class Cursor:
             return None
         if self._deadline is None:
             self._deadline = now + PATIENCE
+            self._limit = now + PATIENCE_ALIVE
         if now >= self._deadline:
             self.has_given_up = True
             return None
@@ -135,6 +141,11 @@ class Cursor:
         just been asked need not be asked again at once.
         """
         self._deadline = None
+
+    def wait_on(self, now: float) -> None:
+        """The source lives, so its answer may still be on its way."""
+        if self._deadline is not None:
+            self._deadline = max(self._deadline, min(now + PATIENCE, self._limit))
 
     def expects(self, page: Page) -> bool:
         """True for a page that answers what was asked last: another may have come twice or late."""
@@ -171,6 +182,15 @@ class Cursor:
         self.last = max(self.last, self._known)
         self._be_live()
         return gap
+
+    def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:
+        """A frame of a source that is dead: nobody can be asked for what is missing before it, so
+        that is lost, and its events above the seq that is returned are handed over.
+        """
+        gap = self._gap(prev, LEFT)
+        after = max(self.last, prev)
+        self.last = max(after, newest)
+        return gap, after
 
     def _gap(self, upto: int, reason: str) -> Gap | None:
         after = max(self.last, self._reported)

@@ -1,5 +1,6 @@
 """Which subscription is handed what, when a flush mark is reached, and what is forgotten when."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -48,13 +49,13 @@ class Sub:
         self.log.append(("has", source, seq))
         return self.last >= seq
 
-    def leave(self, source: Source) -> None:
+    def leave(self, source: Source, *, is_dead: bool = False) -> None:
         self.log.append(("leave", source))
 
     def forget(self, source: Source) -> None:
         self.log.append(("forget", source))
 
-    def tick(self) -> None:
+    def tick(self, alive: Collection[Source]) -> None:
         self.log.append(("tick",))
 
     def confirm(self, name: str) -> None:
@@ -358,7 +359,7 @@ def test_everybody_is_told_that_a_source_has_left() -> None:
 
 def test_everybody_is_told_that_a_second_has_passed() -> None:
     subs = [Sub(), Sub("FILL")]
-    inlets_of(*subs).tick(0.0)
+    inlets_of(*subs).tick(0.0, ())
     assert [sub.log for sub in subs] == [[("tick",)]] * 2
 
 
@@ -367,11 +368,11 @@ def test_a_source_is_forgotten_when_it_has_been_away_for_an_hour() -> None:
     inlets = inlets_of(sub)
     inlets.note_start(SOURCE, 50.0)
     inlets.leave(SOURCE, 100.0)
-    inlets.tick(100.0 + MEMORY)
+    inlets.tick(100.0 + MEMORY, ())
     assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
-    inlets.tick(100.5 + MEMORY)
+    inlets.tick(100.5 + MEMORY, ())
     assert (sub.said("forget"), inlets.started) == ([("forget", SOURCE)], {})
-    inlets.tick(200.0 + MEMORY)
+    inlets.tick(200.0 + MEMORY, ())
     assert len(sub.said("forget")) == 1
 
 
@@ -380,9 +381,9 @@ def test_sources_are_forgotten_in_the_order_in_which_they_left() -> None:
     inlets = inlets_of(sub)
     inlets.leave(SOURCE, 100.0)
     inlets.leave(other, 200.0)
-    inlets.tick(101.0 + MEMORY)
+    inlets.tick(101.0 + MEMORY, ())
     assert sub.said("forget") == [("forget", SOURCE)]
-    inlets.tick(201.0 + MEMORY)
+    inlets.tick(201.0 + MEMORY, ())
     assert sub.said("forget") == [("forget", SOURCE), ("forget", other)]
 
 
@@ -398,7 +399,7 @@ def test_a_source_that_left_and_came_back_is_not_forgotten() -> None:
     inlets.note_start(SOURCE, 50.0)
     inlets.leave(SOURCE, 100.0)
     come_back(inlets, sub)
-    inlets.tick(101.0 + MEMORY)
+    inlets.tick(101.0 + MEMORY, ())
     assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
 
 
@@ -408,7 +409,7 @@ def test_a_source_that_came_back_and_left_again_is_forgotten_an_hour_after_that(
     inlets.leave(SOURCE, 100.0)
     come_back(inlets, sub)
     inlets.leave(SOURCE, 2000.0)
-    inlets.tick(101.0 + MEMORY)
+    inlets.tick(101.0 + MEMORY, ())
     assert sub.said("forget") == []
-    inlets.tick(2001.0 + MEMORY)
+    inlets.tick(2001.0 + MEMORY, ())
     assert sub.said("forget") == [("forget", SOURCE)]

@@ -9,7 +9,7 @@ from aiobus import Event
 from aiobus.history import Page, Want
 from aiobus.intake import MAX_UNMET, Intake
 from aiobus.pattern import Query
-from aiobus.sequence import LEFT, PATIENCE, RETRY, Gap
+from aiobus.sequence import LEFT, PATIENCE, PATIENCE_ALIVE, RETRY, Gap
 from aiobus.transport import Inlet, Source
 
 DESK = ("desk", 1)
@@ -226,7 +226,7 @@ def test_a_frame_is_taken_whole_where_there_is_any_room(met: Bench) -> None:
 def test_without_room_a_frame_is_left_and_nothing_asked_for_until_there_is(met: Bench) -> None:
     met.box.vacancy = 0
     met.take(4, 5, 6)
-    met.intake.tick()
+    met.intake.tick(())
     assert (met.box.log, met.asked.pages, met.box.falls) == ([], [], 1)
     met.box.vacancy = 3
     met.intake.pull()
@@ -250,7 +250,7 @@ def test_a_frame_that_goes_on_where_it_stands_ends_the_asking(met: Bench) -> Non
     met.take(4, 5)
     assert (met.box.log, set(met.intake.behind)) == ([5], set())
     met.clock.now += RETRY
-    met.intake.tick()
+    met.intake.tick(())
     assert met.asked.pages == [(DESK, 4, ROOM)]
 
 
@@ -307,13 +307,13 @@ def test_a_page_of_a_source_that_nobody_knows_is_ignored(bench: Bench) -> None:
 def test_a_page_without_an_answer_is_asked_for_again_every_second(behind: Bench) -> None:
     for _ in range(4):
         behind.clock.now += RETRY / 2
-        behind.intake.tick()
+        behind.intake.tick(())
     assert behind.asked.pages == [(DESK, 4, ROOM)] * 2
 
 
 def test_a_source_of_which_nothing_is_missing_is_asked_for_nothing(met: Bench) -> None:
     met.clock.now += 100
-    met.intake.tick()
+    met.intake.tick(())
     assert met.asked.pages == []
 
 
@@ -321,7 +321,7 @@ def test_each_source_that_misses_something_is_asked(behind: Bench) -> None:
     behind.intake.meet(("feed", 1), 3, behind.younger)
     behind.clock.now += RETRY
     behind.asked.take()
-    behind.intake.tick()
+    behind.intake.tick(())
     assert {(source, after) for source, after, _ in behind.asked.pages} == {
         (DESK, 4),
         (("feed", 1), 0),
@@ -339,14 +339,14 @@ def test_what_history_has_forgotten_is_told_before_the_events_that_follow(behind
 def give_up(bench: Bench) -> None:
     for _ in range(int(PATIENCE / RETRY) + 1):
         bench.clock.now += RETRY
-        bench.intake.tick()
+        bench.intake.tick(())
     bench.asked.take()
 
 
 def test_after_10_s_without_an_answer_nothing_more_is_asked_for(behind: Bench) -> None:
     give_up(behind)
     behind.clock.now += 100
-    behind.intake.tick()
+    behind.intake.tick(())
     assert (behind.asked.pages, behind.box.log) == ([], [])
 
 
@@ -354,7 +354,7 @@ def test_a_source_is_not_given_up_that_could_not_be_asked_for_want_of_room(behin
     behind.box.vacancy = 0
     for _ in range(2 * int(PATIENCE / RETRY)):
         behind.clock.now += RETRY
-        behind.intake.tick()
+        behind.intake.tick(())
     behind.asked.take()
     behind.box.vacancy = ROOM
     behind.intake.pull()
@@ -546,19 +546,70 @@ def test_a_source_is_not_given_up_while_its_question_waits_for_its_turn(behind: 
     behind.asked.is_full = True
     for _ in range(2 * int(PATIENCE / RETRY)):
         behind.clock.now += RETRY
-        behind.intake.tick()
+        behind.intake.tick(())
     behind.asked.is_full = False
     behind.asked.take()
     behind.clock.now += RETRY
-    behind.intake.tick()
+    behind.intake.tick(())
     assert behind.asked.take() == [(DESK, 4, ROOM)]
 
 
 def test_a_source_is_not_given_up_because_this_process_was_held_up(behind: Bench) -> None:
     behind.clock.now += 2 * PATIENCE
     behind.intake.excuse()
-    behind.intake.tick()
+    behind.intake.tick(())
     assert behind.asked.pages == [(DESK, 4, ROOM)]
+
+
+def test_a_source_that_lives_is_waited_for_longer_and_not_for_ever(behind: Bench) -> None:
+    for _ in range(int(PATIENCE_ALIVE) - 1):
+        behind.clock.now += 1.0
+        behind.asked.take()
+        behind.intake.tick([DESK])
+        assert behind.asked.pages, "given up"
+    behind.clock.now += 1.0
+    behind.asked.take()
+    behind.intake.tick([DESK])
+    behind.take(20, 21, started=behind.older)
+    assert behind.box.log[-2:] == [Gap(4, 20, "its source did not answer"), 21]
+
+
+# Dead, but not yet silent.
+
+
+def test_what_still_comes_of_a_source_that_is_dead_is_handed_over(met: Bench) -> None:
+    met.intake.leave(DESK, is_dead=True)
+    met.take(4, 5, 6, started=met.older)
+    met.take(5, 6, 7, started=met.older)
+    assert met.box.log == [5, 6, 7]
+
+
+def test_what_is_missing_before_the_late_frame_of_one_that_is_dead_is_lost_at_once(
+    met: Bench,
+) -> None:
+    met.intake.leave(DESK, is_dead=True)
+    assert not met.intake.leave_out(DESK, 8)
+    met.take(8, 9, started=met.older)
+    assert met.box.log == [Gap(4, 8, LEFT), 9]
+    assert (met.intake.behind, met.asked.pages) == ({}, [])
+
+
+def test_of_one_that_dies_unheard_and_is_heard_then_what_is_missing_is_lost(bench: Bench) -> None:
+    bench.intake.leave(DESK, is_dead=True)
+    bench.take(3, 4)
+    assert bench.box.log == [Gap(0, 3, LEFT), 4]
+
+
+def test_nobody_waits_for_the_mark_of_one_that_is_dead(met: Bench) -> None:
+    met.intake.leave(DESK, is_dead=True)
+    assert met.intake.has(DESK, 99, met.older)
+    assert not met.intake.behind
+
+
+def test_one_that_left_and_may_come_back_is_asked_for_what_is_missing(met: Bench) -> None:
+    met.intake.leave(DESK)
+    met.take(8, 9, started=met.older)
+    assert (met.box.log, met.asked.pages) == ([], [(DESK, 4, ROOM)])
 
 
 # The past.

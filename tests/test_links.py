@@ -91,6 +91,7 @@ class Sub:
         self.query = Query.of("TRADE")
         self.met: list[Source] = []
         self.left: list[Source] = []
+        self.dead: list[Source] = []
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.met.append(source)
@@ -98,8 +99,9 @@ class Sub:
     def confirm(self, name: str) -> None:
         pass
 
-    def leave(self, source: Source) -> None:
+    def leave(self, source: Source, *, is_dead: bool = False) -> None:
         self.left.append(source)
+        self.dead += [source] * is_dead
 
 
 class Desk:
@@ -538,10 +540,18 @@ async def test_a_peer_that_comes_back_in_the_very_turn_in_which_it_closed_stays_
 TAKEN = ("left", "bot", 50, 5, "another has taken its place")
 
 
+async def test_who_was_heard_of_within_3_s_is_alive(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.hear(("bot", 50), 1)
+    now = desk.clock.now
+    assert desk.links.alive(now + STALE - 0.1) == {("bot", 50)}
+    assert desk.links.alive(now + STALE) == set()
+
+
 async def test_a_new_start_settles_the_old_one_and_is_linked_anew(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.links.hello(BOT_2)
-    assert (desk.watch.take(), desk.sub.left) == ([TAKEN], [("bot", 50)])
+    assert (desk.watch.take(), desk.sub.left, desk.sub.dead) == ([TAKEN], *[[("bot", 50)]] * 2)
     assert (desk.peer(BOT_2), peer.who, peer.is_there) == (peer, BOT_2, False)
     await turn()
     assert desk.wires.log == [("disconnect", BOT.endpoint), ("connect", BOT.endpoint)]

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from aiobus import Event, Limits, wire
-from aiobus.history import Page
+from aiobus.history import Page, Want
 from aiobus.intake import Intake
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
@@ -184,9 +184,10 @@ class Source:
             self._streams[topic].flush()
         query = wire.read_topic(topic)
         assert isinstance(query, Query)
-        page = self.publisher.history.page(query, asked.after, asked.limit, look=4)
+        want = Want(asked.after, asked.since, asked.upto)
+        page = self.publisher.history.answer(query, want, asked.limit, look=4)
         rows = [row for _, _, row in page.rows]
-        where = (page.after, page.evicted, page.to, page.newest)
+        where = (page.after, page.evicted, page.to, page.newest, page.reached)
         link.down.append(wire.page(link.process.me, asked.nonce, *self.id, *where, rows))
 
     def die(self, kept: int) -> None:
@@ -243,14 +244,15 @@ class Process:
     def _repeat(self, link: Link, nonce: int) -> None:
         link.up.append(wire.up(Ask(link.source.id[0], nonce, self.me)))
 
-    def ask_page(self, inlet: Intake, source: tuple[str, int], after: int, limit: int) -> bool:
-        return self._pages.ask(inlet, source, after, limit, self._clock.now)
+    def ask_page(self, inlet: Intake, source: tuple[str, int], want: Want, limit: int) -> bool:
+        return self._pages.ask(inlet, source, want, limit, self._clock.now)
 
-    def _ask_page(self, inlet: Inlet, source: tuple[str, int], after: int, limit: int) -> None:
+    def _ask_page(self, inlet: Inlet, source: tuple[str, int], want: Want, limit: int) -> None:
         number = self.inlets.number(inlet)
         assert number is not None
         name, epoch = source
-        ask = PageAsk(name, number, self.me, epoch, inlet.query.text, after, limit)
+        what = (inlet.query.text, want.after, limit, want.since, want.upto)
+        ask = PageAsk(name, number, self.me, epoch, *what)
         for link in self.links:
             if link.is_up and link.source.id[0] == name:
                 link.up.append(wire.up(ask))
@@ -274,7 +276,7 @@ class Process:
             case PageAnswer():
                 inlet = self.inlets.numbered(said.nonce)
                 assert inlet is not None
-                page = Page(said.after, said.evicted, said.to, said.newest, [])
+                page = Page(said.after, said.evicted, said.to, said.newest, [], said.reached)
                 self._pages.answered(inlet, source.id, self._clock.now)
                 inlet.turn(source.id, page, said.events())
             case Mark():
@@ -326,7 +328,7 @@ class Process:
         for box in self.boxes.values():
             if box.vacancy <= 0:
                 box.have_patience_anew()  # nobody can answer who was not asked
-        self.inlets.tick(self._clock.now)
+        self.inlets.tick(self._clock.now, ())
         for box in self.boxes.values():
             box.lose_patience()
 
@@ -374,11 +376,11 @@ class Box:
         self._clock = clock
         self.intake = Intake(query, self, self)  # type: ignore[arg-type]
 
-    def ask(self, inlet: Intake, source: tuple[str, int], after: int, limit: int) -> bool:
+    def ask(self, inlet: Intake, source: tuple[str, int], want: Want, limit: int) -> bool:
         account = self.accounts[source]
         if account.asked_since is None:
             account.asked_since = self._clock.now
-        return self._process.ask_page(inlet, source, after, limit)
+        return self._process.ask_page(inlet, source, want, limit)
 
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)

@@ -981,7 +981,7 @@ class Lossy:
 
     def wait(self, desk: Desk, number: int) -> None:
         self.clock.now += (0.1, 0.5, 1.0, 1.0, 1.0, 2.0, 5.0, PATIENCE)[number]
-        self.intake.tick()
+        self.intake.tick(())
         for each in self.desks:
             if not each.has_answered:
                 each.answer()
@@ -991,7 +991,7 @@ class Lossy:
         self.box.read(self.scene.room)
         for _ in range(100):
             self.clock.now += 1.0
-            self.intake.tick()
+            self.intake.tick(())
             for desk in self.desks:
                 desk.connect()
                 desk.end_tick()

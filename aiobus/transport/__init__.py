@@ -73,8 +73,10 @@ class Inlet(Protocol):
         """
         ...
 
-    def leave(self, source: Source) -> None:
-        """A source has left: what is missing of it is lost."""
+    def leave(self, source: Source, *, is_dead: bool = False) -> None:
+        """A source has left: what is missing of it is lost. `is_dead`: it will not come back, but
+        frames of it may still be on their way.
+        """
         ...
 
     def forget(self, source: Source) -> None:
@@ -85,8 +87,8 @@ class Inlet(Protocol):
         """This process was held up: that there is no answer yet is nobody's fault."""
         ...
 
-    def tick(self) -> None:
-        """A second has passed: ask again for what is missing."""
+    def tick(self, alive: Collection[Source]) -> None:
+        """A second has passed: ask again for what is missing. `alive`: who was heard of lately."""
         ...
 
     def confirm(self, name: str) -> None:

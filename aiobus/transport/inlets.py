@@ -4,7 +4,7 @@ Owns the way of a frame to those who asked for it, when a flush mark is reached,
 source is. Pure but for the clock it is told.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 from aiobus.transport import Inlet, Source
@@ -135,8 +135,10 @@ class Inlets:
         started = self.started.get(source)
         return all(inlet.has(source, seq, started) for inlet in tuple(inlets))
 
-    def leave(self, source: Source, now: float) -> None:
-        """A source has left: what is missing is lost, up to the end of the last that came."""
+    def leave(self, source: Source, now: float, *, is_dead: bool = False) -> None:
+        """A source has left: what is missing is lost, up to the end of the last that came.
+        `is_dead`: it will not come back.
+        """
         for name, (_, message, inlets) in self._unread.pop(source, {}).items():
             with suppress(WireError):
                 frame = Frame(name, message[len(name) :])
@@ -146,17 +148,17 @@ class Inlets:
         self._left.pop(source, None)
         self._left[source] = now
         for inlet in self._numbers:
-            inlet.leave(source)
+            inlet.leave(source, is_dead=is_dead)
 
     def excuse(self) -> None:
         """This process was held up."""
         for inlet in self._numbers:
             inlet.excuse()
 
-    def tick(self, now: float) -> None:
-        """A second has passed."""
+    def tick(self, now: float, alive: Collection[Source]) -> None:
+        """A second has passed, in which these sources were heard of."""
         for inlet in tuple(self._numbers):
-            inlet.tick()
+            inlet.tick(alive)
         while self._left and now - next(iter(self._left.values())) > MEMORY:
             source = next(iter(self._left))
             del self._left[source]

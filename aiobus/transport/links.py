@@ -164,6 +164,10 @@ class Links:
         peer = self._sources.get(source)
         return peer is not None and peer.is_there
 
+    def alive(self, now: float) -> set[Source]:
+        """The sources that are not silent."""
+        return {source for source, peer in self._sources.items() if not peer.is_silent(now)}
+
     def hear(self, source: Source, seq: int) -> Peer | None:
         """A source is at `seq`, or beyond; the peer it is, if it is known."""
         peer = self._sources.get(source)
@@ -240,16 +244,16 @@ class Links:
 
     def _restart(self, peer: Peer) -> None:
         """Somebody new listens there, so the old one is dead: settle with it first."""
-        self._settle(peer, "another has taken its place")
+        self._settle(peer, "another has taken its place", is_dead=True)
         self._forget(peer)
         peer.renew(elapsed())
         self._loop.call_soon(self._relink, peer, context=self._context)
 
-    def _settle(self, peer: Peer, reason: str) -> None:
+    def _settle(self, peer: Peer, reason: str, *, is_dead: bool = False) -> None:
         """It has left: what is missing of its events is lost."""
         who = peer.who
         if who is not None:
-            self._inlets.leave((who.name, who.epoch), elapsed())
+            self._inlets.leave((who.name, who.epoch), elapsed(), is_dead=is_dead)
             if peer.unlink():
                 self._witness.peer_left(who.name, who.epoch, peer.last, reason)
         self._rounds.lose(peer.endpoint)

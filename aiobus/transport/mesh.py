@@ -330,7 +330,7 @@ class Mesh:
         self._pages.tick(now)
         if self._known.judge(now):
             self._inlets.excuse()
-        self._inlets.tick(now)
+        self._inlets.tick(now, self._known.alive(now))
 
     # Going.
 

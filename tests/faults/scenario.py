@@ -150,7 +150,6 @@ async def prove(*scenarios: Scenario, rounds: int = ROUNDS) -> None:
     """
     chosen = seed()
     print(f"AIOBUS_SEED={chosen}")  # noqa: T201 - pytest shows it when the test fails
-    asyncio.get_running_loop().set_debug(False)  # it would be most of what a round costs
     results = [Result() for _ in scenarios]
     async with make_nursery() as nursery:
         await asyncio.gather(
