@@ -20,7 +20,7 @@ demo: $(RUN)
 	@$(BIN)/python examples/bots/desk.py
 
 test: $(DEV)
-	@$(BIN)/python -m pytest --numprocesses auto
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(DEV)
 	@$(BIN)/ruff check .
