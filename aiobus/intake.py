@@ -71,18 +71,19 @@ class Intake:
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
-        cursor = self._cursors.get(source)
-        if cursor is None:
-            left = self._unmet.pop(source, None)
-            cursor = self._begin(source, seq if left is None else left.after, started)
+        cursor = self._cursors.get(source) or self._begin(source, seq, started)
         cursor.hear(seq)
         self._follow(source, cursor)
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
+        """Of an older source, from `seq` on, or from where the first frame came that was left."""
+        left = self._unmet.pop(source, None)
         if started > self._made:
             cursor = Cursor(0)
+        elif self._since is not None:
+            cursor = Cursor(since=self._since)
         else:
-            cursor = Cursor(seq) if self._since is None else Cursor(since=self._since)
+            cursor = Cursor(seq if left is None else left.after)
         self._cursors[source] = cursor
         return cursor
 
@@ -173,8 +174,10 @@ class Intake:
         if source in self._dead:
             return True
         if cursor is None:
-            if started is None or started <= self._made:
-                return started is not None
+            if started is None:
+                return False
+            if started <= self._made and source not in self._unmet:
+                return True
             cursor = self._begin(source, 0, started)
         cursor.hear(seq)
         self._follow(source, cursor)

@@ -81,7 +81,7 @@ class Cursor:
 
     def lost_before(self, prev: int) -> Gap | None:
         """After giving up, a frame that follows `prev` ends what is missing, and that is lost."""
-        if not (self.has_given_up and prev > self.last):
+        if not self.has_given_up or (prev <= self.last and self.since is None):
             return None
         gap = self._gap(prev, UNANSWERED)
         self.last = prev
@@ -178,7 +178,9 @@ class Cursor:
 
     def leave(self) -> Gap | None:
         """The source has left for good: what is still missing is lost."""
-        gap = self._gap(self._known, LEFT) if self.behind else None
+        if not self.behind:
+            return None
+        gap = self._gap(self._known, LEFT)
         self.last = max(self.last, self._known)
         self._be_live()
         return gap

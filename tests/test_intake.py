@@ -574,6 +574,21 @@ def test_a_source_that_lives_is_waited_for_longer_and_not_for_ever(behind: Bench
     assert behind.box.log[-2:] == [Gap(4, 20, "its source did not answer"), 21]
 
 
+def test_what_was_left_before_the_first_answer_is_owed_whoever_hears_that_answer(
+    bench: Bench,
+) -> None:
+    """Another subscription may have asked, so that frames and marks come with the age before this
+    one's own answer does.
+    """
+    bench.take(4, 5)
+    assert not bench.intake.has(DESK, 5, bench.older)
+    assert bench.asked.pages == [(DESK, 4, ROOM)]
+    other = Intake(Query.of("A"), bench.box, bench.asked)  # type: ignore[arg-type]
+    other.take(Frame(4, [5]), None)
+    other.take(Frame(5, [6]), bench.older)
+    assert bench.asked.pages[1:] == [(DESK, 4, ROOM)]
+
+
 # Dead, but not yet silent.
 
 

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from aiobus import Event, Limits, wire
-from aiobus.history import Page, Want
+from aiobus.history import Page, Since, Want
 from aiobus.intake import Intake
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
@@ -113,6 +113,8 @@ class Source:
         self._clock = clock
         self._streams: dict[bytes, Stream] = {}
         self._joining: list[Stream] = []
+        self.pasts: dict[tuple[str, int], list[int]] = {}
+        """What `"last"` meant, by query and by the newest seq when it was asked."""
 
     @property
     def who(self) -> Who:
@@ -185,10 +187,22 @@ class Source:
         query = wire.read_topic(topic)
         assert isinstance(query, Query)
         want = Want(asked.after, asked.since, asked.upto)
-        page = self.publisher.history.answer(query, want, asked.limit, look=4)
+        history = self.publisher.history
+        if asked.since == "last":
+            self.pasts[asked.query, history.newest] = self._past(query)
+        page = history.answer(query, want, asked.limit, look=4)
         rows = [row for _, _, row in page.rows]
         where = (page.after, page.evicted, page.to, page.newest, page.reached)
         link.down.append(wire.page(link.process.me, asked.nonce, *self.id, *where, rows))
+
+    def _past(self, query: Query) -> list[int]:
+        newest: dict[tuple[str, str], int] = {}
+        for each in self.events:
+            ring = self.publisher.history.ring(each.type)
+            assert ring is not None
+            if query.matches(each.type, each.key) and each.seq > ring.evicted:
+                newest[each.type, each.key] = each.seq
+        return sorted(newest.values())
 
     def die(self, kept: int) -> None:
         self.is_alive = False
@@ -223,8 +237,8 @@ class Process:
     def topics(self) -> list[bytes]:
         return sorted({wire.topic(inlet.query.text) for inlet in self.inlets})
 
-    def subscribe(self, query: Query, room: int) -> "Box":
-        box = Box(self, query, room, self._clock)
+    def subscribe(self, query: Query, room: int, since: Since = None) -> "Box":
+        box = Box(self, query, room, self._clock, since)
         if (topic := self.inlets.add(box.intake)) is not None:
             for link in self.links:
                 if link.is_up:
@@ -278,7 +292,10 @@ class Process:
                 assert inlet is not None
                 page = Page(said.after, said.evicted, said.to, said.newest, [], said.reached)
                 self._pages.answered(inlet, source.id, self._clock.now)
+                was_beginning = source.id in inlet.beginning
                 inlet.turn(source.id, page, said.events())
+                if was_beginning and source.id not in inlet.beginning:
+                    self.boxes[inlet].begin(source, said)
             case Mark():
                 self.inlets.mark(said)
             case Heartbeat() if said.leaving:
@@ -306,12 +323,14 @@ class Process:
                 if box.query.text == text:
                     assert box.silently_lost(source, seq) == [], "a false acknowledgement"
 
-    def leave(self, link: Link) -> None:
-        """The source has said bye, or its link was cut for too long."""
+    def leave(self, link: Link, *, is_dead: bool = False) -> None:
+        """The source has said bye, or its link was cut for too long, or (`is_dead`) another has
+        taken its place.
+        """
         link.has_been_left = True
         for box in self.boxes.values():
             box.accounts[link.source.id].has_left = True
-        self.inlets.leave(link.source.id, self._clock.now)
+        self.inlets.leave(link.source.id, self._clock.now, is_dead=is_dead)
 
     def excuse(self) -> None:
         """It was held up: patience begins anew."""
@@ -348,10 +367,14 @@ class Account:
         self.asked_since: float | None = None
         """Since when it waits for the answer to a question for a page."""
         self.has_given_up = False
+        self.is_of_the_past = False
+        """Where it begins, the source has to tell."""
+        self.past: list[int] = []
+        """What of before that place it is owed all the same."""
         self.log: list[int | Gap] = []
 
     def hear(self, prev: int, newest: int) -> None:
-        if self.place is None:
+        if self.place is None and not self.is_of_the_past:
             self.place = prev
         self.heard = max(self.heard, newest)
 
@@ -367,14 +390,32 @@ class Account:
 class Box:
     """A subscription with room for few events, which writes down what it is handed and told."""
 
-    def __init__(self, process: Process, query: Query, room: int, clock: HandClock) -> None:
+    def __init__(
+        self, process: Process, query: Query, room: int, clock: HandClock, since: Since
+    ) -> None:
         self.query = query
+        self.since = since
         self.room = self.vacancy = room
         self.made = clock.now
-        self.accounts: dict[tuple[str, int], Account] = defaultdict(Account)
+        self.accounts: dict[tuple[str, int], Account] = defaultdict(self._account)
         self._process = process
         self._clock = clock
-        self.intake = Intake(query, self, self)  # type: ignore[arg-type]
+        self.intake = Intake(query, self, self, since)  # type: ignore[arg-type]
+
+    def _account(self) -> Account:
+        account = Account()
+        account.is_of_the_past = self.since is not None
+        return account
+
+    def begin(self, source: Source, said: PageAnswer) -> None:
+        """A source has told where in its past this one begins."""
+        account = self.accounts[source.id]
+        account.place = said.newest if self.since == "last" else said.after
+        if self.since == "last":
+            account.past = source.pasts[self.query.text, said.newest]
+
+    def reach(self, timestamp: float) -> None:
+        pass
 
     def ask(self, inlet: Intake, source: tuple[str, int], want: Want, limit: int) -> bool:
         account = self.accounts[source]
@@ -392,6 +433,8 @@ class Box:
     def lose(self, source: tuple[str, int], gap: Gap) -> None:
         account = self.accounts[source]
         account.log.append(gap)
+        if account.is_of_the_past and account.place is None:
+            account.place = gap.upto  # nobody told
         match gap.reason:
             case "its source has left":
                 assert account.has_left
@@ -427,7 +470,8 @@ class Box:
         return [
             seq
             for seq in self.matching(source)
-            if begin < seq <= upto
+            if (begin < seq or seq in account.past)
+            and seq <= upto
             and seq not in seen
             and not any(gap.after < seq <= gap.upto for gap in gaps)
         ]
@@ -444,6 +488,8 @@ class Box:
         upto = source.publisher.seq if source.is_alive else last
         assert self.silently_lost(source, upto) == [], "silently lost"
         begin = 0 if account.seems_younger or source.born > self.made else account.place or 0
+        if self.since is not None:
+            begin = 0
         allowed = [seq for seq in self.matching(source) if seq > begin]
         assert account.seen == sorted(set(account.seen) & set(allowed)), "disordered or not owed"
         handed_over = told = 0
@@ -491,7 +537,7 @@ class Protocol(RuleBasedStateMachine):
         self.limits = Limits(history_events=events)
         self.start(0)
         self.clock.now += 1.0
-        self.subscribe(0, query, room)
+        self.subscribe(0, query, room, None)
         for _ in range(4):
             self.up(0, 1)
             self.down(0, 1)
@@ -630,6 +676,15 @@ class Protocol(RuleBasedStateMachine):
         if is_left and not link.has_been_left:  # it may have been its bye
             link.process.leave(link)
 
+    @rule(place=number)
+    def take_the_place(self, place: int) -> None:
+        """A new start says hello before all that the old one sent has been read."""
+        link = self.links[place % len(self.links)]
+        source = link.source
+        names = [each.id[0] for each in self.sources if each.is_alive]
+        if not source.is_alive and source.id[0] in names and not link.has_been_left:
+            link.process.leave(link, is_dead=True)
+
     @rule()
     def heal(self) -> None:
         for link in self.links:
@@ -639,9 +694,10 @@ class Protocol(RuleBasedStateMachine):
     # What listeners do.
 
     @precondition(lambda self: len(self.boxes) < 4)
-    @rule(process=number, query=number, room=number)
-    def subscribe(self, process: int, query: int, room: int) -> None:
-        box = self.processes[process % 2].subscribe(QUERIES[query % len(QUERIES)], room + 1)
+    @rule(process=number, query=number, room=number, since=st.sampled_from([None, "last", 0.0]))
+    def subscribe(self, process: int, query: int, room: int, since: Since) -> None:
+        asked = QUERIES[query % len(QUERIES)]
+        box = self.processes[process % 2].subscribe(asked, room + 1, since)
         self.boxes.append(box)
 
     @rule(place=number, count=number)

@@ -384,7 +384,17 @@ def test_a_source_that_leaves_after_a_beacon_has_vouched_for_it_loses_nothing() 
     cursor = heard(4, 20)
     cursor.take(4, 4, has_room=True)
     assert cursor.leave() is None
-    assert place(cursor) == (20, False)
+    assert place(cursor) == (4, False)
+
+
+def test_a_source_that_leaves_while_nothing_seems_missing_is_not_taken_to_be_further() -> None:
+    """Out of order: what the late frame hid is asked for when the source comes back."""
+    cursor = Cursor(1)
+    cursor.take(2, 3, has_room=True)
+    cursor.take(1, 2, has_room=True)
+    assert cursor.leave() is None
+    cursor.hear(3)
+    assert (place(cursor), cursor.ask(0.0)) == ((2, True), 2)
 
 
 def test_a_source_that_leaves_twice_loses_it_once() -> None:
@@ -487,6 +497,15 @@ def test_a_past_that_nobody_tells_of_is_given_up_and_said_to_be_lost() -> None:
     assert cursor.ask(PATIENCE) is None
     assert cursor.lost_before(7) == Gap(0, 7, UNANSWERED)
     assert cursor.take(7, 9, has_room=True) == 7
+
+
+def test_a_past_that_was_given_up_of_a_source_that_has_published_nothing_is_no_loss() -> None:
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.ask(PATIENCE)
+    assert cursor.lost_before(0) is None
+    assert cursor.take(0, 1, has_room=True) == 0
+    assert not cursor.behind
 
 
 def test_a_source_that_leaves_before_it_told_of_its_past_has_lost_what_was_heard_of() -> None:
