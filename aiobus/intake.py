@@ -41,6 +41,10 @@ class Sink(Protocol):
         """There was no room, so events are left to their source's history."""
         ...
 
+    def note_idle(self) -> None:
+        """Nothing is missing any more: somebody may wait for that."""
+        ...
+
     def reach(self, timestamp: float) -> None:
         """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
         ...
@@ -97,7 +101,7 @@ class Intake:
         source = (batch.source, batch.epoch)
         cursor = self._cursors.get(source)
         if source in self._dead:
-            self._take_late(source, batch)
+            self._take_late(source, batch, started)
             return
         if cursor is None:
             if started is None:
@@ -127,8 +131,12 @@ class Intake:
                 events = [event for event in events if event.seq > after]
             self._sink.accept(events)
 
-    def _take_late(self, source: Source, batch: Batch) -> None:
-        gap, after = self._cursors[source].take_late(batch.prev, batch.newest)
+    def _take_late(self, source: Source, batch: Batch, started: float | None) -> None:
+        cursor = self._cursors.get(source)
+        if cursor is None:
+            is_older = started is not None and started <= self._made
+            cursor = self._cursors[source] = Cursor(batch.prev if is_older else 0)
+        gap, after = cursor.take_late(batch.prev, batch.newest)
         if gap is not None:
             self._sink.lose(source, gap)
         self._hand_over(batch, after)
@@ -199,7 +207,6 @@ class Intake:
                 self._sink.lose(source, gap)
         if is_dead:
             self._dead.add(source)
-            self._cursors.setdefault(source, Cursor())
 
     def forget(self, source: Source) -> None:
         """A source will not be heard of again."""
@@ -236,6 +243,8 @@ class Intake:
         for place, source in enumerate(due):
             cursor = self._cursors[source]
             share = -(-free // (len(due) - place))
+            if cursor.since is not None:  # whoever subscribes waits for that, room or not
+                share = max(share, 1)
             if share <= 0:
                 cursor.defer()
             elif (after := cursor.ask(now)) is not None:
@@ -249,6 +258,8 @@ class Intake:
         if cursor.behind:
             self.behind[source] = None
             self.pull()
-        else:
-            self.behind.pop(source, None)
-            self._granted.pop(source, None)
+            return
+        self._granted.pop(source, None)
+        self.behind.pop(source, None)
+        if not self.behind:
+            self._sink.note_idle()

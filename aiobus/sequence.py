@@ -94,14 +94,16 @@ class Cursor:
         """
         last = self.last
         is_next = prev <= last and self.since is None
-        if is_next and (has_room or newest <= last):
-            self.last = max(last, newest)
-            self._be_live()
-            return last
-        self._be_behind(newest)
-        if is_next and self.has_given_up:  # it is there again, only the room is not
+        if is_next and self.has_given_up:  # it is there again, perhaps only the room is not
             self.has_given_up = False
             self._asked = self._deadline = None
+        if is_next and (has_room or newest <= last):
+            self.last = max(last, newest)
+            # A beacon vouches for what was heard of; a frame of before says nothing of it.
+            if self.last >= self._known or prev == newest == last:
+                self._be_live()
+            return last
+        self._be_behind(newest)
         return None
 
     def leave_out(self, prev: int, has_room: bool) -> bool:

@@ -37,6 +37,7 @@ class Sub:
         self.log.append(("turn", source, page, events))
 
     is_busy = False
+    beginning: Collection[Source] = ()
 
     def excuse(self) -> None:
         self.log.append(("excuse",))
@@ -168,6 +169,38 @@ BOT = ("bot", 50)
 def taken(sub: Sub) -> list[int]:
     """The prevs of the frames it was to take."""
     return [entry[1].prev for entry in sub.said("take")]
+
+
+def test_a_frame_that_was_left_is_not_read_for_whoever_has_unsubscribed_since() -> None:
+    inlets, (one, other) = subs(True, True)
+    inlets.leave_out(FRAME)
+    inlets.remove(one)
+    inlets.leave(BOT, 0.0)
+    assert (taken(one), taken(other)) == ([], [7])
+
+
+def test_whoever_is_still_to_tell_where_its_past_begins_is_not_confirmed_yet() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sub.beginning = [SOURCE]
+    inlets.note_start(SOURCE, 1.0)
+    inlets.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
+    assert sub.said("confirm") == []
+    sub.beginning = ()
+    inlets.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
+    assert sub.said("confirm") == [("confirm", "desk")]
+
+
+def test_a_source_that_is_looked_for_is_not_forgotten() -> None:
+    """Or it would be heard from its beginning again, or from now on only, when it comes back."""
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 0.0)
+    inlets.tick(MEMORY, (), [SOURCE])
+    inlets.tick(MEMORY + 1.0, (), ())
+    assert sub.said("forget") == []
+    inlets.tick(2 * MEMORY + 1.0, (), ())
+    assert sub.said("forget") == [("forget", SOURCE)]
 
 
 def test_how_far_a_frame_reaches_that_was_left_is_read_when_its_source_leaves() -> None:
@@ -359,7 +392,7 @@ def test_everybody_is_told_that_a_source_has_left() -> None:
 
 def test_everybody_is_told_that_a_second_has_passed() -> None:
     subs = [Sub(), Sub("FILL")]
-    inlets_of(*subs).tick(0.0, ())
+    inlets_of(*subs).tick(0.0, (), ())
     assert [sub.log for sub in subs] == [[("tick",)]] * 2
 
 
@@ -368,11 +401,11 @@ def test_a_source_is_forgotten_when_it_has_been_away_for_an_hour() -> None:
     inlets = inlets_of(sub)
     inlets.note_start(SOURCE, 50.0)
     inlets.leave(SOURCE, 100.0)
-    inlets.tick(100.0 + MEMORY, ())
+    inlets.tick(100.0 + MEMORY, (), ())
     assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
-    inlets.tick(100.5 + MEMORY, ())
+    inlets.tick(100.5 + MEMORY, (), ())
     assert (sub.said("forget"), inlets.started) == ([("forget", SOURCE)], {})
-    inlets.tick(200.0 + MEMORY, ())
+    inlets.tick(200.0 + MEMORY, (), ())
     assert len(sub.said("forget")) == 1
 
 
@@ -381,9 +414,9 @@ def test_sources_are_forgotten_in_the_order_in_which_they_left() -> None:
     inlets = inlets_of(sub)
     inlets.leave(SOURCE, 100.0)
     inlets.leave(other, 200.0)
-    inlets.tick(101.0 + MEMORY, ())
+    inlets.tick(101.0 + MEMORY, (), ())
     assert sub.said("forget") == [("forget", SOURCE)]
-    inlets.tick(201.0 + MEMORY, ())
+    inlets.tick(201.0 + MEMORY, (), ())
     assert sub.said("forget") == [("forget", SOURCE), ("forget", other)]
 
 
@@ -399,7 +432,7 @@ def test_a_source_that_left_and_came_back_is_not_forgotten() -> None:
     inlets.note_start(SOURCE, 50.0)
     inlets.leave(SOURCE, 100.0)
     come_back(inlets, sub)
-    inlets.tick(101.0 + MEMORY, ())
+    inlets.tick(101.0 + MEMORY, (), ())
     assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
 
 
@@ -409,7 +442,7 @@ def test_a_source_that_came_back_and_left_again_is_forgotten_an_hour_after_that(
     inlets.leave(SOURCE, 100.0)
     come_back(inlets, sub)
     inlets.leave(SOURCE, 2000.0)
-    inlets.tick(101.0 + MEMORY, ())
+    inlets.tick(101.0 + MEMORY, (), ())
     assert sub.said("forget") == []
-    inlets.tick(2001.0 + MEMORY, ())
+    inlets.tick(2001.0 + MEMORY, (), ())
     assert sub.said("forget") == [("forget", SOURCE)]

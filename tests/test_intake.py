@@ -49,6 +49,7 @@ class Box:
         self.log: list[int | Gap] = []
         self.falls = 0
         self.reached: list[float] = []
+        self.rests = 0
 
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)
@@ -59,6 +60,9 @@ class Box:
 
     def fall_behind(self) -> None:
         self.falls += 1
+
+    def note_idle(self) -> None:
+        self.rests += 1
 
     def reach(self, timestamp: float) -> None:
         self.reached.append(timestamp)
@@ -247,8 +251,8 @@ def test_however_many_frames_are_left_the_missing_is_asked_for_once(met: Bench) 
 
 def test_a_frame_that_goes_on_where_it_stands_ends_the_asking(met: Bench) -> None:
     met.intake.meet(DESK, 9, met.older)
-    met.take(4, 5)
-    assert (met.box.log, set(met.intake.behind)) == ([5], set())
+    met.take(4, 5, 9)
+    assert (met.box.log, set(met.intake.behind)) == ([5, 9], set())
     met.clock.now += RETRY
     met.intake.tick(())
     assert met.asked.pages == [(DESK, 4, ROOM)]
@@ -627,6 +631,12 @@ def test_one_that_left_and_may_come_back_is_asked_for_what_is_missing(met: Bench
     assert (met.box.log, met.asked.pages) == ([], [(DESK, 4, ROOM)])
 
 
+def test_when_nothing_is_missing_any_more_whoever_waits_for_that_is_woken(behind: Bench) -> None:
+    before = behind.box.rests
+    behind.intake.leave(DESK)
+    assert behind.box.rests == before + 1
+
+
 # The past.
 
 
@@ -686,3 +696,11 @@ def test_what_a_source_was_at_when_it_left_without_telling_of_its_past_is_lost(l
     late.intake.leave(DESK)
     assert late.box.log == [Gap(0, 40, LEFT)]
     assert list(late.intake.beginning) == []
+
+
+def test_the_past_is_asked_for_even_where_there_is_no_room(bench: Bench) -> None:
+    """Nobody may take anything out of a stream's inbox before its entry returns."""
+    bench.intake = Intake(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.box.vacancy = 0
+    bench.intake.meet(DESK, 40, bench.older)
+    assert bench.asked.pages == [(DESK, 0, 1)]

@@ -96,6 +96,8 @@ class Sub:
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.met.append(source)
 
+    beginning = ()
+
     def confirm(self, name: str) -> None:
         pass
 

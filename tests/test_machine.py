@@ -292,6 +292,8 @@ class Process:
                 assert inlet is not None
                 page = Page(said.after, said.evicted, said.to, said.newest, [], said.reached)
                 self._pages.answered(inlet, source.id, self._clock.now)
+                account = self.boxes[inlet].accounts[source.id]
+                account.heard = max(account.heard, said.newest)
                 was_beginning = source.id in inlet.beginning
                 inlet.turn(source.id, page, said.events())
                 if was_beginning and source.id not in inlet.beginning:
@@ -347,7 +349,7 @@ class Process:
         for box in self.boxes.values():
             if box.vacancy <= 0:
                 box.have_patience_anew()  # nobody can answer who was not asked
-        self.inlets.tick(self._clock.now, ())
+        self.inlets.tick(self._clock.now, (), ())
         for box in self.boxes.values():
             box.lose_patience()
 
@@ -415,6 +417,9 @@ class Box:
             account.past = source.pasts[self.query.text, said.newest]
 
     def reach(self, timestamp: float) -> None:
+        pass
+
+    def note_idle(self) -> None:
         pass
 
     def ask(self, inlet: Intake, source: tuple[str, int], want: Want, limit: int) -> bool:

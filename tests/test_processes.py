@@ -239,6 +239,27 @@ async def test_a_frozen_subscriber_catches_up_when_it_goes_on(nursery: Nursery, 
     assert [number for _, number in await b.heard(20_000)] == list(range(20_000))
 
 
+async def test_whoever_closes_beside_a_frozen_one_says_bye_to_the_others_and_names_it(
+    nursery: Nursery, url: str
+) -> None:
+    a, b, c = await desk(nursery, url, "abc")
+    await b.hear("aiobus.peer_left")
+    await c.hear("T")
+    for number in range(20):
+        c.kill(signal.SIGSTOP)
+        leaver = await nursery.actor()
+        starting = leaver.start(url, f"d{number}")
+        c.kill(signal.SIGCONT)
+        await starting
+        c.kill(signal.SIGSTOP)
+        await leaver(PUBLISH, numbers=[1])
+        assert await leaver("return await bus.close(0.3)") == ["c"]
+        left = (await b.heard(number + 1))[number]
+        assert (left["name"], left["reason"]) == (f"d{number}", "it closed")
+        c.kill(signal.SIGCONT)
+    assert a.code.done() is False
+
+
 # Many.
 
 

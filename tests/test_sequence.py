@@ -157,10 +157,23 @@ def test_a_beacon_reveals_that_the_last_frame_was_lost(has_room: bool) -> None:
 
 
 @pytest.mark.parametrize("prev", [2, 4])
-def test_a_frame_that_goes_on_where_it_stands_makes_one_that_is_behind_live(prev: int) -> None:
+def test_a_frame_that_goes_on_to_all_that_was_heard_of_makes_one_that_is_behind_live(
+    prev: int,
+) -> None:
     cursor = heard(4, 20)
     assert cursor.take(prev, 9, has_room=True) == 4
-    assert place(cursor) == (9, False)
+    assert place(cursor) == (9, True)
+    assert cursor.take(9, 20, has_room=True) == 9
+    assert place(cursor) == (20, False)
+
+
+def test_a_frame_of_before_does_not_hide_what_is_known_to_be_missing() -> None:
+    """It may have been left unread, and be read when its source is dead."""
+    cursor = Cursor(450)
+    cursor.hear(3201)
+    assert cursor.take(199, 200, has_room=True) == 450
+    assert cursor.take(440, 460, has_room=True) == 450
+    assert (place(cursor), cursor.leave()) == ((460, True), Gap(460, 3201, LEFT))
 
 
 def test_a_beacon_says_that_nothing_the_source_has_published_since_was_for_it() -> None:
@@ -242,9 +255,9 @@ def test_a_question_that_has_to_wait_for_its_turn_is_repeated_after_retry_and_ne
 def test_becoming_live_forgets_what_was_asked() -> None:
     cursor = heard(4, 9)
     cursor.ask(0.0)
-    cursor.take(4, 6, has_room=True)
-    cursor.hear(9)
-    assert [cursor.ask(0.0), cursor.ask(PATIENCE - 0.5), cursor.has_given_up] == [6, 6, False]
+    cursor.take(4, 9, has_room=True)
+    cursor.hear(12)
+    assert [cursor.ask(0.0), cursor.ask(PATIENCE - 0.5), cursor.has_given_up] == [9, 9, False]
 
 
 # Which pages count.
@@ -324,7 +337,8 @@ def test_after_giving_up_a_frame_that_goes_on_where_it_stands_ends_nothing(prev:
     cursor = given_up(4, 20)
     assert cursor.lost_before(prev) is None
     assert cursor.take(prev, 12, has_room=True) == 4
-    assert (place(cursor), cursor.has_given_up) == ((12, False), False)
+    assert (place(cursor), cursor.has_given_up) == ((12, True), False)
+    assert cursor.ask(PATIENCE) == 12, "what more is missing, its source can be asked for again"
 
 
 def test_a_source_that_sends_again_is_asked_again_though_there_was_no_room_for_what_it_sent() -> (
@@ -385,16 +399,6 @@ def test_a_source_that_leaves_after_a_beacon_has_vouched_for_it_loses_nothing() 
     cursor.take(4, 4, has_room=True)
     assert cursor.leave() is None
     assert place(cursor) == (4, False)
-
-
-def test_a_source_that_leaves_while_nothing_seems_missing_is_not_taken_to_be_further() -> None:
-    """Out of order: what the late frame hid is asked for when the source comes back."""
-    cursor = Cursor(1)
-    cursor.take(2, 3, has_room=True)
-    cursor.take(1, 2, has_room=True)
-    assert cursor.leave() is None
-    cursor.hear(3)
-    assert (place(cursor), cursor.ask(0.0)) == ((2, True), 2)
 
 
 def test_a_source_that_leaves_twice_loses_it_once() -> None:
@@ -775,6 +779,9 @@ class Box:
         self.logs[source[0]].append(gap)
 
     def fall_behind(self) -> None:
+        pass
+
+    def note_idle(self) -> None:
         pass
 
     def read(self, count: int) -> None:

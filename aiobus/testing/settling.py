@@ -40,13 +40,12 @@ class Settling:
         now = self._published()
         while now != before:
             if before is not None and _left(end) == 0.0:
-                names = " and ".join(name for name in now if now[name] != before.get(name))
-                raise TimeoutError(f"not settled within {timeout:g} s: still published by {names}")
+                raise self._failure(timeout, before)
             await asyncio.sleep(0)  # what was joined for the end of the tick leaves
             try:
                 while busy := await self._busy(end):
                     if _left(end) == 0.0:
-                        raise TimeoutError(f"not settled within {timeout:g} s: {busy}")
+                        raise self._failure(timeout, before or {}, busy)
                     await asyncio.sleep(PAUSE)
                 before, now = now, self._published()
             except BusClosed:
@@ -54,6 +53,12 @@ class Settling:
 
     def _published(self) -> dict[str, int]:
         return {bus.name: bus.stats().published for bus in self._buses()}
+
+    def _failure(self, timeout: float, before: dict[str, int], busy: str = "") -> TimeoutError:
+        now = self._published()
+        names = " and ".join(name for name in now if now[name] != before.get(name))
+        reasons = filter(None, [busy, names and f"still published by {names}"])
+        return TimeoutError(f"not settled within {timeout:g} s: {'; '.join(reasons)}")
 
     async def _busy(self, end: float) -> str:
         """Who is busy, in words; "" when nobody. Waits until `end` for them to finish."""

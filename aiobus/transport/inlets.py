@@ -80,7 +80,8 @@ class Inlets:
         for inlet in inlets:
             if inlet in self._numbers:
                 inlet.meet(source, value.seq, self.started[source])
-                inlet.confirm(value.who.name)
+                if source not in inlet.beginning:  # else it confirms when it has told where
+                    inlet.confirm(value.who.name)
 
     def take(self, frame: Frame) -> None:
         """Hand a frame to all who asked for it."""
@@ -143,7 +144,8 @@ class Inlets:
             with suppress(WireError):
                 frame = Frame(name, message[len(name) :])
                 for inlet in inlets:
-                    inlet.take(frame, self.started.get(source))
+                    if inlet in self._numbers:
+                        inlet.take(frame, self.started.get(source))
         self.marks.pop(source, None)
         self._left.pop(source, None)
         self._left[source] = now
@@ -155,10 +157,13 @@ class Inlets:
         for inlet in self._numbers:
             inlet.excuse()
 
-    def tick(self, now: float, alive: Collection[Source]) -> None:
-        """A second has passed, in which these sources were heard of."""
+    def tick(self, now: float, alive: Collection[Source], known: Collection[Source]) -> None:
+        """A second has passed: these sources were heard of lately, and these may come back."""
         for inlet in tuple(self._numbers):
             inlet.tick(alive)
+        for source in [each for each in self._left if each in known]:
+            del self._left[source]  # it goes to the end
+            self._left[source] = now
         while self._left and now - next(iter(self._left.values())) > MEMORY:
             source = next(iter(self._left))
             del self._left[source]

@@ -7,7 +7,7 @@ a link; when silence is too long is `peers`' to judge.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import Context
 
 from aiobus.clock import elapsed
@@ -168,6 +168,11 @@ class Links:
         """The sources that are not silent."""
         return {source for source, peer in self._sources.items() if not peer.is_silent(now)}
 
+    @property
+    def sources(self) -> Collection[Source]:
+        """Those of the peers that are linked or looked for."""
+        return self._sources.keys()
+
     def hear(self, source: Source, seq: int) -> Peer | None:
         """A source is at `seq`, or beyond; the peer it is, if it is known."""
         peer = self._sources.get(source)
@@ -200,6 +205,7 @@ class Links:
             self.end()
             search, name = self.drop_absent(silent), f"aiobus {self.me.name} search"
             self._search = self._loop.create_task(search, name=name, context=self._context)
+            self._search.add_done_callback(_tell)
         return is_late
 
     def end(self) -> None:
@@ -275,3 +281,9 @@ class Links:
         if endpoint not in self._peers:
             log.debug("%s disconnects from %s", self.me, endpoint)
             self._network.disconnect(endpoint)
+
+
+def _tell(search: "asyncio.Task[None]") -> None:
+    """A search that failed is made again a minute later; why it did, somebody should read."""
+    if not search.cancelled() and (error := search.exception()) is not None:
+        log.error("looking for silent peers failed", exc_info=error)

@@ -283,7 +283,7 @@ class Mesh:
         """
 
         def waiting() -> set[str]:
-            links = self._links
+            links = None if self._is_closing else self._links
             return {
                 each[0] for each in inlet.beginning if links is not None and links.is_there(each)
             }
@@ -330,7 +330,7 @@ class Mesh:
         self._pages.tick(now)
         if self._known.judge(now):
             self._inlets.excuse()
-        self._inlets.tick(now, self._known.alive(now))
+        self._inlets.tick(now, self._known.alive(now), self._known.sources)
 
     # Going.
 

@@ -14,13 +14,17 @@ from typing import Any
 from aiobus import AsyncEventBus, Event
 from faults.ledger import Ledger
 
-__all__ = ["GAP", "Bot"]
+__all__ = ["GAP", "GUEST", "Bot"]
 
 Handler = Callable[[Event], Awaitable[object]]
 
 TICK = 0.01
 """Seconds between bursts: 20,000 events/s are 200 at a time."""
 GAP = "aiobus.gap"
+GUEST = "guest-"
+"""How the names begin of buses that come and go within a round: whoever flushes just then may name
+one, whose link was gone before it could confirm.
+"""
 POLICY = ("overflow", "max_age", "since")
 """Keywords of `subscribe` that change what is owed."""
 

@@ -12,7 +12,8 @@ import random
 from collections.abc import Awaitable, Callable
 
 from aiobus import AsyncEventBus, Event
-from faults.bots import GAP, Bot
+from aiobus.bus import CLOSE_SECONDS
+from faults.bots import GAP, GUEST, Bot
 
 __all__ = ["blow", "step", "until_descriptors"]
 
@@ -45,7 +46,7 @@ async def flush(bot: Bot, dice: random.Random) -> None:
 
 async def come_and_go(bot: Bot, dice: random.Random) -> None:
     """A bus beside this one starts, and closes however that ends."""
-    bus = AsyncEventBus(bot.bus.url, name=f"c{dice.randrange(10**9)}")
+    bus = AsyncEventBus(bot.bus.url, name=f"{GUEST}{dice.randrange(10**9)}")
     try:
         await bus.start()
         await bus.subscribe("T", ignore)
@@ -91,6 +92,8 @@ async def blow(bot: Bot, seed: int, count: int) -> list[str]:
     for _ in range(0, count, 5):
         await asyncio.gather(*(one() for _ in range(5)))
     left = asyncio.all_tasks() - tasks - {asyncio.current_task()}
+    if left:  # cancelling `close` stops the waiting only: what it closes goes on, and ends in time
+        _, left = await asyncio.wait(left, timeout=CLOSE_SECONDS + 1)
     names = [each.get_name() for each in left]
     return names + [each.name for each in bot.bus.stats().subscriptions[subscriptions:]]
 

@@ -59,7 +59,8 @@ async def loop_is_blocked(desk: Desk) -> None:
     blocked = asyncio.ensure_future(victim.do("block", 5.0))
     await asyncio.sleep(4)  # it is still blocked for a second
     place = await publisher.do("pause")
-    await other.do("until", *place)  # while the victim is still blocked
+    await other.do("until", *place)
+    assert not blocked.done(), "they waited for the one that is blocked"
     await publisher.do("burst", 100)
     await blocked
     healed = time.monotonic()
