@@ -159,6 +159,8 @@ class AsyncEventBus:
             try:
                 if drain:
                     await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
+                    # Or one would have just come when it ends, from whoever publishes on.
+                    self._subscriptions.hear_no_more()
                 missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
             finally:
                 # What must happen however the bus ends, wherever a Ctrl-C falls; only the transport

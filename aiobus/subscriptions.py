@@ -171,6 +171,11 @@ class Subscriptions:
 
     # The end.
 
+    def hear_no_more(self) -> None:
+        """Take nothing more from other buses; what has come is still handed over."""
+        for receiver in self._open:
+            self._transport.unsubscribe(receiver.intake)
+
     def close(self, exempt: Receiver | None = None) -> None:
         """Drop all, say what was not handed over, and cancel the calls in progress, but those of
         `exempt`.

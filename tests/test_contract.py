@@ -740,6 +740,31 @@ async def test_what_a_handler_publishes_while_its_bus_closes_arrives(mesh: Desk)
     assert seen.data == list(range(100))
 
 
+async def test_whoever_closes_when_all_is_handled_leaves_nothing_of_a_feed_that_goes_on(
+    mesh: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed = await mesh.bus("feed")
+    await feed.subscribe("U", Seen().take)
+    is_over = asyncio.Event()
+
+    async def publish_on() -> None:
+        while not is_over.is_set():
+            await feed.publish(Event("T", 1))
+            await asyncio.sleep(0)
+
+    feeding = asyncio.create_task(publish_on())
+    for number in range(10):
+        strategy = await mesh.bus(f"strategy{number}")
+        seen = Seen()
+        await strategy.subscribe("T", seen.take)
+        await seen.until(lambda seen=seen: len(seen) > 0)
+        await strategy.publish(Event("U", 1))  # so that there is something to flush
+        assert await strategy.close() == []
+    is_over.set()
+    await feeding
+    assert "not handed" not in caplog.text
+
+
 async def test_all_close_at_once_and_within_their_time(mesh: Desk) -> None:
     buses = [await mesh.bus(f"bus-{number}") for number in range(4)]
     lists = [Seen() for _ in buses]

@@ -433,7 +433,8 @@ class Box:
         for event in events:
             account = self.accounts[event.source, event.epoch]
             account.log.append(event.seq)
-            account.asked_since, account.has_given_up = None, False
+            if (event.source, event.epoch) not in self.intake.behind:
+                account.asked_since, account.has_given_up = None, False
 
     def lose(self, source: tuple[str, int], gap: Gap) -> None:
         account = self.accounts[source]
