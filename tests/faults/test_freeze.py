@@ -12,7 +12,7 @@ from faults.scenario import MIXED, prove, scenario
 pytestmark = MIXED
 
 
-@scenario("SIGSTOP of a subscriber", soak=20, at_once=4, weight=2)
+@scenario("SIGSTOP of a subscriber", soak=20, at_once=2, weight=2)
 async def subscriber_is_frozen(desk: Desk) -> None:
     """It catches up, or is told what history no longer holds; the other notices nothing."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
