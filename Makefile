@@ -1,5 +1,6 @@
 # make demo   bots trading over recorded trades      make test    every test
-# make check  lint, format, types                    make perf    timed assertions
+# make check  lint, format, types                    make perf    timed promises, comparison
+#                                                    make perf-quick    under 3 minutes of it
 # make soak   faults for hours; SOAK_MINUTES=20 make soak: for so long
 #
 # Each sets up .venv first. PYTHON=python3.13 make test picks the interpreter.
@@ -12,8 +13,9 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 RUN := $(VENV)/.run-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
+PEERS := $(VENV)/.peers-$(VERSION)
 
-.PHONY: demo test check format perf soak clean
+.PHONY: demo test check format perf perf-quick soak clean
 .DEFAULT_GOAL := test
 
 demo: $(RUN)
@@ -31,11 +33,12 @@ format: $(DEV)
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-perf: $(DEV)
-	@$(BIN)/python -m perf.halt
-	@$(BIN)/python -m perf.isolation
-	@$(BIN)/python -m perf.wakeup
-	@$(BIN)/python -m perf.frozen
+perf: $(PEERS)
+	@status=0; for part in perf.halt perf.isolation perf.wakeup perf.frozen perf; do \
+		$(BIN)/python -m $$part || status=1; done; exit $$status
+
+perf-quick: $(PEERS)
+	@$(BIN)/python -m perf --quick
 
 soak: $(DEV)
 	@PYTHONPATH=tests $(BIN)/python -m faults.soak
@@ -53,4 +56,8 @@ $(RUN): pyproject.toml
 
 $(DEV): $(RUN)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(PEERS): $(DEV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[perf]'
 	@touch $@

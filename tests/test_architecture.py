@@ -32,6 +32,7 @@ ORDER = [
     "aiobus.requests",
     "aiobus.bus",
     "aiobus",
+    "aiobus.bench",
     "aiobus.testing.settling  aiobus.testing.runner",
     "aiobus.testing.network",
     "aiobus.testing  aiobus.testing.plugin",

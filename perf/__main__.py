@@ -1,0 +1,90 @@
+"""aiobus beside its alternatives on the same work in the same run. Run: python -m perf [--quick]
+
+Owns the order of a run and where its results go. Exits with 1 when a goal is missed or a contender
+broke, and then shows where aiobus's time goes.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import uvloop
+
+from perf import lone, overload, unlogged
+from perf.cases import FULL, QUICK, Heat, measure
+from perf.goals import HALT, INPROC, MINE, judge
+from perf.machine import describe
+from perf.profile import profiles
+from perf.report import lines
+from perf.results import FOLDER, Results
+
+
+async def run(heats: list[Heat], results: Results, only: str, path: Path) -> None:
+    """Every heat whose cases contain `only`. What is known is written after each: a long run that
+    is ended half way leaves what it has measured.
+    """
+    start = time.monotonic()
+    for heat in heats:
+        contenders = tuple(each for each in heat.contenders if only in each.case)
+        if not contenders:
+            continue
+        begin = time.monotonic()
+        await measure(replace(heat, contenders=contenders), results)
+        results.seconds = time.monotonic() - start
+        results.write(path)
+        cases = dict.fromkeys(each.case for each in contenders)
+        print(f"{time.monotonic() - begin:6.1f} s  {', '.join(cases)}", file=sys.stderr)
+
+
+async def others(results: Results) -> None:
+    """What is not a comparison of systems."""
+    results.add(HALT, MINE, await overload.flood("uvloop"))
+    results.add(HALT, "aiobus, asyncio loop", await overload.flood("asyncio"))
+    for name, values in (await unlogged.measure()).items():
+        for value in values:
+            results.add("logging", INPROC, {name: value})
+    for name, what, nanoseconds in await lone.explain():
+        results.add("a lone publish without subscribers", f"{name}: {what}", {"ns": nanoseconds})
+
+
+def draw(results: Results, folder: Path) -> None:
+    """The pictures, where they can be drawn."""
+    try:
+        from perf import plots
+    except ImportError as error:
+        print(f"no pictures: {error}", file=sys.stderr)
+    else:
+        plots.draw(results, folder)
+
+
+def main() -> int:
+    """Measure, write, print, judge."""
+    logging.getLogger("aiobus").setLevel(logging.CRITICAL)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the main cases, under 3 minutes")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    given = parser.parse_args()
+    begin = time.monotonic()
+    results = Results(describe(), "quick" if given.quick else "full")
+    path = given.out or FOLDER / f"{results.mode}.json"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(QUICK if given.quick else FULL, results, given.only, path))
+        if not given.quick and not given.only:
+            runner.run(others(results))
+        missed = [verdict for verdict in judge(results) if not verdict.held]
+        if missed:
+            results.profiles = runner.run(profiles())
+    results.seconds = time.monotonic() - begin
+    results.write(path)
+    draw(results, path.parent)
+    print("\n".join(lines(results)))
+    return int(bool(missed or results.failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""What is measured, of whom, and how often.
+
+Owns the cases and the interleaving: all systems of a case are up at once and idle but for the one
+whose turn it is, round by round in changing order, so that a machine that drifts favours nobody.
+Must not know how a system works or what would be good.
+"""
+
+import contextlib
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from perf.desk import Desk, DeskFailed, Layout
+from perf.envelope import encode
+from perf.results import Results
+from perf.systems import SYSTEMS
+from perf.trades import symbols, trades
+
+__all__ = ["FULL", "QUICK", "Contender", "Heat", "measure"]
+
+Measured = dict[str, Any]
+WARM_SECONDS = 0.3
+FOUR_TYPES = ("TRADE", "QUOTE", "BAR", "ORDER")
+SYMBOLS = 500
+UNMATCHED = (0, 1, 10, 100, 1_000)
+MILLION = 1_000_000
+BUBUS_RATE = 50
+"""A second. It handles a few hundred at most, so at 1,000 its latency would be that of its queue.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A system in a case: who is there, and what is asked each round."""
+
+    case: str
+    system: str
+    layout: Layout
+    ask: Callable[[Desk], Awaitable[Measured]]
+
+    def __str__(self) -> str:
+        return f"{self.case} / {self.system}"
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """Contenders whose rounds are interleaved, because they are compared."""
+
+    contenders: tuple[Contender, ...]
+    rounds: int = 5
+
+
+async def measure(heat: Heat, results: Results) -> None:
+    """Run a heat. A contender that is absent or breaks is noted, and the others go on."""
+    async with contextlib.AsyncExitStack() as stack:
+        desks: dict[Contender, Desk] = {}
+        for contender in heat.contenders:
+            system = SYSTEMS[contender.system]
+            if reason := system.absence():
+                results.absent[system.name] = reason
+                continue
+            with _noting(results, contender):
+                desk = await stack.enter_async_context(Desk.open(system, contender.layout))
+                if heat.rounds > 1:  # the first turn of all is of no interest
+                    await flow(WARM_SECONDS)(desk)
+                desks[contender] = desk
+        for number in range(heat.rounds):
+            turns = [each for each in heat.contenders if each in desks]
+            first = number % len(turns) if turns else 0
+            for contender in turns[first:] + turns[:first]:
+                with _noting(results, contender, desks):
+                    measured = await contender.ask(desks[contender])
+                    results.add(contender.case, contender.system, measured)
+
+
+@contextlib.contextmanager
+def _noting(
+    results: Results, contender: Contender, desks: dict[Contender, Desk] | None = None
+) -> Iterator[None]:
+    try:
+        yield
+    except (DeskFailed, OSError, TimeoutError) as error:
+        said = traceback.format_exception_only(error)[-1].strip()
+        results.failed[str(contender)] = said
+        if desks is not None:
+            del desks[contender]
+
+
+# What a desk can be asked.
+
+
+def flow(seconds: float, count: int | None = None) -> Callable[[Desk], Awaitable[Measured]]:
+    """Full rate."""
+
+    async def ask(desk: Desk) -> Measured:
+        if not desk.system.delivers:
+            return await desk.codec(seconds)
+        return await desk.throughput(seconds, count)
+
+    return ask
+
+
+def pace(rate: float, seconds: float) -> Callable[[Desk], Awaitable[Measured]]:
+    """A steady rate."""
+
+    async def ask(desk: Desk) -> Measured:
+        return await desk.latency(BUBUS_RATE if desk.system.name == "bubus" else rate, seconds)
+
+    return ask
+
+
+async def one_symbol(desk: Desk) -> Measured:
+    """Full rate, of which one symbol is wanted; how many bytes come for one of encoding."""
+    measured = await desk.throughput(1.0, share=SYMBOLS)
+    wanted = next(trades(desk.layout.types, desk.layout.keys))
+    matching = measured["handled"] / SYMBOLS
+    measured["bytes_each"] = measured["received"] / matching
+    measured["overhead"] = measured["bytes_each"] / len(encode(wanted))
+    measured["subscriber_us"] = 1e6 * measured["subscriber_cpu"] / matching
+    return measured
+
+
+async def million(desk: Desk) -> Measured:
+    """A million events; what the memory of both sides is then."""
+    before = (await desk.publishers[0].do("mark"))["rss"]
+    measured = await desk.throughput(40.0, MILLION)
+    measured["publisher_growth"] = measured["publisher_rss"] - before
+    return measured
+
+
+# The cases.
+
+ACROSS = ("aiobus", "zmq.asyncio", "nats-py", "redis-py", "zenoh")
+MORE = ("aiobus, tcp", "aiobus, asyncio loop", "pyzmq, blocking", "codec floor")
+WITHIN = ("aiobus, inproc", "blinker", "blinker, no codec", "pyee", "bubus", "asyncio.Queue")
+TCP = ("aiobus, tcp", "zmq.asyncio, tcp", "nats-py", "redis-py, tcp", "zenoh")
+
+ONE = Layout()
+TIMED = Layout(callback="time")
+SHARED = Layout(is_shared=True)
+SHARED_TIMED = Layout(is_shared=True, callback="time")
+KEYS = Layout(types=FOUR_TYPES, keys=tuple(symbols(100)))
+FILTER = Layout(keys=tuple(symbols(SYMBOLS)), only=("SYM0000",))
+
+
+def _publishers(count: int) -> Layout:
+    """Each with a symbol of its own."""
+    names = tuple(symbols(count))
+    return Layout(publishers=count, keys=names, only=names, callback="by publisher")
+
+
+def versus(
+    case: str, systems: tuple[str, ...], layout: Layout, ask: Callable[[Desk], Awaitable[Measured]]
+) -> tuple[Contender, ...]:
+    """These systems in one case."""
+    return tuple(Contender(case, system, layout, ask) for system in systems)
+
+
+QUICK = [
+    Heat(
+        versus(
+            "throughput, 1 key",
+            ("aiobus", "zmq.asyncio", "nats-py", "codec floor"),
+            ONE,
+            flow(1),
+        ),
+        3,
+    ),
+    Heat(
+        versus("latency, 5,000/s", ("aiobus", "zmq.asyncio", "nats-py"), TIMED, pace(5_000, 2)), 3
+    ),
+    Heat(
+        versus("in process", ("aiobus, inproc", "blinker", "blinker, no codec"), SHARED, flow(1)),
+        3,
+    ),
+    Heat(
+        versus(
+            "in process, latency, 5,000/s",
+            ("aiobus, inproc", "blinker"),
+            SHARED_TIMED,
+            pace(5_000, 1),
+        ),
+        3,
+    ),
+]
+
+FULL = [
+    Heat(
+        versus("throughput, 1 key", ACROSS + MORE, ONE, flow(1))
+        + versus("throughput, 100 keys x 4 types", ACROSS, KEYS, flow(1))
+    ),
+    Heat(versus("latency, 1,000/s", (*ACROSS, *MORE[:3]), TIMED, pace(1_000, 2)), 3),
+    Heat(versus("latency, 5,000/s", (*ACROSS, *MORE[:3]), TIMED, pace(5_000, 2)), 5),
+    Heat(versus("in process", WITHIN, SHARED, flow(1))),
+    Heat(versus("in process, latency, 5,000/s", WITHIN, SHARED_TIMED, pace(5_000, 1))),
+    *(
+        Heat(versus(f"fan-out to {count}", ACROSS, Layout(subscribers=count), flow(0.7)), 3)
+        for count in (1, 2, 4, 8)
+    ),
+    *(
+        Heat(versus(f"fan-in of {count}", ACROSS, _publishers(count), flow(0.7)), 3)
+        for count in (1, 2, 4, 8)
+    ),
+    *(
+        Heat(versus(f"payload of {label}", ACROSS, Layout(size=size), flow(0.7)), 3)
+        for label, size in (("100 B", 0), ("1 KiB", 900), ("10 KiB", 10_100))
+    ),
+    Heat(versus("1 symbol of 500", TCP, FILTER, one_symbol), 3),
+    Heat(
+        tuple(
+            Contender(
+                f"{count:,} unmatched, in process",
+                "aiobus, inproc",
+                Layout(is_shared=True, unmatched=count, is_matched=False),
+                flow(0.5),
+            )
+            for count in UNMATCHED
+        ),
+        7,
+    ),
+    Heat(
+        tuple(
+            Contender(f"{count:,} unmatched, across", system, Layout(unmatched=count), flow(0.5))
+            for count in UNMATCHED
+            for system in ("aiobus", "zmq.asyncio", "nats-py")
+        ),
+        3,
+    ),
+    Heat(
+        versus("a million events", ("aiobus", "nats-py", "zenoh", "zmq.asyncio"), ONE, million), 1
+    ),
+]

@@ -1,0 +1,134 @@
+"""The systems that are compared, each in a module of its own that is imported only when it is used.
+
+Owns the list, what a module has to offer, and whether a system is to be had on this machine. Must
+not know how one works or what is measured with it.
+"""
+
+import importlib
+import importlib.metadata
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from aiobus import Event
+
+__all__ = ["SYSTEMS", "Callback", "Offer", "Place", "Side", "System", "program"]
+
+Callback = Callable[[Event[Any]], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the processes of one system meet, and which of them this is."""
+
+    folder: str
+    """A directory of theirs alone."""
+    ports: list[int]
+    """Free ports of 127.0.0.1: one for a server, or one for each publisher."""
+    transport: str
+    """"ipc", "tcp" or "inproc", for those that know several."""
+    publishers: int = 1
+    name: str = "publisher-0"
+    index: int = 0
+    """Which of the publishers, or of the subscribers."""
+
+    def endpoint(self, publisher: int) -> str:
+        """Where that publisher is found, for those that have no server."""
+        if self.transport == "tcp":
+            return f"tcp://127.0.0.1:{self.ports[publisher]}"
+        return f"ipc://{self.folder}/{publisher}.sock"
+
+
+class Side(Protocol):
+    """A publisher, a subscriber, or both of one process."""
+
+    publish: Callable[[Event[Any]], Awaitable[object]]
+    """As one would write it with this system; returns when the system lets go of the caller."""
+
+    async def open(self, *, publishes: bool) -> None:
+        """Connect."""
+        ...
+
+    async def subscribe(
+        self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
+    ) -> None:
+        """Await `callback` with each event of these types and keys (None: all)."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect."""
+        ...
+
+
+class Offer(Protocol):
+    """What the module of a system has."""
+
+    Side: Callable[[Place], Side]
+
+    def server(self, place: Place) -> list[str] | None:
+        """The command that starts its server; None when it needs none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One row of the comparison."""
+
+    name: str
+    module: str
+    needs: tuple[str, ...] = ()
+    """Distributions that must be installed."""
+    program: str = ""
+    """A program that must be there."""
+    loop: str = "uvloop"
+    transport: str = "ipc"
+    delivers: bool = True
+    """False for what has two sides with nothing in between."""
+
+    def absence(self) -> str:
+        """Why it cannot be measured here; "" when it can."""
+        for name in self.needs:
+            try:
+                importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                return f"{name} is not installed"
+        if self.program and program(self.program) is None:
+            return f"there is no {self.program}"
+        return ""
+
+    def offer(self) -> Offer:
+        """Its module."""
+        return cast(Offer, importlib.import_module(f"perf.systems.{self.module}"))
+
+
+def program(name: str) -> str | None:
+    """A program beside this interpreter, or on PATH."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System("aiobus", "mesh"),
+        System("aiobus, tcp", "mesh", transport="tcp"),
+        System("aiobus, asyncio loop", "mesh", loop="asyncio"),
+        System("zmq.asyncio", "zmq_asyncio"),
+        System("zmq.asyncio, tcp", "zmq_asyncio", transport="tcp"),
+        System("pyzmq, blocking", "zmq_blocking"),
+        System("nats-py", "nats_core", ("nats-py",), "nats-server"),
+        System("redis-py", "redis_pubsub", ("redis",), "redis-server"),
+        System("redis-py, tcp", "redis_pubsub", ("redis",), "redis-server", transport="tcp"),
+        System("zenoh", "zenoh_peer", ("eclipse-zenoh",)),
+        System("codec floor", "codec", delivers=False),
+        System("aiobus, inproc", "mesh", transport="inproc"),
+        System("blinker", "blinker_signal", ("blinker",)),
+        System("blinker, no codec", "blinker_plain", ("blinker",)),
+        System("pyee", "pyee_emitter", ("pyee",)),
+        System("bubus", "bubus_bus", ("bubus",)),
+        System("asyncio.Queue", "asyncio_queue"),
+    )
+}

@@ -1,0 +1,45 @@
+"""blinker in one process without a codec: every receiver gets the same object, which none may
+change.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import blinker
+
+from aiobus import Event
+from perf.systems import Callback, Place
+
+__all__ = ["Side", "server"]
+
+
+def server(place: Place) -> None:
+    """There is none."""
+
+
+class Side:
+    """A signal for each type. `send_async` returns when every receiver has."""
+
+    def __init__(self, place: Place) -> None:
+        self._signals = blinker.Namespace()
+
+    async def open(self, *, publishes: bool) -> None:
+        """Nothing to do."""
+
+    async def subscribe(
+        self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
+    ) -> None:
+        """Connect a receiver to each type."""
+
+        async def receive(sender: object, event: Event[Any]) -> None:
+            await callback(event)
+
+        for type in types:
+            self._signals.signal(type).connect(receive, weak=False)
+
+    async def publish(self, event: Event[Any]) -> None:
+        """Send it to all receivers, one after another."""
+        await self._signals.signal(event.type).send_async(self, event=event)
+
+    async def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,46 @@
+"""blinker in one process: `send_async`, with the same codec, since aiobus gives each subscriber its
+own decoded copy.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import blinker
+
+from aiobus import Event
+from perf.envelope import decode, encode
+from perf.systems import Callback, Place
+
+__all__ = ["Side", "server"]
+
+
+def server(place: Place) -> None:
+    """There is none."""
+
+
+class Side:
+    """A signal for each type. `send_async` returns when every receiver has."""
+
+    def __init__(self, place: Place) -> None:
+        self._signals = blinker.Namespace()
+
+    async def open(self, *, publishes: bool) -> None:
+        """Nothing to do."""
+
+    async def subscribe(
+        self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
+    ) -> None:
+        """Connect a receiver to each type."""
+
+        async def receive(sender: object, payload: bytes) -> None:
+            await callback(decode(payload))
+
+        for type in types:
+            self._signals.signal(type).connect(receive, weak=False)
+
+    async def publish(self, event: Event[Any]) -> None:
+        """Send it to all receivers, one after another."""
+        await self._signals.signal(event.type).send_async(self, payload=encode(event))
+
+    async def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,52 @@
+"""bubus in one process: pydantic events, each awaited, since the bus refuses more than 100 that are
+not done.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import bubus
+
+from aiobus import Event
+from perf.envelope import decode, encode
+from perf.systems import Callback, Place
+
+__all__ = ["Side", "server"]
+
+
+def server(place: Place) -> None:
+    """There is none."""
+
+
+class Payload(bubus.BaseEvent):  # type: ignore[misc]  # bubus is not type-checked
+    """What is dispatched."""
+
+    payload: bytes
+
+
+class Side:
+    """A bus with the settings that it has by default."""
+
+    def __init__(self, place: Place) -> None:
+        self._bus = bubus.EventBus()
+
+    async def open(self, *, publishes: bool) -> None:
+        """Nothing to do."""
+
+    async def subscribe(
+        self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
+    ) -> None:
+        """Register a handler; of one kind of event, which is enough here."""
+
+        async def receive(event: Payload) -> None:
+            await callback(decode(event.payload))
+
+        self._bus.on(Payload, receive)
+
+    async def publish(self, event: Event[Any]) -> None:
+        """Dispatch it and wait until it is handled."""
+        await self._bus.dispatch(Payload(payload=encode(event)))
+
+    async def close(self) -> None:
+        """Stop the bus."""
+        await self._bus.stop(timeout=1.0)

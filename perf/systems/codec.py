@@ -1,0 +1,50 @@
+"""No system at all: one process builds and encodes events, another decodes, builds and awaits.
+
+Nothing that uses this codec in two processes can be faster than the slower of the two.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from aiobus import Event
+from perf.envelope import decode, encode
+from perf.systems import Callback, Place
+from perf.trades import trades
+
+__all__ = ["Side", "server"]
+
+PAYLOADS = 2_000
+
+
+def server(place: Place) -> None:
+    """There is none."""
+
+
+class Side:
+    """Encodes what it is given, or hands over what it has encoded before."""
+
+    def __init__(self, place: Place) -> None:
+        pass
+
+    async def open(self, *, publishes: bool) -> None:
+        """Nothing to do."""
+
+    async def subscribe(
+        self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
+    ) -> None:
+        """Have payloads ready for `hand_over`."""
+        events = islice(trades(types, keys or ["SYM0000"]), PAYLOADS)
+        self.payloads = [encode(event) for event in events]
+        self._callback = callback
+
+    async def publish(self, event: Event[Any]) -> None:
+        """Encode it, and forget it."""
+        encode(event)
+
+    async def hand_over(self, payload: bytes) -> None:
+        """What a subscriber does with each payload."""
+        await self._callback(decode(payload))
+
+    async def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,69 @@
+"""redis-py with a redis-server: one awaited PUBLISH an event, and a client that listens."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import redis.asyncio
+
+from aiobus import Event
+from perf.envelope import decode, encode, topic
+from perf.systems import Callback, Place, program
+
+__all__ = ["Side", "server"]
+
+
+def server(place: Place) -> list[str]:
+    """redis-server without files, at a port or a socket."""
+    binary = program("redis-server")
+    assert binary is not None
+    command = [binary, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command += ["--dir", place.folder, "--port", str(place.ports[0])]
+    return [*command, "--unixsocket", _socket(place)]
+
+
+def _socket(place: Place) -> str:
+    return f"{place.folder}/redis.sock"
+
+
+class Side:
+    """A client: over the socket, which is the faster, or over TCP."""
+
+    def __init__(self, place: Place) -> None:
+        if place.transport == "tcp":
+            self._client = redis.asyncio.Redis(host="127.0.0.1", port=place.ports[0])
+        else:
+            self._client = redis.asyncio.Redis(unix_socket_path=_socket(place))
+        self._heard: Any = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, *, publishes: bool) -> None:
+        """Connect."""
+        await self._client.ping()
+
+    async def subscribe(
+        self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
+    ) -> None:
+        """Subscribe to channels, or to patterns where all keys are asked for."""
+        if self._heard is None:
+            self._heard = self._client.pubsub(ignore_subscribe_messages=True)
+        if keys is None:
+            await self._heard.psubscribe(*(topic(type, "*") for type in types))
+        else:
+            await self._heard.subscribe(*(topic(type, key) for type in types for key in keys))
+        if not self._tasks:
+            self._tasks.append(asyncio.create_task(self._listen(callback)))
+
+    async def _listen(self, callback: Callback) -> None:
+        async for message in self._heard.listen():
+            await callback(decode(message["data"]))
+
+    async def publish(self, event: Event[Any]) -> None:
+        """Publish, and wait for the number of clients that got it."""
+        await self._client.publish(topic(event.type, event.key), encode(event))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        for task in self._tasks:
+            task.cancel()
+        await self._client.aclose()

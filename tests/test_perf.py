@@ -1,0 +1,124 @@
+"""What the comparison in perf/ says of its figures, without measuring any."""
+
+import ast
+import asyncio
+import itertools
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perf import unlogged
+from perf.cases import FULL, QUICK, Contender, Heat, flow, measure
+from perf.desk import Layout
+from perf.envelope import decode, encode
+from perf.goals import GOALS, judge
+from perf.report import insert, lines
+from perf.results import Results
+from perf.systems import SYSTEMS, System
+from perf.tally import Tally
+from perf.trades import symbols, trades
+
+ROOT = Path(__file__).parent.parent
+MACHINE = {"commit": "0", "cpu": "abacus", "cores": 2, "load": [0.0], "system": "", "versions": {}}
+CASE = "throughput, 1 key"
+
+
+def run_of(mine: float, theirs: float) -> Results:
+    results = Results(MACHINE, "quick")
+    for system, rate in (("aiobus", mine), ("zmq.asyncio", theirs)):
+        for noise in (0.5, 1.0, 3.0):
+            results.add(CASE, system, {"rate": rate * noise, "lost": 0})
+    return results
+
+
+def test_medians_are_compared_and_a_goal_is_held_from_its_limit_on() -> None:
+    (verdict,) = judge(run_of(15.0, 1.0))
+    assert (verdict.value, verdict.held) == (15.0, True)
+    (verdict,) = judge(run_of(14.9, 1.0))
+    assert not verdict.held
+
+
+def test_a_goal_whose_figures_were_not_measured_is_not_judged() -> None:
+    assert list(judge(Results(MACHINE, "quick"))) == []
+
+
+def test_a_missed_goal_is_in_the_table_as_missed_and_who_is_absent_is_named() -> None:
+    results = run_of(3.0, 1.0)
+    results.absent["redis-py"] = "there is no redis-server"
+    text = "\n".join(lines(results))
+    assert "3.00x | **missed**" in text
+    assert "- redis-py: there is no redis-server" in text
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    results = run_of(3.0, 1.0)
+    results.write(tmp_path / "quick.json")
+    assert Results.read(tmp_path / "quick.json") == results
+
+
+def test_a_table_replaces_the_one_before_it() -> None:
+    text = "before\n<!-- begin quick -->\nold\n<!-- end quick -->\nafter"
+    once = insert(text, "quick", [r"new \1"])
+    assert once == "before\n<!-- begin quick -->\n\nnew \\1\n\n<!-- end quick -->\nafter"
+    assert insert(once, "quick", [r"new \1"]) == once
+
+
+def test_every_contender_of_a_run_is_known() -> None:
+    named = {contender.system for heat in FULL + QUICK for contender in heat.contenders}
+    assert named <= set(SYSTEMS)
+    assert len({goal.text for goal in GOALS}) == len(GOALS)
+
+
+async def test_an_absent_system_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SYSTEMS, "pigeon", System("pigeon", "pigeon", ("no-such-carrier",)))
+    results = Results()
+    await measure(Heat((Contender(CASE, "pigeon", Layout(), flow(0.1)),)), results)
+    assert results.absent == {"pigeon": "no-such-carrier is not installed"}
+
+
+async def test_a_system_that_breaks_is_noted_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = replace(SYSTEMS["asyncio.Queue"], name="broken", loop="no such loop")
+    monkeypatch.setitem(SYSTEMS, "broken", broken)
+    results = Results()
+    contenders = tuple(
+        Contender(CASE, name, Layout(is_shared=True), flow(0.01))
+        for name in ("broken", "asyncio.Queue")
+    )
+    async with asyncio.timeout(20):
+        await measure(Heat(contenders, 1), results)
+    assert list(results.failed) == [f"{CASE} / broken"]
+    assert results.median(CASE, "asyncio.Queue", "lost") == 0
+
+
+def test_every_symbol_comes_with_every_type_and_every_neighbour_differs() -> None:
+    events = list(itertools.islice(trades(["A", "B", "C", "D"], symbols(100)), 400))
+    assert len({(event.type, event.key) for event in events}) == 400
+    assert all(one.key != other.key for one, other in itertools.pairwise(events))
+    assert set(events[0].data) == {"symbol", "price", "qty", "side"}
+
+
+def test_the_codec_of_the_peers_is_exact() -> None:
+    event = next(trades(["TRADE"], ["SYM0000"]))
+    decoded = decode(encode(event))
+    assert decoded == event
+    assert decoded.timestamp == event.timestamp
+
+
+def test_the_slowest_subscriber_is_the_one_that_counts(tmp_path: Path) -> None:
+    Tally.create(tmp_path / "tally")
+    one, other = Tally(tmp_path / "tally"), Tally(tmp_path / "tally")
+    one.counters[0], one.counters[1] = 7, 5
+    assert other.least([0, 1]) == 5
+
+
+def test_no_line_of_the_log_that_is_usually_off_is_left_in_the_copy(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "aiobus", tmp_path / "aiobus")
+    assert unlogged.delete(tmp_path / "aiobus") > 20
+    for path in (tmp_path / "aiobus").rglob("*.py"):
+        text = ast.unparse(ast.parse(path.read_text()))
+        assert "log.debug" not in text
+        assert "isEnabledFor" not in text
