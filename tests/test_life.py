@@ -269,7 +269,8 @@ class SlowTransport(Local):
         return []
 
     def unsubscribe(self, inlet: Inlet) -> None:
-        self.inlets.remove(inlet)
+        if inlet in self.inlets:  # as the seam has it, twice is no error: a closing bus does it
+            self.inlets.remove(inlet)
 
     async def flush(self, timeout: float) -> list[str]:
         await self.pause("flush")
