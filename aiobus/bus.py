@@ -34,7 +34,7 @@ from aiobus.subscriptions import Subscriptions
 from aiobus.terms import Keys, Since, SubscribeOptions, Terms, Types, Where, check_timeout
 from aiobus.transport import Transport
 from aiobus.transport.scheme import adapter
-from aiobus.turn import PUBLISH_SECONDS, TURN_SECONDS, Turn
+from aiobus.turn import TURN_SECONDS, Turn
 
 __all__ = ["AsyncEventBus"]
 
@@ -87,15 +87,15 @@ class AsyncEventBus:
         raising = self._fail if on_error == "raise" else None
         self._reports = Reports(self._publisher, raising)
         # A test must not depend on how fast the machine is: turns are counted in events alone.
+        turn_seconds = TURN_SECONDS if raising is None else math.inf
         self._subscriptions = Subscriptions(
             self._publisher,
             self._reports,
             self._transport,
             self._life,
-            TURN_SECONDS if raising is None else math.inf,
+            turn_seconds,
         )
-        turn = Turn(PUBLISH_SECONDS if raising is None else math.inf)
-        self._outgoing = Outgoing(self._life, self._publisher, self._reports, turn)
+        self._outgoing = Outgoing(self._life, self._publisher, self._reports, Turn(turn_seconds))
         self._requests = Requests(self._subscriptions, self._outgoing.route, self._outgoing.commit)
         self._registered: list[tuple[Callback, Terms]] = []
 
@@ -121,7 +121,7 @@ class AsyncEventBus:
             raise BusError(f"this bus was started before and is {life.state.value}; make another")
         log.debug("start %s", self.name)
         life.state = State.STARTING
-        self._loop = life.loop = asyncio.get_running_loop()
+        self._loop = life.settle_here()
         self._publisher.epoch = int(clock.wall() * 1_000_000)
         try:
             await self._transport.start(self._publisher, self._reports)

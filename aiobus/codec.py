@@ -12,7 +12,7 @@ only what looks suspicious is walked.
 
 import marshal
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -23,7 +23,7 @@ from uuid import UUID
 import orjson
 
 from aiobus.errors import EncodeError
-from aiobus.event import Event, known_type
+from aiobus.event import Event, arrived
 
 __all__ = ["MAX_CAUSE", "copied", "decode", "encode"]
 
@@ -44,11 +44,13 @@ def encode(
 
     `type` and `key` must have been checked before; they are the same for many events.
     """
-    if not (isinstance(timestamp, float) and math.isfinite(timestamp)):
+    if timestamp.__class__ is not float or timestamp - timestamp != 0.0:
         _examine_timestamp(timestamp)
-    if not isinstance(cause, str) or len(cause) > MAX_CAUSE:
-        raise EncodeError("cause", f"{_shown(cause)[:80]} is not the id of an event")
-    row = [seq, timestamp, type, key, data, cause] if cause else [seq, timestamp, type, key, data]
+    row: tuple[object, ...] = (seq, timestamp, type, key, data)
+    if cause != "":
+        if not isinstance(cause, str) or len(cause) > MAX_CAUSE:
+            raise EncodeError("cause", f"{_shown(cause)[:80]} is not the id of an event")
+        row += (cause,)
     try:
         encoded = orjson.dumps(row, _image, _OPTIONS)
     except TypeError as error:
@@ -67,21 +69,19 @@ def encode(
     return b"%b" % encoded
 
 
-def decode(rows: Sequence[bytes], source: str, epoch: int) -> Iterator[Event[Any]]:
+def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
     """The events of `rows`, which one bus encoded, in order; each has data of its own that nobody
     shares.
     """
+    events = []
     for row in orjson.loads(b"[%b]" % b",".join(rows)):
-        yield Event(
-            known_type(row[2]),
-            row[4],
-            row[1],
-            key=row[3],
-            cause=row[5] if len(row) == 6 else "",
-            source=source,
-            epoch=epoch,
-            seq=row[0],
-        )
+        if len(row) == 5:
+            seq, timestamp, type, key, data = row
+            cause = ""
+        else:
+            seq, timestamp, type, key, data, cause = row
+        events.append(arrived(type, data, timestamp, key, cause, source, epoch, seq))
+    return events
 
 
 def copied(data: Any) -> Any:

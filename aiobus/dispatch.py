@@ -9,6 +9,8 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from inspect import isawaitable
+from types import CoroutineType
 from typing import Any
 
 from aiobus.delivery import Delivery, enter
@@ -69,7 +71,17 @@ class Dispatcher:
                 if debug:
                     log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
                 if self._concurrency == 1:
-                    await self._call(event, receiver.begin(event))
+                    # As in `_call`, without a coroutine for each event.
+                    kind, delivery = event.type, receiver.begin(event)
+                    enter(delivery)
+                    try:
+                        result = self.callback(event)
+                        if type(result) is CoroutineType or isawaitable(result):
+                            await result
+                    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
+                        self._fail(kind, delivery, error)
+                    finally:
+                        receiver.finish(delivery)
                 else:
                     self._spawn(event)
                     while len(self._calls) >= self._concurrency:
@@ -87,22 +99,25 @@ class Dispatcher:
                 await self._returned.wait()
 
     async def _call(self, event: Event[Any], delivery: Delivery) -> None:
-        type = event.type
+        kind = event.type
         enter(delivery)
         try:
             result = self.callback(event)
-            if result is not None and inspect.isawaitable(result):
+            if type(result) is CoroutineType or isawaitable(result):
                 await result
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Nobody cancelled this task: the error came out of something the callback awaited.
-            self.receiver.fail(type, delivery.id, error)
-        except Exception as error:  # noqa: BLE001 - reported, see fail()
-            self.receiver.fail(type, delivery.id, error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
+            self._fail(kind, delivery, error)
         finally:
             self.receiver.finish(delivery)
+
+    def _fail(self, type: str, delivery: Delivery, error: BaseException) -> None:
+        """Report what the callback raised; raise it again when this task is being cancelled."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise error
+            # Nobody cancelled this task: the error came out of something the callback awaited.
+        self.receiver.fail(type, delivery.id, error)
 
     def _spawn(self, event: Event[Any]) -> None:
         """Start a call in a task of its own. It counts as begun at once, whenever it first runs."""

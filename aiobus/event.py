@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from aiobus import clock
 
-__all__ = ["Event", "EventType", "event_id", "known_type"]
+__all__ = ["Event", "EventType", "arrived", "event_id", "known_type"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -102,3 +102,31 @@ class Event(Generic[T]):
     def id(self) -> str:
         """`name@epoch.seq`, unique for ever; "" before the event was published."""
         return event_id(self.source, self.epoch, self.seq)
+
+
+_new = Event.__new__
+
+
+def arrived(
+    type: str,
+    data: Any,
+    timestamp: float,
+    key: str,
+    cause: str,
+    source: str,
+    epoch: int,
+    seq: int,
+) -> Event[Any]:
+    """An event as somebody published it: the same as `Event(...)` with all of these, in two thirds
+    of the time, which every event that is handed over takes.
+    """
+    event = _new(Event)
+    event.type = _KNOWN.get(type, type)
+    event.data = data
+    event.timestamp = timestamp
+    event.key = key
+    event.cause = cause
+    event.source = source
+    event.epoch = epoch
+    event.seq = seq
+    return event

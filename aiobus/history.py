@@ -139,7 +139,10 @@ class History:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._most_types = limits.types
+        self._most_events = limits.history_events
+        self._most_bytes = limits.history_bytes
+        self._most_total = limits.history_total_bytes
         self._rings: dict[str, Ring] = {}
         self._types = 0
         self.newest = 0
@@ -155,7 +158,7 @@ class History:
         ring = self._rings.get(type)
         if ring is None:
             is_ordinary = not type.startswith(RESERVED)
-            if is_ordinary and self._types >= self._limits.types:
+            if is_ordinary and self._types >= self._most_types:
                 return None
             self._types += is_ordinary
             ring = self._rings[type] = Ring(type)
@@ -171,10 +174,10 @@ class History:
         ring.bytes += size
         self.bytes += size
         self.newest = seq
-        limits = self._limits
-        while len(ring) > limits.history_events or ring.bytes > limits.history_bytes:
+        # Not len(ring): a call for each event that is published.
+        while len(ring.rows) - ring.start > self._most_events or ring.bytes > self._most_bytes:
             self.bytes -= ring.evict()
-        while self.bytes > limits.history_total_bytes:
+        while self.bytes > self._most_total:
             self.bytes -= max(self._rings.values(), key=lambda ring: ring.bytes).evict()
 
     def answer(self, query: Query, want: Want, limit: int, look: int = PAGE_LOOK) -> Page:

@@ -32,6 +32,9 @@ class Offer(Enum):
     """There was no room; nothing changed."""
 
 
+TAKEN = Offer.TAKEN  # an Enum is slow to ask for its members, and each event does
+
+
 class Notice:
     """An item that says something about the others (a gap), in its place among them.
 
@@ -59,6 +62,12 @@ class Inbox(Protocol):
 
     def admit(self, event: Taken, type: str, key: str) -> Offer:
         """Put an event in even if there is no room: it was asked for, and must not be lost."""
+        ...
+
+    def extend(self, events: list[Event[Any]]) -> list[Offer]:
+        """Offer all of these, and admit what would be refused. What became of those that were not
+        simply taken.
+        """
         ...
 
     def notify(self, notice: Notice) -> None:
@@ -94,13 +103,13 @@ class FifoInbox:
         return len(self._items)
 
     def offer(self, event: Taken, type: str, key: str) -> Offer:
-        outcome = Offer.TAKEN
+        outcome = TAKEN
         if len(self._items) >= self._maxsize:
             outcome = self._when_full
             if outcome is Offer.REFUSED:
                 return outcome
             if outcome is Offer.DROPPED and not self._drop_oldest():
-                outcome = Offer.TAKEN
+                outcome = TAKEN
         self._items.append(event)
         return outcome
 
@@ -114,6 +123,13 @@ class FifoInbox:
     def admit(self, event: Taken, type: str, key: str) -> Offer:
         self._items.append(event)
         return Offer.TAKEN
+
+    def extend(self, events: list[Event[Any]]) -> list[Offer]:
+        if self._when_full is Offer.DROPPED:
+            outcomes = [self.offer(event, event.type, event.key) for event in events]
+            return [outcome for outcome in outcomes if outcome is not Offer.TAKEN]
+        self._items.extend(events)
+        return []
 
     def notify(self, notice: Notice) -> None:
         self._items.append(notice)
@@ -168,6 +184,10 @@ class LatestInbox:
         outcome = Offer.CONFLATED if (type, key) in self._items else Offer.TAKEN
         self._items[type, key] = event
         return outcome
+
+    def extend(self, events: list[Event[Any]]) -> list[Offer]:
+        outcomes = [self.offer(event, event.type, event.key) for event in events]
+        return [outcome for outcome in outcomes if outcome is not Offer.TAKEN]
 
     def notify(self, notice: Notice) -> None:
         self._items[notice] = notice

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from enum import Enum
+from threading import get_ident
 from typing import Any
 from weakref import WeakSet
 
@@ -39,6 +40,9 @@ class Life:
         self._is_at_work = is_at_work
         self.state = State.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread = 0
+        self.is_running: Callable[[], bool] = lambda: False
+        """Where `loop` runs, and whether it does."""
         self.failure: BaseException | None = None
         self.settling: set[asyncio.Task[Any] | None] = set()
         """Tasks that look at the failure by themselves, so that they need not be cancelled to hear
@@ -50,6 +54,12 @@ class Life:
         self._over = asyncio.Event()
         self._closing: asyncio.Task[list[str]] | None = None
         _lives.add(self)
+
+    def settle_here(self) -> asyncio.AbstractEventLoop:
+        """The bus belongs to the loop that runs here, from now on; return it."""
+        self.loop = loop = asyncio.get_running_loop()
+        self.thread, self.is_running = get_ident(), loop.is_running
+        return loop
 
     def check(self) -> None:
         """Raise BusClosed or WrongLoop unless the bus may be used from here and now.

@@ -7,6 +7,7 @@ Must not know who gets the event: the publisher's routes do.
 import asyncio
 import logging
 from contextvars import Context
+from threading import get_ident
 from typing import Any
 
 from aiobus.delivery import current
@@ -28,6 +29,7 @@ class Outgoing:
         self.turn = turn
         self._life = life
         self._publisher = publisher
+        self._routes = publisher.routes
         self._reports = reports
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._debug = False
@@ -37,12 +39,17 @@ class Outgoing:
         no Event.
         """
         life = self._life
-        if life.state is not State.OPEN or asyncio._get_running_loop() is not life.loop:
+        # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
+        # makes a system call of that.
+        if life.state is not State.OPEN or get_ident() != life.thread or not life.is_running():
             life.check()
         if not isinstance(event, Event):
             kind = type(event).__name__
             raise TypeError(f"{event!r} is a {kind}, not an Event: publish(Event(type, data))")
-        return self._publisher.route(event.type, event.key)
+        try:
+            return self._routes[event.type, event.key]
+        except (KeyError, TypeError):  # a new one, or no strings
+            return self._publisher.route(event.type, event.key)
 
     def commit(self, event: Event[Any], route: Route) -> None:
         """Stamp the cause, unless the caller did, and publish. Raises EncodeError."""

@@ -49,7 +49,8 @@ class Publisher:
         self.history = History(limits)
         self._limits = limits
         self._outlets = Outlets()
-        self._routes: dict[tuple[str, str], Route] = {}
+        self.routes: dict[tuple[str, str], Route] = {}
+        """What `route` has found, for as long as it is true."""
         self.is_committing = False
         """True while events are handed out, when nobody may publish."""
 
@@ -66,15 +67,15 @@ class Publisher:
     def _forget_routes(self, query: Query) -> None:
         """Work out anew where the events go that `query` may match."""
         if query.every or query.prefixes or not query.keys:
-            self._routes.clear()
+            self.routes.clear()
         for type in query.types:
             for key in query.keys:
-                self._routes.pop((type, key), None)
+                self.routes.pop((type, key), None)
 
     def route(self, type: str, key: str, *, reserved: bool = False) -> Route:
         """Where events of this type and key go. Raises EncodeError when there can be none."""
         try:
-            return self._routes[type, key]
+            return self.routes[type, key]
         except KeyError:
             pass
         except TypeError:  # unhashable: no string, which is about to be said
@@ -106,9 +107,9 @@ class Publisher:
             outlets = (outlet for outlet in outlets if outlet.is_local)
         route = Route(type, key, ring, tuple(outlets))
         if not local_only:
-            if len(self._routes) >= MAX_ROUTES:
-                self._routes.clear()
-            self._routes[type, key] = route
+            if len(self.routes) >= MAX_ROUTES:
+                self.routes.clear()
+            self.routes[type, key] = route
         return route
 
     def commit(self, event: Event[Any], cause: str, route: Route) -> None:

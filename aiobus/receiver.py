@@ -32,6 +32,7 @@ __all__ = ["Receiver"]
 
 DECODE_BYTES = 16 * 1024
 """Bytes of rows decoded at once: about 100 us, so that large events do not hold up the loop."""
+TAKEN = Offer.TAKEN  # an Enum is slow to ask for its members, and each event does
 PULL_ROWS = 64
 PULL_LOOK = 512
 """Bounds of a page from the own history, for the same reason; the next one is as cheap."""
@@ -94,6 +95,8 @@ class Receiver:
         self._arrivals = Waiters()
         self._inbox = make_inbox(terms.overflow, terms.maxsize)
         self._batch: list[Event[Any]] = []  # decoded, newest first, so that pop() is cheap
+        self._where = terms.where
+        self._is_blocking = terms.overflow == "block"
         self._decode_bytes = 0 if terms.max_age is not None else DECODE_BYTES
         self._publisher = publisher
         self._own = (publisher.name, publisher.epoch)
@@ -116,15 +119,17 @@ class Receiver:
         """
         if self._cursor.behind or self.closed:
             return
-        if (where := self.terms.where) is not None and not self._selects(where, row):
+        if self._where is not None and not self._selects(self._where, row):
             return
         outcome = self._inbox.offer(row, type, key)
-        if outcome is Offer.REFUSED:
-            self._cursor.fall_behind(seq)
-            self.fall_behind()
-        elif outcome is not Offer.TAKEN:
-            self._count(outcome)
-        self._arrivals.wake()
+        if outcome is not TAKEN:
+            if outcome is Offer.REFUSED:
+                self._cursor.fall_behind(seq)
+                self.fall_behind()
+            else:
+                self._count(outcome)
+        if self._arrivals.futures:
+            self._arrivals.wake()
 
     def _selects(self, where: Where, item: bytes | Event[Any]) -> bool:
         """Ask `where`, on a copy that it may spoil."""
@@ -167,20 +172,16 @@ class Receiver:
             return self.maxsize - self.pending
         return self.maxsize
 
-    def accept(self, events: Iterable[Event[Any]]) -> None:
+    def accept(self, events: list[Event[Any]]) -> None:
         """Take events of another bus, which were asked for or there was room for."""
-        where, query = self.terms.where, self._narrow
+        where, query = self._where, self._narrow
         with self._publisher.handing_out():
-            for event in events:
-                if query is not None and not query.matches(event.type, event.key):
-                    continue
-                if where is not None and not self._selects(where, event):
-                    continue
-                outcome = self._inbox.offer(event, event.type, event.key)
-                if outcome is Offer.REFUSED:
-                    self._inbox.admit(event, event.type, event.key)
-                elif outcome is not Offer.TAKEN:
-                    self._count(outcome)
+            if query is not None:
+                events = [event for event in events if query.matches(event.type, event.key)]
+            if where is not None:
+                events = [event for event in events if self._selects(where, event)]
+            for outcome in self._inbox.extend(events):
+                self._count(outcome)
         self._reports.flush()
         self._arrivals.wake()
 
@@ -218,7 +219,7 @@ class Receiver:
 
     def _admit(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
         for type, key, row in rows:
-            if (where := self.terms.where) is not None and not self._selects(where, row):
+            if self._where is not None and not self._selects(self._where, row):
                 continue
             if self._inbox.admit(row, type, key) is Offer.CONFLATED:
                 self._conflated += 1
@@ -243,12 +244,12 @@ class Receiver:
     def is_selective(self) -> bool:
         """True when `key` or `where` selects among the events of its types."""
         query = self.query
-        return self.terms.where is not None or bool(query.keys or query.prefixes)
+        return self._where is not None or bool(query.keys or query.prefixes)
 
     @property
     def gate(self) -> Gate | None:
         """Itself when publishers of this process wait for it, else None."""
-        return self if self.terms.overflow == "block" else None
+        return self if self._is_blocking else None
 
     @property
     def is_behind(self) -> bool:
@@ -275,7 +276,7 @@ class Receiver:
     def pop(self) -> Event[Any] | None:
         """The next event to hand over; None when there is none now (then `wait`). Never waits."""
         event = self._batch.pop() if self._batch or self._refill() else None
-        if self.room and not self.is_over:
+        if self._is_blocking and self.room and not self.is_over:
             self.room.wake()
         return event
 
@@ -285,10 +286,10 @@ class Receiver:
                 self._pull()
             self.intake.pull()
         for _ in range(64):
-            items = self._inbox.take(self._decode_bytes)
-            if not items:
+            if not len(self._inbox):
                 self._is_overflowing = self.is_behind
                 break
+            items = self._inbox.take(self._decode_bytes)
             batch = self._decoded(items)
             if self.terms.max_age is None or not self._is_expired(batch[0], self.terms.max_age):
                 batch.reverse()
@@ -298,11 +299,12 @@ class Receiver:
 
     def _decoded(self, items: list[Item]) -> list[Event[Any]]:
         rows = [item for item in items if type(item) is bytes]
-        events = decode(rows, *self._own)
+        events = decode(rows, *self._own) if rows else []
         if len(rows) == len(items):
-            return list(events)
+            return events
+        own = iter(events)
         return [
-            next(events)
+            next(own)
             if isinstance(item, bytes)
             else item.item
             if isinstance(item, Notice)

@@ -5,7 +5,8 @@ Owns the batch and the `prev` link. Pure: it is given rows and hands out bytes; 
 loop is over it must be told.
 
 The first event of a tick leaves at once, so a lone event has no batching delay; what follows in the
-same tick is joined, so a burst has full frames.
+same tick is joined, and after such a tick the first of the next one as well, so a burst has full
+frames.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Stream:
     `newest` begins as the source's seq at that moment: whoever asks for the stream now is owed
     nothing before. With 0 instead, 692 of 5,160 events were lost unnoticed over 12 reconnects.
     `send` takes a frame and never waits; `join` is called with the first event of a tick, to have
-    `end_tick` called when that is over.
+    `end_tick` called when that is over, and then each tick for as long as it says True.
     """
 
     is_local = False
@@ -51,7 +52,7 @@ class Stream:
         self._join = join
         self._rows: list[bytes] = []
         self._bytes = 0
-        self._is_joining = False
+        self._is_joining = self._is_busy = False
 
     def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
         """Send the event, or join it to those of the same tick."""
@@ -61,19 +62,24 @@ class Stream:
         if not self._is_joining:
             self._is_joining = True
             self._join(self)
-            self.flush()
-        elif len(self._rows) >= FRAME_EVENTS or self._bytes >= FRAME_BYTES:
-            self.flush()
+            self._emit()
+        else:
+            self._is_busy = True
+            if len(self._rows) >= FRAME_EVENTS or self._bytes >= FRAME_BYTES:
+                self._emit()
 
     def flush(self) -> None:
         """Send what was joined so far."""
         if self._rows:
             self._emit()
 
-    def end_tick(self) -> None:
-        """Send what was joined; the next event leaves at once again."""
+    def end_tick(self) -> bool:
+        """Send what was joined. True to join what comes in the next tick as well; else the next
+        event leaves at once again.
+        """
         self.flush()
-        self._is_joining = False
+        self._is_joining, self._is_busy = self._is_busy, False
+        return self._is_joining
 
     def beacon(self) -> None:
         """Send a frame in any case: one without events reveals that the last with some was lost."""

@@ -19,7 +19,7 @@ from aiobus.receiver import Receiver
 from aiobus.reports import Reports
 from aiobus.terms import Terms
 from aiobus.transport import Transport
-from aiobus.turn import Turn
+from aiobus.turn import HANDLER_EVENTS, Turn
 from aiobus.waiters import Waiters
 
 __all__ = ["Subscriptions"]
@@ -64,7 +64,7 @@ class Subscriptions:
         """The same, with a task that hands its events to `callback`."""
         receiver = self._attach(name, terms)
         dispatcher = self._dispatchers[receiver] = Dispatcher(
-            receiver, callback, Turn(self._turn_seconds)
+            receiver, callback, Turn(self._turn_seconds, HANDLER_EVENTS)
         )
         name = f"aiobus {self._publisher.name} {receiver.name}"
         loop = asyncio.get_running_loop()

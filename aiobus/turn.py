@@ -1,17 +1,19 @@
 """Fair shares of the event loop: when to let the others run.
 
-Owns the budget of one turn, 64 events or 0.5 ms, whichever is used up first. A task that does not
-give the loop back delays everybody's HALT; one that gives it back after every event is slow.
+Owns the budget of one turn, so many events or 0.5 ms, whichever is used up first. A task that does
+not give the loop back delays everybody's HALT; one that gives it back after every event is slow,
+and its frames are empty.
 """
 
 from aiobus.clock import elapsed
 
-__all__ = ["PUBLISH_SECONDS", "TURN_SECONDS", "Turn"]
+__all__ = ["EVENTS", "HANDLER_EVENTS", "TURN_SECONDS", "Turn"]
 
 EVENTS = 64
+"""Of a turn that publishes or reads: a full frame."""
+HANDLER_EVENTS = 2 * EVENTS
+"""A handler's turn is longer, or it falls behind a publisher that does nothing else."""
 TURN_SECONDS = 0.0005
-PUBLISH_SECONDS = TURN_SECONDS / 2
-"""A publisher's turn is shorter than a handler's, or handlers fall behind it on a busy machine."""
 
 
 class Turn:
@@ -19,18 +21,19 @@ class Turn:
     `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone.
     """
 
-    __slots__ = ("_events", "_seconds", "_until")
+    __slots__ = ("_events", "_left", "_seconds", "_until")
 
-    def __init__(self, seconds: float = TURN_SECONDS) -> None:
+    def __init__(self, seconds: float = TURN_SECONDS, events: int = EVENTS) -> None:
         self._seconds = seconds
+        self._events = events
         self.renew()
 
     def renew(self) -> None:
         """A new turn begins now."""
-        self._events = EVENTS
+        self._left = self._events
         self._until = elapsed() + self._seconds
 
     def spend(self) -> bool:
         """Count one event; True when the turn is over."""
-        self._events -= 1
-        return self._events <= 0 or elapsed() > self._until
+        self._left -= 1
+        return self._left <= 0 or elapsed() > self._until

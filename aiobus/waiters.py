@@ -13,25 +13,26 @@ __all__ = ["Waiters"]
 class Waiters:
     """Whoever waits for one kind of change. Truth: somebody does."""
 
-    __slots__ = ("_futures",)
+    __slots__ = ("futures",)
 
     def __init__(self) -> None:
-        self._futures: set[asyncio.Future[None]] = set()
+        self.futures: set[asyncio.Future[None]] = set()
+        """One for each that waits. Asking for them costs half of asking whether somebody does."""
 
     def __bool__(self) -> bool:
-        return bool(self._futures)
+        return bool(self.futures)
 
     async def wait(self) -> None:
         """Return at the next `wake`; then look whether it was for you."""
         future = asyncio.get_running_loop().create_future()
-        self._futures.add(future)
+        self.futures.add(future)
         try:
             await future
         finally:
-            self._futures.discard(future)
+            self.futures.discard(future)
 
     def wake(self) -> None:
         """Let everybody look again."""
-        for future in self._futures:
+        for future in self.futures:
             if not future.done():
                 future.set_result(None)

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from aiobus.codec import MAX_CAUSE, MAX_DEPTH
-from aiobus.event import Event, known_type
+from aiobus.event import Event, arrived, known_type
 from aiobus.history import Since
 from aiobus.pattern import MAX_QUERY, RESERVED, Query, bad_key, bad_name, bad_type, read_query
 
@@ -34,6 +34,9 @@ HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
 
 MAX_NUMBER = 2**63 - 1
+MAX_TYPES = 4_096
+SURELY_SHORT = 32
+"""Characters of a key. None has more than 4 bytes, so it is within the limit of 128."""
 
 _WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
 
@@ -130,10 +133,7 @@ class Frame:
     __slots__ = ("_json", "_unread", "epoch", "newest", "prev", "source", "topic")
 
     def __init__(self, topic: bytes, json: bytes) -> None:
-        match fields := _loads(json):
-            case [int(version), *_] if version != VERSION:
-                raise WireError(f"a frame of version {version}, this is {VERSION}")
-        _, source, epoch, prev, rows = _parts("version name epoch seq rows", fields)
+        source, epoch, prev, rows = _head(_loads(json))
         self.topic, self._json = topic, json
         self.source: str = source
         self.epoch: int = epoch
@@ -147,6 +147,15 @@ class Frame:
         if events is None:
             events = _events(self._json, *orjson.loads(self._json)[1:])
         return events
+
+
+def _head(fields: Any) -> tuple[str, int, int, list[Any]]:
+    """Source, epoch, prev and rows of a frame."""
+    match fields:
+        case [int(version), *_] if version != VERSION:
+            raise WireError(f"a frame of version {version}, this is {VERSION}")
+    _, source, epoch, prev, rows = _parts("version name epoch seq rows", fields)
+    return source, epoch, prev, rows
 
 
 def glance(message: bytes) -> tuple[bytes, str, int, int] | None:
@@ -392,43 +401,65 @@ def _part(name: str, value: Any) -> Any:
 
 def _events(json: bytes, source: str, epoch: int, last: int, rows: list[Any]) -> list[Event[Any]]:
     """The events of `rows`, whose numbers rise from above `last`. Every event received goes through
-    this loop, so the checks stand in it, cheapest first.
+    this loop, so it asks only whether all is right; what is not, `_wrong` says.
     """
     # Each row has a bracket, and more than MAX_DEPTH others it takes to be too deep.
     if _brackets(json) - len(rows) > MAX_DEPTH:
         _refuse_deep(rows)
     events: list[Event[Any]] = []
-    try:
-        for row in rows:
-            if type(row) is not list or not 5 <= len(row) <= 6:
-                raise WireError(f"no event: {_shape(row)}")
+    for row in rows:
+        try:
             if len(row) == 5:
-                row.append("")
-            seq, timestamp, name, key, data, cause = row
-            if type(seq) is not int or not last < seq <= MAX_NUMBER:
-                raise WireError("a seq that is not above the one before")
-            is_text = type(name) is type(key) is type(cause) is str
-            if not is_text or (type(timestamp) is not float and type(timestamp) is not int):
-                raise WireError(f"no event: {', '.join(map(_shape, row))}")
-            # No character has more than 4 bytes.
-            if (len(key) > 32 and bad_key(key)) or len(cause) > MAX_CAUSE:
-                raise WireError(f"a key or cause that is too long: {_shape(key)}, {_shape(cause)}")
-            last, name = seq, _type(name)
-            event: Event[Any] = Event(
-                name, data, timestamp, key=key, cause=cause, source=source, epoch=epoch, seq=seq
-            )
-            events.append(event)
-    except WireError as error:
-        raise WireError(f"row {len(events)}: {error}") from None
+                seq, timestamp, type_, key, data = row
+                cause = ""
+            else:
+                seq, timestamp, type_, key, data, cause = row
+            name = _types.get(type_) or _type(type_)
+            if not (
+                type(seq) is int
+                and last < seq <= MAX_NUMBER
+                and (type(timestamp) is float or type(timestamp) is int)
+                and type(key) is str
+                and (len(key) <= SURELY_SHORT or not bad_key(key))
+                and type(cause) is str
+                and len(cause) <= MAX_CAUSE
+            ):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise _wrong(row, len(events), last) from None
+        last = seq
+        events.append(arrived(name, data, timestamp, key, cause, source, epoch, seq))
     return events
 
 
-@lru_cache(maxsize=4096)
+def _wrong(row: Any, place: int, last: int) -> WireError:
+    """Why the row at `place` is not that of an event after `last`."""
+    full = [*row, ""] if type(row) is list and len(row) == 5 else row
+    if type(full) is not list or len(full) != 6:
+        reason = f"no event: {_shape(row)}"
+    elif type(full[0]) is not int or not last < full[0] <= MAX_NUMBER:
+        reason = "a seq that is not above the one before"
+    elif {*map(type, [*full[2:4], full[5]])} != {str} or type(full[1]) not in (int, float):
+        reason = f"no event: {', '.join(map(_shape, full))}"
+    elif bad_key(full[3]) or len(full[5]) > MAX_CAUSE:
+        reason = f"a key or cause that is too long: {_shape(full[3])}, {_shape(full[5])}"
+    else:
+        reason = f"no type that is sent: {_shape(full[2])}"
+    return WireError(f"row {place}: {reason}")
+
+
+_types: dict[str, str] = {}
+"""Types that were right. A peer cannot fill the memory with what is wrong."""
+
+
 def _type(name: str) -> str:
-    # Only what is right is remembered, so a peer cannot fill the memory with what is wrong.
+    """The type of this name, once found right. Raises TypeError and ValueError for all others."""
     if bad_type(name) or name.startswith(RESERVED):
-        raise WireError(f"no type that is sent: {_shape(name)}")
-    return known_type(name)
+        raise ValueError
+    if len(_types) >= MAX_TYPES:
+        _types.clear()
+    found = _types[name] = known_type(name)
+    return found
 
 
 def _refuse_deep(rows: list[Any]) -> None:

@@ -58,18 +58,42 @@ def test_what_follows_in_the_same_tick_is_joined_and_leaves_at_its_end() -> None
     assert link.sent == [(0, [1]), (1, [2, 3])]
 
 
-def test_the_end_of_a_tick_is_asked_for_once_in_each_tick_that_has_an_event() -> None:
+def test_the_end_of_a_tick_is_asked_for_once_until_it_says_that_nothing_is_joined() -> None:
     link = Link()
     link.deliver(1, 2, 3)
-    assert link.joining == [link.stream]
-    link.stream.end_tick()
+    assert link.stream.end_tick()
     link.deliver(4, 5)
+    assert link.joining == [link.stream]
+    assert link.stream.end_tick()
+    assert not link.stream.end_tick()
+    link.deliver(6)
     assert link.joining == [link.stream] * 2
 
 
-def test_after_the_end_of_a_tick_the_next_event_leaves_at_once_again() -> None:
+def test_after_a_tick_of_one_event_the_next_leaves_at_once_again() -> None:
+    link = Link()
+    link.deliver(1)
+    assert not link.stream.end_tick()
+    link.deliver(2)
+    assert link.sent == [(0, [1]), (1, [2])]
+
+
+def test_while_one_tick_after_another_has_several_events_all_are_joined() -> None:
     link = Link()
     link.deliver(1, 2)
+    link.stream.end_tick()
+    link.deliver(3, 4)
+    assert link.sent == [(0, [1]), (1, [2])]
+    link.stream.end_tick()
+    link.deliver(5)
+    link.stream.end_tick()
+    assert link.sent == [(0, [1]), (1, [2]), (2, [3, 4]), (4, [5])]
+
+
+def test_after_a_tick_without_events_the_next_leaves_at_once_again() -> None:
+    link = Link()
+    link.deliver(1, 2)
+    link.stream.end_tick()
     link.stream.end_tick()
     link.deliver(3)
     assert link.sent == [(0, [1]), (1, [2]), (2, [3])]
@@ -106,7 +130,7 @@ def test_the_count_of_bytes_begins_anew_with_each_frame() -> None:
     link.deliver(1, 2, size=FRAME_BYTES // 2)
     link.stream.end_tick()
     link.deliver(3, 4, size=FRAME_BYTES // 2)
-    assert [seqs for _, seqs in link.sent] == [[1], [2], [3]]
+    assert [seqs for _, seqs in link.sent] == [[1], [2], [3, 4]]
 
 
 def test_an_event_larger_than_a_frame_is_a_frame() -> None:
@@ -142,6 +166,7 @@ def test_a_new_stream_begins_where_its_source_is() -> None:
 def test_a_frame_says_what_the_one_before_ended_with_whatever_lies_between() -> None:
     link = Link()
     link.deliver(3, 7)
+    link.stream.end_tick()
     link.stream.end_tick()
     link.deliver(20)
     assert link.sent == [(0, [3]), (3, [7]), (7, [20])]

@@ -81,9 +81,9 @@ class Streams:
         self._joining.append(stream)
 
     def _end_tick(self) -> None:
-        joining, self._joining = self._joining, []
-        for stream in joining:
-            stream.end_tick()
+        self._joining = [stream for stream in self._joining if stream.end_tick()]
+        if self._joining:
+            self._loop.call_soon(self._end_tick, context=self._context)
 
     def flush(self) -> None:
         """Send what waits for the end of the tick."""

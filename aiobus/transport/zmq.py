@@ -40,6 +40,8 @@ RETRANSMIT = 1.0
 """Seconds between two attempts of the kernel to send what was not acknowledged, at most. It
 doubles them otherwise, and after a network was cut for 7 s is silent for another 5.
 """
+EVENTS = int(zmq.EVENTS)
+POLLIN = int(zmq.POLLIN)
 LOOKS = 3
 """Turns of the loop in which it would have found a descriptor readable."""
 TERM = 0.5
@@ -87,12 +89,9 @@ class Drain:
         self._is_due = False
         self._runs += 1
         self._turn.renew()
-        while not self._is_closed:
-            try:
-                message = self.shadow.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._handle(message)
+        # Asking first takes half the time of the exception that tells there is nothing.
+        while not self._is_closed and self._has_message():
+            self._handle(self.shadow.recv(zmq.NOBLOCK))
             if self._turn.spend():
                 self.soon()
                 return
@@ -100,11 +99,12 @@ class Drain:
     def run_dry(self, most: int) -> None:
         """Read all that is there now, at most so many messages: others may be sending."""
         for _ in range(most):
-            try:
-                message = self.shadow.recv(zmq.NOBLOCK)
-            except zmq.Again:
+            if not self._has_message():
                 return
-            self._handle(message)
+            self._handle(self.shadow.recv(zmq.NOBLOCK))
+
+    def _has_message(self) -> bool:
+        return bool(self.shadow.get(EVENTS) & POLLIN)  # type: ignore[operator]
 
     def _handle(self, message: bytes) -> None:
         try:
