@@ -458,8 +458,7 @@ def _type(name: str) -> str:
         raise ValueError
     if len(_types) >= MAX_TYPES:
         _types.clear()
-    found = _types[name] = known_type(name)
-    return found
+    return _types.setdefault(name, known_type(name))
 
 
 def _refuse_deep(rows: list[Any]) -> None:

@@ -15,6 +15,23 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
+LEFT_OUT = {"paired": ("[asyncio-tcp", "[uvloop-ipc"), "one_loop": ("[asyncio",)}
+"""What of a marked test does not run: it starts processes, and takes long."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the markers of pyproject.toml say."""
+    left_out = [
+        item
+        for item in items
+        for marker, variants in LEFT_OUT.items()
+        if item.get_closest_marker(marker) and any(each in item.name for each in variants)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 async def no_task_is_left() -> AsyncIterator[None]:
     """Whatever the test started has ended when it is over."""

@@ -13,7 +13,7 @@ import pytest
 from actors import Actor, Nursery, tcp_url
 from actors import nursery as make_nursery
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
+pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.paired]
 
 NAMES = "abcdefghij"
 TCP_ONLY = pytest.mark.parametrize("url", ["tcp"], indirect=True)

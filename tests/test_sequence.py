@@ -1094,7 +1094,7 @@ scenes = st.builds(
 
 
 @given(scenes, st.binary(min_size=120, max_size=240))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_over_a_lossy_network_an_event_arrives_once_in_order_or_its_loss_is_said(
     scene: Scene, moves: bytes
 ) -> None:

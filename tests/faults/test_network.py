@@ -180,6 +180,7 @@ async def far(desk: Desk) -> None:
         assert [kind for kind, _ in signs if kind in ("stale", "peer_left")] == []
 
 
+@pytest.mark.one_loop
 async def test_who_was_cut_off_has_all_that_it_missed_within_3_s_and_nothing_twice() -> None:
     """Both ways, one way and the other, three cuts each; and long enough to be linked anew."""
     await prove(*CUTS, *([HURRIED] if can_hurry() else []), far, rounds=1)
