@@ -688,6 +688,27 @@ async def test_the_past_of_a_source_that_is_reached_late_is_told_then() -> None:
         assert seen == list(range(10))
 
 
+async def test_whoever_waits_for_the_past_of_another_hears_that_the_own_bus_closes() -> None:
+    is_asked = asyncio.Event()
+
+    def lose_pages(message: Message) -> float:
+        if message.kind == "page":
+            is_asked.set()
+        return float(message.kind == "page")
+
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
+        await publish(feed, 10)
+        desk.network.faults = Faults(loss=lose_pages)
+        waiting = asyncio.create_task(
+            strategy.subscribe(EventType.TRADE, print, since=0, timeout=600)
+        )
+        await is_asked.wait()
+        await strategy.close(0.2)
+        with pytest.raises(BusClosed, match="closed while"):
+            await waiting
+
+
 @pytest.mark.parametrize("cut", [False, True])
 async def test_flush_names_who_is_behind_a_partition(cut: bool) -> None:
     async with Desk(MemoryNetwork()) as desk:

@@ -8,6 +8,7 @@ by itself. `plain` is what one writes first: `asyncio.run`, and no thought of si
 
 import asyncio
 import faulthandler
+import signal
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,8 @@ async def plain(url: str, path: str) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()  # if it hangs, the test ends it by SIGABRT
+    # A shell has its background jobs ignore SIGINT, and so would everything they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     kind, url, path = sys.argv[1:]
     if kind == "plain":
         asyncio.run(plain(url, path))
