@@ -2,7 +2,8 @@
 
 Beside the healthy subscriber there are, in turns within one run, nobody; a frozen one (SIGSTOP);
 one that takes ten times as long for an event, asleep; both of these; and, for comparison, a
-second healthy one, which has no goal. Each round is a burst at full rate, then two seconds at
+second healthy one, which has no goal: all subscribers share the cores that the publisher leaves
+them, so on two cores any neighbour is felt. Each round is a burst at full rate, then two seconds at
 5,000 events a second while the slow one is still catching up. Measured: the publisher's events a
 second in the burst (goal: 90 % of those beside nobody), the processor time of all its threads for
 an event, the healthy one's latency at the steady rate (goal: p99 at most 1.5 x of that beside
@@ -253,6 +254,7 @@ def judge() -> int:
                 f"  {share:4.0%}  (from {min(each.rates):,.0f} to {max(each.rates):,.0f})"
                 f"  processor {cost * 1e6:4.2f} us  {cost / cost_alone:4.0%}"
                 f"  healthy: p99 {p99 * 1e3:.2f} ms {later:4.2f} x,"
+                f" {each.later(seen['healthy']):4.2f} x that beside a healthy one,"
                 f" {each.missed} missed, {each.disorder} out of order  goals {goals}: {verdict}"
             )
             if is_slower:

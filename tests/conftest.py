@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -13,6 +14,11 @@ from aiobus import AsyncEventBus
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_configure() -> None:
+    """A shell has its background jobs ignore SIGINT, and so would the bots that are to end by it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LEFT_OUT = {"paired": ("[asyncio-tcp", "[uvloop-ipc"), "one_loop": ("[asyncio",)}
