@@ -17,7 +17,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 def pytest_configure() -> None:
-    """A shell has its background jobs ignore SIGINT, and so would the bots that are to end by it."""
+    """A shell has its background jobs ignore SIGINT, and so would the bots they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
