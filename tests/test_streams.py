@@ -80,6 +80,29 @@ async def test_a_query_that_nobody_asks_for_any_more_is_served_no_more(desk: Des
     assert (desk.sent, len(desk.streams)) == ([(B, 0, [2])], 1)
 
 
+async def test_a_frame_that_could_not_be_sent_holds_up_nothing_that_comes_later(desk: Desk) -> None:
+    failures: list[Exception] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    is_broken = False
+
+    def send(message: bytes) -> None:
+        if is_broken:
+            raise OSError("broken")
+        desk.messages.append(message)
+
+    desk.streams = Streams(desk.publisher, send)
+    desk.open("A")
+    desk.publish("A", "A")
+    is_broken = True
+    await turn()
+    is_broken = False
+    desk.publish("A", "A")
+    await turn()
+    assert [type(each) for each in failures] == [OSError]
+    assert [seq for _, _, seqs in desk.sent for seq in seqs] == [1, 3, 4]
+
+
 async def test_closing_what_nobody_asked_for_is_no_error(desk: Desk) -> None:
     desk.streams.close(A)
     assert len(desk.streams) == 0

@@ -81,9 +81,11 @@ class Streams:
         self._joining.append(stream)
 
     def _end_tick(self) -> None:
-        self._joining = [stream for stream in self._joining if stream.end_tick()]
-        if self._joining:
-            self._loop.call_soon(self._end_tick, context=self._context)
+        try:
+            self._joining = [stream for stream in self._joining if stream.end_tick()]
+        finally:  # also where one could not send, or the others would never be told again
+            if self._joining:
+                self._loop.call_soon(self._end_tick, context=self._context)
 
     def flush(self) -> None:
         """Send what waits for the end of the tick."""
