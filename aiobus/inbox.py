@@ -5,13 +5,14 @@ nobody waits here; a publisher that should wait does so elsewhere.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from enum import Enum, auto
 from itertools import accumulate, islice
 from typing import Any, Literal, Protocol
 
 from aiobus.event import Event
 
-__all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "make_inbox"]
+__all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "Sealed", "make_inbox"]
 
 BATCH = 64
 """Rows taken at once, where what is taken may not be dropped or conflated any more."""
@@ -47,8 +48,20 @@ class Notice:
         self.item = item
 
 
-Item = bytes | Event[Any] | Notice
-"""An encoded event of this process, an event of another, or a notice."""
+class Sealed:
+    """Events of another process that came together, `count` of them, and are decoded by `open` once
+    it is their turn: ten subscriptions that decode on arrival hold up what arrives behind.
+    """
+
+    __slots__ = ("count", "open")
+
+    def __init__(self, count: int, open: Callable[[], list[Event[Any]]]) -> None:
+        self.count = count
+        self.open = open
+
+
+Item = bytes | Event[Any] | Notice | Sealed
+"""An encoded event of this process, an event or several of another, or a notice."""
 Taken = bytes | Event[Any]
 
 
@@ -76,7 +89,8 @@ class Inbox(Protocol):
 
     def take(self, max_bytes: int) -> list[Item]:
         """Remove and return the oldest items: as many as may be taken at once, at least one if
-        there is any, and no second one that would pass `max_bytes` of encoded events.
+        there is any, and no second one that would pass `max_bytes` of encoded events. What is
+        sealed comes alone.
         """
         ...
 
@@ -90,21 +104,22 @@ class FifoInbox:
     outside) or drop the oldest.
     """
 
-    __slots__ = ("_batch", "_items", "_maxsize", "_when_full")
+    __slots__ = ("_batch", "_items", "_maxsize", "_sealed", "_when_full")
 
     def __init__(self, maxsize: int, when_full: Offer) -> None:
         self._items: deque[Item] = deque()
         self._maxsize = maxsize
+        self._sealed = 0  # events that are in the inbox beyond one for each item
         self._when_full = when_full
         # What is taken can no longer be dropped, so that policy hands out one at a time.
         self._batch = 1 if when_full is Offer.DROPPED else BATCH
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items) + self._sealed
 
     def offer(self, event: Taken, type: str, key: str) -> Offer:
         outcome = TAKEN
-        if len(self._items) >= self._maxsize:
+        if len(self._items) + self._sealed >= self._maxsize:
             outcome = self._when_full
             if outcome is Offer.REFUSED:
                 return outcome
@@ -131,13 +146,25 @@ class FifoInbox:
         self._items.extend(events)
         return []
 
+    def seal(self, events: Sealed) -> None:
+        """Admit all of these as they are, not to be used with "drop_oldest"."""
+        self._items.append(events)
+        self._sealed += events.count - 1
+
     def notify(self, notice: Notice) -> None:
         self._items.append(notice)
 
     def take(self, max_bytes: int) -> list[Item]:
         items = self._items
         head = list(islice(items, self._batch))
-        sizes = [len(item) if type(item) is bytes else type(item) is not Notice for item in head]
+        sizes = [
+            len(item)
+            if type(item) is bytes
+            else max_bytes + 1
+            if type(item) is Sealed
+            else type(item) is not Notice
+            for item in head
+        ]
         if sum(sizes) > max_bytes:
             head = head[: max(1, sum(1 for size in accumulate(sizes) if size <= max_bytes))]
         if len(head) == len(items):
@@ -145,10 +172,13 @@ class FifoInbox:
         else:
             for _ in head:
                 items.popleft()
+        if head and type(first := head[0]) is Sealed:
+            self._sealed -= first.count - 1
         return head
 
     def clear(self) -> None:
         self._items.clear()
+        self._sealed = 0
 
 
 class LatestInbox:

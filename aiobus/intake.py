@@ -26,7 +26,16 @@ class Sink(Protocol):
 
     @property
     def vacancy(self) -> int:
-        """How many more events its inbox takes; at most that many are asked for."""
+        """How many more events its inbox takes."""
+        ...
+
+    @property
+    def appetite(self) -> int:
+        """How many events that were missed are to be asked for now, at most `vacancy`."""
+        ...
+
+    def keep(self, batch: Batch) -> None:
+        """Put all of its events in, whether there is room or not; there are some."""
         ...
 
     def accept(self, events: list[Event[Any]]) -> None:
@@ -111,10 +120,13 @@ class Intake:
                     self._unmet[source] = Gap(begin, batch.newest, LEFT)
                 return
             cursor = self._begin(source, batch.prev, started)
+        has_room = self._sink.vacancy > 0
+        if has_room and batch.count and cursor.go_on(batch.prev, batch.newest):
+            self._sink.keep(batch)
+            return
         gap = cursor.lost_before(batch.prev)
         if gap is not None:
             self._sink.lose(source, gap)
-        has_room = self._sink.vacancy > 0
         after = cursor.take(batch.prev, batch.newest, has_room)
         if after is None:
             if not has_room:
@@ -125,11 +137,12 @@ class Intake:
             self._follow(source, cursor)
 
     def _hand_over(self, batch: Batch, after: int) -> None:
-        if batch.newest > after:
-            events = batch.events()
-            if batch.prev < after:
-                events = [event for event in events if event.seq > after]
-            self._sink.accept(events)
+        if batch.newest <= after:
+            return
+        if batch.prev >= after:
+            self._sink.keep(batch)
+        else:
+            self._sink.accept([event for event in batch.events() if event.seq > after])
 
     def _take_late(self, source: Source, batch: Batch, started: float | None) -> None:
         cursor = self._cursors.get(source)
@@ -149,15 +162,19 @@ class Intake:
     def leave_out(self, source: Source, prev: int) -> bool:
         """A frame with events after `prev` has come: True when it is left, unread."""
         cursor = self._cursors.get(source)
+        if cursor is None or source in self._dead:
+            return False
+        if source in self.behind and cursor.skip(prev):
+            return True  # it has said so, and asks once there is room, whatever else is left
         has_room = self._sink.vacancy > 0
-        if cursor is None or source in self._dead or not cursor.leave_out(prev, has_room):
+        if not cursor.leave_out(prev, has_room):
             return False
         if not has_room:
             self._sink.fall_behind()
         self._follow(source, cursor)
         return True
 
-    def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
+    def turn(self, source: Source, page: Page, batch: Batch) -> None:
         """A page has come: hand it over, unless it answers nothing that was asked."""
         cursor = self._cursors.get(source)
         if cursor is None or not cursor.expects(page):
@@ -171,7 +188,8 @@ class Intake:
             self._sink.reach(page.reached)
         if gap is not None:
             self._sink.lose(source, gap)
-        self._sink.accept(events)
+        if batch.count:
+            self._sink.keep(batch)
         self._follow(source, cursor)
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
@@ -239,7 +257,7 @@ class Intake:
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
         for source in due:
             self._granted.pop(source, None)
-        free = self._sink.vacancy - sum(self._granted.values())
+        free = self._sink.appetite - sum(self._granted.values())
         for place, source in enumerate(due):
             cursor = self._cursors[source]
             share = -(-free // (len(due) - place))

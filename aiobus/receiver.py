@@ -17,7 +17,7 @@ from aiobus.codec import copied, decode
 from aiobus.delivery import Delivery, Gate
 from aiobus.event import Event
 from aiobus.history import Since, Want
-from aiobus.inbox import Item, Notice, Offer, make_inbox
+from aiobus.inbox import FifoInbox, Item, Notice, Offer, Sealed, make_inbox
 from aiobus.intake import Intake
 from aiobus.pattern import RESERVED, read_query
 from aiobus.publisher import Publisher
@@ -25,7 +25,7 @@ from aiobus.reports import GAP, Reports
 from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
 from aiobus.terms import Terms, Where
-from aiobus.transport import Source, Transport
+from aiobus.transport import Batch, Source, Transport
 from aiobus.waiters import Waiters
 
 __all__ = ["Receiver"]
@@ -96,8 +96,16 @@ class Receiver:
         self._inbox = make_inbox(terms.overflow, terms.maxsize)
         self._batch: list[Event[Any]] = []  # decoded, newest first, so that pop() is cheap
         self._where = terms.where
+        self._is_bounded = terms.overflow in ("catch_up", "block")
         self._is_blocking = terms.overflow == "block"
         self._decode_bytes = 0 if terms.max_age is not None else DECODE_BYTES
+        # Where nobody needs to look at the events before it is their turn.
+        is_blind = terms.max_age is None and self._where is None and self._narrow is None
+        self._blind = (
+            self._inbox
+            if is_blind and self._is_bounded and isinstance(self._inbox, FifoInbox)
+            else None
+        )
         self._publisher = publisher
         self._own = (publisher.name, publisher.epoch)
         self._reports = reports
@@ -168,12 +176,33 @@ class Receiver:
         """How many more events of other buses are welcome. Only "catch_up" and "block" ever have
         none: publishers of other processes do not wait, so the events are left to their history.
         """
-        if self.terms.overflow in ("catch_up", "block"):
+        if self._is_bounded:
             return self.maxsize - self.pending
         return self.maxsize
 
+    @property
+    def appetite(self) -> int:
+        """How many events that were missed are to be asked for now: none while the inbox is over
+        half full, and few while enough wait there, so that they come as others are handled and not
+        in bursts that hold up what is live.
+        """
+        waiting = len(self._inbox)
+        if waiting * 2 > self.maxsize:
+            return 0
+        return self.vacancy if waiting * 8 < self.maxsize else min(PULL_ROWS, self.vacancy)
+
+    def keep(self, batch: Batch) -> None:
+        """Take events of another bus, which were asked for or there was room for. Where nobody has
+        to look at them they are decoded when it is their turn.
+        """
+        if self._blind is None:
+            self.accept(batch.events())
+        else:
+            self._blind.seal(Sealed(batch.count, batch.events))
+            self._arrivals.wake()
+
     def accept(self, events: list[Event[Any]]) -> None:
-        """Take events of another bus, which were asked for or there was room for."""
+        """Take some that are decoded already."""
         where, query = self._where, self._narrow
         with self._publisher.handing_out():
             if query is not None:
@@ -298,17 +327,19 @@ class Receiver:
         return False
 
     def _decoded(self, items: list[Item]) -> list[Event[Any]]:
+        if type(first := items[0]) is Sealed:
+            return first.open()
         rows = [item for item in items if type(item) is bytes]
         events = decode(rows, *self._own) if rows else []
         if len(rows) == len(items):
             return events
         own = iter(events)
         return [
-            next(own)
-            if isinstance(item, bytes)
-            else item.item
+            item.item
             if isinstance(item, Notice)
             else item
+            if isinstance(item, Event)
+            else next(own)
             for item in items
         ]
 

@@ -88,6 +88,15 @@ class Cursor:
         self._be_live()
         return gap
 
+    def go_on(self, prev: int, newest: int) -> bool:
+        """Take a frame that begins where it stands while nothing is missing; False for any other,
+        of which `lost_before` and `take` decide.
+        """
+        if prev != self.last or self.behind:
+            return False
+        self.last = newest
+        return True
+
     def take(self, prev: int, newest: int, has_room: bool) -> int | None:
         """A frame with events above `prev` up to `newest` (equal: a beacon, without any). The seq
         above which its events are to be handed over; None to leave the frame and be behind.
@@ -112,6 +121,16 @@ class Cursor:
         if self.has_given_up or (is_next and has_room):
             return False
         self._be_behind(prev + 1)
+        return True
+
+    def skip(self, prev: int) -> bool:
+        """The same where room makes no difference: True when more is missing before the frame. It
+        is asked for thousands of frames while one that is slow catches up.
+        """
+        if prev <= self.last or not self.behind or self.has_given_up:
+            return False
+        if prev >= self._known:
+            self._known = prev + 1
         return True
 
     def is_due(self, now: float) -> bool:

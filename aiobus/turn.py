@@ -1,19 +1,26 @@
 """Fair shares of the event loop: when to let the others run.
 
-Owns the budget of one turn, so many events or 0.5 ms, whichever is used up first. A task that does
-not give the loop back delays everybody's HALT; one that gives it back after every event is slow,
-and its frames are empty.
+Owns the budget of one turn: so many events or so long, whichever is used up first. A task that
+does not give the loop back delays everybody's HALT; one that gives it back after every event is
+slow, and its frames are empty.
 """
 
 from aiobus.clock import elapsed
 
-__all__ = ["EVENTS", "HANDLER_EVENTS", "TURN_SECONDS", "Turn"]
+__all__ = [
+    "EVENTS", "HANDLER_EVENTS", "READER_MESSAGES", "READER_SECONDS", "TURN_SECONDS", "Turn",
+]  # fmt: skip
 
 EVENTS = 64
 """Of a turn that publishes or reads: a full frame."""
 HANDLER_EVENTS = 2 * EVENTS
 """A handler's turn is longer, or it falls behind a publisher that does nothing else."""
 TURN_SECONDS = 0.0005
+READER_MESSAGES = 256
+READER_SECONDS = 0.006
+"""Of the turn that reads a socket: longer than it ever needs, unless it is flooded. With the 0.5 ms
+of the others it fell behind ten busy handlers, and a HALT waited for seconds in ZeroMQ's queue.
+"""
 
 
 class Turn:

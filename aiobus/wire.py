@@ -9,7 +9,6 @@ Down from a publisher comes a topic, which ends with a zero byte and is what som
 and then JSON. Up to all publishers goes a JSON list that names whom it is for.
 """
 
-import marshal
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,9 @@ from typing import Any
 
 import orjson
 
-from aiobus.codec import MAX_CAUSE, MAX_DEPTH
-from aiobus.event import Event, arrived, known_type
 from aiobus.history import Since
-from aiobus.pattern import MAX_QUERY, RESERVED, Query, bad_key, bad_name, bad_type, read_query
+from aiobus.pattern import MAX_QUERY, Query, bad_name, read_query
+from aiobus.rows import MAX_NUMBER, Rows, WireError, shape
 
 __all__ = [
     "HEARTBEATS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark", "PageAnswer",
@@ -33,20 +31,8 @@ VERSION = 1
 HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
 
-MAX_NUMBER = 2**63 - 1
-MAX_TYPES = 4_096
-SURELY_SHORT = 32
-"""Characters of a key. None has more than 4 bytes, so it is within the limit of 128."""
 
 _WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
-
-
-class WireError(ValueError):
-    """What a peer sent is not of this protocol.
-
-    The text says what is wrong with it in lengths, kinds and positions. It quotes subscriptions,
-    which have no other clue to whose they are, but never what was published.
-    """
 
 
 # Who is who.
@@ -78,7 +64,7 @@ class Who:
 def read_who(text: str) -> Who:
     """The bus that `text` is the text of, exactly. Raises WireError for every other text."""
     if not (found := _WHO.fullmatch(text)):
-        raise WireError(f"no bus, which is `name@epoch endpoint`: {_shape(text)}")
+        raise WireError(f"no bus, which is `name@epoch endpoint`: {shape(text)}")
     return Who(_part("name", found[1]), _part("epoch", int(found[2], 36)), found[3])
 
 
@@ -123,30 +109,14 @@ def frame(topic: bytes, source: str, epoch: int, prev: int, rows: Sequence[bytes
     return b'%b[%d,"%b",%d,%d,[%b]]' % (topic, VERSION, source.encode(), epoch, prev, row_list)
 
 
-class Frame:
-    """Events of one source, in order. `prev` is the seq of the event before on this topic and
-    `newest` that of the last one here: `prev` again when there are none.
+class Frame(Rows):
+    """All events of one source for the query of `topic`, which may be one that nobody asked for."""
 
-    The topic may be one that nobody asked for.
-    """
-
-    __slots__ = ("_json", "_unread", "epoch", "newest", "prev", "source", "topic")
+    __slots__ = ("topic",)
 
     def __init__(self, topic: bytes, json: bytes) -> None:
-        source, epoch, prev, rows = _head(_loads(json))
-        self.topic, self._json = topic, json
-        self.source: str = source
-        self.epoch: int = epoch
-        self.prev: int = prev
-        self._unread: list[Event[Any]] | None = _events(json, source, epoch, prev, rows)
-        self.newest = self._unread[-1].seq if self._unread else self.prev
-
-    def events(self) -> list[Event[Any]]:
-        """The events, made anew at each call, so that two subscriptions share nothing."""
-        events, self._unread = self._unread, None
-        if events is None:
-            events = _events(self._json, *orjson.loads(self._json)[1:])
-        return events
+        self.topic = topic
+        super().__init__(json, *_head(_loads(json)))
 
 
 def _head(fields: Any) -> tuple[str, int, int, list[Any]]:
@@ -217,11 +187,7 @@ class PageAnswer:
     to: int
     newest: int
     reached: float | None
-    rows: list[Event[Any]]
-
-    def events(self) -> list[Event[Any]]:
-        """The events, the same at each call: one reader may keep them."""
-        return self.rows
+    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,11 +249,11 @@ def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswe
 
 
 def _examined(page: PageAnswer, json: bytes) -> PageAnswer:
-    events = _events(json, page.source, page.epoch, page.after, page.rows)
-    last = events[-1].seq if events else page.after
-    if not (last <= page.to <= page.newest and page.evicted <= page.newest):
+    rows = Rows(json, page.source, page.epoch, page.after, page.rows)  # type: ignore[arg-type]
+    rows.forget()  # it was asked for in good time
+    if not (rows.newest <= page.to <= page.newest and page.evicted <= page.newest):
         raise WireError("a page whose numbers contradict each other")
-    return replace(page, rows=events)
+    return replace(page, rows=rows)
 
 
 # What goes up: questions.
@@ -364,14 +330,14 @@ def _read(forms: tuple[Any, ...], json: bytes) -> Any:
     for form in forms:
         if type(fields) is list and fields[:1] == [_FORMS[form][0]]:
             return form(*_parts(_FORMS[form][2:], fields[1:]))
-    raise WireError(f"no question and no answer: {_shape(fields)}")
+    raise WireError(f"no question and no answer: {shape(fields)}")
 
 
 def _parts(names: str, fields: Any) -> list[Any]:
     """What the parts of a message stand for, when there is one for each of the names."""
     parts = names.split()
     if type(fields) is not list or len(fields) != len(parts):
-        raise WireError(f"not [{', '.join(parts)}] but {_shape(fields)}")
+        raise WireError(f"not [{', '.join(parts)}] but {shape(fields)}")
     return list(map(_part, parts, fields))
 
 
@@ -393,86 +359,10 @@ def _part(name: str, value: Any) -> Any:
             least, most = (1, 1_000_000) if name == "limit" else (0, MAX_NUMBER)
             right = kind is int and least <= value <= most
     if not right:
-        raise WireError(f"no {name}: {_shape(value)}")
+        raise WireError(f"no {name}: {shape(value)}")
     if name == "streams":
         return tuple(tuple(_parts("query seq", stream)) for stream in value)
     return read_who(value) if name == "who" else value
-
-
-def _events(json: bytes, source: str, epoch: int, last: int, rows: list[Any]) -> list[Event[Any]]:
-    """The events of `rows`, whose numbers rise from above `last`. Every event received goes through
-    this loop, so it asks only whether all is right; what is not, `_wrong` says.
-    """
-    # Each row has a bracket, and more than MAX_DEPTH others it takes to be too deep.
-    if _brackets(json) - len(rows) > MAX_DEPTH:
-        _refuse_deep(rows)
-    events: list[Event[Any]] = []
-    for row in rows:
-        try:
-            if len(row) == 5:
-                seq, timestamp, type_, key, data = row
-                cause = ""
-            else:
-                seq, timestamp, type_, key, data, cause = row
-            name = _types.get(type_) or _type(type_)
-            if not (
-                type(seq) is int
-                and last < seq <= MAX_NUMBER
-                and (type(timestamp) is float or type(timestamp) is int)
-                and type(key) is str
-                and (len(key) <= SURELY_SHORT or not bad_key(key))
-                and type(cause) is str
-                and len(cause) <= MAX_CAUSE
-            ):
-                raise ValueError
-        except (TypeError, ValueError):
-            raise _wrong(row, len(events), last) from None
-        last = seq
-        events.append(arrived(name, data, timestamp, key, cause, source, epoch, seq))
-    return events
-
-
-def _wrong(row: Any, place: int, last: int) -> WireError:
-    """Why the row at `place` is not that of an event after `last`."""
-    full = [*row, ""] if type(row) is list and len(row) == 5 else row
-    if type(full) is not list or len(full) != 6:
-        reason = f"no event: {_shape(row)}"
-    elif type(full[0]) is not int or not last < full[0] <= MAX_NUMBER:
-        reason = "a seq that is not above the one before"
-    elif {*map(type, [*full[2:4], full[5]])} != {str} or type(full[1]) not in (int, float):
-        reason = f"no event: {', '.join(map(_shape, full))}"
-    elif bad_key(full[3]) or len(full[5]) > MAX_CAUSE:
-        reason = f"a key or cause that is too long: {_shape(full[3])}, {_shape(full[5])}"
-    else:
-        reason = f"no type that is sent: {_shape(full[2])}"
-    return WireError(f"row {place}: {reason}")
-
-
-_types: dict[str, str] = {}
-"""Types that were right. A peer cannot fill the memory with what is wrong."""
-
-
-def _type(name: str) -> str:
-    """The type of this name, once found right. Raises TypeError and ValueError for all others."""
-    if bad_type(name) or name.startswith(RESERVED):
-        raise ValueError
-    if len(_types) >= MAX_TYPES:
-        _types.clear()
-    return _types.setdefault(name, known_type(name))
-
-
-def _refuse_deep(rows: list[Any]) -> None:
-    # Each container is a bracket in marshal's bytes too, which take half the time of a walk.
-    level = [row for row in rows if _brackets(marshal.dumps(row, 2)) > MAX_DEPTH]
-    for _ in range(MAX_DEPTH + 1):
-        inner = [item.values() if isinstance(item, dict) else item for item in level]
-        level = [item for items in inner for item in items if isinstance(item, list | dict)]
-    if level:
-        raise WireError(f"data nested more than {MAX_DEPTH} deep")
-
-
-def _brackets(text: bytes) -> int:
-    return text.count(b"[") + text.count(b"{")
 
 
 def _loads(json: bytes) -> Any:
@@ -480,9 +370,3 @@ def _loads(json: bytes) -> Any:
         return orjson.loads(json)
     except orjson.JSONDecodeError as error:
         raise WireError(f"{len(json)} bytes that are not JSON at character {error.pos}") from None
-
-
-def _shape(value: object) -> str:
-    """The kind and length of `value`, never what is in it."""
-    size = f" of length {len(value)}" if isinstance(value, str | list | dict) else ""
-    return f"{type(value).__name__}{size}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from aiobus import Event
-from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Notice, Offer, Overflow
+from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Notice, Offer, Overflow, Sealed
 from aiobus.inbox import make_inbox as make
 
 POLICIES: list[Any] = [*get_args(Overflow)]
@@ -113,6 +113,50 @@ def test_latest_with_more_keys_than_room_throws_away_the_one_first_in_line() -> 
     inbox.offer(b"newer", "T", "1")
     assert inbox.offer(b"3", "T", "3") is Offer.DROPPED
     assert emptied(inbox) == [b"2", b"3"]
+
+
+# What came together from another process.
+
+
+def sealed(count: int) -> Sealed:
+    """Events that nobody may look at before they are taken."""
+
+    def open() -> list[Event[Any]]:
+        raise AssertionError("nobody asked for them")
+
+    return Sealed(count, open)
+
+
+@pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
+def test_what_is_sealed_counts_as_its_events_and_comes_alone(policy: Overflow) -> None:
+    inbox = make(policy, 10)
+    assert isinstance(inbox, FifoInbox)
+    first, second, gap = sealed(3), sealed(2), Notice("gap")
+    inbox.offer(b"1", "T", "")
+    inbox.seal(first)
+    inbox.seal(second)
+    inbox.notify(gap)
+    inbox.offer(b"2", "T", "")
+    taken = []
+    for left in (7, 4, 2, 0):
+        taken.append(inbox.take(PLENTY))
+        assert len(inbox) == left
+    assert taken == [[b"1"], [first], [second], [gap, b"2"]]
+
+
+def test_an_inbox_is_full_of_what_is_sealed() -> None:
+    inbox = FifoInbox(3, Offer.REFUSED)
+    inbox.seal(sealed(3))
+    assert inbox.offer(b"1", "T", "") is Offer.REFUSED
+    inbox.take(0)
+    assert inbox.offer(b"1", "T", "") is Offer.TAKEN
+
+
+def test_a_cleared_inbox_forgets_how_much_was_sealed() -> None:
+    inbox = FifoInbox(3, Offer.REFUSED)
+    inbox.seal(sealed(3))
+    inbox.clear()
+    assert len(inbox) == 0
 
 
 # The latest of each.

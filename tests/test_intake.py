@@ -10,7 +10,7 @@ from aiobus.history import Page, Want
 from aiobus.intake import MAX_UNMET, Intake
 from aiobus.pattern import Query
 from aiobus.sequence import LEFT, PATIENCE, PATIENCE_ALIVE, RETRY, Gap
-from aiobus.transport import Inlet, Source
+from aiobus.transport import Batch, Inlet, Source
 
 DESK = ("desk", 1)
 ROOM = 10
@@ -51,6 +51,13 @@ class Box:
         self.reached: list[float] = []
         self.rests = 0
 
+    @property
+    def appetite(self) -> int:
+        return self.vacancy
+
+    def keep(self, batch: Batch) -> None:
+        self.accept(batch.events())
+
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)
         self.log.extend(event.seq for event in events)
@@ -81,6 +88,10 @@ class Frame:
     def newest(self) -> int:
         return self.seqs[-1] if self.seqs else self.prev
 
+    @property
+    def count(self) -> int:
+        return len(self.seqs)
+
     def events(self) -> list[Event[Any]]:
         return events(*self.seqs)
 
@@ -104,7 +115,7 @@ class Bench:
         self.intake.take(Frame(prev, list(seqs)), started)
 
     def turn(self, after: int, to: int, newest: int, *seqs: int, evicted: int = 0) -> None:
-        self.intake.turn(DESK, Page(after, evicted, to, newest, []), events(*seqs))
+        self.intake.turn(DESK, Page(after, evicted, to, newest, []), Frame(after, list(seqs)))
 
 
 @pytest.fixture
@@ -681,7 +692,7 @@ def test_a_source_that_says_where_the_past_begins_is_confirmed_and_how_far_it_re
     bench.intake = Intake(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
     bench.intake.unconfirmed = frozenset({"desk", "other"})
     bench.intake.meet(DESK, 3, bench.older)
-    bench.intake.turn(DESK, Page(1, 1, 3, 3, [], 7.5), events(2, 3))
+    bench.intake.turn(DESK, Page(1, 1, 3, 3, [], 7.5), Frame(1, [2, 3]))
     assert (bench.box.log, bench.box.reached) == ([2, 3], [7.5])
     assert bench.intake.unconfirmed == {"other"}
 

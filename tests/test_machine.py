@@ -31,7 +31,7 @@ from aiobus.publisher import Publisher
 from aiobus.sequence import EVICTED, Gap
 from aiobus.stream import Stream
 from aiobus.testing import Message
-from aiobus.transport import Inlet
+from aiobus.transport import Batch, Inlet
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.pages import Pages
 from aiobus.wire import Answer, Ask, Frame, Heartbeat, Mark, PageAnswer, PageAsk, Who
@@ -295,7 +295,7 @@ class Process:
                 account = self.boxes[inlet].accounts[source.id]
                 account.heard = max(account.heard, said.newest)
                 was_beginning = source.id in inlet.beginning
-                inlet.turn(source.id, page, said.events())
+                inlet.turn(source.id, page, said.rows)
                 if was_beginning and source.id not in inlet.beginning:
                     self.boxes[inlet].begin(source, said)
             case Mark():
@@ -347,7 +347,7 @@ class Process:
                     self._repeat(link, nonce)
         self._pages.tick(self._clock.now)
         for box in self.boxes.values():
-            if box.vacancy <= 0:
+            if box.appetite <= 0:
                 box.have_patience_anew()  # nobody can answer who was not asked
         self.inlets.tick(self._clock.now, (), ())
         for box in self.boxes.values():
@@ -427,6 +427,13 @@ class Box:
         if account.asked_since is None:
             account.asked_since = self._clock.now
         return self._process.ask_page(inlet, source, want, limit)
+
+    @property
+    def appetite(self) -> int:
+        return self.vacancy if self.vacancy * 2 >= self.room else 0
+
+    def keep(self, batch: Batch) -> None:
+        self.accept(batch.events())
 
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)

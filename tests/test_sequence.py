@@ -18,7 +18,7 @@ from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.sequence import EVICTED, LEFT, PATIENCE, RETRY, UNANSWERED, Cursor, Gap
 from aiobus.stream import Stream
-from aiobus.transport import Inlet, Source
+from aiobus.transport import Batch, Inlet, Source
 from aiobus.wire import Answer, Frame, Mark, PageAnswer, PageAsk, Who
 
 
@@ -770,6 +770,13 @@ class Box:
         self.room = room
         self.logs: dict[str, list[int | Gap]] = defaultdict(list)
 
+    @property
+    def appetite(self) -> int:
+        return self.vacancy
+
+    def keep(self, batch: Batch) -> None:
+        self.accept(batch.events())
+
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)
         for event in events:
@@ -949,7 +956,7 @@ class Lossy:
                 self.intake.meet(desk.source, said.seq, desk.started)
             case PageAnswer():
                 page = Page(said.after, said.evicted, said.to, said.newest, [])
-                self.intake.turn(desk.source, page, said.events())
+                self.intake.turn(desk.source, page, said.rows)
             case Mark():
                 ((_, seq),) = said.streams
                 if self.intake.has(desk.source, seq, started):

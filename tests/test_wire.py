@@ -583,7 +583,7 @@ def test_a_page_is_read_as_it_was_sent(
     assert (read.nonce, read.source, read.epoch) == (nonce, source, epoch)
     assert (read.after, read.evicted, read.to, read.newest, read.reached) == where
     expected = [all_of(event) for event in decode(rows, source, epoch)]
-    assert [all_of(event) for event in read.events()] == expected
+    assert [all_of(event) for event in read.rows.events()] == expected
 
 
 def page_fields(**changed: Any) -> list[Any]:

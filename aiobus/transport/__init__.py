@@ -20,14 +20,15 @@ Source = tuple[str, int]
 
 
 class Batch(Protocol):
-    """Events of one source that belong together: all that it published for one query after `prev`,
-    up to `newest`.
+    """Events of one source that belong together: a frame is all that it published for one query
+    after `prev`, up to `newest`; a page is what it has kept of that. `count`: how many.
     """
 
     source: str
     epoch: int
     prev: int
     newest: int
+    count: int
 
     def events(self) -> list[Event[Any]]:
         """Decoded anew for each who asks, in order of seq."""
@@ -63,8 +64,8 @@ class Inlet(Protocol):
         """A frame with events after `prev` has come: True when it is left, unread."""
         ...
 
-    def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
-        """A page that was asked for has come."""
+    def turn(self, source: Source, page: Page, batch: Batch) -> None:
+        """A page that was asked for has come, with these events."""
         ...
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:

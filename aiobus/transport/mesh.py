@@ -239,14 +239,11 @@ class Mesh:
             self._known.bye(peer)
 
     def _on_page(self, value: PageAnswer) -> None:
-        events = value.events()
-        if events and events[-1].seq > value.to:
-            raise WireError("a page with more than it says")
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
         if (inlet := self._inlets.numbered(value.nonce)) is not None:
             self._pages.answered(inlet, source, elapsed())
-            inlet.turn(source, page, events)
+            inlet.turn(source, page, value.rows)
             self._known.changed.wake()  # it may have begun
         self._marks.acknowledge()
 

@@ -25,7 +25,7 @@ from aiobus.errors import BusClosed, BusError
 from aiobus.transport import fork
 from aiobus.transport.meeting import Meeting, Member
 from aiobus.transport.network import Ears
-from aiobus.turn import Turn
+from aiobus.turn import READER_MESSAGES, READER_SECONDS, Turn
 
 __all__ = ["ZmqNetwork"]
 
@@ -64,7 +64,7 @@ class Drain:
         self._hear = hear
         self._loop = asyncio.get_running_loop()
         self._context = Context()
-        self._turn = Turn()
+        self._turn = Turn(READER_SECONDS, READER_MESSAGES)
         self._is_due = self._is_closed = False
         self._runs = 0
         self.found = 0

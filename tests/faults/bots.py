@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiobus import AsyncEventBus, Event
+from aiobus.peers import GRACE
 from faults.ledger import Ledger
 
 __all__ = ["GAP", "GUEST", "Bot"]
@@ -271,8 +272,10 @@ class Bot:
         self.ledger.ended(*self.source, self.bus.stats().published)
 
     async def complete(self) -> None:
-        """All others have flushed: handle what is here, and say that this is all."""
-        await self.bus.settle()
+        """All others have flushed: handle what is here, and say that this is all. What is missing
+        of one that was killed is said once it counts as having left.
+        """
+        await self.bus.settle(GRACE + 5)
         for label, subscription in self._subscriptions.items():
             self.ledger.complete(label, subscription)
 
