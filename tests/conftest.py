@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,12 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 def pytest_configure() -> None:
     """A shell has its background jobs ignore SIGINT, and so would the bots they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: a fifth of the time a test waits for another process."""
+    return (os.cpu_count() or 1) + 1
 
 
 LEFT_OUT = {"paired": ("[asyncio-tcp", "[uvloop-ipc"), "one_loop": ("[asyncio",)}
