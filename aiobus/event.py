@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from aiobus import clock
 
-__all__ = ["Event", "EventType", "arrived", "event_id", "known_type"]
+__all__ = ["Event", "EventType", "arrived", "event_id"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -44,11 +44,6 @@ class EventType(StrEnum):
 
 
 _KNOWN: dict[str, str] = {member.value: member for member in EventType}
-
-
-def known_type(name: str) -> str:
-    """The `EventType` called `name`, or `name` itself where there is none."""
-    return _KNOWN.get(name, name)
 
 
 @lru_cache(maxsize=1024)

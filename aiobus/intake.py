@@ -17,6 +17,8 @@ from aiobus.transport import Batch, Source, Transport
 
 __all__ = ["Intake"]
 
+PACE = 64
+"""Events asked for at once while others wait to be handed over: a frame's worth."""
 MAX_UNMET = 1024
 """Sources whose frames came before their first answer; more are nobody honest's."""
 
@@ -30,8 +32,8 @@ class Sink(Protocol):
         ...
 
     @property
-    def appetite(self) -> int:
-        """How many events that were missed are to be asked for now, at most `vacancy`."""
+    def is_hungry(self) -> bool:
+        """True while so few events wait that it may ask for all that there is room for."""
         ...
 
     def keep(self, batch: Batch) -> None:
@@ -165,7 +167,7 @@ class Intake:
         if cursor is None or source in self._dead:
             return False
         if source in self.behind and cursor.skip(prev):
-            return True  # it has said so, and asks once there is room, whatever else is left
+            return True  # it asks as events are handed over, whatever else is left
         has_room = self._sink.vacancy > 0
         if not cursor.leave_out(prev, has_room):
             return False
@@ -245,19 +247,25 @@ class Intake:
             for source in self.behind:
                 if source in alive:
                     self._cursors[source].wait_on(now)
-            self.pull()
+            self.pull(has_moved=True)
 
     def confirm(self, name: str) -> None:
         """The query is live at a peer that did not answer in time."""
         self.unconfirmed -= {name}
 
-    def pull(self) -> None:
-        """Ask for what is missing, as far as there is room and nothing is under way."""
+    def pull(self, *, has_moved: bool = False) -> None:
+        """Ask for what is missing, as far as there is room and nothing is under way. While others
+        wait it asks for little, and only when events were handed over or a second has passed
+        (`has_moved`): what comes in bursts holds up what is live.
+        """
         now = elapsed()
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
         for source in due:
             self._granted.pop(source, None)
-        free = self._sink.appetite - sum(self._granted.values())
+        free = self._sink.vacancy
+        if not self._sink.is_hungry:
+            free = min(PACE, free) if has_moved else 0
+        free -= sum(self._granted.values())
         for place, source in enumerate(due):
             cursor = self._cursors[source]
             share = -(-free // (len(due) - place))
@@ -279,5 +287,7 @@ class Intake:
             return
         self._granted.pop(source, None)
         self.behind.pop(source, None)
-        if not self.behind:
+        if self.behind:
+            self.pull()  # what was spoken for is free
+        else:
             self._sink.note_idle()

@@ -181,15 +181,9 @@ class Receiver:
         return self.maxsize
 
     @property
-    def appetite(self) -> int:
-        """How many events that were missed are to be asked for now: none while the inbox is over
-        half full, and few while enough wait there, so that they come as others are handled and not
-        in bursts that hold up what is live.
-        """
-        waiting = len(self._inbox)
-        if waiting * 2 > self.maxsize:
-            return 0
-        return self.vacancy if waiting * 8 < self.maxsize else min(PULL_ROWS, self.vacancy)
+    def is_hungry(self) -> bool:
+        """True while so few events wait that it may ask for all that there is room for."""
+        return not self._is_bounded or len(self._inbox) * 8 < self.maxsize
 
     def keep(self, batch: Batch) -> None:
         """Take events of another bus, which were asked for or there was room for. Where nobody has
@@ -310,10 +304,10 @@ class Receiver:
         return event
 
     def _refill(self) -> bool:
-        if self.is_behind and len(self._inbox) * 2 <= self.maxsize:
-            if self._cursor.behind:
-                self._pull()
-            self.intake.pull()
+        if self.intake.behind:
+            self.intake.pull(has_moved=True)
+        if self._cursor.behind and len(self._inbox) * 2 <= self.maxsize:
+            self._pull()
         for _ in range(64):
             if not len(self._inbox):
                 self._is_overflowing = self.is_behind

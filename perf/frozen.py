@@ -42,9 +42,9 @@ GOAL = 0.9
 GOAL_P99 = 1.5
 SLOWER = 10
 NAP_EVENTS = 20
-"""Events between two naps of the slow one: the timers of both loops are no finer than 1 ms, and a nap
-is then some 3 ms. With 200, what it does between two naps are bursts of 2 to 3 ms on a core that the
-healthy one shares, and its p99 is that of the kernel's time slices (1.8 to 2.3 x on two cores).
+"""Events between two naps of the slow one: the timers of both loops are no finer than 1 ms, and a
+nap is then some 3 ms. With 200, what it does between two naps are bursts of 2 to 3 ms on a core
+that the healthy one shares, and its p99 is that of the kernel's time slices (1.8 to 2.3 x).
 """
 START_SECONDS = 20.0
 ROUND_SECONDS = 30.0

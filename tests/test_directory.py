@@ -663,6 +663,23 @@ async def test_leaving_again_is_nothing(a_bus: MakeBus, desk: Path) -> None:
     assert late.path.is_socket()
 
 
+async def test_a_ctrl_c_while_it_leaves_does_not_keep_its_socket(
+    a_bus: MakeBus, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    unlink = os.unlink
+
+    def ctrl_c(path: str) -> None:
+        monkeypatch.setattr(os, "unlink", unlink)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "unlink", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        await bus.meeting.leave()
+    assert not bus.path.exists()
+
+
 async def test_leaving_without_having_joined_is_nothing(a_bus: MakeBus, place: Path) -> None:
     await a_bus("a").meeting.leave()
     assert os.listdir(place) == []

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiobus import Event, EventType
-from aiobus.event import event_id, known_type
+from aiobus.event import event_id
 
 
 def test_events_are_equal_when_type_data_and_key_are() -> None:
@@ -96,13 +96,3 @@ def test_the_usual_types_are_those_of_a_trading_desk() -> None:
     assert " ".join(EventType) == (
         "NEW_DATA TRADE QUOTE BAR SIGNAL ORDER ACK FILL CANCEL REJECT POSITION RISK HALT"
     )
-
-
-@pytest.mark.parametrize("member", EventType)
-def test_a_known_name_is_its_member(member: EventType) -> None:
-    assert known_type(str(member.value)) is member
-
-
-@pytest.mark.parametrize("name", ["own.type", "trade", "aiobus.gap", ""])
-def test_an_unknown_name_is_itself(name: str) -> None:
-    assert known_type(name) is name

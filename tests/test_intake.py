@@ -7,12 +7,13 @@ import pytest
 
 from aiobus import Event
 from aiobus.history import Page, Want
-from aiobus.intake import MAX_UNMET, Intake
+from aiobus.intake import MAX_UNMET, PACE, Intake
 from aiobus.pattern import Query
 from aiobus.sequence import LEFT, PATIENCE, PATIENCE_ALIVE, RETRY, Gap
 from aiobus.transport import Batch, Inlet, Source
 
 DESK = ("desk", 1)
+OTHER = ("other", 1)
 ROOM = 10
 
 
@@ -46,14 +47,11 @@ class Box:
 
     def __init__(self) -> None:
         self.vacancy = ROOM
+        self.is_hungry = True
         self.log: list[int | Gap] = []
         self.falls = 0
         self.reached: list[float] = []
         self.rests = 0
-
-    @property
-    def appetite(self) -> int:
-        return self.vacancy
 
     def keep(self, batch: Batch) -> None:
         self.accept(batch.events())
@@ -349,6 +347,42 @@ def test_each_source_that_misses_something_is_asked(behind: Bench) -> None:
 def test_what_history_has_forgotten_is_told_before_the_events_that_follow(behind: Bench) -> None:
     behind.turn(4, 9, 9, 8, 9, evicted=7)
     assert behind.box.log == [Gap(4, 7, "history no longer holds it"), 8, 9]
+
+
+# How much is asked for, and when.
+
+
+def test_while_enough_wait_little_is_asked_for_and_only_as_they_are_handed_over(
+    behind: Bench,
+) -> None:
+    behind.asked.take()
+    behind.box.is_hungry, behind.box.vacancy = False, 10 * PACE
+    behind.turn(4, 6, 9, 5, 6)
+    assert behind.asked.take() == []
+    behind.intake.pull(has_moved=True)
+    assert behind.asked.take() == [(DESK, 6, PACE)]
+    behind.turn(6, 8, 9, 7, 8)
+    behind.clock.now += RETRY
+    behind.intake.tick(())
+    assert behind.asked.take() == [(DESK, 8, PACE)]
+
+
+def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_all(met: Bench) -> None:
+    met.intake.meet(OTHER, 4, met.older)
+    met.intake.meet(DESK, 9, met.older)
+    met.intake.meet(OTHER, 9, met.older)
+    assert met.asked.take() == [(DESK, 4, ROOM)]
+    met.turn(4, 9, 9)
+    assert met.asked.take() == [(OTHER, 4, ROOM)]
+
+
+def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_left(met: Bench) -> None:
+    met.intake.meet(OTHER, 4, met.older)
+    met.intake.meet(DESK, 9, met.older)
+    met.intake.meet(OTHER, 9, met.older)
+    met.asked.take()
+    met.intake.leave(DESK)
+    assert met.asked.take() == [(OTHER, 4, ROOM)]
 
 
 def give_up(bench: Bench) -> None:

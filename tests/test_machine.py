@@ -347,7 +347,7 @@ class Process:
                     self._repeat(link, nonce)
         self._pages.tick(self._clock.now)
         for box in self.boxes.values():
-            if box.appetite <= 0:
+            if box.vacancy <= 0:
                 box.have_patience_anew()  # nobody can answer who was not asked
         self.inlets.tick(self._clock.now, (), ())
         for box in self.boxes.values():
@@ -429,8 +429,8 @@ class Box:
         return self._process.ask_page(inlet, source, want, limit)
 
     @property
-    def appetite(self) -> int:
-        return self.vacancy if self.vacancy * 2 >= self.room else 0
+    def is_hungry(self) -> bool:
+        return self.vacancy == self.room
 
     def keep(self, batch: Batch) -> None:
         self.accept(batch.events())
@@ -471,7 +471,7 @@ class Box:
 
     def read(self, count: int) -> None:
         self.vacancy = min(self.room, self.vacancy + count)
-        self.intake.pull()
+        self.intake.pull(has_moved=True)
 
     def silently_lost(self, source: Source, upto: int) -> list[int]:
         """What it is owed of a source up to a seq, and was neither handed nor told of."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event
-from aiobus.receiver import PULL_ROWS, Receiver
+from aiobus.receiver import Receiver
 
 
 class Batch:
@@ -24,6 +24,17 @@ class Batch:
     def events(self) -> list[Event[Any]]:
         self.decoded += 1
         return [Event("A", seq, 0.0, key="k", source="desk", epoch=7, seq=seq) for seq in self.seqs]
+
+
+class Asked:
+    """A transport that nobody answers."""
+
+    def __init__(self) -> None:
+        self.limits: list[int] = []
+
+    def ask(self, inlet: object, source: object, want: object, limit: int) -> bool:
+        self.limits.append(limit)
+        return False
 
 
 async def receiver(bus: AsyncEventBus, **keywords: Any) -> Receiver:
@@ -73,16 +84,39 @@ async def test_where_the_events_decide_they_are_looked_at_on_arrival(
     assert (popped(box), batch.decoded) == (seqs, 1)
 
 
-async def test_of_what_was_missed_less_is_asked_for_the_more_waits(bus: AsyncEventBus) -> None:
-    box = await receiver(bus, maxsize=1024)
-    wishes = []
-    for count in (127, 1, 384, 1):
-        wishes.append(box.appetite)
+@pytest.mark.parametrize(
+    ("keywords", "wishes"),
+    [
+        ({"maxsize": 1024}, [True, True, False]),
+        ({"maxsize": 1024, "overflow": "block"}, [True, True, False]),
+        ({"maxsize": 1}, [True, False, False]),
+        ({"maxsize": 8}, [True, False, False]),
+        # Full is how these are all day, and they lose nothing of what they ask for by it.
+        ({"maxsize": 1024, "overflow": "latest"}, [True, True, True]),
+        ({"maxsize": 8, "overflow": "drop_oldest"}, [True, True, True]),
+    ],
+)
+async def test_it_is_hungry_until_an_eighth_waits_if_its_room_has_a_bound(
+    bus: AsyncEventBus, keywords: dict[str, Any], wishes: list[bool]
+) -> None:
+    box = await receiver(bus, **keywords)
+    seen = []
+    for count in (127, 1):
+        seen.append(box.is_hungry)
         box.keep(Batch(*range(1, 1 + count)))
-    assert [*wishes, box.appetite] == [1024, 897, PULL_ROWS, PULL_ROWS, 0]
+    assert [*seen, box.is_hungry] == wishes
 
 
-@pytest.mark.parametrize("maxsize", [1, 2, 3])
-async def test_the_smallest_inbox_asks_when_it_is_empty(bus: AsyncEventBus, maxsize: int) -> None:
-    box = await receiver(bus, maxsize=maxsize)
-    assert box.appetite == maxsize
+async def test_what_others_have_is_asked_for_beside_what_is_missing_of_the_own(
+    bus: AsyncEventBus,
+) -> None:
+    box = await receiver(bus, maxsize=128)
+    asked = Asked()
+    box.intake._transport = asked  # type: ignore[assignment]
+    for number in range(1000):
+        bus.publish_nowait(Event("A", number))
+    box.intake.meet(("desk", 7), 0, 0.0)
+    box.intake.meet(("desk", 7), 5000, 0.0)
+    for _ in range(300):
+        box.pop()
+    assert asked.limits[0] > 0, "the own history fills the inbox again and again"

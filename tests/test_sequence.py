@@ -768,11 +768,8 @@ class Box:
     def __init__(self, room: int) -> None:
         self.vacancy = room
         self.room = room
+        self.is_hungry = True
         self.logs: dict[str, list[int | Gap]] = defaultdict(list)
-
-    @property
-    def appetite(self) -> int:
-        return self.vacancy
 
     def keep(self, batch: Batch) -> None:
         self.accept(batch.events())

@@ -206,11 +206,10 @@ class Directory:
         return alive
 
     def _withdraw(self) -> None:
-        """Remove our socket. Mostly with the lock; again: nothing."""
-        own, self._own = self._own, None
-        if own is None:
+        """Remove our socket. Mostly with the lock; again: nothing, unless a Ctrl-C came between."""
+        if self._own is None:
             return
-        path, identity = own
+        path, identity = self._own
         try:
             if _identity(path) == identity:
                 os.unlink(path)
@@ -218,6 +217,7 @@ class Directory:
             pass  # libzmq removes it, or not, when it closes the socket
         except OSError as error:
             log.warning("%s could not be removed: %s", path, error.strerror)
+        self._own = None
 
     def _remove(self) -> None:
         """Remove the directory if it is ours to remove and empty."""

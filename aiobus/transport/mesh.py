@@ -335,6 +335,16 @@ class Mesh:
         """Say bye behind the data and end all links. Returns nobody: `flush` has told who is
         missing.
         """
+        try:
+            self._say_bye()
+        finally:  # wherever a Ctrl-C falls, or the socket of this bus would outlive it
+            try:
+                await self._network.close(timeout)
+            finally:
+                self._links = None
+        return ()
+
+    def _say_bye(self) -> None:
         self._is_closing = True
         self._rounds.end()
         if self._links is not None:
@@ -347,8 +357,3 @@ class Mesh:
             seq = self._publisher.seq
             self._network.send(heartbeat(self.me.name, self.me.epoch, seq, leaving=True))
             self._streams.close_all()
-        try:
-            await self._network.close(timeout)
-        finally:
-            self._links = None
-        return ()

@@ -298,11 +298,12 @@ class ZmqNetwork:
         """Leave the meeting, close the sockets, and end the context in a thread of its own, since
         that waits for what was sent to leave; what takes longer than `timeout` goes on without us.
         """
-        context, self._context = self._context, None
+        context = self._context
         if context is None:
             return
-        self._connected.clear()
         try:
+            self._context = None
+            self._connected.clear()
             await self._meeting.leave()
         finally:
             linger = min(timeout, LINGER)

@@ -122,3 +122,24 @@ def test_ctrl_c_in_the_middle_of_closing_leaves_nothing_open(tmp_path: Path) -> 
         logging.getLogger("aiobus").removeHandler(handler)
     assert ended == ["T"]
     assert not meeting.exists() or not list(meeting.iterdir())
+
+
+def test_ctrl_c_while_it_says_bye_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = tmp_path / "d"
+    meeting.mkdir(mode=0o700)
+
+    async def main() -> None:
+        async with AsyncEventBus(f"ipc://{meeting}", name="bot") as bus:
+            await bus.subscribe("T", print)
+
+            def ctrl_c(message: bytes) -> None:
+                monkeypatch.undo()
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(bus._transport._network, "send", ctrl_c)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert not list(meeting.iterdir())
