@@ -61,7 +61,7 @@ class Rows:
 
 
 def _check(json: bytes, last: int, rows: list[Any]) -> int:
-    """The number of the last of `rows`, or `last`, above which theirs rise. Every event received
+    """The number of the last of `rows`, or `last`, above which theirs rise. Every event taken
     goes through this loop, so it asks only whether all is right; what is not, `_wrong` says.
     """
     # Each row has a bracket, and more than MAX_DEPTH others it takes to be too deep.

@@ -12,7 +12,7 @@ __all__ = [
 ]  # fmt: skip
 
 EVENTS = 64
-"""Of a turn that publishes or reads: a full frame."""
+"""Of a turn that publishes, or consumes a stream: a full frame."""
 HANDLER_EVENTS = 2 * EVENTS
 """A handler's turn is longer, or it falls behind a publisher that does nothing else."""
 TURN_SECONDS = 0.0005

@@ -148,6 +148,7 @@ GOALS = [
         is_least=False,
         unit=" ms",
     ),
+    Goal("quotes/s beside the halts", _plain(HALT, MINE, "rate"), 47_500, unit=""),
     Goal("halts lost", _plain(HALT, MINE, "lost"), 0.0, is_least=False, unit=""),
     Goal(
         "switched-off logging beside none",

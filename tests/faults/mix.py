@@ -35,6 +35,12 @@ class Samples:
         return over / sum((each[0] - mean) ** 2 for each in half) * 60 / MIB
 
 
+MOST_GROWTH = 2.0
+"""MiB per minute of a process that stays: the bots themselves write down each event they handle."""
+MOST_FILES = 8
+"""Descriptors more at the end than at the beginning: of victims that are just being missed."""
+
+
 class Mix:
     """A feed and a watcher that stay, and three victims, each of which publishes and listens."""
 
@@ -97,6 +103,14 @@ class Mix:
         """From a fault that has ended: all have what the feed has published."""
         await self._desk.recovered(healed, [self._feed], [self._watcher, *self._victims])
         await self._feed.do("load", 1_000)
+
+    def check(self) -> None:
+        """Raise AssertionError where a process that stays goes on growing."""
+        for name, samples in self.samples.items():
+            files = [each[2] for each in samples.taken]
+            growth = samples.growth()
+            assert growth <= MOST_GROWTH, f"{name} grows by {growth:.2f} MiB a minute"
+            assert files[-1] <= files[0] + MOST_FILES, f"{name} keeps {files[-1]} descriptors"
 
     async def _kill(self) -> None:
         victim = self._victims.pop(self._desk.dice.randrange(3))

@@ -7,6 +7,7 @@ recorded with its seed and its ledgers are kept; the soak goes on, and ends with
 import asyncio
 import os
 import random
+import subprocess
 import sys
 import time
 from importlib import import_module
@@ -80,15 +81,23 @@ async def mix(seconds: float, chosen: int) -> tuple[Result, Mix | None]:
             verdict = await table.finish()
             result.add(verdict, table)
             verdict.check()
+            mixed.check()
     except Exception as error:  # noqa: BLE001 - recorded like any other
         result.fail("failure", f"mix, seed {chosen}: {type(error).__name__}: {error}; {where}")
     return result, mixed
 
 
+def current_commit() -> str:
+    """What is about to be soaked; whatever is committed meanwhile is not."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 async def main() -> bool:
     """Soak, write the results down, and tell whether all was well."""
     minutes = float(os.environ.get("SOAK_MINUTES", "inf"))
-    chosen, begun = seed(), time.time()
+    chosen, begun, commit = seed(), time.time(), current_commit()
     everything = scenarios()
     unit = minutes * 60 * (1 - MIX_SHARE) / sum(each.weight for each in everything)
     results = {}
@@ -101,7 +110,7 @@ async def main() -> bool:
     seconds = min(MIX_SECONDS, minutes * 60 * MIX_SHARE)
     mixed = await mix(seconds, chosen)
     print(f"mix: {mixed[0]}", *mixed[0].failures, sep="\n", flush=True)  # noqa: T201
-    text = render(results, mixed, seconds, chosen, begun)
+    text = render(results, mixed, seconds, chosen, begun, commit)
     Path(__file__).with_name("RESULTS.md").write_text(text)
     return not any(each.failures for each in [*results.values(), mixed[0]])
 

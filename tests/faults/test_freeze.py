@@ -28,6 +28,26 @@ async def subscriber_is_frozen(desk: Desk) -> None:
     await desk.recovered(victim.thaw(), [publisher], [victim])
 
 
+@scenario("SIGSTOP of a subscriber whose policies drop", soak=20, at_once=2)
+async def dropping_subscriber_is_frozen(desk: Desk) -> None:
+    """Each inbox drops by its own rule, and counts it; one that may not drop has everything."""
+    publisher, victim = await desk.bots("publisher", "victim")
+    policies = {
+        "oldest": {"overflow": "drop_oldest", "maxsize": 64},
+        "latest": {"overflow": "latest", "maxsize": 64},
+        "waits": {"overflow": "block", "maxsize": 64},
+    }
+    for label, policy in policies.items():
+        await victim.do("hear", "T", label, **policy)
+    await publisher.do("load", 1_000, "T", 16)
+    await victim.do("until_handled", 300)
+    await victim.freeze()
+    await publisher.do("bursts", 40, 250, "T", 16)
+    healed = victim.thaw()
+    for label in policies:
+        await desk.recovered(healed, [publisher], [victim], label)
+
+
 @scenario("SIGSTOP of a publisher", soak=20, at_once=4, weight=2)
 async def publisher_is_frozen(desk: Desk) -> None:
     """It goes on where it stopped."""
@@ -88,7 +108,9 @@ async def gateway_is_frozen(desk: Desk) -> None:
 
 
 async def test_whoever_was_frozen_or_blocked_catches_up_within_3_s() -> None:
-    await prove(subscriber_is_frozen, publisher_is_frozen, loop_is_blocked)
+    await prove(
+        subscriber_is_frozen, dropping_subscriber_is_frozen, publisher_is_frozen, loop_is_blocked
+    )
 
 
 async def test_a_frozen_order_gateway_is_handed_no_stale_order() -> None:
