@@ -8,6 +8,7 @@ import time
 
 from faults.desk import Desk
 from faults.scenario import MIXED, prove, scenario
+from faults.signs import TAKE, WATCH
 
 pytestmark = MIXED
 
@@ -69,8 +70,11 @@ async def publisher_is_frozen(desk: Desk) -> None:
 
 @scenario("a handler blocks the loop for 5 s", soak=20, at_once=4, weight=2)
 async def loop_is_blocked(desk: Desk) -> None:
-    """The others go on; it has everything soon after."""
+    """The others go on, and neither leave it for dead nor make its link anew; it has everything
+    soon after.
+    """
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
+    await other.actor(WATCH)
     for each in (victim, other):
         await each.do("hear", ["T", "V"])
     await publisher.do("load", 1_000)
@@ -86,6 +90,7 @@ async def loop_is_blocked(desk: Desk) -> None:
     healed = time.monotonic()
     await victim.do("burst", 100, "V")
     await desk.recovered(healed, [publisher, victim], [victim, other])
+    assert [kind for kind, _ in await other.actor(TAKE) if kind in ("peer_left", "relink")] == []
 
 
 @scenario("a frozen order gateway with max_age=2", soak=20, at_once=4, weight=2)

@@ -18,6 +18,7 @@ from aiobus.transport.zmq import RETRANSMIT, TCP_RTO_MAX_MS
 from faults.desk import LOOPS, Desk, Process
 from faults.namespaces import Wire, move, why_not
 from faults.scenario import Scenario, prove, scenario
+from faults.signs import TAKE, WATCH
 
 pytestmark = [
     pytest.mark.usefixtures("no_task_is_left"),
@@ -31,22 +32,6 @@ LONG = 10.0
 HOSTS = FIRST_HOST, SECOND_HOST = "127.77.0.1", "127.77.0.2"
 _ports = count(7001)
 
-WATCH = """
-import logging, time
-self.signs = []
-class Watch(logging.Handler):
-    def emit(watch, record):
-        if "links anew" in record.getMessage():
-            self.signs.append(["relink", time.monotonic()])
-        elif "no connection to" in record.getMessage():
-            self.signs.append(["unmet", time.monotonic()])
-logging.getLogger("aiobus.transport").setLevel(logging.DEBUG)
-logging.getLogger("aiobus.transport").addHandler(Watch())
-logging.getLogger("aiobus.transport").propagate = False
-async def on_event(event):
-    self.signs.append([event.type.removeprefix("aiobus."), time.monotonic()])
-await bus.subscribe(["aiobus.stale", "aiobus.peer_left", "aiobus.peer_joined"], on_event)
-"""
 LENIENT_UNTIL = "return bus._transport._links._lenient_until"
 
 
@@ -65,8 +50,7 @@ class Pair:
 
     async def signs(self) -> list[list[list[Any]]]:
         """What each has said of the other since it was asked last."""
-        take = "signs, self.signs = self.signs, []; return signs"
-        return [await bot.actor(take) for bot in self.bots]
+        return [await bot.actor(TAKE) for bot in self.bots]
 
     async def cut(self, directions: Collection[int], seconds: float) -> None:
         """Cut the wire for so long, under load, and see that both recover."""
