@@ -53,6 +53,7 @@ class Life:
         self._cancels_before: int | None = None
         self._over = asyncio.Event()
         self._closing: asyncio.Task[list[str]] | None = None
+        self._has_begun = False
         _lives.add(self)
 
     def settle_here(self) -> asyncio.AbstractEventLoop:
@@ -158,18 +159,39 @@ class Life:
     async def close(self, shut: Callable[[], Coroutine[Any, Any, list[str]]]) -> list[str]:
         """Run `shut` once, in a task of its own, and return what it does; again: what it did.
 
-        Cancelling stops the waiting only.
+        Cancelling stops the waiting only. A Ctrl-C falls anywhere, and a loop that ends for it
+        cancels every task, this one perhaps before it has begun: whoever waits then does its work.
         """
         if self.state is State.NEW:
             self.end()
         if self._closing is None and self.state is State.CLOSED:
             return []
         self.check_loop()
-        if self._closing is None and self.loop is not None:
-            self.state = State.CLOSING
-            name = f"aiobus {self.name} close"
-            self._closing = self.loop.create_task(shut(), name=name, context=Context())
-        return [] if self._closing is None else await asyncio.shield(self._closing)
+        try:
+            if self._closing is None and self.loop is not None:
+                self.state = State.CLOSING
+                name, work = f"aiobus {self.name} close", self._begin(shut)
+                self._closing = self.loop.create_task(work, name=name, context=Context())
+            return [] if self._closing is None else await asyncio.shield(self._closing)
+        except BaseException as error:
+            if self._is_cut_off:
+                await shut()
+            elif isinstance(error, KeyboardInterrupt) and self._closing is not None:
+                await asyncio.wait([self._closing])
+            raise
+
+    async def _begin(self, shut: Callable[[], Coroutine[Any, Any, list[str]]]) -> list[str]:
+        self._has_begun = True
+        return await shut()
+
+    @property
+    def _is_cut_off(self) -> bool:
+        """True when the closing will not come to its end by itself."""
+        closing = self._closing
+        if closing is None or not self._has_begun:
+            return closing is None or closing.cancelling() > 0 or closing.done()
+        is_over = closing.done() and not closing.cancelled()
+        return is_over and isinstance(closing.exception(), KeyboardInterrupt)
 
     async def wait_closed(self) -> None:
         """Wait until the bus has closed; raise the failure if one ended it."""

@@ -336,8 +336,12 @@ class Mesh:
         missing.
         """
         try:
-            self._say_bye()
-        finally:  # wherever a Ctrl-C falls, or the socket of this bus would outlive it
+            try:
+                self._say_bye()
+            except BaseException:  # a Ctrl-C; the others are to hear of the end all the same
+                self._say_bye()
+                raise
+        finally:
             try:
                 await self._network.close(timeout)
             finally:

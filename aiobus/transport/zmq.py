@@ -298,25 +298,25 @@ class ZmqNetwork:
         """Leave the meeting, close the sockets, and end the context in a thread of its own, since
         that waits for what was sent to leave; what takes longer than `timeout` goes on without us.
         """
-        context = self._context
-        if context is None:
-            return
+        context, self._context = self._context, None
+        self._connected.clear()
         try:
-            self._context = None
-            self._connected.clear()
             await self._meeting.leave()
         finally:
-            linger = min(timeout, LINGER)
-            for drain in reversed(self._drains):
-                drain.close(linger if drain is self._up else 0)
-            ended = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            Thread(target=_end, args=(context, loop, ended), name="aiobus end", daemon=True).start()
-            try:
-                async with asyncio.timeout(linger + TERM):
-                    await ended.wait()
-            except TimeoutError:
-                log.warning("ZeroMQ takes longer than %g s to end", linger + TERM)
+            if context is not None:
+                await self._term(context, min(timeout, LINGER))
+
+    async def _term(self, context: "zmq.asyncio.Context", linger: float) -> None:
+        for drain in reversed(self._drains):
+            drain.close(linger if drain is self._up else 0)
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        Thread(target=_end, args=(context, loop, ended), name="aiobus end", daemon=True).start()
+        try:
+            async with asyncio.timeout(linger + TERM):
+                await ended.wait()
+        except TimeoutError:
+            log.warning("ZeroMQ takes longer than %g s to end", linger + TERM)
 
 
 def _end(

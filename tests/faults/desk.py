@@ -146,6 +146,8 @@ class Desk:
         self.folder = folder
         self.dice = dice
         self.scale = scale
+        self.aborted: set[str] = set()
+        """Processes that a signal ended, other than by `kill`: they may have said no bye."""
         self.recoveries: list[float] = []
         """Seconds from the end of a fault until all was there: 3 at most are promised."""
         self.size = ""
@@ -235,7 +237,7 @@ class Desk:
         paths = sorted(self.folder.glob("*.jsonl"))
         verdict = await asyncio.to_thread(judge, map(read, paths))
         # One that was killed is named until it counts as having left.
-        dead = {each.name for each in self._processes if each.is_killed}
+        dead = self.aborted | {each.name for each in self._processes if each.is_killed}
         for names in missing:
             if not dead.issuperset(each for each in names if not each.startswith(GUEST)):
                 verdict.accuse("unconfirmed", f"{names} did not confirm, and only {dead} are dead")

@@ -81,6 +81,8 @@ async def bot_is_interrupted_twice(desk: Desk) -> None:
     is_closed = kind == "handled" and code == 0
     is_told = kind == "handled" and code == 1 and errors.endswith(b"bot was interrupted\n")
     is_interrupted = code == -signal.SIGINT
+    if is_interrupted:
+        desk.aborted.add("bot")
     assert is_closed or is_told or is_interrupted, f"{kind}: exit code {code}: {errors!r}"
 
 
@@ -143,3 +145,45 @@ def test_ctrl_c_while_it_says_bye_leaves_nothing_open(
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
     assert not list(meeting.iterdir())
+
+
+async def test_after_ctrl_c_while_it_says_bye_the_others_hear_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = tmp_path / "d"
+    meeting.mkdir(mode=0o700)
+    async with AsyncEventBus(f"ipc://{meeting}", name="peer") as peer:
+        async with peer.stream("aiobus.peer_left") as ends:
+            bot = AsyncEventBus(f"ipc://{meeting}", name="bot")
+            await bot.start()
+
+            def ctrl_c(message: bytes) -> None:
+                monkeypatch.undo()
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(bot._transport._network, "send", ctrl_c)
+            with pytest.raises(KeyboardInterrupt):
+                await bot._transport.close(1.0)
+            assert (await anext(ends)).data["reason"] == "it closed"
+        await bot.close()
+
+
+async def test_a_closing_that_is_cancelled_before_it_begins_is_done_all_the_same(
+    tmp_path: Path,
+) -> None:
+    """As a loop does it that ends for a Ctrl-C: it cancels every task."""
+    meeting = tmp_path / "d"
+    meeting.mkdir(mode=0o700)
+    bot = AsyncEventBus(f"ipc://{meeting}", name="bot")
+    await bot.start()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    closing = asyncio.create_task(bot.close())
+    await asyncio.sleep(0)
+    made = asyncio.all_tasks() - others - {asyncio.current_task()}
+    assert len(made) == 2
+    for task in made:
+        task.cancel()
+    await asyncio.wait(made)
+    assert closing.cancelled()
+    assert not list(meeting.iterdir())
+    assert bot.stats().peers == ()
