@@ -262,6 +262,8 @@ class History:
                 walks += [_walk(ring, ring.of_key(key, after, upto)) for key in query.keys]
             else:
                 walks.append(_walk(ring, ring.between(after, upto)))
+        if len(walks) == 1:
+            return walks[0]
         return merge(*walks, key=lambda found: found[0])
 
 

@@ -18,7 +18,7 @@ from aiobus.delivery import Delivery, Gate
 from aiobus.event import Event
 from aiobus.history import Since, Want
 from aiobus.inbox import FifoInbox, Item, Notice, Offer, Sealed, make_inbox
-from aiobus.intake import Intake
+from aiobus.intake import PACE, Intake
 from aiobus.pattern import RESERVED, read_query
 from aiobus.publisher import Publisher
 from aiobus.reports import GAP, Reports
@@ -175,10 +175,11 @@ class Receiver:
     def vacancy(self) -> int:
         """How many more events of other buses are welcome. Only "catch_up" and "block" ever have
         none: publishers of other processes do not wait, so the events are left to their history.
+        The others take any number, or a small inbox would catch up by as small pages, for ever.
         """
         if self._is_bounded:
             return self.maxsize - self.pending
-        return self.maxsize
+        return max(self.maxsize, PACE)
 
     @property
     def is_hungry(self) -> bool:

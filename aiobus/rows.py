@@ -64,9 +64,6 @@ def _check(json: bytes, last: int, rows: list[Any]) -> int:
     """The number of the last of `rows`, or `last`, above which theirs rise. Every event taken
     goes through this loop, so it asks only whether all is right; what is not, `_wrong` says.
     """
-    # Each row has a bracket, and more than MAX_DEPTH others it takes to be too deep.
-    if _brackets(json) - len(rows) > MAX_DEPTH:
-        _refuse_deep(rows)
     for place, row in enumerate(rows):
         try:
             if len(row) == 5:
@@ -87,6 +84,7 @@ def _check(json: bytes, last: int, rows: list[Any]) -> int:
         except (TypeError, ValueError):
             raise _wrong(row, place, last) from None
         last = seq
+    _refuse_deep(json, rows)
     return last
 
 
@@ -120,7 +118,12 @@ def _note_type(name: str) -> bool:
     return is_right
 
 
-def _refuse_deep(rows: list[Any]) -> None:
+def _refuse_deep(json: bytes, rows: list[Any]) -> None:
+    # Each row has a bracket, most have one more for their data, and MAX_DEPTH others it takes to be
+    # too deep. Counting the former takes a tenth of looking into each row.
+    others = _brackets(json) - len(rows)
+    if others <= MAX_DEPTH or others - sum(type(row[4]) is dict for row in rows) < MAX_DEPTH:
+        return
     # Each container is a bracket in marshal's bytes too, which take half the time of a walk.
     level = [row for row in rows if _brackets(marshal.dumps(row, 2)) > MAX_DEPTH]
     for _ in range(MAX_DEPTH + 1):

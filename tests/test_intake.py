@@ -46,7 +46,7 @@ class Box:
     """A subscription that writes down what it is handed and told, in order."""
 
     def __init__(self) -> None:
-        self.vacancy = ROOM
+        self.vacancy = self.maxsize = ROOM
         self.is_hungry = True
         self.log: list[int | Gap] = []
         self.falls = 0
@@ -365,6 +365,21 @@ def test_while_enough_wait_little_is_asked_for_and_only_as_they_are_handed_over(
     behind.clock.now += RETRY
     behind.intake.tick(())
     assert behind.asked.take() == [(DESK, 8, PACE)]
+
+
+@pytest.mark.parametrize(("maxsize", "enough"), [(10 * PACE, PACE), (20, 10), (1, 1)])
+def test_while_others_wait_it_asks_once_there_is_room_for_a_page_or_half_of_the_inbox_is_free(
+    behind: Bench, maxsize: int, enough: int
+) -> None:
+    behind.asked.take()
+    behind.clock.now += RETRY
+    behind.box.is_hungry, behind.box.maxsize = False, maxsize
+    behind.box.vacancy = enough - 1
+    behind.intake.pull(has_moved=True)
+    assert behind.asked.take() == []
+    behind.box.vacancy = enough
+    behind.intake.pull(has_moved=True)
+    assert behind.asked.take() == [(DESK, 4, enough)]
 
 
 def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_all(met: Bench) -> None:

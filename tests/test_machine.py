@@ -397,7 +397,7 @@ class Box:
     ) -> None:
         self.query = query
         self.since = since
-        self.room = self.vacancy = room
+        self.room = self.maxsize = self.vacancy = room
         self.made = clock.now
         self.accounts: dict[tuple[str, int], Account] = defaultdict(self._account)
         self._process = process

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event
+from aiobus.intake import PACE
 from aiobus.receiver import Receiver
 
 
@@ -105,6 +106,15 @@ async def test_it_is_hungry_until_an_eighth_waits_if_its_room_has_a_bound(
         seen.append(box.is_hungry)
         box.keep(Batch(*range(1, 1 + count)))
     assert [*seen, box.is_hungry] == wishes
+
+
+@pytest.mark.parametrize(("overflow", "welcome"), [("latest", PACE), ("drop_oldest", PACE)])
+async def test_an_inbox_that_drops_catches_up_by_whole_pages_however_small_it_is(
+    bus: AsyncEventBus, overflow: str, welcome: int
+) -> None:
+    box = await receiver(bus, overflow=overflow, maxsize=1)
+    box.keep(Batch(*range(1, 4)))
+    assert (box.vacancy, popped(box), box.stats.dropped + box.stats.conflated) == (welcome, [3], 2)
 
 
 async def test_what_others_have_is_asked_for_beside_what_is_missing_of_the_own(

@@ -766,7 +766,7 @@ class Box:
     """A subscription with room for few events, which writes down what it is handed and told."""
 
     def __init__(self, room: int) -> None:
-        self.vacancy = room
+        self.vacancy = self.maxsize = room
         self.room = room
         self.is_hungry = True
         self.logs: dict[str, list[int | Gap]] = defaultdict(list)

@@ -434,18 +434,23 @@ def test_a_message_without_a_topic_is_refused(message: bytes) -> None:
 # Depth.
 
 
-def deep_frame(data: bytes, others: int = 0) -> bytes:
-    rows = [orjson.dumps(row(seq=seq)) for seq in range(1, others + 1)]
+def deep_frame(data: bytes, others: int = 0, other: object = 1) -> bytes:
+    rows = [orjson.dumps(row(seq=seq, data=other)) for seq in range(1, others + 1)]
     return frame(topic("T"), "desk", 7, 0, [*rows, b'[%d,1.5,"T","",%b]' % (others + 1, data)])
 
 
 @pytest.mark.parametrize("others", [0, 1, 500])
-def test_data_nested_100_deep_arrives_and_deeper_data_is_refused(others: int) -> None:
-    read = read_down(deep_frame(nested(100), others), ME)
-    assert isinstance(read, Frame)
-    assert orjson.dumps(read.events()[-1].data) == nested(100)
-    said = refusal(lambda: read_down(deep_frame(nested(101), others), ME))
-    assert said == "data nested more than 100 deep"
+@pytest.mark.parametrize("other", [1, {"price": 1.5}, [1], {"bids": [[1, 2]]}])
+def test_data_nested_100_deep_arrives_and_deeper_data_is_refused(
+    others: int, other: object
+) -> None:
+    for deepest in (nested(100), b'{"a":' * 100 + b"1" + b"}" * 100):
+        read = read_down(deep_frame(deepest, others, other), ME)
+        assert isinstance(read, Frame)
+        assert orjson.dumps(read.events()[-1].data) == deepest
+    for deeper in (nested(101), b'{"a":' * 101 + b"1" + b"}" * 101):
+        said = refusal(lambda deeper=deeper: read_down(deep_frame(deeper, others, other), ME))
+        assert said == "data nested more than 100 deep"
 
 
 def test_the_codec_sends_just_as_deep_as_is_read() -> None:

@@ -36,7 +36,7 @@ async def dropping_subscriber_is_frozen(desk: Desk) -> None:
     policies = {
         "oldest": {"overflow": "drop_oldest", "maxsize": 64},
         "latest": {"overflow": "latest", "maxsize": 64},
-        "waits": {"overflow": "block", "maxsize": 64},
+        "waits": {"overflow": "block", "maxsize": 1_024},
     }
     for label, policy in policies.items():
         await victim.do("hear", "T", label, **policy)
