@@ -87,15 +87,16 @@ class AsyncEventBus:
         raising = self._fail if on_error == "raise" else None
         self._reports = Reports(self._publisher, raising)
         # A test must not depend on how fast the machine is: turns are counted in events alone.
-        turn_seconds = TURN_SECONDS if raising is None else math.inf
+        is_timed = raising is None
         self._subscriptions = Subscriptions(
             self._publisher,
             self._reports,
             self._transport,
             self._life,
-            turn_seconds,
+            is_timed=is_timed,
         )
-        self._outgoing = Outgoing(self._life, self._publisher, self._reports, Turn(turn_seconds))
+        turn = Turn(TURN_SECONDS if is_timed else math.inf)
+        self._outgoing = Outgoing(self._life, self._publisher, self._reports, turn)
         self._requests = Requests(self._subscriptions, self._outgoing.route, self._outgoing.commit)
         self._registered: list[tuple[Callback, Terms]] = []
 

@@ -154,7 +154,8 @@ def _inside(delivery: Delivery | None) -> Delivery | None:
 
 def current() -> Delivery | None:
     """The delivery this code was started from, finished or not; None outside of all."""
-    return _inside(_current.get())
+    delivery = _current.get()
+    return _inside(delivery) if type(delivery) is StreamBody else delivery
 
 
 def holding() -> list[Delivery]:

@@ -156,6 +156,9 @@ class FifoInbox:
 
     def take(self, max_bytes: int) -> list[Item]:
         items = self._items
+        if items and type(first := items[0]) is Sealed:
+            self._sealed -= first.count - 1
+            return [items.popleft()]
         head = list(islice(items, self._batch))
         sizes = [
             len(item)
@@ -172,8 +175,6 @@ class FifoInbox:
         else:
             for _ in head:
                 items.popleft()
-        if head and type(first := head[0]) is Sealed:
-            self._sealed -= first.count - 1
         return head
 
     def clear(self) -> None:

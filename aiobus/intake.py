@@ -17,9 +17,10 @@ from aiobus.transport import Batch, Source, Transport
 
 __all__ = ["Intake"]
 
-PACE = 256
-"""Events asked for at once while others wait to be handed over. With 64, what a round trip takes
-between busy processes bounds a recovery: 10,000 events took 4 s on two shared cores.
+PACE = 128
+"""Events asked for at once while others wait to be handed over. They are looked at in one go, so
+twice as many delay a HALT in a flood (`python -m perf.overload`); half as many, and the round trips
+between busy processes bound a recovery.
 """
 MAX_UNMET = 1024
 """Sources whose frames came before their first answer; more are nobody honest's."""
@@ -187,7 +188,7 @@ class Intake:
         if cursor is None or not cursor.expects(page):
             return
         self._granted.pop(source, None)
-        self.behind.pop(source, None)  # it queues up anew, behind the others
+        self.behind.pop(source, None)
         if cursor.since is not None:
             self.confirm(source[0])
         gap = cursor.advance(page)
@@ -260,22 +261,22 @@ class Intake:
 
     def pull(self, *, has_moved: bool = False) -> None:
         """Ask for what is missing, as far as there is room and nothing is under way. While others
-        wait it asks for little, and only when events were handed over or a second has passed
-        (`has_moved`): what comes in bursts holds up what is live. And not before there is room for
-        that little: an inbox filled by small frames would make all pages as small.
+        wait it asks for little, of one source after the other, and only when events were handed
+        over or a second has passed (`has_moved`): what comes in bursts holds up what is live. And
+        not before there is room for that little: pages of a few events cost several times as much.
         """
         now = elapsed()
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
         for source in due:
             self._granted.pop(source, None)
-        free = self._sink.vacancy
+        free = self._sink.vacancy - sum(self._granted.values())
+        parts = len(due)
         if not self._sink.is_hungry:
             is_worth_it = free >= min(PACE, self._sink.maxsize // 2)
-            free = min(PACE, free) if has_moved and is_worth_it else 0
-        free -= sum(self._granted.values())
+            free, parts = (min(PACE, free) if has_moved and is_worth_it else 0), 1
         for place, source in enumerate(due):
             cursor = self._cursors[source]
-            share = -(-free // (len(due) - place))
+            share = -(-free // max(1, parts - place))
             if cursor.since is not None:  # whoever subscribes waits for that, room or not
                 share = max(share, 1)
             if share <= 0:
@@ -283,6 +284,8 @@ class Intake:
             elif (after := cursor.ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
+                del self.behind[source]  # it queues up anew, behind the others
+                self.behind[source] = None
                 want = Want(after, cursor.since, cursor.upto)
                 if self._transport.ask(self, source, want, share):
                     cursor.defer()

@@ -19,6 +19,8 @@ from aiobus.turn import Turn
 
 __all__ = ["Outgoing"]
 
+OPEN = State.OPEN  # an Enum is slow to ask for its members, and each publish does
+
 log = logging.getLogger("aiobus.bus")
 
 
@@ -41,7 +43,7 @@ class Outgoing:
         life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
         # makes a system call of that.
-        if life.state is not State.OPEN or get_ident() != life.thread or not life.is_running():
+        if life.state is not OPEN or get_ident() != life.thread or not life.is_running():
             life.check()
         if not isinstance(event, Event):
             kind = type(event).__name__

@@ -121,6 +121,8 @@ def _note_type(name: str) -> bool:
 def _refuse_deep(json: bytes, rows: list[Any]) -> None:
     # Each row has a bracket, most have one more for their data, and MAX_DEPTH others it takes to be
     # too deep. Counting the former takes a tenth of looking into each row.
+    if len(json) <= 2 * MAX_DEPTH:
+        return
     others = _brackets(json) - len(rows)
     if others <= MAX_DEPTH or others - sum(type(row[4]) is dict for row in rows) < MAX_DEPTH:
         return

@@ -6,6 +6,7 @@ tasks. Must not know what is published or which transport asks the others.
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from contextvars import Context
 
@@ -19,7 +20,7 @@ from aiobus.receiver import Receiver
 from aiobus.reports import Reports
 from aiobus.terms import Terms
 from aiobus.transport import Transport
-from aiobus.turn import HANDLER_EVENTS, Turn
+from aiobus.turn import HANDLER_EVENTS, HANDLER_SECONDS, Turn
 from aiobus.waiters import Waiters
 
 __all__ = ["Subscriptions"]
@@ -36,9 +37,10 @@ class Subscriptions:
         reports: Reports,
         transport: Transport,
         life: Life,
-        turn_seconds: float,
+        *,
+        is_timed: bool,
     ) -> None:
-        self._turn_seconds = turn_seconds
+        self._turn_seconds = HANDLER_SECONDS if is_timed else math.inf
         self._publisher = publisher
         self._reports = reports
         self._transport = transport

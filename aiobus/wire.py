@@ -30,6 +30,7 @@ __all__ = [
 VERSION = 1
 HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
+MAX_SOURCES = 4_096
 
 
 _WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
@@ -120,12 +121,33 @@ class Frame(Rows):
 
 
 def _head(fields: Any) -> tuple[str, int, int, list[Any]]:
-    """Source, epoch, prev and rows of a frame."""
+    """Source, epoch, prev and rows of a frame. A lone event waits for it, so of a source that was
+    right before only the rest is looked at.
+    """
+    try:
+        version, source, epoch, prev, rows = fields
+        if (
+            type(version) is type(epoch) is type(prev) is int
+            and version == VERSION
+            and (source, epoch) in _sources
+            and 0 <= prev <= MAX_NUMBER
+            and type(rows) is list
+        ):
+            return source, epoch, prev, rows
+    except (TypeError, ValueError):
+        pass  # what is wrong with it is about to be said
     match fields:
         case [int(version), *_] if version != VERSION:
             raise WireError(f"a frame of version {version}, this is {VERSION}")
     _, source, epoch, prev, rows = _parts("version name epoch seq rows", fields)
+    if len(_sources) >= MAX_SOURCES:
+        _sources.clear()
+    _sources.add((source, epoch))
     return source, epoch, prev, rows
+
+
+_sources: set[tuple[str, int]] = set()
+"""Names and epochs that were right. A peer cannot fill the memory with more."""
 
 
 def glance(message: bytes) -> tuple[bytes, str, int, int] | None:

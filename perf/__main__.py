@@ -66,12 +66,12 @@ def main() -> int:
     logging.getLogger("aiobus").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the main cases, under 3 minutes")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="", help="cases whose name contains this, not on record")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     given = parser.parse_args()
     begin = time.monotonic()
     results = Results(describe(), "quick" if given.quick else "full")
-    path = given.out or FOLDER / f"{results.mode}.json"
+    path = given.out or FOLDER / f"{'part' if given.only else results.mode}.json"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(QUICK if given.quick else FULL, results, given.only, path))
         if not given.quick and not given.only:
@@ -81,7 +81,8 @@ def main() -> int:
             results.profiles = runner.run(profiles())
     results.seconds = time.monotonic() - begin
     results.write(path)
-    draw(results, path.parent)
+    if not given.only:
+        draw(results, path.parent)
     print("\n".join(lines(results)))
     return int(bool(missed or results.failed))
 

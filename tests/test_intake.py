@@ -382,6 +382,30 @@ def test_while_others_wait_it_asks_once_there_is_room_for_a_page_or_half_of_the_
     assert behind.asked.take() == [(DESK, 4, enough)]
 
 
+def test_while_others_wait_sources_are_asked_one_after_another_and_none_holds_up_the_rest(
+    behind: Bench,
+) -> None:
+    behind.intake.meet(OTHER, 4, behind.older)
+    behind.intake.meet(OTHER, 9, behind.older)
+    behind.asked.take()
+    behind.clock.now += RETRY
+    behind.box.maxsize, behind.box.is_hungry = 10 * PACE, False
+    behind.box.vacancy = 2 * PACE
+    asked = []
+    for _ in range(3):
+        behind.intake.pull(has_moved=True)
+        asked.append(behind.asked.take())
+    assert asked == [[(DESK, 4, PACE)], [(OTHER, 4, PACE)], []]
+    behind.clock.now += RETRY  # neither has answered
+    behind.turn(4, 6, 9, 5, 6)
+    asked = []
+    for _ in range(3):
+        behind.box.vacancy = 2 * PACE
+        behind.intake.pull(has_moved=True)
+        asked.append(behind.asked.take())
+    assert asked == [[(OTHER, 4, PACE)], [(DESK, 6, PACE)], []]
+
+
 def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_all(met: Bench) -> None:
     met.intake.meet(OTHER, 4, met.older)
     met.intake.meet(DESK, 9, met.older)
