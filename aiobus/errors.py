@@ -50,8 +50,9 @@ class EncodeError(BusError, ValueError):
 
 
 class QueueFull(BusError):
-    """`publish_nowait` published nothing, because the "block" inbox of `subscription` holds
-    `maxsize` events.
+    """`publish_nowait` published nothing, because the "block" inbox of `subscription`, whose bound
+    is `maxsize` events, is full; while it catches up with another bus, 256 of those are kept for
+    that.
     """
 
     def __init__(self, subscription: str, maxsize: int) -> None:
@@ -61,9 +62,9 @@ class QueueFull(BusError):
 
     def __str__(self) -> str:
         return (
-            f"the inbox of {self.subscription} holds {self.maxsize} events, its policy is 'block':"
-            " nothing was published. `await bus.publish(event)` waits for room, or give that"
-            " subscription another overflow policy"
+            f"the inbox of {self.subscription} is full (maxsize={self.maxsize}), its policy is"
+            " 'block': nothing was published. `await bus.publish(event)` waits for room, or give"
+            " that subscription another overflow policy"
         )
 
 

@@ -89,6 +89,8 @@ class Intake:
         self._dead: set[Source] = set()
         self._granted: dict[Source, int] = {}
         """Room that is spoken for, until a page fills it."""
+        self._asked: set[Source] = set()
+        """Those whose answer is still to come."""
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
@@ -188,6 +190,7 @@ class Intake:
         if cursor is None or not cursor.expects(page):
             return
         self._granted.pop(source, None)
+        self._asked.discard(source)
         self.behind.pop(source, None)
         if cursor.since is not None:
             self.confirm(source[0])
@@ -240,6 +243,7 @@ class Intake:
         self._dead.discard(source)
         self.behind.pop(source, None)
         self._granted.pop(source, None)
+        self._asked.discard(source)
 
     def excuse(self) -> None:
         """This process was held up: that there is no answer yet is nobody's fault."""
@@ -267,17 +271,20 @@ class Intake:
         """
         now = elapsed()
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
+        silent = self._asked.intersection(due)
         for source in due:
             self._granted.pop(source, None)
         free = self._sink.vacancy - sum(self._granted.values())
-        parts = len(due)
-        if not self._sink.is_hungry:
-            is_worth_it = free >= min(PACE, self._sink.maxsize // 2)
-            free, parts = (min(PACE, free) if has_moved and is_worth_it else 0), 1
+        is_paced = not self._sink.is_hungry
+        if is_paced:
+            enough = min(PACE, max(1, self._sink.maxsize // 2))
+            free = min(PACE, free) if has_moved and free >= enough else 0
         for place, source in enumerate(due):
             cursor = self._cursors[source]
-            share = -(-free // max(1, parts - place))
-            if cursor.since is not None:  # whoever subscribes waits for that, room or not
+            share = free if is_paced else -(-free // (len(due) - place))
+            if source in silent and len(self.behind) > 1:
+                share = 1  # it keeps no room from the others, and is given up in time
+            elif cursor.since is not None:  # whoever subscribes waits for that, room or not
                 share = max(share, 1)
             if share <= 0:
                 cursor.defer()
@@ -289,6 +296,8 @@ class Intake:
                 want = Want(after, cursor.since, cursor.upto)
                 if self._transport.ask(self, source, want, share):
                     cursor.defer()
+                else:
+                    self._asked.add(source)
 
     def _follow(self, source: Source, cursor: Cursor) -> None:
         if cursor.behind:
@@ -296,6 +305,7 @@ class Intake:
             self.pull()
             return
         self._granted.pop(source, None)
+        self._asked.discard(source)
         self.behind.pop(source, None)
         if self.behind:
             self.pull()  # what was spoken for is free

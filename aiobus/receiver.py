@@ -101,17 +101,15 @@ class Receiver:
         self._decode_bytes = 0 if terms.max_age is not None else DECODE_BYTES
         # Where nobody needs to look at the events before it is their turn.
         is_blind = terms.max_age is None and self._where is None and self._narrow is None
-        self._blind = (
-            self._inbox
-            if is_blind and self._is_bounded and isinstance(self._inbox, FifoInbox)
-            else None
-        )
+        is_blind = is_blind and self._is_bounded
+        self._blind = self._inbox if is_blind and isinstance(self._inbox, FifoInbox) else None
         self._publisher = publisher
         self._own = (publisher.name, publisher.epoch)
         self._reports = reports
         self._cursor = Cursor()
-        self._handled = self._failed = self._gaps = 0
-        self._dropped = self._conflated = self._expired = 0
+        self._handled = self._failed = self._gaps = self._dropped = self._conflated = (
+            self._expired
+        ) = 0
         self._is_overflowing = self._is_late = False  # an episode: one system event for each
         self._start(terms.since)
 
@@ -175,7 +173,8 @@ class Receiver:
     def vacancy(self) -> int:
         """How many more events of other buses are welcome. Only "catch_up" and "block" ever have
         none: publishers of other processes do not wait, so the events are left to their history.
-        The others take any number, or a small inbox would catch up by as small pages, for ever.
+        The others drop what is too much, and are asked for a page's worth: an inbox of one event
+        would catch up by one a round trip.
         """
         if self._is_bounded:
             return self.maxsize - self.pending
@@ -281,14 +280,21 @@ class Receiver:
         return self._cursor.behind or bool(self.intake.behind)
 
     @property
+    def _bound(self) -> int:
+        """How many events may wait before publishers of this process do: fewer while some of
+        another are missing, or those here would fill whatever room there is, for ever.
+        """
+        return max(0, self.maxsize - 2 * PACE) if self.intake.behind else self.maxsize
+
+    @property
     def is_full(self) -> bool:
         """True when one more event would be over the bound."""
-        return self.pending >= self.maxsize or self._cursor.behind
+        return self.pending >= max(1, self._bound) or self._cursor.behind
 
     @property
     def is_over(self) -> bool:
-        """True when the inbox holds more than its `maxsize`, or catches up: publishers wait."""
-        return not self.closed and (self.pending > self.maxsize or self._cursor.behind)
+        """True when the inbox holds more than its bound, or catches up: publishers wait."""
+        return not self.closed and (self.pending > self._bound or self._cursor.behind)
 
     @property
     def is_idle(self) -> bool:
@@ -301,6 +307,8 @@ class Receiver:
         """The next event to hand over; None when there is none now (then `wait`). Never waits."""
         event = self._batch.pop() if self._batch or self._refill() else None
         if self._is_blocking and self.room and not self.is_over:
+            if self.intake.behind:
+                self.intake.pull(has_moved=True)  # before those who are woken take the room
             self.room.wake()
         return event
 

@@ -23,8 +23,8 @@ over. With ten that are busy, 0.5 ms made it 10 ms at the median, and 20 ms at 9
 """
 READER_MESSAGES = 256
 READER_SECONDS = 0.006
-"""Of the turn that reads a socket: longer than it ever needs, unless it is flooded. With the 0.5 ms
-of the others it fell behind ten busy handlers, and a HALT waited for seconds in ZeroMQ's queue.
+"""Of the turn that reads a socket: longer than it ever needs, unless it is flooded. With 0.5 ms
+it fell behind ten busy handlers, and a HALT waited for seconds in ZeroMQ's queue.
 """
 
 

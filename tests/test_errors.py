@@ -68,7 +68,7 @@ def test_an_encode_error_is_a_value_error_that_says_where_and_why() -> None:
 def test_a_full_queue_names_the_subscription_its_size_and_what_to_do() -> None:
     error = QueueFull("on_trade(TRADE)", 8)
     assert (error.subscription, error.maxsize) == ("on_trade(TRADE)", 8)
-    assert "the inbox of on_trade(TRADE) holds 8 events" in str(error)
+    assert "the inbox of on_trade(TRADE) is full (maxsize=8)" in str(error)
     assert "`await bus.publish(event)` waits for room" in str(error)
 
 

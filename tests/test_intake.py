@@ -382,28 +382,55 @@ def test_while_others_wait_it_asks_once_there_is_room_for_a_page_or_half_of_the_
     assert behind.asked.take() == [(DESK, 4, enough)]
 
 
-def test_while_others_wait_sources_are_asked_one_after_another_and_none_holds_up_the_rest(
+def both_behind(bench: Bench) -> None:
+    """A second source of which something is missing, and a large inbox in which many events wait.
+    Nobody has been asked for anything.
+    """
+    bench.box.vacancy = 0
+    bench.clock.now += RETRY
+    bench.turn(4, 5, 9, 5)
+    bench.intake.meet(OTHER, 4, bench.older)
+    bench.intake.meet(OTHER, 9, bench.older)
+    bench.asked.take()
+    bench.box.maxsize, bench.box.is_hungry, bench.box.vacancy = 10 * PACE, False, 3 * PACE
+
+
+def pulled(bench: Bench, times: int) -> list[tuple[Source, int, int]]:
+    """What is asked for while events are handed over so many times."""
+    for _ in range(times):
+        bench.intake.pull(has_moved=True)
+    return bench.asked.take()
+
+
+def test_while_others_wait_sources_are_asked_one_after_another(behind: Bench) -> None:
+    both_behind(behind)
+    assert pulled(behind, 1) == [(DESK, 5, PACE)]
+    assert pulled(behind, 2) == [(OTHER, 4, PACE)]
+    behind.turn(5, 6, 9, 6)
+    assert pulled(behind, 2) == [(DESK, 6, PACE)]
+
+
+def test_a_source_that_does_not_answer_keeps_no_room_from_another(behind: Bench) -> None:
+    both_behind(behind)
+    pulled(behind, 2)
+    behind.clock.now += RETRY
+    behind.turn(5, 6, 9, 6)
+    assert pulled(behind, 1) == [(OTHER, 4, 1), (DESK, 6, PACE)]
+
+
+def test_a_source_that_does_not_answer_is_given_up_though_another_has_the_room(
     behind: Bench,
 ) -> None:
-    behind.intake.meet(OTHER, 4, behind.older)
-    behind.intake.meet(OTHER, 9, behind.older)
-    behind.asked.take()
-    behind.clock.now += RETRY
-    behind.box.maxsize, behind.box.is_hungry = 10 * PACE, False
-    behind.box.vacancy = 2 * PACE
-    asked = []
-    for _ in range(3):
-        behind.intake.pull(has_moved=True)
-        asked.append(behind.asked.take())
-    assert asked == [[(DESK, 4, PACE)], [(OTHER, 4, PACE)], []]
-    behind.clock.now += RETRY  # neither has answered
-    behind.turn(4, 6, 9, 5, 6)
-    asked = []
-    for _ in range(3):
-        behind.box.vacancy = 2 * PACE
-        behind.intake.pull(has_moved=True)
-        asked.append(behind.asked.take())
-    assert asked == [[(OTHER, 4, PACE)], [(DESK, 6, PACE)], []]
+    both_behind(behind)
+    pulled(behind, 2)
+    for seq in range(6, 6 + int(PATIENCE / RETRY) + 1):
+        behind.clock.now += RETRY
+        behind.turn(seq - 1, seq, 99, seq)
+        behind.box.vacancy = 0
+        behind.intake.tick(())
+    assert [source for source, _, _ in behind.asked.take()].count(OTHER) == 9
+    behind.intake.take(Frame(8, [9], source=OTHER[0], epoch=OTHER[1]), None)
+    assert Gap(4, 8, "its source did not answer") in behind.box.log
 
 
 def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_all(met: Bench) -> None:

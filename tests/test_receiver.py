@@ -2,12 +2,14 @@
 much it asks for.
 """
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from aiobus import AsyncEventBus, Event
-from aiobus.intake import PACE
+from aiobus import AsyncEventBus, Event, QueueFull
+from aiobus.history import Page, Want
+from aiobus.intake import PACE, Intake
 from aiobus.receiver import Receiver
 
 
@@ -35,6 +37,22 @@ class Asked:
 
     def ask(self, inlet: object, source: object, want: object, limit: int) -> bool:
         self.limits.append(limit)
+        return False
+
+
+class Answering:
+    """A transport by which one source, which has published `newest` events, answers in a turn of
+    the loop.
+    """
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+
+    def ask(self, inlet: Intake, source: Any, want: Want, limit: int) -> bool:
+        to = min(self.newest, want.after + limit)
+        page = Page(want.after, 0, to, self.newest, [])
+        batch = Batch(*range(want.after + 1, to + 1))
+        asyncio.get_running_loop().call_soon(inlet.turn, source, page, batch)
         return False
 
 
@@ -130,3 +148,56 @@ async def test_what_others_have_is_asked_for_beside_what_is_missing_of_the_own(
     for _ in range(300):
         box.pop()
     assert asked.limits[0] > 0, "the own history fills the inbox again and again"
+
+
+@pytest.mark.parametrize("publishers", [1, 4])
+@pytest.mark.parametrize("maxsize", [1, 3, 64, 1_000])
+async def test_publishers_here_that_fill_an_inbox_leave_room_for_what_another_bus_has(
+    bus: AsyncEventBus, maxsize: int, publishers: int
+) -> None:
+    total = 3 * PACE
+    theirs: list[int] = []
+    is_full, has_all = asyncio.Event(), asyncio.Event()
+
+    async def on_event(event: Event) -> None:
+        if event.epoch == 7:
+            theirs.append(event.seq)
+            if event.seq == total:
+                has_all.set()
+        elif event.seq > maxsize:
+            is_full.set()
+        await asyncio.sleep(0)
+
+    async def flood() -> None:
+        while True:
+            await bus.publish(Event("A", 0))
+
+    subscription = await bus.subscribe("A", on_event, overflow="block", maxsize=maxsize)
+    intake = subscription._receiver.intake
+    intake._transport = Answering(total)  # type: ignore[assignment]
+    floods = [asyncio.create_task(flood()) for _ in range(publishers)]
+    await is_full.wait()
+    intake.meet(("desk", 7), 0, 0.0)
+    intake.meet(("desk", 7), total, 0.0)
+    async with asyncio.timeout(20):
+        await has_all.wait()
+    for each in floods:
+        each.cancel()
+    await asyncio.gather(*floods, return_exceptions=True)
+    assert theirs == list(range(1, total + 1))
+
+
+@pytest.mark.parametrize(("maxsize", "accepted"), [(1, 1), (300, 300 - 2 * PACE)])
+async def test_an_inbox_keeps_room_for_another_bus_while_it_misses_something_of_it(
+    bus: AsyncEventBus, maxsize: int, accepted: int
+) -> None:
+    box = await receiver(bus, overflow="block", maxsize=maxsize)
+    box.intake._transport = Asked()  # type: ignore[assignment]
+    box.intake.meet(("desk", 7), 0, 0.0)
+    box.intake.meet(("desk", 7), 5_000, 0.0)
+    for number in range(accepted):
+        bus.publish_nowait(Event("A", number))
+    with pytest.raises(QueueFull):
+        bus.publish_nowait(Event("A", 0))
+    box.intake.leave(("desk", 7))
+    popped(box)

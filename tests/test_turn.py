@@ -1,8 +1,12 @@
 """Fair shares of the loop, by a clock that is turned by hand."""
 
+import asyncio
+from typing import Literal
+
 import pytest
 
-from aiobus.turn import EVENTS, TURN_SECONDS, Turn
+from aiobus import AsyncEventBus, Event
+from aiobus.turn import EVENTS, HANDLER_EVENTS, HANDLER_SECONDS, TURN_SECONDS, Turn
 
 
 class HandClock:
@@ -61,3 +65,25 @@ def test_a_renewed_turn_has_all_its_events_and_time_again(clock: HandClock) -> N
 def test_by_the_real_clock_a_turn_ends_as_well() -> None:
     turn = Turn()
     assert True in [turn.spend() for _ in range(EVENTS)]
+
+
+@pytest.mark.parametrize(("on_error", "turn"), [("log", 3), ("raise", HANDLER_EVENTS)])
+async def test_handlers_give_the_loop_back_in_time_and_in_tests_after_as_many_events_as_ever(
+    clock: HandClock, on_error: Literal["log", "raise"], turn: int
+) -> None:
+    handled = 0
+    turns: list[int] = []
+
+    async def on_event(event: Event) -> None:
+        nonlocal handled
+        if not handled:
+            asyncio.get_running_loop().call_soon(lambda: turns.append(handled))
+        handled += 1
+        clock.now += HANDLER_SECONDS * 0.4
+
+    async with AsyncEventBus(on_error=on_error) as bus:
+        await bus.subscribe("A", on_event)
+        for number in range(2 * HANDLER_EVENTS):
+            bus.publish_nowait(Event("A", number))
+        await bus.settle()
+    assert turns == [turn]

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiobus import Event, EventType
+from aiobus import Event, EventType, wire
 from aiobus.codec import decode, encode
 from aiobus.pattern import Query
 from aiobus.wire import (
     HEARTBEATS,
+    MAX_SOURCES,
     Ack,
     Answer,
     Ask,
@@ -391,7 +392,14 @@ def test_a_timestamp_that_is_not_finite_is_refused(number: str) -> None:
     ],
 )
 def test_a_frame_whose_head_is_wrong_is_refused(changed: dict[str, Any]) -> None:
+    assert isinstance(read_down(data_frame(row()), ME), Frame)  # its source is known from now on
     refusal(lambda: read_down(data_frame(row(), **changed), ME))
+
+
+def test_frames_of_ever_new_sources_leave_nothing_behind() -> None:
+    for epoch in range(3 * MAX_SOURCES):
+        read_down(data_frame(row(), epoch=epoch), ME)
+    assert len(wire._sources) <= MAX_SOURCES
 
 
 @pytest.mark.parametrize(
