@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perf import unlogged
+from perf import lone, unlogged
 from perf.cases import FULL, QUICK, Contender, Heat, flow, measure
 from perf.desk import Layout
 from perf.envelope import decode, encode
@@ -40,8 +40,12 @@ def test_medians_are_compared_and_a_goal_is_held_from_its_limit_on() -> None:
     assert not verdict.held
 
 
-def test_a_goal_whose_figures_were_not_measured_is_not_judged() -> None:
+def test_a_goal_whose_figures_were_not_measured_is_neither_held_nor_missed() -> None:
     assert list(judge(Results(MACHINE, "quick"))) == []
+    verdicts = list(judge(Results(MACHINE, "full")))
+    assert len(verdicts) == len(GOALS)
+    assert not any(verdict.held or verdict.missed for verdict in verdicts)
+    assert "| not measured |" in "\n".join(lines(Results(MACHINE, "full")))
 
 
 def test_a_missed_goal_is_in_the_table_as_missed_and_who_is_absent_is_named() -> None:
@@ -63,12 +67,24 @@ def test_a_table_replaces_the_one_before_it() -> None:
     once = insert(text, "quick", [r"new \1"])
     assert once == "before\n<!-- begin quick -->\n\nnew \\1\n\n<!-- end quick -->\nafter"
     assert insert(once, "quick", [r"new \1"]) == once
+    with pytest.raises(ValueError, match="no place for a full run"):
+        insert(once, "full", [])
 
 
 def test_every_contender_of_a_run_is_known() -> None:
     named = {contender.system for heat in FULL + QUICK for contender in heat.contenders}
     assert named <= set(SYSTEMS)
     assert len({goal.text for goal in GOALS}) == len(GOALS)
+
+
+async def test_the_steps_of_a_lone_publish_add_up_to_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, few in (("EVENTS", 10), ("REPEAT", 1), ("ROUNDS", 1)):
+        monkeypatch.setattr(lone, name, few)
+    *steps, (name, _, whole) = await lone.explain()
+    assert name == "whole"
+    assert sum(nanoseconds for _, _, nanoseconds in steps) == pytest.approx(whole)
 
 
 async def test_an_absent_system_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

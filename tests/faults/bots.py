@@ -30,6 +30,9 @@ POLICY = ("overflow", "max_age", "since")
 """Keywords of `subscribe` that change what is owed."""
 
 
+ODD = 'é"\\\u2028\U0001f4c8'
+
+
 def usual_size(number: int) -> int:
     """Characters of text in an event: few and varied, now and then more than is decoded at once."""
     return 20_000 if number % 1_000 == 0 else number % 97
@@ -83,6 +86,11 @@ class Bot:
             for _ in range(count):
                 self._number += 1
                 data = {"number": self._number, "text": "x" * (size or usual_size(self._number))}
+                if self._number % 16 == 0:
+                    data |= {
+                        "price": self._number / 7,
+                        "note": ['é"\\\u2028\U0001f4c8', None, [True, {}]],
+                    }
                 key = f"K{self._number % keys}"
                 event = self.bus.publish_nowait(Event(type, data, key=key))
                 self.ledger.publishes(event)

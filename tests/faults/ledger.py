@@ -77,6 +77,7 @@ class Ledger:
         """`subscribe` is about to be called. `asked`: [types, keys], as it will be told them."""
         if isinstance(terms.get("since"), float):
             terms["since_monotonic"] = terms["since"] - time.time() + time.monotonic()
+        terms["asked_at"] = time.monotonic()
         self.write("subscribes", label, asked, terms)
 
     def subscribed(self, label: str, subscription: Subscription) -> None:

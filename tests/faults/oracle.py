@@ -13,7 +13,7 @@ was killed: a bus without an `ended` entry says so, and then
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -36,6 +36,8 @@ class Verdict:
     dropped: int = 0
     """Counted by a policy that the subscription chose."""
     gaps: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Of those gaps: a scenario knows which there may be."""
     lost: int = 0
     """Owed, and in a reported gap."""
     tail: int = 0
@@ -48,6 +50,11 @@ class Verdict:
         self.violations[kind] += count
         if len(self.examples) < EXAMPLES:
             self.examples.append(f"{kind}: {text}")
+
+    def allow(self, reasons: Collection[str]) -> None:
+        """Of gaps. Whoever reports what it could have had keeps no promise by that."""
+        for reason in self.reasons.keys() - reasons:
+            self.accuse("needless gap", reason, self.reasons[reason])
 
     def check(self) -> None:
         """Raise AssertionError with the first violations, if there are any."""
@@ -105,18 +112,30 @@ def _witnesses(
             case "handled":
                 label, source, epoch, rows = fields
                 seen = found[label]
+                published = _known((source, epoch), sources, label, verdict)
                 strand = seen.strands.setdefault((source, epoch), Strand())
-                published = sources.setdefault((source, epoch), Published(0.0))
                 for row in rows:
                     _look(seen, (source, epoch), strand, published, row, verdict)
             case "gap":
-                label, source, epoch, after, upto, _ = fields
+                label, source, epoch, after, upto, reason = fields
+                _known((source, epoch), sources, label, verdict)
                 strand = found[label].strands.setdefault((source, epoch), Strand())
                 strand.gaps.append((after, upto, len(strand.seqs)))
+                verdict.reasons[reason] += 1
             case "complete":
                 label, counted = fields
                 found[label].counted = counted
     return list(found.values())
+
+
+def _known(
+    source: Source, sources: dict[Source, Published], label: str, verdict: Verdict
+) -> Published:
+    """What a source published. It wrote down that it had started before it published anything."""
+    if source not in sources:
+        verdict.accuse("phantom", f"{source[0]}@{source[1]} never started, at {label}")
+        sources[source] = Published(0.0)
+    return sources[source]
 
 
 def _look(
@@ -156,6 +175,7 @@ def _weigh(seen: Seen, sources: dict[Source, Published], verdict: Verdict) -> No
         strand = seen.strands.get(source, Strand())
         verdict.gaps += len(strand.gaps)
         _check_gaps(seen, source, strand, published, verdict)
+        _check_last(seen, source, strand, published, verdict)
         missing += _count(seen, source, strand, published, verdict)
     if not seen.may_drop:
         return
@@ -216,6 +236,28 @@ def _begin(seen: Seen, source: Source, strand: Strand, published: Published) -> 
     return min(found, default=None)
 
 
+def _check_last(
+    seen: Seen, source: Source, strand: Strand, published: Published, verdict: Verdict
+) -> None:
+    """Who asked for the newest of each (type, key) has that of when it asked, or one that came
+    before it was told, and all that followed.
+    """
+    is_judged = seen.begins_with_last and not seen.may_drop and seen.counted is not None
+    is_older = published.is_whole and published.started < seen.asked_at
+    if not (is_judged and is_older) or strand.gaps or source[0] in seen.unconfirmed:
+        return
+    delivered, before = set(strand.seqs), published.last_before(seen.asked_at)
+    live = published.first_after(seen.time) or published.last + 1
+    for seqs in published.by_name(seen):
+        newest = max((seq for seq in seqs if seq <= before), default=0)
+        first = next((seq for seq in seqs if seq in delivered), None)
+        if newest and (first is None or not newest <= first < live):
+            verdict.accuse("old last", f"{first} in place of {source[0]}.{newest} at {seen.label}")
+        for seq in seqs:
+            if first is not None and seq > first and seq not in delivered:
+                verdict.accuse("silent loss", f"{source[0]}.{seq} of a key, at {seen.label}")
+
+
 def _check_gaps(
     seen: Seen, source: Source, strand: Strand, published: Published, verdict: Verdict
 ) -> None:
@@ -232,6 +274,10 @@ def _check_gaps(
             verdict.accuse("false gap", f"{where}, and {before} was handed over before it")
         if published.end is not None and upto > published.end:
             verdict.accuse("inexact gap", f"{where}, {published.end} was its last")
+        if published.is_whole and not any(
+            after < seq <= upto for seq, _ in published.asked_for(seen)
+        ):
+            verdict.accuse("false gap", f"{where}, and nothing in it was asked for")
         _check_after_gap(seen, where, (after, upto), strand.seqs[count:], published, verdict)
         place = upto
 

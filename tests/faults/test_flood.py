@@ -3,18 +3,19 @@
 import asyncio
 import time
 
+from aiobus.sequence import EVICTED, LEFT
 from faults.desk import Desk, Process
 from faults.scenario import MIXED, prove, scenario
 
 pytestmark = MIXED
 
 
-@scenario("a consumer ten times too slow", soak=1, at_once=3, weight=3)
+@scenario("a consumer ten times too slow", soak=1, at_once=3, weight=3, gaps=[EVICTED])
 async def consumer_is_slow(desk: Desk) -> None:
     """It holds up nobody; once it is quick again it has everything, or a gap for it."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
-    for each in (victim, other):
-        await each.do("hear")
+    await victim.do("hear", maxsize=512)  # so that it falls behind within 2 s
+    await other.do("hear")
     await victim.do("slow_down", 0.01)
     await publisher.do("load", 1_000)
     await desk.last(2, 600)
@@ -24,7 +25,7 @@ async def consumer_is_slow(desk: Desk) -> None:
     await desk.recovered(time.monotonic(), [publisher], [victim])
 
 
-@scenario("ring overrun", soak=50)
+@scenario("ring overrun", soak=50, gaps=[EVICTED])
 async def ring_is_overrun(desk: Desk) -> None:
     """One gap, exactly from the last it was handed to the last that is gone."""
     ring = 8_192
@@ -44,7 +45,12 @@ async def ring_is_overrun(desk: Desk) -> None:
     assert after == await victim.do("handled_before_gap"), f"{label}: lost after {after}"
 
 
-@scenario("1 FILL/s beside 50,000 QUOTEs/s, the FILL subscriber frozen", soak=20, weight=2)
+@scenario(
+    "1 FILL/s beside 50,000 QUOTEs/s, the FILL subscriber frozen",
+    soak=20,
+    weight=2,
+    gaps=[EVICTED],
+)
 async def fills_are_beside_quotes(desk: Desk) -> None:
     """Every FILL arrives, whoever asks for it and with whatever else; the quotes are in gaps.
 
@@ -136,7 +142,7 @@ async def all_ask_at_once(desk: Desk) -> None:
     assert not gaps, f"history holds everything, and was given up: {gaps}"
 
 
-@scenario("the answering source killed in mid-page", soak=50)
+@scenario("the answering source killed in mid-page", soak=50, gaps=[LEFT])
 async def source_is_killed_in_mid_page(desk: Desk) -> None:
     """What came of it has no hole, and what is known to be missing is a gap once it has left."""
     publisher, victim = await desk.bots("publisher", "victim")

@@ -2,6 +2,7 @@
 
 import time
 
+from aiobus.sequence import LEFT
 from faults.desk import Desk
 from faults.scenario import MIXED, prove, scenario
 
@@ -10,7 +11,7 @@ pytestmark = MIXED
 PACE = 20_000
 
 
-@scenario("kill -9 of a publisher", soak=200)
+@scenario("kill -9 of a publisher", soak=200, gaps=[LEFT])
 async def publisher_is_killed(desk: Desk) -> None:
     """What is known of it has no hole; its next start is heard from its first event on."""
     publisher, one, other, peer = await desk.bots("publisher", "one", "other", "peer")
@@ -44,7 +45,7 @@ async def subscriber_is_killed(desk: Desk) -> None:
     await desk.recovered(healed, [publisher], [again, other])
 
 
-@scenario("kill -9 of the holder of the tcp address", soak=200, transports=("tcp",))
+@scenario("kill -9 of the holder of the tcp address", soak=200, transports=("tcp",), gaps=[LEFT])
 async def holder_is_killed(desk: Desk) -> None:
     """Those it brought together go on, and a newcomer finds them."""
     holder, publisher, subscriber = await desk.bots("holder", "publisher", "subscriber")

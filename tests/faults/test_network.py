@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from aiobus.sequence import LEFT
 from aiobus.transport.zmq import RETRANSMIT, TCP_RTO_MAX_MS
 from faults.desk import LOOPS, Desk, Process
 from faults.namespaces import Wire, move, why_not
@@ -131,7 +132,7 @@ def can_hurry() -> bool:
 def cut(title: str, directions: frozenset[int], short: float, full: float) -> Scenario:
     """A scenario: a second, so long, and a second again; or once for very long."""
 
-    @scenario(title, soak=3, transports=("tcp",), weight=3)
+    @scenario(title, soak=3, transports=("tcp",), weight=3, gaps=[LEFT])
     async def play(desk: Desk) -> None:
         made = await pair(desk)
         length = desk.scale.length(short, full)

@@ -119,6 +119,34 @@ def test_history_may_hold_one_type_still_where_another_is_gone() -> None:
     assert (found.delivered, found.lost) == (2, 2)
 
 
+def late(*seen: Entry, asked_at: float = 15.0) -> list[Entry]:
+    """The ledger of one that asked at that time for the newest of each key, and then for all."""
+    ledger = subscriber(*seen, since="last", asked_at=asked_at)
+    ledger[1][2] = asked_at + 1
+    return ledger
+
+
+def two_keys() -> list[Entry]:
+    """The ledger of one that publishes 1 and 3 of `a` and 2 of `b` at time 10, 4 of `a` at 14, 5 of
+    `b` at 20.
+    """
+    source = publisher(1)
+    source[1][4] = sorted(rows(1, 3, key="a") + rows(2, key="b"))
+    source[2:] = [
+        ["published", "p", 7, 14.0, rows(4, key="a")],
+        ["published", "p", 7, 20.0, rows(5, key="b")],
+        ["ended", "p", 7, 5],
+    ]
+    return source
+
+
+def test_the_newest_of_each_key_and_all_that_follows_is_right() -> None:
+    b, a, last = handled(2, key="b"), handled(3, 4, key="a"), handled(5, key="b")
+    verdict(two_keys(), late(b, a, last)).check()
+    # What comes while it asks may take the place of what was there before.
+    verdict(two_keys(), late(b, handled(4, key="a"), last)).check()
+
+
 # What is wrong.
 
 
@@ -201,6 +229,42 @@ def test_a_drop_that_was_counted_and_is_none_is_found() -> None:
 def test_a_drop_where_no_policy_allows_one_is_found() -> None:
     ledgers = publisher(1, 2), subscriber(handled(2), counted=1)
     assert kinds(*ledgers) == {"silent loss": 1}
+
+
+@pytest.mark.parametrize(
+    ("seen", "kinds_found"),
+    [
+        ([handled(3, 4, key="a"), handled(5, key="b")], {"old last"}),  # nothing of b
+        ([handled(1, key="a"), handled(2, key="b"), handled(4, key="a"), handled(5, key="b")],
+         {"old last", "silent loss"}),  # an old one of a, and then a hole
+        ([handled(2, key="b"), handled(3, key="a"), handled(5, key="b")], {"silent loss"}),  # 4
+    ],
+)  # fmt: skip
+def test_a_beginning_that_is_not_the_newest_of_each_key_is_found(
+    seen: list[Entry], kinds_found: set[str]
+) -> None:
+    assert kinds(two_keys(), late(*seen)).keys() == kinds_found
+
+
+def test_a_gap_for_a_reason_that_nobody_had_is_found() -> None:
+    found = verdict(publisher(1, 2, 3), subscriber(handled(1), gap(1, 2), handled(3)))
+    found.allow(["history no longer holds it"])
+    found.check()
+    found.allow(["its source has left"])
+    assert found.violations == {"needless gap": 1}
+
+
+def test_a_source_that_never_started_is_found() -> None:
+    strange = ["handled", "s", "p", 8, rows(1)]
+    assert kinds(publisher(1), subscriber(handled(1), strange)) == {"phantom": 1}
+    lost = ["gap", "s", "p", 8, 0, 5, "its source has left"]
+    assert kinds(publisher(1), subscriber(handled(1), lost)) == {"phantom": 1}
+
+
+def test_a_gap_in_which_nothing_was_asked_for_is_found() -> None:
+    source = publisher(1, 2, 3)
+    source[1][4] = sorted(rows(1, 3) + rows(2, type="F"))
+    assert kinds(source, subscriber(handled(1), gap(1, 2), handled(3))) == {"false gap": 1}
 
 
 @pytest.mark.parametrize(

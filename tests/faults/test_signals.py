@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aiobus import AsyncEventBus, Event
+from aiobus.sequence import LEFT
 from faults.desk import Desk
 from faults.scenario import prove, scenario
 
@@ -63,7 +64,7 @@ async def bot_is_terminated(desk: Desk) -> None:
     assert code == 0, f"exit code {code}: {errors!r}"
 
 
-@scenario("double SIGINT under load", soak=500, at_once=3)
+@scenario("double SIGINT under load", soak=500, at_once=3, gaps=[LEFT])
 async def bot_is_interrupted_twice(desk: Desk) -> None:
     """A bot that handles signals closes all the same; any other says that it was interrupted, and
     so does Python where the second signal meets it on its way out, after everything has closed.

@@ -75,6 +75,18 @@ class Published:
         for index in merge(*columns):
             yield self.seqs[index], self.names[self.subjects[index]][0]
 
+    def by_name(self, seen: "Seen") -> Iterator[list[int]]:
+        """The seqs of each (type, key) that a subscription wants."""
+        for name, indices in zip(self.names, self._indices, strict=True):
+            if seen.wants(*name):
+                yield [self.seqs[index] for index in indices]
+
+    def last_before(self, time: float) -> int:
+        """The last seq of the bursts that were over by then, for another had begun."""
+        place = bisect_left(self.bursts, (time, 0)) - 1
+        index = self.bursts[place][1] if place >= 0 else 0
+        return self.seqs[index - 1] if index else 0
+
     def first_after(self, time: float) -> int | None:
         """The first seq of a burst that began after `time`."""
         place = bisect_left(self.bursts, (time, 0))
@@ -106,6 +118,8 @@ class Seen:
         self.may_drop = self.overflow in ("latest", "drop_oldest") or "max_age" in terms
         self.since: float = terms.get("since_monotonic", math.inf)
         """From when on it asked for the past."""
+        self.asked_at: float = terms.get("asked_at", math.inf)
+        """When `subscribe` was called."""
         self.begins_with_last = terms.get("since") == "last"
         self.counted: int | None = None
         """What its counters said when all was quiet; None when that never came to be."""
