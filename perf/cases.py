@@ -6,6 +6,7 @@ Must not know how a system works or what would be good.
 """
 
 import contextlib
+import random
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ async def measure(heat: Heat, results: Results) -> None:
                 desks[contender] = desk
         for number in range(heat.rounds):
             turns = [each for each in heat.contenders if each in desks]
-            first = number % len(turns) if turns else 0
-            for contender in turns[first:] + turns[:first]:
+            random.Random(number).shuffle(turns)  # a rotation would leave all their neighbours
+            for contender in turns:
                 with _noting(results, contender, desks):
                     measured = await contender.ask(desks[contender])
                     results.add(contender.case, contender.system, measured)
@@ -122,10 +123,12 @@ async def one_symbol(desk: Desk) -> Measured:
 
 
 async def million(desk: Desk) -> Measured:
-    """A million events; what the memory of both sides is then."""
+    """A million events; by how much the memory of each process has grown then."""
     before = (await desk.publishers[0].do("mark"))["rss"]
+    server = (await desk.throughput(0.1))["server_rss"]
     measured = await desk.throughput(40.0, MILLION)
     measured["publisher_growth"] = measured["publisher_rss"] - before
+    measured["server_growth"] = measured["server_rss"] - server
     return measured
 
 
@@ -133,7 +136,10 @@ async def million(desk: Desk) -> Measured:
 
 ACROSS = ("aiobus", "zmq.asyncio", "nats-py", "redis-py", "zenoh")
 MORE = ("aiobus, tcp", "aiobus, asyncio loop", "pyzmq, blocking", "codec floor")
-WITHIN = ("aiobus, inproc", "blinker", "blinker, no codec", "pyee", "bubus", "asyncio.Queue")
+WITHIN = (
+    *("aiobus, inproc", "aiobus, inproc, asyncio loop", "blinker", "blinker, no codec", "pyee"),
+    *("bubus", "asyncio.Queue"),
+)
 TCP = ("aiobus, tcp", "zmq.asyncio, tcp", "nats-py", "redis-py, tcp", "zenoh")
 
 ONE = Layout()
@@ -204,8 +210,11 @@ FULL = [
     ),
     *(
         Heat(versus(f"payload of {label}", ACROSS, Layout(size=size), flow(0.7)), 3)
-        for label, size in (("100 B", 0), ("1 KiB", 900), ("10 KiB", 10_100))
+        for label, size in (("100 B", 0), ("1 KiB", 900))
     ),
+    # 10,000 of these are 100 MB: more than any default of a queue or a history. So both.
+    Heat(versus("payload of 10 KiB", ACROSS, Layout(size=10_100, window=1_000), flow(0.7)), 3),
+    Heat(versus("10 KiB, 10,000 under way", ACROSS, Layout(size=10_100), flow(0.7)), 3),
     Heat(versus("1 symbol of 500", TCP, FILTER, one_symbol), 3),
     Heat(
         tuple(

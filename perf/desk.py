@@ -19,7 +19,7 @@ from typing import Any
 
 from perf.systems import Place, System
 from perf.tally import Tally
-from perf.vitals import cpu_seconds
+from perf.vitals import cpu_seconds, rss
 
 __all__ = ["Desk", "DeskFailed", "Layout"]
 
@@ -59,6 +59,8 @@ class Layout:
     """Characters of padding in each event."""
     callback: str = "count"
     """`count`, `time` or `by publisher`."""
+    window: int = WINDOW
+    """Events under way at most, of all publishers together."""
 
 
 class Process:
@@ -220,7 +222,7 @@ class Desk:
         server = cpu_seconds(self._server) if self._server else 0.0
         before = [await each.do("mark") for each in self.subscribers]
         told = {"seconds": seconds, "count": count, "share": share}
-        window = WINDOW // len(self.publishers)
+        window = self.layout.window // len(self.publishers)
         flows = await asyncio.gather(
             *(
                 publisher.do(
@@ -248,6 +250,7 @@ class Desk:
             "received": sum(each["received"] for each in after),
             "publisher_rss": max(flow["rss"] for flow in flows),
             "subscriber_rss": max(each["rss"] for each in after) if after else 0.0,
+            "server_rss": rss(self._server) if self._server else 0.0,
             "subscriber_growth": max(
                 (each["rss"] - was["rss"] for each, was in zip(after, before, strict=True)),
                 default=0.0,

@@ -24,6 +24,7 @@ COLUMNS = [
     ("p99", "p99", "{:,.1f}"),
     ("p99.9", "p99.9", "{:,.1f}"),
     ("max", "max", "{:,.0f}"),
+    ("late", "late", "{:,.0f}"),
     ("bytes_each", "bytes for each match", "{:,.0f}"),
     ("overhead", "x its encoding", "{:.2f}"),
     ("publisher_us", "publisher us", "{:.2f}"),
@@ -31,6 +32,7 @@ COLUMNS = [
     ("server_us", "server us", "{:.2f}"),
     ("publisher_growth", "publisher grew MiB", "{:.1f}"),
     ("subscriber_growth", "subscriber grew MiB", "{:.1f}"),
+    ("server_growth", "server grew MiB", "{:.1f}"),
     ("lost", "lost", "{:,.0f}"),
     ("with", "with, us", "{:.3f}"),
     ("without", "without, us", "{:.3f}"),
@@ -68,12 +70,14 @@ def goal_lines(results: Results) -> Iterator[str]:
     """The goals."""
     rows = [["goal", "is to be", "is", "verdict"]]
     for verdict in judge(results):
-        goal = verdict.goal
+        goal, value = verdict.goal, verdict.value
         sign = ">=" if goal.is_least else "<="
-        digits = 2 if abs(verdict.value) < 10 else 1
-        held = "held" if verdict.held else "**missed**"
         is_to_be = f"{sign} {goal.limit:g}{goal.unit}"
-        rows.append([goal.text, is_to_be, f"{verdict.value:.{digits}f}{goal.unit}", held])
+        if value is None:
+            rows.append([goal.text, is_to_be, "", "not measured"])
+        else:
+            found = f"{value:.{2 if abs(value) < 10 else 1}f}{goal.unit}"
+            rows.append([goal.text, is_to_be, found, "held" if verdict.held else "**missed**"])
     yield from _table(rows)
 
 
@@ -122,9 +126,11 @@ def _table(rows: list[list[str]]) -> Iterator[str]:
 
 
 def insert(text: str, name: str, found: list[str]) -> str:
-    """`text` with `found` between the marks of `name`."""
+    """`text` with `found` between the marks of `name`. Raises ValueError where there are none."""
     begin, end = MARK.format("begin", name), MARK.format("end", name)
     pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"there is no place for a {name} run: no {begin}")
     body = "\n".join([begin, "", *found, "", end])
     return pattern.sub(lambda _: body, text)
 

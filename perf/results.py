@@ -47,6 +47,11 @@ class Results:
         values = self.figures.get(case, {}).get(system, {}).get(name)
         return statistics.median(values) if values else None
 
+    def quartile(self, case: str, system: str, name: str) -> float | None:
+        """The lower quartile of the rounds, where what disturbs can only add."""
+        values = self.figures.get(case, {}).get(system, {}).get(name, [])
+        return statistics.quantiles(values, n=4)[0] if len(values) > 1 else None
+
     def spread(self, case: str, system: str, name: str) -> tuple[float, float] | None:
         """The smallest and the largest of the rounds."""
         values = self.figures.get(case, {}).get(system, {}).get(name)

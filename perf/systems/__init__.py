@@ -125,6 +125,7 @@ SYSTEMS = {
         System("zenoh", "zenoh_peer", ("eclipse-zenoh",)),
         System("codec floor", "codec", delivers=False),
         System("aiobus, inproc", "mesh", transport="inproc"),
+        System("aiobus, inproc, asyncio loop", "mesh", loop="asyncio", transport="inproc"),
         System("blinker", "blinker_signal", ("blinker",)),
         System("blinker, no codec", "blinker_plain", ("blinker",)),
         System("pyee", "pyee_emitter", ("pyee",)),

@@ -31,9 +31,11 @@ class Side:
 
     def __init__(self, place: Place) -> None:
         if place.transport == "tcp":
-            self._client = redis.asyncio.Redis(host="127.0.0.1", port=place.ports[0])
+            where: dict[str, Any] = {"host": "127.0.0.1", "port": place.ports[0]}
         else:
-            self._client = redis.asyncio.Redis(unix_socket_path=_socket(place))
+            where = {"unix_socket_path": _socket(place)}
+        # One publisher needs no pool, of which each call would take a connection and give it back.
+        self._client = redis.asyncio.Redis(single_connection_client=True, **where)
         self._heard: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
