@@ -33,9 +33,14 @@ format: $(DEV)
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
+PROMISES := perf/results/promises.txt
+
 perf: $(PEERS)
-	@status=0; for part in perf.halt perf.isolation perf.wakeup perf.frozen perf; do \
-		$(BIN)/python -m $$part || status=1; done; exit $$status
+	@status=0; git describe --always --dirty > $(PROMISES); \
+	for part in halt overload isolation wakeup frozen; do \
+		$(BIN)/python -m perf.$$part > $(PROMISES).new || status=1; \
+		cat $(PROMISES).new; cat $(PROMISES).new >> $(PROMISES); rm $(PROMISES).new; done; \
+	$(BIN)/python -m perf || status=1; exit $$status
 
 perf-quick: $(PEERS)
 	@$(BIN)/python -m perf --quick
