@@ -28,9 +28,10 @@ when it is full.
 class Route:
     """What there is to know about events of one (type, key), worked out once."""
 
-    __slots__ = ("gates", "key", "outlets", "ring", "type")
+    __slots__ = ("gates", "is_public", "key", "outlets", "ring", "type")
 
     def __init__(self, type: str, key: str, ring: Ring, outlets: tuple[Outlet, ...]) -> None:
+        self.is_public = not type.startswith(RESERVED)
         self.type = type
         self.key = key
         self.ring = ring
@@ -45,7 +46,10 @@ class Publisher:
         self.name = name
         self.epoch = 0
         """Which start of this source it is: Unix microseconds, set before the first event."""
-        self.seq = 0
+        self.seq = self.public_seq = 0
+        """The number of the last event, and of the last that others may be handed. With the former,
+        a bus that came, published nothing and left was said to have lost its system events.
+        """
         self.history = History(limits)
         self._limits = limits
         self._outlets = Outlets()
@@ -89,8 +93,8 @@ class Publisher:
         return self._new_route(plain(type), plain(key), reserved)
 
     def _new_route(self, type: str, key: str, reserved: bool) -> Route:
-        local_only = type.startswith(RESERVED)
-        if local_only and not reserved:
+        is_local = type.startswith(RESERVED)
+        if is_local and not reserved:
             raise EncodeError(
                 "type",
                 f"{type!r} is reserved: types that begin with {RESERVED!r} are the bus's own",
@@ -103,10 +107,10 @@ class Publisher:
                 " put what varies into the key",
             )
         outlets = self._outlets.matching(type, key)
-        if local_only:
+        if is_local:
             outlets = (outlet for outlet in outlets if outlet.is_local)
         route = Route(type, key, ring, tuple(outlets))
-        if not local_only:
+        if not is_local:
             if len(self.routes) >= MAX_ROUTES:
                 self.routes.clear()
             self.routes[type, key] = route
@@ -126,6 +130,8 @@ class Publisher:
             seq, limit = self.seq + 1, self._limits.event_bytes
             row = encode(seq, event.timestamp, route.type, route.key, event.data, cause, limit)
             self.seq = seq
+            if route.is_public:
+                self.public_seq = seq
             self.history.keep(route.ring, seq, event.timestamp, route.key, row)
             event.source = self.name
             event.epoch = self.epoch

@@ -317,6 +317,15 @@ def test_an_ordinary_type_goes_to_other_processes_too() -> None:
     assert elsewhere.seqs == [1]
 
 
+def test_what_others_may_have_ends_with_the_last_event_that_is_not_of_a_reserved_type() -> None:
+    desk = publisher()
+    publish(desk, "aiobus.peer_joined", reserved=True)
+    assert (desk.seq, desk.public_seq) == (1, 0)
+    publish(desk, "TRADE")
+    publish(desk, "aiobus.gap", reserved=True)
+    assert (desk.seq, desk.public_seq) == (3, 2)
+
+
 # Publishing from within.
 
 

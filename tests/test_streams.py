@@ -67,6 +67,15 @@ async def test_a_query_that_is_asked_for_is_served_from_then_on(desk: Desk) -> N
     assert (desk.sent, len(desk.streams)) == ([(A, 1, [2])], 1)
 
 
+async def test_a_stream_begins_with_the_last_event_that_others_may_have(desk: Desk) -> None:
+    desk.publish("A")
+    own = desk.publisher.route("aiobus.gap", "", reserved=True)
+    desk.publisher.commit(Event("aiobus.gap", 1), "", own)
+    desk.open("A")
+    desk.streams.beacon(A)
+    assert desk.sent == [(A, 1, [])]
+
+
 async def test_a_query_that_is_asked_for_twice_is_one_stream(desk: Desk) -> None:
     desk.open("A", "A")
     desk.publish("A")

@@ -185,7 +185,7 @@ class Mesh:
 
     def _answer(self, asked: Ask) -> None:
         self._streams.flush()  # so that what was published before is received before
-        age, seq = elapsed() - self._born, self._publisher.seq
+        age, seq = elapsed() - self._born, self._publisher.public_seq
         reply = Answer(asked.nonce, self.me, age, seq, self._known.is_open)
         self._network.send(answer(asked.who, reply))
 
@@ -321,7 +321,7 @@ class Mesh:
         now = elapsed()
         self._timer = self._loop.call_later(TICK, self._tick, context=self._context)
         self._network.watch()
-        self._network.send(heartbeat(self.me.name, self.me.epoch, self._publisher.seq))
+        self._network.send(heartbeat(self.me.name, self.me.epoch, self._publisher.public_seq))
         self._streams.beacons()
         self._rounds.repeat()
         self._pages.tick(now)
@@ -358,6 +358,6 @@ class Mesh:
             self._timer.cancel()
             for name in self._streams.owed():
                 self._streams.beacon(name)
-            seq = self._publisher.seq
+            seq = self._publisher.public_seq
             self._network.send(heartbeat(self.me.name, self.me.epoch, seq, leaving=True))
             self._streams.close_all()

@@ -53,7 +53,7 @@ class Streams:
             raise WireError(f"a query, {MAX_STREAMS} are served already")
         publisher = self._publisher
         source = (publisher.name, publisher.epoch)
-        stream = Stream(query, topic, source, publisher.seq, self._send, self._join)
+        stream = Stream(query, topic, source, publisher.public_seq, self._send, self._join)
         self._streams[topic] = stream
         # What was published before may be owed as well: to somebody whose link was cut meanwhile.
         self._confirmed[topic] = 0
