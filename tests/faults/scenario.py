@@ -48,7 +48,7 @@ class Scenario:
     """Rounds that may share their time, because they mostly wait."""
     weight: int
     """How much of the time of a soak it is to have."""
-    gaps: Collection[str]
+    gaps: tuple[str, ...]
     """The reasons for which events may be lost in it; for any other, they were there to be had."""
 
 
@@ -62,7 +62,7 @@ def scenario(
     gaps: Collection[str] = (),
 ) -> Callable[[Callable[[Desk], Awaitable[None]]], Scenario]:
     """Make a scenario of a coroutine function that plays one round."""
-    return lambda play: Scenario(title, play, soak, transports, at_once, weight, gaps)
+    return lambda play: Scenario(title, play, soak, transports, at_once, weight, tuple(gaps))
 
 
 @dataclass
