@@ -66,6 +66,7 @@ async def measure(heat: Heat, results: Results) -> None:
                 if heat.rounds > 1:  # the first turn of all is of no interest
                     await flow(WARM_SECONDS)(desk)
                 desks[contender] = desk
+                results.figures.setdefault(contender.case, {})  # in this order, whoever is first
         for number in range(heat.rounds):
             turns = [each for each in heat.contenders if each in desks]
             random.Random(number).shuffle(turns)  # a rotation would leave all their neighbours

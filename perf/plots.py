@@ -131,7 +131,7 @@ def latency(results: Results) -> Any:
         axis.set_title(case, fontsize=10)
         axis.set_xlabel("share of the events", fontsize=8)
         axis.set_ylabel("one way, us", fontsize=8)
-        axis.legend(fontsize=7)
+        axis.legend(framealpha=0.5, fontsize=7)
     figure.tight_layout()
     return figure
 
@@ -160,7 +160,7 @@ def growth(results: Results) -> Any:
         axis.set_title(title, fontsize=10)
         axis.set_ylabel(unit, fontsize=8)
         axis.grid(visible=True, alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(framealpha=0.5, fontsize=7)
     figure.tight_layout()
     return figure
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from perf.goals import judge
 from perf.results import Results
+from perf.systems import SYSTEMS
 
 __all__ = ["README", "insert", "lines"]
 
@@ -82,8 +83,10 @@ def goal_lines(results: Results) -> Iterator[str]:
 
 
 def case_lines(results: Results, case: str) -> Iterator[str]:
-    """A row for each system, in the order of the first figure, medians of the rounds."""
-    systems = results.figures[case]
+    """A row for each system, in the order of their list, medians of the rounds."""
+    found, order = results.figures[case], list(SYSTEMS)
+    systems = {name: found[name] for name in order if name in found}
+    systems |= {name: figures for name, figures in found.items() if name not in systems}
     columns = [
         column
         for column in COLUMNS
