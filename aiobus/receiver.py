@@ -107,9 +107,8 @@ class Receiver:
         self._own = (publisher.name, publisher.epoch)
         self._reports = reports
         self._cursor = Cursor()
-        self._handled = self._failed = self._gaps = self._dropped = self._conflated = (
-            self._expired
-        ) = 0
+        self._handled = self._failed = self._gaps = 0
+        self._dropped = self._conflated = self._expired = 0
         self._is_overflowing = self._is_late = False  # an episode: one system event for each
         self._start(terms.since)
 
