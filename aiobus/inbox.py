@@ -5,7 +5,7 @@ nobody waits here; a publisher that should wait does so elsewhere.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from enum import Enum, auto
 from itertools import accumulate, islice
 from typing import Any, Literal, Protocol
@@ -16,6 +16,10 @@ __all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "Sealed", "make_inbox
 
 BATCH = 64
 """Rows taken at once, where what is taken may not be dropped or conflated any more."""
+OPENED = 32
+"""Events of other processes taken at once. A page of 128 opened in one go holds up what shares the
+loop, and the processor, longer than any other step of a subscription that catches up.
+"""
 
 Overflow = Literal["catch_up", "block", "latest", "drop_oldest"]
 """What a full inbox does. See `AsyncEventBus.subscribe`."""
@@ -49,15 +53,16 @@ class Notice:
 
 
 class Sealed:
-    """Events of another process that came together, `count` of them, and are decoded by `open` once
-    it is their turn: ten subscriptions that decode on arrival hold up what arrives behind.
+    """Events of another process that came together. `events` decodes them as it is asked for them,
+    which is when it is their turn: ten subscriptions that decode on arrival hold up what arrives
+    behind. `count`: how many are left.
     """
 
-    __slots__ = ("count", "open")
+    __slots__ = ("count", "events")
 
-    def __init__(self, count: int, open: Callable[[], list[Event[Any]]]) -> None:
+    def __init__(self, count: int, events: Iterator[Event[Any]]) -> None:
         self.count = count
-        self.open = open
+        self.events = events
 
 
 Item = bytes | Event[Any] | Notice | Sealed
@@ -90,7 +95,7 @@ class Inbox(Protocol):
     def take(self, max_bytes: int) -> list[Item]:
         """Remove and return the oldest items: as many as may be taken at once, at least one if
         there is any, and no second one that would pass `max_bytes` of encoded events. What is
-        sealed comes alone.
+        sealed comes opened, and nothing else with it.
         """
         ...
 
@@ -157,8 +162,13 @@ class FifoInbox:
     def take(self, max_bytes: int) -> list[Item]:
         items = self._items
         if items and type(first := items[0]) is Sealed:
-            self._sealed -= first.count - 1
-            return [items.popleft()]
+            if first.count > OPENED:
+                first.count -= OPENED
+                self._sealed -= OPENED
+            else:
+                self._sealed -= first.count - 1
+                items.popleft()
+            return list(islice(first.events, OPENED))
         head = list(islice(items, self._batch))
         sizes = [
             len(item)

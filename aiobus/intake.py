@@ -152,7 +152,7 @@ class Intake:
         if batch.prev >= after:
             self._sink.keep(batch)
         else:
-            self._sink.accept([event for event in batch.events() if event.seq > after])
+            self._sink.accept([event for event in batch if event.seq > after])
 
     def _take_late(self, source: Source, batch: Batch, started: float | None) -> None:
         cursor = self._cursors.get(source)

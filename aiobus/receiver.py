@@ -189,9 +189,9 @@ class Receiver:
         to look at them they are decoded when it is their turn.
         """
         if self._blind is None:
-            self.accept(batch.events())
+            self.accept(list(batch))
         else:
-            self._blind.seal(Sealed(batch.count, batch.events))
+            self._blind.seal(Sealed(batch.count, iter(batch)))
             self._arrivals.wake()
 
     def accept(self, events: list[Event[Any]]) -> None:
@@ -329,8 +329,6 @@ class Receiver:
         return False
 
     def _decoded(self, items: list[Item]) -> list[Event[Any]]:
-        if type(first := items[0]) is Sealed:
-            return first.open()
         rows = [item for item in items if type(item) is bytes]
         events = decode(rows, *self._own) if rows else []
         if len(rows) == len(items):

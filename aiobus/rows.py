@@ -6,6 +6,7 @@ message the rows came.
 """
 
 import marshal
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -33,6 +34,9 @@ class WireError(ValueError):
 class Rows:
     """Events of one source that came together, `count` of them in order. `prev` is the seq of the
     event before and `newest` that of the last one here: `prev` again when there are none.
+
+    Iterating makes the events one by one, and anew each time, so that two subscriptions share
+    nothing.
     """
 
     __slots__ = ("_json", "_rows", "count", "epoch", "newest", "prev", "source")
@@ -46,18 +50,11 @@ class Rows:
         self._json = json
         self._rows: list[Any] | None = rows
 
-    def events(self) -> list[Event[Any]]:
-        """The events, made anew at each call, so that two subscriptions share nothing."""
+    def __iter__(self) -> Iterator[Event[Any]]:
         rows, self._rows = self._rows, None
         source, epoch = self.source, self.epoch
-        return [
-            arrived(type, data, timestamp, key, cause[0] if cause else "", source, epoch, seq)
-            for seq, timestamp, type, key, data, *cause in rows or orjson.loads(self._json)[-1]
-        ]
-
-    def forget(self) -> None:
-        """Keep the bytes alone: it will be some time before the events are asked for."""
-        self._rows = None
+        for seq, timestamp, type, key, data, *cause in rows or orjson.loads(self._json)[-1]:
+            yield arrived(type, data, timestamp, key, cause[0] if cause else "", source, epoch, seq)
 
 
 def _check(json: bytes, last: int, rows: list[Any]) -> int:

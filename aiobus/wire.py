@@ -31,6 +31,10 @@ VERSION = 1
 HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
 MAX_SOURCES = 4_096
+MAX_HEAD = 128
+"""Bytes of version, name and epoch: longer ones need not be remembered."""
+MAX_DIGITS = 18
+"""Of a prev: within MAX_NUMBER, whatever they are."""
 
 
 _WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
@@ -158,10 +162,22 @@ def glance(message: bytes) -> tuple[bytes, str, int, int] | None:
     rows = message.find(b",[", end)
     if end < 2 or rows < 0 or message.startswith(b"~") or message.endswith(b",[]]"):
         return None
+    head, _, prev = message[end:rows].rpartition(b",")
+    if not prev.isdigit() or len(prev) > MAX_DIGITS or len(head) > MAX_HEAD:
+        return None
+    source = _glanced(head)
+    return (message[:end], *source, int(prev)) if source else None
+
+
+@lru_cache(maxsize=MAX_SOURCES)
+def _glanced(head: bytes) -> tuple[str, int] | None:
+    """Source and epoch of a head that lacks its prev, and that a source has for all its frames: one
+    that is behind leaves thousands of them.
+    """
     try:
-        match orjson.loads(b"%b]" % message[end:rows]):
-            case [1, str(source), int(epoch), int(prev)]:
-                return message[:end], source, epoch, prev
+        match orjson.loads(b"%b]" % head):
+            case [1, str(source), int(epoch)]:
+                return source, epoch
     except orjson.JSONDecodeError:
         pass
     return None
@@ -272,7 +288,6 @@ def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswe
 
 def _examined(page: PageAnswer, json: bytes) -> PageAnswer:
     rows = Rows(json, page.source, page.epoch, page.after, page.rows)  # type: ignore[arg-type]
-    rows.forget()  # it was asked for in good time
     if not (rows.newest <= page.to <= page.newest and page.evicted <= page.newest):
         raise WireError("a page whose numbers contradict each other")
     return replace(page, rows=rows)

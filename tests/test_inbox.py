@@ -1,5 +1,6 @@
 """The four policies of a bounded inbox, against a plain list that obeys the same rules."""
 
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
@@ -8,7 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from aiobus import Event
-from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Notice, Offer, Overflow, Sealed
+from aiobus.inbox import (
+    BATCH,
+    OPENED,
+    FifoInbox,
+    Inbox,
+    Item,
+    LatestInbox,
+    Notice,
+    Offer,
+    Overflow,
+    Sealed,
+)
 from aiobus.inbox import make_inbox as make
 
 POLICIES: list[Any] = [*get_args(Overflow)]
@@ -118,35 +130,62 @@ def test_latest_with_more_keys_than_room_throws_away_the_one_first_in_line() -> 
 # What came together from another process.
 
 
-def sealed(count: int) -> Sealed:
-    """Events that nobody may look at before they are taken."""
-
-    def open() -> list[Event[Any]]:
-        raise AssertionError("nobody asked for them")
-
-    return Sealed(count, open)
+def sealed(*numbers: int) -> Sealed:
+    """Events that are made when they are asked for."""
+    return Sealed(len(numbers), (Event("T", number) for number in numbers))
 
 
 @pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
-def test_what_is_sealed_counts_as_its_events_and_comes_alone(policy: Overflow) -> None:
+def test_what_is_sealed_counts_as_its_events_and_comes_with_nothing_else(policy: Overflow) -> None:
     inbox = make(policy, 10)
     assert isinstance(inbox, FifoInbox)
-    first, second, gap = sealed(3), sealed(2), Notice("gap")
+    gap = Notice("gap")
     inbox.offer(b"1", "T", "")
-    inbox.seal(first)
-    inbox.seal(second)
+    inbox.seal(sealed(1, 2, 3))
+    inbox.seal(sealed(4, 5))
     inbox.notify(gap)
     inbox.offer(b"2", "T", "")
     taken = []
     for left in (7, 4, 2, 0):
         taken.append(inbox.take(PLENTY))
         assert len(inbox) == left
-    assert taken == [[b"1"], [first], [second], [gap, b"2"]]
+    events = [[Event("T", number) for number in numbers] for numbers in ((1, 2, 3), (4, 5))]
+    assert taken == [[b"1"], *events, [gap, b"2"]]
+
+
+@pytest.mark.parametrize("count", [OPENED - 1, OPENED, OPENED + 1, 3 * OPENED, 3 * OPENED + 5])
+def test_many_that_are_sealed_are_opened_a_few_at_once(count: int) -> None:
+    opened = []
+
+    def events() -> Iterator[Event]:
+        for number in range(count):
+            opened.append(number)
+            yield Event("T", number)
+
+    inbox = FifoInbox(count, Offer.REFUSED)
+    inbox.seal(Sealed(count, events()))
+    taken: list[Item] = []
+    while len(inbox):
+        some = inbox.take(0)
+        assert 0 < len(some) <= OPENED
+        taken += some
+        assert (len(opened), len(inbox)) == (len(taken), count - len(taken))
+    assert taken == [Event("T", number) for number in range(count)]
+    assert inbox.take(PLENTY) == []
+
+
+def test_what_is_left_of_what_is_sealed_fills_the_inbox() -> None:
+    inbox = FifoInbox(OPENED + 2, Offer.REFUSED)
+    inbox.seal(sealed(*range(OPENED + 2)))
+    inbox.take(0)
+    for _ in range(OPENED):
+        assert inbox.offer(b"1", "T", "") is Offer.TAKEN
+    assert inbox.offer(b"1", "T", "") is Offer.REFUSED
 
 
 def test_an_inbox_is_full_of_what_is_sealed() -> None:
     inbox = FifoInbox(3, Offer.REFUSED)
-    inbox.seal(sealed(3))
+    inbox.seal(sealed(1, 2, 3))
     assert inbox.offer(b"1", "T", "") is Offer.REFUSED
     inbox.take(0)
     assert inbox.offer(b"1", "T", "") is Offer.TAKEN
@@ -154,7 +193,7 @@ def test_an_inbox_is_full_of_what_is_sealed() -> None:
 
 def test_a_cleared_inbox_forgets_how_much_was_sealed() -> None:
     inbox = FifoInbox(3, Offer.REFUSED)
-    inbox.seal(sealed(3))
+    inbox.seal(sealed(1, 2, 3))
     inbox.clear()
     assert len(inbox) == 0
 

@@ -1,5 +1,6 @@
 """What comes from other buses into one subscription, by a clock that is turned by hand."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,7 @@ class Box:
         self.rests = 0
 
     def keep(self, batch: Batch) -> None:
-        self.accept(batch.events())
+        self.accept(list(batch))
 
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)
@@ -90,8 +91,8 @@ class Frame:
     def count(self) -> int:
         return len(self.seqs)
 
-    def events(self) -> list[Event[Any]]:
-        return events(*self.seqs)
+    def __iter__(self) -> Iterator[Event[Any]]:
+        return iter(events(*self.seqs))
 
 
 def events(*seqs: int) -> list[Event[Any]]:

@@ -433,7 +433,7 @@ class Box:
         return self.vacancy == self.room
 
     def keep(self, batch: Batch) -> None:
-        self.accept(batch.events())
+        self.accept(list(batch))
 
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)

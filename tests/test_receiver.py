@@ -3,6 +3,7 @@ much it asks for.
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,9 +25,10 @@ class Batch:
         self.count = len(seqs)
         self.decoded = 0
 
-    def events(self) -> list[Event[Any]]:
+    def __iter__(self) -> Iterator[Event[Any]]:
         self.decoded += 1
-        return [Event("A", seq, 0.0, key="k", source="desk", epoch=7, seq=seq) for seq in self.seqs]
+        for seq in self.seqs:
+            yield Event("A", seq, 0.0, key="k", source="desk", epoch=7, seq=seq)
 
 
 class Asked:

@@ -772,7 +772,7 @@ class Box:
         self.logs: dict[str, list[int | Gap]] = defaultdict(list)
 
     def keep(self, batch: Batch) -> None:
-        self.accept(batch.events())
+        self.accept(list(batch))
 
     def accept(self, events: list[Event[Any]]) -> None:
         self.vacancy -= len(events)

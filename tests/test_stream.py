@@ -41,7 +41,7 @@ class Link:
     @property
     def sent(self) -> list[tuple[int, list[int]]]:
         """Of each frame its `prev` and its seqs."""
-        return [(frame.prev, [event.seq for event in frame.events()]) for frame in self.frames]
+        return [(frame.prev, [event.seq for event in frame]) for frame in self.frames]
 
 
 def test_the_first_event_of_a_tick_leaves_at_once() -> None:
@@ -210,7 +210,7 @@ def test_an_event_arrives_as_it_was_published() -> None:
     event = Event("TRADE", {"price": 1.5, "note": "\0é"}, key="BTC")
     desk.commit(event, "other@1.7", desk.route("TRADE", "BTC"))
     (frame,) = link.frames
-    (arrived,) = frame.events()
+    (arrived,) = frame
     assert arrived == event
     assert (arrived.id, arrived.cause) == (event.id, "other@1.7")
 

@@ -41,7 +41,7 @@ class Desk:
         """Of each frame its topic, its `prev` and its seqs."""
         frames = [wire.read_down(message, ME) for message in self.messages]
         return [
-            (frame.topic, frame.prev, [event.seq for event in frame.events()])
+            (frame.topic, frame.prev, [event.seq for event in frame])
             for frame in frames
             if isinstance(frame, Frame)
         ]

@@ -27,6 +27,7 @@ from aiobus.wire import (
     WireError,
     answer,
     frame,
+    glance,
     heartbeat,
     mark,
     page,
@@ -246,8 +247,8 @@ def test_events_arrive_as_the_codec_would_decode_them(
     assert (read.topic, read.source, read.epoch) == (topic(query), source, epoch)
     assert (read.prev, read.newest) == (prev, seq)
     expected = [all_of(event) for event in decode(rows, source, epoch)]
-    assert [all_of(event) for event in read.events()] == expected
-    assert [all_of(event) for event in read.events()] == expected
+    assert [all_of(event) for event in read] == expected
+    assert [all_of(event) for event in read] == expected
 
 
 def test_a_frame_is_a_topic_and_json_that_any_client_can_read() -> None:
@@ -258,21 +259,56 @@ def test_a_frame_is_a_topic_and_json_that_any_client_can_read() -> None:
 def test_a_usual_type_arrives_as_the_member_it_is() -> None:
     read = read_down(data_frame(row(), row(seq=6, type="mine")), ME)
     assert isinstance(read, Frame)
-    assert [event.type for event in read.events()] == [EventType.TRADE, "mine"]
-    assert type(read.events()[0].type) is EventType
+    assert [event.type for event in read] == [EventType.TRADE, "mine"]
+    assert type(next(iter(read)).type) is EventType
 
 
 def test_a_frame_without_events_is_a_beacon_whose_newest_is_its_prev() -> None:
     read = read_down(frame(topic("TRADE"), "desk", 7, 41, []), ME)
     assert isinstance(read, Frame)
-    assert (read.prev, read.newest, read.events()) == (41, 41, [])
+    assert (read.prev, read.newest, list(read)) == (41, 41, [])
+
+
+@given(queries, names, numbers, st.integers(0, 10**18 - 1), json_values)
+def test_a_glance_sees_what_a_reader_sees(
+    query: str, name: str, epoch: int, prev: int, data: Any
+) -> None:
+    message = frame(topic(query), name, epoch, prev, [orjson.dumps(row(seq=prev + 1, data=data))])
+    read = read_down(message, ME)
+    assert isinstance(read, Frame)
+    for _ in range(2):  # the head is remembered
+        assert glance(message) == (read.topic, read.source, read.epoch, read.prev)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        frame(topic("T"), "bot", 7, 4, []),
+        frame(topic("T"), "bot", 7, 10**18, [orjson.dumps(row())]),
+        heartbeat("bot", 7, 4),
+        b'T\0[1,"bot",7,-4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",7,4.5,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",7, 4,[[5,0,"T","",1]]]',
+        b'T\0[2,"bot",7,4,[[5,0,"T","",1]]]',
+        b'T\0[1,7,7,4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",7,4,4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot,7,4,[[5,0,"T","",1]]]',
+        b'T\0[1,"%b",7,4,[[5,0,"T","",1]]]' % (b"x" * 200),
+        b"~bot" + frame(topic("T"), "bot", 7, 4, [orjson.dumps(row())]),
+        b"T" * 2_000 + frame(topic("T"), "bot", 7, 4, [orjson.dumps(row())]),
+        b"T",
+        b"",
+    ],
+)
+def test_a_glance_leaves_to_a_reader_what_is_no_usual_frame_with_events(message: bytes) -> None:
+    assert glance(message) is None
 
 
 def test_what_one_reader_does_to_its_events_the_next_does_not_see() -> None:
     read = read_down(data_frame(row(data={"legs": [1]}), row(seq=6)), ME)
     assert isinstance(read, Frame)
     for _ in range(3):
-        taken = read.events()
+        taken = list(read)
         assert [(event.seq, event.data) for event in taken] == [
             (5, {"legs": [1]}),
             (6, {"price": 1}),
@@ -301,7 +337,7 @@ def test_what_one_reader_does_to_its_events_the_next_does_not_see() -> None:
 def test_what_just_fits_arrives(changed: dict[str, Any]) -> None:
     read = read_down(data_frame(row(**changed)), ME)
     assert isinstance(read, Frame)
-    (event,) = read.events()
+    (event,) = read
     assert {name: getattr(event, name) for name in changed} == changed
 
 
@@ -455,7 +491,7 @@ def test_data_nested_100_deep_arrives_and_deeper_data_is_refused(
     for deepest in (nested(100), b'{"a":' * 100 + b"1" + b"}" * 100):
         read = read_down(deep_frame(deepest, others, other), ME)
         assert isinstance(read, Frame)
-        assert orjson.dumps(read.events()[-1].data) == deepest
+        assert orjson.dumps(list(read)[-1].data) == deepest
     for deeper in (nested(101), b'{"a":' * 101 + b"1" + b"}" * 101):
         said = refusal(lambda deeper=deeper: read_down(deep_frame(deeper, others, other), ME))
         assert said == "data nested more than 100 deep"
@@ -596,7 +632,7 @@ def test_a_page_is_read_as_it_was_sent(
     assert (read.nonce, read.source, read.epoch) == (nonce, source, epoch)
     assert (read.after, read.evicted, read.to, read.newest, read.reached) == where
     expected = [all_of(event) for event in decode(rows, source, epoch)]
-    assert [all_of(event) for event in read.rows.events()] == expected
+    assert [all_of(event) for event in read.rows] == expected
 
 
 def page_fields(**changed: Any) -> list[Any]:
@@ -809,7 +845,7 @@ def almost_valid(draw: st.DrawFn, messages: list[bytes]) -> bytes:
 def read_down_and_use(message: bytes) -> None:
     read = read_down(message, ME)
     if isinstance(read, Frame):
-        first, second = read.events(), read.events()
+        first, second = list(read), list(read)
         assert first == second
         assert read.newest == (first[-1].seq if first else read.prev)
 
@@ -818,6 +854,7 @@ def read_down_and_use(message: bytes) -> None:
 @settings(max_examples=1000, deadline=None)
 def test_whatever_a_peer_sends_is_read_or_a_wire_error(message: bytes) -> None:
     for sent in (message, topic("T") + message, HEARTBEATS + message, ME.topic + message):
+        glance(sent)
         for read in (read_up, read_topic, read_down_and_use):
             assert len(said_by(lambda read=read, sent=sent: read(sent))) < 300
 

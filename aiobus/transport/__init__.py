@@ -5,7 +5,7 @@ query that others ask for, hands what it receives to an `Inlet`, and tells a `Wi
 goes. It must not know of callbacks, handlers or tasks of the user.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
 from aiobus.event import Event
@@ -21,7 +21,8 @@ Source = tuple[str, int]
 
 class Batch(Protocol):
     """Events of one source that belong together: a frame is all that it published for one query
-    after `prev`, up to `newest`; a page is what it has kept of that. `count`: how many.
+    after `prev`, up to `newest`; a page is what it has kept of that. `count`: how many. Iterating
+    decodes them one by one in order of seq, anew for each who asks.
     """
 
     source: str
@@ -30,9 +31,7 @@ class Batch(Protocol):
     newest: int
     count: int
 
-    def events(self) -> list[Event[Any]]:
-        """Decoded anew for each who asks, in order of seq."""
-        ...
+    def __iter__(self) -> Iterator[Event[Any]]: ...
 
 
 class Inlet(Protocol):

@@ -73,7 +73,7 @@ class Message:
         if self.kind != "events":
             return []
         topic, zero, json = self.data.partition(b"\0")
-        return Frame(topic + zero, json).events()
+        return list(Frame(topic + zero, json))
 
 
 Figure = float | Callable[[Message], float]
