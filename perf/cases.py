@@ -164,6 +164,14 @@ def versus(
     return tuple(Contender(case, system, layout, ask) for system in systems)
 
 
+def _unmatched_across(*systems: str) -> tuple[Contender, ...]:
+    return tuple(
+        Contender(f"{count:,} unmatched, across", system, Layout(unmatched=count), flow(0.2))
+        for count in UNMATCHED
+        for system in systems
+    )
+
+
 QUICK = [
     Heat(
         versus(
@@ -223,20 +231,14 @@ FULL = [
                 f"{count:,} unmatched, in process",
                 "aiobus, inproc",
                 Layout(is_shared=True, unmatched=count, is_matched=False),
-                flow(0.5),
+                flow(0.15),
             )
             for count in UNMATCHED
         ),
-        7,
+        30,  # many and short, since their ratios are taken round by round
     ),
-    Heat(
-        tuple(
-            Contender(f"{count:,} unmatched, across", system, Layout(unmatched=count), flow(0.5))
-            for count in UNMATCHED
-            for system in ("aiobus", "zmq.asyncio", "nats-py")
-        ),
-        3,
-    ),
+    Heat(_unmatched_across("aiobus"), 30),
+    Heat(_unmatched_across("zmq.asyncio", "nats-py"), 3),
     Heat(
         versus("a million events", ("aiobus", "nats-py", "zenoh", "zmq.asyncio"), ONE, million), 1
     ),

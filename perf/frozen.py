@@ -29,7 +29,7 @@ import uvloop
 
 from aiobus import AsyncEventBus, Event, EventStream, EventType, Limits
 
-ROUNDS = 7
+ROUNDS = 11
 EVENTS = 60_000
 LIMITS = Limits(history_events=EVENTS + 10_000)
 """A publisher at full rate outruns any subscriber: with the default of 32,768 one that is healthy

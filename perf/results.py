@@ -1,6 +1,6 @@
 """The figures of one run: by case, system and name, one value a round.
 
-Owns their form as JSON, and the median, which is what is compared. Must not know what they mean.
+Owns their form as JSON, and the medians, which are what is compared. Must not know what they mean.
 """
 
 import json
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["FOLDER", "Results"]
+
+Place = tuple[str, str, str]
+"""Case, system and name of a figure."""
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -47,10 +50,16 @@ class Results:
         values = self.figures.get(case, {}).get(system, {}).get(name)
         return statistics.median(values) if values else None
 
-    def quartile(self, case: str, system: str, name: str) -> float | None:
-        """The lower quartile of the rounds, where what disturbs can only add."""
-        values = self.figures.get(case, {}).get(system, {}).get(name, [])
-        return statistics.quantiles(values, n=4)[0] if len(values) > 1 else None
+    def paired(self, one: Place, other: Place) -> float | None:
+        """One figure as a multiple of another of the same round, the median over the rounds: for
+        differences smaller than those of a machine that changes its pace from round to round.
+        """
+        some, others = (
+            self.figures.get(case, {}).get(system, {}).get(name, [])
+            for case, system, name in (one, other)
+        )
+        ratios = [mine / its for mine, its in zip(some, others, strict=False) if its]
+        return statistics.median(ratios) if ratios else None
 
     def spread(self, case: str, system: str, name: str) -> tuple[float, float] | None:
         """The smallest and the largest of the rounds."""

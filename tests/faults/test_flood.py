@@ -96,7 +96,7 @@ async def links_are_made_anew(desk: Desk) -> None:
 
     5,000 of them are not held to 3 s, since each asks for a page of its own.
     """
-    keys, times = (5_000, 20) if desk.scale.affords(100) else (200, 3)
+    keys, times = (5_000, 20) if desk.scale.affords(55) else (200, 3)
     desk.size = f"{keys} subscriptions {times} times"
     publisher, subscriber = await desk.bots("publisher", "subscriber")
     await subscriber.do("hear_each", keys)
@@ -109,10 +109,10 @@ async def links_are_made_anew(desk: Desk) -> None:
             desk.recoveries.append(time.monotonic() - healed)
 
 
-@scenario("many ask for all of history at once", soak=5, weight=3)
+@scenario("many ask for all of history at once", soak=5, weight=4)
 async def all_ask_at_once(desk: Desk) -> None:
     """Each gets all of it, and no page holds up for long what somebody else is to get live."""
-    count, events = (50, 20_000) if desk.scale.affords(60) else (8, 2_000)
+    count, events = (50, 20_000) if desk.scale.affords(55) else (8, 2_000)
     desk.size = f"{count} subscribers for {events} events each"
     names = [f"s{number}" for number in range(count)]
     publisher, live, *many = await desk.bots("publisher", "live", *names)
