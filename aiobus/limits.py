@@ -18,7 +18,9 @@ class Limits:
     """
 
     history_events: int = 32_768
-    """Events kept per type for those who fell behind; the oldest go first."""
+    """Events kept per type for those who fell behind, at most; the oldest go first, and of more
+    than 1,000 one in 512 at once.
+    """
     history_bytes: int = 16 * MIB
     """Bytes of encoded events kept per type, with 64 bytes of bookkeeping counted for each event.
     """

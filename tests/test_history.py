@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aiobus import Event, EventType, Limits
-from aiobus.history import PAGE_BYTES, PAGE_LOOK, ROW_OVERHEAD, History, Page, Want
+from aiobus.history import EVICT_PART, PAGE_BYTES, PAGE_LOOK, ROW_OVERHEAD, History, Page, Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 
@@ -161,6 +161,19 @@ def test_over_the_total_the_type_that_holds_most_gives_way_first() -> None:
     assert seqs(history.page(ALL, 0, 10).rows) == [1, 2, 3, 4]
     keep(history, 5, "B", size=200 - ROW_OVERHEAD)
     assert seqs(history.page(ALL, 0, 10).rows) == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("limit", [EVICT_PART, 2 * EVICT_PART, 4 * EVICT_PART + 7])
+def test_a_large_ring_forgets_its_oldest_512th_at_once_and_knows_which(limit: int) -> None:
+    history = history_of(history_events=limit)
+    for seq in range(1, 3 * limit):
+        keep(history, seq, "T")
+        evicted = history.evicted(ALL)
+        assert seq - limit <= evicted <= max(0, seq - limit + limit // EVICT_PART)
+        assert len(history) == seq - evicted
+    kept = [seq for page in walk(history, ALL, 0, 100) for seq in seqs(page.rows)]
+    assert kept == list(range(evicted + 1, 3 * limit))
+    assert history.bytes == sum(len(f"{seq} ") + ROW_OVERHEAD for seq in kept)
 
 
 def test_there_is_no_ring_for_one_type_too_many() -> None:
