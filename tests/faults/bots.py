@@ -241,6 +241,11 @@ class Bot:
         """The seq of the burst event that so many were published after."""
         return self._seqs[-1 - count]
 
+    async def oldest_kept(self) -> int:
+        """The seq of the oldest event of the bursts that this bus still has."""
+        async with self.bus.stream("T", since=0.0) as events:
+            return (await anext(events)).seq
+
     def handled_between(self, begin: float, end: float) -> int:
         """How many of the last 10,000 events handled were made between these Unix times."""
         return sum(begin < each < end for each in self._timestamps)
