@@ -53,8 +53,8 @@ class Notice:
 
 
 class Sealed:
-    """Events of another process that came together. `events` decodes them as it is asked for them,
-    which is when it is their turn: ten subscriptions that decode on arrival hold up what arrives
+    """Events of another process that came together. `events` makes them as it is asked for them,
+    which is when it is their turn: ten subscriptions that do it on arrival hold up what arrives
     behind. `count`: how many are left.
     """
 
@@ -65,20 +65,20 @@ class Sealed:
         self.events = events
 
 
-Item = bytes | Event[Any] | Notice | Sealed
-"""An encoded event of this process, an event or several of another, or a notice."""
-Taken = bytes | Event[Any]
+Offered = bytes | Event[Any]
+"""An encoded event of this process, or an event of another."""
+Item = Offered | Notice
 
 
 class Inbox(Protocol):
     """What a subscription needs of its inbox, whatever the policy."""
 
     def __len__(self) -> int: ...
-    def offer(self, event: Taken, type: str, key: str) -> Offer:
+    def offer(self, event: Offered, type: str, key: str) -> Offer:
         """Put an event in by the rules of the policy."""
         ...
 
-    def admit(self, event: Taken, type: str, key: str) -> Offer:
+    def admit(self, event: Offered, type: str, key: str) -> Offer:
         """Put an event in even if there is no room: it was asked for, and must not be lost."""
         ...
 
@@ -112,7 +112,7 @@ class FifoInbox:
     __slots__ = ("_batch", "_items", "_maxsize", "_sealed", "_when_full")
 
     def __init__(self, maxsize: int, when_full: Offer) -> None:
-        self._items: deque[Item] = deque()
+        self._items: deque[Item | Sealed] = deque()
         self._maxsize = maxsize
         self._sealed = 0  # events that are in the inbox beyond one for each item
         self._when_full = when_full
@@ -122,7 +122,7 @@ class FifoInbox:
     def __len__(self) -> int:
         return len(self._items) + self._sealed
 
-    def offer(self, event: Taken, type: str, key: str) -> Offer:
+    def offer(self, event: Offered, type: str, key: str) -> Offer:
         outcome = TAKEN
         if len(self._items) + self._sealed >= self._maxsize:
             outcome = self._when_full
@@ -140,7 +140,7 @@ class FifoInbox:
                 return True
         return False
 
-    def admit(self, event: Taken, type: str, key: str) -> Offer:
+    def admit(self, event: Offered, type: str, key: str) -> Offer:
         self._items.append(event)
         return Offer.TAKEN
 
@@ -169,7 +169,7 @@ class FifoInbox:
                 self._sealed -= first.count - 1
                 items.popleft()
             return list(islice(first.events, OPENED))
-        head = list(islice(items, self._batch))
+        head: list[Any] = list(islice(items, self._batch))
         sizes = [
             len(item)
             if type(item) is bytes
@@ -207,7 +207,7 @@ class LatestInbox:
     def __len__(self) -> int:
         return len(self._items)
 
-    def offer(self, event: Taken, type: str, key: str) -> Offer:
+    def offer(self, event: Offered, type: str, key: str) -> Offer:
         if (type, key) in self._items or len(self._items) < self._maxsize:
             return self.admit(event, type, key)
         has_dropped = self._drop_oldest()
@@ -221,7 +221,7 @@ class LatestInbox:
                 return True
         return False
 
-    def admit(self, event: Taken, type: str, key: str) -> Offer:
+    def admit(self, event: Offered, type: str, key: str) -> Offer:
         outcome = Offer.CONFLATED if (type, key) in self._items else Offer.TAKEN
         self._items[type, key] = event
         return outcome

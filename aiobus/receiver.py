@@ -335,11 +335,7 @@ class Receiver:
             return events
         own = iter(events)
         return [
-            item.item
-            if isinstance(item, Notice)
-            else item
-            if isinstance(item, Event)
-            else next(own)
+            item if type(item) is Event else item.item if type(item) is Notice else next(own)
             for item in items
         ]
 

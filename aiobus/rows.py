@@ -36,7 +36,8 @@ class Rows:
     event before and `newest` that of the last one here: `prev` again when there are none.
 
     Iterating makes the events one by one, and anew each time, so that two subscriptions share
-    nothing.
+    nothing. What was parsed for the check is kept for the first to iterate, so an event of four
+    fields takes 850 bytes while it waits for that, and 270 once it was parsed for another.
     """
 
     __slots__ = ("_json", "_rows", "count", "epoch", "newest", "prev", "source")

@@ -32,7 +32,7 @@ HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
 MAX_SOURCES = 4_096
 MAX_HEAD = 128
-"""Bytes of version, name and epoch: longer ones need not be remembered."""
+"""Bytes of version, name and epoch, of which the longest has 89."""
 MAX_DIGITS = 18
 """Of a prev: within MAX_NUMBER, whatever they are."""
 
@@ -163,7 +163,9 @@ def glance(message: bytes) -> tuple[bytes, str, int, int] | None:
     if end < 2 or rows < 0 or message.startswith(b"~") or message.endswith(b",[]]"):
         return None
     head, _, prev = message[end:rows].rpartition(b",")
-    if not prev.isdigit() or len(prev) > MAX_DIGITS or len(head) > MAX_HEAD:
+    if not prev.isdigit() or len(prev) > MAX_DIGITS or prev[:1] == b"0" != prev:
+        return None
+    if len(head) > MAX_HEAD:
         return None
     source = _glanced(head)
     return (message[:end], *source, int(prev)) if source else None
@@ -176,7 +178,7 @@ def _glanced(head: bytes) -> tuple[str, int] | None:
     """
     try:
         match orjson.loads(b"%b]" % head):
-            case [1, str(source), int(epoch)]:
+            case [1, str(source), int(epoch)] if type(epoch) is int:
                 return source, epoch
     except orjson.JSONDecodeError:
         pass

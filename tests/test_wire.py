@@ -291,6 +291,14 @@ def test_a_glance_sees_what_a_reader_sees(
         b'T\0[1,"bot",7, 4,[[5,0,"T","",1]]]',
         b'T\0[2,"bot",7,4,[[5,0,"T","",1]]]',
         b'T\0[1,7,7,4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",{},4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot","7",4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",7.5,4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",true,4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",null,4,[[5,0,"T","",1]]]',
+        b'T\0[1,"bot",7,04,[[5,0,"T","",1]]]',
+        b'\0[1,"bot",7,4,[[5,0,"T","",1]]]',
+        b'[1,"bot",7,4,[[5,0,"T","",1]]]',
         b'T\0[1,"bot",7,4,4,[[5,0,"T","",1]]]',
         b'T\0[1,"bot,7,4,[[5,0,"T","",1]]]',
         b'T\0[1,"%b",7,4,[[5,0,"T","",1]]]' % (b"x" * 200),
@@ -302,6 +310,14 @@ def test_a_glance_sees_what_a_reader_sees(
 )
 def test_a_glance_leaves_to_a_reader_what_is_no_usual_frame_with_events(message: bytes) -> None:
     assert glance(message) is None
+
+
+def test_two_readers_of_one_frame_that_take_turns_get_the_same_and_share_nothing() -> None:
+    read = read_down(data_frame(*(row(seq=seq, data=[seq]) for seq in range(5, 9))), ME)
+    assert isinstance(read, Frame)
+    for one, other in zip(read, read, strict=True):
+        assert one == other
+        assert one.data is not other.data
 
 
 def test_what_one_reader_does_to_its_events_the_next_does_not_see() -> None:
@@ -854,7 +870,7 @@ def read_down_and_use(message: bytes) -> None:
 @settings(max_examples=1000, deadline=None)
 def test_whatever_a_peer_sends_is_read_or_a_wire_error(message: bytes) -> None:
     for sent in (message, topic("T") + message, HEARTBEATS + message, ME.topic + message):
-        glance(sent)
+        hash(glance(sent))
         for read in (read_up, read_topic, read_down_and_use):
             assert len(said_by(lambda read=read, sent=sent: read(sent))) < 300
 

@@ -22,7 +22,7 @@ Source = tuple[str, int]
 class Batch(Protocol):
     """Events of one source that belong together: a frame is all that it published for one query
     after `prev`, up to `newest`; a page is what it has kept of that. `count`: how many. Iterating
-    decodes them one by one in order of seq, anew for each who asks.
+    makes them one by one in order of seq, anew for each who asks.
     """
 
     source: str
