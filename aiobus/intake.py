@@ -200,6 +200,8 @@ class Intake:
         if gap is not None:
             self._sink.lose(source, gap)
         if batch.count:
+            if not self._sink.is_hungry:
+                batch.forget()
             self._sink.keep(batch)
         self._follow(source, cursor)
 

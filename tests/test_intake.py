@@ -82,6 +82,7 @@ class Frame:
     seqs: list[int] = field(default_factory=list)
     source: str = DESK[0]
     epoch: int = DESK[1]
+    is_forgotten: bool = False
 
     @property
     def newest(self) -> int:
@@ -93,6 +94,9 @@ class Frame:
 
     def __iter__(self) -> Iterator[Event[Any]]:
         return iter(events(*self.seqs))
+
+    def forget(self) -> None:
+        self.is_forgotten = True
 
 
 def events(*seqs: int) -> list[Event[Any]]:
@@ -286,6 +290,17 @@ def test_after_a_page_the_next_is_asked_for_at_once_until_there_is_no_more(behin
     behind.turn(6, 9, 9, 7, 9)
     assert (behind.asked.pages, set(behind.intake.behind)) == ([], set())
     assert behind.box.log == [5, 6, 7, 9]
+
+
+@pytest.mark.parametrize("is_hungry", [True, False])
+def test_a_page_behind_which_others_wait_is_held_as_its_bytes_alone(
+    behind: Bench, *, is_hungry: bool
+) -> None:
+    behind.box.is_hungry = is_hungry
+    page = Frame(4, [5, 6])
+    behind.intake.turn(DESK, Page(4, 0, 9, 9, []), page)
+    assert page.is_forgotten is not is_hungry
+    assert behind.box.log == [5, 6]
 
 
 def test_no_more_is_asked_for_than_there_is_room(behind: Bench) -> None:

@@ -30,6 +30,9 @@ class Batch:
         for seq in self.seqs:
             yield Event("A", seq, 0.0, key="k", source="desk", epoch=7, seq=seq)
 
+    def forget(self) -> None:
+        pass
+
 
 class Asked:
     """A transport that nobody answers."""

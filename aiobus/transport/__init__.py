@@ -32,6 +32,9 @@ class Batch(Protocol):
     count: int
 
     def __iter__(self) -> Iterator[Event[Any]]: ...
+    def forget(self) -> None:
+        """It will be some time before anybody iterates: hold less until then."""
+        ...
 
 
 class Inlet(Protocol):
