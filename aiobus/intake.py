@@ -169,6 +169,11 @@ class Intake:
         """True while it has no room, or something is missing: it may want to leave a frame."""
         return bool(self.behind) or self._sink.vacancy <= 0
 
+    @property
+    def missing(self) -> int:
+        """How many events are missing of the source that is furthest ahead, at most."""
+        return max((self._cursors[source].missing for source in self.behind), default=0)
+
     def leave_out(self, source: Source, prev: int) -> bool:
         """A frame with events after `prev` has come: True when it is left, unread."""
         cursor = self._cursors.get(source)

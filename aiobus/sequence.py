@@ -79,6 +79,11 @@ class Cursor:
         if seq > self.last:
             self._be_behind(seq)
 
+    @property
+    def missing(self) -> int:
+        """How many numbers lie between its place and the last that it will ask for."""
+        return self._known - self.last if self.behind and not self.has_given_up else 0
+
     def lost_before(self, prev: int) -> Gap | None:
         """After giving up, a frame that follows `prev` ends what is missing, and that is lost."""
         if not self.has_given_up or (prev <= self.last and self.since is None):

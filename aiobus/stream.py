@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from aiobus.delivery import Delivery
 from aiobus.pattern import Query
-from aiobus.wire import frame
+from aiobus.wire import frame, quiet
 
 __all__ = ["Stream"]
 
@@ -84,6 +84,11 @@ class Stream:
     def beacon(self) -> None:
         """Send a frame in any case: one without events reveals that the last with some was lost."""
         self._emit()
+
+    def quiet_beacon(self) -> None:
+        """Say the same to those who want nothing else, behind what was joined."""
+        self.flush()
+        self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, ()))
 
     def _emit(self) -> None:
         data = frame(self.topic, self._source, self._epoch, self.sent, self._rows)

@@ -22,14 +22,16 @@ from aiobus.pattern import MAX_QUERY, Query, bad_name, read_query
 from aiobus.rows import MAX_NUMBER, Rows, WireError, shape
 
 __all__ = [
-    "HEARTBEATS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark", "PageAnswer",
-    "PageAsk", "Who", "WireError", "answer", "frame", "glance", "heartbeat", "mark", "page",
-    "read_down", "read_topic", "read_up", "read_who", "topic", "up",
+    "HEARTBEATS", "QUIET", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
+    "PageAnswer", "PageAsk", "Who", "WireError", "answer", "frame", "glance", "heartbeat", "mark",
+    "page", "quiet", "read_down", "read_topic", "read_up", "read_who", "topic", "up",
 ]  # fmt: skip
 
 VERSION = 1
 HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
+QUIET = b"-"
+"""What a topic begins with for those who want its beacons alone."""
 MAX_SOURCES = 4_096
 MAX_HEAD = 128
 """Bytes of version, name and epoch, of which the longest has 89."""
@@ -87,8 +89,14 @@ def topic(query: str) -> bytes:
     return b"%b\0" % query.encode()
 
 
+def quiet(topic: bytes) -> bytes:
+    """The topic to subscribe to for nothing but the beacons of `topic`."""
+    return QUIET + topic
+
+
 def read_topic(topic: bytes) -> Query | Who | None:
-    """What a subscription asks for: events, the mail of a bus, or heartbeats (None).
+    """What a subscription asks for: events or, quietly, beacons of a query, the mail of a bus, or
+    heartbeats (None).
 
     Raises WireError when it is none of these.
     """
@@ -98,7 +106,7 @@ def read_topic(topic: bytes) -> Query | Who | None:
         return None
     try:
         text = topic[:-1].decode()
-        return read_who(text[1:]) if text.startswith("~") else read_query(text)
+        return read_who(text[1:]) if text.startswith("~") else read_query(text.removeprefix("-"))
     except ValueError as error:
         raise WireError(f"no subscription: {error}") from None
 
@@ -160,7 +168,7 @@ def glance(message: bytes) -> tuple[bytes, str, int, int] | None:
     """
     end = message.find(b"\0", 0, MAX_QUERY + 1) + 1
     rows = message.find(b",[", end)
-    if end < 2 or rows < 0 or message.startswith(b"~") or message.endswith(b",[]]"):
+    if end < 2 or rows < 0 or message[:1] in b"~-" or message.endswith(b",[]]"):
         return None
     head, _, prev = message[end:rows].rpartition(b",")
     if not prev.isdigit() or len(prev) > MAX_DIGITS or prev[:1] == b"0" != prev:
@@ -271,12 +279,12 @@ def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswe
 
     Raises WireError for anything else, mail for other buses among it.
     """
-    end = message.find(b"\0", 0, MAX_QUERY + 1) + 1
+    end = message.find(b"\0", 0, MAX_QUERY + 1 + message.startswith(QUIET)) + 1
     if end < 2:
         raise WireError(f"{len(message)} bytes that do not begin with a topic")
     topic, json = message[:end], message[end:]
     if not topic.startswith(b"~"):
-        return Frame(topic, json)
+        return Frame(topic.removeprefix(QUIET), json)
     if topic == HEARTBEATS:
         fields = _loads(json)
         leaving = type(fields) is list and fields[3:] == ["bye"]

@@ -11,6 +11,7 @@ from aiobus.history import Page
 from aiobus.pattern import Query
 from aiobus.transport import Batch, Source
 from aiobus.transport.inlets import MEMORY, Inlets
+from aiobus.transport.topic import FAR, LEFT
 from aiobus.wire import Answer, Frame, Mark, Who
 
 ME = Who("me", 7, "ipc:///me")
@@ -37,6 +38,7 @@ class Sub:
         self.log.append(("turn", source, page, events))
 
     is_busy = False
+    missing = 0
     beginning: Collection[Source] = ()
 
     def excuse(self) -> None:
@@ -158,6 +160,74 @@ def test_a_frame_that_one_can_take_is_read(are_busy: tuple[bool, ...]) -> None:
 )
 def test_a_beacon_and_what_is_no_frame_are_read_by_all(message: bytes) -> None:
     assert subs(True)[0].leave_out(message) is None
+
+
+# Quiet and loud.
+
+
+def far(count: int, missing: int = FAR + 1) -> tuple[Inlets, list[Sub]]:
+    inlets, made = subs(*[True] * count)
+    for sub in made:
+        sub.missing = missing
+    return inlets, made
+
+
+def turned(inlets: Inlets) -> list[tuple[bytes, bool]]:
+    found = [(topic.live, topic.is_quiet) for topic in inlets.turned]
+    inlets.turned.clear()
+    return found
+
+
+def quiet(count: int) -> tuple[Inlets, list[Sub]]:
+    inlets, made = far(count)
+    for _ in range(LEFT):
+        inlets.leave_out(FRAME)
+    assert turned(inlets) == [(b"-TRADE\0", True)]
+    return inlets, made
+
+
+def test_a_topic_whose_frames_all_leave_for_long_turns_quiet() -> None:
+    quiet(2)
+
+
+def test_a_topic_of_which_a_frame_was_handed_over_meanwhile_does_not() -> None:
+    inlets, _ = far(1)
+    for _ in range(LEFT - 1):
+        inlets.leave_out(FRAME)
+    inlets.take(frame())
+    inlets.leave_out(FRAME)
+    assert turned(inlets) == []
+
+
+def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
+    inlets, (one, other) = quiet(2)
+    rows = Frame(TRADE, b'[1,"bot",50,8,[]]')
+    inlets.turn(one, BOT, PAGE, rows)
+    assert turned(inlets) == []
+    other.missing = 0
+    inlets.turn(other, BOT, PAGE, rows)
+    assert turned(inlets) == [(TRADE, False)]
+    assert other.said("turn") == [("turn", BOT, PAGE, rows)]
+
+
+def test_whoever_comes_to_a_quiet_topic_turns_it_loud() -> None:
+    inlets, _ = quiet(1)
+    assert inlets.add(Sub()) is None
+    assert turned(inlets) == [(TRADE, False)]
+
+
+def test_a_quiet_topic_of_whose_source_nothing_is_missing_any_more_turns_loud_in_a_second() -> None:
+    inlets, (one,) = quiet(1)
+    inlets.tick(1.0, (), ())
+    assert turned(inlets) == []
+    one.missing = 0
+    inlets.tick(2.0, (), ())
+    assert turned(inlets) == [(TRADE, False)]
+
+
+def test_the_last_who_leaves_a_quiet_topic_withdraws_the_quiet_one() -> None:
+    inlets, (one, other) = quiet(2)
+    assert [inlets.remove(one), inlets.remove(other)] == [None, b"-TRADE\0"]
 
 
 # Frames and answers.

@@ -251,6 +251,17 @@ def test_without_room_a_frame_is_left_and_nothing_asked_for_until_there_is(met: 
     assert met.asked.pages == [(DESK, 4, 3)]
 
 
+def test_of_several_sources_that_counts_of_which_most_is_missing(met: Bench) -> None:
+    other = ("other", 1)
+    met.intake.meet(other, 3, met.older)
+    assert met.intake.missing == 0
+    met.intake.meet(DESK, 9, met.older)
+    met.intake.meet(other, 10, met.older)
+    assert met.intake.missing == 7
+    met.intake.leave(other)
+    assert met.intake.missing == 5
+
+
 def test_a_beacon_needs_no_room(met: Bench) -> None:
     met.box.vacancy = 0
     met.take(4)

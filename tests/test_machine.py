@@ -80,7 +80,7 @@ class Link:
     def connect(self) -> None:
         self.is_up = True
         self.has_been_left = False
-        self.up += [b"\1" + topic for topic in self.process.topics]
+        self.up += [b"\1" + topic for topic in sorted(self.process.topics)]
         self.process.ask(self, list(self.process.inlets))
 
     def cut(self, kept: int) -> None:
@@ -139,6 +139,7 @@ class Source:
     def beacon(self) -> None:
         for stream in self._streams.values():
             stream.beacon()
+            stream.quiet_beacon()
 
     def mark(self, number: int) -> None:
         for stream in self._joining:
@@ -149,9 +150,11 @@ class Source:
                 mark = Mark(number, self.who, streams)
                 link.down.append(wire.mark(link.process.me, mark))
 
-    def withdraw(self, link: Link, topic: bytes) -> None:
-        link.topics.discard(topic)
-        if not any(topic in each.topics for each in self.links) and topic in self._streams:
+    def withdraw(self, link: Link, name: bytes) -> None:
+        link.topics.discard(name)
+        topic = name.removeprefix(wire.QUIET)
+        names = {topic, wire.quiet(topic)}
+        if not any(names & each.topics for each in self.links) and topic in self._streams:
             stream = self._streams.pop(topic)
             self.publisher.detach(stream)
             if stream in self._joining:
@@ -160,6 +163,9 @@ class Source:
     def hear(self, link: Link, message: bytes) -> None:
         if message[:1] == b"\1":
             self._serve(link, message[1:])
+            return
+        if message[:1] == b"\0":
+            self.withdraw(link, message[1:])
             return
         match said := wire.read_up(message):
             case Ask():
@@ -171,9 +177,9 @@ class Source:
             case PageAsk() if said.epoch == self.id[1]:
                 self._answer_page(link, said)
 
-    def _serve(self, link: Link, topic: bytes) -> None:
-        link.topics.add(topic)
-        query = wire.read_topic(topic)
+    def _serve(self, link: Link, name: bytes) -> None:
+        link.topics.add(name)
+        query, topic = wire.read_topic(name), name.removeprefix(wire.QUIET)
         if topic not in self._streams:
             assert isinstance(query, Query)
             seq, join = self.publisher.seq, self._joining.append
@@ -229,25 +235,43 @@ class Process:
         self.inlets = Inlets()
         self.links: list[Link] = []
         self.boxes: dict[Intake, Box] = {}
+        self.topics: set[bytes] = set()
         self._clock = clock
         self._pages = Pages(self._ask_page)
         self._last_nonce = 0
 
-    @property
-    def topics(self) -> list[bytes]:
-        return sorted({wire.topic(inlet.query.text) for inlet in self.inlets})
-
     def subscribe(self, query: Query, room: int, since: Since = None) -> "Box":
         box = Box(self, query, room, self._clock, since)
+        self.boxes[box.intake] = box
         if (topic := self.inlets.add(box.intake)) is not None:
-            for link in self.links:
-                if link.is_up:
-                    link.up.append(b"\1" + topic)
+            self.topics.add(topic)
+            self._say(b"\1" + topic)
+        self.turn()
+        self._ask_all([box.intake])
+        return box
+
+    def _say(self, message: bytes) -> None:
         for link in self.links:
             if link.is_up:
-                self.ask(link, [box.intake])
-        self.boxes[box.intake] = box
-        return box
+                link.up.append(message)
+
+    def _ask_all(self, inlets: list[Intake]) -> None:
+        for link in self.links:
+            if link.is_up:
+                self.ask(link, inlets)
+
+    def turn(self) -> None:
+        """As `Mesh`, where something has turned quiet or loud."""
+        while self.inlets.turned:
+            topic = self.inlets.turned.pop()
+            self.topics.add(topic.live)
+            self.topics.discard(topic.other)
+            self._say(b"\1" + topic.live)
+            self._say(b"\0" + topic.other)
+            if not topic.is_quiet:
+                self._ask_all(
+                    [box.intake for box in self.boxes.values() if box.intake in topic.inlets]
+                )
 
     def ask(self, link: Link, inlets: list[Intake]) -> None:
         """Whether their queries are live there."""
@@ -273,10 +297,15 @@ class Process:
 
     def hear(self, link: Link, message: bytes) -> None:
         """As `Mesh.on_down`."""
+        self._hear(link, message)
+        self.turn()
+
+    def _hear(self, link: Link, message: bytes) -> None:
         source = link.source
         topic = message[: message.index(b"\0") + 1]
         if not topic.startswith(b"~"):
-            frame = Frame(topic, message[len(topic) :])
+            json, topic = message[len(topic) :], topic.removeprefix(wire.QUIET)
+            frame = Frame(topic, json)
             for box in self.boxes.values():
                 if wire.topic(box.query.text) == topic:
                     box.accounts[source.id].hear(frame.prev, frame.newest)
@@ -295,7 +324,7 @@ class Process:
                 account = self.boxes[inlet].accounts[source.id]
                 account.heard = max(account.heard, said.newest)
                 was_beginning = source.id in inlet.beginning
-                inlet.turn(source.id, page, said.rows)
+                self.inlets.turn(inlet, source.id, page, said.rows)
                 if was_beginning and source.id not in inlet.beginning:
                     self.boxes[inlet].begin(source, said)
             case Mark():
@@ -333,6 +362,7 @@ class Process:
         for box in self.boxes.values():
             box.accounts[link.source.id].has_left = True
         self.inlets.leave(link.source.id, self._clock.now, is_dead=is_dead)
+        self.turn()
 
     def excuse(self) -> None:
         """It was held up: patience begins anew."""
@@ -350,6 +380,7 @@ class Process:
             if box.vacancy <= 0:
                 box.have_patience_anew()  # nobody can answer who was not asked
         self.inlets.tick(self._clock.now, (), ())
+        self.turn()
         for box in self.boxes.values():
             box.lose_patience()
 
@@ -539,6 +570,8 @@ class Protocol(RuleBasedStateMachine):
         self.patch.setattr("aiobus.intake.elapsed", self.clock)
         self.patch.setattr("aiobus.stream.FRAME_EVENTS", FRAME_EVENTS)
         self.patch.setattr("aiobus.transport.pages.AT_ONCE", 1)
+        for name, few in (("LEFT", 2), ("FAR", 2), ("NEAR", 1)):
+            self.patch.setattr(f"aiobus.transport.topic.{name}", few)
         self.sources: list[Source] = []
         self.processes = [Process(number, self.clock) for number in range(2)]
         self.links: list[Link] = []
@@ -641,7 +674,7 @@ class Protocol(RuleBasedStateMachine):
     def lose(self, place: int, first: int, count: int, is_up: bool) -> None:
         link = self.link(place)
         if is_up:
-            link.up = [message for message in link.up if message[:1] == b"\1"]
+            link.up = [message for message in link.up if message[:1] in b"\0\1"]
         else:
             first %= len(link.down) or 1
             del link.down[first : first + count + 1]
@@ -748,7 +781,7 @@ class Protocol(RuleBasedStateMachine):
             self.everything_down(link)
             self.wait(1.0, is_late=is_late and second == 5)
             for each in self.links:
-                each.up = [message for message in each.up if message[:1] == b"\1"]
+                each.up = [message for message in each.up if message[:1] in b"\0\1"]
         self.news(link)
         self.everything_down(link)
 

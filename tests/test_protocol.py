@@ -29,6 +29,7 @@ from aiobus.wire import (
     heartbeat,
     mark,
     page,
+    quiet,
     topic,
     up,
 )
@@ -58,6 +59,8 @@ SENT = {
     "hello": MONITOR.topic,
     "frame": frame(TRADES, "feed", FEED.epoch, 41, [FIRST, SECOND]),
     "beacon": frame(TRADES, "feed", FEED.epoch, 44, []),
+    "quiet_topic": quiet(TRADES),
+    "quiet_beacon": frame(quiet(TRADES), "feed", FEED.epoch, 44, []),
     "heartbeat": heartbeat("feed", FEED.epoch, 44),
     "bye": heartbeat("feed", FEED.epoch, 44, leaving=True),
     "ask": up(Ask("feed", 7, MONITOR)),

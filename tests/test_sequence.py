@@ -110,6 +110,16 @@ def test_a_source_that_is_where_it_stands_or_before_changes_nothing(seq: int) ->
     assert place(heard(4, seq)) == (4, False)
 
 
+def test_what_is_missing_is_counted_up_to_the_last_that_was_heard_of() -> None:
+    cursor = Cursor(5)
+    assert cursor.missing == 0
+    cursor.hear(9)
+    assert cursor.missing == 4
+    for now in (0.0, PATIENCE):
+        cursor.ask(now)
+    assert (cursor.has_given_up, cursor.missing) == (True, 0)
+
+
 def test_a_frame_that_goes_on_where_it_stands_is_handed_over_whole() -> None:
     cursor = Cursor(4)
     assert cursor.take(4, 9, has_room=True) == 4

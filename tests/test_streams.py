@@ -16,7 +16,7 @@ from aiobus.transport.streams import PAGE_EVENTS, SLICE, Streams
 from aiobus.wire import Frame, Who, WireError
 
 ME = Who("me", 7, "ipc:///me")
-A, B = wire.topic("A"), wire.topic("B")
+A, B, C = map(wire.topic, "ABC")
 
 
 class Desk:
@@ -30,6 +30,17 @@ class Desk:
     def open(self, *texts: str) -> None:
         for text in texts:
             self.streams.open(wire.topic(text), Query.of(text))
+
+    def open_quietly(self, *texts: str) -> None:
+        for text in texts:
+            self.streams.open(wire.quiet(wire.topic(text)), Query.of(text))
+
+    @property
+    def told(self) -> list[tuple[bytes, int]]:
+        """Of each quiet beacon its topic and its `prev`."""
+        quiet = [message for message in self.messages if message.startswith(wire.QUIET)]
+        frames = [wire.read_down(message, ME) for message in quiet]
+        return [(frame.topic, frame.prev) for frame in frames if isinstance(frame, Frame)]
 
     def publish(self, *types: str) -> None:
         for type in types:
@@ -290,6 +301,106 @@ async def test_one_stream_alone_can_have_a_beacon(desk: Desk) -> None:
     desk.streams.beacon(A)
     desk.streams.beacon(wire.topic("C"))
     assert desk.sent[1:] == [(A, 1, [])]
+
+
+# Those who listen quietly.
+
+
+@pytest.fixture
+def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each turn of the loop."""
+    monkeypatch.setattr(streams, "QUIET_SECONDS", 0.0)
+
+
+async def told(desk: Desk, count: int) -> list[tuple[bytes, int]]:
+    """What those who listen quietly were told, once it is so much."""
+    while len(desk.told) < count:
+        await turn()
+    return desk.told
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_who_listens_quietly_is_told_of_what_was_published_and_of_nothing_else(
+    desk: Desk,
+) -> None:
+    desk.open("A", "B")
+    desk.open_quietly("A", "C")
+    desk.publish("A", "A", "B")
+    assert await told(desk, 1) == [(A, 2)]
+    desk.publish("B", "C")
+    assert await told(desk, 2) == [(A, 2), (C, 5)]
+    desk.publish("A")
+    assert await told(desk, 3) == [(A, 2), (C, 5), (A, 6)]
+    desk.streams.close_all()
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_a_quiet_beacon_follows_what_it_speaks_of(desk: Desk) -> None:
+    desk.open("A")
+    desk.open_quietly("A")
+    desk.publish("A", "A")
+    await told(desk, 1)
+    assert desk.sent == [(A, 0, [1]), (A, 1, [2]), (A, 2, [])]
+    desk.streams.close_all()
+
+
+async def test_each_second_they_have_a_beacon_in_any_case(desk: Desk) -> None:
+    desk.open("A", "B")
+    desk.publish("A")
+    desk.open_quietly("A")
+    desk.streams.beacons()
+    assert desk.told == [(A, 1)]
+    desk.streams.close_all()
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_of_very_many_each_is_told_in_its_turn(desk: Desk) -> None:
+    names = [f"T{number}" for number in range(SLICE + 1)]
+    topics = [wire.topic(name) for name in names]
+    desk.open_quietly(*names)
+    desk.publish(*names)
+    assert [topic for topic, _ in await told(desk, 1)] == topics[:SLICE]
+    desk.publish(names[0])
+    assert [topic for topic, _ in await told(desk, SLICE + 2)][SLICE:] == [topics[-1], topics[0]]
+    desk.streams.close_all()
+
+
+@pytest.mark.parametrize("closed_first", [A, wire.quiet(A)])
+async def test_a_query_is_served_until_nobody_asks_for_it_loudly_or_quietly(
+    desk: Desk, closed_first: bytes
+) -> None:
+    desk.open("A")
+    desk.open_quietly("A")
+    desk.publish("A")
+    desk.streams.close(closed_first)
+    assert (len(desk.streams), desk.streams.owed()) == (1, {A: 1})
+    for name in (A, wire.quiet(A)):
+        desk.streams.close(name)
+    assert len(desk.streams) == 0
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_who_does_not_listen_quietly_any_more_is_told_no_more(desk: Desk) -> None:
+    desk.open("A")
+    desk.open_quietly("A", "B")
+    desk.streams.close(wire.quiet(A))
+    desk.publish("A", "B")
+    assert await told(desk, 1) == [(B, 2)]
+    desk.open_quietly("A")
+    desk.publish("A")
+    assert await told(desk, 2) == [(B, 2), (A, 3)]
+    desk.streams.close_all()
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_when_all_are_closed_nobody_is_told_and_the_next_who_comes_is(desk: Desk) -> None:
+    desk.open_quietly("A")
+    desk.publish("A")
+    desk.streams.close_all()
+    desk.open_quietly("B")
+    desk.publish("B")
+    assert await told(desk, 1) == [(B, 2)]
+    desk.streams.close_all()
 
 
 # What is owed.

@@ -20,7 +20,7 @@ from aiobus import (
     peers,
 )
 from aiobus.testing import Faults, MemoryNetwork, Message
-from aiobus.transport import marks, mesh
+from aiobus.transport import marks, mesh, topic
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 
@@ -610,6 +610,13 @@ def listeners() -> list[Listener]:
     ]
 
 
+@pytest.fixture
+def quiet_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leaves two frames and misses ten events listens quietly."""
+    for name, few in (("LEFT", 2), ("FAR", 10), ("NEAR", 5)):
+        monkeypatch.setattr(topic, name, few)
+
+
 async def stormy(seed: int, limits: Limits) -> None:
     """Two sources publish 1,000 events each while messages are lost, doubled and disordered."""
     rng = random.Random(seed)
@@ -641,6 +648,11 @@ async def test_in_a_storm_everything_arrives_once_and_in_order_or_is_in_a_gap() 
             group.create_task(stormy(seed, Limits()))
         for seed in range(2, 4):
             group.create_task(stormy(seed, Limits(history_events=60)))
+
+
+@pytest.mark.usefixtures("quiet_soon")
+async def test_in_a_storm_in_which_all_turn_quiet_and_loud_as_well() -> None:
+    await test_in_a_storm_everything_arrives_once_and_in_order_or_is_in_a_gap()
 
 
 async def feed_and_strategy(desk: Desk) -> tuple[AsyncEventBus, AsyncEventBus, Listener]:

@@ -31,6 +31,7 @@ from aiobus.wire import (
     heartbeat,
     mark,
     page,
+    quiet,
     read_down,
     read_topic,
     read_up,
@@ -178,6 +179,12 @@ def test_the_highest_epoch_is_still_an_epoch() -> None:
 # Subscriptions.
 
 
+def long_query() -> str:
+    """The text of a query as long as one may be."""
+    keys = [f"k{n}".ljust(126, ".") for n in range(7)] + ["k7".ljust(119, ".")]
+    return Query.of("T", keys).text
+
+
 @given(queries)
 @settings(max_examples=60, deadline=None)
 def test_a_query_is_read_from_its_topic(text: str) -> None:
@@ -186,15 +193,19 @@ def test_a_query_is_read_from_its_topic(text: str) -> None:
     assert query.text == text
 
 
+def test_a_quiet_topic_asks_for_the_same_query() -> None:
+    query = read_topic(quiet(topic("TRADE/BTC")))
+    assert isinstance(query, Query)
+    assert query.text == "TRADE/BTC"
+
+
 def test_the_topic_of_heartbeats_is_neither_a_query_nor_a_bus() -> None:
     assert read_topic(HEARTBEATS) is None
 
 
 def test_a_topic_of_1024_bytes_and_its_zero_byte_is_read() -> None:
-    keys = [f"k{n}".ljust(126, ".") for n in range(7)] + ["k7".ljust(119, ".")]
-    text = Query.of("T", keys).text
-    assert len(topic(text)) == 1025
-    assert isinstance(read_topic(topic(text)), Query)
+    assert len(topic(long_query())) == 1025
+    assert isinstance(read_topic(topic(long_query())), Query)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +223,9 @@ def test_a_topic_of_1024_bytes_and_its_zero_byte_is_read() -> None:
         (b"aiobus.gap\0", "'aiobus.gap' is reserved"),
         (b"B A\0", "not sorted"),
         (b"A/x B/y\0", "subscribe once for each"),
+        (b"--A\0", "does not begin with a letter or digit"),
+        (b"-~\0", "is not 1-64 characters"),
+        (b"-" + ME.topic, "no subscription"),
         (b"~~\0", "no bus"),
         (b"~desk\0", "no bus"),
         (b"~desk@a\0", "no bus, which is `name@epoch endpoint`: str of length 6"),
@@ -302,6 +316,7 @@ def test_a_glance_sees_what_a_reader_sees(
         b'T\0[1,"bot",7,4,4,[[5,0,"T","",1]]]',
         b'T\0[1,"bot,7,4,[[5,0,"T","",1]]]',
         b'T\0[1,"%b",7,4,[[5,0,"T","",1]]]' % (b"x" * 200),
+        frame(quiet(topic("T")), "bot", 7, 4, [orjson.dumps(row())]),
         b"~bot" + frame(topic("T"), "bot", 7, 4, [orjson.dumps(row())]),
         b"T" * 2_000 + frame(topic("T"), "bot", 7, 4, [orjson.dumps(row())]),
         b"T",
@@ -480,6 +495,13 @@ def test_a_frame_that_is_no_list_of_five_is_refused(json: bytes) -> None:
     refusal(lambda: read_down(topic("TRADE") + json, ME))
 
 
+@pytest.mark.parametrize("text", ["TRADE", "*", "T/" + "x" * 128, long_query()])
+def test_a_quiet_beacon_is_read_as_one_of_its_topic(text: str) -> None:
+    read = read_down(frame(quiet(topic(text)), "desk", 7, 41, []), ME)
+    assert isinstance(read, Frame)
+    assert (read.topic, read.prev, read.newest, read.count) == (topic(text), 41, 41, 0)
+
+
 @pytest.mark.parametrize("parts", [[], ["desk", 7, 4, []], [{"of": "another shape"}]])
 def test_a_frame_of_a_later_version_is_refused_as_such(parts: list[Any]) -> None:
     message = topic("TRADE") + orjson.dumps([2, *parts])
@@ -487,7 +509,17 @@ def test_a_frame_of_a_later_version_is_refused_as_such(parts: list[Any]) -> None
 
 
 @pytest.mark.parametrize(
-    "message", [b"", b"\0", b"[]", b"TRADE", b"\0[]", b"A" * 1025 + b"\0[]", b"A" * 1_000_000]
+    "message",
+    [
+        b"",
+        b"\0",
+        b"[]",
+        b"TRADE",
+        b"\0[]",
+        b"A" * 1025 + b"\0[]",
+        b"-" + b"A" * 1025 + b"\0",
+        b"A" * 1_000_000,
+    ],
 )
 def test_a_message_without_a_topic_is_refused(message: bytes) -> None:
     assert "do not begin with a topic" in refusal(lambda: read_down(message, ME))
@@ -817,6 +849,8 @@ def test_a_question_that_is_no_json_is_refused(message: bytes) -> None:
 
 VALID = [
     topic("TRADE/BTC"),
+    quiet(topic("TRADE/BTC")),
+    frame(quiet(topic("TRADE")), "desk", 7, 4, []),
     ME.topic,
     HEARTBEATS,
     frame(

@@ -62,6 +62,11 @@ class Inlet(Protocol):
         """True while it has no room, or something is missing: it may want to leave a frame."""
         ...
 
+    @property
+    def missing(self) -> int:
+        """How many events are missing of the source that is furthest ahead, at most."""
+        ...
+
     def leave_out(self, source: Source, prev: int) -> bool:
         """A frame with events after `prev` has come: True when it is left, unread."""
         ...

@@ -7,7 +7,9 @@ source is. Pure but for the clock it is told.
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
-from aiobus.transport import Inlet, Source
+from aiobus.history import Page
+from aiobus.transport import Batch, Inlet, Source
+from aiobus.transport.topic import Topic
 from aiobus.wire import Answer, Frame, Mark, WireError, glance, topic
 
 __all__ = ["Inlets"]
@@ -20,7 +22,9 @@ class Inlets:
     """Who has subscribed to what."""
 
     def __init__(self) -> None:
-        self._topics: dict[bytes, dict[Inlet, None]] = {}
+        self._topics: dict[bytes, Topic] = {}
+        self.turned: list[Topic] = []
+        """Topics that have turned quiet or loud, of which no source knows yet."""
         self._numbers: dict[Inlet, int] = {}
         self._numbered: dict[int, Inlet] = {}
         self._last_number = 0
@@ -43,25 +47,31 @@ class Inlets:
         self._last_number += 1
         self._numbers[inlet] = self._last_number
         self._numbered[self._last_number] = inlet
-        inlets = self._topics.setdefault(name, {})
-        inlets[inlet] = None
-        return name if len(inlets) == 1 else None
+        if is_new := name not in self._topics:
+            self._topics[name] = Topic(name)
+        self._topics[name].inlets[inlet] = None
+        self._note_moved(self._topics[name])
+        return name if is_new else None
+
+    def _note_moved(self, asked: Topic) -> None:
+        if asked.note_moved():
+            self.turned.append(asked)
 
     def remove(self, inlet: Inlet) -> bytes | None:
-        """No more; return the topic if it was the last to ask."""
+        """No more; return what was subscribed to for it if it was the last to ask."""
         number = self._numbers.pop(inlet, None)
         if number is None:
             return None
         del self._numbered[number]
         name = topic(inlet.query.text)
-        inlets = self._topics[name]
-        del inlets[inlet]
-        if inlets:
+        asked = self._topics[name]
+        del asked.inlets[inlet]
+        if asked.inlets:
             return None
         del self._topics[name]
         for unread in self._unread.values():
             unread.pop(name, None)
-        return name
+        return asked.live
 
     def number(self, inlet: Inlet) -> int | None:
         """By which number `numbered` finds it."""
@@ -90,23 +100,25 @@ class Inlets:
         if unread and frame.topic in unread and frame.prev > unread[frame.topic][0]:
             del unread[frame.topic]
         started = self.started.get(source)
-        for inlet in tuple(self._topics.get(frame.topic, ())):
-            inlet.take(frame, started)
+        if (asked := self._topics.get(frame.topic)) is not None:
+            asked.note_taken()
+            for inlet in tuple(asked.inlets):
+                inlet.take(frame, started)
+            self._note_moved(asked)
 
     def leave_out(self, message: bytes) -> Source | None:
         """The source of a frame that all who asked for it leave, without reading its events: who
         is behind, or full, must not spend its time on what it cannot take.
         """
         name = message[: message.find(b"\0") + 1]
-        asked = self._topics.get(name)
-        if not asked:
+        if (asked := self._topics.get(name)) is None:
             return None
-        for inlet in asked:  # every frame comes here, and `all` takes half as long again
+        for inlet in asked.inlets:  # every frame comes here, and `all` takes half as long again
             if not inlet.is_busy:
                 return None
         if (seen := glance(message)) is None:
             return None
-        inlets = tuple(asked)
+        inlets = tuple(asked.inlets)
         _, source, epoch, prev = seen
         left = [inlet.leave_out((source, epoch), prev) for inlet in inlets]
         if not all(left):
@@ -114,7 +126,14 @@ class Inlets:
         unread = self._unread.setdefault((source, epoch), {})
         if name not in unread or prev >= unread[name][0]:
             unread[name] = (prev, message, inlets)
+        if asked.note_left():
+            self.turned.append(asked)
         return source, epoch
+
+    def turn(self, inlet: Inlet, source: Source, page: Page, batch: Batch) -> None:
+        """A page has come that `inlet` has asked for."""
+        inlet.turn(source, page, batch)
+        self._note_moved(self._topics[topic(inlet.query.text)])
 
     def numbered(self, number: int) -> Inlet | None:
         """The one with this number, if it is still there."""
@@ -136,9 +155,10 @@ class Inlets:
         return found
 
     def _has(self, source: Source, query: str, seq: int) -> bool:
-        inlets = self._topics.get(topic(query), ())
+        asked = self._topics.get(topic(query))
         started = self.started.get(source)
-        return all(inlet.has(source, seq, started) for inlet in tuple(inlets))
+        inlets = () if asked is None else tuple(asked.inlets)
+        return all(inlet.has(source, seq, started) for inlet in inlets)
 
     def leave(self, source: Source, now: float, *, is_dead: bool = False) -> None:
         """A source has left: what is missing is lost, up to the end of the last that came.
@@ -165,6 +185,8 @@ class Inlets:
         """A second has passed: these sources were heard of lately, and these may come back."""
         for inlet in tuple(self._numbers):
             inlet.tick(alive)
+        for asked in self._topics.values():
+            self._note_moved(asked)  # perhaps its source has left
         for source in [each for each in self._left if each in known]:
             del self._left[source]  # it goes to the end
             self._left[source] = now

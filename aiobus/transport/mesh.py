@@ -21,6 +21,7 @@ from aiobus.transport.marks import Marks
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 from aiobus.transport.pages import Pages
+from aiobus.transport.queries import Queries
 from aiobus.transport.rounds import Rounds
 from aiobus.transport.streams import Streams
 from aiobus.wire import (
@@ -95,6 +96,7 @@ class Mesh:
         log.debug("%s listens at %s", me, endpoint)
         links = Links(me, self._network, witness, self._inlets, self._rounds, self._ask)
         self._links = links
+        self._queries = Queries(self._network, links, self._inlets, self._rounds, self._ask)
         self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._inlets)
         self._network.subscribe(HEARTBEATS)
         self._network.subscribe(me.topic)
@@ -208,6 +210,7 @@ class Mesh:
         """Events, a heartbeat, or an answer."""
         if (source := self._inlets.leave_out(message)) is not None:
             self._known.hear(source, 0)
+            self._queries.turn()
             return
         try:
             match value := read_down(message, self.me):
@@ -231,6 +234,7 @@ class Mesh:
             raise WireError("a frame that claims to be from this bus")
         self._known.hear(source, frame.newest)
         self._inlets.take(frame)
+        self._queries.turn()
         self._marks.acknowledge()
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
@@ -243,7 +247,8 @@ class Mesh:
         source = (value.source, value.epoch)
         if (inlet := self._inlets.numbered(value.nonce)) is not None:
             self._pages.answered(inlet, source, elapsed())
-            inlet.turn(source, page, value.rows)
+            self._inlets.turn(inlet, source, page, value.rows)
+            self._queries.turn()
             self._known.changed.wake()  # it may have begun
         self._marks.acknowledge()
 
@@ -255,48 +260,12 @@ class Mesh:
         """
         if not inlet.query.wants_data:
             return ()
-        if (new := self._inlets.add(inlet)) is not None:
-            self._network.subscribe(new)
-        end = elapsed() + timeout
-        known = {each.endpoint: each for each in self._known if each.is_awaited or each.is_there}
-        there = [peer.endpoint for peer in known.values() if peer.is_there]
-        round = self._rounds.ask(known, self._ask, lambda value: self._inlets.meet([inlet], value))
-        try:
-            missing = await round.done(there, timeout)
-            # Found long ago and never linked, so nobody is held up for them.
-            missing |= {each for each in round.waiting if known[each].is_overdue(elapsed())}
-            names = {known[each].name for each in missing}
-            return names | await self._begun(inlet, end - elapsed())
-        finally:
-            # From now on, one question about all subscriptions is repeated, not one for each.
-            self._rounds.drop(round)
-            for endpoint in round.waiting:
-                if self._links is not None and (peer := known[endpoint]) in self._links:
-                    self._links.link(peer)
-
-    async def _begun(self, inlet: Inlet, timeout: float) -> set[str]:
-        """Wait until `inlet` has heard from each peer where in its past it begins; return the names
-        of those that did not say.
-        """
-
-        def waiting() -> set[str]:
-            links = None if self._is_closing else self._links
-            return {
-                each[0] for each in inlet.beginning if links is not None and links.is_there(each)
-            }
-
-        try:
-            async with asyncio.timeout(max(0.0, timeout)):
-                while waiting():
-                    await self._known.changed.wait()
-        except TimeoutError:
-            pass
-        return waiting()
+        return await self._queries.subscribe(inlet, timeout)
 
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""
-        if (old := self._inlets.remove(inlet)) is not None:
-            self._network.unsubscribe(old)
+        if self._links is not None:
+            self._queries.unsubscribe(inlet)
         self._pages.forget(inlet)
 
     def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
@@ -323,11 +292,13 @@ class Mesh:
         self._network.watch()
         self._network.send(heartbeat(self.me.name, self.me.epoch, self._publisher.public_seq))
         self._streams.beacons()
+        self._queries.tick()
         self._rounds.repeat()
         self._pages.tick(now)
         if self._known.judge(now):
             self._inlets.excuse()
         self._inlets.tick(now, self._known.alive(now), self._known.sources)
+        self._queries.turn()
 
     # Going.
 
@@ -352,6 +323,7 @@ class Mesh:
         self._is_closing = True
         self._rounds.end()
         if self._links is not None:
+            self._queries.close()
             self._links.changed.wake()
             self._links.end()
         if self._timer is not None:

@@ -13,7 +13,7 @@ from aiobus.history import Page, Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.stream import Stream
-from aiobus.wire import WireError
+from aiobus.wire import QUIET, WireError
 
 __all__ = ["Streams"]
 
@@ -25,6 +25,10 @@ SLICE = 32
 BEACON_SECONDS = 0.8
 """Beacons leave in slices, spread over this time: 5,000 at once would hold up the loop, and fill
 the queues of ZeroMQ, which then drops the last of them, every time.
+"""
+QUIET_SECONDS = 0.05
+"""After which those who listen quietly are told of what was published: often enough that it counts
+as heard of, and seldom enough that nobody who computes on the same core is held up.
 """
 
 
@@ -41,14 +45,29 @@ class Streams:
         self._beacons: Iterator[Stream] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._confirmed: dict[bytes, int] = {}
+        self._loud: set[bytes] = set()
+        self._quiet: dict[bytes, int] = {}
+        """Topics that somebody listens to quietly, and what those were told of last."""
+        self._telling: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, topic: bytes, query: Query) -> None:
-        """Serve a query from now on. Raises WireError when there are too many already."""
-        if topic in self._streams:
-            return
+    def open(self, name: bytes, query: Query) -> None:
+        """Serve a query from now on, under the name of its topic or the quiet one. Raises WireError
+        when there are too many already.
+        """
+        topic = name.removeprefix(QUIET)
+        if topic not in self._streams:
+            self._begin(topic, query)
+        if topic == name:
+            self._loud.add(topic)
+        else:
+            self._quiet.setdefault(topic, self._streams[topic].sent)
+            if self._telling is None:
+                self._tell()
+
+    def _begin(self, topic: bytes, query: Query) -> None:
         if len(self._streams) >= MAX_STREAMS:
             raise WireError(f"a query, {MAX_STREAMS} are served already")
         publisher = self._publisher
@@ -59,8 +78,17 @@ class Streams:
         self._confirmed[topic] = 0
         publisher.attach(stream)
 
-    def close(self, topic: bytes) -> None:
-        """Nobody asks for it any more. No error when nobody did."""
+    def close(self, name: bytes) -> None:
+        """Nobody asks for it by this name any more. No error when nobody did."""
+        topic = name.removeprefix(QUIET)
+        if topic == name:
+            self._loud.discard(topic)
+        else:
+            self._quiet.pop(topic, None)
+        if topic not in self._loud and topic not in self._quiet:
+            self._end(topic)
+
+    def _end(self, topic: bytes) -> None:
         stream = self._streams.pop(topic, None)
         if stream is not None:
             if stream in self._joining:
@@ -72,8 +100,13 @@ class Streams:
         """Serve nobody any more."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        self._loud.clear()
+        self._quiet.clear()
         for topic in list(self._streams):
-            self.close(topic)
+            self._end(topic)
 
     def _join(self, stream: Stream) -> None:
         if not self._joining:
@@ -111,7 +144,7 @@ class Streams:
         some = [] if self._beacons is None else list(islice(self._beacons, SLICE))
         for stream in some:
             if self._streams.get(stream.topic) is stream:
-                stream.beacon()
+                self.beacon(stream.topic)
         if len(some) == SLICE:
             self._timer = self._loop.call_later(
                 pause, self._send_beacons, pause, context=self._context
@@ -129,6 +162,22 @@ class Streams:
         """Say on one stream what was sent last."""
         if topic in self._streams:
             self._streams[topic].beacon()
+            if topic in self._quiet:
+                self._tell_of(topic)
+
+    def _tell(self) -> None:
+        streams = self._streams
+        due = [topic for topic, told in self._quiet.items() if streams[topic].newest > told]
+        for topic in due[:SLICE]:
+            self._tell_of(topic)
+        self._telling = None
+        if self._quiet:
+            self._telling = self._loop.call_later(QUIET_SECONDS, self._tell, context=self._context)
+
+    def _tell_of(self, topic: bytes) -> None:
+        del self._quiet[topic]  # it queues up anew, behind the others
+        self._streams[topic].quiet_beacon()
+        self._quiet[topic] = self._streams[topic].sent
 
     def owed(self) -> dict[bytes, int]:
         """What was sent last, by topic, where that was not confirmed yet."""
