@@ -171,7 +171,11 @@ class Intake:
 
     @property
     def missing(self) -> int:
-        """How many events are missing of the source that is furthest ahead, at most."""
+        """How many numbers are missing of the source of which most are, or 0 while so little waits
+        to be handed over that whatever comes live would be next.
+        """
+        if self._sink.is_hungry:
+            return 0
         return max((self._cursors[source].missing for source in self.behind), default=0)
 
     def leave_out(self, source: Source, prev: int) -> bool:

@@ -81,8 +81,11 @@ class Cursor:
 
     @property
     def missing(self) -> int:
-        """How many numbers lie between its place and the last that it will ask for."""
-        return self._known - self.last if self.behind and not self.has_given_up else 0
+        """How many numbers lie between its place and the last that is known to be missing, as far
+        as it has a place and somebody answers.
+        """
+        is_asking = self.behind and not self.has_given_up and self.since is None
+        return self._known - self.last if is_asking else 0
 
     def lost_before(self, prev: int) -> Gap | None:
         """After giving up, a frame that follows `prev` ends what is missing, and that is lost."""

@@ -47,6 +47,8 @@ class Stream:
         self.topic = topic
         self.newest = self.sent = seq
         """The last event that was sent (`sent`) or is about to be."""
+        self.is_loud = True
+        """Somebody wants the frames, and not the beacons alone."""
         self._source, self._epoch = source
         self._send = send
         self._join = join
@@ -91,8 +93,9 @@ class Stream:
         self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, ()))
 
     def _emit(self) -> None:
-        data = frame(self.topic, self._source, self._epoch, self.sent, self._rows)
+        rows, prev = self._rows, self.sent
         self._rows = []
         self._bytes = 0
         self.sent = self.newest
-        self._send(data)
+        if self.is_loud:
+            self._send(frame(self.topic, self._source, self._epoch, prev, rows))

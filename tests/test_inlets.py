@@ -194,9 +194,18 @@ def test_a_topic_of_which_a_frame_was_handed_over_meanwhile_does_not() -> None:
     inlets, _ = far(1)
     for _ in range(LEFT - 1):
         inlets.leave_out(FRAME)
-    inlets.take(frame())
+    inlets.take(Frame(TRADE, FRAME[len(TRADE) :]))
     inlets.leave_out(FRAME)
     assert turned(inlets) == []
+
+
+def test_beacons_of_others_do_not_keep_a_topic_loud() -> None:
+    """Each peer has one a second, so of twenty they would for ever."""
+    inlets, _ = far(1)
+    for _ in range(LEFT):
+        inlets.leave_out(FRAME)
+        inlets.take(frame())
+    assert turned(inlets) == [(b"-TRADE\0", True)]
 
 
 def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:

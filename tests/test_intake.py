@@ -251,8 +251,15 @@ def test_without_room_a_frame_is_left_and_nothing_asked_for_until_there_is(met: 
     assert met.asked.pages == [(DESK, 4, 3)]
 
 
+def test_who_has_little_to_do_is_not_far_behind(met: Bench) -> None:
+    met.intake.meet(DESK, 9, met.older)
+    assert met.intake.missing == 0
+    met.box.is_hungry = False
+    assert met.intake.missing == 5
+
+
 def test_of_several_sources_that_counts_of_which_most_is_missing(met: Bench) -> None:
-    other = ("other", 1)
+    other, met.box.is_hungry = ("other", 1), False
     met.intake.meet(other, 3, met.older)
     assert met.intake.missing == 0
     met.intake.meet(DESK, 9, met.older)

@@ -7,6 +7,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
+from typing import Any, Self
 
 import orjson
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from aiobus import AsyncEventBus, Event, EventType, Limits, Subscription
 from aiobus.stream import FRAME_EVENTS
 from aiobus.testing import Faults, MemoryNetwork, Message
+from aiobus.transport import mesh, streams, topic
 from aiobus.transport.topic import FAR, LEFT
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -59,10 +61,24 @@ class Desk:
         self.handler = Handler()
         self.subscription: Subscription
         self.buses: list[AsyncEventBus] = []
+        self.delay = 0.0
+        """Seconds that what the strategy asks is under way."""
+        self.questions = 0
+        """How many `?` it has asked, of whomever."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.handler.gate.set()
+        await asyncio.gather(*(bus.close(0.2) for bus in self.buses))
 
     def _note(self, message: Message) -> float:
         if message.source == "strategy" and message.data[:1] in b"\0\1":
             self.said.append(message.data)
+        if message.source == "strategy" and message.kind == "question":
+            self.questions += 1
+            return self.delay
         if message.target == "strategy":
             self.frames += message.kind == "events"
             if message.data.startswith(b"-"):
@@ -108,15 +124,10 @@ class Desk:
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     """Its strategy listens quietly, and has the first of MANY events in hand."""
-    desk = Desk()
-    await desk.open()
-    try:
-        async with asyncio.timeout(20):
-            await desk.turn_quiet()
-            yield desk
-    finally:
-        desk.handler.gate.set()
-        await asyncio.gather(*(bus.close(0.2) for bus in desk.buses))
+    async with Desk() as desk, asyncio.timeout(20):
+        await desk.open()
+        await desk.turn_quiet()
+        yield desk
 
 
 async def test_the_topic_is_withdrawn_behind_the_quiet_one(desk: Desk) -> None:
@@ -213,7 +224,10 @@ async def test_of_a_source_that_dies_meanwhile_is_said_what_was_lost_up_to_where
     assert (gap.data["after"], gap.data["upto"]) == (handed_over[-1].seq, last)
     assert [event.data for event in handed_over] == list(range(len(handed_over)))
     assert alive.data == 1_000_000
-    assert desk.said[-2:] == [LOUD, b"\0-TRADE\0"]
+    desk.frames = 0
+    await again.publish(Event(EventType.TRADE, 1_000_001))
+    assert await again.flush() == []
+    assert desk.frames == 1
 
 
 async def test_over_sockets_it_listens_quietly_catches_up_and_is_live_again(
@@ -242,3 +256,100 @@ async def test_over_sockets_it_listens_quietly_catches_up_and_is_live_again(
                 assert is_loud.is_set()
             await strategy.settle()
             assert handler.numbers == list(range(published))
+
+
+# What is asked when it is loud again, and what is heard before.
+
+
+@pytest.mark.parametrize("is_ticking", [False, True])
+async def test_what_was_published_before_it_was_loud_again_is_asked_for_at_once(
+    monkeypatch: pytest.MonkeyPatch, is_ticking: bool
+) -> None:
+    """It is not left to the next beacon, of which there is none here. Of few events among many, one
+    page brings all that is missing.
+    """
+    monkeypatch.setattr(mesh, "TICK", 3600.0)
+    monkeypatch.setattr(streams, "QUIET_SECONDS", 3600.0)
+    number = MAXSIZE + 3 * LEFT
+    async with Desk() as desk, asyncio.timeout(20):
+        await desk.open()
+        for each in range(number):
+            await desk.feed.publish(Event(EventType.TRADE, each))
+            for _ in range(FAR // LEFT):
+                desk.feed.publish_nowait(Event(EventType.QUOTE, 0))
+            await turn()
+        await desk.at_rest()
+        assert desk.said[-2:] == [QUIET, b"\0TRADE\0"]
+        desk.delay = 0.02
+        desk.handler.gate.set()
+        while desk.said[-1] != b"\0-TRADE\0":
+            await turn()
+        await desk.feed.publish(Event(EventType.TRADE, number))
+        if is_ticking:
+            desk.strategy._transport._queries.tick()  # type: ignore[attr-defined]
+        while number not in desk.handler.numbers:
+            await turn()
+        assert desk.handler.numbers == list(range(number + 1))
+
+
+async def test_of_topics_that_turn_loud_together_is_asked_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = "abcdefgh"
+    for key in keys:
+        await desk.strategy.subscribe(EventType.BAR, desk.handler, key=key, maxsize=MAXSIZE)
+    for number in range(FAR + 2 * LEFT):
+        for key in keys:
+            await desk.feed.publish(Event(EventType.BAR, number, key=key))
+    await desk.at_rest()
+    assert len([each for each in desk.said if each.startswith(b"\1-")]) == 1 + len(keys)
+    monkeypatch.setattr(topic, "NEAR", 10**9)
+    desk.questions = 0
+    desk.strategy._transport._inlets.tick(0.0, (), ())  # type: ignore[attr-defined]
+    desk.strategy._transport._queries.turn()  # type: ignore[attr-defined]
+    await desk.at_rest()
+    assert len([each for each in desk.said if each.startswith(b"\0-")]) == 1 + len(keys)
+    assert desk.questions == 1
+
+
+async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_comes_then() -> None:
+    """From the moment its stream begins, though it is asked later."""
+    async with Desk() as desk, asyncio.timeout(20):
+        desk.network.partition({"broker"}, {"strategy"})
+        broker = await desk.bus("broker")
+        await broker.publish(Event(EventType.TRADE, -9))
+        await desk.open()
+        await desk.turn_quiet()
+        desk.delay = 0.02
+        desk.network.heal()
+        while not len(broker._transport._streams):  # type: ignore[attr-defined]
+            await turn()
+        for number in range(-5, 0):
+            await broker.publish(Event(EventType.TRADE, number))
+        while "strategy" not in broker.stats().peers:
+            await turn()
+        await desk.let_go()
+        assert sorted(desk.handler.numbers) == list(range(-5, MANY))
+
+
+async def test_a_subscription_that_is_heard_while_a_bus_closes_is_not_served(desk: Desk) -> None:
+    transport = desk.feed._transport
+    await desk.feed.close(0.2)
+    transport.on_up(QUIET)  # type: ignore[attr-defined]
+    assert len(transport._streams) == 0  # type: ignore[attr-defined]
+
+
+async def test_whoever_does_not_answer_that_is_asked_twice_and_no_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its beacon tells as well, and questions for each time a topic turned would pile up."""
+    transport: Any = desk.strategy._transport
+    desk.network.partition({"feed"}, {"strategy"})
+    monkeypatch.setattr(topic, "NEAR", 10**9)
+    transport._inlets.tick(0.0, (), ())
+    desk.questions = 0
+    transport._queries.turn()
+    for _ in range(3):
+        transport._queries.tick()
+        transport._rounds.repeat()
+    assert desk.questions == 2

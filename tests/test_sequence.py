@@ -120,6 +120,12 @@ def test_what_is_missing_is_counted_up_to_the_last_that_was_heard_of() -> None:
     assert (cursor.has_given_up, cursor.missing) == (True, 0)
 
 
+def test_of_who_does_not_know_yet_where_it_begins_nothing_counts_as_missing() -> None:
+    cursor = Cursor(since="last")
+    cursor.hear(1_000_000)
+    assert cursor.missing == 0
+
+
 def test_a_frame_that_goes_on_where_it_stands_is_handed_over_whole() -> None:
     cursor = Cursor(4)
     assert cursor.take(4, 9, has_room=True) == 4

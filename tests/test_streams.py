@@ -12,7 +12,7 @@ from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.transport import streams
 from aiobus.transport import streams as module
-from aiobus.transport.streams import PAGE_EVENTS, SLICE, Streams
+from aiobus.transport.streams import LOOKS, PAGE_EVENTS, SLICE, Streams
 from aiobus.wire import Frame, Who, WireError
 
 ME = Who("me", 7, "ipc:///me")
@@ -319,18 +319,30 @@ async def told(desk: Desk, count: int) -> list[tuple[bytes, int]]:
     return desk.told
 
 
+async def test_whoever_begins_to_listen_quietly_is_told_at_once_where_the_source_is(
+    desk: Desk,
+) -> None:
+    """What was published while ZeroMQ acted on it already, or where a new stream begins."""
+    desk.open("A")
+    desk.publish("A")
+    desk.open_quietly("A", "B")
+    assert desk.told == [(A, 1), (B, 1)]
+    desk.streams.close_all()
+
+
 @pytest.mark.usefixtures("told_at_once")
 async def test_who_listens_quietly_is_told_of_what_was_published_and_of_nothing_else(
     desk: Desk,
 ) -> None:
     desk.open("A", "B")
     desk.open_quietly("A", "C")
+    begin = [(A, 0), (C, 0)]
     desk.publish("A", "A", "B")
-    assert await told(desk, 1) == [(A, 2)]
+    assert await told(desk, 3) == [*begin, (A, 2)]
     desk.publish("B", "C")
-    assert await told(desk, 2) == [(A, 2), (C, 5)]
+    assert await told(desk, 4) == [*begin, (A, 2), (C, 5)]
     desk.publish("A")
-    assert await told(desk, 3) == [(A, 2), (C, 5), (A, 6)]
+    assert await told(desk, 5) == [*begin, (A, 2), (C, 5), (A, 6)]
     desk.streams.close_all()
 
 
@@ -339,8 +351,52 @@ async def test_a_quiet_beacon_follows_what_it_speaks_of(desk: Desk) -> None:
     desk.open("A")
     desk.open_quietly("A")
     desk.publish("A", "A")
-    await told(desk, 1)
-    assert desk.sent == [(A, 0, [1]), (A, 1, [2]), (A, 2, [])]
+    await told(desk, 2)
+    assert desk.sent[1:] == [(A, 0, [1]), (A, 1, [2]), (A, 2, [])]
+    desk.streams.close_all()
+
+
+async def test_of_a_query_that_is_listened_to_quietly_alone_no_frame_is_made(desk: Desk) -> None:
+    desk.open("A")
+    desk.open_quietly("A")
+    desk.streams.close(A)
+    desk.messages.clear()
+    desk.publish("A", "A")
+    await turn()
+    assert desk.messages == []
+    desk.open("A")
+    desk.publish("A")
+    desk.streams.flush()
+    assert desk.sent == [(A, 2, [3])]
+    desk.streams.close_all()
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_a_quiet_beacon_that_could_not_be_sent_holds_up_nothing_that_comes_later(
+    desk: Desk,
+) -> None:
+    failures: list[Exception] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    is_broken = False
+
+    def send(message: bytes) -> None:
+        if is_broken:
+            raise OSError("broken")
+        desk.messages.append(message)
+
+    desk.streams = Streams(desk.publisher, send)
+    desk.open_quietly("A", "B")
+    is_broken = True
+    desk.publish("A")
+    while not failures:
+        await turn()
+    is_broken = False
+    assert [type(each) for each in failures] == [OSError]
+    desk.publish("A", "B")
+    assert sorted((await told(desk, 4))[2:]) == [(A, 2), (B, 3)]
+    desk.streams.close(A)
+    assert len(desk.streams) == 2
     desk.streams.close_all()
 
 
@@ -349,19 +405,30 @@ async def test_each_second_they_have_a_beacon_in_any_case(desk: Desk) -> None:
     desk.publish("A")
     desk.open_quietly("A")
     desk.streams.beacons()
-    assert desk.told == [(A, 1)]
+    assert desk.told == [(A, 1), (A, 1)]
     desk.streams.close_all()
 
 
 @pytest.mark.usefixtures("told_at_once")
-async def test_of_very_many_each_is_told_in_its_turn(desk: Desk) -> None:
-    names = [f"T{number}" for number in range(SLICE + 1)]
+@pytest.mark.parametrize("count", [SLICE + 1, LOOKS + 1])
+async def test_of_very_many_each_is_told_in_its_turn(desk: Desk, count: int) -> None:
+    names = [f"T{number}" for number in range(count)]
     topics = [wire.topic(name) for name in names]
     desk.open_quietly(*names)
+    desk.messages.clear()
     desk.publish(*names)
     assert [topic for topic, _ in await told(desk, 1)] == topics[:SLICE]
     desk.publish(names[0])
-    assert [topic for topic, _ in await told(desk, SLICE + 2)][SLICE:] == [topics[-1], topics[0]]
+    assert [topic for topic, _ in await told(desk, count + 1)] == [*topics, topics[0]]
+    desk.streams.close_all()
+
+
+@pytest.mark.usefixtures("told_at_once")
+async def test_behind_very_many_of_whom_there_is_no_news_one_is_told_as_well(desk: Desk) -> None:
+    desk.open_quietly(*(f"T{number}" for number in range(LOOKS)), "A")
+    desk.messages.clear()
+    desk.publish("A")
+    assert await told(desk, 1) == [(A, 1)]
     desk.streams.close_all()
 
 
@@ -384,22 +451,26 @@ async def test_who_does_not_listen_quietly_any_more_is_told_no_more(desk: Desk) 
     desk.open("A")
     desk.open_quietly("A", "B")
     desk.streams.close(wire.quiet(A))
+    desk.messages.clear()
     desk.publish("A", "B")
     assert await told(desk, 1) == [(B, 2)]
     desk.open_quietly("A")
     desk.publish("A")
-    assert await told(desk, 2) == [(B, 2), (A, 3)]
+    assert await told(desk, 3) == [(B, 2), (A, 1), (A, 3)]
     desk.streams.close_all()
 
 
 @pytest.mark.usefixtures("told_at_once")
 async def test_when_all_are_closed_nobody_is_told_and_the_next_who_comes_is(desk: Desk) -> None:
     desk.open_quietly("A")
-    desk.publish("A")
+    telling = desk.streams._telling
+    assert telling is not None
     desk.streams.close_all()
+    assert telling.cancelled()
+    desk.messages.clear()
     desk.open_quietly("B")
     desk.publish("B")
-    assert await told(desk, 1) == [(B, 2)]
+    assert await told(desk, 2) == [(B, 0), (B, 1)]
     desk.streams.close_all()
 
 

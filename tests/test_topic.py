@@ -55,6 +55,16 @@ def test_frames_that_were_under_way_when_it_turned_do_not_turn_it_again() -> Non
     assert topic.is_quiet
 
 
+def test_once_it_was_loud_again_the_count_begins_anew() -> None:
+    topic = topic_of(FAR + 1)
+    (inlet,) = topic.inlets
+    left(topic, LEFT)
+    inlet.missing = 0  # type: ignore[misc]
+    assert topic.note_moved()
+    inlet.missing = FAR + 1  # type: ignore[misc]
+    assert left(topic, LEFT) == [False] * (LEFT - 1) + [True]
+
+
 @pytest.mark.parametrize(
     ("missing", "is_loud"), [((NEAR + 1, NEAR + 1), False), ((NEAR + 1, NEAR), True), ((0,), True)]
 )

@@ -64,7 +64,9 @@ class Inlet(Protocol):
 
     @property
     def missing(self) -> int:
-        """How many events are missing of the source that is furthest ahead, at most."""
+        """How many numbers are missing of the source of which most are, or 0 while so little waits
+        to be handed over that whatever comes live would be next.
+        """
         ...
 
     def leave_out(self, source: Source, prev: int) -> bool:

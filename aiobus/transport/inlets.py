@@ -101,7 +101,8 @@ class Inlets:
             del unread[frame.topic]
         started = self.started.get(source)
         if (asked := self._topics.get(frame.topic)) is not None:
-            asked.note_taken()
+            if frame.count:  # each peer has a beacon a second on it
+                asked.note_taken()
             for inlet in tuple(asked.inlets):
                 inlet.take(frame, started)
             self._note_moved(asked)

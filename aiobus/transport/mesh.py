@@ -157,6 +157,8 @@ class Mesh:
         self._witness.trouble("messages are refused", f"a message was refused: {error}")
 
     def _on_subscribed(self, name: bytes) -> None:
+        if self._is_closing:
+            return
         asked = read_topic(name)
         if isinstance(asked, Who):
             self._known.hello(asked)

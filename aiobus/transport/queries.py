@@ -34,6 +34,7 @@ class Queries:
         self._rounds = rounds
         self._ask = ask
         self._turning: list[Round] = []
+        self._late: list[Round] = []
         self._is_closed = False
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
@@ -80,6 +81,7 @@ class Queries:
 
     def turn(self) -> None:
         """Swap the topics that have turned quiet or loud, and ask what was published meanwhile."""
+        loud: list[Inlet] = []
         while self._inlets.turned:
             topic = self._inlets.turned.pop()
             log.debug("%s listens to %s", self._links.me, topic)
@@ -87,14 +89,19 @@ class Queries:
             # Not before: a stream that nobody asks for closes, and owes nothing any more.
             self._network.unsubscribe(topic.other)
             if not topic.is_quiet:
-                there = [peer.endpoint for peer in self._links if peer.is_there]
-                meet = partial(self._inlets.meet, tuple(topic.inlets))
-                self._turning.append(self._rounds.ask(there, self._ask, meet))
+                loud.extend(topic.inlets)
+        if loud:
+            there = [peer.endpoint for peer in self._links if peer.is_there]
+            meet = partial(self._inlets.meet, loud)
+            self._turning.append(self._rounds.ask(there, self._ask, meet))
 
     def tick(self) -> None:
-        """A second has passed: whoever has not answered that by now tells it by a beacon."""
-        while self._turning:
-            self._rounds.drop(self._turning.pop())
+        """A second has passed: whoever was asked before the last and has not answered tells it by a
+        beacon.
+        """
+        for round in self._late:
+            self._rounds.drop(round)
+        self._late, self._turning = self._turning, []
 
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""

@@ -1,7 +1,8 @@
 """The publishing half of a mesh: a stream for each query that others ask for, and pages of history.
 
-Owns when frames leave: at the end of each tick of the loop, and a beacon once a second. Must not
-know who asks, nor how bytes get there.
+Owns when frames leave: at the end of each tick of the loop, a beacon once a second, and one for
+those who listen quietly soon after something was published. Must not know who asks, nor how bytes
+get there.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ QUIET_SECONDS = 0.05
 """After which those who listen quietly are told of what was published: often enough that it counts
 as heard of, and seldom enough that nobody who computes on the same core is held up.
 """
+LOOKS = 256
+"""Quiet topics looked at each time: what a peer asks for by the thousand costs others no more."""
 
 
 class Streams:
@@ -45,7 +48,6 @@ class Streams:
         self._beacons: Iterator[Stream] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._confirmed: dict[bytes, int] = {}
-        self._loud: set[bytes] = set()
         self._quiet: dict[bytes, int] = {}
         """Topics that somebody listens to quietly, and what those were told of last."""
         self._telling: asyncio.TimerHandle | None = None
@@ -61,11 +63,13 @@ class Streams:
         if topic not in self._streams:
             self._begin(topic, query)
         if topic == name:
-            self._loud.add(topic)
+            self._streams[topic].is_loud = True
         else:
-            self._quiet.setdefault(topic, self._streams[topic].sent)
+            # At once: it says where a new stream begins, and of an old one what was published while
+            # this was on its way, when ZeroMQ was already leaving out the frames.
             if self._telling is None:
-                self._tell()
+                self._tell_later()
+            self._tell_of(topic)
 
     def _begin(self, topic: bytes, query: Query) -> None:
         if len(self._streams) >= MAX_STREAMS:
@@ -73,6 +77,7 @@ class Streams:
         publisher = self._publisher
         source = (publisher.name, publisher.epoch)
         stream = Stream(query, topic, source, publisher.public_seq, self._send, self._join)
+        stream.is_loud = False
         self._streams[topic] = stream
         # What was published before may be owed as well: to somebody whose link was cut meanwhile.
         self._confirmed[topic] = 0
@@ -81,20 +86,21 @@ class Streams:
     def close(self, name: bytes) -> None:
         """Nobody asks for it by this name any more. No error when nobody did."""
         topic = name.removeprefix(QUIET)
+        if (stream := self._streams.get(topic)) is None:
+            return
         if topic == name:
-            self._loud.discard(topic)
+            stream.is_loud = False
         else:
             self._quiet.pop(topic, None)
-        if topic not in self._loud and topic not in self._quiet:
-            self._end(topic)
+        if not stream.is_loud and topic not in self._quiet:
+            self._end(stream)
 
-    def _end(self, topic: bytes) -> None:
-        stream = self._streams.pop(topic, None)
-        if stream is not None:
-            if stream in self._joining:
-                self._joining.remove(stream)  # or it would send behind one that is asked for anew
-            self._publisher.detach(stream)
-            del self._confirmed[topic]
+    def _end(self, stream: Stream) -> None:
+        if stream in self._joining:
+            self._joining.remove(stream)  # or it would send behind one that is asked for anew
+        self._publisher.detach(stream)
+        del self._streams[stream.topic]
+        del self._confirmed[stream.topic]
 
     def close_all(self) -> None:
         """Serve nobody any more."""
@@ -103,10 +109,9 @@ class Streams:
         if self._telling is not None:
             self._telling.cancel()
             self._telling = None
-        self._loud.clear()
         self._quiet.clear()
-        for topic in list(self._streams):
-            self._end(topic)
+        for stream in list(self._streams.values()):
+            self._end(stream)
 
     def _join(self, stream: Stream) -> None:
         if not self._joining:
@@ -165,19 +170,28 @@ class Streams:
             if topic in self._quiet:
                 self._tell_of(topic)
 
+    def _tell_later(self) -> None:
+        self._telling = self._loop.call_later(QUIET_SECONDS, self._tell, context=self._context)
+
     def _tell(self) -> None:
-        streams = self._streams
-        due = [topic for topic, told in self._quiet.items() if streams[topic].newest > told]
-        for topic in due[:SLICE]:
-            self._tell_of(topic)
         self._telling = None
-        if self._quiet:
-            self._telling = self._loop.call_later(QUIET_SECONDS, self._tell, context=self._context)
+        if not self._quiet:
+            return
+        self._tell_later()  # first, or nobody would be told again where one could not be sent
+        told = 0
+        for topic in list(islice(self._quiet, LOOKS)):
+            seq = self._quiet.pop(topic)
+            self._quiet[topic] = seq  # it queues up anew, behind the others
+            if self._streams[topic].newest > seq:
+                self._tell_of(topic)
+                told += 1
+            if told == SLICE:
+                break
 
     def _tell_of(self, topic: bytes) -> None:
-        del self._quiet[topic]  # it queues up anew, behind the others
-        self._streams[topic].quiet_beacon()
-        self._quiet[topic] = self._streams[topic].sent
+        stream = self._streams[topic]
+        self._quiet[topic] = stream.newest
+        stream.quiet_beacon()
 
     def owed(self) -> dict[bytes, int]:
         """What was sent last, by topic, where that was not confirmed yet."""

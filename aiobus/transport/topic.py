@@ -14,8 +14,8 @@ LEFT = 32
 """Frames in a row that all inlets leave before a topic turns quiet."""
 FAR = 2048
 NEAR = 1024
-"""Events that each inlet misses, at least, when a topic turns quiet (FAR) and while it stays so:
-a page, since what is published while the last one is under way should come by itself.
+"""Numbers that each inlet misses, at least, when a topic turns quiet (FAR) and while it stays so: a
+page, so that what is published while the last one is under way mostly comes by itself.
 """
 
 
