@@ -1,11 +1,14 @@
 """What every test gets: both event loops, and proof that it left no task behind."""
 
 import asyncio
+import functools
+import inspect
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import uvloop
@@ -28,12 +31,29 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+TEST_SECONDS = 50.0
+"""Of a coroutine test. The signal of pytest-timeout comes later, and does not reach a test that only
+waits on uvloop: one of those hung without a word which it was.
+"""
+
+
+def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """The test, which fails where it waits when its time is over."""
+
+    @functools.wraps(test)
+    async def run(**fixtures: Any) -> None:
+        async with asyncio.timeout(TEST_SECONDS):
+            await test(**fixtures)
+
+    return run
+
+
 LEFT_OUT = {"paired": ("[asyncio-tcp", "[uvloop-ipc"), "one_loop": ("[asyncio",)}
 """What of a marked test does not run: it starts processes, and takes long."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what the markers of pyproject.toml say."""
+    """Leave out what the markers of pyproject.toml say, and bound what is left."""
     left_out = [
         item
         for item in items
@@ -43,6 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = bounded(item.obj)
 
 
 @pytest.fixture
