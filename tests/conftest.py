@@ -32,8 +32,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 TEST_SECONDS = 50.0
-"""Of a coroutine test. The signal of pytest-timeout comes later, and does not reach a test that only
-waits on uvloop: one of those hung without a word which it was.
+"""Of a coroutine test. The signal of pytest-timeout comes later, and does not reach one that only
+waits on uvloop: such a test once hung and could not even be named.
 """
 
 
