@@ -63,6 +63,23 @@ async def desk() -> Desk:
     return Desk()
 
 
+class Way:
+    """What a desk sends by, while it is not broken, and what was raised meanwhile."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.is_broken = False
+        self.failures: list[Exception] = []
+        self._messages = desk.messages
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.failures.append(context["exception"]))
+        desk.streams = Streams(desk.publisher, self._send)
+
+    def _send(self, message: bytes) -> None:
+        if self.is_broken:
+            raise OSError("broken")
+        self._messages.append(message)
+
+
 async def turn() -> None:
     """The loop runs what was to be run at its next turn."""
     await asyncio.sleep(0)
@@ -101,25 +118,15 @@ async def test_a_query_that_nobody_asks_for_any_more_is_served_no_more(desk: Des
 
 
 async def test_a_frame_that_could_not_be_sent_holds_up_nothing_that_comes_later(desk: Desk) -> None:
-    failures: list[Exception] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
-    is_broken = False
-
-    def send(message: bytes) -> None:
-        if is_broken:
-            raise OSError("broken")
-        desk.messages.append(message)
-
-    desk.streams = Streams(desk.publisher, send)
+    way = Way(desk)
     desk.open("A")
     desk.publish("A", "A")
-    is_broken = True
+    way.is_broken = True
     await turn()
-    is_broken = False
+    way.is_broken = False
     desk.publish("A", "A")
     await turn()
-    assert [type(each) for each in failures] == [OSError]
+    assert [type(each) for each in way.failures] == [OSError]
     assert [seq for _, _, seqs in desk.sent for seq in seqs] == [1, 3, 4]
 
 
@@ -375,24 +382,14 @@ async def test_of_a_query_that_is_listened_to_quietly_alone_no_frame_is_made(des
 async def test_a_quiet_beacon_that_could_not_be_sent_holds_up_nothing_that_comes_later(
     desk: Desk,
 ) -> None:
-    failures: list[Exception] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
-    is_broken = False
-
-    def send(message: bytes) -> None:
-        if is_broken:
-            raise OSError("broken")
-        desk.messages.append(message)
-
-    desk.streams = Streams(desk.publisher, send)
+    way = Way(desk)
     desk.open_quietly("A", "B")
-    is_broken = True
+    way.is_broken = True
     desk.publish("A")
-    while not failures:
+    while not way.failures:
         await turn()
-    is_broken = False
-    assert [type(each) for each in failures] == [OSError]
+    way.is_broken = False
+    assert [type(each) for each in way.failures] == [OSError]
     desk.publish("A", "B")
     assert sorted((await told(desk, 4))[2:]) == [(A, 2), (B, 3)]
     desk.streams.close(A)
