@@ -120,7 +120,10 @@ class Intake:
         source = (batch.source, batch.epoch)
         cursor = self._cursors.get(source)
         if source in self._dead:
-            self._take_late(source, batch, started)
+            if cursor is None:
+                is_older = started is not None and started <= self._made
+                cursor = self._cursors[source] = Cursor(batch.prev if is_older else 0)
+            self._hand_over(batch, self._take_late(source, cursor, batch.prev, batch.newest))
             return
         if cursor is None:
             if started is None:
@@ -147,22 +150,18 @@ class Intake:
             self._follow(source, cursor)
 
     def _hand_over(self, batch: Batch, after: int) -> None:
-        if batch.newest <= after:
+        if not batch.count or batch.newest <= after:
             return
         if batch.prev >= after:
             self._sink.keep(batch)
         else:
             self._sink.accept([event for event in batch if event.seq > after])
 
-    def _take_late(self, source: Source, batch: Batch, started: float | None) -> None:
-        cursor = self._cursors.get(source)
-        if cursor is None:
-            is_older = started is not None and started <= self._made
-            cursor = self._cursors[source] = Cursor(batch.prev if is_older else 0)
-        gap, after = cursor.take_late(batch.prev, batch.newest)
+    def _take_late(self, source: Source, cursor: Cursor, prev: int, newest: int) -> int:
+        gap, after = cursor.take_late(prev, newest)
         if gap is not None:
             self._sink.lose(source, gap)
-        self._hand_over(batch, after)
+        return after
 
     @property
     def is_busy(self) -> bool:
@@ -203,15 +202,15 @@ class Intake:
         self.behind.pop(source, None)
         if cursor.since is not None:
             self.confirm(source[0])
+        after = cursor.last
         gap = cursor.advance(page)
         if page.reached is not None:
             self._sink.reach(page.reached)
         if gap is not None:
             self._sink.lose(source, gap)
-        if batch.count:
-            if not self._sink.is_hungry:
-                batch.forget()
-            self._sink.keep(batch)
+        if not self._sink.is_hungry:
+            batch.forget()
+        self._hand_over(batch, after)
         self._follow(source, cursor)
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
@@ -220,6 +219,8 @@ class Intake:
         """
         cursor = self._cursors.get(source)
         if source in self._dead:
+            if cursor is not None:
+                self._take_late(source, cursor, seq, seq)
             return True
         if cursor is None:
             if started is None:

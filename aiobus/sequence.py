@@ -45,8 +45,8 @@ class Cursor:
     """
 
     __slots__ = (
-        "_asked", "_deadline", "_known", "_limit", "_reported", "behind", "has_given_up", "last",
-        "since", "upto",
+        "_asked", "_asked_after", "_deadline", "_known", "_limit", "_reported", "behind",
+        "has_given_up", "last", "since", "upto",
     )  # fmt: skip
 
     def __init__(self, last: int = 0, *, behind: bool = False, since: Since = None) -> None:
@@ -62,6 +62,7 @@ class Cursor:
         self.has_given_up = False
         self._known = self._reported = 0
         self._asked: float | None = None
+        self._asked_after = 0
         self._deadline: float | None = None
         self._limit = 0.0
 
@@ -94,6 +95,7 @@ class Cursor:
         gap = self._gap(prev, UNANSWERED)
         self.last = prev
         self._be_live()
+        self.behind = prev < self._known  # of that it is not known to be lost
         return gap
 
     def go_on(self, prev: int, newest: int) -> bool:
@@ -162,7 +164,7 @@ class Cursor:
         if now >= self._deadline:
             self.has_given_up = True
             return None
-        self._asked = now
+        self._asked, self._asked_after = now, self.last
         return self.last
 
     def defer(self) -> None:
@@ -177,14 +179,16 @@ class Cursor:
             self._deadline = max(self._deadline, min(now + PATIENCE, self._limit))
 
     def expects(self, page: Page) -> bool:
-        """True for a page that answers what was asked last: another may have come twice or late."""
+        """True for a page that answers what was asked last: another may have come twice or late.
+        Frames may have led on meanwhile, so that some of it was handed over.
+        """
         is_sound = page.after <= page.to <= (self.upto or page.newest)
-        is_next = page.after == self.last or self.since is not None
+        is_next = page.after == self._asked_after or self.since is not None
         return self.behind and self._asked is not None and is_next and is_sound
 
     def advance(self, page: Page) -> Gap | None:
-        """Take a page that was asked for with `after = last`; return what is lost before its first
-        event, unless an earlier page has said so.
+        """Take a page that was asked for, whose events above `last` are to be handed over; return
+        what is lost before the first of them, unless an earlier page has said so.
         """
         gap = None
         if self.since is not None:  # what was forgotten by then is not missed
@@ -194,9 +198,9 @@ class Cursor:
         if page.evicted > max(self.last, self._reported):
             gap = self._gap(page.evicted, EVICTED)
             self._reported = page.evicted
-        if page.to > self.last:  # else it leads nowhere, and asking at once would be a busy loop
+        if page.to > page.after:  # else it leads nowhere, and asking at once would be a busy loop
             self._asked = self._deadline = None
-        self.last = page.to
+        self.last = max(self.last, page.to)
         self._known = max(self._known, page.newest)
         self.has_given_up = False
         if self.last >= self.upto:

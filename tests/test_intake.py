@@ -340,6 +340,21 @@ def test_a_page_that_answers_nothing_that_was_asked_is_ignored(behind: Bench, af
     assert (behind.box.log, behind.asked.pages) == ([], [])
 
 
+def test_of_a_page_before_which_a_frame_led_on_only_the_rest_is_handed_over(behind: Bench) -> None:
+    behind.take(4, 5, 6)
+    assert (behind.box.log, behind.asked.pages) == ([5, 6], [])
+    behind.turn(4, 8, 9, 5, 6, 8)
+    assert (behind.box.log, [each[:2] for each in behind.asked.pages]) == ([5, 6, 8], [(DESK, 8)])
+
+
+def test_after_a_page_that_a_frame_has_overtaken_the_next_is_asked_for_at_once(
+    behind: Bench,
+) -> None:
+    behind.take(4, 5, 6)
+    behind.turn(4, 5, 9, 5)
+    assert (behind.box.log, [each[:2] for each in behind.asked.pages]) == ([5, 6], [(DESK, 6)])
+
+
 def test_a_page_that_comes_twice_is_handed_over_once(behind: Bench) -> None:
     behind.turn(4, 6, 9, 5, 6)
     behind.turn(4, 6, 9, 5, 6)
@@ -766,8 +781,23 @@ def test_of_one_that_dies_unheard_and_is_heard_then_what_is_missing_is_lost(benc
 
 def test_nobody_waits_for_the_mark_of_one_that_is_dead(met: Bench) -> None:
     met.intake.leave(DESK, is_dead=True)
-    assert met.intake.has(DESK, 99, met.older)
-    assert not met.intake.behind
+    assert met.intake.has(DESK, 4, met.older)
+    assert (met.box.log, set(met.intake.behind)) == ([], set())
+
+
+def test_what_the_mark_of_one_that_is_dead_tells_of_and_nobody_has_is_lost_at_once(
+    met: Bench,
+) -> None:
+    met.intake.leave(DESK, is_dead=True)
+    assert met.intake.has(DESK, 9, met.older)
+    met.take(4, 7)
+    assert (met.box.log, set(met.intake.behind)) == ([Gap(4, 9, LEFT)], set())
+
+
+def test_the_mark_of_one_that_is_dead_and_was_never_met_tells_of_nothing(bench: Bench) -> None:
+    bench.intake.leave(DESK, is_dead=True)
+    assert bench.intake.has(DESK, 9, bench.older)
+    assert bench.box.log == []
 
 
 def test_one_that_left_and_may_come_back_is_asked_for_what_is_missing(met: Bench) -> None:

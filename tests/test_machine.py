@@ -9,6 +9,7 @@ subscription must have been handed what it is owed, once and in order, or told e
 The examples are the same in each run; MACHINE_EXAMPLES=5000 draws that many others.
 """
 
+import math
 import os
 from collections import defaultdict, deque
 from typing import Any
@@ -37,6 +38,7 @@ from aiobus.transport.pages import Pages
 from aiobus.wire import Answer, Ask, Frame, Heartbeat, Mark, PageAnswer, PageAsk, Who
 
 PATIENCE = 10.0
+RETRY = 1.0
 """Seconds, as the protocol has it."""
 FRAME_EVENTS = 3
 """Of a frame here, so that a burst is several of them."""
@@ -126,9 +128,7 @@ class Source:
         self.events.append(event)
 
     def end_tick(self) -> None:
-        for stream in self._joining:
-            stream.end_tick()
-        self._joining.clear()
+        self._joining[:] = [stream for stream in self._joining if stream.end_tick()]
 
     def send(self, message: bytes) -> None:
         topic = message[: message.index(b"\0") + 1]
@@ -377,8 +377,8 @@ class Process:
                     self._repeat(link, nonce)
         self._pages.tick(self._clock.now)
         for box in self.boxes.values():
-            if box.vacancy <= 0:
-                box.have_patience_anew()  # nobody can answer who was not asked
+            if box.vacancy <= 0 and len(box.intake.behind) == 1 and not box.intake.beginning:
+                box.have_patience_anew(self._clock.now - RETRY)
         self.inlets.tick(self._clock.now, (), ())
         self.turn()
         for box in self.boxes.values():
@@ -399,6 +399,7 @@ class Account:
         self.has_left = False
         self.asked_since: float | None = None
         """Since when it waits for the answer to a question for a page."""
+        self.asked_last = 0.0
         self.has_given_up = False
         self.is_of_the_past = False
         """Where it begins, the source has to tell."""
@@ -457,6 +458,7 @@ class Box:
         account = self.accounts[source]
         if account.asked_since is None:
             account.asked_since = self._clock.now
+        account.asked_last = self._clock.now
         return self._process.ask_page(inlet, source, want, limit)
 
     @property
@@ -487,9 +489,10 @@ class Box:
                 assert self._clock.now - account.asked_since >= PATIENCE, "given up too early"
         account.asked_since, account.has_given_up = None, False
 
-    def have_patience_anew(self) -> None:
+    def have_patience_anew(self, asked: float = math.inf) -> None:
+        """With those who were asked last at `asked` or before: nobody can answer who was not."""
         for account in self.accounts.values():
-            if not account.has_given_up:
+            if not account.has_given_up and account.asked_last <= asked:
                 account.asked_since = None
 
     def lose_patience(self) -> None:

@@ -289,6 +289,38 @@ def test_the_page_that_was_asked_for_is_expected_and_others_are_not() -> None:
     ]
 
 
+def test_a_page_is_expected_though_a_frame_has_led_on_since_it_was_asked_for() -> None:
+    cursor = heard(4, 20)
+    cursor.ask(0.0)
+    cursor.take(4, 7, has_room=True)
+    assert [cursor.expects(page(after, to=9, newest=9)) for after in (4, 7)] == [True, False]
+    assert cursor.advance(page(4, to=9, newest=9)) is None
+    assert (place(cursor), cursor.ask(0.0)) == ((9, True), 9)
+
+
+def test_a_page_that_a_frame_has_overtaken_does_not_lead_back() -> None:
+    cursor = heard(4, 20)
+    cursor.ask(0.0)
+    cursor.take(4, 12, has_room=True)
+    assert cursor.advance(page(4, to=9, newest=9)) is None
+    assert (place(cursor), cursor.ask(0.0)) == ((12, True), 12)
+
+
+def test_of_what_was_forgotten_that_is_lost_which_no_frame_has_brought_meanwhile() -> None:
+    cursor = heard(4, 20)
+    cursor.ask(0.0)
+    cursor.take(4, 7, has_room=True)
+    assert cursor.advance(page(4, to=9, newest=9, evicted=8)) == Gap(7, 8, EVICTED)
+
+
+def test_an_answer_to_a_question_before_the_last_is_not_expected() -> None:
+    cursor = heard(4, 20)
+    cursor.ask(0.0)
+    cursor.take(4, 7, has_room=True)
+    assert cursor.ask(RETRY) == 7
+    assert not cursor.expects(page(4, to=9, newest=9))
+
+
 def test_no_page_is_expected_while_none_was_asked_for() -> None:
     assert not heard(4, 9).expects(page(4, to=9, newest=9))
     assert not Cursor(4).expects(page(4, to=9, newest=9))
@@ -342,10 +374,26 @@ def test_while_it_has_not_given_up_no_frame_ends_what_is_missing() -> None:
 
 
 def test_after_giving_up_the_next_frame_ends_what_is_missing_and_that_is_lost() -> None:
-    cursor = given_up(4, 20)
+    cursor = given_up(4, 9)
     assert cursor.lost_before(9) == Gap(after=4, upto=9, reason="its source did not answer")
     assert (place(cursor), cursor.has_given_up) == ((9, False), False)
     assert cursor.take(9, 12, has_room=True) == 9
+
+
+def test_after_giving_up_a_frame_does_not_end_what_is_missing_behind_it() -> None:
+    """It may be of before, left unread, and read when its source is dead."""
+    cursor = given_up(4, 20)
+    assert cursor.lost_before(9) == Gap(4, 9, UNANSWERED)
+    assert cursor.take(9, 12, has_room=True) == 9
+    assert (place(cursor), cursor.has_given_up, cursor.ask(PATIENCE)) == ((12, True), False, 12)
+    assert cursor.leave() == Gap(12, 20, LEFT)
+
+
+def test_after_giving_up_a_beacon_ends_what_is_missing() -> None:
+    cursor = given_up(4, 20)
+    assert cursor.lost_before(9) == Gap(4, 9, UNANSWERED)
+    assert cursor.take(9, 9, has_room=True) == 9
+    assert place(cursor) == (9, False)
 
 
 @pytest.mark.parametrize("prev", [3, 4])
@@ -389,7 +437,7 @@ def test_what_is_lost_without_an_answer_is_not_told_where_the_forgotten_covers_i
     cursor.ask(0.0)
     cursor.ask(PATIENCE)
     assert cursor.lost_before(9) is None
-    assert place(cursor) == (9, False)
+    assert place(cursor) == (9, True)
 
 
 def test_what_is_missing_of_a_source_that_leaves_is_lost() -> None:
