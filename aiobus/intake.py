@@ -120,10 +120,7 @@ class Intake:
         source = (batch.source, batch.epoch)
         cursor = self._cursors.get(source)
         if source in self._dead:
-            if cursor is None:
-                is_older = started is not None and started <= self._made
-                cursor = self._cursors[source] = Cursor(batch.prev if is_older else 0)
-            self._hand_over(batch, self._take_late(source, cursor, batch.prev, batch.newest))
+            self._hand_over(batch, self._take_late(source, batch.prev, batch.newest, started))
             return
         if cursor is None:
             if started is None:
@@ -139,6 +136,7 @@ class Intake:
             return
         gap = cursor.lost_before(batch.prev)
         if gap is not None:
+            self._asked.discard(source)
             self._sink.lose(source, gap)
         after = cursor.take(batch.prev, batch.newest, has_room)
         if after is None:
@@ -157,7 +155,12 @@ class Intake:
         else:
             self._sink.accept([event for event in batch if event.seq > after])
 
-    def _take_late(self, source: Source, cursor: Cursor, prev: int, newest: int) -> int:
+    def _take_late(self, source: Source, prev: int, newest: int, started: float | None) -> int:
+        """Of one that is dead, the seq above which events up to `newest` are to be handed over."""
+        cursor = self._cursors.get(source)
+        if cursor is None:
+            is_older = started is not None and started <= self._made
+            cursor = self._cursors[source] = Cursor(prev if is_older else 0)
         gap, after = cursor.take_late(prev, newest)
         if gap is not None:
             self._sink.lose(source, gap)
@@ -208,19 +211,19 @@ class Intake:
             self._sink.reach(page.reached)
         if gap is not None:
             self._sink.lose(source, gap)
-        if not self._sink.is_hungry:
-            batch.forget()
+        is_hungry = self._sink.is_hungry
         self._hand_over(batch, after)
+        if not is_hungry:
+            batch.forget()
         self._follow(source, cursor)
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
-        """True when nothing up to `seq` is missing; what is, is asked for from now on. Of a source
-        that has never answered (`started` is None) nobody can say.
+        """True when nothing up to `seq` is missing; what is, is asked for from now on, or lost if
+        the source is dead. Of one that has never answered (`started` is None) nobody can say.
         """
         cursor = self._cursors.get(source)
         if source in self._dead:
-            if cursor is not None:
-                self._take_late(source, cursor, seq, seq)
+            self._take_late(source, seq, seq, started)
             return True
         if cursor is None:
             if started is None:

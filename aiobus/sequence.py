@@ -29,7 +29,7 @@ LEFT = "its source has left"
 class Gap:
     """The events of one source in `(after, upto]` that a query matched are lost: exact in seqs, an
     upper bound in events. What history still holds of them, being of another type, is handed over
-    after it.
+    after it, and so is what a frame brings that was on its way when history forgot it.
     """
 
     after: int
@@ -40,12 +40,12 @@ class Gap:
 class Cursor:
     """One subscription's place in the numbers of one (source, epoch).
 
-    While it is live, events are handed over as they come. Once `behind`, it moves by pages, until a
-    page reaches the newest event or a frame goes on exactly where it stands.
+    While it is live, events are handed over as they come. Once `behind`, it moves by pages, and by
+    frames that go on where it stands, until all is there that was heard of.
     """
 
     __slots__ = (
-        "_asked", "_asked_after", "_deadline", "_known", "_limit", "_reported", "behind",
+        "_asked", "_asked_after", "_deadline", "_known", "_limit", "_past", "_reported", "behind",
         "has_given_up", "last", "since", "upto",
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ class Cursor:
         self.upto = 0
         """Above 0: only the newest of each (type, key) up to this seq is wanted so far."""
         self.has_given_up = False
-        self._known = self._reported = 0
+        self._known = self._reported = self._past = 0
         self._asked: float | None = None
         self._asked_after = 0
         self._deadline: float | None = None
@@ -117,7 +117,7 @@ class Cursor:
             self.has_given_up = False
             self._asked = self._deadline = None
         if is_next and (has_room or newest <= last):
-            self.last = max(last, newest)
+            self._move(newest)
             # A beacon vouches for what was heard of; a frame of before says nothing of it.
             if self.last >= self._known or prev == newest == last:
                 self._be_live()
@@ -192,19 +192,19 @@ class Cursor:
         """
         gap = None
         if self.since is not None:  # what was forgotten by then is not missed
-            self.last, self._reported = page.after, page.evicted
+            self.last, self._past = page.after, page.evicted
             self.upto = page.newest if self.since == "last" else 0
             self.since = None
-        if page.evicted > max(self.last, self._reported):
+        # A page that was overtaken tells nothing: the next will, unless frames still bring it.
+        told = max(self.last, self._reported, self._past)
+        if page.evicted > told and page.to >= self.last:
             gap = self._gap(page.evicted, EVICTED)
             self._reported = page.evicted
         if page.to > page.after:  # else it leads nowhere, and asking at once would be a busy loop
             self._asked = self._deadline = None
-        self.last = max(self.last, page.to)
+        self._move(page.to)
         self._known = max(self._known, page.newest)
         self.has_given_up = False
-        if self.last >= self.upto:
-            self.upto = 0
         if self.last >= self._known:
             self._be_live()
         return gap
@@ -219,13 +219,19 @@ class Cursor:
         return gap
 
     def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:
-        """A frame of a source that is dead: nobody can be asked for what is missing before it, so
-        that is lost, and its events above the seq that is returned are handed over.
+        """A frame of a source that is dead, or a mark (equal: without events). Nobody can be asked
+        for what is missing before it, so that is lost, and its events above the seq that is
+        returned are handed over.
         """
         gap = self._gap(prev, LEFT)
         after = max(self.last, prev)
         self.last = max(after, newest)
         return gap, after
+
+    def _move(self, seq: int) -> None:
+        self.last = max(self.last, seq)
+        if self.last >= self.upto:
+            self.upto = 0
 
     def _gap(self, upto: int, reason: str) -> Gap | None:
         after = max(self.last, self._reported)

@@ -55,6 +55,7 @@ class Box:
         self.rests = 0
 
     def keep(self, batch: Batch) -> None:
+        assert batch.count, "an inbox holds nothing that is empty"
         self.accept(list(batch))
 
     def accept(self, events: list[Event[Any]]) -> None:
@@ -794,10 +795,36 @@ def test_what_the_mark_of_one_that_is_dead_tells_of_and_nobody_has_is_lost_at_on
     assert (met.box.log, set(met.intake.behind)) == ([Gap(4, 9, LEFT)], set())
 
 
-def test_the_mark_of_one_that_is_dead_and_was_never_met_tells_of_nothing(bench: Bench) -> None:
+def test_of_one_that_is_dead_and_was_never_met_a_mark_tells_what_is_lost_if_it_was_younger(
+    bench: Bench,
+) -> None:
     bench.intake.leave(DESK, is_dead=True)
+    bench.intake.leave(OTHER, is_dead=True)
     assert bench.intake.has(DESK, 9, bench.older)
-    assert bench.box.log == []
+    assert bench.intake.has(OTHER, 9, bench.younger)
+    assert bench.box.log == [Gap(0, 9, LEFT)]
+
+
+def test_of_a_past_that_is_empty_nothing_is_handed_over(bench: Bench) -> None:
+    bench.intake = Intake(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.intake.meet(DESK, 40, bench.older)
+    bench.turn(40, 40, 40)
+    assert (bench.box.log, set(bench.intake.behind)) == ([], set())
+
+
+def test_one_that_was_given_up_and_sends_again_may_have_all_the_room(behind: Bench) -> None:
+    """It is asked for one event at a time only while it does not answer."""
+    behind.intake.meet(OTHER, 0, behind.older)
+    behind.intake.meet(OTHER, 100, behind.older)
+    for _ in range(int(PATIENCE / RETRY) + 1):
+        behind.clock.now += RETRY
+        behind.intake.tick(())
+    behind.intake.meet(DESK, 99, behind.older)
+    behind.asked.pages.clear()
+    behind.take(9, 10)
+    (asked,) = [each for each in behind.asked.pages if each[0] == DESK]
+    assert asked[:2] == (DESK, 10)
+    assert asked[2] > 1
 
 
 def test_one_that_left_and_may_come_back_is_asked_for_what_is_missing(met: Bench) -> None:

@@ -37,8 +37,7 @@ from aiobus.transport.inlets import Inlets
 from aiobus.transport.pages import Pages
 from aiobus.wire import Answer, Ask, Frame, Heartbeat, Mark, PageAnswer, PageAsk, Who
 
-PATIENCE = 10.0
-RETRY = 1.0
+PATIENCE, RETRY = 10.0, 1.0
 """Seconds, as the protocol has it."""
 FRAME_EVENTS = 3
 """Of a frame here, so that a burst is several of them."""

@@ -520,7 +520,15 @@ def test_of_what_was_forgotten_when_it_began_nothing_is_lost_and_older_events_ar
     cursor.ask(0.0)
     assert cursor.advance(page(0, 20, 80, evicted=60)) is None
     assert cursor.advance(page(20, 40, 80, evicted=60)) is None
-    assert cursor.advance(page(40, 70, 80, evicted=65)) == Gap(60, 65, EVICTED)
+    assert cursor.advance(page(40, 70, 80, evicted=65)) == Gap(40, 65, EVICTED)
+
+
+def test_of_the_past_that_is_lost_which_history_still_held_when_its_source_left() -> None:
+    """Of several types, one had forgotten more than what the other still had to tell."""
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.advance(page(0, 20, 80, evicted=60))
+    assert cursor.leave() == Gap(20, 80, LEFT)
 
 
 def test_what_is_forgotten_after_it_began_is_a_gap() -> None:
@@ -541,6 +549,26 @@ def test_only_the_last_are_wanted_up_to_where_the_source_was_and_all_after_that(
     assert (place(cursor), cursor.upto) == ((80, True), 0)
     cursor.advance(page(80, 85, 85))
     assert place(cursor) == (85, False)
+
+
+def test_a_frame_that_leads_beyond_where_only_the_last_are_wanted_ends_that() -> None:
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.advance(page(0, 10, 42))
+    cursor.hear(60)
+    assert (cursor.ask(0.0), cursor.take(10, 50, has_room=True), cursor.upto) == (10, 10, 0)
+    assert cursor.expects(page(10, 42, 60))
+    cursor.advance(page(10, 42, 60))
+    assert (place(cursor), cursor.upto, cursor.ask(0.0)) == ((50, True), 0, 50)
+
+
+def test_of_a_page_that_was_overtaken_nothing_is_said_to_be_lost() -> None:
+    cursor = heard(4, 20)
+    cursor.ask(0.0)
+    cursor.take(4, 12, has_room=True)
+    assert cursor.advance(page(4, 9, 20, evicted=15)) is None
+    assert cursor.ask(0.0) == 12
+    assert cursor.advance(page(12, 20, 20, evicted=15)) == Gap(12, 15, EVICTED)
 
 
 def test_a_source_that_has_published_nothing_has_no_past() -> None:

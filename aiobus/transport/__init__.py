@@ -78,8 +78,8 @@ class Inlet(Protocol):
         ...
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
-        """True when nothing up to `seq` is missing; what is, is asked for from now on. Of a source
-        that has never answered (`started` is None) nobody can say.
+        """True when nothing up to `seq` is missing; what is, is asked for from now on, or lost if
+        the source is dead. Of one that has never answered (`started` is None) nobody can say.
         """
         ...
 
