@@ -286,6 +286,8 @@ class Intake:
         """
         now = elapsed()
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
+        if not due:
+            return
         silent = self._asked.intersection(due)
         for source in due:
             self._granted.pop(source, None)
