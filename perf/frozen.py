@@ -156,8 +156,8 @@ class Seen:
 
 
 def by_round(mine: list[float], others: list[float]) -> float:
-    """The median of the ratios within each round: the machine changes its pace by half for a minute
-    and more, and medians of the figures themselves said 66 and 155 % of the same code.
+    """The median of the ratios within each round: a machine that is shared changes its pace by half
+    between rounds, and medians of the figures themselves said 66 and 155 % of the same code.
     """
     return statistics.median(one / other for one, other in zip(mine, others, strict=True))
 
