@@ -16,7 +16,7 @@ from aiobus.errors import (
 from aiobus.event import Event, EventType
 from aiobus.eventstream import EventStream
 from aiobus.limits import Limits
-from aiobus.stats import BusStats, SubscriptionStats
+from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.subscription import Subscription
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Limits",
     "NameInUse",
     "NoSubscribers",
+    "PeerStats",
     "QueueFull",
     "RequestTimeout",
     "Subscription",

@@ -293,8 +293,8 @@ class AsyncEventBus:
         `max_age`: seconds after which an event is not handed over but counted. `since`: "last"
         begins with the newest event of each (type, key) in the history of every bus that is there,
         a time in Unix seconds with everything from then on, as far as their histories go
-        (`reached`). `timeout`: seconds to wait for peers; one that does not answer is named in
-        `unconfirmed`.
+        (`reached`). `timeout`: seconds to wait for peers; one that does not answer, or whose link
+        is cut, is named in `unconfirmed`, and its events are owed from its confirmation on.
 
         A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing
@@ -403,10 +403,12 @@ class AsyncEventBus:
     # Waiting.
 
     async def flush(self, timeout: float = 5.0) -> list[str]:
-        """Wait until every connected subscriber's bus has received all that was published here.
+        """Wait until every other bus has received what it asked for of all that was published here.
 
-        Returns the names of those that did not confirm within `timeout` seconds: [] is success.
-        Cancelling only stops the waiting.
+        Returns the names of those that did not confirm within `timeout` seconds: [] is success. A
+        bus counts from the moment it is found until it has left, also while it has not answered
+        yet: what it has subscribed to is not known then. One whose link is cut is named without
+        waiting. Cancelling only stops the waiting.
         """
         self._life.check()
         check_timeout(timeout)
@@ -437,12 +439,14 @@ class AsyncEventBus:
 
     def stats(self) -> BusStats:
         """A frozen snapshot of plain counters. Never waits; works in every state."""
+        links = tuple(self._transport.peers)
         return BusStats(
             name=self.name,
             url=self.url,
             epoch=self._publisher.epoch,
             published=self._publisher.seq,
-            peers=tuple(self._transport.peers),
+            peers=tuple(peer.name for peer in links),
+            links=links,
             refused=self._transport.refused,
             history_events=len(self._publisher.history),
             history_bytes=self._publisher.history.bytes,

@@ -239,6 +239,7 @@ class Intake:
         """A source has left: what is missing of it is lost. `is_dead`: it will not come back, but
         frames of it may still be on their way.
         """
+        self.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
         left = self._unmet.pop(source, None)
         if left is not None and left.upto > 0:
             # How old it was is not known any more, so it may be owed from its beginning.

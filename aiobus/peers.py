@@ -35,13 +35,15 @@ class Verdict(Enum):
 class Peer:
     """Another bus, by the endpoint where it listens. `who` is None until it has said so."""
 
-    def __init__(self, name: str, endpoint: str, now: float) -> None:
+    def __init__(self, name: str, endpoint: str, now: float, found_at: int = 0) -> None:
         self.name = name
         self.endpoint = endpoint
-        self.renew(now)
+        self.renew(now, found_at)
 
-    def renew(self, now: float) -> None:
-        """Somebody new listens there, or is about to."""
+    def renew(self, now: float, found_at: int) -> None:
+        """Another bus listens there, or is about to, when this bus is at its seq `found_at`."""
+        self.found_at = found_at
+        """What was published later counts as missing there until the peer says otherwise."""
         self.who: Who | None = None
         self.has_answered = False
         """It answered that my queries are live there."""
@@ -63,16 +65,24 @@ class Peer:
     def __str__(self) -> str:
         return str(self.who or self.name)
 
-    def hear(self, now: float, seq: int) -> None:
-        """It has sent something that shows that it is at `seq`, or beyond."""
+    def hear(self, now: float, seq: int) -> float | None:
+        """It has sent something that shows that it is at `seq`, or beyond. For how many seconds it
+        was silent, if it was stale until now.
+        """
+        silent = self.silence(now) if self.is_stale else None
         self.last = max(self.last, seq)
         self._heard = self._relinked = self._sought = now
         self._backoff = RELINK
         self.is_stale = False
+        return silent
+
+    def silence(self, now: float) -> float:
+        """The seconds since it was last heard."""
+        return now - self._heard
 
     def is_silent(self, now: float) -> bool:
         """True when it missed three heartbeats."""
-        return now - self._heard >= STALE
+        return self.silence(now) >= STALE
 
     def is_silent_since(self, then: float) -> bool:
         """True when nothing was heard of it after `then`, and its hello is not here."""
@@ -95,6 +105,11 @@ class Peer:
         return self._withdrawn is not None
 
     @property
+    def is_cut(self) -> bool:
+        """True while its hello is gone and it has not been said to have left: it may come back."""
+        return self.is_withdrawn and not self.has_left
+
+    @property
     def is_awaited(self) -> bool:
         """True when it may still become linked soon."""
         return not (self.is_linked or self.is_withdrawn or self.has_left)
@@ -113,9 +128,14 @@ class Peer:
         """True while its hello is here: it gets what it asked for, or will make up for it."""
         return self.has_said_hello and not self.is_withdrawn and not self.has_left
 
+    @property
+    def may_link(self) -> bool:
+        """True when each has answered the other, and they are not linked yet."""
+        return self.has_answered and self.was_answered and not self.is_linked
+
     def link(self) -> bool:
-        """True once, when each has answered the other."""
-        if self.is_linked or not (self.has_answered and self.was_answered):
+        """True once, when it may be."""
+        if not self.may_link:
             return False
         self.is_linked = True
         return True
@@ -123,6 +143,7 @@ class Peer:
     def unlink(self) -> bool:
         """It has left; True if it was linked."""
         was_linked, self.is_linked, self.has_answered = self.is_linked, False, False
+        self.is_stale = False  # what comes next is that it joins, and not that it is heard again
         return was_linked
 
     def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
@@ -130,8 +151,8 @@ class Peer:
         if self._withdrawn is not None and not self.has_left and now - self._withdrawn >= GRACE:
             self.has_left = True
             return Verdict.LEFT
-        is_leaving = self._withdrawn is not None and not self.has_left  # that is to be said first
-        if not self.is_listening and not is_leaving and now - self._sought >= DROP:
+        # Of one whose link is cut, `peer_left` is to be said first.
+        if not self.is_listening and not self.is_cut and now - self._sought >= DROP:
             self._sought = now
             return Verdict.DROP
         if is_lenient or self.has_left:

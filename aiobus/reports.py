@@ -20,12 +20,13 @@ from aiobus.publisher import Publisher
 from aiobus.sequence import Gap
 from aiobus.transport import Source
 
-__all__ = ["ERROR", "GAP", "JOINED", "LEFT", "OVERFLOW", "STALE", "Reports"]
+__all__ = ["ERROR", "FRESH", "GAP", "JOINED", "LEFT", "OVERFLOW", "STALE", "Reports"]
 
 GAP = "aiobus.gap"
 JOINED = "aiobus.peer_joined"
 LEFT = "aiobus.peer_left"
 STALE = "aiobus.stale"
+FRESH = "aiobus.fresh"
 ERROR = "aiobus.error"
 OVERFLOW = "aiobus.overflow"
 
@@ -130,6 +131,12 @@ class Reports:
         """A peer has been silent for seconds."""
         self._say(logging.WARNING, f"{name} is silent", f"{name} is silent since its seq {last}")
         self.announce(STALE, {"name": name, "epoch": epoch, "last": last}, "")
+
+    def fresh(self, name: str, epoch: int, last: int, silent: float) -> None:
+        """A peer that was announced as stale is heard again, after `silent` seconds."""
+        text = f"{name} is heard again after {silent:.1f} s of silence"
+        self._say(logging.WARNING, f"{name} is heard again", text)
+        self.announce(FRESH, {"name": name, "epoch": epoch, "last": last, "silent": silent}, "")
 
     def trouble(self, topic: str, text: str) -> None:
         """Something is wrong that a user should read of; at most one line a second per `topic`."""

@@ -4,7 +4,21 @@ is not known here.
 
 from dataclasses import dataclass
 
-__all__ = ["BusStats", "SubscriptionStats"]
+__all__ = ["BusStats", "PeerStats", "SubscriptionStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStats:
+    """One linked bus at one moment."""
+
+    name: str
+    epoch: int
+    last: int
+    """The highest seq of its events that was heard of."""
+    silent: float
+    """Seconds since it was last heard. It sends a heartbeat each second, so up to 1 is usual; from
+    3 on it is announced as `aiobus.stale`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,8 @@ class BusStats:
     """Events this bus has numbered, system events included: the seq of the newest."""
     peers: tuple[str, ...]
     """Names of the buses that are linked: their queries are live here and ours there."""
+    links: tuple[PeerStats, ...]
+    """The same buses, with how long each has been silent."""
     refused: int
     """Messages and queries from others that were not of the protocol, and had no effect."""
     history_events: int

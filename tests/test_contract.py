@@ -28,6 +28,8 @@ from aiobus import (
 )
 from aiobus.stream import FRAME_EVENTS
 from aiobus.testing import MemoryNetwork
+from aiobus.transport.links import BYE_SECONDS
+from aiobus.wire import heartbeat
 
 NETWORKS = ["memory", "ipc", "tcp"]
 TRANSPORTS = ["inproc", *NETWORKS]
@@ -207,6 +209,57 @@ async def test_a_handler_of_on_is_live_everywhere_when_start_returns(mesh: Desk)
         await feed.publish(Event(EventType.TRADE, 1))
         await arrive(feed, strategy)
     assert seen.data == [1]
+
+
+async def receive_by_subscribe(bus: AsyncEventBus, seen: Seen) -> None:
+    subscription = await bus.subscribe("T", seen.take)
+    assert subscription.unconfirmed == frozenset()
+
+
+async def receive_by_stream(bus: AsyncEventBus, seen: Seen) -> None:
+    events = bus.stream("T")
+    await events.__aenter__()
+
+    async def take() -> None:
+        async for event in events:
+            await seen.take(event)
+
+    task = asyncio.create_task(take())
+    task.add_done_callback(lambda task: task.exception())
+
+
+@pytest.mark.parametrize("receive", [receive_by_subscribe, receive_by_stream])
+async def test_what_is_published_by_a_bus_that_has_just_started_arrives(
+    mesh: Desk, receive: Callable[[AsyncEventBus, Seen], Any]
+) -> None:
+    """A start once returned before the other bus had read its answer: `subscribe` there did not
+    wait for it, and all that came then was lost without a word.
+    """
+    for number in range(10):
+        strategy = await mesh.bus(f"strategy{number}")
+        feed = await mesh.bus(f"feed{number}")
+        seen = Seen()
+        await receive(strategy, seen)
+        for data in range(5):
+            await feed.publish(Event("T", data))
+        assert await feed.flush() == []
+        await seen.until(lambda seen=seen: len(seen) >= 5)
+        assert seen.data == [0, 1, 2, 3, 4]
+        await asyncio.gather(feed.close(), strategy.close())
+
+
+async def test_a_request_to_a_bus_that_has_just_started_is_answered(mesh: Desk) -> None:
+    for number in range(10):
+        broker = await mesh.bus(f"broker{number}")
+        strategy = await mesh.bus(f"strategy{number}")
+
+        async def on_order(order: Event, broker: AsyncEventBus = broker) -> None:
+            await broker.publish(Event("ACK", order.data))
+
+        await broker.subscribe("ORDER", on_order)
+        reply = await strategy.request(Event("ORDER", number), "ACK")
+        assert reply.data == number
+        await asyncio.gather(broker.close(), strategy.close())
 
 
 async def test_the_first_event_of_a_source_that_starts_later_arrives(desk: Desk) -> None:
@@ -955,6 +1008,48 @@ async def test_who_joins_and_who_leaves_is_announced(mesh: Desk) -> None:
     last = {"last": stats.published, "reason": "it closed"}
     assert (left.type, left.data) == ("aiobus.peer_left", {**who, **last})
     assert strategy.stats().peers == ()
+
+
+async def test_no_bus_that_has_closed_is_said_to_join_again(mesh: Desk) -> None:
+    """Its hello may be here for a moment after its bye, and is no sign of life."""
+    watch = await mesh.bus("watch")
+    said: list[tuple[str, str]] = []
+    system = ["aiobus.peer_joined", "aiobus.peer_left"]
+    await watch.subscribe(system, lambda event: said.append((event.type, event.data["name"])))
+    for number in range(100):
+        await (await mesh.bus(f"b{number}")).close()
+    async with watch.stream("aiobus.peer_left") as left:
+        last = await mesh.bus("last")
+        await asyncio.sleep(BYE_SECONDS + 1)  # the time in which a peer is looked for
+        await last.close()
+        await anext(left)
+    await watch.settle()
+    names = [f"b{number}" for number in range(100)] + ["last"]
+    assert said == [
+        (f"aiobus.{what}", name) for name in names for what in ("peer_joined", "peer_left")
+    ]
+
+
+async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh: Desk) -> None:
+    feed, strategy, liar = [await mesh.bus(name) for name in ("feed", "strategy", "liar")]
+    seen = Seen()
+    await strategy.subscribe("T", seen.take)
+    async with strategy.stream(["aiobus.peer_joined", "aiobus.peer_left"]) as news:
+        epoch = feed.stats().epoch
+        liar._transport._network.send(heartbeat("feed", epoch, 0, leaving=True))
+        assert ((left := await anext(news)).type, left.data["name"]) == (
+            "aiobus.peer_left",
+            "feed",
+        )
+        await feed.publish(Event("T", 1))
+        assert ((joined := await anext(news)).type, joined.data["name"]) == (
+            "aiobus.peer_joined",
+            "feed",
+        )
+    await feed.publish(Event("T", 2))
+    assert await feed.flush() == []
+    await strategy.settle()
+    assert seen.data == [1, 2]
 
 
 async def test_a_name_in_use_is_refused_and_its_owner_goes_on(mesh: Desk) -> None:

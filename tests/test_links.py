@@ -11,7 +11,7 @@ from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer
 from aiobus.transport import Source
 from aiobus.transport import links as module
 from aiobus.transport.inlets import Inlets
-from aiobus.transport.links import LENIENCE, Links
+from aiobus.transport.links import BYE_SECONDS, LENIENCE, Links
 from aiobus.transport.meeting import Member
 from aiobus.transport.rounds import Rounds
 from aiobus.wire import Answer, Who, WireError
@@ -76,6 +76,9 @@ class Watch:
     def stale(self, name: str, epoch: int, last: int) -> None:
         self.log.append(("stale", name, epoch, last))
 
+    def fresh(self, name: str, epoch: int, last: int, silent: float) -> None:
+        self.log.append(("fresh", name, epoch, last, silent))
+
     def trouble(self, topic: str, text: str) -> None:
         self.log.append(("trouble", text))
 
@@ -120,7 +123,7 @@ class Desk:
         self.asked: list[tuple[int, list[str]]] = []
         self.replies: list[Who] = []
         network: Any = self.wires
-        self.links = Links(ME, network, self.watch, self.inlets, self.rounds, self.ask)
+        self.links = Links(ME, network, self.watch, self.inlets, self.rounds, self.ask, lambda: 7)
 
     def ask(self, number: int, endpoints: Collection[str]) -> None:
         names = [peer.name for each in endpoints if (peer := self.links.at(each)) is not None]
@@ -157,6 +160,16 @@ class Desk:
         self.hear_answer(who)
         assert peer.is_there
         self.wires.take(), self.watch.take()
+        return peer
+
+    async def succeed(self, who: Who) -> Peer:
+        """The same beside one of its name, which is looked for first."""
+        peer = self.find(who)
+        self.links.hello(who)
+        self.is_asked(who)
+        self.hear_answer(who)
+        assert not peer.is_linked
+        await searched()
         return peer
 
     def wait(self, seconds: float, *heard: Who) -> None:
@@ -706,7 +719,7 @@ async def test_the_question_to_a_successor_goes_on_when_its_predecessor_has_left
 async def test_a_successor_is_not_missed_when_its_predecessor_has_left(desk: Desk) -> None:
     desk.link(BOT)
     desk.links.withdraw(BOT)
-    desk.link(MOVED)
+    await desk.succeed(MOVED)
     round = desk.rounds.ask([MOVED.endpoint], desk.ask, lambda _: None)
     desk.wait(GRACE, BOT, MOVED)
     assert (round.gone, round.waiting) == (set(), {MOVED.endpoint})
@@ -719,3 +732,113 @@ async def test_what_one_answers_does_not_link_another_of_its_name(desk: Desk) ->
     desk.is_asked(MOVED)
     desk.hear_answer(BOT)
     assert not peer.is_linked
+
+
+async def test_the_end_of_a_dead_one_is_told_before_the_beginning_of_its_successor(
+    desk: Desk,
+) -> None:
+    """Or a handler that goes by the name stops trading beside a feed that lives."""
+    desk.link(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    await desk.succeed(MOVED)
+    assert desk.watch.take() == [
+        ("left", "bot", 50, 5, "another has taken its place"),
+        ("joined", "bot", MOVED.epoch),
+    ]
+    assert desk.sub.dead == [("bot", 50)]
+    desk.wait(2 * DROP, MOVED)
+    assert desk.watch.take() == []
+
+
+async def test_the_end_of_one_whose_link_was_cut_is_told_before_its_successor_joins(
+    desk: Desk,
+) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    await desk.succeed(MOVED)
+    assert [entry[:3] for entry in desk.watch.take()] == [
+        ("left", "bot", 50),
+        ("joined", "bot", MOVED.epoch),
+    ]
+    desk.wait(GRACE, MOVED)
+    assert desk.watch.take() == []
+
+
+async def test_of_two_living_ones_with_one_name_neither_is_said_to_have_left(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    await desk.succeed(MOVED)
+    said = desk.watch.take()
+    assert [entry[0] for entry in said] == ["trouble", "joined"]
+    assert BOT.endpoint in said[0][1]
+    assert MOVED.endpoint in said[0][1]
+    assert peer.is_there
+
+
+async def test_a_successor_that_answers_twice_meanwhile_joins_once(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    peer = desk.find(MOVED)
+    desk.links.hello(MOVED)
+    desk.is_asked(MOVED)
+    desk.hear_answer(MOVED)
+    desk.hear_answer(MOVED)
+    await searched()
+    assert [entry[0] for entry in desk.watch.take()] == ["left", "joined"]
+    assert peer.is_there
+
+
+# A bye that was wrong.
+
+
+async def test_a_peer_that_still_listens_2_s_after_its_bye_is_linked_again(desk: Desk) -> None:
+    """A forged bye once parted two living buses for good."""
+    peer = desk.link(BOT)
+    desk.links.bye(peer)
+    desk.watch.take()
+    desk.wait(BYE_SECONDS)
+    await searched()
+    assert desk.watch.take()[0][0] == "trouble"
+    desk.is_asked(BOT)
+    desk.hear_answer(BOT)
+    assert desk.watch.take() == [("joined", "bot", 50)]
+
+
+async def test_a_peer_that_refuses_after_its_bye_is_not_looked_for_again(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    desk.links.bye(peer)
+    desk.wait(BYE_SECONDS)
+    await searched()
+    assert list(desk.links) == []
+
+
+@pytest.mark.parametrize("is_looked_for", [False, True])
+async def test_a_peer_whose_hello_is_withdrawn_after_its_bye_stays_gone(
+    desk: Desk, is_looked_for: bool
+) -> None:
+    peer = desk.link(BOT)
+    desk.links.bye(peer)
+    if is_looked_for:
+        desk.wait(BYE_SECONDS)
+    desk.links.withdraw(BOT)
+    desk.wait(2 * BYE_SECONDS)
+    await searched()
+    assert list(desk.links) == []
+
+
+async def test_a_peer_that_is_heard_after_it_was_stale_is_fresh_once(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.wait(STALE + 1)
+    desk.links.hear((BOT.name, BOT.epoch), 9)
+    desk.links.hear((BOT.name, BOT.epoch), 9)
+    assert desk.watch.take() == [("stale", "bot", 50, 5), ("fresh", "bot", 50, 9, STALE + 1)]
+
+
+async def test_a_peer_that_left_after_it_was_stale_joins_and_is_not_fresh(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(GRACE)
+    desk.watch.take()
+    desk.links.hello(BOT)
+    desk.hear_answer(BOT)
+    assert desk.watch.take() == [("joined", "bot", 50)]

@@ -271,8 +271,8 @@ def test_renewing_a_peer_forgets_everything_but_where_it_listens() -> None:
     verdicts(peer, 40)
     peer.withdraw(START)
     peer.judge(START + GRACE, is_lenient=True)
-    peer.renew(later)
-    assert vars(peer) == vars(Peer("bot", WHO.endpoint, later))
+    peer.renew(later, 7)
+    assert vars(peer) == vars(Peer("bot", WHO.endpoint, later, 7))
 
 
 HAPPENINGS = ["wait", "wait", "wait", "hear", "withdraw", "say_hello", "answer"]

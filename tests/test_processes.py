@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -40,7 +40,7 @@ async def nursery(url: str) -> AsyncIterator[Nursery]:
         yield made
 
 
-async def desk(nursery: Nursery, url: str, names: str) -> list[Actor]:
+async def desk(nursery: Nursery, url: str, names: Sequence[str]) -> list[Actor]:
     """Processes with a bus each, started one after another."""
     actors = await nursery.actors(len(names))
     for actor, name in zip(actors, names, strict=True):
@@ -258,6 +258,56 @@ async def test_whoever_closes_beside_a_frozen_one_says_bye_to_the_others_and_nam
         assert (left["name"], left["reason"]) == (f"d{number}", "it closed")
         c.kill(signal.SIGCONT)
     assert a.code.done() is False
+
+
+async def test_flush_and_close_of_a_tool_name_a_frozen_peer_that_never_heard_of_it(
+    nursery: Nursery, url: str
+) -> None:
+    """A kill switch was told that everybody has its HALT, while a strategy was frozen."""
+    _, strategy = await desk(nursery, url, ["holder", "strategy"])
+    await strategy.hear("HALT")
+    strategy.kill(signal.SIGSTOP)
+    tool = await nursery.actor()
+    await tool.start(url, "tool")
+    await tool("await bus.publish(Event('HALT', 'now'))")
+    assert await tool("return await bus.flush(0.2)") == ["strategy"]
+    flushing = tool.tell("return await bus.flush(20)")
+    strategy.kill(signal.SIGCONT)
+    assert await flushing == []
+    assert await strategy.heard(1) == ["now"]
+    strategy.kill(signal.SIGSTOP)
+    await tool("await bus.publish(Event('HALT', 'again'))")
+    assert await tool("return await bus.close(0.2)") == ["strategy"]
+
+
+async def test_a_tool_closes_at_once_beside_what_dead_processes_have_left(
+    nursery: Nursery, url: str
+) -> None:
+    """A file or an address where no process listens any more is not waited for."""
+    a, *dead = await desk(nursery, url, "abcd")
+    for each in dead:
+        each.kill()
+        await each.code
+    tool = await nursery.actor()
+    await tool.start(url, "tool")
+    await tool("await bus.publish(Event('HALT', 'now'))")
+    assert await tool("return await bus.close(600)") == []
+    assert a.code.done() is False
+
+
+async def test_the_end_of_a_killed_feed_is_told_before_its_successor_joins(
+    nursery: Nursery, url: str
+) -> None:
+    """Or a strategy that goes by the name stops trading beside a feed that lives."""
+    strategy, feed = await desk(nursery, url, ["strategy", "feed"])
+    await strategy.hear("aiobus.peer_joined", "aiobus.peer_left", "aiobus.stale")
+    for number in range(3):
+        feed.kill()
+        await feed.code
+        feed = await nursery.actor()
+        await feed.start(url, "feed")
+        said = await strategy.heard(2 * number + 2)
+        assert ["reason" in each for each in said] == [True, False] * (number + 1)
 
 
 # Many.

@@ -836,6 +836,135 @@ async def test_a_peer_that_was_never_linked_is_named_as_unconfirmed_until_it_is(
         assert subscription.unconfirmed == frozenset()
 
 
+async def test_flush_and_close_name_a_peer_that_was_found_and_has_not_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kill switch beside a strategy that computes was told that everybody had its HALT."""
+    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    async with Desk(MemoryNetwork()) as desk:
+        await desk.bus("strategy")
+        desk.network.partition({"strategy"}, {"tool"})
+        tool = await desk.bus("tool")
+        assert await tool.flush(0.05) == []  # nothing was published
+        await tool.publish(Event(EventType.HALT, "now"))
+        assert await tool.flush(0.05) == ["strategy"]
+        assert await tool.close(0.05) == ["strategy"]
+
+
+async def test_flush_waits_for_a_peer_that_was_found_and_answers_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    async with Desk(MemoryNetwork()) as desk:
+        strategy = await desk.bus("strategy")
+        listener = Listener([EventType.HALT])
+        await listener.join(strategy)
+        desk.network.partition({"strategy"}, {"tool"})
+        tool = await desk.bus("tool")
+        halt = await tool.publish(Event(EventType.HALT, "now"))
+        flushing = asyncio.create_task(tool.flush(20))
+        await at_rest()
+        desk.network.heal()
+        assert await flushing == []
+        await strategy.settle()
+        listener.check([halt], has_gaps=False)
+
+
+async def test_a_peer_that_was_found_and_is_provably_dead_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    async with Desk(MemoryNetwork()) as desk:
+        await desk.bus("strategy")
+        desk.network.partition({"strategy"}, {"tool"})
+        tool = await desk.bus("tool")
+        await tool.publish(Event(EventType.HALT, "now"))
+        desk.network.kill("strategy")
+        assert await tool.flush(600) == []
+
+
+async def test_what_was_published_before_a_peer_was_found_is_not_owed_to_it() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        feed = await desk.bus("feed")
+        await publish(feed, 10)
+        mute = desk.network.port()
+        await mute.open("mute", Heard())
+        feed._transport.on_found(Member("mute", "memory://mute"))
+        assert await feed.flush(0.05) == []
+        await publish(feed, 1)
+        assert await feed.flush(0.05) == ["mute"]
+        await mute.close(0)
+        assert await feed.flush() == []
+
+
+async def test_a_peer_that_is_cut_off_during_subscribe_is_named_as_unconfirmed() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        _, strategy, _ = await feed_and_strategy(desk)
+        desk.network.partition({"feed"}, {"strategy"})
+        subscribing = asyncio.create_task(strategy.subscribe(EventType.BAR, print, timeout=600))
+        await at_rest()
+        desk.network.partition({"feed"}, {"strategy"}, cut=True)
+        subscription = await subscribing
+        assert subscription.unconfirmed == {"feed"}
+        desk.network.heal()
+        while subscription.unconfirmed:
+            await at_rest()
+        assert strategy.stats().peers == ("feed",)
+
+
+async def test_a_peer_that_was_cut_off_before_subscribe_is_named_without_waiting() -> None:
+    async with Desk(MemoryNetwork()) as desk:
+        _, strategy, _ = await feed_and_strategy(desk)
+        desk.network.partition({"feed"}, {"strategy"}, cut=True)
+        await at_rest()
+        subscription = await strategy.subscribe(EventType.BAR, print, timeout=600)
+        assert subscription.unconfirmed == {"feed"}
+
+
+async def test_a_peer_that_left_is_not_unconfirmed_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "GRACE", 0.0)
+    async with Desk(MemoryNetwork()) as desk:
+        _, strategy, _ = await feed_and_strategy(desk)
+        async with strategy.stream("aiobus.peer_left") as left:
+            desk.network.partition({"feed"}, {"strategy"}, cut=True)
+            await at_rest()
+            subscription = await strategy.subscribe(EventType.BAR, print)
+            assert subscription.unconfirmed == {"feed"}
+            await anext(left)
+            assert subscription.unconfirmed == frozenset()
+
+
+async def test_stats_tell_how_long_each_peer_has_been_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "STALE", 1.5)
+    async with Desk(MemoryNetwork()) as desk:
+        feed, strategy, _ = await feed_and_strategy(desk)
+        published = await publish(feed, 3)
+        assert await feed.flush() == []
+        (link,) = strategy.stats().links
+        assert (link.name, link.epoch, link.last) == (
+            "feed",
+            published[-1].epoch,
+            published[-1].seq,
+        )
+        assert link.silent < 1.5
+        async with strategy.stream(["aiobus.stale", "aiobus.fresh"]) as news:
+            desk.network.partition({"feed"}, {"strategy"})
+            stale = await anext(news)
+            assert (stale.type, stale.data["name"]) == ("aiobus.stale", "feed")
+            (link,) = strategy.stats().links
+            assert link.silent >= 1.5
+            desk.network.heal()
+            fresh = await anext(news)
+        assert fresh.type == "aiobus.fresh"
+        assert fresh.data.pop("silent") >= 1.5
+        last = published[-1].seq
+        assert fresh.data == {"name": "feed", "epoch": published[0].epoch, "last": last}
+
+
 async def test_who_waits_for_a_peer_is_told_when_its_bus_closes() -> None:
     async with Desk(MemoryNetwork()) as desk:
         _, strategy, _ = await feed_and_strategy(desk)

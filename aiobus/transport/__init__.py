@@ -5,13 +5,14 @@ query that others ask for, hands what it receives to an `Inlet`, and tells a `Wi
 goes. It must not know of callbacks, handlers or tasks of the user.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from aiobus.event import Event
 from aiobus.history import Page, Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.stats import PeerStats
 
 __all__ = ["Batch", "Inlet", "Source", "Transport", "Witness"]
 
@@ -121,6 +122,10 @@ class Witness(Protocol):
         """A peer has been silent for seconds."""
         ...
 
+    def fresh(self, name: str, epoch: int, last: int, silent: float) -> None:
+        """A peer that was announced as stale is heard again, after `silent` seconds."""
+        ...
+
     def trouble(self, topic: str, text: str) -> None:
         """Something is wrong that a user should read of; at most one line a second per `topic`."""
         ...
@@ -132,8 +137,8 @@ class Transport(Protocol):
     """
 
     @property
-    def peers(self) -> Collection[str]:
-        """Names of the buses that are linked now."""
+    def peers(self) -> Sequence[PeerStats]:
+        """The buses that are linked now, by name."""
         ...
 
     @property

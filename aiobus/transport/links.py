@@ -7,8 +7,10 @@ a link; when silence is too long is `peers`' to judge.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+import math
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
+from typing import Any
 
 from aiobus.clock import elapsed
 from aiobus.peers import Peer, Verdict
@@ -23,6 +25,8 @@ from aiobus.wire import Answer, Who, WireError
 __all__ = ["Links"]
 
 MAX_PEERS = 1024
+BYE_SECONDS = 2.0
+"""After its bye, a peer whose hello is still here may not have closed: it is looked for."""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -31,10 +35,19 @@ log = logging.getLogger("aiobus.transport")
 
 
 class Links:
-    """Who else is on the bus. `ask` sends a `?` under a number of `rounds`."""
+    """Who else is on the bus. `ask` sends a `?` under a number of `rounds`, and `newest` tells the
+    seq of the last event that was published here for others.
+    """
 
     def __init__(
-        self, me: Who, network: Network, witness: Witness, inlets: Inlets, rounds: Rounds, ask: Send
+        self,
+        me: Who,
+        network: Network,
+        witness: Witness,
+        inlets: Inlets,
+        rounds: Rounds,
+        ask: Send,
+        newest: Callable[[], int],
     ) -> None:
         self.me = me
         self.is_open = False
@@ -47,6 +60,7 @@ class Links:
         self._inlets = inlets
         self._rounds = rounds
         self._ask = ask
+        self._newest = newest
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         self._peers: dict[str, Peer] = {}  # by endpoint
@@ -54,7 +68,11 @@ class Links:
         self._linking: dict[str, Round] = {}
         self._judged = elapsed()
         self._lenient_until = 0.0
-        self._search: asyncio.Task[None] | None = None
+        self._closed: dict[str, tuple[Who, float]] = {}  # by endpoint
+        """Those that said bye while their hello was here, and when."""
+        self._succeeding: set[Peer] = set()
+        """Those that have the name of one that may be dead, until that is known."""
+        self._searches: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -74,7 +92,8 @@ class Links:
             self._add(member)
 
     def _add(self, member: Member) -> Peer:
-        peer = self._peers[member.endpoint] = Peer(member.name, member.endpoint, elapsed())
+        peer = Peer(member.name, member.endpoint, elapsed(), self._newest())
+        self._peers[member.endpoint] = peer
         log.debug("%s connects to %s at %s", self.me, peer, peer.endpoint)
         self._network.connect(peer.endpoint)
         self.link(peer)
@@ -98,6 +117,7 @@ class Links:
     def hello(self, who: Who) -> None:
         """Somebody who listens to this bus says who it is. Raises WireError for who cannot be."""
         member = Member(who.name, who.endpoint)
+        self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
             if not self._network.admits(member) or who.endpoint == self.me.endpoint:
@@ -112,6 +132,7 @@ class Links:
         is_news = peer.has_said_hello or peer.name != who.name
         self._introduce(peer, who)
         peer.say_hello()
+        self.changed.wake()
         if is_news:
             self.link(peer)
 
@@ -137,7 +158,7 @@ class Links:
             self._restart(peer)
         self._introduce(peer, who)
         now = elapsed()
-        peer.hear(now, value.seq)
+        self._hear(peer, now, value.seq)
         self._inlets.note_start((who.name, who.epoch), now - value.age)
         if who.name == self.me.name:
             self._on_namesake(value)
@@ -154,10 +175,44 @@ class Links:
             self.changed.wake()
 
     def _note_link(self, peer: Peer) -> None:
+        if not peer.may_link:
+            return
+        rivals = [each for each in self if each.name == peer.name and each.is_linked]
+        if not rivals:
+            self._join(peer)
+        elif peer not in self._succeeding:
+            self._succeeding.add(peer)
+            self._look(self._succeed(peer, rivals))
+
+    def _join(self, peer: Peer) -> None:
         if peer.link() and peer.who is not None:
             log.debug("%s is linked with %s", self.me, peer)
             self._witness.peer_joined(peer.who.name, peer.who.epoch)
             self.changed.wake()
+
+    async def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
+        """Link with `peer` after it is said that those that had its name have left. A handler goes
+        by the name: if it heard of the old one's end last, it would stop beside a feed that lives.
+        """
+        try:
+            members = [Member(each.name, each.endpoint) for each in rivals]
+            dead = {member.endpoint for member in await self._network.absent(members)}
+        finally:
+            self._succeeding.discard(peer)
+        for rival in rivals:
+            is_dead = rival.endpoint in dead
+            if rival not in self or not rival.is_linked:
+                continue
+            if is_dead or rival.is_withdrawn:
+                self._settle(rival, "another has taken its place", is_dead=is_dead)
+                rival.has_left = True
+            else:
+                text = f"two buses are named {peer.name!r}, at {rival.endpoint} and {peer.endpoint}"
+                self._witness.trouble("a name is used twice", text)
+            if is_dead:
+                self._drop(rival)
+        if peer in self:
+            self._join(peer)
 
     def is_there(self, source: Source) -> bool:
         """True while the peer that publishes as `source` is linked."""
@@ -177,8 +232,13 @@ class Links:
         """A source is at `seq`, or beyond; the peer it is, if it is known."""
         peer = self._sources.get(source)
         if peer is not None:
-            peer.hear(elapsed(), seq)
+            self._hear(peer, elapsed(), seq)
         return peer
+
+    def _hear(self, peer: Peer, now: float, seq: int) -> None:
+        silent = peer.hear(now, seq)
+        if silent is not None and peer.who is not None:
+            self._witness.fresh(peer.name, peer.who.epoch, peer.last, silent)
 
     # Silence.
 
@@ -202,16 +262,29 @@ class Links:
                 case Verdict.DROP:
                     silent.append(peer)
         if silent:
-            self.end()
-            search, name = self.drop_absent(silent), f"aiobus {self.me.name} search"
-            self._search = self._loop.create_task(search, name=name, context=self._context)
-            self._search.add_done_callback(_tell)
+            self._look(self.drop_absent(silent))
+        if due := [who for who, said in self._closed.values() if now - said >= BYE_SECONDS]:
+            for who in due:
+                self._closed[who.endpoint] = (who, math.inf)  # not looked for twice
+            self._look(self._doubt(due))
         return is_late
 
+    def _look(self, search: Coroutine[Any, Any, None]) -> None:
+        """Look whether processes listen, in a task of its own."""
+        name = f"aiobus {self.me.name} search"
+        task = self._loop.create_task(search, name=name, context=self._context)
+        self._searches.add(task)
+        task.add_done_callback(self._on_looked)
+
+    def _on_looked(self, search: "asyncio.Task[None]") -> None:
+        self._searches.discard(search)
+        if not search.cancelled() and (error := search.exception()) is not None:
+            log.error("looking for peers failed", exc_info=error)
+
     def end(self) -> None:
-        """Look for nobody any more."""
-        if self._search is not None:
-            self._search.cancel()
+        """Look for no peer any more."""
+        for search in self._searches:
+            search.cancel()
 
     def _relink(self, peer: Peer) -> None:
         if peer in self:
@@ -231,10 +304,11 @@ class Links:
         for member in await self._network.absent(members):
             if (peer := members[member]) in self and peer.is_silent_since(began):
                 self._drop(peer)
-                self.changed.wake()
 
     def withdraw(self, who: Who) -> None:
         """Its hello is gone: it died, or its link to this bus was cut."""
+        if self._closed.get(who.endpoint, (None,))[0] == who:
+            del self._closed[who.endpoint]
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
@@ -244,15 +318,31 @@ class Links:
 
     def bye(self, peer: Peer) -> None:
         """It has closed, and this was the last of it."""
-        self._rounds.lose(peer.endpoint, has_said_so=True)
+        if peer.is_listening and peer.who is not None:
+            self._closed[peer.endpoint] = (peer.who, elapsed())
+        self._rounds.lose(peer.endpoint, is_missed=False)
         self._settle(peer, "it closed")
         self._drop(peer)
+
+    async def _doubt(self, closed: list[Who]) -> None:
+        """Link again with those that still listen, and whose hello is still here, long after their
+        bye: they have not closed, whatever bye there was.
+        """
+        absent = await self._network.absent([Member(who.name, who.endpoint) for who in closed])
+        for who in closed:
+            if self._closed.get(who.endpoint) != (who, math.inf):
+                continue  # it has closed since, or has said hello again
+            del self._closed[who.endpoint]
+            if Member(who.name, who.endpoint) not in absent:
+                text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
+                self._witness.trouble("a bye was wrong", text)
+                self.hello(who)
 
     def _restart(self, peer: Peer) -> None:
         """Somebody new listens there, so the old one is dead: settle with it first."""
         self._settle(peer, "another has taken its place", is_dead=True)
         self._forget(peer)
-        peer.renew(elapsed())
+        peer.renew(elapsed(), self._newest())
         self._loop.call_soon(self._relink, peer, context=self._context)
 
     def _settle(self, peer: Peer, reason: str, *, is_dead: bool = False) -> None:
@@ -270,7 +360,8 @@ class Links:
         del self._peers[peer.endpoint]
         self._rounds.drop(self._linking.pop(peer.endpoint, None))
         self._forget(peer)
-        self._rounds.lose(peer.endpoint)
+        self._rounds.lose(peer.endpoint, is_missed=False)
+        self.changed.wake()
         self._loop.call_soon(self._disconnect, peer.endpoint, context=self._context)
 
     def _forget(self, peer: Peer) -> None:
@@ -281,9 +372,3 @@ class Links:
         if endpoint not in self._peers:
             log.debug("%s disconnects from %s", self.me, endpoint)
             self._network.disconnect(endpoint)
-
-
-def _tell(search: "asyncio.Task[None]") -> None:
-    """A search that failed is made again a minute later; why it did, somebody should read."""
-    if not search.cancelled() and (error := search.exception()) is not None:
-        log.error("looking for silent peers failed", exc_info=error)

@@ -4,10 +4,11 @@ Own events never pass through a transport (the publisher hands them straight to 
 there is nothing to do here but to say that nobody is missing.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from aiobus.history import Want
 from aiobus.publisher import Publisher
+from aiobus.stats import PeerStats
 from aiobus.transport import Inlet, Source, Witness
 
 __all__ = ["Local"]
@@ -16,7 +17,7 @@ __all__ = ["Local"]
 class Local:
     """The transport of a bus that has no peers."""
 
-    peers: Collection[str] = ()
+    peers: Sequence[PeerStats] = ()
     refused = 0
 
     async def start(self, publisher: Publisher, witness: Witness) -> None:

@@ -4,7 +4,9 @@ Owns the asking for acknowledgements, and the giving of them as soon as they are
 when a mark is reached (`inlets`), what was sent (`streams`) or who is there (`links`).
 """
 
+import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 
 from aiobus.clock import elapsed
 from aiobus.peers import Peer
@@ -47,36 +49,58 @@ class Marks:
                 self._network.ask(up(Ack(reached.who.name, reached.mark, self._me)))
 
     async def flush(self, timeout: float) -> Collection[str]:
-        """Wait until every bus that listens has what it asked for; return the names of those that
-        did not confirm, or whose link was cut before they could.
+        """Wait until every peer has what was published since it was found; return the names of
+        those that did not confirm it within `timeout` seconds.
+
+        A peer that has said nothing yet may have subscribed to anything: it counts as one that has
+        nothing until it has answered and confirmed, or until no process listens at its endpoint. A
+        peer whose link is cut is named without waiting.
         """
-        if not self._streams.is_owing:
-            return ()
+        newest, owed = self._streams.newest, self._streams.owed()
         end = elapsed() + timeout
-        missing = {peer.name for peer in self._links if peer.is_linked and peer.is_withdrawn}
-        there = {peer.endpoint: peer for peer in self._links if peer.is_listening}
-        owed = list(self._streams.owed().items())
-        for begin in range(0, len(owed), MARK_STREAMS):
-            some = dict(owed[begin : begin + MARK_STREAMS])
-            if without := await self._ask(some, there, max(0.0, end - elapsed())):
-                missing |= {there[endpoint].name for endpoint in without}
-            else:
-                self._streams.confirm(some)
+        peers = [each for each in self._links if not each.has_left and each.found_at < newest]
+        if not owed:
+            peers = [each for each in peers if not each.is_listening]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._links.drop_absent(each for each in peers if each.is_awaited)
+        async with asyncio.TaskGroup() as group:
+            asked = {each: group.create_task(self._has_all(each, owed, end)) for each in peers}
+        missing = {each.name for each, task in asked.items() if not task.result()}
+        if not missing:
+            self._streams.confirm(owed)
         return missing
 
-    async def _ask(
-        self, owed: dict[bytes, int], there: dict[str, Peer], timeout: float
-    ) -> set[str]:
-        """Ask each peer for an acknowledgement of these streams; return who gave none."""
-        streams = tuple((name[:-1].decode(), seq) for name, seq in owed.items())
+    async def _has_all(self, peer: Peer, owed: dict[bytes, int], end: float) -> bool:
+        """Wait until `peer` confirms what is owed; False if it does not by `end`. True also once it
+        has closed, or if it turns out that no process is there.
+        """
+        if not peer.is_listening:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, end - elapsed())):
+                    while peer.is_awaited and not peer.is_listening and peer in self._links:
+                        await self._links.changed.wait()
+            if not peer.is_listening:
+                return peer not in self._links
+            owed = self._streams.owed()  # with what it has subscribed to by now
+        streams = [(name[:-1].decode(), seq) for name, seq in owed.items()]
+        for begin in range(0, len(streams), MARK_STREAMS):
+            some = tuple(streams[begin : begin + MARK_STREAMS])
+            if not await self._confirms(peer, some, max(0.0, end - elapsed())):
+                return False
+        return True
 
-        def send(number: int, endpoints: Collection[str]) -> None:
-            for endpoint in endpoints:
-                if (who := there[endpoint].who) is not None:
-                    self._network.send(mark(who, Mark(number, self._me, streams)))
+    async def _confirms(
+        self, peer: Peer, streams: tuple[tuple[str, int], ...], timeout: float
+    ) -> bool:
+        """Ask `peer` for an acknowledgement of these streams; False if there is none in time."""
 
-        round = self._rounds.ask(there, send, lambda _: None)
+        def send(number: int, _: Collection[str]) -> None:
+            if peer.who is not None:
+                self._network.send(mark(peer.who, Mark(number, self._me, streams)))
+
+        round = self._rounds.ask([peer.endpoint], send, lambda _: None)
         try:
-            return await round.done(there, timeout) | round.gone
+            return not (await round.done(timeout) | round.gone)
         finally:
             self._rounds.drop(round)

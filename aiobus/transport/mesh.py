@@ -6,7 +6,7 @@ Owns the conversation: hello, `?`, frames, pages, flush marks, bye. Must not kno
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextvars import Context
 
 from aiobus.clock import elapsed, wall
@@ -14,6 +14,7 @@ from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Page, Want
 from aiobus.pattern import read_query
 from aiobus.publisher import Publisher
+from aiobus.stats import PeerStats
 from aiobus.transport import Inlet, Source, Witness
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
@@ -74,9 +75,14 @@ class Mesh:
         return self.url
 
     @property
-    def peers(self) -> Collection[str]:
-        """Names of the buses that are linked now."""
-        return sorted(peer.name for peer in self._links or () if peer.is_there)
+    def peers(self) -> Sequence[PeerStats]:
+        """The buses that are linked now, by name."""
+        now = elapsed()
+        return [
+            PeerStats(peer.name, peer.who.epoch, peer.last, peer.silence(now))
+            for peer in sorted(self._links or (), key=lambda peer: peer.name)
+            if peer.is_there and peer.who is not None
+        ]
 
     # Coming.
 
@@ -94,7 +100,8 @@ class Mesh:
         endpoint, members = await self._network.open(publisher.name, self)
         self.me = me = Who(publisher.name, publisher.epoch, endpoint)
         log.debug("%s listens at %s", me, endpoint)
-        links = Links(me, self._network, witness, self._inlets, self._rounds, self._ask)
+        asking = (self._inlets, self._rounds, self._ask)
+        links = Links(me, self._network, witness, *asking, lambda: publisher.public_seq)
         self._links = links
         self._queries = Queries(self._network, links, self._inlets, self._rounds, self._ask)
         self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._inlets)

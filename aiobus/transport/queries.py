@@ -40,20 +40,24 @@ class Queries:
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`; return the names of those that did not
         confirm. They are asked again until they do.
+
+        A peer that has not answered anything yet is waited for like a linked one, as long as it is
+        not silent: its `start` may have returned, since it ends when that peer has *sent* its
+        answer. A peer whose link is cut cannot be asked, and is named without waiting.
         """
         if (new := self._inlets.add(inlet)) is not None:
             self._network.subscribe(new)
         self.turn()
         end = elapsed() + timeout
         known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
-        there = [peer.endpoint for peer in known.values() if peer.is_there]
+        cut = [each for each in self._links if each.is_cut]
         round = self._rounds.ask(known, self._ask, partial(self._inlets.meet, [inlet]))
         try:
-            missing = await round.done(there, timeout)
-            # Found long ago and never linked, so nobody is held up for them.
-            missing |= {each for each in round.waiting if known[each].is_overdue(elapsed())}
-            names = {known[each].name for each in missing}
-            return names | await self._begun(inlet, end - elapsed())
+            # One that was found long ago and never linked holds up no subscription.
+            missing = await round.done(timeout, lambda each: known[each].is_overdue(elapsed()))
+            begun = await self._begun(inlet, end - elapsed())
+            lost = [known[each] for each in missing | round.gone] + cut
+            return begun | {peer.name for peer in lost if peer in self._links and not peer.has_left}
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)

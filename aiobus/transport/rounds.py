@@ -13,7 +13,10 @@ from aiobus.waiters import Waiters
 __all__ = ["Round", "Rounds"]
 
 FIRST_PAUSE = 0.1
-"""Seconds until a question that somebody waits for is repeated; then twice as long, and so on."""
+LAST_PAUSE = 1.0
+"""Seconds until a question that somebody waits for is repeated, at first and at last; each pause
+is twice the one before.
+"""
 
 Send = Callable[[int, Collection[str]], None]
 """Asks the peers at these endpoints, under a number that their answers will have."""
@@ -34,24 +37,27 @@ class Round:
         self.on_answer = on_answer
         self.turns = Waiters()
 
-    async def done(self, peers: Collection[str], timeout: float) -> set[str]:
-        """Wait until each of `peers` has answered or gone; return those that did neither within
-        `timeout` seconds. The question goes on. While somebody waits it is repeated sooner than
-        every second: of a burst, ZeroMQ drops what it cannot queue, this among it.
+    async def done(
+        self, timeout: float, is_excused: Callable[[str], bool] = lambda _: False
+    ) -> set[str]:
+        """Wait until each peer has answered, has gone or is excused, `timeout` seconds at most;
+        return those that have not answered and have not gone. The question goes on. While somebody
+        waits it is repeated sooner than every second: of a burst, ZeroMQ drops what it cannot
+        queue, this among it.
         """
         pause = FIRST_PAUSE
         try:
             async with asyncio.timeout(timeout):
-                while not self.waiting.isdisjoint(peers):
+                while not all(map(is_excused, self.waiting)):
                     try:
                         async with asyncio.timeout(pause):
                             await self.turns.wait()
                     except TimeoutError:
                         self.send(self.number, self.waiting)
-                        pause *= 2
+                        pause = min(2 * pause, LAST_PAUSE)
         except TimeoutError:
             pass
-        return self.waiting.intersection(peers)
+        return set(self.waiting)
 
 
 class Rounds:
@@ -83,11 +89,11 @@ class Rounds:
             self._leave(number, round, peer)
             round.on_answer(value)
 
-    def lose(self, peer: str, *, has_said_so: bool = False) -> None:
-        """A peer will not answer any more; it is not missed if it said so itself."""
+    def lose(self, peer: str, *, is_missed: bool = True) -> None:
+        """A peer will not answer any more. It is not missed if it closed, or was never there."""
         for number, round in list(self._rounds.items()):
             if peer in round.waiting:
-                if not has_said_so:
+                if is_missed:
                     round.gone.add(peer)
                 self._leave(number, round, peer)
 

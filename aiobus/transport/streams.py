@@ -21,7 +21,6 @@ __all__ = ["Streams"]
 MAX_STREAMS = 32_768
 """Distinct queries served. Each costs some 2 KB here, and a peer may ask for anything."""
 PAGE_EVENTS = 1024
-EVERYTHING = Query.of("*")
 SLICE = 32
 BEACON_SECONDS = 0.8
 """Beacons leave in slices, spread over this time: 5,000 at once would hold up the loop, and fill
@@ -158,10 +157,9 @@ class Streams:
             self._beacons = None
 
     @property
-    def is_owing(self) -> bool:
-        """True once anything was published that others may want."""
-        history = self._publisher.history
-        return bool(history.evicted(EVERYTHING) or history.count(EVERYTHING, 0))
+    def newest(self) -> int:
+        """The seq of the last event that others may be handed."""
+        return self._publisher.public_seq
 
     def beacon(self, topic: bytes) -> None:
         """Say on one stream what was sent last."""
