@@ -49,6 +49,10 @@ class BusStats:
     """Events this bus has numbered, system events included: the seq of the newest."""
     peers: tuple[str, ...]
     """Names of the buses that are linked: their queries are live here and ours there."""
+    unreached: tuple[str, ...]
+    """Meeting addresses that do not answer (`tcp://127.0.0.1:7555`): whoever holds one may be
+    frozen, and there may be buses that this one has not met. Empty: it is not alone.
+    """
     refused: int
     """Messages and queries from others that were not of the protocol, and had no effect."""
     history_events: int

@@ -8,6 +8,7 @@ goes. It must not know of callbacks, handlers or tasks of the user.
 from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
+from aiobus.errors import BusError
 from aiobus.event import Event
 from aiobus.history import Page, Want
 from aiobus.pattern import Query
@@ -121,8 +122,16 @@ class Witness(Protocol):
         """A peer has been silent for seconds."""
         ...
 
+    def unreached(self, places: Collection[str]) -> None:
+        """Which meeting places do not answer has changed; with none the bus is not alone."""
+        ...
+
     def trouble(self, topic: str, text: str) -> None:
         """Something is wrong that a user should read of; at most one line a second per `topic`."""
+        ...
+
+    def fail(self, error: BusError) -> None:
+        """The bus cannot go on: it ends, and raises `error`."""
         ...
 
 
@@ -134,6 +143,11 @@ class Transport(Protocol):
     @property
     def peers(self) -> Collection[str]:
         """Names of the buses that are linked now."""
+        ...
+
+    @property
+    def unreached(self) -> Collection[str]:
+        """Meeting places that do not answer: there may be buses that this one has not met."""
         ...
 
     @property
@@ -166,7 +180,7 @@ class Transport(Protocol):
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every subscribed bus has received all that was published; return the names of
-        those that did not confirm.
+        those that did not confirm, and what is `unreached`.
         """
         ...
 

@@ -154,8 +154,8 @@ class Rendezvous:
                     )
             for place in late:
                 log.warning(
-                    "%s joins without %s: %s. It may be alone: it goes on with whom it met"
-                    " elsewhere, and hears of others once that address answers",
+                    "%s joins without %s: %s. It goes on with whom it met elsewhere, and hears"
+                    " of others once that address answers",
                     *(name, place.address, place.trouble),
                 )
             if any(place.holder is not None and place.holder.is_heir for place in self._places):
