@@ -32,8 +32,9 @@ class Subscription:
 
     @property
     def unconfirmed(self) -> frozenset[str]:
-        """Names of the buses that did not confirm it in time. Each goes once it has; always empty
-        where there are no others.
+        """Names of the buses that did not confirm it in time, and meeting addresses that did not
+        answer (`tcp://127.0.0.1:7555`). Each goes once it has; always empty where there are no
+        others.
         """
         return self._receiver.intake.unconfirmed
 

@@ -385,6 +385,28 @@ async def test_a_newcomer_hears_of_a_frozen_holder_at_the_other_address(
         assert c.meeting.held == {one}
 
 
+async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_another_is_frozen(
+    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No member is left that could tell which."""
+    monkeypatch.setattr(rendezvous, "CENSUS_SECONDS", 0.05)
+    with process(at, "holder") as holder:
+        assert await joined(holder) == at
+        with process(at, "frozen") as frozen:
+            assert await joined(frozen) == ""
+            os.kill(frozen.pid, signal.SIGSTOP)
+            await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)
+            holder.kill()
+            await asyncio.to_thread(holder.wait)
+            [newcomer] = await crowd.join(at, "newcomer")
+            assert (newcomer.joined, newcomer.meeting.held) == (set(), {at})
+            assert newcomer.meeting.unreached == [f"tcp://{at}"]
+            assert "a member that was there is frozen" in caplog.text
+            os.kill(frozen.pid, signal.SIGCONT)
+            assert await newcomer.knows("frozen")
+            await until(lambda: newcomer.meeting.unreached == [])
+
+
 async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
     crowd: Crowd, caplog: pytest.LogCaptureFixture
 ) -> None:

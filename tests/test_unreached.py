@@ -87,6 +87,8 @@ async def test_a_bus_that_may_be_alone_says_so_until_the_frozen_holder_answers(
         await bus.subscribe("aiobus.unreached", lambda event: said.put_nowait(event.data))
         assert bus.stats().unreached == (url,)
         assert await said.get() == {"addresses": [url]}
+        subscription = await bus.subscribe("T", print)
+        assert subscription.unconfirmed == {url}
         await bus.publish(Event("HALT", "now"))
         assert await bus.flush(0.5) == [url]
         async with bus.stream("aiobus.peer_joined") as joined:
@@ -95,6 +97,7 @@ async def test_a_bus_that_may_be_alone_says_so_until_the_frozen_holder_answers(
             while "holder" not in bus.stats().peers:
                 await anext(joined)
         assert bus.stats().unreached == ()
+        assert subscription.unconfirmed == set()
         assert await holder.heard(1) == ["now"]
         assert await bus.flush() == []
 

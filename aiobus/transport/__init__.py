@@ -163,7 +163,7 @@ class Transport(Protocol):
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`, and where in its past that begins; return
-        the names of those that did not confirm.
+        the names of those that did not confirm, and what is `unreached`.
         """
         ...
 

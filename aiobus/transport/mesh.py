@@ -69,6 +69,8 @@ class Mesh:
         self._timer: asyncio.TimerHandle | None = None
         self._told: Collection[str] = []
         """What was said to be unreached."""
+        self._unconfirmed: set[str] = set()
+        """What was unreached when something was subscribed."""
         self._is_closing = False
         self._context = Context()
 
@@ -274,11 +276,13 @@ class Mesh:
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`; return the names of those that did not
-        confirm. They are asked again until they do.
+        confirm, and the meeting places that do not answer. They are asked again until they do.
         """
         if not inlet.query.wants_data:
             return ()
-        return await self._queries.subscribe(inlet, timeout)
+        missing = await self._queries.subscribe(inlet, timeout)
+        self._unconfirmed.update(self.unreached)
+        return {*missing, *self.unreached}
 
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""
@@ -320,9 +324,16 @@ class Mesh:
             self._inlets.excuse()
         self._inlets.tick(now, self._known.alive(now), self._known.sources)
         self._queries.turn()
-        if self._known.is_open and self._told != (unreached := self.unreached):
+        self._tell_unreached(self.unreached)
+
+    def _tell_unreached(self, unreached: Collection[str]) -> None:
+        if self._known.is_open and self._told != unreached:
             self._told = unreached
             self._witness.unreached(unreached)
+        for place in self._unconfirmed.difference(unreached):
+            self._unconfirmed.discard(place)
+            for inlet in self._inlets:
+                inlet.confirm(place)
 
     # Going.
 

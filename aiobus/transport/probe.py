@@ -14,11 +14,12 @@ from contextvars import Context
 from aiobus.transport.address import Address, address_of
 from aiobus.transport.meeting import Member
 
-__all__ = ["ban", "connected", "refusing"]
+__all__ = ["ban", "connected", "is_left_open", "refusing"]
 
 log = logging.getLogger("aiobus.transport")
 
 PROBE_SECONDS = 1.0
+CLOSE_WAIT = "08"
 PROBES = 64
 """Probes under way at once: each takes a descriptor."""
 
@@ -35,6 +36,20 @@ def ban(address: Address) -> str:
         if error.errno != errno.EADDRINUSE:
             return str(error.strerror)
     return ""
+
+
+def is_left_open(address: Address) -> bool:
+    """True when a connection to a former holder of `address` has not been closed at its other end:
+    the member there is frozen, or it would have. Only Linux tells; elsewhere False.
+    """
+    packed = socket.inet_pton(socket.AF_INET6 if address.is_v6 else socket.AF_INET, address.host)
+    words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
+    remote = f"{''.join(words)}:{address.port:04X}"
+    try:
+        with open(f"/proc/net/{'tcp6' if address.is_v6 else 'tcp'}") as table:
+            return any(row.split()[2:4] == [remote, CLOSE_WAIT] for row in table)
+    except OSError:
+        return False
 
 
 async def connected(address: Address) -> socket.socket:

@@ -19,7 +19,7 @@ from aiobus.errors import BusError
 from aiobus.transport.address import Address, addresses_in
 from aiobus.transport.holder import CHUNK, Holder, keep_alive
 from aiobus.transport.meeting import Member
-from aiobus.transport.probe import ban, connected, refusing
+from aiobus.transport.probe import ban, connected, is_left_open, refusing
 from aiobus.transport.roster import (
     MAX_ROSTER,
     Lines,
@@ -63,6 +63,10 @@ class Place:
         self.is_wrong = False
         """True when waiting does not help: what is there is no bus, or a bus may not be there."""
         self._doubted_since: float | None = -math.inf
+
+    def despair(self) -> None:
+        """There are members here that cannot be met now."""
+        self._doubted_since = -math.inf
 
     def doubt(self) -> None:
         """It is not known from now on which members can be met here."""
@@ -158,10 +162,20 @@ class Rendezvous:
                     " of others once that address answers",
                     *(name, place.address, place.trouble),
                 )
-            if any(place.holder is not None and place.holder.is_heir for place in self._places):
-                # Whoever was served here before this member comes back at once, and nobody else
-                # could tell who that is.
-                await asyncio.sleep(HEIR_SECONDS)
+            for place in self._places:
+                if place.holder is None:
+                    continue
+                if place.holder.is_heir:
+                    # Whoever was served here before this member comes back at once, and nobody else
+                    # could tell who that is.
+                    await asyncio.sleep(HEIR_SECONDS)
+                if is_left_open(place.address):
+                    log.warning(
+                        "%s has taken over %s, and a member that was there is frozen: it is not"
+                        " known which",
+                        *(name, place.address),
+                    )
+                    place.despair()
             self._met.forget(await refusing([*self._met]))
         except BaseException:
             await self.leave()
@@ -222,7 +236,7 @@ class Rendezvous:
             is_answered, began = False, loop.time()
             try:
                 if place.holder is not None:
-                    await self._count(place.holder)
+                    await self._count(place, place.holder)
                     continue
                 # Before any pause: the others wait for one member to do it.
                 if not self.held and self._serve(place, me):
@@ -259,12 +273,14 @@ class Rendezvous:
         place.be_sure()
         return True
 
-    async def _count(self, holder: Holder) -> None:
+    async def _count(self, place: Place, holder: Holder) -> None:
         """Forget, a while from now, the members that are not connected here and do not listen any
         more. One that only lost its connection may be frozen, and its name is not free.
         """
         await asyncio.sleep(CENSUS_SECONDS)
         self._met.forget(await refusing(holder.absent))
+        if place.is_unreached and not is_left_open(place.address):
+            place.be_sure()
 
     async def _visit(self, place: Place, me: Member) -> bool:
         """Be connected to the holder of an address until that ends. True when it has answered."""
