@@ -14,7 +14,7 @@ import pytest
 from actors import Actor, ActorError, Nursery, tcp_url
 from actors import nursery as make_nursery
 
-from aiobus import AsyncEventBus, BusClosed, Event, NameInUse
+from aiobus import AsyncEventBus, BusClosed, BusError, Event, NameInUse
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -164,3 +164,17 @@ async def test_the_name_of_a_frozen_bus_is_not_given_away_until_it_is_dead(
     (again,) = await started(nursery, url, "strategy")
     assert await again("return list(bus.stats().peers)") == ["holder"]
     await holder("while bus.stats().unreached: await asyncio.sleep(0.01)")
+
+
+async def test_a_bus_does_not_start_where_something_else_answers() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        url = f"tcp://{host}:{port}"
+        with pytest.raises(BusError, match=f"^{url} cannot be a meeting address"):
+            await AsyncEventBus(url).start()

@@ -61,17 +61,13 @@ class Place:
         self.trouble = "nobody serves there"
         """What is wrong while `ready` is not done, for people."""
         self.is_wrong = False
-        """True when waiting does not help: what is there is no bus, or a bus may not be there."""
+        """True when no member can be met here: something else is here, or a member may not be."""
         self._doubted_since: float | None = -math.inf
 
-    def despair(self) -> None:
-        """There are members here that cannot be met now."""
-        self._doubted_since = -math.inf
-
-    def doubt(self) -> None:
-        """It is not known from now on which members can be met here."""
+    def doubt(self, since: float) -> None:
+        """It has not been known since then which members can be met here."""
         if self._doubted_since is None:
-            self._doubted_since = elapsed()
+            self._doubted_since = since
 
     def be_sure(self) -> None:
         """This member serves here, a holder has answered, or nothing listens here."""
@@ -175,7 +171,7 @@ class Rendezvous:
                         " known which",
                         *(name, place.address),
                     )
-                    place.despair()
+                    place.doubt(-math.inf)
             self._met.forget(await refusing([*self._met]))
         except BaseException:
             await self.leave()
@@ -284,7 +280,7 @@ class Rendezvous:
 
     async def _visit(self, place: Place, me: Member) -> bool:
         """Be connected to the holder of an address until that ends. True when it has answered."""
-        place.doubt()
+        place.doubt(elapsed())
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 sock = await connected(place.address)
@@ -295,7 +291,7 @@ class Rendezvous:
             place.trouble = f"no connection to it within {CONNECT_SECONDS:g} s"
             return False
         except OSError as error:
-            place.trouble, place.is_wrong = f"it cannot be reached ({error.strerror})", True
+            place.trouble = f"it cannot be reached ({error.strerror})"
             return False
         with sock:
             keep_alive(sock)
@@ -304,11 +300,9 @@ class Rendezvous:
 
     def _miss(self, place: Place) -> None:
         """Nothing listens at an address."""
+        place.is_wrong = bool(place.ban)
         if place.ban:
-            place.trouble = (
-                f"this process may not listen there ({place.ban}), and nothing else does"
-            )
-            place.is_wrong = True
+            place.trouble = f"nothing listens there, and this process may not ({place.ban})"
         elif self.held:
             place.be_sure()  # it is left to a member that holds none
         else:
@@ -328,10 +322,7 @@ class Rendezvous:
                     is_answered = place.was_answered = True
                     place.be_sure()
         except Malformed as error:
-            place.trouble, place.is_wrong = (
-                f"what answers there is no aiobus: it sent {error}",
-                True,
-            )
+            place.trouble, place.is_wrong = f"what answers there is no aiobus ({error})", True
             self._refuse(place.address, f"its holder sent {error}")
             return False
         except OSError as error:
