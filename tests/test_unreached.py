@@ -130,10 +130,11 @@ async def test_a_bus_that_may_be_alone_ends_when_it_meets_an_older_one_of_its_na
             await asyncio.Event().wait()
     with pytest.raises(NameInUse):
         await younger.wait_closed()
-    assert "strategy ends: a bus named 'strategy' is on" in caplog.text
+    assert caplog.text.count("strategy ends: a bus named 'strategy' is on") == 1
     await tool("await bus.publish(Event('T', 1))")
     assert await older.heard(1) == [1]
-    assert await tool("return await bus.flush()") == []
+    # The younger may have gone before it had what was published to it.
+    await tool("while await bus.flush(): await asyncio.sleep(0.01)")
 
 
 async def test_a_bus_that_ends_so_closes_by_itself_and_publishes_no_more(nursery: Nursery) -> None:

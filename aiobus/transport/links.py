@@ -153,7 +153,7 @@ class Links:
         if self.is_open:
             text = f"another bus named {me.name!r} has come, at {who.endpoint}"
             self._witness.trouble("a name is used twice", text)
-            self.is_late = other.is_open and self._is_younger(other)
+            self.is_late |= other.is_open and self._is_younger(other)
         elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
             self.is_late = True
             self.changed.wake()

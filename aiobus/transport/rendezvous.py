@@ -287,11 +287,10 @@ class Rendezvous:
         except ConnectionRefusedError:
             self._miss(place)
             return False
-        except TimeoutError:
-            place.trouble = f"no connection to it within {CONNECT_SECONDS:g} s"
-            return False
         except OSError as error:
-            place.trouble = f"it cannot be reached ({error.strerror})"
+            what = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
+            log.debug("%s: no connection to %s: %s", me.name, place.address, what)
+            place.trouble = f"it cannot be reached ({what})"
             return False
         with sock:
             keep_alive(sock)
