@@ -50,7 +50,7 @@ class BusStats:
     peers: tuple[str, ...]
     """Names of the buses that are linked: their queries are live here and ours there."""
     unreached: tuple[str, ...]
-    """Meeting addresses that do not answer (`tcp://127.0.0.1:7555`): whoever holds one may be
+    """Meeting addresses that do not answer (`tcp://127.0.0.1:7555`): the holder of one may be
     frozen, and there may be buses that this one has not met. Empty: it is not alone.
     """
     refused: int

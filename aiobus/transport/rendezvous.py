@@ -122,7 +122,7 @@ class Rendezvous:
         somebody else of its name included. Once per object.
 
         Waits at most 2 s for addresses that do not answer (a warning names them, `unreached` lists
-        them, and they are tried again all the same), 0.5 s where somebody else has served until
+        them, and they are tried again all the same), 0.5 s where another member has served until
         just now, and 1 s to leave out members who refuse a connection. `found` is told of others
         from then on, not before this returns. Raises ValueError when `name`, or the endpoint that
         `bind` returns, cannot be; BusError when something else than a bus answers at an address, or
@@ -162,8 +162,8 @@ class Rendezvous:
                 if place.holder is None:
                     continue
                 if place.holder.is_heir:
-                    # Whoever was served here before this member comes back at once, and nobody else
-                    # could tell who that is.
+                    # The members that were served here before come back at once, and no other one
+                    # could tell which they are.
                     await asyncio.sleep(HEIR_SECONDS)
                 if is_left_open(place.address):
                     log.warning(
@@ -305,7 +305,7 @@ class Rendezvous:
         elif self.held:
             place.be_sure()  # it is left to a member that holds none
         else:
-            place.trouble = "nobody serves there, and the address is in use all the same"
+            place.trouble = "nobody serves there, and it is in use all the same"
 
     async def _listen(self, place: Place, sock: socket.socket, me: Member) -> bool:
         """Hear the holder of an address until the connection ends. True when it has answered."""
