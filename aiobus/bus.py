@@ -85,7 +85,7 @@ class AsyncEventBus:
         self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None)
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
-        self._reports = Reports(self._publisher, raising)
+        self._reports = Reports(self._publisher, raising, self._end)
         # A test must not depend on how fast the machine is: turns are counted in events alone.
         is_timed = raising is None
         self._subscriptions = Subscriptions(
@@ -114,6 +114,11 @@ class AsyncEventBus:
         """Connect. On return every other bus has this one's queries and this one has theirs; `on`
         callbacks are live.
 
+        Raises NameInUse when another bus has this name, also when that may be frozen; BusError when
+        something else than a bus answers at a tcp address. Where an address does not answer the bus
+        starts all the same and may be alone: `aiobus.unreached` and `stats()` say so, and if it
+        then meets an older bus of its name, it fails with NameInUse.
+
         A bus starts once; again raises BusError. Cancelling or failing leaves it closed, with
         nothing left open.
         """
@@ -140,8 +145,9 @@ class AsyncEventBus:
         """Stop publishing, let handlers finish what has arrived, tell the others, and end. Returns
         within `timeout` seconds.
 
-        Returns the names of peers that did not confirm they have everything; what was not handed to
-        a handler here is logged with its count. Handlers may publish until they are done, others
+        Returns the names of peers that did not confirm they have everything, and each meeting
+        address that does not answer; what was not handed to a handler here is logged with its
+        count. Handlers may publish until they are done, others
         get BusClosed. Inside a handler it does not wait for that handler. Cancelling stops the
         waiting; the closing goes on by itself. Again: waits for the same end.
         """
@@ -213,6 +219,12 @@ class AsyncEventBus:
 
     def _fail(self, error: BaseException) -> None:
         self._subscriptions.fail(error)
+
+    def _end(self, error: BaseException) -> None:
+        """The bus may not go on: its failure is raised as any other, and it closes."""
+        self._fail(error)
+        closing = self._close(CLOSE_SECONDS, drain=False)
+        self._ending = self._loop.create_task(closing, name=f"aiobus {self.name} end")
 
     # Publishing.
 
@@ -405,10 +417,11 @@ class AsyncEventBus:
     async def flush(self, timeout: float = 5.0) -> list[str]:
         """Wait until every other bus has received what it asked for of all that was published here.
 
-        Returns the names of those that did not confirm within `timeout` seconds: [] is success. A
-        bus counts from the moment it is found until it has left, also while it has not answered
-        yet: what it has subscribed to is not known then. One whose link is cut is named without
-        waiting. Cancelling only stops the waiting.
+        Returns the names of those that did not confirm within `timeout` seconds, and each meeting
+        address that does not answer (`stats().unreached`), where there may be buses that this one
+        has not met: [] is success. A bus counts from the moment it is found until it has left, also
+        while it has not answered yet: what it has subscribed to is not known then. One whose link
+        is cut is named without waiting. Cancelling only stops the waiting.
         """
         self._life.check()
         check_timeout(timeout)
@@ -447,6 +460,7 @@ class AsyncEventBus:
             published=self._publisher.seq,
             peers=tuple(peer.name for peer in links),
             links=links,
+            unreached=tuple(self._transport.unreached),
             refused=self._transport.refused,
             history_events=len(self._publisher.history),
             history_bytes=self._publisher.history.bytes,

@@ -9,24 +9,27 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from aiobus.errors import EncodeError
+from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event
 from aiobus.pattern import RESERVED
 from aiobus.publisher import Publisher
 from aiobus.sequence import Gap
 from aiobus.transport import Source
 
-__all__ = ["ERROR", "FRESH", "GAP", "JOINED", "LEFT", "OVERFLOW", "STALE", "Reports"]
+__all__ = [
+    "ERROR", "FRESH", "GAP", "JOINED", "LEFT", "OVERFLOW", "STALE", "UNREACHED", "Reports",
+]  # fmt: skip
 
 GAP = "aiobus.gap"
 JOINED = "aiobus.peer_joined"
 LEFT = "aiobus.peer_left"
 STALE = "aiobus.stale"
 FRESH = "aiobus.fresh"
+UNREACHED = "aiobus.unreached"
 ERROR = "aiobus.error"
 OVERFLOW = "aiobus.overflow"
 
@@ -48,14 +51,18 @@ class Held:
 
 class Reports:
     """The voice of one bus. Nothing here waits or raises; `raising` is given each failure when the
-    bus was made with on_error="raise".
+    bus was made with on_error="raise", `ending` the one after which it may not go on.
     """
 
     def __init__(
-        self, publisher: Publisher, raising: Callable[[BaseException], None] | None
+        self,
+        publisher: Publisher,
+        raising: Callable[[BaseException], None] | None,
+        ending: Callable[[BaseException], None],
     ) -> None:
         self._publisher = publisher
         self._raising = raising
+        self._ending = ending
         self._is_closed = False
         self._held: dict[str, Held] = {}
         self.waiting: deque[tuple[str, dict[str, Any], str]] = deque()
@@ -137,6 +144,20 @@ class Reports:
         text = f"{name} is heard again after {silent:.1f} s of silence"
         self._say(logging.WARNING, f"{name} is heard again", text)
         self.announce(FRESH, {"name": name, "epoch": epoch, "last": last, "silent": silent}, "")
+
+    def unreached(self, places: Collection[str]) -> None:
+        """Which meeting addresses do not answer has changed."""
+        if places:
+            text = f"{self._publisher.name} may be alone: no answer from {', '.join(places)}"
+            self._say(logging.WARNING, text, text)
+        else:
+            log.info("every meeting address answers %s", self._publisher.name)
+        self.announce(UNREACHED, {"addresses": [*places]}, "")
+
+    def fail(self, error: BusError) -> None:
+        """The bus may not go on."""
+        log.error("%s ends: %s", self._publisher.name, error)
+        self._ending(error)
 
     def trouble(self, topic: str, text: str) -> None:
         """Something is wrong that a user should read of; at most one line a second per `topic`."""

@@ -65,6 +65,10 @@ class BusStats:
     """Names of the buses that are linked: their queries are live here and ours there."""
     links: tuple[PeerStats, ...]
     """The same buses, with how long each has been silent."""
+    unreached: tuple[str, ...]
+    """Meeting addresses that do not answer (`tcp://127.0.0.1:7555`): the holder of one may be
+    frozen, and there may be buses that this one has not met. Empty: it is not alone.
+    """
     refused: int
     """Messages and queries from others that were not of the protocol, and had no effect."""
     history_events: int

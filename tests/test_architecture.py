@@ -23,6 +23,7 @@ ORDER = [
     "aiobus.transport.network  aiobus.transport.rounds  aiobus.transport.topic",
     "aiobus.transport.address",
     "aiobus.transport.streams  aiobus.transport.inlets  aiobus.transport.pages",
+    "aiobus.transport.probe",
     "aiobus.transport.links  aiobus.transport.roster  aiobus.transport.memory",
     "aiobus.transport.marks  aiobus.transport.queries",
     "aiobus.transport.local  aiobus.transport.mesh  aiobus.transport.zmq  aiobus.transport.holder",

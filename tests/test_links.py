@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiobus.errors import BusError
 from aiobus.pattern import Query
 from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer
 from aiobus.transport import Source
@@ -78,6 +79,12 @@ class Watch:
 
     def fresh(self, name: str, epoch: int, last: int, silent: float) -> None:
         self.log.append(("fresh", name, epoch, last, silent))
+
+    def unreached(self, places: Collection[str]) -> None:
+        self.log.append(("unreached", places))
+
+    def fail(self, error: BusError) -> None:
+        self.log.append(("fail", error))
 
     def trouble(self, topic: str, text: str) -> None:
         self.log.append(("trouble", text))
@@ -675,15 +682,28 @@ async def test_one_that_has_started_stays_however_old_the_other_is(desk: Desk, e
     assert desk.links.is_late
 
 
-@pytest.mark.parametrize("is_open", [False, True])
-async def test_who_has_started_stays_and_says_that_another_of_its_name_has_come(
-    desk: Desk, is_open: bool
+@pytest.mark.parametrize(
+    ("epoch", "is_open", "seconds", "is_late"),
+    [
+        (99, False, 0, False),  # it is about to start, and will hear that this one has
+        (101, True, 20, False),
+        (99, True, 20, False),  # the clock was set back before this one started
+        (99, True, 5, True),
+        (101, True, 5, True),
+        (99, True, 10.5, True),  # about as old
+        (101, True, 9.5, False),
+    ],
+)
+async def test_of_two_that_have_started_the_older_stays_and_says_that_another_has_come(
+    desk: Desk, epoch: int, is_open: bool, seconds: float, is_late: bool
 ) -> None:
+    """The other is 10 s old. They could not meet before."""
     desk.links.is_open = True
-    other = namesake(99)
+    desk.clock.now += seconds
+    other = namesake(epoch)
     desk.find(other)
     desk.hear_answer(other, nonce=1, is_open=is_open)
-    assert not desk.links.is_late
+    assert desk.links.is_late == is_late
     assert desk.watch.log == [("trouble", f"another bus named 'me' has come, at {other.endpoint}")]
 
 

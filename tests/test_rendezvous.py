@@ -15,10 +15,11 @@ from itertools import pairwise
 import pytest
 from actors import tcp_url
 
+from aiobus.errors import BusError
 from aiobus.transport import rendezvous
 from aiobus.transport.meeting import Meeting, Member
 from aiobus.transport.rendezvous import Rendezvous
-from aiobus.transport.roster import hello_line, roster_line
+from aiobus.transport.roster import hello_line, parse_roster, roster_line
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -203,7 +204,19 @@ async def test_who_is_on_the_roster_but_does_not_listen_any_more_is_left_out(
     assert c.joined == {"a"}
 
 
-async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(crowd: Crowd, at: str) -> None:
+async def roster_of(at: str) -> list[Member]:
+    """What the holder tells of who is there."""
+    with raw_connection(at) as raw, socket.create_server(("127.0.0.1", 0)) as listener:
+        looker = Member("looker", f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        await asyncio.get_running_loop().sock_sendall(raw, hello_line(looker))
+        line = await asyncio.get_running_loop().sock_recv(raw, 65536)
+    return [member for member in parse_roster(line.splitlines()[0]) if member != looker]
+
+
+async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(
+    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "CENSUS_SECONDS", 0.01)
     await crowd.join(at, "a")
     [b] = await crowd.join(at, "b")
     endpoint = b.endpoint
@@ -213,6 +226,8 @@ async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(crowd: Crow
         assert await asyncio.get_running_loop().sock_recv(raw, 65536)
         [c] = await crowd.join(at, "c")
         assert c.joined == {"a"}
+    while Member("b", endpoint) in await roster_of(at):
+        pass
     again = crowd.bot(at, "b")
     again.port = int(endpoint.rpartition(":")[2])
     await again.join()
@@ -298,11 +313,98 @@ async def test_rosters_of_several_addresses_are_united(crowd: Crowd) -> None:
     assert c.joined == {"b", "both"}
 
 
-async def test_of_several_addresses_each_free_one_is_served(crowd: Crowd) -> None:
+async def test_of_several_addresses_a_free_one_is_served(crowd: Crowd) -> None:
     one, two = free_address(), free_address()
     await crowd.join(one, "a")
     [both] = await crowd.join(f"{one},{two}", "both")
     assert both.meeting.held == {two}
+
+
+def names_met(bot: Bot) -> set[str]:
+    return {member.name for member in bot.meeting._met}
+
+
+def are_spread(bots: list[Bot], addresses: list[str]) -> bool:
+    """True when no bot holds two addresses, none that holds no address leaves one free, and each is
+    connected to the holder of each held one.
+    """
+    held = [bot.meeting.held for bot in bots]
+    holders = [
+        place.holder for bot in bots for place in bot.meeting._places if place.holder is not None
+    ]
+    return (
+        all(len(each) <= 1 for each in held)
+        and len(holders) == len(frozenset().union(*held)) == min(len(bots), len(addresses))
+        and all(holder.absent == [] for holder in holders)
+        and all({each.name for each in bots} - {bot.name} <= names_met(bot) for bot in bots)
+    )
+
+
+GRID = [(addresses, members) for addresses in (1, 2, 3) for members in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(("addresses", "members"), GRID)
+async def test_a_member_holds_one_address_at_most_and_the_others_take_what_is_free(
+    crowd: Crowd, addresses: int, members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after each of them in turn has gone and another one has come."""
+    monkeypatch.setattr(rendezvous, "HEIR_SECONDS", 0.05)
+    monkeypatch.setattr(rendezvous, "CENSUS_SECONDS", 0.05)
+    places = [free_address() for _ in range(addresses)]
+    url = ",".join(places)
+    bots = await crowd.join(url, *(f"bot-{number}" for number in range(members)))
+    await until(lambda: are_spread(bots, places))
+    for number in range(members):
+        assert all(bot.meeting.unreached == [] for bot in bots)
+        await bots.pop(0).leave()
+        await until(lambda: not bots or are_spread(bots, places))
+        bots.extend(await crowd.join(url, f"newcomer-{number}"))
+        assert bots[-1].joined == {bot.name for bot in bots[:-1]}
+        await until(lambda: are_spread(bots, places))
+
+
+@pytest.mark.parametrize("comes_to_both", [True, False])
+async def test_a_newcomer_hears_of_a_frozen_holder_at_the_other_address(
+    crowd: Crowd, *, comes_to_both: bool
+) -> None:
+    """Also of one that never said hello there, which may have frozen before it could."""
+    one, two = free_address(), free_address()
+    url = f"{one},{two}"
+    with process(url if comes_to_both else one, "frozen") as frozen:
+        assert await joined(frozen) == one
+        [b] = await crowd.join(url, "b")
+        assert (b.joined, b.meeting.held) == ({"frozen"}, {two})
+        os.kill(frozen.pid, signal.SIGSTOP)
+        await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)
+        [c] = await crowd.join(url, "c")
+        assert c.joined == {"frozen", "b"}
+        assert c.meeting.unreached == [f"tcp://{one}"]
+        frozen.kill()
+        await asyncio.to_thread(frozen.wait)
+        await until(lambda: c.meeting.unreached == [])
+        assert c.meeting.held == {one}
+
+
+async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_another_is_frozen(
+    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No member is left that could tell which."""
+    monkeypatch.setattr(rendezvous, "CENSUS_SECONDS", 0.05)
+    with process(at, "holder") as holder:
+        assert await joined(holder) == at
+        with process(at, "frozen") as frozen:
+            assert await joined(frozen) == ""
+            os.kill(frozen.pid, signal.SIGSTOP)
+            await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)
+            holder.kill()
+            await asyncio.to_thread(holder.wait)
+            [newcomer] = await crowd.join(at, "newcomer")
+            assert (newcomer.joined, newcomer.meeting.held) == (set(), {at})
+            assert newcomer.meeting.unreached == [f"tcp://{at}"]
+            assert "a member that was there is frozen" in caplog.text
+            os.kill(frozen.pid, signal.SIGCONT)
+            assert await newcomer.knows("frozen")
+            await until(lambda: newcomer.meeting.unreached == [])
 
 
 async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
@@ -319,11 +421,13 @@ async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
         assert bot.joined == {"b"}
         [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
         assert warning.getMessage().startswith(
-            f"bot joins without {one}: whoever holds that address accepts connections but does not"
+            f"bot joins without {one}: whatever holds that address accepts connections but does not"
             " answer"
         )
+        assert bot.meeting.unreached == [f"tcp://{one}"]
         os.kill(frozen.pid, signal.SIGCONT)
         assert await bot.knows("frozen")
+        assert bot.meeting.unreached == []
 
 
 async def test_an_address_that_nobody_serves_is_named_and_served_once_it_is_free(
@@ -336,16 +440,34 @@ async def test_an_address_that_nobody_serves_is_named_and_served_once_it_is_free
         [a] = await crowd.join(at, "a")
         assert a.meeting.held == set()
         assert f"a joins without {at}: nobody serves there" in caplog.text
+        assert a.meeting.unreached == [f"tcp://{at}"]
     [b] = await crowd.join(at, "b")
     assert await a.knows("b")
     assert await b.knows("a")
+    assert a.meeting.unreached == b.meeting.unreached == []
+
+
+async def test_a_holder_that_freezes_after_a_takeover_leaves_its_address_in_doubt_after_2_s(
+    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.2)
+    other = free_address()
+    [a] = await crowd.join(f"{at},{other}", "a")
+    assert (a.meeting.held, a.meeting.unreached) == ({at}, [])
+    host, _, port = other.partition(":")
+    with socket.create_server((host, int(port))):  # it never accepts
+        await until(lambda: a.meeting.unreached == [f"tcp://{other}"])
+    await until(lambda: a.meeting.unreached == [])
 
 
 class Impostor:
-    """Something else at an address: gives each connection the next of its `answers`."""
+    """Something else at an address: gives each connection the next of its `answers`, or the last
+    of them again, and ends it if that is so.
+    """
 
-    def __init__(self, *answers: bytes) -> None:
-        self._answers = iter(answers)
+    def __init__(self, *answers: bytes, hangs_up: bool = False) -> None:
+        self._answers = list(answers)
+        self._hangs_up = hangs_up
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -357,7 +479,9 @@ class Impostor:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         await reader.readline()
-        writer.write(next(self._answers, b""))
+        writer.write(self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])
+        if self._hangs_up:
+            writer.close()
 
     async def __aexit__(self, *exception: object) -> None:
         assert self._server is not None
@@ -370,27 +494,104 @@ class Impostor:
         await self._server.wait_closed()
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"[]\n",
-        b'["roster", 2, []]\n',
-        b'["roster", 1, [["bot", "tcp://10.0.0.1:5"]]]\n',
-        b'["roster", 1, [["a b", "tcp://127.0.0.1:5"]]]\n',
-        b"x" * 600_000,
-        hello_line(Member("bot", "tcp://127.0.0.1:5")),
-    ],
-)
+WRONG = {
+    "http": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "a greeting without an end of line": b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f",
+    "a list": b"[]\n",
+    "another version": b'["roster", 2, []]\n',
+    "a member elsewhere": b'["roster", 1, [["bot", "tcp://10.0.0.1:5"]]]\n',
+    "a member without a name": b'["roster", 1, [["a b", "tcp://127.0.0.1:5"]]]\n',
+    "a line without an end": b"x" * 600_000,
+    "a hello": hello_line(Member("bot", "tcp://127.0.0.1:5")),
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRONG if "greeting" not in kind])
 async def test_a_holder_that_is_none_is_distrusted_and_asked_again(
-    crowd: Crowd, answer: bytes, caplog: pytest.LogCaptureFixture
+    crowd: Crowd, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Impostor(answer, answer, roster_line([])) as at:
+    async with Impostor(WRONG[kind], WRONG[kind], roster_line([])) as at:
         [bot] = await crowd.join(at, "bot")
         assert (bot.joined, bot.meeting.refused) == (set(), 2)
         [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
         assert warning.getMessage().startswith(f"{at}: refused a connection: its holder sent ")
         await bot.leave()
+
+
+@pytest.mark.parametrize("kind", WRONG)
+async def test_a_join_where_something_else_answers_fails_and_names_the_address(
+    crowd: Crowd, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when another address is fine, and whichever is named first."""
+    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.2)
+    async with Impostor(WRONG[kind]) as at:
+        for url in (at, f"{at},{free_address()}", f"{free_address()},{at}"):
+            with pytest.raises(BusError, match=f"^tcp://{at} cannot be .* no aiobus"):
+                await crowd.join(url, "bot")
+
+
+async def test_a_join_where_each_connection_is_ended_unanswered_fails_and_names_the_address(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.2)
+    async with Impostor(b"", hangs_up=True) as at:
+        with pytest.raises(BusError, match=f"^tcp://{at} .* ends each connection unanswered"):
+            await crowd.join(at, "bot")
+
+
+async def test_an_address_that_cannot_be_reached_is_named_and_in_doubt(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broadcast address is of this machine, and nothing can connect to it."""
+    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.255.255.255", 0)) as server:
+        at = f"127.255.255.255:{server.getsockname()[1]}"
+        [bot] = await crowd.join(at, "bot")
+    assert bot.meeting.unreached == [f"tcp://{at}"]
+    assert f"bot joins without {at}: it cannot be reached (" in caplog.text
+
+
+# Says what came of joining at the address of its argument, as a user that may not use low ports.
+FORBIDDEN = """
+import asyncio, os, socket, sys
+from aiobus.transport.rendezvous import Rendezvous
+
+async def main(url):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        meeting = Rendezvous(url)
+        try:
+            members = await meeting.join("bot", lambda asked: endpoint, print)
+            print("joined", *(member.name for member in members))
+        except Exception as error:
+            print(type(error).__name__, error)
+        await meeting.leave()
+
+if os.geteuid() == 0:
+    os.setuid(65534)
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def told_where_it_is_forbidden(url: str) -> str:
+    command = [sys.executable, "-c", FORBIDDEN, url]
+    return (await asyncio.to_thread(subprocess.check_output, command, text=True)).strip()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_join_where_this_process_may_not_listen_fails_and_names_the_address(
+    *, is_first: bool
+) -> None:
+    """Whichever address is named first."""
+    host = free_address().partition(":")[0]
+    forbidden, free = f"{host}:1", free_address()
+    url = f"{forbidden},{free}" if is_first else f"{free},{forbidden}"
+    said = await told_where_it_is_forbidden(url)
+    assert said.startswith(
+        f"BusError tcp://{forbidden} cannot be a meeting address: nothing listens there, and this"
+        " process may not (Permission denied)."
+    )
 
 
 async def test_a_holder_that_hangs_up_at_once_is_asked_again(crowd: Crowd) -> None:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from aiobus.transport.meeting import Member
 from aiobus.transport.roster import (
-    INHERITED_SECONDS,
     MAX_HELLO,
     MAX_MEMBERS,
     MAX_ROSTER,
@@ -144,44 +143,45 @@ def test_ending_in_the_middle_of_a_line_is_told() -> None:
 
 
 def test_a_roster_has_its_holder_and_who_is_connected() -> None:
-    roster = Roster(ME, [], 0)
-    assert roster.enter(1, A, 0)
-    assert roster.enter(2, B, 0)
+    roster = Roster(ME, Met())
+    roster.enter(1, A)
+    roster.enter(2, B)
     roster.leave(1)
     roster.leave(1)
-    assert roster.members(0) == [ME, B]
+    assert roster.members() == [ME, B]
 
 
 def test_a_member_connected_twice_stays_until_both_connections_end() -> None:
-    roster = Roster(ME, [], 0)
-    assert roster.enter(1, A, 0)
-    assert not roster.enter(2, A, 0)
+    roster = Roster(ME, Met())
+    roster.enter(1, A)
+    roster.enter(2, A)
     roster.leave(1)
-    assert roster.members(0) == [ME, A]
+    assert roster.members() == [ME, A]
     roster.leave(2)
-    assert roster.members(0) == [ME]
+    assert roster.members() == [ME]
 
 
-def test_the_inherited_are_on_the_roster_until_they_should_have_come() -> None:
-    roster = Roster(ME, [A, B], 100)
-    assert not roster.enter(1, B, 100)
-    assert roster.members(100 + INHERITED_SECONDS - 0.01) == [ME, B, A]
-    assert roster.members(100 + INHERITED_SECONDS) == [ME, B]
-    assert roster.enter(2, A, 100 + INHERITED_SECONDS)
-
-
-def test_an_inherited_member_that_came_and_went_is_gone() -> None:
-    roster = Roster(ME, [A], 0)
-    roster.enter(1, A, 0)
+def test_a_member_that_was_met_stays_on_the_roster_without_a_connection_until_it_is_forgotten() -> (
+    None
+):
+    met = Met()
+    roster = Roster(ME, met)
+    met.learn([A, B])
+    roster.enter(1, A)
+    assert (roster.members(), roster.absent) == ([ME, A, B], [B])
     roster.leave(1)
-    assert roster.members(0) == [ME]
+    assert (set(roster.members()), set(roster.absent)) == ({ME, A, B}, {A, B})
+    met.forget(roster.absent)
+    assert (roster.members(), roster.absent) == ([ME], [])
 
 
 def test_a_roster_never_has_more_than_its_line_may_carry() -> None:
-    roster = Roster(ME, (member(port) for port in range(1, MAX_MEMBERS + 10)), 0)
+    met = Met()
+    met.learn(member(port) for port in range(1, MAX_MEMBERS + 10))
+    roster = Roster(ME, met)
     last = member(MAX_MEMBERS + 20)
-    roster.enter(1, last, 0)
-    members = roster.members(0)
+    roster.enter(1, last)
+    members = roster.members()
     assert (len(members), members[:2]) == (MAX_MEMBERS, [ME, last])
 
 

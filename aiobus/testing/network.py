@@ -137,6 +137,8 @@ class MemoryNetwork(Medium):
 class _Port:
     """The `Network` of one bus."""
 
+    unreached: Collection[str] = ()
+
     def __init__(self, network: MemoryNetwork) -> None:
         self.name = self.endpoint = ""
         self.ears: Ears | None = None

@@ -8,6 +8,7 @@ goes. It must not know of callbacks, handlers or tasks of the user.
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
+from aiobus.errors import BusError
 from aiobus.event import Event
 from aiobus.history import Page, Want
 from aiobus.pattern import Query
@@ -126,8 +127,16 @@ class Witness(Protocol):
         """A peer that was announced as stale is heard again, after `silent` seconds."""
         ...
 
+    def unreached(self, places: Collection[str]) -> None:
+        """Which meeting places do not answer has changed; with none the bus is not alone."""
+        ...
+
     def trouble(self, topic: str, text: str) -> None:
         """Something is wrong that a user should read of; at most one line a second per `topic`."""
+        ...
+
+    def fail(self, error: BusError) -> None:
+        """The bus cannot go on: it ends, and raises `error`."""
         ...
 
 
@@ -139,6 +148,11 @@ class Transport(Protocol):
     @property
     def peers(self) -> Sequence[PeerStats]:
         """The buses that are linked now, by name."""
+        ...
+
+    @property
+    def unreached(self) -> Collection[str]:
+        """Meeting places that do not answer: there may be buses that this one has not met."""
         ...
 
     @property
@@ -154,7 +168,7 @@ class Transport(Protocol):
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`, and where in its past that begins; return
-        the names of those that did not confirm.
+        the names of those that did not confirm, and what is `unreached`.
         """
         ...
 
@@ -171,7 +185,7 @@ class Transport(Protocol):
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every subscribed bus has received all that was published; return the names of
-        those that did not confirm.
+        those that did not confirm, and what is `unreached`.
         """
         ...
 

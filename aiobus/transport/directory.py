@@ -64,6 +64,9 @@ class Directory:
     are trusted.
     """
 
+    unreached: Collection[str] = ()
+    """A directory always answers."""
+
     def __init__(self, address: str) -> None:
         self.url = f"ipc://{address}"
         is_absolute = address.startswith("/")

@@ -12,11 +12,20 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from aiobus.transport.address import Address
 from aiobus.transport.meeting import Member
-from aiobus.transport.roster import MAX_HELLO, Lines, Malformed, Roster, parse_hello, roster_line
+from aiobus.transport.roster import (
+    MAX_HELLO,
+    MAX_MEMBERS,
+    Lines,
+    Malformed,
+    Met,
+    Roster,
+    parse_hello,
+    roster_line,
+)
 
 __all__ = ["Holder", "keep_alive"]
 
@@ -52,16 +61,16 @@ class Holder:
     """Serves at `address` from its making until `close`, in the running loop. Raises OSError when
     it cannot, which mostly means that somebody else does.
 
-    `me` is on the roster without a connection; `inherited` are those known before, who get 3 s to
-    connect. `came(member)` is called at each hello, `refused(reason)` for each connection that is
-    not served, or no longer, because of what its peer did. Neither may raise.
+    `me` and those of `met` are on the roster without a connection. `came(member)` is called at each
+    hello, `refused(reason)` for each connection that is not served, or no longer, because of what
+    its peer did. Neither may raise.
     """
 
     def __init__(
         self,
         address: Address,
         me: Member,
-        inherited: Iterable[Member],
+        met: Met,
         *,
         came: Callable[[Member], None],
         refused: Callable[[str], None],
@@ -80,10 +89,21 @@ class Holder:
         self._came = came
         self._refused = refused
         self._guests: set[Guest] = set()
-        self._roster = Roster(me, inherited, self._loop.time())
+        self._roster = Roster(me, met)
         self._news: list[Member] = []
         self._pause: asyncio.TimerHandle | None = None
         self._accept_when_readable()
+
+    @property
+    def absent(self) -> list[Member]:
+        """The members that are on the roster and not connected."""
+        return self._roster.absent
+
+    def tell(self, news: list[Member]) -> None:
+        """Tell each guest of members that were not known before, at the next turn of the loop."""
+        if news and not self._news:  # those of one tick are told of together
+            self._loop.call_soon(self._spread)
+        self._news += news
 
     def close(self) -> None:
         """End every connection and give the address up, at once. Again: nothing."""
@@ -151,17 +171,13 @@ class Holder:
         if guest.timer is not None:
             guest.timer.cancel()
         log.debug("%s: %s at %s is here", self._address, *member)
-        now = self._loop.time()
-        if self._roster.enter(guest, member, now):
-            self._news.append(member)
-            if len(self._news) == 1:  # all who come in one tick are told of together
-                self._loop.call_soon(self._spread)
-        self._send(guest, roster_line(self._roster.members(now)))
+        self._roster.enter(guest, member)
+        self._send(guest, roster_line(self._roster.members()))
         self._came(member)
 
     def _spread(self) -> None:
         news, self._news = self._news, []
-        line = roster_line(news)
+        line = roster_line(news[:MAX_MEMBERS])
         for guest in list(self._guests):
             if guest.has_said_hello:
                 self._send(guest, line)

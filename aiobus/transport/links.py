@@ -53,7 +53,9 @@ class Links:
         self.is_open = False
         """This bus has started; until then, another of its name may be the older."""
         self.is_late = False
-        """Another of its name has started, or is the older."""
+        """Another of its name has started, or is the older: this bus is the one to end."""
+        self.born = elapsed()
+        """When this bus started, in monotonic seconds."""
         self.changed = Waiters()
         self._network = network
         self._witness = witness
@@ -165,14 +167,27 @@ class Links:
         self._rounds.answer(value.nonce, who.endpoint, value)
 
     def _on_namesake(self, other: Answer) -> None:
-        """Another bus of this name: of two that start the older stays, of others each."""
+        """Another bus of this name: one that has started stays, of two that have both started (they
+        could not meet until now) or both not, the older.
+        """
         who, me = other.who, self.me
         if self.is_open:
             text = f"another bus named {me.name!r} has come, at {who.endpoint}"
             self._witness.trouble("a name is used twice", text)
+            self.is_late |= other.is_open and self._is_younger(other)
         elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
             self.is_late = True
             self.changed.wake()
+
+    def _is_younger(self, other: Answer) -> bool:
+        """True when this bus started after the other. By age, since a clock may have been set back
+        between their starts. An age is less by the time that the answer took, so each may take
+        itself for the older of two that are about as old; of those, the epochs tell.
+        """
+        age = elapsed() - self.born
+        if abs(age - other.age) < 1.0:
+            return (self.me.epoch, self.me.endpoint) > (other.who.epoch, other.who.endpoint)
+        return age < other.age
 
     def _note_link(self, peer: Peer) -> None:
         if not peer.may_link:

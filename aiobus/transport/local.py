@@ -18,6 +18,7 @@ class Local:
     """The transport of a bus that has no peers."""
 
     peers: Sequence[PeerStats] = ()
+    unreached: Collection[str] = ()
     refused = 0
 
     async def start(self, publisher: Publisher, witness: Witness) -> None:

@@ -21,6 +21,13 @@ class Member(NamedTuple):
 class Meeting(Protocol):
     """How a bus finds the others of its URL."""
 
+    @property
+    def unreached(self) -> Collection[str]:
+        """The meeting places that have not answered: there may be members that this one has not
+        met. Empty where that cannot be.
+        """
+        ...
+
     async def join(
         self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
     ) -> list[Member]:
@@ -28,8 +35,8 @@ class Meeting(Protocol):
         heard of later, perhaps more than once.
 
         `bind(endpoint)` makes this bus listen and returns the endpoint that it got; it is called
-        once. Raises NameInUse where the meeting itself can tell. Cancelling or failing leaves
-        nothing behind.
+        once. Raises NameInUse where the meeting itself can tell, and BusError where members cannot
+        meet. Cancelling or failing leaves nothing behind.
         """
         ...
 

@@ -68,6 +68,10 @@ class Mesh:
         self._pages = Pages(self._ask_page)
         self._links: Links | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._told: Collection[str] = []
+        """What was said to be unreached."""
+        self._unconfirmed: set[str] = set()
+        """What was unreached when something was subscribed."""
         self._is_closing = False
         self._context = Context()
 
@@ -84,12 +88,18 @@ class Mesh:
             if peer.is_there and peer.who is not None
         ]
 
+    @property
+    def unreached(self) -> Collection[str]:
+        """Meeting places that do not answer: there may be buses that this one has not met."""
+        return () if self._links is None else sorted(self._network.unreached)
+
     # Coming.
 
     async def start(self, publisher: Publisher, witness: Witness) -> None:
         """Join; wait until everybody who is there is linked, or 5 s, and then warn of who is not.
 
-        Raises NameInUse when another of this name is there that has started, or is the older.
+        Raises NameInUse when another of this name is there that has started, or is the older, or
+        does not answer and may be frozen.
         """
         self._loop = asyncio.get_running_loop()
         self._born = elapsed()
@@ -102,6 +112,7 @@ class Mesh:
         log.debug("%s listens at %s", me, endpoint)
         asking = (self._inlets, self._rounds, self._ask)
         links = Links(me, self._network, witness, *asking, lambda: publisher.public_seq)
+        links.born = self._born
         self._links = links
         self._queries = Queries(self._network, links, self._inlets, self._rounds, self._ask)
         self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._inlets)
@@ -119,7 +130,7 @@ class Mesh:
             log.warning(text, me.name, names, START_SECONDS)
         if self._is_closing:
             raise BusClosed(f"{me.name} was closed while it started")
-        if links.is_late:
+        if links.is_late or any(peer.is_awaited and peer.name == me.name for peer in links):
             raise NameInUse(me.name, self.url)
         links.is_open = True
 
@@ -228,7 +239,7 @@ class Mesh:
                 case Heartbeat():
                     self._on_heartbeat(value)
                 case Answer():
-                    self._known.hear_answer(value)
+                    self._on_answer(value)
                 case PageAnswer():
                     self._on_page(value)
                 case Mark():
@@ -251,6 +262,13 @@ class Mesh:
         if peer is not None and beat.leaving:
             self._known.bye(peer)
 
+    def _on_answer(self, value: Answer) -> None:
+        links = self._known
+        was_late = links.is_late
+        links.hear_answer(value)
+        if links.is_open and links.is_late and not was_late:
+            self._witness.fail(NameInUse(self.me.name, self.url))
+
     def _on_page(self, value: PageAnswer) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
@@ -265,11 +283,13 @@ class Mesh:
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`; return the names of those that did not
-        confirm. They are asked again until they do.
+        confirm, and the meeting places that do not answer. They are asked again until they do.
         """
         if not inlet.query.wants_data:
             return ()
-        return await self._queries.subscribe(inlet, timeout)
+        missing = await self._queries.subscribe(inlet, timeout)
+        self._unconfirmed.update(self.unreached)
+        return {*missing, *self.unreached}
 
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""
@@ -289,9 +309,12 @@ class Mesh:
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every bus that listens has what it asked for; return the names of those that
-        did not confirm, or whose link was cut before they could.
+        did not confirm, or whose link was cut before they could, and the meeting places that do not
+        answer, without waiting for them: there may be a bus that has not even been met.
         """
-        return () if self._links is None else await self._marks.flush(timeout)
+        if self._links is None:
+            return ()
+        return {*await self._marks.flush(timeout), *self.unreached}
 
     # Every second.
 
@@ -308,6 +331,16 @@ class Mesh:
             self._inlets.excuse()
         self._inlets.tick(now, self._known.alive(now), self._known.sources)
         self._queries.turn()
+        self._tell_unreached(self.unreached)
+
+    def _tell_unreached(self, unreached: Collection[str]) -> None:
+        if self._known.is_open and self._told != unreached:
+            self._told = unreached
+            self._witness.unreached(unreached)
+        for place in self._unconfirmed.difference(unreached):
+            self._unconfirmed.discard(place)
+            for inlet in self._inlets:
+                inlet.confirm(place)
 
     # Going.
 

@@ -33,6 +33,11 @@ class Ears(Protocol):
 class Network(Protocol):
     """Links of one bus to others: each carries topics and questions up and messages down."""
 
+    @property
+    def unreached(self) -> Collection[str]:
+        """The meeting places where there may be members that this one has not met."""
+        ...
+
     async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
         """Listen, join, and return the own endpoint and who is there. `ears` hear nothing before
         the caller's next await.

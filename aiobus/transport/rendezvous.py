@@ -1,22 +1,25 @@
 """`tcp://host:port[,host:port...]`: members meet at addresses that everybody knows.
 
-Owns what one member does there: serve at each address that is free, stay connected to every one,
-take over those whose holder goes, and tell of whoever it hears of. Must not know of queries, links
-or heartbeats, nor who deserves a name: it says who listens where.
+Owns what one member does there: hold one address that is free, stay connected to the holder of each
+other one, tell of the members that it hears of, and say which addresses are in doubt. Must not know
+of queries, links or heartbeats, nor who deserves a name: it says who listens where.
+
+A member holds one address at most, so that a frozen process blocks one address at most.
 """
 
 import asyncio
-import errno
 import logging
 import math
 import socket
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from contextvars import Context
 
-from aiobus.transport.address import Address, address_of, addresses_in
+from aiobus.clock import elapsed
+from aiobus.errors import BusError
+from aiobus.transport.address import Address, addresses_in
 from aiobus.transport.holder import CHUNK, Holder, keep_alive
 from aiobus.transport.meeting import Member
+from aiobus.transport.probe import ban, connected, is_left_open, refusing
 from aiobus.transport.roster import (
     MAX_ROSTER,
     Lines,
@@ -34,9 +37,9 @@ log = logging.getLogger("aiobus.transport")
 HEIR_SECONDS = 0.5
 """Between taking an address over in `join` and asking who is there."""
 ANSWER_SECONDS = 2.0
-PROBE_SECONDS = 1.0
-PROBES = 64
-"""Probes under way at once: each takes a descriptor."""
+"""For which `join` waits for an address, and after which one that does not answer is unreached."""
+CENSUS_SECONDS = 3.0
+"""Between two looks of a holder at the members that are not connected to it."""
 FIRST_PAUSE = 0.05
 LAST_PAUSE = 0.5
 CONNECT_SECONDS = 1.0
@@ -50,23 +53,41 @@ class Place:
         self.address = address
         self.holder: Holder | None = None
         self.ready = ready
-        """Done once this member serves here or somebody has answered."""
+        """Done once it is known which members can be met here."""
         self.was_answered = False
-        """True once somebody has: serving here is from then on taking over."""
+        """True once a holder has answered: holding the address is from then on taking it over."""
+        self.ban = ban(address)
+        """Why this process may not listen here, or an empty text."""
         self.trouble = "nobody serves there"
         """What is wrong while `ready` is not done, for people."""
+        self.is_wrong = False
+        """True when no member can be met here: something else is here, or a member may not be."""
+        self._doubted_since: float | None = -math.inf
 
-    def be_ready(self) -> None:
-        """This member serves here, or somebody has answered."""
+    def doubt(self, since: float) -> None:
+        """It has not been known since then which members can be met here."""
+        if self._doubted_since is None:
+            self._doubted_since = since
+
+    def be_sure(self) -> None:
+        """This member serves here, a holder has answered, or nothing listens here."""
+        self._doubted_since = None
+        self.is_wrong = False
         if not self.ready.done():
             self.ready.set_result(None)
+
+    @property
+    def is_unreached(self) -> bool:
+        """True when there may be members here that cannot be met."""
+        since = self._doubted_since
+        return since is not None and elapsed() - since >= ANSWER_SECONDS
 
 
 class Rendezvous:
     """The meeting at `addresses`, what follows `tcp://` in a URL. Nothing is opened before `join`.
 
     Raises ValueError when they cannot be served. Members of one bus are to be given the same
-    addresses: nobody tells at one whom it has met at another.
+    addresses: a holder hears of the members at another address by being connected to it.
     """
 
     def __init__(self, addresses: str) -> None:
@@ -85,17 +106,28 @@ class Rendezvous:
         """The addresses, as `host:port`, at which this member serves."""
         return frozenset(str(place.address) for place in self._places if place.holder is not None)
 
+    @property
+    def unreached(self) -> list[str]:
+        """The addresses, as `tcp://host:port`, that have not answered: there may be members that
+        this one has not met. An address counts from when `join` has waited 2 s for it, or 2 s after
+        its holder was lost, until it answers, is held by this member, or refuses a connection while
+        this member holds another one.
+        """
+        return [place.address.endpoint for place in self._places if place.is_unreached]
+
     async def join(
         self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
     ) -> list[Member]:
         """Take a place under `name` at every address and return who is there, this member excepted,
         somebody else of its name included. Once per object.
 
-        Waits at most 2 s for addresses that do not answer (a warning names them, and they are
-        attended to all the same), 0.5 s where somebody else has served until just now, and 1 s to
-        leave out members who refuse a connection. `found` is
-        told of others from then on, not before this returns. Raises ValueError when `name`, or the
-        endpoint that `bind` returns, cannot be. Cancelling or failing leaves nothing open.
+        Waits at most 2 s for addresses that do not answer (a warning names them, `unreached` lists
+        them, and they are tried again all the same), 0.5 s where another member has served until
+        just now, and 1 s to leave out members who refuse a connection. `found` is told of others
+        from then on, not before this returns. Raises ValueError when `name`, or the endpoint that
+        `bind` returns, cannot be; BusError when something else than a bus answers at an address, or
+        when nothing does and this process may not listen there. Cancelling or failing leaves
+        nothing open.
         """
         loop = asyncio.get_running_loop()
         me = Member(name, bind(self._addresses[0].with_port("*")))
@@ -113,18 +145,34 @@ class Rendezvous:
         ]
         try:
             await asyncio.wait([place.ready for place in self._places], timeout=ANSWER_SECONDS)
-            for place in self._places:
-                if not place.ready.done():
-                    log.warning(
-                        "%s joins without %s: %s. It goes on with whom it met elsewhere, and hears"
-                        " of others once that address answers",
-                        *(name, place.address, place.trouble),
+            late = [place for place in self._places if not place.ready.done()]
+            for place in late:
+                if place.is_wrong:
+                    raise BusError(
+                        f"{place.address.endpoint} cannot be a meeting address: {place.trouble}."
+                        " Free that address, or give every bus of this desk another one"
                     )
-            if any(place.holder is not None and place.holder.is_heir for place in self._places):
-                # Whoever was served here before this member comes back at once, and nobody else
-                # could tell who that is.
-                await asyncio.sleep(HEIR_SECONDS)
-            self._met.forget(await _refusing([*self._met]))
+            for place in late:
+                log.warning(
+                    "%s joins without %s: %s. It goes on with whom it met elsewhere, and hears"
+                    " of others once that address answers",
+                    *(name, place.address, place.trouble),
+                )
+            for place in self._places:
+                if place.holder is None:
+                    continue
+                if place.holder.is_heir:
+                    # The members that were served here before come back at once, and no other one
+                    # could tell which they are.
+                    await asyncio.sleep(HEIR_SECONDS)
+                if is_left_open(place.address):
+                    log.warning(
+                        "%s has taken over %s, and a member that was there is frozen: it is not"
+                        " known which",
+                        *(name, place.address),
+                    )
+                    place.doubt(-math.inf)
+            self._met.forget(await refusing([*self._met]))
         except BaseException:
             await self.leave()
             raise
@@ -136,14 +184,16 @@ class Rendezvous:
         return is_possible(member)
 
     def remember(self, member: Member) -> None:
-        """Somebody was met on the bus: told of by whoever serves next, which may be this member."""
-        self._met.learn([member])
+        """A member was met on the bus: it is on the roster of this member, if that is a holder now
+        or later.
+        """
+        self._tell(self._met.learn([member]))
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
         """Those of `members` who refuse a connection. Waits 1 s at most; who has not answered by
         then is given the benefit of the doubt.
         """
-        return await _refusing(members)
+        return await refusing(members)
 
     def mine(self, address: object) -> bool:
         """True when `address` is one of the rendezvous, this member's or that of a member it has
@@ -175,15 +225,18 @@ class Rendezvous:
             await asyncio.wait(self._tasks)
 
     async def _attend(self, place: Place, me: Member) -> None:
-        """Be connected to who serves at one address, until it is this member itself."""
+        """Be connected to the holder of one address, or be it."""
         loop = asyncio.get_running_loop()
         pause = 0.0
         while True:
             is_answered, began = False, loop.time()
             try:
-                # Before any pause: the others wait for somebody to do it.
-                if self._serve(place, me):
-                    return
+                if place.holder is not None:
+                    await self._count(place, place.holder)
+                    continue
+                # Before any pause: the others wait for one member to do it.
+                if not self.held and self._serve(place, me):
+                    continue
                 await asyncio.sleep(pause)
                 began = loop.time()
                 is_answered = await self._visit(place, me)
@@ -196,64 +249,106 @@ class Rendezvous:
                 pause = min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
 
     def _serve(self, place: Place, me: Member) -> bool:
-        """Serve at an address from now on, if nobody does. True when that was done."""
+        """Hold an address from now on, if no other member does. True when that was done."""
         address = place.address
         try:
             place.holder = Holder(
                 address,
                 me,
-                [*self._met],
+                self._met,
                 came=lambda member: self._learn([member], me),
                 refused=lambda reason: self._refuse(address, reason),
             )
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                place.trouble = f"nobody serves there and this process cannot ({error.strerror})"
+            log.debug("%s cannot serve at %s: %s", me.name, address, error)
             return False
         if place.was_answered:
             log.info("%s has taken over %s: its holder has gone", me.name, address)
         else:
             log.debug("%s serves at %s", me.name, address)
-        place.be_ready()
+        place.be_sure()
         return True
+
+    async def _count(self, place: Place, holder: Holder) -> None:
+        """Forget, a while from now, the members that are not connected here and do not listen any
+        more. One that only lost its connection may be frozen, and its name is not free.
+        """
+        await asyncio.sleep(CENSUS_SECONDS)
+        self._met.forget(await refusing(holder.absent))
+        if place.is_unreached and not is_left_open(place.address):
+            place.be_sure()
 
     async def _visit(self, place: Place, me: Member) -> bool:
         """Be connected to the holder of an address until that ends. True when it has answered."""
-        is_answered = False
+        place.doubt(elapsed())
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                sock = await _connected(place.address)
-            with sock:
-                keep_alive(sock)
-                log.debug("%s is connected to %s", me.name, place.address)
-                place.trouble = "whoever holds that address accepts connections but does not answer"
-                loop = asyncio.get_running_loop()
-                await loop.sock_sendall(sock, hello_line(me))
-                lines = Lines(MAX_ROSTER)
-                while data := await loop.sock_recv(sock, CHUNK):
-                    for line in lines.feed(data):
-                        self._learn(parse_roster(line), me)
-                        is_answered = place.was_answered = True
-                        place.be_ready()
-            log.debug("%s: the connection to %s has ended", me.name, place.address)
-        except Malformed as error:
-            place.trouble = "whoever holds that address is no aiobus"
-            self._refuse(place.address, f"its holder sent {error}")
+                sock = await connected(place.address)
+        except ConnectionRefusedError:
+            self._miss(place)
             return False
         except OSError as error:
             what = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
             log.debug("%s: no connection to %s: %s", me.name, place.address, what)
+            place.trouble = f"it cannot be reached ({what})"
+            return False
+        with sock:
+            keep_alive(sock)
+            log.debug("%s is connected to %s", me.name, place.address)
+            return await self._listen(place, sock, me)
+
+    def _miss(self, place: Place) -> None:
+        """Nothing listens at an address."""
+        place.is_wrong = bool(place.ban)
+        if place.ban:
+            place.trouble = f"nothing listens there, and this process may not ({place.ban})"
+        elif self.held:
+            place.be_sure()  # it is left to a member that holds none
+        else:
+            place.trouble = "nobody serves there, and it is in use all the same"
+
+    async def _listen(self, place: Place, sock: socket.socket, me: Member) -> bool:
+        """Hear the holder of an address until the connection ends. True when it has answered."""
+        loop, lines, is_answered = asyncio.get_running_loop(), Lines(MAX_ROSTER), False
+        place.trouble = "whatever holds that address accepts connections but does not answer"
+        try:
+            await loop.sock_sendall(sock, hello_line(me))
+            while data := await loop.sock_recv(sock, CHUNK):
+                # A greeting of another protocol may never become a line.
+                place.trouble, place.is_wrong = "what answers there is no aiobus", not is_answered
+                for line in lines.feed(data):
+                    self._learn(parse_roster(line), me)
+                    is_answered = place.was_answered = True
+                    place.be_sure()
+        except Malformed as error:
+            place.trouble, place.is_wrong = f"what answers there is no aiobus ({error})", True
+            self._refuse(place.address, f"its holder sent {error}")
+            return False
+        except OSError as error:
+            log.debug("%s: the connection to %s broke: %s", me.name, place.address, error)
+        else:
+            log.debug("%s: the connection to %s has ended", me.name, place.address)
+        if not is_answered:
+            place.trouble, place.is_wrong = "what holds it ends each connection unanswered", True
         return is_answered
 
     def _learn(self, members: list[Member], me: Member) -> None:
         # Somebody else of my name is told of: who deserves it is not decided here.
-        for member in self._met.learn(member for member in members if member != me):
+        news = self._met.learn(member for member in members if member != me)
+        self._tell(news)
+        for member in news:
             if self._found is None:
                 continue
             try:
                 self._found(member)
             except Exception:
                 log.exception("%s was found, but not taken up", member)
+
+    def _tell(self, news: list[Member]) -> None:
+        """What this member hears at one address, or on the bus, is known where it holds one."""
+        for place in self._places:
+            if place.holder is not None:
+                place.holder.tell(news)
 
     def _refuse(self, address: Address, reason: str) -> None:
         """Count a refused connection; say so at most once a second."""
@@ -262,44 +357,3 @@ class Rendezvous:
         if now - self._refusal_logged >= 1:
             self._refusal_logged = now
             log.warning("%s: refused a connection: %s (%d so far)", address, reason, self.refused)
-
-
-async def _connected(address: Address) -> socket.socket:
-    """A connection to `address`. Raises OSError; cancelling leaves nothing open."""
-    sock = socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-        if sock.getsockname() == sock.getpeername():
-            # Nobody listens, and by chance the kernel gave the socket that very port.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, f"nobody listens at {address}")
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def _refusing(members: Collection[Member]) -> list[Member]:
-    """Those of `members` at whose endpoint nobody listens. Waits at most 1 s; who has not answered
-    by then is given the benefit of the doubt.
-    """
-    refusing: list[Member] = []
-    gate = asyncio.Semaphore(PROBES)
-
-    async def probe(member: Member) -> None:
-        if (address := address_of(member.endpoint)) is None:
-            return
-        async with gate:
-            try:
-                (await _connected(address)).close()
-            except ConnectionRefusedError:
-                refusing.append(member)
-            except OSError as error:
-                log.debug("%s at %s cannot be probed: %s", *member, error)
-
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PROBE_SECONDS), asyncio.TaskGroup() as group:
-            for member in members:
-                name = f"aiobus probe {member.name}"
-                group.create_task(probe(member), name=name, context=Context())
-    return refusing

@@ -15,7 +15,6 @@ from aiobus.transport.address import address_of
 from aiobus.transport.meeting import Member
 
 __all__ = [
-    "INHERITED_SECONDS",
     "MAX_HELLO",
     "MAX_MEMBERS",
     "MAX_ROSTER",
@@ -36,8 +35,6 @@ MAX_HELLO = 64 * 1024
 """Bytes of a line that a holder reads."""
 MAX_ROSTER = 512 * 1024
 """Bytes of a line that a member reads: 4,096 members with the longest names take 400 kB."""
-INHERITED_SECONDS = 3.0
-"""How long a new holder vouches for those its predecessor knew; the living are back in one."""
 
 
 class Malformed(ValueError):
@@ -125,37 +122,37 @@ def _member(name: str, endpoint: str) -> Member:
 
 
 class Roster:
-    """Who is at one address, as its holder knows it: `me`, everybody connected now, and for 3 s
-    after `now` those who were `inherited` and may be on their way.
+    """Who is at one address, as its holder tells it: `me`, each member that is connected there now,
+    and those of `met` that are not. A member which is not connected may be frozen, so it stays on
+    the roster, and its name is taken, until its endpoint refuses.
     """
 
-    def __init__(self, me: Member, inherited: Iterable[Member], now: float) -> None:
+    def __init__(self, me: Member, met: "Met") -> None:
         self._me = me
+        self._met = met
         self._present: dict[Hashable, Member] = {}
-        self._inherited = dict.fromkeys(inherited)
-        self._inherited_until = now + INHERITED_SECONDS
 
-    def members(self, now: float) -> list[Member]:
-        """Everybody once, at most 4,096, the holder first and the inherited last."""
-        if now >= self._inherited_until:
-            self._inherited.clear()
-        return [*dict.fromkeys((self._me, *self._present.values(), *self._inherited))][:MAX_MEMBERS]
+    def members(self) -> list[Member]:
+        """Each member once, at most 4,096: the holder first, those that are not connected last."""
+        return [*dict.fromkeys((self._me, *self._present.values(), *self._met))][:MAX_MEMBERS]
 
-    def enter(self, guest: Hashable, member: Member, now: float) -> bool:
-        """The connection `guest` is `member`'s. True when that is news for the others."""
-        is_news = member not in self.members(now)
+    @property
+    def absent(self) -> list[Member]:
+        """The members that are on the roster and not connected."""
+        return [*{*self._met}.difference(self._present.values())]
+
+    def enter(self, guest: Hashable, member: Member) -> None:
+        """The connection `guest` is that of `member`."""
         self._present[guest] = member
-        self._inherited.pop(member, None)
-        return is_news
 
     def leave(self, guest: Hashable) -> None:
-        """The connection `guest` has ended: its member is gone, unless it has another one."""
+        """The connection `guest` has ended."""
         self._present.pop(guest, None)
 
 
 class Met:
-    """Everybody that one member has ever heard of, at whatever address: at most 4,096, and who was
-    not heard of for longest is forgotten first.
+    """The members that one member has heard of, at whatever address: at most 4,096, and the one
+    that was not heard of for longest is forgotten first.
     """
 
     def __init__(self) -> None:

@@ -161,6 +161,11 @@ class ZmqNetwork:
         self._endpoint = ""
         self._drains: list[Drain] = []
 
+    @property
+    def unreached(self) -> Collection[str]:
+        """The meeting places where there may be members that this one has not met."""
+        return self._meeting.unreached
+
     async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
         """Listen, join, and return the own endpoint and who is there. Raises NameInUse."""
         _raise_descriptor_limit()
