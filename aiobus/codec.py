@@ -24,9 +24,9 @@ from uuid import UUID
 
 import orjson
 
-from aiobus import fragments
 from aiobus.errors import EncodeError
 from aiobus.event import Event, arrived
+from aiobus.fragments import may_exist
 
 __all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode"]
 
@@ -34,9 +34,10 @@ MAX_DEPTH = 253
 """Levels of nested data. orjson encodes 254, and the row is one."""
 MAX_CAUSE = 256
 """Characters; the longest id has 98."""
-_DEEP_TUPLES = b"]" * (MAX_DEPTH + 2)
-"""How the row of tuples in tuples ends, which orjson from 3.12 on does not count."""
-_U = ord("u")
+_DEEP_END = MAX_DEPTH + 2
+"""Brackets of a row with one level too many."""
+_L, _U = b"lu"
+_CLOSING = b"]}"
 _SCALARS = frozenset({str, int, bool, type(None)})
 # Dataclasses and datetimes come to `_image`: by itself orjson drops _private fields and accepts
 # naive datetimes in silence.
@@ -50,7 +51,7 @@ def encode(
     seq: int, timestamp: float, type: str, key: str, data: Any, cause: str, limit: int
 ) -> bytes:
     """The row of an event, at most `limit` bytes. Raises EncodeError, naming the path, for what has
-    no exact image.
+    no exact image, and for whatever an object raises while it is read.
 
     `type` and `key` must have been checked before; they are the same for many events.
     """
@@ -70,13 +71,22 @@ def encode(
         _examine(data, "data")
         _examine(cause, "cause")
         raise EncodeError("data", str(error)) from error
-    # An integer is sought much faster than bytes, and from the right faster than from the left.
-    if (_U in encoded and encoded.rfind(b"null") >= 0) or fragments.may_exist():
-        # What went through `_image` may show marshal other bytes than it shows orjson.
-        is_doubtful = not _is_flat(data) and (_images != before or not _is_plain(data))
-    else:
-        is_doubtful = False
-    if is_doubtful or encoded.endswith(_DEEP_TUPLES):
+    # A number is sought much faster than bytes, and from the right faster than from the left.
+    has_null = _L in encoded and _U in encoded and encoded.rfind(b"null") >= 0
+    if (
+        (
+            (has_null or may_exist())
+            and not _is_flat(data)
+            # What went through `_image` may show marshal other bytes than it shows orjson.
+            and (_images != before or not _is_plain(data))
+        )
+        or (
+            # Tuples in tuples, which orjson from 3.12 on does not count.
+            len(encoded) >= 2 * _DEEP_END
+            and encoded[-_DEEP_END] in _CLOSING
+            and not encoded[-_DEEP_END:].strip(_CLOSING)
+        )
+    ):
         _examine(data, "data")
     if len(encoded) > limit:
         raise EncodeError(
@@ -127,9 +137,11 @@ def _is_plain(data: Any) -> bool:
     in Python takes several times as long.
     """
     try:
-        return not _NON_FINITE.search(marshal.dumps(data, 2))
+        marshalled = marshal.dumps(data, 2)
     except ValueError:
         return False
+    # Most small data has neither of the last bytes of such a float.
+    return not (0x7F in marshalled or 0xFF in marshalled) or not _NON_FINITE.search(marshalled)
 
 
 _images = 0
@@ -147,7 +159,7 @@ def _image(value: object) -> object:
     if type(image) is float or (type(image) is list and not isinstance(value, tuple)):
         if not _is_plain(image):
             raise _Refused("not a finite number")
-    elif type(image) is dict and fragments.may_exist():  # maybe for as long as the image does
+    elif type(image) is dict and may_exist():  # maybe for as long as the image does
         _examine(image, "data")
     return image
 

@@ -615,7 +615,11 @@ def test_a_dataclass_that_contains_itself_is_refused() -> None:
 
 @pytest.mark.parametrize("depth", [254, 300, 1000])
 def test_tuples_in_tuples_are_refused_at_the_same_depth(depth: int) -> None:
-    linked: Any = ()
+    linked: Any = 1
+    for number in range(depth):
+        linked = (1.5, linked) if number % 2 else {"next": linked}
+    assert "nested more than 253 deep" in refusal(linked).reason
+    linked = 1
     for _ in range(depth):
         linked = (1.5, linked)
     assert "nested more than 253 deep" in refusal(linked).reason
