@@ -81,7 +81,7 @@ def encode(
             and (_images != before or not _is_plain(data))
         )
         or (
-            # Tuples in tuples, which orjson from 3.12 on does not count.
+            # Tuples in tuples, which orjson from 3.12 on does not count as levels.
             len(encoded) >= 2 * _DEEP_END
             and encoded[-_DEEP_END] in _CLOSING
             and not encoded[-_DEEP_END:].strip(_CLOSING)
@@ -145,13 +145,14 @@ def _is_plain(data: Any) -> bool:
 
 
 _images = 0
-"""How many were made: whether some were, a hook cannot tell otherwise without one for each event.
+"""How often `_image` was called. A row for which it was not called has only types that orjson
+knows. A hook for each event could say so itself, but costs as much as the other checks together.
 """
 
 
 def _image(value: object) -> object:
-    """What travels in place of `value`, as orjson asks for it. Raises anything for what has none,
-    and for what orjson would spoil; `_examine` then says where.
+    """What travels in place of `value`, as orjson asks for it. Raises any error if nothing does, or
+    if orjson would spoil it; `_examine` then says where.
     """
     global _images
     _images += 1
@@ -159,14 +160,14 @@ def _image(value: object) -> object:
     if type(image) is float or (type(image) is list and not isinstance(value, tuple)):
         if not _is_plain(image):
             raise _Refused("not a finite number")
-    elif type(image) is dict and may_exist():  # maybe for as long as the image does
+    elif type(image) is dict and may_exist():  # which may be gone with the image
         _examine(image, "data")
     return image
 
 
 def _stated(value: object) -> Any:
-    """What `value`, which JSON does not have, stands for. Raises TypeError with the reason where
-    nothing exact does.
+    """The exact image of `value`, which JSON does not have. Raises _Refused if there is none, and
+    whatever the class of `value` raises.
     """
     match value:
         case datetime():
@@ -218,8 +219,8 @@ def _stated(value: object) -> Any:
 
 
 class _Refused(Exception):
-    """What `_walk` has found. The steps to it are added on the way back, the last one first: to
-    write them on the way there would take most of the time of a walk.
+    """Why something is refused. The steps to it are added on the way back, the last one first: to
+    write them on the way there takes most of the time of a walk.
     """
 
     def __init__(self, reason: str, *steps: str) -> None:
@@ -274,7 +275,7 @@ def _walk(items: Iterable[tuple[Any, Any]], form: str, room: int) -> None:
 
 
 def _contents(value: object) -> _Contents:
-    """What is to be examined in `value`, which is right itself. Raises _Refused if it is not."""
+    """What is left to examine in `value`. Raises _Refused if `value` itself is not right."""
     if isinstance(value, Enum):
         return [("value", value.value)], ".{}", 0
     if isinstance(value, str):

@@ -13,23 +13,23 @@ __all__ = ["may_exist"]
 
 
 def may_exist() -> bool:
-    """False only if no Fragment exists. True as well while something else refers to the type that
-    did not do so when this module was loaded.
+    """False only if no Fragment exists. True also while the type has another name than those it had
+    when this module was loaded. Takes 50 ns.
     """
     return getrefcount(Fragment) != _UNUSED
 
 
 def _unused() -> int:
-    """The count while no Fragment exists; 0, which is never reached, where it does not tell."""
+    """The count while no Fragment exists; 0, which no count is, if the count tells nothing."""
     count = getrefcount(Fragment)
     fragment = Fragment(b"")
     counted = getrefcount(Fragment)
     del fragment
-    # A Fragment that exists already is no object that the garbage collector knows, unlike all that
-    # is to be counted, but for the reference of orjson itself and the argument of getrefcount.
+    # The garbage collector knows all that refers to the type except for Fragments, which may exist
+    # already, and two more: orjson's own reference and the argument of getrefcount.
     holders = get_referrers(Fragment)
     held = sum(item is Fragment for holder in holders for item in get_referents(holder)) + 2
-    # Before 3.13, orjson does not count. Other versions may hold other references themselves.
+    # A Fragment of orjson before 3.13 holds no reference. A later one may hold more of its own.
     return held if counted == count + 1 and count >= held else 0
 
 
