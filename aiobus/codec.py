@@ -5,13 +5,15 @@ Owns the promise that what arrives is what was published or its stated image, an
 everything else. Pure: a row is bytes and an event is a value; who numbers, keeps or sends them is
 not known here.
 
-The checks must not cost the usual event: a flat dict of JSON scalars is looked through once; of
-anything else the encoded bytes are searched first (orjson writes `null` for NaN, orjson#170), and
-only what looks suspicious is walked.
+orjson refuses most of what has no exact image. Two things it lets through: it writes `null` for NaN
+(orjson#170), and it copies an orjson.Fragment unread. The checks for these two must not cost what
+the encoding costs, so they look for evidence that there is none, and walk the data only without it.
 """
 
 import marshal
 import math
+import re
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time
@@ -24,23 +26,32 @@ import orjson
 
 from aiobus.errors import EncodeError
 from aiobus.event import Event, arrived
+from aiobus.fragments import may_exist
 
-__all__ = ["MAX_CAUSE", "copied", "decode", "encode"]
+__all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode"]
 
-MAX_DEPTH = 100
+MAX_DEPTH = 253
+"""Levels of nested data. orjson encodes 254, and the row is one."""
 MAX_CAUSE = 256
 """Characters; the longest id has 98."""
+_DEEP_END = MAX_DEPTH + 2
+"""Brackets of a row with one level too many."""
+_L, _U = b"lu"
+_CLOSING = b"]}"
 _SCALARS = frozenset({str, int, bool, type(None)})
 # Dataclasses and datetimes come to `_image`: by itself orjson drops _private fields and accepts
 # naive datetimes in silence.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+# How marshal writes a float whose exponent is all ones: NaN or an infinity. Other bytes may look
+# the same; then the walk decides.
+_NON_FINITE = re.compile(rb"g.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 
 
 def encode(
     seq: int, timestamp: float, type: str, key: str, data: Any, cause: str, limit: int
 ) -> bytes:
     """The row of an event, at most `limit` bytes. Raises EncodeError, naming the path, for what has
-    no exact image.
+    no exact image, and for whatever an object raises while it is read.
 
     `type` and `key` must have been checked before; they are the same for many events.
     """
@@ -51,14 +62,32 @@ def encode(
         if not isinstance(cause, str) or len(cause) > MAX_CAUSE:
             raise EncodeError("cause", f"{_shown(cause)[:80]} is not the id of an event")
         row += (cause,)
+    before = _images
     try:
         encoded = orjson.dumps(row, _image, _OPTIONS)
     except TypeError as error:
-        _examine(data, "data", 0)
-        _examine(cause, "cause", 0)
+        if error.__cause__ and not isinstance(error.__cause__, Exception):
+            raise error.__cause__ from None  # a cancellation, which orjson hides
+        _examine(data, "data")
+        _examine(cause, "cause")
         raise EncodeError("data", str(error)) from error
-    if not _is_flat(data) and _is_suspicious(data, encoded):
-        _examine(data, "data", 0)
+    # A number is sought much faster than bytes, and from the right faster than from the left.
+    has_null = _L in encoded and _U in encoded and encoded.rfind(b"null") >= 0
+    if (
+        (
+            (has_null or may_exist())
+            and not _is_flat(data)
+            # What went through `_image` may show marshal other bytes than it shows orjson.
+            and (_images != before or not _is_plain(data))
+        )
+        or (
+            # Tuples in tuples, which orjson from 3.12 on does not count as levels.
+            len(encoded) >= 2 * _DEEP_END
+            and encoded[-_DEEP_END] in _CLOSING
+            and not encoded[-_DEEP_END:].strip(_CLOSING)
+        )
+    ):
+        _examine(data, "data")
     if len(encoded) > limit:
         raise EncodeError(
             "data",
@@ -85,14 +114,12 @@ def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
 
 
 def copied(data: Any) -> Any:
-    """A copy of decoded data that shares nothing with it."""
-    return orjson.loads(orjson.dumps(data))
+    """A copy of decoded data, however deep, that shares nothing with it."""
+    return marshal.loads(marshal.dumps(data))
 
 
 def _is_flat(data: object) -> bool:
-    """True for a dict of exact JSON scalars with finite floats: surely what it seems, whatever the
-    bytes say.
-    """
+    """True for a dict of exact JSON scalars with finite floats, as most events have."""
     if type(data) is not dict:
         return False
     for value in data.values():
@@ -105,41 +132,57 @@ def _is_flat(data: object) -> bool:
     return True
 
 
-def _is_suspicious(data: Any, encoded: bytes) -> bool:
-    """True unless `data` is surely plain: JSON's own types throughout, no null that may have been a
-    NaN, not too deep.
+def _is_plain(data: Any) -> bool:
+    """True when `data` is surely of JSON's own types throughout, without NaN and infinity. A walk
+    in Python takes several times as long.
     """
-    if b"null" in encoded:
-        return True
-    if len(encoded) > 2 * MAX_DEPTH and encoded.count(b"[") + encoded.count(b"{") >= MAX_DEPTH:
-        return True
     try:
-        # The quickest way to ask "exact built-in types throughout?": a walk in Python takes several
-        # times as long for an order book.
-        marshal.dumps(data, 2)
+        marshalled = marshal.dumps(data, 2)
     except ValueError:
-        return True
-    return False
+        return False
+    # Most small data has neither of the last bytes of such a float.
+    return not (0x7F in marshalled or 0xFF in marshalled) or not _NON_FINITE.search(marshalled)
+
+
+_images = 0
+"""How often `_image` was called. A row for which it was not called has only types that orjson
+knows. A hook for each event could say so itself, but costs as much as the other checks together.
+"""
 
 
 def _image(value: object) -> object:
-    """What travels in place of `value`, which JSON does not have. Raises TypeError with the reason
-    where nothing exact does.
+    """What travels in place of `value`, as orjson asks for it. Raises any error if nothing does, or
+    if orjson would spoil it; `_examine` then says where.
+    """
+    global _images
+    _images += 1
+    image = _stated(value)
+    if type(image) is float or (type(image) is list and not isinstance(value, tuple)):
+        if not _is_plain(image):
+            raise _Refused("not a finite number")
+    elif type(image) is dict and may_exist():  # which may be gone with the image
+        _examine(image, "data")
+    return image
+
+
+def _stated(value: object) -> Any:
+    """The exact image of `value`, which JSON does not have. Raises _Refused if there is none, and
+    whatever the class of `value` raises.
     """
     match value:
         case datetime():
             if value.utcoffset() is None:
-                raise TypeError(
+                raise _Refused(
                     f"{value!r} is naive: give it a time zone, such as datetime.now(UTC)"
                 )
             return value.isoformat()
         case time() if value.tzinfo is not None:
-            raise TypeError(f"{value!r} has a time zone but no date, which has no exact meaning")
+            raise _Refused(f"{value!r} has a time zone but no date, which has no exact meaning")
         case date() | time():
             return value.isoformat()
         case Decimal():
             if not value.is_finite():
-                raise TypeError(f"{value!r} is not a finite number")
+                raise _Refused(f"{value!r} is not a finite number")
             return str(value)
         case UUID():  # a subclass, which orjson does not know
             return str(value)
@@ -150,90 +193,120 @@ def _image(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in fields(value)]
         if private := [name for name in names if name.startswith("_")]:
-            raise TypeError(
+            raise _Refused(
                 f"the dataclass {type(value).__name__} has the private field {private[0]},"
                 " which would not travel"
             )
         try:
             return {name: getattr(value, name) for name in names}
         except AttributeError as error:
-            raise TypeError(
+            raise _Refused(
                 f"the dataclass {type(value).__name__} has no value in its field {error.name}"
             ) from None
     if type(value).__module__ == "numpy" and (dtype := getattr(value, "dtype", None)) is not None:
         # Of the other kinds, times become bare numbers or null, records lose their names, objects
-        # may hide anything from `marshal`, and a long double has digits that a float has not.
+        # may be anything, and a long double has digits that a float has not.
         if dtype.kind in "biufU" and dtype.char != "g":
             return value.tolist()  # type: ignore[attr-defined]
-        raise TypeError(
+        raise _Refused(
             f"a numpy {type(value).__name__} of {dtype} has no exact JSON image;"
             " convert it to numbers or text"
         )
-    raise TypeError(
+    raise _Refused(
         f"a {type(value).__name__} has no exact JSON image;"
         " publish numbers, text, lists and dicts instead"
     )
 
 
-def _examine(value: object, path: str, depth: int) -> None:
-    """Walk `value` by the same rules orjson and `_image` follow and raise EncodeError at the first
-    thing they would spoil.
+class _Refused(Exception):
+    """Why something is refused. The steps to it are added on the way back, the last one first: to
+    write them on the way there takes most of the time of a walk.
     """
+
+    def __init__(self, reason: str, *steps: str) -> None:
+        self.reason = reason
+        self.steps = [*steps]
+
+
+_Contents = tuple[Iterable[tuple[Any, Any]], str, int]
+"""What is in a value by key or index, how a step to it is written, and how many levels it takes."""
+
+
+def _examine(data: object, name: str) -> None:
+    """Walk `data` by the same rules that orjson and `_image` follow and raise EncodeError at the
+    first thing they would spoil.
+    """
+    try:
+        _walk([(name, data)], "{}", MAX_DEPTH)
+    except _Refused as refused:
+        raise EncodeError("".join(reversed(refused.steps)), refused.reason) from None
+
+
+def _walk(items: Iterable[tuple[Any, Any]], form: str, room: int) -> None:
+    """Examine `items`, in which there is room for so many levels."""
+    for key, item in items:
+        kind = type(item)  # most are plain, and a call takes longer than these questions
+        if kind is float:
+            if item - item == 0.0:
+                continue
+        elif kind is str:
+            if item.isascii():
+                continue
+        elif kind is int:
+            if -(2**63) <= item < 2**64:
+                continue
+        elif item is None or kind is bool:
+            continue
+        try:
+            inner, inner_form, levels = _contents(item)
+            if levels > room:
+                raise _Refused(f"nested more than {MAX_DEPTH} deep, or containing itself")
+            _walk(inner, inner_form, room - levels)
+        except _Refused as refused:
+            refused.steps.append(form.format(key))
+            raise
+        except Exception as error:  # noqa: BLE001 - reading a value may run any code, and recurse
+            said = traceback.format_exception_only(error)[-1].strip()
+            raise _Refused(
+                f"a {kind.__name__} has no exact JSON image ({said});"
+                " publish numbers, text, lists and dicts instead",
+                form.format(key),
+            ) from None
+
+
+def _contents(value: object) -> _Contents:
+    """What is left to examine in `value`. Raises _Refused if `value` itself is not right."""
     if isinstance(value, Enum):
-        _examine(value.value, f"{path}.value", depth)
-    elif value is None or isinstance(value, bool | UUID):
-        return
-    elif isinstance(value, str):
-        _examine_text(value, path)
-    elif isinstance(value, int):
+        return [("value", value.value)], ".{}", 0
+    if isinstance(value, str):
+        _examine_text(value)
+    elif isinstance(value, int):  # a bool among them
         if not -(2**63) <= value < 2**64:
-            raise EncodeError(
-                path, f"{_shown(value)} does not fit into 64 bits; publish it as text"
-            )
+            raise _Refused(f"{_shown(value)} does not fit into 64 bits; publish it as text")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise EncodeError(
-                path, f"{float(value)} is not a JSON number; publish None or leave the field out"
+            raise _Refused(
+                f"{float(value)} is not a JSON number; publish None or leave the field out"
             )
     elif isinstance(value, dict):
         items = dict.items(value)  # as orjson reads it, whatever a subclass makes of items()
         for key, _ in items:
             if type(key) is not str:
-                raise EncodeError(
-                    path,
-                    f"the key {_shown(key)} is a {type(key).__name__}; keys are exact strings",
+                raise _Refused(
+                    f"the key {_shown(key)} is a {type(key).__name__}; keys are exact strings"
                 )
-            _examine_text(key, f"{path} (a key)")
-        _examine_all(((f"{path}[{key!r}]", item) for key, item in items), path, depth)
-    elif isinstance(value, list | tuple):
-        elements = list.__iter__(value) if isinstance(value, list) else iter(value)
-        _examine_all(
-            ((f"{path}[{index}]", item) for index, item in enumerate(elements)), path, depth
-        )
+            _examine_text(key, " (a key)")
+        return items, "[{!r}]", 1
+    elif isinstance(value, list):
+        return enumerate(list.__iter__(value)), "[{!r}]", 1
+    elif isinstance(value, tuple):
+        return enumerate(value), "[{!r}]", 1
     elif isinstance(value, orjson.Fragment):
-        raise EncodeError(
-            path, "an orjson.Fragment is sent unchecked; publish the value it stands for"
-        )
-    else:
-        _examine_image(value, path, depth)
-
-
-def _examine_image(value: object, path: str, depth: int) -> None:
-    try:
-        image = _image(value)
-    except TypeError as error:
-        raise EncodeError(path, str(error)) from None
-    if is_dataclass(value) and isinstance(image, dict):
-        _examine_all(((f"{path}.{name}", item) for name, item in image.items()), path, depth)
-    else:
-        _examine(image, path, depth)
-
-
-def _examine_all(items: Iterable[tuple[str, object]], path: str, depth: int) -> None:
-    if depth == MAX_DEPTH:
-        raise EncodeError(path, f"nested more than {MAX_DEPTH} deep, or containing itself")
-    for place, item in items:
-        _examine(item, place, depth + 1)
+        raise _Refused("an orjson.Fragment is sent unchecked; publish the value it stands for")
+    elif value is not None and type(value) is not UUID:
+        image = _stated(value)
+        return (image.items(), ".{}", 1) if type(image) is dict else _contents(image)
+    return (), "", 0
 
 
 def _examine_timestamp(timestamp: object) -> None:
@@ -252,10 +325,8 @@ def _shown(value: object) -> str:
     return f"{value:#x}"[:40] + "..." if is_long else repr(value)
 
 
-def _examine_text(text: str, path: str) -> None:
+def _examine_text(text: str, place: str = "") -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise EncodeError(
-            path, f"{text[:40]!r} is not valid Unicode text: {error.reason}"
-        ) from None
+        raise _Refused(f"{text[:40]!r} is not valid Unicode text: {error.reason}", place) from None

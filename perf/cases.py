@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from perf.books import NESTED
 from perf.desk import Desk, DeskFailed, Layout
 from perf.envelope import encode
 from perf.results import Results
@@ -224,6 +225,13 @@ FULL = [
     # 10,000 of these are 100 MB: more than any default of a queue or a history. So both.
     Heat(versus("payload of 10 KiB", ACROSS, Layout(size=10_100, window=1_000), flow(0.7)), 3),
     Heat(versus("10 KiB, 10,000 under way", ACROSS, Layout(size=10_100), flow(0.7)), 3),
+    *(
+        Heat(
+            versus(f"nested: {shape}", ACROSS, Layout(shape=shape, window=1_000), flow(0.7)),
+            3,
+        )
+        for shape in NESTED
+    ),
     Heat(versus("1 symbol of 500", TCP, FILTER, one_symbol), 3),
     Heat(
         tuple(

@@ -57,6 +57,8 @@ class Layout:
     """False when there is no subscription but those."""
     size: int = 0
     """Characters of padding in each event."""
+    shape: str = ""
+    """What each event is in place of a trade: a name in `perf.books.NESTED`."""
     callback: str = "count"
     """`count`, `time` or `by publisher`."""
     window: int = WINDOW
@@ -188,6 +190,7 @@ class Desk:
             "unmatched": layout.unmatched,
             "matched": layout.is_matched,
             "size": layout.size,
+            "shape": layout.shape,
             "callback": layout.callback,
         }
         errors = Path(self._place.folder) / f"{name}.err"

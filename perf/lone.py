@@ -88,7 +88,13 @@ def parts(bus: AsyncEventBus, event: Event[Any]) -> list[Part]:
         ("commit", "tick, cause, reports", outgoing, "commit", nothing),
         ("number", "seq, stamp four fields, try", source, "commit", nothing),
         ("orjson.dumps", "the row", publisher, "encode", lambda *_: row),
-        ("encode", "is it flat and finite? exact copy of the row", publisher, "encode", dumped),
+        (
+            "encode",
+            "is there a null, a Fragment? exact copy of the row",
+            publisher,
+            "encode",
+            dumped,
+        ),
         ("history", "append four, add up, evict now and then", source.history, "keep", nothing),
         ("turn", "count, read the clock, let the loop turn", outgoing, "turn", Endless()),
     ]

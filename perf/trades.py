@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aiobus import Event
+from perf.books import nested
 
 __all__ = ["symbols", "trades"]
 
@@ -37,14 +38,16 @@ def symbols(count: int) -> list[str]:
     return [f"SYM{number:04}" for number in range(count)]
 
 
-def trades(types: Sequence[str], keys: Sequence[str], size: int = 0) -> Iterator[Event[Any]]:
+def trades(
+    types: Sequence[str], keys: Sequence[str], size: int = 0, shape: str = ""
+) -> Iterator[Event[Any]]:
     """The trades, over and over, one symbol after another and each type with each symbol. `size`:
-    characters of padding in each.
+    characters of padding in each. `shape`: a name in `perf.books.NESTED`, of which each is then.
     """
     padding = {"note": "x" * size} if size else {}
     plan = []
     cycle = len(types) * len(keys)
-    rows = recorded()
+    rows = nested(shape) if shape else recorded()
     for number in range(max(1, len(rows) // cycle) * cycle):
         key = keys[number % len(keys)]
         type = types[(number + number // len(keys)) % len(types)]

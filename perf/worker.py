@@ -98,7 +98,7 @@ class Worker:
         return by_publisher
 
     def _events(self) -> Iterator[Event[Any]]:
-        return trades(self._types, self._keys, self._told["size"])
+        return trades(self._types, self._keys, self._told["size"], self._told["shape"])
 
     async def probe(self, line: dict[str, Any]) -> Answer:
         """Publish now and then until every subscriber was heard of, and then nothing for a while:

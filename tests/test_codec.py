@@ -1,10 +1,13 @@
 """What travels, what arrives, and what is refused before it gets a number."""
 
+import asyncio
 import collections
 import datetime as dt
 import enum
+import inspect
 import math
 import struct
+import sys
 import types
 import uuid
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiobus import EncodeError, Event, EventType
-from aiobus.codec import decode, encode
+from aiobus.codec import copied, decode, encode
 
 LIMIT = 1024 * 1024
 NAN = math.nan
@@ -161,9 +164,9 @@ JSON = st.recursive(
 
 @st.composite
 def deep_json(draw: st.DrawFn) -> Any:
-    """JSON inside of up to 90 lists and objects, which with its own depth stays below 100."""
+    """JSON inside of up to 240 lists and objects, which with its own depth stays below 253."""
     value = draw(JSON)
-    for is_list in draw(st.lists(st.booleans(), max_size=90)):
+    for is_list in draw(st.lists(st.booleans(), max_size=240)):
         value = [value] if is_list else {"in": value}
     return value
 
@@ -435,29 +438,162 @@ def test_a_row_of_one_byte_more_is_refused_with_both_figures() -> None:
     assert f"{size} bytes encoded, more than the limit of {size - 1}" in error.reason
 
 
+# What an object raises while it is read.
+
+
+class NaTType(dt.datetime):
+    """As pandas.NaT: a datetime that is none."""
+
+    def utcoffset(self) -> dt.timedelta | None:
+        raise ValueError("NaTType does not support utcoffset")
+
+
+class Broken(dt.tzinfo):
+    def utcoffset(self, when: dt.datetime | None) -> dt.timedelta:
+        raise KeyError("Europe/Atlantis")
+
+
+@dataclass
+class Computed:
+    price: float
+    margin: float = field(init=False)
+
+
+@dataclass
+class Made:
+    """Its legs are made when they are read, and gone when they have been."""
+
+    make: Any
+    legs: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.maker, self.make = self.make, 1
+
+
+Computed.margin = property(lambda order: 1 / order.price)  # type: ignore[assignment]
+Made.legs = property(lambda made: made.maker())
+
+
+def endless() -> Any:
+    return endless()
+
+
+class Unshown:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+RAISES = {
+    "NaT": (NaTType(1, 1, 1), "NaTType", "ValueError: NaTType does not support utcoffset"),
+    "time zone": (dt.datetime(2024, 1, 1, tzinfo=Broken()), "datetime", "KeyError: 'Europe/Atl"),
+    "property": (Computed(0), "Computed", "ZeroDivisionError: division by zero"),
+    "key": ({Unshown(): 1}, "dict", "RuntimeError: no text"),
+    "recursion": (Made(endless), "Made", "RecursionError: maximum recursion depth exceeded"),
+}
+
+
+@pytest.mark.parametrize(("value", "name", "said"), RAISES.values(), ids=RAISES)
+def test_whatever_an_object_raises_is_a_refusal_with_its_path(
+    value: Any, name: str, said: str
+) -> None:
+    error = refusal({"legs": [{"expiry": value}]})
+    assert error.path == "data['legs'][0]['expiry']"
+    assert error.reason.startswith(f"a {name} has no exact JSON image ({said}")
+    assert error.reason.endswith("publish numbers, text, lists and dicts instead")
+
+
+def test_a_cancellation_while_an_object_is_read_passes() -> None:
+    times = iter([asyncio.CancelledError])  # the second time there is nothing to raise
+
+    def cancelled() -> None:
+        for error in times:
+            raise error
+
+    with pytest.raises(asyncio.CancelledError):
+        row({"order": Made(cancelled)})
+
+
+# What hides: orjson writes null for NaN and copies a Fragment.
+
+
+class Ratio(enum.Enum):
+    NONE = Price("nan")
+    RAW = orjson.Fragment(b"1")
+
+
+HIDDEN = {
+    "NaN": NAN,
+    "infinity": -math.inf,
+    "float subclass": Price("nan"),
+    "numpy number": np.float64("nan"),
+    "numpy array": np.array([1.0, np.inf]),
+    "Enum": Venue.BROKEN,
+    "Enum of a subclass": Ratio.NONE,
+    "Enum of a Fragment": Ratio.RAW,
+    "Fragment": orjson.Fragment(b"1"),
+    "Fragment with an event of its own": orjson.Fragment(b'1],[2,2.0,"HALT","",null'),
+    "dataclass": Order(1, [NAN]),
+    "dataclass with a Fragment": Order(1, [orjson.Fragment(b"1")]),
+    "made when it is read": Made(lambda: [NAN]),
+    "objects of numpy": np.array([[orjson.Fragment(b"1")]], dtype=object),
+}
+PLAIN = st.recursive(
+    SCALARS | st.sampled_from([None, Side.BUY, Level.HIGH, Name("null"), "gnull", MOMENT]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(
+    st.sampled_from(list(HIDDEN.values())),
+    st.lists(st.sampled_from(["list", "dict", "tuple", "class"]), max_size=60),
+    PLAIN,
+)
+@settings(max_examples=200, deadline=None)
+def test_what_hides_is_found_in_any_place_beside_anything(
+    hidden: object, around: list[str], beside: object
+) -> None:
+    error = refusal(put(hidden, around, beside))
+    place = put("here", around, beside)
+    assert error.path.startswith(path_to("here", place))
+
+
+def path_to(sought: object, value: object, path: str = "data") -> str:
+    """The path of `sought` in what `put` has made."""
+    while value != sought:
+        match value:
+            case dict():
+                path, value = path + "['a\\nb]']", value["a\nb]"]
+            case list() | tuple():
+                path, value = f"{path}[{len(value) - 1}]", value[-1]
+            case Order():
+                path, value = path + ".legs", value.legs
+    return path
+
+
 # Depth.
 
 
 @pytest.mark.parametrize("inside", [1, None, "text", 1.5])
-def test_a_hundred_levels_are_accepted(inside: object) -> None:
-    assert sent(nested(100, inside)) == nested(100, inside)
+def test_253_levels_are_accepted(inside: object) -> None:
+    assert sent(nested(253, inside)) == nested(253, inside)
 
 
 @pytest.mark.parametrize("inside", [[], {}, [1], {"a": 1}, Order(1), (1,), np.ones(1)])
 def test_one_level_more_is_refused(inside: object) -> None:
-    error = refusal(nested(100, inside))
-    assert error.path == "data" + "[0]" * 100
-    assert error.reason == "nested more than 100 deep, or containing itself"
+    error = refusal(nested(253, inside))
+    assert error.path == "data" + "[0]" * 253
+    assert error.reason == "nested more than 253 deep, or containing itself"
 
 
 @pytest.mark.parametrize("kind", ["list", "dict", "tuple", "class"])
 def test_every_kind_of_container_counts_as_a_level(kind: str) -> None:
-    assert sent(put(1, [kind] * 100, None)) is not None
-    assert "nested more than 100 deep" in refusal(put(1, [kind] * 101, None)).reason
+    assert sent(put(1, [kind] * 253, None)) is not None
+    assert "nested more than 253 deep" in refusal(put(1, [kind] * 254, None)).reason
 
 
 def test_very_deep_data_is_refused_and_does_not_exhaust_the_stack() -> None:
-    assert "nested more than 100 deep" in refusal(nested(100_000, 1)).reason
+    assert "nested more than 253 deep" in refusal(nested(100_000, 1)).reason
 
 
 def test_many_brackets_side_by_side_are_not_deep() -> None:
@@ -475,6 +611,61 @@ def test_a_dataclass_that_contains_itself_is_refused() -> None:
     order = Order(1)
     order.legs = [order]
     assert "containing itself" in refusal(order).reason
+
+
+@pytest.mark.parametrize("depth", [254, 300, 1000])
+def test_tuples_in_tuples_are_refused_at_the_same_depth(depth: int) -> None:
+    linked: Any = 1
+    for number in range(depth):
+        linked = (1.5, linked) if number % 2 else {"next": linked}
+    assert "nested more than 253 deep" in refusal(linked).reason
+    linked = 1
+    for _ in range(depth):
+        linked = (1.5, linked)
+    assert "nested more than 253 deep" in refusal(linked).reason
+
+
+def test_a_walk_for_which_the_stack_has_no_room_ends_in_a_refusal() -> None:
+    def below(frames: int) -> EncodeError:
+        return below(frames - 1) if frames else refusal(nested(200, NAN))
+
+    depth = len(inspect.stack(0))
+    error = below(sys.getrecursionlimit() - depth - 100)
+    assert error.path.startswith("data[0][0][0]")
+    assert "RecursionError: maximum recursion depth exceeded" in error.reason
+
+
+@pytest.mark.parametrize("depth", [253, 254, 1020])
+def test_a_copy_of_what_was_decoded_is_made_at_any_depth(depth: int) -> None:
+    data = orjson.loads(b"[" * depth + b"]" * depth)
+    copy = copied(data)
+    levels = 0
+    while data:
+        assert data is not copy
+        (data,), (copy,), levels = data, copy, levels + 1
+        if levels == depth - 1:
+            break
+    assert data == copy == []
+
+
+# What is mistaken for NaN at first sight.
+
+
+def test_floats_whose_bytes_look_like_those_of_a_nan_arrive() -> None:
+    (first,) = struct.unpack("<d", b"\0\0\0g\0\0\0\x40")
+    (second,) = struct.unpack("<d", b"\0\xf0\x7f\0\0\0\0\x40")
+    assert bits(sent([None, [first, second]])) == bits([None, [first, second]])
+
+
+@given(st.binary(min_size=64, max_size=64))
+@settings(max_examples=100, deadline=None)
+def test_no_bytes_of_floats_beside_a_none_are_mistaken(raw: bytes) -> None:
+    floats = list(struct.unpack("<8d", raw))
+    if all(map(math.isfinite, floats)):
+        assert bits(sent([[None], floats])) == bits([[None], floats])
+    else:
+        place = next(index for index, each in enumerate(floats) if not math.isfinite(each))
+        assert refusal([[None], floats]).path == f"data[1][{place}]"
 
 
 # Any mix of good and bad.

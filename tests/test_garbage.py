@@ -128,7 +128,7 @@ FRAMES = [
     b'TRADE\0[1,"stranger",1,0,[[1,1.0,"aiobus.gap","",1]]]',
     b'TRADE\0[1,"stranger",1,0,[[1,"soon","TRADE","",1]]]',
     b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE",null,1]]]',
-    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","",' + b"[" * 200 + b"]" * 200 + b"]]]",
+    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","",' + b"[" * 254 + b"]" * 254 + b"]]]",
     b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE",""',
     b"TRADE\0\xff\xfe",
     *(b"~\0", b"~\0[]", b'~\0["stranger"]', b'~\0["stranger",1,"x"]'),

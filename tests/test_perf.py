@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from perf import lone, unlogged
-from perf.cases import FULL, QUICK, Contender, Heat, flow, measure
+from perf.books import NESTED, book, ladder
+from perf.cases import ACROSS, FULL, QUICK, Contender, Heat, flow, measure
 from perf.desk import Layout
 from perf.envelope import decode, encode
 from perf.goals import GOALS, judge
@@ -138,3 +139,24 @@ def test_no_line_of_the_log_that_is_usually_off_is_left_in_the_copy(tmp_path: Pa
         text = ast.unparse(ast.parse(path.read_text()))
         assert "log.debug" not in text
         assert "isEnabledFor" not in text
+
+
+@pytest.mark.parametrize("shape", NESTED)
+def test_nested_events_are_of_their_shape_and_differ(shape: str) -> None:
+    taken = list(itertools.islice(trades(["BOOK"], ["A", "B"], shape=shape), 4))
+    assert [event.key for event in taken] == ["A", "B", "A", "B"]
+    first, second, *_ = (event.data for event in taken)
+    assert first.keys() == second.keys() != {"symbol", "price", "qty", "side"}
+    assert {**first, "symbol": "B"} != second
+
+
+def test_a_book_has_its_levels_on_both_sides_as_lists_and_as_dicts() -> None:
+    lists, dicts = book(500), ladder(500)
+    assert [len(lists[side]) for side in ("bids", "asks")] == [500, 500]
+    for side in ("bids", "asks"):
+        assert lists[side] == [[level["price"], level["quantity"]] for level in dicts[side]]
+
+
+def test_every_nested_shape_is_compared_with_all_systems() -> None:
+    compared = {(each.layout.shape, each.system) for heat in FULL for each in heat.contenders}
+    assert {(shape, system) for shape in NESTED for system in ACROSS} <= compared
