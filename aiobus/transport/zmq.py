@@ -77,7 +77,9 @@ class Drain:
         self.soon()
 
     def _on_readable(self) -> None:
-        self._context.run(self.run, is_readable=True)
+        # Else both would run in this iteration, and schedule a run each: one more each time.
+        if not self._is_due:
+            self._context.run(self.run, is_readable=True)
 
     def soon(self) -> None:
         """Read at the next turn of the loop: the socket was used."""
