@@ -7,8 +7,9 @@ a link; when silence is too long is `peers`' to judge.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
+from typing import Any
 
 from aiobus.clock import elapsed
 from aiobus.peers import Peer, Verdict
@@ -55,6 +56,7 @@ class Links:
         self._judged = elapsed()
         self._lenient_until = 0.0
         self._search: asyncio.Task[None] | None = None
+        self._relinking: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -190,28 +192,47 @@ class Links:
             self._lenient_until = now + LENIENCE
         self._judged = now
         silent: list[Peer] = []
+        overdue: list[Peer] = []
         for peer in list(self._peers.values()):
             match peer.judge(now, is_lenient=now < self._lenient_until):
                 case Verdict.STALE if peer.who is not None:
                     self._witness.stale(peer.name, peer.who.epoch, peer.last)
                 case Verdict.RELINK:
-                    log.debug("%s links anew with %s", self.me, peer)
-                    self._relink(peer)
+                    overdue.append(peer)
                 case Verdict.LEFT:
                     self._settle(peer, "its link was cut and did not come back")
                 case Verdict.DROP:
                     silent.append(peer)
         if silent:
-            self.end()
-            search, name = self.drop_absent(silent), f"aiobus {self.me.name} search"
-            self._search = self._loop.create_task(search, name=name, context=self._context)
-            self._search.add_done_callback(_tell)
+            if self._search is not None:
+                self._search.cancel()
+            self._search = self._begin(self.drop_absent(silent), "search")
+        if overdue and (self._relinking is None or self._relinking.done()):
+            self._relinking = self._begin(self._relink_accepting(overdue), "relink")
         return is_late
+
+    def _begin(self, work: Coroutine[Any, Any, None], what: str) -> "asyncio.Task[None]":
+        name = f"aiobus {self.me.name} {what}"
+        task = self._loop.create_task(work, name=name, context=self._context)
+        task.add_done_callback(_tell)
+        return task
 
     def end(self) -> None:
         """Look for nobody any more."""
-        if self._search is not None:
-            self._search.cancel()
+        for task in (self._search, self._relinking):
+            if task is not None:
+                task.cancel()
+
+    async def _relink_accepting(self, peers: Iterable[Peer]) -> None:
+        """Make the links of silent peers anew that can be had: one that is only silent may be the
+        last there is, since the file of an ipc endpoint may have vanished under its peer.
+        """
+        members = {Member(peer.name, peer.endpoint): peer for peer in peers}
+        for member in await self._network.accepting(members):
+            if (peer := members[member]) in self and peer.is_silent(now := elapsed()):
+                log.debug("%s links anew with %s", self.me, peer)
+                peer.relink(now)
+                self._relink(peer)
 
     def _relink(self, peer: Peer) -> None:
         if peer in self:
@@ -284,6 +305,6 @@ class Links:
 
 
 def _tell(search: "asyncio.Task[None]") -> None:
-    """A search that failed is made again a minute later; why it did, somebody should read."""
+    """A search that failed is made again later; why it did, somebody should read."""
     if not search.cancelled() and (error := search.exception()) is not None:
         log.error("looking for silent peers failed", exc_info=error)

@@ -16,7 +16,7 @@ from contextvars import Context
 
 from aiobus.transport.address import Address, address_of, addresses_in
 from aiobus.transport.holder import CHUNK, Holder, keep_alive
-from aiobus.transport.meeting import Member
+from aiobus.transport.meeting import Member, Told
 from aiobus.transport.roster import (
     MAX_ROSTER,
     Lines,
@@ -138,6 +138,13 @@ class Rendezvous:
     def remember(self, member: Member) -> None:
         """Somebody was met on the bus: told of by whoever serves next, which may be this member."""
         self._met.learn([member])
+
+    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+        """Nothing to do: the tasks that attend to the addresses see to it."""
+
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` who accept a connection. Waits 1 s at most."""
+        return [member for member, accepts in (await _probed(members)).items() if accepts]
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
         """Those of `members` who refuse a connection. Waits 1 s at most; who has not answered by
@@ -283,7 +290,12 @@ async def _refusing(members: Collection[Member]) -> list[Member]:
     """Those of `members` at whose endpoint nobody listens. Waits at most 1 s; who has not answered
     by then is given the benefit of the doubt.
     """
-    refusing: list[Member] = []
+    return [member for member, accepts in (await _probed(members)).items() if not accepts]
+
+
+async def _probed(members: Collection[Member]) -> dict[Member, bool]:
+    """Who of `members` accepts a connection and who refuses one; within 1 s."""
+    found: dict[Member, bool] = {}
     gate = asyncio.Semaphore(PROBES)
 
     async def probe(member: Member) -> None:
@@ -292,8 +304,9 @@ async def _refusing(members: Collection[Member]) -> list[Member]:
         async with gate:
             try:
                 (await _connected(address)).close()
+                found[member] = True
             except ConnectionRefusedError:
-                refusing.append(member)
+                found[member] = False
             except OSError as error:
                 log.debug("%s at %s cannot be probed: %s", *member, error)
 
@@ -302,4 +315,4 @@ async def _refusing(members: Collection[Member]) -> list[Member]:
             for member in members:
                 name = f"aiobus probe {member.name}"
                 group.create_task(probe(member), name=name, context=Context())
-    return refusing
+    return found
