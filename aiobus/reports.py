@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiobus.errors import EncodeError
+from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event
 from aiobus.pattern import RESERVED
 from aiobus.publisher import Publisher
@@ -47,14 +47,18 @@ class Held:
 
 class Reports:
     """The voice of one bus. Nothing here waits or raises; `raising` is given each failure when the
-    bus was made with on_error="raise".
+    bus was made with on_error="raise", and `ending` is given what ends the bus.
     """
 
     def __init__(
-        self, publisher: Publisher, raising: Callable[[BaseException], None] | None
+        self,
+        publisher: Publisher,
+        raising: Callable[[BaseException], None] | None,
+        ending: Callable[[BusError], None],
     ) -> None:
         self._publisher = publisher
         self._raising = raising
+        self._ending = ending
         self._is_closed = False
         self._held: dict[str, Held] = {}
         self.waiting: deque[tuple[str, dict[str, Any], str]] = deque()
@@ -134,6 +138,11 @@ class Reports:
     def trouble(self, topic: str, text: str) -> None:
         """Something is wrong that a user should read of; at most one line a second per `topic`."""
         self._say(logging.WARNING, topic, text)
+
+    def lost(self, error: BusError) -> None:
+        """The bus cannot go on."""
+        log.error("%s ends: %s", self._publisher.name, error)
+        self._ending(error)
 
     def announce(self, type: str, data: dict[str, Any], cause: str) -> None:
         """Publish a system event to this process, now or as soon as the event being handed out has

@@ -8,6 +8,7 @@ goes. It must not know of callbacks, handlers or tasks of the user.
 from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
+from aiobus.errors import BusError
 from aiobus.event import Event
 from aiobus.history import Page, Want
 from aiobus.pattern import Query
@@ -123,6 +124,10 @@ class Witness(Protocol):
 
     def trouble(self, topic: str, text: str) -> None:
         """Something is wrong that a user should read of; at most one line a second per `topic`."""
+        ...
+
+    def lost(self, error: BusError) -> None:
+        """This bus cannot go on: it has lost its name to another. It fails and closes."""
         ...
 
 
