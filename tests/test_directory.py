@@ -1074,6 +1074,18 @@ def test_a_member_may_listen_under_its_name_in_the_directory_and_nowhere_else(pl
     assert not meeting.admits(Member("", f"ipc://{desk}/.sock"))
 
 
+async def test_who_accepts_and_who_is_absent_are_told_apart(a_bus: MakeBus, desk: Path) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    (desk / "file.sock").write_text("precious")
+    die_having(LISTEN, desk / "dead.sock")
+    a, _, dead, gone = members = [
+        Member(name, f"ipc://{desk}/{name}.sock") for name in ("a", "file", "dead", "gone")
+    ]
+    assert await bus.meeting.accepting(members) == [a]
+    assert await bus.meeting.absent(members) == [dead, gone]
+
+
 async def test_the_sockets_of_the_meeting_are_known_by_their_addresses(
     a_bus: MakeBus, desk: Path
 ) -> None:
