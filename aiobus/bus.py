@@ -10,6 +10,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
@@ -82,7 +83,7 @@ class AsyncEventBus:
         """The `source` of every event published here."""
         limits = limits or Limits()
         self._transport = adapter(url, limits) if isinstance(url, str) else url
-        self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None)
+        self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None, self.url)
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
         self._reports = Reports(self._publisher, raising, self._end)
@@ -135,7 +136,8 @@ class AsyncEventBus:
                 await self._subscriptions.serve(_name(callback), terms, callback)
             if life.state is not State.STARTING:
                 raise BusClosed(f"{self.name} was closed while it started")
-        except BaseException:
+        except BaseException as error:
+            life.note_twin(error)
             await self._close(CLOSE_SECONDS, drain=False)
             raise
         life.state = State.OPEN
@@ -220,11 +222,14 @@ class AsyncEventBus:
     def _fail(self, error: BaseException) -> None:
         self._subscriptions.fail(error)
 
-    def _end(self, error: BaseException) -> None:
-        """The bus may not go on: its failure is raised as any other, and it closes."""
+    def _end(self, error: BusError) -> None:
+        """Fail, and close without waiting for handlers. What a bus in the body of `async with`
+        raises then is the failure.
+        """
+        self._life.note_twin(error)
         self._fail(error)
-        closing = self._close(CLOSE_SECONDS, drain=False)
-        self._ending = self._loop.create_task(closing, name=f"aiobus {self.name} end")
+        ending, name = self._close(CLOSE_SECONDS, drain=False), f"aiobus {self.name} end"
+        self._ending = self._loop.create_task(ending, name=name, context=Context())
 
     # Publishing.
 

@@ -77,8 +77,15 @@ class NameInUse(BusError):
         super().__init__(name, url)
         self.name = name
         self.url = url
+        self.is_here = False
+        """True when the other is an object of this very process."""
 
     def __str__(self) -> str:
+        if self.is_here:
+            return (
+                f"this very process has a bus named {self.name!r} on {self.url}: use that object,"
+                " close it first, or give this one another name="
+            )
         return f"a bus named {self.name!r} is on {self.url} already; give this one another name="
 
 

@@ -14,7 +14,7 @@ from threading import get_ident
 from typing import Any
 from weakref import WeakSet
 
-from aiobus.errors import BusClosed, WrongLoop
+from aiobus.errors import BusClosed, NameInUse, WrongLoop
 
 __all__ = ["Life", "State"]
 
@@ -35,8 +35,9 @@ class Life:
     `is_at_work` tells whether the caller is part of a handler of this bus.
     """
 
-    def __init__(self, name: str, is_at_work: Callable[[], bool]) -> None:
+    def __init__(self, name: str, is_at_work: Callable[[], bool], url: str) -> None:
         self.name = name
+        self.url = url
         self._is_at_work = is_at_work
         self.state = State.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -88,6 +89,16 @@ class Life:
                 f"{self.name} belongs to another event loop, thread or process."
                 " From another thread of the process that started it:"
                 " asyncio.run_coroutine_threadsafe(bus.publish(event), loop) with that loop"
+            )
+
+    def note_twin(self, error: BaseException) -> None:
+        """If `error` is NameInUse and the other bus is of this very process, let it say so."""
+        if isinstance(error, NameInUse):
+            error.is_here = any(
+                (each.name, each.url) == (self.name, self.url)
+                and each is not self
+                and each.state not in (State.NEW, State.CLOSED)
+                for each in _lives
             )
 
     def enter_body(self) -> None:

@@ -160,8 +160,9 @@ class Peer:
         if self.has_answered and self.is_silent(now) and not self.is_stale:
             self.is_stale = True
             return Verdict.STALE
-        if now - self._relinked >= self._backoff:
-            self._relinked = now
-            self._backoff = min(self._backoff * 2, RELINK_MAX)
-            return Verdict.RELINK
-        return None
+        return Verdict.RELINK if now - self._relinked >= self._backoff else None
+
+    def relink(self, now: float) -> None:
+        """Its link is made anew; not again so soon. Until then each second calls for it."""
+        self._relinked = now
+        self._backoff = min(self._backoff * 2, RELINK_MAX)

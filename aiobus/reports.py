@@ -51,14 +51,14 @@ class Held:
 
 class Reports:
     """The voice of one bus. Nothing here waits or raises; `raising` is given each failure when the
-    bus was made with on_error="raise", `ending` the one after which it may not go on.
+    bus was made with on_error="raise", and `ending` is given what ends the bus.
     """
 
     def __init__(
         self,
         publisher: Publisher,
         raising: Callable[[BaseException], None] | None,
-        ending: Callable[[BaseException], None],
+        ending: Callable[[BusError], None],
     ) -> None:
         self._publisher = publisher
         self._raising = raising

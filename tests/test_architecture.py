@@ -20,6 +20,7 @@ ORDER = [
     "aiobus.wire",
     "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",
     "aiobus.transport  aiobus.transport.meeting  aiobus.transport.fork",
+    "aiobus.transport.descriptors  aiobus.transport.doorway  aiobus.transport.folder",
     "aiobus.transport.network  aiobus.transport.rounds  aiobus.transport.topic",
     "aiobus.transport.address",
     "aiobus.transport.streams  aiobus.transport.inlets  aiobus.transport.pages",

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -15,13 +16,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 
 from aiobus.errors import BusError, NameInUse
 from aiobus.transport import directory
-from aiobus.transport.directory import MAX_PATH, Directory
+from aiobus.transport.directory import AMPLE, LOOKS, MAX_PATH, SHORT, Directory
 from aiobus.transport.meeting import Meeting, Member
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -35,8 +37,26 @@ class Bus:
         self.name = name
         self.bound: list[str] = []
         self.socket = socket.socket(socket.AF_UNIX)
+        self.told: list[str] = []
+        self.found: list[str] = []
+        self.lost: list[BusError] = []
+
+    def on_found(self, member: Member) -> None:
+        self.found.append(member.name)
+
+    def on_trouble(self, topic: str, text: str) -> None:
+        self.told.append(text)
+
+    def on_lost(self, error: BusError) -> None:
+        self.lost.append(error)
+
+    def watch(self) -> None:
+        self.meeting.watch(self, self.bind)
 
     def bind(self, endpoint: str) -> str:
+        if self.bound:
+            self.old = self.socket
+            self.socket = socket.socket(socket.AF_UNIX)
         self.socket.bind(endpoint.removeprefix("ipc://"))
         self.socket.listen()
         self.bound.append(endpoint)
@@ -55,9 +75,9 @@ MakeBus = Callable[..., Bus]
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The runtime directory; pytest's own would make the paths of sockets too long."""
+    """What stands for /tmp; pytest's own would make the paths of sockets too long."""
     with tempfile.TemporaryDirectory(prefix="ab", dir="/tmp") as name:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        monkeypatch.setattr(directory, "TMP", name)
         yield Path(name).resolve()
 
 
@@ -73,12 +93,14 @@ def a_bus(place: Path) -> Iterator[MakeBus]:
     yield make
     for each in made:
         each.socket.close()
+        if len(each.bound) > 1:
+            each.old.close()
 
 
 @pytest.fixture
 def desk(place: Path) -> Path:
     """Where `ipc://desk` is, as another bus has left it."""
-    path = place / "aiobus" / "desk"
+    path = place / f"aiobus-{UID}" / "desk"
     path.mkdir(mode=0o700, parents=True)
     path.parent.chmod(0o700)
     return path
@@ -139,54 +161,35 @@ sys.stdin.read()
 
 def test_it_is_a_meeting(place: Path) -> None:
     meeting: Meeting = Directory("desk")
-    assert repr(meeting) == f"<Directory ipc://desk {place}/aiobus/desk>"
+    assert repr(meeting) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
 
 
-def test_a_name_is_a_directory_in_the_runtime_directory(place: Path) -> None:
-    assert Directory("desk").path == f"{place}/aiobus/desk"
+UID = os.geteuid()
 
 
-async def test_a_runtime_directory_that_is_not_there_is_made(
-    a_bus: MakeBus, place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_name_is_a_directory_of_this_user_in_tmp() -> None:
+    assert Directory("desk").path == f"{Path('/tmp').resolve()}/aiobus-{UID}/desk"
+
+
+@pytest.mark.parametrize("is_logged_in", [False, True])
+@pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR", "HOME", "TEMP"])
+def test_no_environment_and_no_login_changes_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, is_logged_in: bool
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{place}/run")
-    await a_bus("a").join()
-    assert os.listdir(place / "run" / "aiobus" / "desk") == ["a.sock"]
+    """Or two processes of one user would not meet."""
+    stat_, usual = os.stat, f"/run/user/{UID}"
 
+    def as_if(path: Any, *rest: Any, **keywords: Any) -> os.stat_result:
+        if path != usual:
+            return stat_(path, *rest, **keywords)
+        if is_logged_in:
+            return stat_(tmp_path)
+        raise FileNotFoundError(path)
 
-def test_a_relative_runtime_directory_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "here")
-    assert "here" not in Directory("desk").path
-
-
-def without_runtime_directories(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
-    """As a user who has none: `uid` has no /run/user/<uid>."""
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(os, "geteuid", lambda: uid)
-
-
-def test_without_a_runtime_directory_it_is_one_of_the_user_in_tmpdir(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_runtime_directories(monkeypatch, 4_000_123)
-    monkeypatch.setenv("TMPDIR", str(place))
-    assert Directory("desk").path == f"{place}/aiobus-4000123/desk"
-
-
-@pytest.mark.parametrize("tmpdir", ["", "tmp"])
-def test_without_a_usable_tmpdir_it_is_one_of_the_user_in_tmp(
-    place: Path, monkeypatch: pytest.MonkeyPatch, tmpdir: str
-) -> None:
-    without_runtime_directories(monkeypatch, 4_000_123)
-    monkeypatch.setenv("TMPDIR", tmpdir)
-    assert Directory("desk").path == f"{Path('/tmp').resolve()}/aiobus-4000123/desk"
-
-
-def test_the_runtime_directory_of_another_user_is_not_used(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 4_000_123)
-    assert not Directory("desk").path.startswith(str(place))
+    monkeypatch.setattr(os, "stat", as_if)
+    expected = Directory("desk").path
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert Directory("desk").path == expected == f"{Path('/tmp').resolve()}/aiobus-{UID}/desk"
 
 
 def test_an_absolute_path_is_the_directory_itself(place: Path) -> None:
@@ -229,7 +232,7 @@ def test_making_one_makes_nothing_on_disk(place: Path) -> None:
 async def test_who_joins_binds_a_socket_under_its_name(a_bus: MakeBus, place: Path) -> None:
     bus = a_bus("strategy-1")
     assert await bus.join() == []
-    assert bus.bound == [f"ipc://{place}/aiobus/desk/strategy-1.sock"]
+    assert bus.bound == [f"ipc://{place}/aiobus-{UID}/desk/strategy-1.sock"]
 
 
 async def test_who_joins_learns_who_is_there_and_where(a_bus: MakeBus, desk: Path) -> None:
@@ -245,7 +248,7 @@ async def test_who_joins_learns_who_is_there_and_where(a_bus: MakeBus, desk: Pat
 async def test_what_is_made_is_for_this_user_alone(a_bus: MakeBus, place: Path) -> None:
     await a_bus("a").join()
     await a_bus("a", place / "some" / "where").join()
-    made = [place / path for path in ("aiobus", "aiobus/desk", "some", "some/where")]
+    made = [place / path for path in (f"aiobus-{UID}", f"aiobus-{UID}/desk", "some", "some/where")]
     assert [mode_of(path) for path in made] == [0o700] * 4
 
 
@@ -401,7 +404,7 @@ async def test_a_name_that_would_lead_elsewhere_is_refused(a_bus: MakeBus, place
 # What is refused.
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o710, 0o770, 0o701, 0o1777])
+@pytest.mark.parametrize("mode", [0o755, 0o710, 0o770, 0o701])
 async def test_a_directory_that_is_open_to_others_is_refused_and_left_as_it_is(
     a_bus: MakeBus, desk: Path, mode: int
 ) -> None:
@@ -412,14 +415,29 @@ async def test_a_directory_that_is_open_to_others_is_refused_and_left_as_it_is(
     assert (bus.bound, os.listdir(desk), mode_of(desk)) == ([], [], mode)
 
 
+@pytest.mark.parametrize("kind", ["sticky", "in use"])
+async def test_a_directory_that_is_there_for_others_is_not_to_be_closed_to_them(
+    a_bus: MakeBus, place: Path, kind: str
+) -> None:
+    """As `ipc:///tmp`, where `chmod 700` would end the work of every other user."""
+    path = place / "common"
+    path.mkdir()
+    path.chmod(0o1777 if kind == "sticky" else 0o755)
+    if kind == "in use":
+        (path / "notes").write_text("precious")
+    with pytest.raises(BusError, match=f"such as ipc://{path}/desk") as caught:
+        await a_bus("a", path).join()
+    assert "chmod" not in str(caught.value)
+
+
 async def test_so_is_one_in_a_directory_that_is_open_to_others(a_bus: MakeBus, place: Path) -> None:
-    (place / "aiobus").mkdir(mode=0o755)
-    with pytest.raises(BusError, match=f"`chmod 700 {place}/aiobus`"):
+    (place / f"aiobus-{UID}").mkdir(mode=0o755)
+    with pytest.raises(BusError, match=f"`chmod 700 {place}/aiobus-{UID}`"):
         await a_bus("a").join()
-    assert list((place / "aiobus").iterdir()) == []
+    assert list((place / f"aiobus-{UID}").iterdir()) == []
 
 
-@pytest.mark.parametrize("level", ["aiobus", "aiobus/desk"])
+@pytest.mark.parametrize("level", [f"aiobus-{UID}", f"aiobus-{UID}/desk"])
 async def test_a_symbolic_link_is_refused_and_nothing_is_made_behind_it(
     a_bus: MakeBus, place: Path, level: str
 ) -> None:
@@ -442,7 +460,8 @@ async def test_a_file_in_place_of_the_directory_is_refused(a_bus: MakeBus, place
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
 async def test_a_directory_of_another_user_is_refused(a_bus: MakeBus, desk: Path) -> None:
     os.chown(desk, 4_000_123, -1)
-    with pytest.raises(BusError, match=f"{desk} belongs to user 4000123, not to 0"):
+    sentence = f"{desk} belongs to user 4000123, not to 0; .* ipc:///home/me/desk"
+    with pytest.raises(BusError, match=sentence):
         await a_bus("a").join()
     assert os.listdir(desk) == []
 
@@ -574,7 +593,7 @@ async def test_when_binding_fails_nothing_is_left(
 
     with pytest.raises(type(error)):
         await bus.meeting.join("a", fail, print)
-    assert os.listdir(place / "aiobus") == []
+    assert os.listdir(place / f"aiobus-{UID}") == []
     assert bus.meeting.descriptors() == set()
 
 
@@ -586,7 +605,7 @@ async def test_when_binding_fails_before_there_is_a_file_nothing_is_left(
 
     with pytest.raises(OSError, match="mine"):
         await a_bus("a").meeting.join("a", fail, print)
-    assert os.listdir(place / "aiobus") == []
+    assert os.listdir(place / f"aiobus-{UID}") == []
 
 
 async def test_when_binding_fails_the_others_stay(a_bus: MakeBus, desk: Path) -> None:
@@ -798,11 +817,253 @@ async def test_it_can_join_again_after_it_left(a_bus: MakeBus, desk: Path) -> No
     assert await bus.join() == []
 
 
+# Its place, while it is there.
+
+
+async def test_while_its_socket_is_at_its_path_nothing_is_done(a_bus: MakeBus, desk: Path) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    before = bus.path.lstat()
+    os.utime(bus.path)  # as a script does that keeps a cleaner of /tmp away
+    bus.watch()
+    assert (len(bus.bound), bus.told, bus.lost) == (1, [], [])
+    assert os.path.samestat(bus.path.lstat(), before)
+
+
+@pytest.mark.parametrize("what", ["socket", "directory", "all"])
+async def test_who_has_vanished_is_there_again_and_finds_who_came_meanwhile(
+    a_bus: MakeBus, desk: Path, what: str
+) -> None:
+    bus, late = a_bus("a"), a_bus("b")
+    await bus.join()
+    if what == "socket":
+        bus.path.unlink()
+    else:
+        shutil.rmtree(desk if what == "directory" else desk.parent)
+    assert await late.join() == []
+    bus.watch()
+    assert bus.found == ["b"]
+    assert bus.told == [f"{bus.path} had vanished and is made again; others find this bus again"]
+    assert await a_bus("c").join() == ["a", "b"]
+    bus.watch()
+    assert (len(bus.told), len(bus.bound)) == (1, 2)
+    await bus.meeting.leave()
+    assert not bus.path.exists()
+
+
+async def test_who_has_made_its_socket_again_is_found_by_one_that_never_vanished(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    """It took the other for the one of that name it knows, and does not say hello to it."""
+    vanished, other, third = a_bus("a"), a_bus("b"), a_bus("c")
+    await vanished.join()
+    vanished.path.unlink()
+    assert await other.join() == []
+    vanished.watch()
+    assert await third.join() == ["a", "b"]
+    other.meeting.remember(Member("c", f"ipc://{desk}/c.sock"))  # it has said hello by now
+    for _ in range(2 * LOOKS):
+        for each in (vanished, other, third):
+            each.watch()
+    assert (vanished.found, other.found, third.found) == (["b", "c"], ["a"], [])
+
+
+async def test_a_directory_that_is_looked_through_may_have_anything_in_it(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    die_having(LISTEN, desk / "dead.sock")
+    (desk / "file.sock").write_text("precious")
+    (desk / "a b.sock").mkdir()
+    for _ in range(LOOKS):
+        bus.watch()
+    assert (bus.found, bus.told) == ([], [])
+    assert sorted(os.listdir(desk)) == ["a b.sock", "a.sock", "dead.sock", "file.sock"]
+
+
+async def test_a_vanished_directory_is_made_for_this_user_alone(a_bus: MakeBus, desk: Path) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    shutil.rmtree(desk.parent)
+    bus.watch()
+    assert [mode_of(path) for path in (desk.parent, desk)] == [0o700] * 2
+
+
+async def test_a_path_that_another_living_bus_has_by_now_is_not_touched_and_the_name_is_lost(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    bus, successor = a_bus("a"), a_bus("a")
+    await bus.join()
+    bus.path.unlink()
+    await successor.join()
+    for _ in range(2):
+        bus.watch()
+    (error,) = bus.lost
+    assert isinstance(error, NameInUse)
+    assert (error.name, error.url, len(bus.bound)) == ("a", "ipc://desk", 1)
+    await bus.meeting.leave()
+    assert await a_bus("b").join() == ["a"]
+
+
+async def test_a_path_that_a_dead_one_has_left_is_taken_back(a_bus: MakeBus, desk: Path) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    bus.path.unlink()
+    die_having(LISTEN, bus.path)
+    bus.watch()
+    assert (bus.lost, await a_bus("b").join()) == ([], ["a"])
+
+
+async def test_while_another_has_the_lock_a_vanished_socket_is_made_at_a_later_look(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    bus.path.unlink()
+    with locked(desk):
+        bus.watch()
+        assert (bus.path.exists(), bus.told) == (False, [])
+    bus.watch()
+    assert bus.path.is_socket()
+
+
+async def test_what_keeps_a_vanished_socket_from_being_made_is_said_once(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    bus.path.unlink()
+    bus.path.write_text("precious")
+    for _ in range(3):
+        bus.watch()
+    (text,) = bus.told
+    assert text.startswith(f"others cannot find this bus, or not link with it: {bus.path} is in")
+    assert bus.path.read_text() == "precious"
+    bus.path.unlink()
+    bus.watch()
+    assert bus.path.is_socket()
+
+
+async def test_a_look_leaves_no_descriptor_open_and_leaving_none_at_all(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    gc.collect()  # what earlier tests have left
+    before = len(os.listdir("/dev/fd"))
+    bus = a_bus("a")
+    await bus.join()
+    bus.path.unlink()
+    bus.watch()
+    of_one = len(os.listdir("/dev/fd"))
+    bus.path.unlink()
+    bus.old.close()
+    bus.watch()
+    assert len(os.listdir("/dev/fd")) == of_one
+    await bus.meeting.leave()
+    bus.old.close()
+    assert len(os.listdir("/dev/fd")) == before + 1  # the socket of the bus itself
+
+
+# Without descriptors.
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`limit(n)`: the process may open n more files."""
+
+    def limit(spare: int) -> None:
+        monkeypatch.setattr(directory, "spare", lambda: spare)
+
+    return limit
+
+
+async def test_who_has_too_few_descriptors_accepts_nobody_and_keeps_its_name(
+    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    bus.socket.setblocking(False)
+    limit(SHORT - 1)
+    bus.watch()
+    bus.watch()
+    (text,) = bus.told
+    assert text.startswith(f"this process may open fewer than {SHORT} more files")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(bus.path))
+        with pytest.raises(BlockingIOError):
+            bus.socket.accept()
+    with pytest.raises(NameInUse):
+        await a_bus("a").join()
+    assert await a_bus("b").join() == ["a"]
+
+
+async def test_with_enough_descriptors_it_accepts_again_with_the_same_socket(
+    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    limit(SHORT - 1)
+    bus.watch()
+    limit(AMPLE - 1)
+    bus.watch()
+    limit(AMPLE)
+    bus.watch()
+    bus.watch()
+    assert bus.told[1:] == ["there are descriptors again: other buses can link with this one"]
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(bus.path))
+        bus.socket.accept()[0].close()
+    assert (len(bus.bound), os.listdir(desk)) == (1, ["a.sock"])
+
+
+async def test_who_vanishes_while_it_accepts_nobody_keeps_its_name_and_accepts_later(
+    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    limit(0)
+    bus.watch()
+    shutil.rmtree(desk)
+    bus.watch()
+    with pytest.raises(NameInUse):
+        await a_bus("a").join()
+    assert len(bus.bound) == 1
+    limit(AMPLE)
+    bus.watch()
+    assert len(bus.bound) == 2
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(bus.path))
+        bus.socket.accept()[0].close()
+    assert os.listdir(desk) == ["a.sock"]
+
+
+async def test_who_leaves_while_it_accepts_nobody_leaves_no_file(
+    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    limit(0)
+    bus.watch()
+    assert sorted(os.listdir(desk)) == ["a.sock", "a.sock~"]
+    await bus.meeting.leave()
+    assert os.listdir(desk.parent) == []
+
+
+async def test_what_one_has_left_that_died_while_it_accepted_nobody_is_removed(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    for name in ("a.sock", "a.sock~"):
+        die_having(LISTEN, desk / name)
+    (desk / "b.sock~").write_text("precious")
+    assert await a_bus("c").join() == []
+    assert sorted(os.listdir(desk)) == ["b.sock~", "c.sock"]
+
+
 # Who may be where.
 
 
 def test_a_member_may_listen_under_its_name_in_the_directory_and_nowhere_else(place: Path) -> None:
-    meeting, desk = Directory("desk"), f"{place}/aiobus/desk"
+    meeting, desk = Directory("desk"), f"{place}/aiobus-{UID}/desk"
     assert meeting.admits(Member("a", f"ipc://{desk}/a.sock"))
     assert not meeting.admits(Member("a", f"ipc://{desk}/b.sock"))
     assert not meeting.admits(Member("a", f"ipc://{desk}/./a.sock"))
@@ -811,6 +1072,18 @@ def test_a_member_may_listen_under_its_name_in_the_directory_and_nowhere_else(pl
     assert not meeting.admits(Member("a", "tcp://127.0.0.1:7555"))
     assert not meeting.admits(Member("../a", f"ipc://{desk}/../a.sock"))
     assert not meeting.admits(Member("", f"ipc://{desk}/.sock"))
+
+
+async def test_who_accepts_and_who_is_absent_are_told_apart(a_bus: MakeBus, desk: Path) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    (desk / "file.sock").write_text("precious")
+    die_having(LISTEN, desk / "dead.sock")
+    a, _, dead, gone = members = [
+        Member(name, f"ipc://{desk}/{name}.sock") for name in ("a", "file", "dead", "gone")
+    ]
+    assert await bus.meeting.accepting(members) == [a]
+    assert await bus.meeting.absent(members) == [dead, gone]
 
 
 async def test_the_sockets_of_the_meeting_are_known_by_their_addresses(
@@ -837,7 +1110,7 @@ def test_neither_the_directory_nor_what_is_beside_it_is_a_socket_of_the_meeting(
     place: Path,
 ) -> None:
     for rest in ("", "/x/a.sock", "-2/a.sock", "/../a.sock"):
-        assert not Directory("desk").mine(f"{place}/aiobus/desk{rest}")
+        assert not Directory("desk").mine(f"{place}/aiobus-{UID}/desk{rest}")
 
 
 # A fork while the lock is held.
@@ -880,7 +1153,10 @@ async def test_a_child_forked_meanwhile_does_not_keep_the_lock(a_bus: MakeBus, d
 JOIN = """
 import asyncio, json, socket, sys
 from aiobus.errors import NameInUse
+from aiobus.transport import directory
 from aiobus.transport.directory import Directory
+
+directory.TMP = sys.argv[2]
 
 async def main(name):
     meeting = Directory("desk")
@@ -906,9 +1182,11 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def test_of_17_processes_that_join_at_once_the_later_knows_the_earlier(desk: Path) -> None:
+def test_of_17_processes_that_join_at_once_the_later_knows_the_earlier(
+    desk: Path, place: Path
+) -> None:
     names = [f"bus-{number}" for number in range(16)] + ["bus-7"]
-    processes = [run(JOIN, name) for name in names]
+    processes = [run(JOIN, name, place) for name in names]
 
     def say(line: str) -> None:
         for process in processes:
@@ -939,7 +1217,10 @@ def test_of_17_processes_that_join_at_once_the_later_knows_the_earlier(desk: Pat
 
 COME_AND_GO = """
 import asyncio, os, socket, sys
+from aiobus.transport import directory
 from aiobus.transport.directory import Directory
+
+directory.TMP = sys.argv[2]
 
 async def main(name):
     print("ready", flush=True)
@@ -960,8 +1241,8 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def test_many_that_come_and_go_never_join_a_directory_that_is_gone(desk: Path) -> None:
-    processes = [run(COME_AND_GO, name) for name in "abcd"]
+def test_many_that_come_and_go_never_join_a_directory_that_is_gone(desk: Path, place: Path) -> None:
+    processes = [run(COME_AND_GO, name, place) for name in "abcd"]
     try:
         for process in processes:
             assert process.stdout is not None

@@ -20,6 +20,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from aiobus import AsyncEventBus, Event, EventType
+from aiobus.transport import directory
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -32,15 +33,22 @@ CHAIN = re.compile(
 
 
 @pytest.fixture(autouse=True)
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Where the directories of named buses and the temporary files of all examples are. Its path is
     short, since that of a socket has to be; when all is over nobody has left anything in it.
+
+    No environment variable moves `ipc://desk`, so every interpreter that is started here begins by
+    putting the directory in the place of /tmp.
     """
     with tempfile.TemporaryDirectory(prefix="aiobus-") as place:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", place)
+        code = f"from aiobus.transport import directory; directory.TMP = {place!r}"
+        (tmp_path / "sitecustomize.py").write_text(code)
+        paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        monkeypatch.setattr(directory, "TMP", place)
         monkeypatch.setenv("TMPDIR", place)
         yield Path(place)
-        left = [path for path in Path(place).rglob("*") if path.name != "aiobus"]
+        left = [path for path in Path(place).rglob("*") if path.name != f"aiobus-{os.geteuid()}"]
         assert left == []
 
 

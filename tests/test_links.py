@@ -44,6 +44,10 @@ class Wires:
     def remember(self, member: Member) -> None:
         self.remembered.append(member)
 
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        await asyncio.sleep(0)
+        return [member for member in members if member.endpoint not in self.deaf]
+
     async def absent(self, members: Collection[Member]) -> list[Member]:
         await asyncio.sleep(0)
         return [member for member in members if member.endpoint in self.deaf]
@@ -379,8 +383,37 @@ async def test_a_silent_peer_is_stale_and_then_its_link_is_made_anew(desk: Desk)
     desk.wait(STALE)
     assert desk.watch.take() == [("stale", "bot", 50, 5)]
     desk.wait(RELINK - STALE)
+    await searched()
     assert desk.wires.log == [("disconnect", BOT.endpoint), ("connect", BOT.endpoint)]
     assert desk.questions() == [["bot"]]
+
+
+async def test_a_link_that_was_only_silent_is_kept_while_no_better_one_can_be_had(
+    desk: Desk,
+) -> None:
+    """As when the file of its endpoint has vanished; it is looked for again each second."""
+    desk.link(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    for _ in range(60):
+        desk.wait(0.5)
+        await searched()
+    assert desk.wires.log == []
+    desk.wires.deaf.clear()
+    desk.wait(0.5)
+    await searched()
+    assert desk.wires.take() == [("disconnect", BOT.endpoint), ("connect", BOT.endpoint)]
+    desk.wait(RELINK)
+    await searched()
+    assert desk.wires.log == []  # the next one is 20 s later
+
+
+async def test_a_silent_peer_that_is_heard_of_while_it_is_probed_keeps_its_link(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.wait(RELINK)
+    await turn()
+    desk.links.hear(("bot", 50), 6)
+    await searched()
+    assert desk.wires.log == []
 
 
 async def test_after_an_own_delay_nobody_is_judged_for_a_while(desk: Desk) -> None:

@@ -30,12 +30,16 @@ def linked() -> Peer:
 def verdicts(
     peer: Peer, until: float, *, begin: float = 0.5, is_lenient: bool = False
 ) -> list[tuple[float, Verdict]]:
-    """What is judged every half second after `START`, and when."""
+    """What is judged every half second after `START`, and when; each link that is to be made anew
+    is.
+    """
     found = []
     for half in range(int(begin * 2), int(until * 2) + 1):
         verdict = peer.judge(START + half / 2, is_lenient=is_lenient)
         if verdict is not None:
             found.append((half / 2, verdict))
+        if verdict is Verdict.RELINK:
+            peer.relink(START + half / 2)
     return found
 
 
@@ -64,6 +68,15 @@ def test_staleness_begins_with_its_very_moment(seconds: float, verdict: Verdict 
 def test_a_link_that_stays_silent_is_made_anew_after_10_then_20_then_every_30_s() -> None:
     relinks = [at for at, verdict in verdicts(linked(), 200) if verdict is Verdict.RELINK]
     assert relinks == [10, 30, 60, 90, 120, 150, 180]
+
+
+def test_a_link_that_could_not_be_made_anew_is_to_be_until_it_is() -> None:
+    peer = linked()
+    verdicts(peer, RELINK - 0.5)
+    for second in range(10, 20):
+        assert peer.judge(START + second, is_lenient=False) is Verdict.RELINK
+    peer.relink(START + 20)
+    assert verdicts(peer, 60, begin=20) == [(40.0, Verdict.RELINK)]
 
 
 def test_a_linked_peer_that_keeps_its_hello_is_never_given_up() -> None:
@@ -97,6 +110,7 @@ def test_what_was_not_judged_is_judged_when_lenience_is_over() -> None:
     assert peer.judge(START + 11, is_lenient=True) is None
     assert peer.judge(START + 12, is_lenient=False) is Verdict.STALE
     assert peer.judge(START + 12, is_lenient=False) is Verdict.RELINK
+    peer.relink(START + 12)
     assert peer.judge(START + 12, is_lenient=False) is None
 
 

@@ -784,3 +784,28 @@ async def test_addresses_of_the_rendezvous_and_of_members_are_its_own(
         assert not b.meeting.mine((host, int(port) + 1))
     for foreign in ("", "/run/x.sock", b"", None, (), ("127.0.0.1",), (1, 2), ("a", "b")):
         assert not b.meeting.mine(foreign)
+
+
+async def test_who_accepts_who_refuses_and_who_does_neither_are_told_apart() -> None:
+    """Who does neither may be cut off: it is not given up, and its link not made anew."""
+    meeting = Rendezvous(free_address())
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server(("127.0.0.1", 0)) as gone,
+        socket.socket() as full,
+        contextlib.ExitStack() as waiting,
+    ):
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            each = waiting.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        accepts, refuses, neither = (
+            Member(name, f"tcp://127.0.0.1:{each.getsockname()[1]}")
+            for name, each in (("a", listener), ("b", gone), ("c", full))
+        )
+        gone.close()
+        members = [accepts, refuses, neither]
+        assert await meeting.accepting(members) == [accepts]
+        assert await meeting.absent(members) == [refuses]

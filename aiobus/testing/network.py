@@ -167,6 +167,16 @@ class _Port:
     def remember(self, member: Member) -> None:
         """Nothing to do: the network knows who is there."""
 
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` that are open and not behind a wall."""
+        own, ports = self.name, self._network._ports
+        return [
+            Member(name, endpoint)
+            for name, endpoint in members
+            if endpoint in ports
+            and not (self._network.is_held(own, name) or self._network.is_held(name, own))
+        ]
+
     async def absent(self, members: Collection[Member]) -> list[Member]:
         """Those of `members` that are not open."""
         return [member for member in members if member.endpoint not in self._network._ports]

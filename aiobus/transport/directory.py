@@ -1,61 +1,60 @@
 """Meeting in a directory, for `ipc://`: who listens has a socket `<name>.sock` in it.
 
-Owns where the directory is, who may look into it, its lock, and the files of members that have
-died. Must not know what binds the sockets or what members say to each other: whether one is alive
-is what the kernel says when its socket is connected to.
-
-The lock is taken for a few quick calls of the local file system and never held across an await, so
-a bus that is cancelled or dies leaves it free.
+Owns where the directory is and the files of members that have died; that this bus stays to be found
+there, and takes nobody in for whom it has no descriptor. Must not know what binds the sockets or
+what members say to each other: whether one is alive is what the kernel says when its socket is
+connected to.
 """
 
-import asyncio
-import fcntl
 import logging
 import os
 import re
-import socket
-import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
-from enum import Enum
-from pathlib import PurePath
+import weakref
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 
 from aiobus.errors import BusError, NameInUse
 from aiobus.pattern import bad_name
-from aiobus.transport.meeting import Member
+from aiobus.transport.descriptors import Reserve, spare
+from aiobus.transport.doorway import ASIDE, Doorway, Stands, is_socket, look
+from aiobus.transport.folder import Folder
+from aiobus.transport.meeting import Member, Told
 
 __all__ = ["Directory"]
 
 JOIN_SECONDS = 5.0
 LEAVE_SECONDS = 1.0
-PAUSE_SECONDS = 0.005
-"""Between two tries of a lock that somebody has; it is held for less than this."""
 
 MAX_PATH = 107 if sys.platform == "linux" else 103
 """Bytes of a socket's path: `sun_path` of unix(7) without its final zero. libzmq has the same
 figure, as `zmq.IPC_PATH_MAX_LEN`.
 """
 
+TMP = "/tmp"
+"""Where named directories are: there on every system, before any login and after it."""
+
 SUFFIX = ".sock"
 
+SHORT = 32
+"""Descriptors: with fewer to spare, nobody else is taken in."""
+AMPLE = 48
+"""With as many to spare, others are taken in again."""
+LOOKS = 5
+"""Looks at the directory since it has changed, then it is looked through."""
+PUT_BY = 4
+"""Descriptors held for shutting the doorway when there are no others: for the lock and its look at
+the directory above, for the socket that then holds the path, and for its file.
+"""
+
 log = logging.getLogger("aiobus.directory")
-
-
-class _Is(Enum):
-    """What stands at the path of a socket."""
-
-    NOTHING = "nothing"
-    ALIVE = "a socket of this user that accepts"
-    DEAD = "a socket of this user that nobody listens on"
-    FOREIGN = "anything else: not ours to touch"
 
 
 class Directory:
     """The meeting of all buses of one user and one `ipc://` address.
 
     `address` is what stands behind `ipc://`. A name (1-64 characters of A-Z a-z 0-9 . _ -) is a
-    directory in the user's runtime directory; the last bus to leave removes it. An absolute path is
+    directory in `/tmp/aiobus-<uid>`; the last bus to leave removes it. An absolute path is
     the directory itself, which is to hold nothing else; a bus that has made it removes it when it
     leaves it empty. Anything else raises ValueError. Making a Directory changes nothing on disk.
 
@@ -87,13 +86,18 @@ class Directory:
                 f"url={self.url!r}: {self.path!r} has characters that an endpoint cannot have; give"
                 " an absolute path of ASCII without spaces"
             )
-        self._base = "" if is_absolute else base
-        self._is_made = False
-        self._locks: set[int] = set()
-        self._own: tuple[str, object] | None = None
+        self._is_named = not is_absolute
+        self._folder = Folder(self.path, "" if is_absolute else base, self.url, SUFFIX)
+        self._door: Doorway | None = None
+        self._reserve: Reserve | None = None
+        self._finalizer: weakref.finalize[..., Directory] | None = None
+        self._complaint = ""
+        self._changed = self._seen = self._looks = 0
+        self._met: dict[str, tuple[int, int]] = {}
+        """Names, and the files of those who have them, as far as this bus has met them."""
 
     def __repr__(self) -> str:
-        return f"<Directory {self.url} {self.path}{' joined' if self._own else ''}>"
+        return f"<Directory {self.url} {self.path}{' joined' if self._door else ''}>"
 
     async def join(
         self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
@@ -116,7 +120,7 @@ class Directory:
                 f"{path} has {size} bytes, more than the {MAX_PATH} that the path of a socket may"
                 " have; use a shorter address or name"
             )
-        async with self._lock(JOIN_SECONDS, making=True):
+        async with self._folder.lock(JOIN_SECONDS, making=True):
             try:
                 return self._take(name, path, bind)
             except BaseException:
@@ -130,10 +134,10 @@ class Directory:
         Waits up to 1 s for the lock and goes on without it, as it does when cancelled; the
         directory then stays. A file that cannot be removed is logged: the next to join does it.
         """
-        if self._own is None:
+        if self._door is None:
             return
         try:
-            async with self._lock(LEAVE_SECONDS, making=False):
+            async with self._folder.lock(LEAVE_SECONDS, making=False):
                 self._withdraw()
                 self._sweep()
                 self._remove()
@@ -142,6 +146,65 @@ class Directory:
         finally:
             self._withdraw()
 
+    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+        """See to it that others find this bus: if its socket is not at its path any more, since the
+        directory was removed, make it again and find those who came meanwhile. If another bus has
+        the path by now, `told` hears that this one has lost its name.
+
+        While the process may open fewer than 32 more files, nobody is taken in. `told` hears of
+        each change. Never waits: what another's lock prevents is done at the next look.
+        """
+        door, reserve = self._door, self._reserve
+        if door is None or reserve is None:
+            return
+        is_short = spare() < (AMPLE if door.is_shut else SHORT)
+        if door.is_there and door.is_shut == is_short:
+            self._look_around(door.path, told)
+            return
+        complaint, lost = "", None
+        with reserve.released():
+            try:
+                if (lock := self._folder.try_lock(making=True)) is not None:
+                    try:
+                        self._mend(door, told, bind, is_short=is_short)
+                    finally:
+                        self._folder.unlock(lock)
+            except NameInUse as error:
+                lost = error
+            except (BusError, OSError) as error:
+                complaint = f"others cannot find this bus, or not link with it: {error}"
+        if complaint and complaint != self._complaint:
+            told.on_trouble("the place of the socket", complaint)
+        self._complaint = complaint
+        if lost is not None:
+            self._withdraw()
+            told.on_lost(lost)
+
+    def _look_around(self, own: str, told: Told) -> None:
+        """Find those who made their sockets again here while this bus had its own: they do not say
+        hello to a bus that they take for one they know. Who joins does, so it is given the time.
+        """
+        with suppress(OSError):  # it vanishes just now, or no descriptor is left: at a later look
+            if (changed := os.stat(self.path).st_mtime_ns) != self._changed:
+                self._changed, self._looks = changed, 0
+            self._looks += 1
+            if self._looks < LOOKS or self._seen == changed:
+                return
+            names = self._names()
+            self._met = {name: self._met[name] for name in names if name in self._met}
+            for name in names:
+                before = self._met.get(name)
+                self._meet(name)
+                path = self._path_of(name)
+                if self._met.get(name) != before and path != own and look(path) is Stands.ALIVE:
+                    told.on_found(Member(name, f"ipc://{path}"))
+            self._seen = changed
+
+    def _meet(self, name: str) -> None:
+        with suppress(OSError):
+            info = os.lstat(self._path_of(name))
+            self._met[name] = info.st_ino, info.st_ctime_ns
+
     def admits(self, member: Member) -> bool:
         """True when `member` has a valid name and its endpoint is that name's in this directory."""
         return (
@@ -149,12 +212,17 @@ class Directory:
         )
 
     def remember(self, member: Member) -> None:
-        """Nothing to do: the directory remembers."""
+        """It need not be looked for: it has come by itself."""
+        self._meet(member.name)
+
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` whose socket accepts. Never waits."""
+        return [each for each in members if look(self._path_of(each.name)) is Stands.ALIVE]
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
         """Those of `members` whose socket is gone or refuses. Never waits."""
-        is_here = (_Is.ALIVE, _Is.FOREIGN)
-        return [each for each in members if _look(self._path_of(each.name)) not in is_here]
+        is_here = (Stands.ALIVE, Stands.FOREIGN)
+        return [each for each in members if look(self._path_of(each.name)) not in is_here]
 
     def mine(self, address: object) -> bool:
         """True when `address` is that of a unix socket in this directory."""
@@ -166,7 +234,7 @@ class Directory:
         """The descriptors of the lock that are open just now, which is what a forked child has to
         close besides its sockets. Hardly ever any.
         """
-        return set(self._locks)
+        return self._folder.descriptors()
 
     def _path_of(self, name: str) -> str:
         return os.path.join(self.path, name + SUFFIX)
@@ -178,211 +246,115 @@ class Directory:
         if name in alive:
             raise NameInUse(name, self.url)
         if os.path.lexists(path):
-            raise BusError(
-                f"{path} is in the way and is no socket that this bus may remove; remove it, or"
-                " give this bus another name="
+            raise BusError(_in_the_way(path))
+        door = Doorway(path)
+        door.open(lambda: bind(f"ipc://{path}"))
+        self._door, self._reserve = door, Reserve(PUT_BY)
+        self._finalizer = weakref.finalize(self, _abandon, door, self._reserve, os.getpid())
+        return self._members(alive)
+
+    def _mend(
+        self, door: Doorway, told: Told, bind: Callable[[str], str], *, is_short: bool
+    ) -> None:
+        """Open or shut the doorway, at its path. Raises NameInUse when that is another's by now."""
+        name = os.path.basename(door.path).removesuffix(SUFFIX)
+        if not (was_there := door.is_there):
+            match look(door.path):
+                case Stands.ALIVE:
+                    raise NameInUse(name, self.url)
+                case Stands.FOREIGN:
+                    raise BusError(_in_the_way(door.path))
+                case Stands.DEAD:
+                    os.unlink(door.path)
+        if is_short:
+            door.shut()
+            text = (
+                f"this process may open fewer than {SHORT} more files: no other bus can link with"
+                f" this one until it may open {AMPLE}; links that are there stay. Close files, or"
+                " raise the limit (ulimit -n)"
             )
-        try:
-            bind(f"ipc://{path}")
-            self._own = (path, _identity(path))
-        except BaseException:
-            # Nothing was there before, so what is there now is what it made.
-            if _look(path) in (_Is.ALIVE, _Is.DEAD):
-                os.unlink(path)
-            raise
-        return [Member(each, f"ipc://{self._path_of(each)}") for each in alive]
+        else:
+            text = "there are descriptors again: other buses can link with this one" * door.is_shut
+            door.open(lambda: bind(f"ipc://{door.path}"))
+        if text:
+            # Each of the two is said, however soon after the other.
+            told.on_trouble("too few descriptors" if is_short else "descriptors again", text)
+        if not was_there:
+            text = f"{door.path} had vanished and is made again; others find this bus again"
+            told.on_trouble("the place of the socket", text)
+            for member in self._members(each for each in self._sweep() if each != name):
+                told.on_found(member)
+
+    def _members(self, names: Iterable[str]) -> list[Member]:
+        members = [Member(name, f"ipc://{self._path_of(name)}") for name in names]
+        for member in members:
+            self._meet(member.name)
+        return members
 
     def _sweep(self) -> list[str]:
         """The names that are taken, after the sockets of the dead were removed."""
         alive = []
-        for entry in sorted(os.listdir(self.path)):
-            name = entry.removesuffix(SUFFIX)
+        for name in self._names():
             path = self._path_of(name)
-            if name == entry or bad_name(name):
-                continue
-            found = _look(path)
-            if found is _Is.ALIVE:
+            found = look(path)
+            if found is Stands.ALIVE:
                 alive.append(name)
-            elif found is _Is.DEAD:
+            elif found is Stands.DEAD:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+        for name in self._names(SUFFIX + ASIDE):
+            # Not connected to: who has put its socket aside can accept nobody.
+            path = self._path_of(name)
+            if not os.path.lexists(path) and is_socket(path + ASIDE):
+                os.unlink(path + ASIDE)
         return alive
+
+    def _names(self, suffix: str = SUFFIX) -> list[str]:
+        """Of the files in the directory that are called like those of a bus."""
+        found = (
+            entry.removesuffix(suffix) for entry in os.listdir(self.path) if entry.endswith(suffix)
+        )
+        return sorted(name for name in found if not bad_name(name))
 
     def _withdraw(self) -> None:
         """Remove our socket. Mostly with the lock; again: nothing, unless a Ctrl-C came between."""
-        if self._own is None:
+        if self._door is None or self._reserve is None or self._finalizer is None:
             return
-        path, identity = self._own
         try:
-            if _identity(path) == identity:
-                os.unlink(path)
-        except FileNotFoundError:
-            pass  # libzmq removes it, or not, when it closes the socket
+            self._door.remove()
         except OSError as error:
-            log.warning("%s could not be removed: %s", path, error.strerror)
-        self._own = None
+            log.warning("%s could not be removed: %s", self._door.path, error.strerror)
+            self._door.close()
+        self._finalizer.detach()
+        self._reserve.close()
+        self._door = self._reserve = None
 
     def _remove(self) -> None:
         """Remove the directory if it is ours to remove and empty."""
-        if self._base or self._is_made:
+        if self._is_named or self._folder.is_made:
             # It mostly is not empty, and one that stays harms nobody.
             with suppress(OSError):
                 os.rmdir(self.path)
 
-    # The lock.
 
-    @asynccontextmanager
-    async def _lock(self, seconds: float, *, making: bool) -> AsyncIterator[None]:
-        """Hold the directory's lock; raises BusError when it is not to be had."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while (lock := self._try_lock(making=making)) is None:
-            if loop.time() >= deadline:
-                raise BusError(
-                    f"{self.path} has been locked by another process for {seconds:g} s, which a"
-                    f" bus does for milliseconds: is one frozen? `fuser -v {self.path}` names it"
-                )
-            await asyncio.sleep(PAUSE_SECONDS)
-        try:
-            yield
-        finally:
-            # Closing it would not do if a child was forked meanwhile: it has the lock as well.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            self._close(lock)
+def _abandon(door: Doorway, reserve: Reserve, pid: int) -> None:
+    """The bus was collected, or the interpreter ends, and nobody has left the directory."""
+    if pid == os.getpid():  # else it is its parent that listens there
+        with suppress(OSError):
+            door.remove()
+        reserve.close()
 
-    def _try_lock(self, *, making: bool) -> int | None:
-        """A descriptor of the directory that has its lock; None when another has it. Makes the
-        directory first, if `making`.
 
-        It is opened anew each time: who had the lock may have removed the directory, and a lock on
-        what is no longer there keeps nobody out.
-        """
-        try:
-            lock = self._open(making=making)
-        except OSError as error:
-            raise BusError(
-                f"{error.filename or self.path}: {error.strerror}; {self.url} needs a directory"
-                " there that belongs to this user alone, and no symbolic link"
-            ) from error
-        if lock is None:
-            return None
-        self._locks.add(lock)
-        is_held = False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_held = os.path.samestat(os.fstat(lock), os.lstat(self.path))
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except OSError as error:
-            raise BusError(
-                f"{self.path} cannot be locked: {error.strerror}; use a directory on a local disk"
-            ) from error
-        finally:
-            if not is_held:
-                self._close(lock)
-        return lock if is_held else None
-
-    def _close(self, lock: int) -> None:
-        self._locks.discard(lock)
-        os.close(lock)
-
-    def _open(self, *, making: bool) -> int | None:
-        """The directory's descriptor; None when somebody who left removed it just now."""
-        if making:
-            for parent in reversed(PurePath(self.path).parents):
-                if not os.path.isdir(parent):
-                    _make_private(str(parent))
-        if self._base:
-            os.close(_open_private(self._base))
-        if making:
-            self._is_made |= _make_private(self.path)
-        try:
-            return _open_private(self.path)
-        except FileNotFoundError:
-            if making:
-                return None
-            raise
+def _in_the_way(path: str) -> str:
+    return (
+        f"{path} is in the way and is no socket that this bus may remove; remove it, or give this"
+        " bus another name="
+    )
 
 
 def _runtime() -> str:
-    """Where the directories of this user's named addresses are."""
-    uid = os.geteuid()
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    # After `sudo -E` it is another user's, whose buses ours would lock out.
-    if os.path.isabs(given) and (not os.path.exists(given) or _is_of(given, uid)):
-        return os.path.join(os.path.realpath(given), "aiobus")
-    usual = f"/run/user/{uid}"  # a cron job has no XDG_RUNTIME_DIR and is to meet the others here
-    if _is_of(usual, uid):
-        return os.path.join(os.path.realpath(usual), "aiobus")
-    # Not tempfile.gettempdir(), which writes to find out and may answer with the working directory.
-    given = os.environ.get("TMPDIR", "")
-    return os.path.join(
-        os.path.realpath(given if os.path.isabs(given) else "/tmp"), f"aiobus-{uid}"
-    )
-
-
-def _is_of(path: str, uid: int) -> bool:
-    try:
-        return os.stat(path).st_uid == uid
-    except OSError:
-        return False
-
-
-def _make_private(path: str) -> bool:
-    """Make a directory for this user alone; False when there was one."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _open_private(path: str) -> int:
-    """A descriptor of a directory that is this user's alone; raises OSError or BusError."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    info = os.fstat(directory)
-    if info.st_uid == os.geteuid() and not info.st_mode & 0o077:
-        return directory
-    os.close(directory)
-    if info.st_uid != os.geteuid():
-        raise BusError(
-            f"{path} belongs to user {info.st_uid}, not to {os.geteuid()}; use another address"
-        )
-    # Narrowing it would hide that others may have put files there.
-    raise BusError(
-        f"{path} is open to other users (mode {stat.S_IMODE(info.st_mode):o}); use another address,"
-        f" or, if all that is in it is yours, `chmod 700 {path}`"
-    )
-
-
-def _look(path: str) -> _Is:
-    """What stands at `path`. Connecting to a unix socket never waits: it is the kernel that
-    accepts, so a frozen process counts as alive.
+    """Where the directories of this user's named addresses are. No environment variable has a say,
+    nor whether the user is logged in: two processes that differ in that would not meet, and would
+    not be told.
     """
-    try:
-        info = os.lstat(path)
-    except FileNotFoundError:
-        return _Is.NOTHING
-    if not stat.S_ISSOCK(info.st_mode) or info.st_uid != os.geteuid():
-        return _Is.FOREIGN
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:
-            return _Is.ALIVE  # so many wait to be accepted that there is no room for another
-        except ConnectionRefusedError:
-            return _Is.DEAD
-        except FileNotFoundError:
-            return _Is.NOTHING
-        except OSError:
-            return _Is.FOREIGN  # it is not a stream, or its path is longer than a bus's may be
-    return _Is.ALIVE
-
-
-def _identity(path: str) -> tuple[int, int, int]:
-    """What tells a socket from another that took its place: ext4 gives a freed inode's number to
-    the next file, so it alone would not do.
-    """
-    info = os.lstat(path)
-    return info.st_dev, info.st_ino, info.st_mtime_ns
+    return os.path.join(os.path.realpath(TMP), f"aiobus-{os.geteuid()}")

@@ -75,6 +75,7 @@ class Links:
         self._succeeding: set[Peer] = set()
         """Those that have the name of one that may be dead, until that is known."""
         self._searches: set[asyncio.Task[None]] = set()
+        self._relinking: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -265,31 +266,34 @@ class Links:
             self._lenient_until = now + LENIENCE
         self._judged = now
         silent: list[Peer] = []
+        overdue: list[Peer] = []
         for peer in list(self._peers.values()):
             match peer.judge(now, is_lenient=now < self._lenient_until):
                 case Verdict.STALE if peer.who is not None:
                     self._witness.stale(peer.name, peer.who.epoch, peer.last)
                 case Verdict.RELINK:
-                    log.debug("%s links anew with %s", self.me, peer)
-                    self._relink(peer)
+                    overdue.append(peer)
                 case Verdict.LEFT:
                     self._settle(peer, "its link was cut and did not come back")
                 case Verdict.DROP:
                     silent.append(peer)
         if silent:
             self._look(self.drop_absent(silent))
+        if overdue and (self._relinking is None or self._relinking.done()):
+            self._relinking = self._look(self._relink_accepting(overdue))
         if due := [who for who, said in self._closed.values() if now - said >= BYE_SECONDS]:
             for who in due:
                 self._closed[who.endpoint] = (who, math.inf)  # not looked for twice
             self._look(self._doubt(due))
         return is_late
 
-    def _look(self, search: Coroutine[Any, Any, None]) -> None:
+    def _look(self, search: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Look whether processes listen, in a task of its own."""
         name = f"aiobus {self.me.name} search"
         task = self._loop.create_task(search, name=name, context=self._context)
         self._searches.add(task)
         task.add_done_callback(self._on_looked)
+        return task
 
     def _on_looked(self, search: "asyncio.Task[None]") -> None:
         self._searches.discard(search)
@@ -300,6 +304,17 @@ class Links:
         """Look for no peer any more."""
         for search in self._searches:
             search.cancel()
+
+    async def _relink_accepting(self, peers: Iterable[Peer]) -> None:
+        """Make the links of silent peers anew that can be had: one that is only silent may be the
+        last there is, since the file of an ipc endpoint may have vanished under its peer.
+        """
+        members = {Member(peer.name, peer.endpoint): peer for peer in peers}
+        for member in await self._network.accepting(members):
+            if (peer := members[member]) in self and peer.is_silent(now := elapsed()):
+                log.debug("%s links anew with %s", self.me, peer)
+                peer.relink(now)
+                self._relink(peer)
 
     def _relink(self, peer: Peer) -> None:
         if peer in self:

@@ -8,7 +8,9 @@ other, and whether they still answer, is the mesh's business.
 from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
-__all__ = ["Meeting", "Member"]
+from aiobus.errors import BusError
+
+__all__ = ["Meeting", "Member", "Told"]
 
 
 class Member(NamedTuple):
@@ -16,6 +18,22 @@ class Member(NamedTuple):
 
     name: str
     endpoint: str
+
+
+class Told(Protocol):
+    """Who is told what a meeting notices after `join`. Nothing here waits or raises."""
+
+    def on_found(self, member: Member) -> None:
+        """Another member was heard of."""
+        ...
+
+    def on_trouble(self, topic: str, text: str) -> None:
+        """Something is wrong, or is no more, that a user should read of."""
+        ...
+
+    def on_lost(self, error: BusError) -> None:
+        """Another bus has this one's name by now: this one is to end."""
+        ...
 
 
 class Meeting(Protocol):
@@ -35,8 +53,14 @@ class Meeting(Protocol):
         heard of later, perhaps more than once.
 
         `bind(endpoint)` makes this bus listen and returns the endpoint that it got; it is called
-        once. Raises NameInUse where the meeting itself can tell, and BusError where members cannot
-        meet. Cancelling or failing leaves nothing behind.
+        once here. Raises NameInUse where the meeting itself can tell, and BusError where members
+        cannot meet. Cancelling or failing leaves nothing behind.
+        """
+        ...
+
+    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+        """Look whether others can still find this bus, and say to `told` what is wrong. Call
+        it several times a second from the end of `join` until `leave`. Never waits.
         """
         ...
 
@@ -48,6 +72,10 @@ class Meeting(Protocol):
 
     def remember(self, member: Member) -> None:
         """Somebody was met otherwise: whoever asks this bus who is there is to hear of it."""
+        ...
+
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` whose endpoint accepts a connection. Waits 1 s at most."""
         ...
 
     async def absent(self, members: Collection[Member]) -> list[Member]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from contextvars import Context
 
 from aiobus.clock import elapsed, wall
-from aiobus.errors import BusClosed, NameInUse
+from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.history import Page, Want
 from aiobus.pattern import read_query
 from aiobus.publisher import Publisher
@@ -109,7 +109,7 @@ class Mesh:
         self._rounds.number = publisher.epoch  # an answer to an earlier start of this bus is none
         endpoint, members = await self._network.open(publisher.name, self)
         self.me = me = Who(publisher.name, publisher.epoch, endpoint)
-        log.debug("%s listens at %s", me, endpoint)
+        log.info("%s listens at %s", me.name, endpoint)
         asking = (self._inlets, self._rounds, self._ask)
         links = Links(me, self._network, witness, *asking, lambda: publisher.public_seq)
         links.born = self._born
@@ -148,6 +148,14 @@ class Mesh:
         """Somebody listens there."""
         if self._links is not None:
             self._links.find(member)
+
+    def on_trouble(self, topic: str, text: str) -> None:
+        """Something is wrong where buses meet, or is no more."""
+        self._witness.trouble(topic, text)
+
+    def on_lost(self, error: BusError) -> None:
+        """Another bus has this one's name by now."""
+        self._witness.fail(error)
 
     def _ask(self, number: int, endpoints: Collection[str]) -> None:
         if self._links is None:

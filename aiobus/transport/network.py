@@ -7,12 +7,12 @@ link; it may lose. What the bytes say, who is there and what was lost is the mes
 from collections.abc import Collection
 from typing import Protocol
 
-from aiobus.transport.meeting import Member
+from aiobus.transport.meeting import Member, Told
 
 __all__ = ["Ears", "Network"]
 
 
-class Ears(Protocol):
+class Ears(Told, Protocol):
     """Who hears what a network brings. Nothing here waits or raises."""
 
     def on_up(self, message: bytes) -> None:
@@ -23,10 +23,6 @@ class Ears(Protocol):
 
     def on_down(self, message: bytes) -> None:
         """From above, somebody this bus is connected to: a message on a topic it asked for."""
-        ...
-
-    def on_found(self, member: Member) -> None:
-        """Another member was heard of."""
         ...
 
 
@@ -52,6 +48,10 @@ class Network(Protocol):
 
     def remember(self, member: Member) -> None:
         """A member was met that said hello by itself."""
+        ...
+
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` whose endpoint accepts a connection. Waits 1 s at most."""
         ...
 
     async def absent(self, members: Collection[Member]) -> list[Member]:

@@ -14,7 +14,7 @@ from contextvars import Context
 from aiobus.transport.address import Address, address_of
 from aiobus.transport.meeting import Member
 
-__all__ = ["ban", "connected", "is_left_open", "refusing"]
+__all__ = ["ban", "connected", "is_left_open", "probed"]
 
 log = logging.getLogger("aiobus.transport")
 
@@ -67,11 +67,11 @@ async def connected(address: Address) -> socket.socket:
     return sock
 
 
-async def refusing(members: Collection[Member]) -> list[Member]:
-    """Those of `members` at whose endpoint nobody listens. Waits at most 1 s; who has not answered
-    by then is given the benefit of the doubt.
+async def probed(members: Collection[Member]) -> dict[Member, bool]:
+    """Which of `members` accept a connection (True) and which refuse one. Waits at most 1 s; one
+    that has done neither by then is left out.
     """
-    gone: list[Member] = []
+    found: dict[Member, bool] = {}
     gate = asyncio.Semaphore(PROBES)
 
     async def probe(member: Member) -> None:
@@ -80,8 +80,9 @@ async def refusing(members: Collection[Member]) -> list[Member]:
         async with gate:
             try:
                 (await connected(address)).close()
+                found[member] = True
             except ConnectionRefusedError:
-                gone.append(member)
+                found[member] = False
             except OSError as error:
                 log.debug("%s at %s cannot be probed: %s", *member, error)
 
@@ -90,4 +91,4 @@ async def refusing(members: Collection[Member]) -> list[Member]:
             for member in members:
                 name = f"aiobus probe {member.name}"
                 group.create_task(probe(member), name=name, context=Context())
-    return gone
+    return found

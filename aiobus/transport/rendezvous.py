@@ -18,8 +18,8 @@ from aiobus.clock import elapsed
 from aiobus.errors import BusError
 from aiobus.transport.address import Address, addresses_in
 from aiobus.transport.holder import CHUNK, Holder, keep_alive
-from aiobus.transport.meeting import Member
-from aiobus.transport.probe import ban, connected, is_left_open, refusing
+from aiobus.transport.meeting import Member, Told
+from aiobus.transport.probe import ban, connected, is_left_open, probed
 from aiobus.transport.roster import (
     MAX_ROSTER,
     Lines,
@@ -172,7 +172,7 @@ class Rendezvous:
                         *(name, place.address),
                     )
                     place.doubt(-math.inf)
-            self._met.forget(await refusing([*self._met]))
+            self._met.forget(await self.absent([*self._met]))
         except BaseException:
             await self.leave()
             raise
@@ -189,11 +189,18 @@ class Rendezvous:
         """
         self._tell(self._met.learn([member]))
 
+    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+        """Nothing to do: the tasks that attend to the addresses see to it."""
+
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` who accept a connection. Waits 1 s at most."""
+        return [member for member, accepts in (await probed(members)).items() if accepts]
+
     async def absent(self, members: Collection[Member]) -> list[Member]:
         """Those of `members` who refuse a connection. Waits 1 s at most; who has not answered by
         then is given the benefit of the doubt.
         """
-        return await refusing(members)
+        return [member for member, accepts in (await probed(members)).items() if not accepts]
 
     def mine(self, address: object) -> bool:
         """True when `address` is one of the rendezvous, this member's or that of a member it has
@@ -274,7 +281,7 @@ class Rendezvous:
         more. One that only lost its connection may be frozen, and its name is not free.
         """
         await asyncio.sleep(CENSUS_SECONDS)
-        self._met.forget(await refusing(holder.absent))
+        self._met.forget(await self.absent(holder.absent))
         if place.is_unreached and not is_left_open(place.address):
             place.be_sure()
 

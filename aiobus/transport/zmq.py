@@ -11,18 +11,19 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import socket
 import sys
+import warnings
+import weakref
 from collections.abc import Callable, Collection
 from contextvars import Context
 from threading import Thread
 
 import zmq
-import zmq.asyncio
 
-from aiobus.errors import BusClosed, BusError
+from aiobus.errors import BusClosed
 from aiobus.transport import fork
+from aiobus.transport.descriptors import raise_limit
 from aiobus.transport.meeting import Meeting, Member
 from aiobus.transport.network import Ears
 from aiobus.turn import READER_MESSAGES, READER_SECONDS, Turn
@@ -31,8 +32,6 @@ __all__ = ["ZmqNetwork"]
 
 MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes. A larger message ends the link that it came on; never near what `publish` accepts."""
-DESCRIPTORS = 8_192
-SPARE_DESCRIPTORS = 64
 BACKLOG = 1_024
 TCP_RTO_MAX_MS = 44
 """Of Linux since 6.15; the `socket` module does not know it yet."""
@@ -49,19 +48,23 @@ TERM = 0.5
 LINGER = 1.0
 """Seconds that what was sent has to leave, at most: a frozen peer never takes it."""
 
+LOOK = 0.1
+"""Seconds between two looks at the own place. A process that uses up its descriptors between them
+is aborted if somebody connects before the next.
+"""
+
 log = logging.getLogger("aiobus.transport")
 
 
 class Drain:
     """Reads one socket dry, a turn of the loop at a time, and hands on what it reads."""
 
-    def __init__(self, socket: "zmq.asyncio.Socket", hear: Callable[[bytes], None]) -> None:
-        self._socket = socket
-        self.shadow: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
-        """The same socket, without futures: they cost 20 x in throughput and lose messages when
-        cancelled (pyzmq#1925).
+    def __init__(self, socket: "zmq.Socket[bytes]", hear: Callable[[bytes], None]) -> None:
+        self.socket = socket
+        """Without futures: they cost 20 x in throughput and lose messages when cancelled
+        (pyzmq#1925).
         """
-        self._send = super(zmq.Socket, self.shadow).send  # two calls less than the Python one
+        self._send = super(zmq.Socket, socket).send  # two calls less than the Python one
         self._hear = hear
         self._loop = asyncio.get_running_loop()
         self._context = Context()
@@ -73,11 +76,13 @@ class Drain:
 
     def start(self) -> None:
         """Read from now on, beginning with the next turn of the loop."""
-        self._loop.add_reader(self._socket.FD, self._on_readable)
+        self._loop.add_reader(self.socket.FD, self._on_readable)
         self.soon()
 
     def _on_readable(self) -> None:
-        self._context.run(self.run, is_readable=True)
+        # Else both would run in this iteration, and schedule a run each: one more each time.
+        if not self._is_due:
+            self._context.run(self.run, is_readable=True)
 
     def soon(self) -> None:
         """Read at the next turn of the loop: the socket was used."""
@@ -96,7 +101,7 @@ class Drain:
         while not self._is_closed and (is_readable or self._has_message()):
             is_readable = False
             try:
-                message = self.shadow.recv(zmq.NOBLOCK)
+                message = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:  # a link was made, or a peer took something
                 continue
             self._handle(message)
@@ -109,10 +114,10 @@ class Drain:
         for _ in range(most):
             if not self._has_message():
                 return
-            self._handle(self.shadow.recv(zmq.NOBLOCK))
+            self._handle(self.socket.recv(zmq.NOBLOCK))
 
     def _has_message(self) -> bool:
-        return bool(self.shadow.get(EVENTS) & POLLIN)  # type: ignore[operator]
+        return bool(self.socket.get(EVENTS) & POLLIN)  # type: ignore[operator]
 
     def _handle(self, message: bytes) -> None:
         try:
@@ -134,7 +139,7 @@ class Drain:
         self._suspect(self._runs, LOOKS)
 
     def _suspect(self, runs: int, looks: int) -> None:
-        if self._is_due or self._is_closed or runs != self._runs or not self.shadow.poll(0):
+        if self._is_due or self._is_closed or runs != self._runs or not self.socket.poll(0):
             return
         if looks:
             self._loop.call_soon(self._suspect, runs, looks - 1, context=self._context)
@@ -146,8 +151,8 @@ class Drain:
         """Read no more; what was sent has `linger` seconds to leave. Again: nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self._loop.remove_reader(self._socket.FD)
-            self._socket.close(linger=int(linger * 1000))
+            self._loop.remove_reader(self.socket.FD)
+            self.socket.close(linger=int(linger * 1000))
 
 
 class ZmqNetwork:
@@ -156,10 +161,11 @@ class ZmqNetwork:
     def __init__(self, meeting: Meeting, high_water_mark: int) -> None:
         self._meeting = meeting
         self._high_water_mark = high_water_mark
-        self._context: zmq.asyncio.Context | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._connected: set[str] = set()
         self._endpoint = ""
         self._drains: list[Drain] = []
+        self._looking: asyncio.TimerHandle | None = None
 
     @property
     def unreached(self) -> Collection[str]:
@@ -168,9 +174,15 @@ class ZmqNetwork:
 
     async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
         """Listen, join, and return the own endpoint and who is there. Raises NameInUse."""
-        _raise_descriptor_limit()
-        context: zmq.asyncio.Context = zmq.asyncio.Context()
+        raise_limit()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context = context
+        self._sockets: list[zmq.Socket[bytes]] = []
+        # It keeps the sockets until they are closed: a context that is collected before them waits
+        # for them without end.
+        self._abandoned = weakref.finalize(
+            self, _abandon, name, context, self._sockets, os.getpid()
+        )
         fork.register(self)
         try:
             self._up = Drain(self._socket(context, zmq.XPUB), ears.on_up)
@@ -184,10 +196,16 @@ class ZmqNetwork:
             raise
         self._up.start()
         self._down.start()
+        self._look(ears, asyncio.get_running_loop(), Context())
         return self._endpoint, members
 
-    def _socket(self, context: "zmq.asyncio.Context", kind: int) -> "zmq.asyncio.Socket":
+    def _look(self, ears: Ears, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self._looking = loop.call_later(LOOK, self._look, ears, loop, context, context=context)
+        self._meeting.watch(ears, self._bind)
+
+    def _socket(self, context: "zmq.Context[zmq.Socket[bytes]]", kind: int) -> "zmq.Socket[bytes]":
         socket = context.socket(kind)
+        self._sockets.append(socket)
         options = {
             zmq.LINGER: 0,
             zmq.SNDHWM: self._high_water_mark,
@@ -231,15 +249,14 @@ class ZmqNetwork:
 
     def _bind(self, endpoint: str) -> str:
         self._check_open()
-        self._up.shadow.set(zmq.IPV6, "[" in endpoint)
-        if endpoint.startswith("tcp://"):
-            with _listening(endpoint) as sock:
-                self._up.shadow.set(zmq.USE_FD, sock.fileno())
-                self._up.shadow.bind(endpoint)
-                sock.detach()  # ZeroMQ's from now on
-        else:
-            self._up.shadow.bind(endpoint)
-        self._endpoint = self._up.shadow.get_string(zmq.LAST_ENDPOINT)
+        self._up.socket.set(zmq.IPV6, "[" in endpoint)
+        with _listening(endpoint) as sock:
+            self._up.socket.set(zmq.USE_FD, sock.fileno())
+            self._up.socket.bind(endpoint)
+            sock.detach()  # ZeroMQ's from now on
+        if self._endpoint:
+            self._up.soon()
+        self._endpoint = self._up.socket.get_string(zmq.LAST_ENDPOINT)
         return self._endpoint
 
     def admits(self, member: Member) -> bool:
@@ -249,6 +266,10 @@ class ZmqNetwork:
     def remember(self, member: Member) -> None:
         """A member was met that said hello by itself."""
         self._meeting.remember(member)
+
+    async def accepting(self, members: Collection[Member]) -> list[Member]:
+        """Those of `members` whose endpoint accepts a connection."""
+        return await self._meeting.accepting(members)
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
         """Those of `members` at whose endpoint nobody listens any more."""
@@ -272,8 +293,8 @@ class ZmqNetwork:
         """
         if endpoint not in self._connected and self._context is not None:
             self._connected.add(endpoint)
-            self._down.shadow.set(zmq.IPV6, "[" in endpoint)
-            self._down.shadow.connect(endpoint)
+            self._down.socket.set(zmq.IPV6, "[" in endpoint)
+            self._down.socket.connect(endpoint)
             self._down.soon()
 
     def disconnect(self, endpoint: str) -> None:
@@ -283,7 +304,7 @@ class ZmqNetwork:
         if endpoint in self._connected:
             self._down.run_dry(self._high_water_mark * len(self._connected))
             self._connected.discard(endpoint)
-            self._down.shadow.disconnect(endpoint)
+            self._down.socket.disconnect(endpoint)
             self._down.soon()
 
     def subscribe(self, topic: bytes) -> None:
@@ -313,13 +334,16 @@ class ZmqNetwork:
         """
         context, self._context = self._context, None
         self._connected.clear()
+        if self._looking is not None:
+            self._looking.cancel()
         try:
             await self._meeting.leave()
         finally:
             if context is not None:
                 await self._term(context, min(timeout, LINGER))
 
-    async def _term(self, context: "zmq.asyncio.Context", linger: float) -> None:
+    async def _term(self, context: "zmq.Context[zmq.Socket[bytes]]", linger: float) -> None:
+        self._abandoned.detach()
         for drain in reversed(self._drains):
             drain.close(linger if drain is self._up else 0)
         ended = asyncio.Event()
@@ -332,8 +356,24 @@ class ZmqNetwork:
             log.warning("ZeroMQ takes longer than %g s to end", linger + TERM)
 
 
+def _abandon(
+    name: str,
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    sockets: "list[zmq.Socket[bytes]]",
+    pid: int,
+) -> None:
+    """The bus was collected, or the interpreter ends, and nobody has closed it."""
+    if pid != os.getpid():  # it is its parent's
+        return
+    for each in sockets:
+        each.close(linger=0)
+    context.term()
+    text = f"bus {name!r} was never closed: use `async with`, or `await bus.close()`"
+    warnings.warn(text, ResourceWarning, stacklevel=2)
+
+
 def _end(
-    context: "zmq.asyncio.Context", loop: asyncio.AbstractEventLoop, ended: asyncio.Event
+    context: "zmq.Context[zmq.Socket[bytes]]", loop: asyncio.AbstractEventLoop, ended: asyncio.Event
 ) -> None:
     context.term()
     with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
@@ -341,35 +381,27 @@ def _end(
 
 
 def _listening(endpoint: str) -> socket.socket:
-    """A socket that listens there, and whose connections inherit what ZeroMQ has no option for."""
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    sock = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
+    """A socket that listens there. ZeroMQ, given an ipc endpoint, would remove whatever has its
+    path; and connections inherit what it has no option for.
+    """
+    scheme, _, address = endpoint.partition("://")
+    if scheme == "ipc":
+        sock = socket.socket(socket.AF_UNIX)
+    else:
+        sock = socket.socket(socket.AF_INET6 if "[" in address else socket.AF_INET)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # an older kernel
-                sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, int(RETRANSMIT * 1000))
-        sock.bind((host.strip("[]"), 0 if port == "*" else int(port)))
+        if scheme == "ipc":
+            sock.bind(address)
+        else:
+            host, _, port = address.rpartition(":")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform == "linux":
+                with contextlib.suppress(OSError):  # an older kernel
+                    sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, int(RETRANSMIT * 1000))
+            sock.bind((host.strip("[]"), 0 if port == "*" else int(port)))
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-def _raise_descriptor_limit() -> None:
-    """Without descriptors an ipc listener does not refuse: it aborts the process (pyzmq#1591). Two
-    are needed for each peer, so the usual soft limit of 1,024 is raised as far as it may be.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    spare = soft - len(os.listdir("/dev/fd"))
-    if soft != resource.RLIM_INFINITY and spare < SPARE_DESCRIPTORS:
-        raise BusError(
-            f"only {spare} more files may be opened by this process, and {SPARE_DESCRIPTORS} are"
-            " needed for a bus with peers: raise the limit (ulimit -n)"
-        )

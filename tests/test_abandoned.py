@@ -1,0 +1,157 @@
+"""A bus that was started and is never closed: its process goes on, and ends."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from actors import tcp_url
+
+START = """
+import asyncio, atexit, gc, os, sys, uvloop
+from aiobus import AsyncEventBus, Event
+
+async def start():
+    bus = AsyncEventBus(sys.argv[1], name="forgotten")
+    await bus.start()
+    await bus.subscribe("T", print)
+    await bus.publish(Event("T", "heard"))
+    await bus.settle()
+    return bus
+
+factory = uvloop.new_event_loop if sys.argv[2] == "uvloop" else asyncio.new_event_loop
+"""
+WARNED = "ResourceWarning: bus 'forgotten' was never closed"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ab", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def url(request: pytest.FixtureRequest, folder: Path) -> str:
+    return tcp_url() if request.param == "tcp" else f"ipc://{folder}/d"
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def run(code: str, url: str, loop: str) -> tuple[list[str], str]:
+    """What a process prints, and what it complains of. It ends by itself."""
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", START + code, url, loop]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+COLLECTED = {
+    "after its loop": """
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(start())
+gc.collect()
+print("end")
+""",
+    "in a cycle of the user": """
+class Strategy:
+    pass
+strategy = Strategy()
+strategy.me = strategy
+with asyncio.Runner(loop_factory=factory) as runner:
+    strategy.bus = runner.run(start())
+del strategy
+gc.collect()
+print("end")
+""",
+    "with a loop that was not closed": """
+loop = factory()
+loop.run_until_complete(start())
+del loop
+gc.collect()
+print("end")
+""",
+    "by another thread": """
+import threading
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(start())
+thread = threading.Thread(target=gc.collect)
+thread.start()
+thread.join()
+print("end")
+""",
+}
+
+
+@pytest.mark.parametrize("when", COLLECTED)
+def test_a_bus_that_is_collected_warns_by_its_name_and_closes_its_sockets(
+    url: str, loop: str, when: str, folder: Path
+) -> None:
+    """It hung its process for ever."""
+    lines, complaints = run(COLLECTED[when], url, loop)
+    assert lines[-1] == "end"
+    assert complaints.count(WARNED) == 1
+    assert not list(folder.glob("d/*"))
+
+
+def test_so_does_one_that_is_there_when_the_interpreter_ends(
+    url: str, loop: str, folder: Path
+) -> None:
+    code = """
+runner = asyncio.Runner(loop_factory=factory)
+bus = runner.run(start())
+print("end")
+"""
+    lines, complaints = run(code, url, loop)
+    assert lines[-1] == "end"
+    assert complaints.count(WARNED) == 1
+    assert not list(folder.glob("d/*"))
+
+
+def test_after_that_its_name_is_free_in_the_same_process(url: str, loop: str) -> None:
+    code = """
+for _ in range(2):
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(start())
+    gc.collect()
+print("end")
+"""
+    lines, complaints = run(code, url, loop)
+    assert (lines[-1], complaints.count(WARNED)) == ("end", 2)
+
+
+def test_the_end_of_a_forked_child_is_no_end_of_its_parents_bus(url: str, loop: str) -> None:
+    code = """
+async def main():
+    async with AsyncEventBus(sys.argv[1], name="parent") as bus:
+        if (child := os.fork()) == 0:
+            atexit._run_exitfuncs()  # as the end of the interpreter does
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        async with AsyncEventBus(sys.argv[1], name="other") as other:
+            print(other.stats().peers)
+
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(main())
+"""
+    lines, complaints = run(code, url, loop)
+    assert lines == ["('parent',)"]
+    assert "never closed" not in complaints
+
+
+def test_one_that_was_closed_warns_of_nothing(url: str, loop: str) -> None:
+    code = """
+async def main():
+    bus = await start()
+    await bus.close()
+
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(main())
+gc.collect()
+"""
+    _, complaints = run(code, url, loop)
+    assert "never closed" not in complaints

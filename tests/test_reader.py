@@ -1,0 +1,69 @@
+"""Reading a socket: a turn of the loop at a time, whatever wakes the reader."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from aiobus.transport.zmq import Drain
+from aiobus.turn import READER_MESSAGES
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+SENDERS, EACH = 8, 4_000
+
+
+@pytest.fixture
+def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
+    with zmq.Context() as made:
+        yield made
+
+
+async def test_a_socket_is_read_for_one_turn_in_each_iteration_of_the_loop(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+) -> None:
+    """Others send all the while, so the descriptor is readable again and again while a turn is
+    scheduled already.
+    """
+    loop = asyncio.get_running_loop()
+    socket = context.socket(zmq.PULL)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    heard = in_iteration = most = 0
+    is_over = asyncio.Event()
+
+    def hear(message: bytes) -> None:
+        nonlocal heard, in_iteration
+        heard += 1
+        in_iteration += 1
+        if heard == SENDERS * EACH:
+            is_over.set()
+
+    def begin_iteration() -> None:
+        nonlocal in_iteration, most
+        most, in_iteration = max(most, in_iteration), 0
+        if not is_over.is_set():
+            loop.call_soon(begin_iteration)
+
+    def send() -> None:
+        with context.socket(zmq.PUSH) as sender:
+            sender.connect(f"tcp://127.0.0.1:{port}")
+            for number in range(EACH):
+                sender.send(b"%d" % number)
+
+    drain = Drain(socket, hear)
+    senders = [threading.Thread(target=send) for _ in range(SENDERS)]
+    try:
+        drain.start()
+        begin_iteration()
+        for each in senders:
+            each.start()
+        await is_over.wait()
+        begin_iteration()
+    finally:
+        for each in senders:
+            each.join()
+        drain.close(0)
+    assert heard == SENDERS * EACH
+    assert most <= READER_MESSAGES
