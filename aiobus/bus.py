@@ -252,10 +252,12 @@ class AsyncEventBus:
     ) -> Event[Any]:
         """Publish `event` and return the first event of `reply_types` whose `cause` is its id.
 
-        Raises NoSubscribers at once, publishing nothing, when nobody is subscribed to it;
-        RequestTimeout, which carries the event, after `timeout` seconds (None: never); BusClosed
-        when the bus closes first. Cancelling stops the waiting only. The first request for a reply
-        type also subscribes to it, before its time runs.
+        Raises NoSubscribers at once, publishing nothing and using up no number, when no
+        subscription of any bus names its type ("*", a monitor's, does not count; of other buses
+        also not a list of types of more than 1,024 bytes); RequestTimeout, which carries the event,
+        after `timeout` seconds (None: never); BusClosed when the bus closes first. Cancelling stops
+        the waiting only. The first request for a reply type also subscribes to it, before its time
+        runs.
         """
         self._life.check()
         check_timeout(timeout, optional=True)

@@ -9,13 +9,13 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from inspect import isawaitable
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from aiobus.delivery import Delivery, enter
 from aiobus.event import Event
 from aiobus.receiver import Receiver
+from aiobus.terms import check_function
 from aiobus.turn import Turn
 from aiobus.waiters import Waiters
 
@@ -27,17 +27,24 @@ log = logging.getLogger("aiobus.dispatch")
 
 
 def check_callback(callback: object) -> None:
-    """Raise TypeError for what could never be called with events."""
+    """Raise TypeError for what could never be called with events, as far as can be told."""
     if not callable(callback):
         hint = (
             " (already called; give the function itself)" if inspect.iscoroutine(callback) else ""
         )
         raise TypeError(f"callback={callback!r}: a coroutine function of one event is needed{hint}")
-    if inspect.isasyncgenfunction(callback) or inspect.isgeneratorfunction(callback):
-        raise TypeError(
-            f"callback={callback!r} is a generator: calling it would run none of its code;"
-            " give a coroutine function"
-        )
+    check_function("callback", callback)
+
+
+def _is_to_await(result: object) -> bool:
+    """What to do with what a callback returned. Raises TypeError for a generator: a wrapper's, for
+    one, which `check_callback` cannot see through.
+    """
+    if inspect.isawaitable(result):
+        return True
+    if isinstance(result, GeneratorType | AsyncGeneratorType):
+        raise TypeError(f"the callback returned {result!r}: none of its code has run")
+    return False
 
 
 class Dispatcher:
@@ -76,8 +83,10 @@ class Dispatcher:
                     enter(delivery)
                     try:
                         result = self.callback(event)
-                        if type(result) is CoroutineType or isawaitable(result):
-                            await result
+                        if type(result) is CoroutineType or (
+                            result is not None and _is_to_await(result)
+                        ):
+                            await result  # type: ignore[misc]
                     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
                         self._fail(kind, delivery, error)
                     finally:
@@ -103,8 +112,8 @@ class Dispatcher:
         enter(delivery)
         try:
             result = self.callback(event)
-            if type(result) is CoroutineType or isawaitable(result):
-                await result
+            if type(result) is CoroutineType or (result is not None and _is_to_await(result)):
+                await result  # type: ignore[misc]
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
             self._fail(kind, delivery, error)
         finally:
@@ -131,8 +140,17 @@ class Dispatcher:
     def _on_return(self, call: "asyncio.Task[None]", type: str, delivery: Delivery) -> None:
         self._calls.discard(call)
         self.receiver.finish(delivery)  # for a call that was cancelled before it first ran
-        if call.cancelled() and not self.receiver.closed:
-            error = asyncio.CancelledError("the callback cancelled its own task")
-            self.receiver.fail(type, delivery.id, error)
+        if call.cancelled():
+            if not self.receiver.closed:
+                own = asyncio.CancelledError("the callback cancelled its own task")
+                self.receiver.fail(type, delivery.id, own)
+        elif (error := call.exception()) is not None:
+            # What pytest.fail raises, for one. It ends the bus, as where calls come one by one.
+            log.error(
+                "%s raised what no handler may, the bus cannot go on",
+                self.receiver.name,
+                exc_info=error,
+            )
+            self.receiver.owner.fail(error)
         self._returned.wake()
         self.receiver.note_idle()

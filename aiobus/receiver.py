@@ -10,6 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Iterable
 from dataclasses import replace
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol
 
 from aiobus import clock
@@ -51,6 +52,10 @@ class Owner(Protocol):
 
     def note_idle(self) -> None:
         """A receiver has nothing left to do."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """The bus cannot go on."""
         ...
 
 
@@ -148,6 +153,8 @@ class Receiver:
                 if inspect.iscoroutine(answer):
                     answer.close()  # or it would be missed as "never awaited"
                 raise TypeError("`where` returned an awaitable; a plain function is needed")
+            if isinstance(answer, GeneratorType | AsyncGeneratorType):  # true, whatever it yields
+                raise TypeError("`where` returned a generator; a plain function is needed")
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported, see fail()
             self.fail(type, event_id, error)
             return False

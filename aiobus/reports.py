@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiobus.errors import EncodeError
+from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event
 from aiobus.pattern import RESERVED
 from aiobus.publisher import Publisher
@@ -79,6 +79,10 @@ class Reports:
             }
             self.announce(ERROR, data, event_id)
         if self._raising is not None:
+            if isinstance(error, asyncio.CancelledError):
+                # Bare, it would look to a TaskGroup as if the bus was ended on purpose.
+                cause, error = error, BusError(f"{text}: {_text(error)}")
+                error.__cause__ = cause
             self._raising(error)
 
     def overflow(self, subscription: str, policy: str, dropped: int) -> None:

@@ -12,7 +12,7 @@ from contextvars import Context
 
 from aiobus.delivery import holding
 from aiobus.dispatch import Callback, Dispatcher
-from aiobus.errors import BusClosed
+from aiobus.errors import BusClosed, BusError
 from aiobus.life import Life, State
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
@@ -208,10 +208,15 @@ class Subscriptions:
     def _on_end(self, task: "asyncio.Task[None]") -> None:
         receiver = self._tasks.pop(task)
         self.note_idle()
-        if task.cancelled():
-            error: BaseException | None = asyncio.CancelledError("its task was cancelled")
-        else:
+        error: BaseException | None = None
+        if not task.cancelled():
             error = task.exception()
-        if error is not None and not receiver.closed:
+        elif not receiver.closed:
+            # A bare CancelledError would look to a TaskGroup as if the bus was ended on purpose.
+            error = BusError(
+                f"the task of {receiver.name} was cancelled, by its handler or by code that cancels"
+                " all tasks, so the bus cannot go on; a handler may cancel only tasks of its own"
+            )
+        if error is not None:
             log.error("%s was ended, the bus cannot go on", receiver.name, exc_info=error)
             self.fail(error)

@@ -15,7 +15,16 @@ from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.pattern import Query
 
-__all__ = ["Keys", "Since", "SubscribeOptions", "Terms", "Types", "Where", "check_timeout"]
+__all__ = [
+    "Keys",
+    "Since",
+    "SubscribeOptions",
+    "Terms",
+    "Types",
+    "Where",
+    "check_function",
+    "check_timeout",
+]
 
 Types = str | Iterable[str]
 Keys = str | Iterable[str] | None
@@ -55,6 +64,8 @@ class Terms:
             type(self.where).__call__
         ):
             raise TypeError(f"where={self.where!r}: a plain function is needed, it is not awaited")
+        if self.where is not None:
+            check_function("where", self.where)
         if self.overflow not in get_args(Overflow):
             raise ValueError(f"overflow={self.overflow!r}: one of {get_args(Overflow)} is needed")
         if not _is_count(self.maxsize):
@@ -66,6 +77,34 @@ class Terms:
         if not (self.since in (None, "last") or _is_time(self.since)):
             raise ValueError(f"since={self.since!r}: 'last' or Unix seconds are needed")
         check_timeout(self.timeout)
+
+
+def check_function(name: str, function: Callable[..., object]) -> None:
+    """Raise TypeError where it can be told that calling `function` with one event cannot succeed,
+    or runs none of its code. `name` is that of the argument.
+    """
+    is_generator = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(each) for kind in is_generator for each in (function, type(function).__call__)):
+        raise TypeError(
+            f"{name}={function!r} is a generator: calling it would run none of its code;"
+            " give a function that does not yield"
+        )
+    if hasattr(function, "__signature__"):  # functools.wraps copies it, so it may be another's
+        return
+    call: tuple[object, ...] = (None,)
+    if inspect.ismethod(function):  # of one without `self`, `inspect` makes no signature
+        call, function = (function.__self__, None), function.__func__
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # written in C, and says nothing
+        return
+    try:
+        signature.bind(*call)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}={function!r} takes {signature} and is called with the event alone: {error};"
+            " functools.partial or a lambda gives it the rest"
+        ) from None
 
 
 def check_timeout(timeout: object, *, optional: bool = False) -> None:

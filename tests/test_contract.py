@@ -650,6 +650,21 @@ async def test_a_request_that_nobody_is_subscribed_to_raises_at_once(desk: Desk)
     assert strategy.stats().published == published
 
 
+async def test_a_monitor_of_everything_on_another_bus_is_no_subscriber_of_a_request(
+    desk: Desk,
+) -> None:
+    monitor, strategy = await desk.bus("monitor"), await desk.bus("strategy")
+    seen = Seen()
+    await monitor.subscribe("*", seen.take)
+    published = strategy.stats().published
+    with pytest.raises(NoSubscribers):
+        await strategy.request(Event(EventType.ORDER, 1), EventType.ACK)
+    assert strategy.stats().published == published
+    await publish(strategy, 1)
+    await arrive(strategy, monitor)
+    assert len(seen) == 1
+
+
 async def test_a_request_that_nobody_answers_arrives_all_the_same(desk: Desk) -> None:
     gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
     seen = Seen()
