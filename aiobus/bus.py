@@ -59,10 +59,10 @@ class AsyncEventBus:
 
     `url`: `inproc://`, this bus object alone, without sockets; `ipc://desk`, every bus of this user
     on this machine that says `desk`; `tcp://127.0.0.1:7555`, every bus that meets at this address.
-    `name`: 1-64 characters of A-Z a-z
-    0-9 . _ -, by default made up; it is the `source` of what is published here. `on_error`: "log"
-    goes on after a handler failed; "raise", for tests, raises the first failure in the `async with`
-    body and from `settle`. `limits`: what may be held in memory. Wrong values raise ValueError.
+    `name`: 1-64 characters of A-Z a-z 0-9 . _ -, by default made up at the start; it is the
+    `source` of what is published here. `on_error`: "log" goes on after a handler failed; "raise",
+    for tests, raises the first failure in the `async with` body and from `settle`. `limits`: what
+    may be held in memory. Wrong values raise ValueError, limits that are no Limits TypeError.
     """
 
     def __init__(
@@ -77,11 +77,15 @@ class AsyncEventBus:
             raise ValueError(f"name={reason}")
         if on_error not in ("log", "raise"):
             raise ValueError(f"on_error={on_error!r}: 'log' or 'raise' is needed")
+        if limits is None:
+            limits = Limits()
+        elif not isinstance(limits, Limits):
+            hint = "such as Limits(history_events=1000)"
+            raise TypeError(f"limits={limits!r}: aiobus.Limits is needed, {hint}")
         self.url = str(url)
-        self.name = name or f"bus-{secrets.token_hex(4)}"
-        """The `source` of every event published here."""
-        limits = limits or Limits()
-        self._transport = adapter(url, limits) if isinstance(url, str) else url
+        self.name = name or ""
+        """The `source` of every event published here; "" before the start that makes it up."""
+        self._transport = url if isinstance(url, Transport) else adapter(url, limits)
         self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None)
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
@@ -103,7 +107,7 @@ class AsyncEventBus:
     def __repr__(self) -> str:
         pending = sum(each.pending for each in self._subscriptions)
         return (
-            f"<AsyncEventBus {self.name} {self.url} {self._life.state.value}"
+            f"<AsyncEventBus {self._life.name} {self.url} {self._life.state.value}"
             f" published={self._publisher.seq} subscriptions={len(self._subscriptions)}"
             f" pending={pending}>"
         )
@@ -120,8 +124,10 @@ class AsyncEventBus:
         life = self._life
         if life.state is not State.NEW:
             raise BusError(f"this bus was started before and is {life.state.value}; make another")
-        log.debug("start %s", self.name)
         life.state = State.STARTING
+        if not self.name:  # not sooner: a process forked before the start gets another
+            self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
+        log.debug("start %s", self.name)
         self._loop = life.settle_here()
         self._publisher.epoch = int(clock.wall() * 1_000_000)
         try:
@@ -338,7 +344,7 @@ class AsyncEventBus:
         """
         if self._life.state is not State.NEW:
             hint = "decorate before start, or `await bus.subscribe(...)` now"
-            raise BusError(f"{self.name} is {self._life.state.value}: {hint}")
+            raise BusError(f"{self._life.name} is {self._life.state.value}: {hint}")
         query = Query.of(types, options.pop("key", None))
         terms = Terms(query=query, **options)  # type: ignore[misc]
 

@@ -217,7 +217,7 @@ class Receiver:
     def lose(self, source: Source, gap: Gap) -> None:
         """Say that events are lost, in their place if the subscription asked for that."""
         self._gaps += 1
-        event = self._reports.gap(self.name, self.query.text, source, gap)
+        event = self._reports.gap(self.name, str(self.terms.query), source, gap)
         if self._wants_gaps:
             self._inbox.notify(Notice(event))
             self._arrivals.wake()
@@ -408,7 +408,7 @@ class Receiver:
         """A snapshot of its counters."""
         return SubscriptionStats(
             name=self.name,
-            query=self.query.text,
+            query=str(self.terms.query),
             overflow=self.terms.overflow,
             pending=self.pending,
             handled=self._handled,

@@ -79,7 +79,7 @@ class Subscriptions:
     def _attach(self, name: str, terms: Terms) -> Receiver:
         if self._life.state is State.CLOSED:  # while start was waiting for a peer
             raise BusClosed(f"{self._life.name} is closed; nothing was subscribed")
-        label = " ".join(filter(None, [terms.query.text, *sorted(terms.query.reserved)]))
+        label = str(terms.query)
         name = f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
         receiver = Receiver(name, terms, self._publisher, self._reports, self._transport, self)
         self._publisher.attach(receiver)

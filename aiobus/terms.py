@@ -7,7 +7,6 @@ nothing of who will serve them.
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, TypedDict, get_args
 
 from aiobus.event import Event
@@ -25,6 +24,9 @@ __all__ = [
     "check_function",
     "check_timeout",
 ]
+
+LONG = 1e11
+"""Seconds, some 3,000 years: a time beyond it is in milliseconds, an integer may be no float."""
 
 Types = str | Iterable[str]
 Keys = str | Iterable[str] | None
@@ -73,9 +75,12 @@ class Terms:
         if not _is_count(self.concurrency):
             raise ValueError(f"concurrency={self.concurrency!r}: a whole number from 1 is needed")
         if self.max_age is not None and not (_is_number(self.max_age) and self.max_age > 0):
-            raise ValueError(f"max_age={self.max_age!r}: seconds above 0 are needed")
+            raise ValueError(f"max_age={_shown(self.max_age)}: seconds above 0 are needed")
         if not (self.since in (None, "last") or _is_time(self.since)):
-            raise ValueError(f"since={self.since!r}: 'last' or Unix seconds are needed")
+            raise ValueError(
+                f"since={_shown(self.since)}: 'last', or Unix seconds such as time.time() - 60 for"
+                " the last minute, are needed"
+            )
         check_timeout(self.timeout)
 
 
@@ -112,16 +117,25 @@ def check_timeout(timeout: object, *, optional: bool = False) -> None:
     if timeout is None and optional:
         return
     if not (_is_number(timeout) and timeout >= 0):  # type: ignore[operator]
-        raise ValueError(f"timeout={timeout!r}: seconds from 0 are needed")
+        raise ValueError(f"timeout={_shown(timeout)}: seconds from 0 are needed")
 
 
 def _is_number(value: object) -> bool:
-    is_real = isinstance(value, float | int) and not isinstance(value, bool)
-    return is_real and value == value  # NaN is no number of seconds
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return abs(value) < LONG
+    return isinstance(value, float) and value == value  # NaN is no number of seconds
 
 
 def _is_time(value: object) -> bool:
-    return _is_number(value) and isfinite(value)  # type: ignore[arg-type]
+    return _is_number(value) and 0 <= value < LONG  # type: ignore[operator]
+
+
+def _shown(value: object) -> str:
+    # Python refuses to write integers of thousands of digits in decimal, but not in hexadecimal.
+    is_long = isinstance(value, int) and value.bit_length() > 128
+    return f"{value:#x}"[:20] + "..." if is_long else repr(value)
 
 
 def _is_count(value: object) -> bool:
