@@ -19,6 +19,7 @@ from aiobus.dispatch import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
 from aiobus.eventstream import EventStream
+from aiobus.held import Held
 from aiobus.inbox import Overflow
 from aiobus.life import Life, State
 from aiobus.limits import Limits
@@ -90,6 +91,7 @@ class AsyncEventBus:
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
         self._reports = Reports(self._publisher, raising)
+        self._held = Held(self._reports.trouble)
         # A test must not depend on how fast the machine is: turns are counted in events alone.
         is_timed = raising is None
         self._subscriptions = Subscriptions(
@@ -97,6 +99,7 @@ class AsyncEventBus:
             self._reports,
             self._transport,
             self._life,
+            self._held,
             is_timed=is_timed,
         )
         turn = Turn(TURN_SECONDS if is_timed else math.inf)
@@ -129,6 +132,7 @@ class AsyncEventBus:
             self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
         log.debug("start %s", self.name)
         self._loop = life.settle_here()
+        self._held.start(self.name)
         self._publisher.epoch = int(clock.wall() * 1_000_000)
         try:
             await self._transport.start(self._publisher, self._reports)
@@ -146,10 +150,12 @@ class AsyncEventBus:
         """Stop publishing, let handlers finish what has arrived, tell the others, and end. Returns
         within `timeout` seconds.
 
-        Returns the names of peers that did not confirm they have everything; what was not handed to
-        a handler here is logged with its count. Handlers may publish until they are done, others
-        get BusClosed. Inside a handler it does not wait for that handler. Cancelling stops the
-        waiting; the closing goes on by itself. Again: waits for the same end.
+        Returns the names of peers that did not confirm they have everything. What was not handed to
+        a handler here is logged with its count, and a handler that is cut off with its event. Once
+        handlers are done, the bus's own events (`aiobus.peer_left`) come no more. Handlers may
+        publish until they are done, others get BusClosed. Inside a handler it does not wait for
+        that handler. Cancelling stops the waiting; the closing goes on by itself. Again: waits for
+        the same end.
         """
         check_timeout(timeout)
         return await self._close(timeout, drain=True)
@@ -168,6 +174,7 @@ class AsyncEventBus:
                     await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
                     # Or one would have just come when it ends, from whoever publishes on.
                     self._subscriptions.hear_no_more()
+                self._reports.hush()
                 missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
             finally:
                 # What must happen however the bus ends, wherever a Ctrl-C falls; only the transport
@@ -176,6 +183,7 @@ class AsyncEventBus:
                     self._life.end()
                     self._requests.close(self.name)
                     self._subscriptions.close(exempt)
+                    self._held.close()
                     self._reports.close()
                 finally:
                     missing.update(await self._transport.close(max(0.0, end - self._loop.time())))

@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -54,6 +55,9 @@ class Dispatcher:
 
     def __init__(self, receiver: Receiver, callback: Callback, turn: Turn) -> None:
         self.receiver = receiver
+        self._held = receiver.owner.held
+        self._last: Delivery | None = None
+        """The event whose call began last, or is in progress."""
         self.callback = callback
         self._turn = turn
         self._concurrency = receiver.terms.concurrency
@@ -61,6 +65,10 @@ class Dispatcher:
         self._returned = Waiters()
 
     async def run(self) -> None:
+        """The same, and say it where a call holds the loop."""
+        await self._held.timed(self._run, lambda: _place(self.receiver, self._last))
+
+    async def _run(self) -> None:
         """Hand over events for as long as the subscription is open; end when it is closed and the
         calls have returned.
         """
@@ -80,6 +88,7 @@ class Dispatcher:
                 if self._concurrency == 1:
                     # As in `_call`, without a coroutine for each event.
                     kind, delivery = event.type, receiver.begin(event)
+                    self._last = delivery
                     enter(delivery)
                     try:
                         result = self.callback(event)
@@ -132,7 +141,11 @@ class Dispatcher:
         """Start a call in a task of its own. It counts as begun at once, whenever it first runs."""
         type, delivery = event.type, self.receiver.begin(event)
         call = asyncio.get_running_loop().create_task(
-            self._call(event, delivery), name=f"{self.receiver.name} call", context=Context()
+            self._held.timed(
+                partial(self._call, event, delivery), lambda: _place(self.receiver, delivery)
+            ),
+            name=f"{self.receiver.name} call",
+            context=Context(),
         )
         self._calls.add(call)
         call.add_done_callback(lambda call: self._on_return(call, type, delivery))
@@ -154,3 +167,7 @@ class Dispatcher:
             self.receiver.owner.fail(error)
         self._returned.wake()
         self.receiver.note_idle()
+
+
+def _place(receiver: Receiver, delivery: Delivery | None) -> str:
+    return receiver.name if delivery is None else f"{receiver.name} at {delivery.id}"

@@ -7,17 +7,16 @@ or a stream needs, and `wait` tells when to look again.
 """
 
 import asyncio
-import inspect
 from collections.abc import Iterable
 from dataclasses import replace
-from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol
 
 from aiobus import clock
 from aiobus.codec import copied, decode
 from aiobus.delivery import Delivery, Gate
 from aiobus.event import Event
-from aiobus.history import Since, Want
+from aiobus.held import Held
+from aiobus.history import Want
 from aiobus.inbox import FifoInbox, Item, Notice, Offer, Sealed, make_inbox
 from aiobus.intake import PACE, Intake
 from aiobus.pattern import RESERVED, read_query
@@ -25,7 +24,7 @@ from aiobus.publisher import Publisher
 from aiobus.reports import GAP, Reports
 from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
-from aiobus.terms import Terms, Where
+from aiobus.terms import Terms, Where, selects
 from aiobus.transport import Batch, Source, Transport
 from aiobus.waiters import Waiters
 
@@ -41,6 +40,9 @@ PULL_LOOK = 512
 
 class Owner(Protocol):
     """Whoever keeps the receivers of a bus."""
+
+    held: Held
+    """What is told how long a `where` took."""
 
     def check_loop(self) -> None:
         """Raise WrongLoop unless called where the bus lives."""
@@ -115,7 +117,9 @@ class Receiver:
         self._handled = self._failed = self._gaps = 0
         self._dropped = self._conflated = self._expired = 0
         self._is_overflowing = self._is_late = False  # an episode: one system event for each
-        self._start(terms.since)
+        if terms.since is not None:
+            self._cursor = Cursor(since=terms.since)
+            self._pull()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "behind" if self.is_behind else "live"
@@ -147,18 +151,16 @@ class Receiver:
         if event is item:
             event = replace(event, data=copied(event.data))
         type, event_id = event.type, event.id
+        began = clock.elapsed()
         try:
-            answer = where(event)
-            if inspect.isawaitable(answer):
-                if inspect.iscoroutine(answer):
-                    answer.close()  # or it would be missed as "never awaited"
-                raise TypeError("`where` returned an awaitable; a plain function is needed")
-            if isinstance(answer, GeneratorType | AsyncGeneratorType):  # true, whatever it yields
-                raise TypeError("`where` returned a generator; a plain function is needed")
+            return selects(where, event)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported, see fail()
             self.fail(type, event_id, error)
             return False
-        return bool(answer)
+        finally:
+            self.owner.held.note(
+                clock.elapsed() - began, lambda: f"the `where` of {self.name} at {event_id}"
+            )
 
     def _count(self, outcome: Offer) -> None:
         if outcome is Offer.CONFLATED:
@@ -221,11 +223,6 @@ class Receiver:
         if self._wants_gaps:
             self._inbox.notify(Notice(event))
             self._arrivals.wake()
-
-    def _start(self, since: Since) -> None:
-        if since is not None:
-            self._cursor = Cursor(since=since)
-            self._pull()
 
     def reach(self, timestamp: float) -> None:
         """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
@@ -391,6 +388,18 @@ class Receiver:
         """
         self._failed += 1
         self._reports.failure(self.name, type, event_id, error)
+
+    def unhanded(self) -> int:
+        """The `backlog`, without events of the bus itself in the inbox, which no user published.
+        For the end: it takes them out.
+        """
+        backlog = self.backlog
+        if self.terms.query.reserved:
+            left = self._batch
+            while items := self._inbox.take(DECODE_BYTES):
+                left += self._decoded(items)
+            backlog -= sum(event.type.startswith(RESERVED) for event in left)
+        return backlog
 
     def close(self) -> None:
         """Hand over nothing more; forget what is in the inbox. A call in progress goes on. Waits

@@ -13,6 +13,7 @@ from contextvars import Context
 from aiobus.delivery import holding
 from aiobus.dispatch import Callback, Dispatcher
 from aiobus.errors import BusClosed, BusError
+from aiobus.held import Held
 from aiobus.life import Life, State
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
@@ -24,6 +25,9 @@ from aiobus.turn import HANDLER_EVENTS, HANDLER_SECONDS, Turn
 from aiobus.waiters import Waiters
 
 __all__ = ["Subscriptions"]
+
+SAID = 8
+"""Events named of the calls that are cut off; there may be any number of them at once."""
 
 log = logging.getLogger("aiobus.subscriptions")
 
@@ -37,9 +41,11 @@ class Subscriptions:
         reports: Reports,
         transport: Transport,
         life: Life,
+        held: Held,
         *,
         is_timed: bool,
     ) -> None:
+        self.held = held
         self._turn_seconds = HANDLER_SECONDS if is_timed else math.inf
         self._publisher = publisher
         self._reports = reports
@@ -179,19 +185,22 @@ class Subscriptions:
             self._transport.unsubscribe(receiver.intake)
 
     def close(self, exempt: Receiver | None = None) -> None:
-        """Drop all, say what was not handed over, and cancel the calls in progress, but those of
-        `exempt`.
+        """Drop all, and cancel the calls in progress, but those of `exempt`. Says what was not
+        handed over, and which calls were cut off.
         """
         try:
             for receiver in list(self._open):
-                if missed := receiver.backlog:
-                    up_to = "up to " if receiver.stats.behind and receiver.is_selective else ""
+                up_to = "up to " if receiver.is_behind and receiver.is_selective else ""
+                if missed := receiver.unhanded():
                     text = "%s%d events were not handed to %s: the bus closed"
                     log.warning(text, up_to, missed, receiver.name)
                 self.drop(receiver)
         finally:
             for task, receiver in self._tasks.items():
                 if receiver is not exempt:
+                    if receiver.in_hand:
+                        text = "the call of %s with %s was cut off: the bus closed"
+                        log.warning(text, receiver.name, _ids(receiver))
                     task.cancel()
 
     async def ended(self, timeout: float, exempt: Receiver | None = None) -> None:
@@ -220,3 +229,10 @@ class Subscriptions:
         if error is not None:
             log.error("%s was ended, the bus cannot go on", receiver.name, exc_info=error)
             self.fail(error)
+
+
+def _ids(receiver: Receiver) -> str:
+    """Which events its calls in progress are about."""
+    running = sorted(receiver.running, key=lambda delivery: (delivery.source, delivery.seq))
+    more = f" and {len(running) - SAID} more" if len(running) > SAID else ""
+    return ", ".join(delivery.id for delivery in running[:SAID]) + more

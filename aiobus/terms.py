@@ -7,6 +7,7 @@ nothing of who will serve them.
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypedDict, get_args
 
 from aiobus.event import Event
@@ -23,6 +24,7 @@ __all__ = [
     "Where",
     "check_function",
     "check_timeout",
+    "selects",
 ]
 
 LONG = 1e11
@@ -110,6 +112,18 @@ def check_function(name: str, function: Callable[..., object]) -> None:
             f"{name}={function!r} takes {signature} and is called with the event alone: {error};"
             " functools.partial or a lambda gives it the rest"
         ) from None
+
+
+def selects(where: Where, event: Event[Any]) -> bool:
+    """Ask `where`. Raises what that raises, and TypeError for what is true whatever the event."""
+    answer = where(event)
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # or it would be missed as "never awaited"
+        raise TypeError("`where` returned an awaitable; a plain function is needed")
+    if isinstance(answer, GeneratorType | AsyncGeneratorType):
+        raise TypeError("`where` returned a generator; a plain function is needed")
+    return bool(answer)
 
 
 def check_timeout(timeout: object, *, optional: bool = False) -> None:

@@ -5,6 +5,7 @@ with several buses. What one bus alone promises has its tests elsewhere.
 """
 
 import asyncio
+import logging
 import random
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -1090,3 +1091,19 @@ async def test_a_late_joiner_at_full_rate_misses_nothing_and_gets_nothing_twice(
         assert seqs == sorted({*seqs})
         assert len(past) < 50, "one of each key, then all there is"
         assert seqs[-1] == last
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_of_buses_that_end_at_once_none_complains_of_the_end_of_another(
+    desk: Desk, is_cancelled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    buses = [await desk.bus(name) for name in ("feed", "strategy", "broker", "monitor")]
+    for bus in buses:
+        await bus.subscribe([EventType.TRADE, "aiobus.peer_left"], Seen().take)
+        await bus.subscribe("aiobus.peer_left", Seen().take)
+    await buses[0].publish(Event(EventType.TRADE, 1))
+    await arrive(*buses)
+    error = asyncio.CancelledError() if is_cancelled else None
+    kind = None if error is None else type(error)
+    await asyncio.gather(*(bus.__aexit__(kind, error, None) for bus in buses))
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
