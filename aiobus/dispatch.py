@@ -159,12 +159,7 @@ class Dispatcher:
                 self.receiver.fail(type, delivery.id, own)
         elif (error := call.exception()) is not None:
             # What pytest.fail raises, for one. It ends the bus, as where calls come one by one.
-            log.error(
-                "%s raised what no handler may, the bus cannot go on",
-                self.receiver.name,
-                exc_info=error,
-            )
-            self.receiver.owner.fail(error)
+            self.receiver.fail(type, delivery.id, error)
         self._returned.wake()
         self.receiver.note_idle()
 

@@ -7,7 +7,6 @@ or a stream needs, and `wait` tells when to look again.
 """
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -154,7 +153,9 @@ class Receiver:
         began = clock.elapsed()
         try:
             return selects(where, event)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported, see fail()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             self.fail(type, event_id, error)
             return False
         finally:
@@ -219,7 +220,7 @@ class Receiver:
     def lose(self, source: Source, gap: Gap) -> None:
         """Say that events are lost, in their place if the subscription asked for that."""
         self._gaps += 1
-        event = self._reports.gap(self.name, str(self.terms.query), source, gap)
+        event = self._reports.gap(self.name, str(self.query), source, gap)
         if self._wants_gaps:
             self._inbox.notify(Notice(event))
             self._arrivals.wake()
@@ -240,15 +241,12 @@ class Receiver:
             gap = cursor.advance(page)
             if gap is not None:
                 self.lose(self._own, gap)
-            self._admit(page.rows)
+            for type, key, row in page.rows:
+                if self._where is not None and not self._selects(self._where, row):
+                    continue
+                if self._inbox.admit(row, type, key) is Offer.CONFLATED:
+                    self._conflated += 1
         self._reports.flush()
-
-    def _admit(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
-        for type, key, row in rows:
-            if self._where is not None and not self._selects(self._where, row):
-                continue
-            if self._inbox.admit(row, type, key) is Offer.CONFLATED:
-                self._conflated += 1
 
     # What comes out.
 
@@ -269,8 +267,7 @@ class Receiver:
     @property
     def is_selective(self) -> bool:
         """True when `key` or `where` selects among the events of its types."""
-        query = self.query
-        return self._where is not None or bool(query.keys or query.prefixes)
+        return self._where is not None or bool(self.query.keys or self.query.prefixes)
 
     @property
     def gate(self) -> Gate | None:
@@ -383,11 +380,13 @@ class Receiver:
             self._handled += 1
 
     def fail(self, type: str, event_id: str, error: BaseException) -> None:
-        """The callback or `where` raised on an event: counted and reported; the subscription goes
-        on.
+        """The callback or `where` raised on an event: counted and reported. The subscription goes
+        on, but the bus not after what pytest.fail raises, for one.
         """
         self._failed += 1
         self._reports.failure(self.name, type, event_id, error)
+        if not isinstance(error, Exception | asyncio.CancelledError):
+            self.owner.fail(error)
 
     def unhanded(self) -> int:
         """The `backlog`, without events of the bus itself in the inbox, which no user published.
@@ -417,7 +416,7 @@ class Receiver:
         """A snapshot of its counters."""
         return SubscriptionStats(
             name=self.name,
-            query=str(self.terms.query),
+            query=str(self.query),
             overflow=self.terms.overflow,
             pending=self.pending,
             handled=self._handled,

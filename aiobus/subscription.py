@@ -31,7 +31,7 @@ class Subscription:
         With keys for `*`, and with more than 1,024 bytes of them, other buses are asked for more
         than that, and this one leaves out the rest.
         """
-        return str(self._receiver.terms.query)
+        return str(self._receiver.query)
 
     @property
     def unconfirmed(self) -> frozenset[str]:

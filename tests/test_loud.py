@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, BusError, Event, EventType
+from aiobus.testing import MemoryNetwork
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -111,6 +112,37 @@ async def test_a_base_exception_of_a_call_that_outlives_its_subscription_ends_th
             await bus.wait_closed()
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
+async def test_a_base_exception_of_where_ends_its_bus_and_harms_no_other_subscription(
+    is_remote: bool,
+) -> None:
+    seen: list[object] = []
+    entered = asyncio.Event()
+
+    def fails(event: Event) -> bool:
+        pytest.fail("never this price")
+
+    network = MemoryNetwork()
+    async with network.bus("feed") as feed:
+
+        async def strategy() -> None:
+            async with network.bus("strategy") as bus:
+                await bus.subscribe(EventType.TRADE, print, where=fails)
+                await bus.subscribe(EventType.TRADE, lambda event: seen.append(event.data))
+                entered.set()
+                if not is_remote:
+                    await bus.publish(Event(EventType.TRADE, 1))
+                await bus.wait_closed()
+
+        running = asyncio.create_task(strategy())
+        await entered.wait()
+        if is_remote:
+            await feed.publish(Event(EventType.TRADE, 1))
+        with pytest.raises(pytest.fail.Exception, match="never this price"):
+            await running
+    assert seen == [1]
+
+
 # A cancelling that was not asked for is a failure, not an end on purpose.
 
 
@@ -193,7 +225,6 @@ def yields_plainly(event: Event) -> Iterator[Event]:
         Yields().__call__,
         functools.partial(yields),
     ],
-    ids=str,
 )
 async def test_a_generator_is_refused_as_a_callback_and_as_where(
     bus: AsyncEventBus, callback: Any
@@ -215,7 +246,7 @@ def traced(function: Callable[[Event], Any]) -> Callable[[Event], Any]:
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-@pytest.mark.parametrize("function", [yields, yields_plainly, Yields(), YieldsPlainly()], ids=str)
+@pytest.mark.parametrize("function", [yields, yields_plainly, Yields(), YieldsPlainly()])
 async def test_a_callback_that_returns_a_generator_fails_on_each_event(
     function: Callable[[Event], Any], concurrency: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -281,7 +312,6 @@ class OfNone:
 @pytest.mark.parametrize(
     "callback",
     [of_none, of_two, by_name, OfNone().handle, OfNone(), lambda: None, functools.partial(of_none)],
-    ids=str,
 )
 async def test_what_cannot_be_called_with_one_event_is_refused(
     bus: AsyncEventBus, callback: Any
@@ -318,7 +348,6 @@ def given_the_bus(function: Callable[..., Any]) -> Callable[[Event], Any]:
         dict,
         logging.getLogger(__name__).debug,
     ],
-    ids=str,
 )
 async def test_what_can_be_called_with_one_event_is_not_refused(
     bus: AsyncEventBus, callback: Any
