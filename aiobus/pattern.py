@@ -260,7 +260,7 @@ def _listed(values: object, what: str) -> list[str]:
 
 
 def _bad_wish(name: object) -> str:
-    """Why nobody can subscribe to the type `name`; "" when one can."""
+    """Why no subscription can ask for the type `name`; "" when one can."""
     if isinstance(name, str) and "*" in name:
         return (
             f"{name!r} is no type: a `*` stands for every type and only by itself; name each type,"
