@@ -1,7 +1,5 @@
 """An asyncio-native event bus for trading bots: nothing is lost without being reported."""
 
-import logging
-
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import (
     BusClosed,
@@ -38,5 +36,3 @@ __all__ = [
     "SubscriptionStats",
     "WrongLoop",
 ]
-
-logging.getLogger("aiobus").addHandler(logging.NullHandler())

@@ -20,6 +20,7 @@ from aiobus.dispatch import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
 from aiobus.eventstream import EventStream
+from aiobus.held import Held
 from aiobus.inbox import Overflow
 from aiobus.life import Life, State
 from aiobus.limits import Limits
@@ -60,10 +61,10 @@ class AsyncEventBus:
 
     `url`: `inproc://`, this bus object alone, without sockets; `ipc://desk`, every bus of this user
     on this machine that says `desk`; `tcp://127.0.0.1:7555`, every bus that meets at this address.
-    `name`: 1-64 characters of A-Z a-z
-    0-9 . _ -, by default made up; it is the `source` of what is published here. `on_error`: "log"
-    goes on after a handler failed; "raise", for tests, raises the first failure in the `async with`
-    body and from `settle`. `limits`: what may be held in memory. Wrong values raise ValueError.
+    `name`: 1-64 characters of A-Z a-z 0-9 . _ -, by default made up at the start; it is the
+    `source` of what is published here. `on_error`: "log" goes on after a handler failed; "raise",
+    for tests, raises the first failure in the `async with` body and from `settle`. `limits`: what
+    may be held in memory. Wrong values raise ValueError, limits that are no Limits TypeError.
     """
 
     def __init__(
@@ -78,15 +79,20 @@ class AsyncEventBus:
             raise ValueError(f"name={reason}")
         if on_error not in ("log", "raise"):
             raise ValueError(f"on_error={on_error!r}: 'log' or 'raise' is needed")
+        if limits is None:
+            limits = Limits()
+        elif not isinstance(limits, Limits):
+            hint = "such as Limits(history_events=1000)"
+            raise TypeError(f"limits={limits!r}: aiobus.Limits is needed, {hint}")
         self.url = str(url)
-        self.name = name or f"bus-{secrets.token_hex(4)}"
-        """The `source` of every event published here."""
-        limits = limits or Limits()
-        self._transport = adapter(url, limits) if isinstance(url, str) else url
+        self.name = name or ""
+        """The `source` of every event published here; "" before the start that makes it up."""
+        self._transport = url if isinstance(url, Transport) else adapter(url, limits)
         self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None, self.url)
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
         self._reports = Reports(self._publisher, raising, self._end)
+        self._held = Held(self._reports.trouble)
         # A test must not depend on how fast the machine is: turns are counted in events alone.
         is_timed = raising is None
         self._subscriptions = Subscriptions(
@@ -94,6 +100,7 @@ class AsyncEventBus:
             self._reports,
             self._transport,
             self._life,
+            self._held,
             is_timed=is_timed,
         )
         turn = Turn(TURN_SECONDS if is_timed else math.inf)
@@ -104,7 +111,7 @@ class AsyncEventBus:
     def __repr__(self) -> str:
         pending = sum(each.pending for each in self._subscriptions)
         return (
-            f"<AsyncEventBus {self.name} {self.url} {self._life.state.value}"
+            f"<AsyncEventBus {self._life.name} {self.url} {self._life.state.value}"
             f" published={self._publisher.seq} subscriptions={len(self._subscriptions)}"
             f" pending={pending}>"
         )
@@ -126,9 +133,12 @@ class AsyncEventBus:
         life = self._life
         if life.state is not State.NEW:
             raise BusError(f"this bus was started before and is {life.state.value}; make another")
-        log.debug("start %s", self.name)
         life.state = State.STARTING
+        if not self.name:  # not sooner: a process forked before the start gets another
+            self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
+        log.debug("start %s", self.name)
         self._loop = life.settle_here()
+        self._held.start(self.name)
         self._publisher.epoch = int(clock.wall() * 1_000_000)
         try:
             await self._transport.start(self._publisher, self._reports)
@@ -148,8 +158,9 @@ class AsyncEventBus:
         within `timeout` seconds.
 
         Returns the names of peers that did not confirm they have everything, and each meeting
-        address that does not answer; what was not handed to a handler here is logged with its
-        count. Handlers may publish until they are done, others
+        address that does not answer. What was not handed to a handler here is logged with its
+        count, and a handler that is cut off with its event. Once handlers are done, the bus's own
+        events (`aiobus.peer_left`) come no more. Handlers may publish until they are done, others
         get BusClosed. Inside a handler it does not wait for that handler. Cancelling stops the
         waiting; the closing goes on by itself. Again: waits for the same end.
         """
@@ -170,6 +181,7 @@ class AsyncEventBus:
                     await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
                     # Or one would have just come when it ends, from whoever publishes on.
                     self._subscriptions.hear_no_more()
+                self._reports.hush()
                 missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
             finally:
                 # What must happen however the bus ends, wherever a Ctrl-C falls; only the transport
@@ -178,6 +190,7 @@ class AsyncEventBus:
                     self._life.end()
                     self._requests.close(self.name)
                     self._subscriptions.close(exempt)
+                    self._held.close()
                     self._reports.close()
                 finally:
                     missing.update(await self._transport.close(max(0.0, end - self._loop.time())))
@@ -269,10 +282,12 @@ class AsyncEventBus:
     ) -> Event[Any]:
         """Publish `event` and return the first event of `reply_types` whose `cause` is its id.
 
-        Raises NoSubscribers at once, publishing nothing, when nobody is subscribed to it;
-        RequestTimeout, which carries the event, after `timeout` seconds (None: never); BusClosed
-        when the bus closes first. Cancelling stops the waiting only. The first request for a reply
-        type also subscribes to it, before its time runs.
+        Raises NoSubscribers at once, publishing nothing and using up no number, when no
+        subscription of any bus names its type ("*", a monitor's, does not count; of other buses
+        also not a list of types of more than 1,024 bytes); RequestTimeout, which carries the event,
+        after `timeout` seconds (None: never); BusClosed when the bus closes first. Cancelling stops
+        the waiting only. The first request for a reply type also subscribes to it, before its time
+        runs.
         """
         self._life.check()
         check_timeout(timeout, optional=True)
@@ -353,7 +368,7 @@ class AsyncEventBus:
         """
         if self._life.state is not State.NEW:
             hint = "decorate before start, or `await bus.subscribe(...)` now"
-            raise BusError(f"{self.name} is {self._life.state.value}: {hint}")
+            raise BusError(f"{self._life.name} is {self._life.state.value}: {hint}")
         query = Query.of(types, options.pop("key", None))
         terms = Terms(query=query, **options)  # type: ignore[misc]
 

@@ -314,8 +314,11 @@ def _examine_timestamp(timestamp: object) -> None:
     if isinstance(timestamp, int) and not isinstance(timestamp, bool):
         is_time = -(2**63) <= timestamp < 2**64
     if not is_time:
+        hint = "; a key is given by its name, Event(type, data, key=...)"
         raise EncodeError(
-            "timestamp", f"{_shown(timestamp)} is not a finite number of Unix seconds"
+            "timestamp",
+            f"{_shown(timestamp)} is not a finite number of Unix seconds"
+            f"{hint if isinstance(timestamp, str) else ''}",
         )
 
 

@@ -9,13 +9,14 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from inspect import isawaitable
-from types import CoroutineType
+from functools import partial
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from aiobus.delivery import Delivery, enter
 from aiobus.event import Event
 from aiobus.receiver import Receiver
+from aiobus.terms import check_function
 from aiobus.turn import Turn
 from aiobus.waiters import Waiters
 
@@ -27,17 +28,24 @@ log = logging.getLogger("aiobus.dispatch")
 
 
 def check_callback(callback: object) -> None:
-    """Raise TypeError for what could never be called with events."""
+    """Raise TypeError for what could never be called with events, as far as can be told."""
     if not callable(callback):
         hint = (
             " (already called; give the function itself)" if inspect.iscoroutine(callback) else ""
         )
         raise TypeError(f"callback={callback!r}: a coroutine function of one event is needed{hint}")
-    if inspect.isasyncgenfunction(callback) or inspect.isgeneratorfunction(callback):
-        raise TypeError(
-            f"callback={callback!r} is a generator: calling it would run none of its code;"
-            " give a coroutine function"
-        )
+    check_function("callback", callback)
+
+
+def _is_to_await(result: object) -> bool:
+    """What to do with what a callback returned. Raises TypeError for a generator: a wrapper's, for
+    one, which `check_callback` cannot see through.
+    """
+    if inspect.isawaitable(result):
+        return True
+    if isinstance(result, GeneratorType | AsyncGeneratorType):
+        raise TypeError(f"the callback returned {result!r}: none of its code has run")
+    return False
 
 
 class Dispatcher:
@@ -47,6 +55,9 @@ class Dispatcher:
 
     def __init__(self, receiver: Receiver, callback: Callback, turn: Turn) -> None:
         self.receiver = receiver
+        self._held = receiver.owner.held
+        self._last: Delivery | None = None
+        """The event whose call began last, or is in progress."""
         self.callback = callback
         self._turn = turn
         self._concurrency = receiver.terms.concurrency
@@ -54,6 +65,10 @@ class Dispatcher:
         self._returned = Waiters()
 
     async def run(self) -> None:
+        """The same, and say it where a call holds the loop."""
+        await self._held.timed(self._run, lambda: _place(self.receiver, self._last))
+
+    async def _run(self) -> None:
         """Hand over events for as long as the subscription is open; end when it is closed and the
         calls have returned.
         """
@@ -73,11 +88,14 @@ class Dispatcher:
                 if self._concurrency == 1:
                     # As in `_call`, without a coroutine for each event.
                     kind, delivery = event.type, receiver.begin(event)
+                    self._last = delivery
                     enter(delivery)
                     try:
                         result = self.callback(event)
-                        if type(result) is CoroutineType or isawaitable(result):
-                            await result
+                        if type(result) is CoroutineType or (
+                            result is not None and _is_to_await(result)
+                        ):
+                            await result  # type: ignore[misc]
                     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
                         self._fail(kind, delivery, error)
                     finally:
@@ -103,8 +121,8 @@ class Dispatcher:
         enter(delivery)
         try:
             result = self.callback(event)
-            if type(result) is CoroutineType or isawaitable(result):
-                await result
+            if type(result) is CoroutineType or (result is not None and _is_to_await(result)):
+                await result  # type: ignore[misc]
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
             self._fail(kind, delivery, error)
         finally:
@@ -123,7 +141,11 @@ class Dispatcher:
         """Start a call in a task of its own. It counts as begun at once, whenever it first runs."""
         type, delivery = event.type, self.receiver.begin(event)
         call = asyncio.get_running_loop().create_task(
-            self._call(event, delivery), name=f"{self.receiver.name} call", context=Context()
+            self._held.timed(
+                partial(self._call, event, delivery), lambda: _place(self.receiver, delivery)
+            ),
+            name=f"{self.receiver.name} call",
+            context=Context(),
         )
         self._calls.add(call)
         call.add_done_callback(lambda call: self._on_return(call, type, delivery))
@@ -131,8 +153,16 @@ class Dispatcher:
     def _on_return(self, call: "asyncio.Task[None]", type: str, delivery: Delivery) -> None:
         self._calls.discard(call)
         self.receiver.finish(delivery)  # for a call that was cancelled before it first ran
-        if call.cancelled() and not self.receiver.closed:
-            error = asyncio.CancelledError("the callback cancelled its own task")
+        if call.cancelled():
+            if not self.receiver.closed:
+                own = asyncio.CancelledError("the callback cancelled its own task")
+                self.receiver.fail(type, delivery.id, own)
+        elif (error := call.exception()) is not None:
+            # What pytest.fail raises, for one. It ends the bus, as where calls come one by one.
             self.receiver.fail(type, delivery.id, error)
         self._returned.wake()
         self.receiver.note_idle()
+
+
+def _place(receiver: Receiver, delivery: Delivery | None) -> str:
+    return receiver.name if delivery is None else f"{receiver.name} at {delivery.id}"

@@ -5,7 +5,7 @@
     ├── EncodeError       the event cannot travel as it is            (also a ValueError)
     ├── QueueFull         publish_nowait() met a full "block" inbox
     ├── NameInUse         another bus of this name is on the network
-    ├── NoSubscribers     request() would have reached nobody
+    ├── NoSubscribers     no subscription names the type of a request()
     ├── RequestTimeout    request() was published but not answered    (also a TimeoutError)
     └── WrongLoop         called from another event loop, thread or process
 
@@ -90,8 +90,8 @@ class NameInUse(BusError):
 
 
 class NoSubscribers(BusError):
-    """`request` published nothing, because nobody is subscribed to the `type` and `key` of the
-    event.
+    """`request` published nothing, because no subscription names the `type` of the event, with its
+    `key`. One to `"*"` does not count: it is a monitor's.
     """
 
     def __init__(self, type: str, key: str) -> None:
@@ -100,7 +100,10 @@ class NoSubscribers(BusError):
         self.key = key
 
     def __str__(self) -> str:
-        return f"nobody is subscribed to {self.type} with key {self.key!r}; nothing was published"
+        return (
+            f"no subscription names {self.type} with key {self.key!r} ('*' does not count);"
+            " nothing was published"
+        )
 
 
 class RequestTimeout(BusError, TimeoutError):

@@ -4,14 +4,14 @@ Owns how an event looks, compares and is identified. Must not know how it is enc
 moved.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic
 
 from aiobus import clock
 
-__all__ = ["Event", "EventType", "arrived", "event_id"]
+__all__ = ["Event", "EventType", "arrived", "event_id", "own_fields"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -79,8 +79,8 @@ class Event(Generic[T]):
     timestamp: float = field(default_factory=clock.wall, compare=False)
     """Unix seconds when the event was made. An exchange's own time belongs into `data`."""
     key: str = field(default="", kw_only=True)
-    """What it is about (a symbol, an account): any string up to 128 bytes of UTF-8. Subscriptions
-    select by it.
+    """What it is about (a symbol, an account): any string up to 128 bytes of UTF-8 without a `*`.
+    Subscriptions select by it.
     """
     cause: str = field(default="", kw_only=True, compare=False)
     """The `id` of the event that led to this one. Set by the bus while a handler runs, unless the
@@ -97,6 +97,18 @@ class Event(Generic[T]):
     def id(self) -> str:
         """`name@epoch.seq`, unique for ever; "" before the event was published."""
         return event_id(self.source, self.epoch, self.seq)
+
+
+_FIELDS = frozenset(each.name for each in fields(Event))
+
+
+def own_fields(event: Event[Any]) -> list[str]:
+    """The names of what an instance of a subclass holds beside the fields of `Event`."""
+    names = {each.name for each in fields(event)}.union(getattr(event, "__dict__", ()))
+    for kind in type(event).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        names.update([slots] if isinstance(slots, str) else slots)
+    return sorted(name for name in names - _FIELDS if not name.startswith("__"))
 
 
 _new = Event.__new__

@@ -36,7 +36,7 @@ class Life:
     """
 
     def __init__(self, name: str, is_at_work: Callable[[], bool], url: str) -> None:
-        self.name = name
+        self.name = name or "this bus"
         self.url = url
         self._is_at_work = is_at_work
         self.state = State.NEW
@@ -79,17 +79,32 @@ class Life:
 
     def check_loop(self) -> None:
         """Raise WrongLoop unless called in the loop, thread and process that started the bus."""
-        try:
-            is_here = self.loop is None or asyncio.get_running_loop() is self.loop
-            is_here = is_here and not self._is_forked
-        except RuntimeError:
-            is_here = False
-        if not is_here:
+        if self._is_forked:
             raise WrongLoop(
-                f"{self.name} belongs to another event loop, thread or process."
-                " From another thread of the process that started it:"
-                " asyncio.run_coroutine_threadsafe(bus.publish(event), loop) with that loop"
+                f"{self.name} was started by the process that this one was forked from;"
+                " make a bus of its own here"
             )
+        if self.loop is None:
+            return
+        try:
+            if asyncio.get_running_loop() is self.loop:
+                return
+        except RuntimeError:  # none runs here
+            pass
+        if not self.is_running():
+            raise WrongLoop(
+                f"{self.name} belongs to an event loop that has ended, or does not run now. Each"
+                " asyncio.run() makes another: start, use and close the bus within one. A notebook"
+                " has a loop of its own: await bus.start() there, without asyncio.run()"
+            )
+        if get_ident() == self.thread:
+            raise WrongLoop(
+                f"{self.name} belongs to another event loop of this thread; make one bus for each"
+            )
+        raise WrongLoop(
+            f"{self.name} belongs to the event loop of another thread. From here:"
+            " asyncio.run_coroutine_threadsafe(bus.publish(event), loop) with that loop"
+        )
 
     def note_twin(self, error: BaseException) -> None:
         """If `error` is NameInUse and the other bus is of this very process, let it say so."""

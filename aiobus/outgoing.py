@@ -11,7 +11,8 @@ from threading import get_ident
 from typing import Any
 
 from aiobus.delivery import current
-from aiobus.event import Event
+from aiobus.errors import EncodeError
+from aiobus.event import Event, own_fields
 from aiobus.life import Life, State
 from aiobus.publisher import Publisher, Route
 from aiobus.reports import Reports
@@ -37,17 +38,16 @@ class Outgoing:
         self._is_in_tick = self._debug = False
 
     def route(self, event: Event[Any]) -> Route:
-        """Where the event goes. Raises BusClosed, WrongLoop, EncodeError, and TypeError for what is
-        no Event.
+        """Where the event goes. Raises BusClosed, WrongLoop, EncodeError (also for a subclass with
+        fields of its own, which would not travel), and TypeError for what is no Event.
         """
         life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
         # makes a system call of that.
         if life.state is not OPEN or get_ident() != life.thread or not life.is_running():
             life.check()
-        if not isinstance(event, Event):
-            kind = type(event).__name__
-            raise TypeError(f"{event!r} is a {kind}, not an Event: publish(Event(type, data))")
+        if type(event) is not Event:
+            _check(event)
         try:
             return self._routes[event.type, event.key]
         except (KeyError, TypeError):  # a new one, or no strings
@@ -75,3 +75,16 @@ class Outgoing:
 
     def _end_tick(self) -> None:
         self._is_in_tick = False
+
+
+def _check(event: object) -> None:
+    """Raise for what is no Event, or would not travel in whole."""
+    kind = type(event).__name__
+    if not isinstance(event, Event):
+        raise TypeError(f"{event!r} is a {kind}, not an Event: publish(Event(type, data))")
+    if names := own_fields(event):
+        raise EncodeError(
+            names[0],
+            f"the fields of {kind} beside those of Event would not travel ({', '.join(names)}):"
+            " put them into `data`",
+        )

@@ -10,12 +10,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-__all__ = ["RESERVED", "Query", "bad_key", "bad_name", "bad_type", "plain", "read_query"]
+__all__ = [
+    "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type", "plain", "read_query",
+    "starred",
+]  # fmt: skip
 
 RESERVED = "aiobus."
 """Types that begin with this are the bus's own: never published by a user, never sent to another
 bus, never matched by `*`.
 """
+
+_OWN = "error fresh gap overflow peer_joined peer_left stale unreached"
+SYSTEM = tuple(RESERVED + name for name in _OWN.split())
+"""The reserved types there are, for the sentence that refuses every other one."""
 
 MAX_QUERY = 1024
 """Bytes of a query. A subscription of 200 kB crashes libzmq's own sender, so a longer list of keys
@@ -64,6 +71,13 @@ def bad_key(key: object) -> str:
     return "" if size <= MAX_KEY else f"{key[:40]!r}... has {size} bytes, more than {MAX_KEY}"
 
 
+def starred(key: str) -> str:
+    """Why no subscription can ask for `key`, so that no event may have it; "" when one can."""
+    if "*" not in key:
+        return ""
+    return f"{key!r} has a `*`, which in `subscribe` stands for the rest of a key"
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """What one subscription asks for. Make it with `Query.of`; compare by value.
@@ -99,9 +113,9 @@ class Query:
             )
         for name in wanted:
             if name != "*":
-                _refuse(name, bad_type(name))
+                _refuse(name, _bad_wish(name))
         for rule in rules:
-            _refuse(rule, bad_key(rule.removesuffix("*") if isinstance(rule, str) else rule))
+            _refuse(rule, _bad_rule(rule))
         prefixes = {rule[:-1] for rule in rules if rule.endswith("*")}
         names = {plain(name) for name in wanted} - {"*"}
         reserved = frozenset(name for name in names if name.startswith(RESERVED))
@@ -155,16 +169,21 @@ class Query:
         """
         if self.every:
             return "*"
-        keys = [*map(_quoted, self.keys), *(f"{_quoted(prefix)}*" for prefix in self.prefixes)]
         shared = _common_prefix([*self.keys, *self.prefixes])
-        for rules in (keys, [f"{_quoted(shared)}*"] if shared else [], []):
-            text = " ".join(
-                sorted(f"{name}/{rule}" for name in self.types for rule in rules)
-                or sorted(self.types)
-            )
+        for rules in (self._rules, [f"{_quoted(shared)}*"] if shared else [], []):
+            text = " ".join(_patterns(self.types, rules))
             if len(text.encode()) <= MAX_QUERY:
                 return text
         return "*"
+
+    def __str__(self) -> str:
+        """All that is wanted and nothing else, however long."""
+        types = {"*"} if self.every else self.types
+        return " ".join([*_patterns(types, self._rules), *sorted(self.reserved)])
+
+    @property
+    def _rules(self) -> list[str]:
+        return [*map(_quoted, self.keys), *(f"{_quoted(prefix)}*" for prefix in self.prefixes)]
 
 
 def read_query(text: str) -> Query:
@@ -218,6 +237,10 @@ def _unquoted(text: str) -> str:
     return key
 
 
+def _patterns(types: Iterable[str], rules: Iterable[str]) -> list[str]:
+    return sorted(f"{name}/{rule}" for name in types for rule in rules) or sorted(types)
+
+
 def _common_prefix(texts: list[str]) -> str:
     first, last = min(texts, default=""), max(texts, default="")
     return first[
@@ -232,6 +255,32 @@ def _listed(values: object, what: str) -> list[str]:
     if not isinstance(values, Iterable) or isinstance(values, bytes):
         raise TypeError(f"{what}={values!r}: a string or several strings are needed")
     return list(values)
+
+
+def _bad_wish(name: object) -> str:
+    """Why no subscription can ask for the type `name`; "" when one can."""
+    if isinstance(name, str) and "*" in name:
+        return (
+            f"{name!r} is no type: a `*` stands for every type and only by itself; name each type,"
+            " or put what varies into the key, of which 'beginning*' can be asked for"
+        )
+    reason = bad_type(name)
+    if not reason and isinstance(name, str) and name.startswith(RESERVED) and name not in SYSTEM:
+        reason = f"{name!r} is never published; the types of the bus's own are {', '.join(SYSTEM)}"
+    return reason
+
+
+def _bad_rule(rule: object) -> str:
+    """Why no key can be what `rule` asks for; "" when one can."""
+    key = rule.removesuffix("*") if isinstance(rule, str) else rule
+    if reason := bad_key(key):
+        return reason
+    if isinstance(rule, str) and starred(str(key)):
+        return (
+            f"{rule!r} has a `*` that is not its end: no key has one, and 'beginning*' is all that"
+            " it can ask for; select by anything else with where="
+        )
+    return ""
 
 
 def _refuse(value: object, reason: str) -> None:

@@ -15,7 +15,7 @@ from aiobus.event import Event
 from aiobus.history import History, Ring
 from aiobus.limits import Limits
 from aiobus.outlets import Outlet, Outlets
-from aiobus.pattern import RESERVED, Query, bad_key, bad_type, plain
+from aiobus.pattern import RESERVED, Query, bad_key, bad_type, plain, starred
 
 __all__ = ["Publisher", "Route"]
 
@@ -86,7 +86,7 @@ class Publisher:
             pass
         if reason := bad_type(type):
             raise EncodeError("type", reason)
-        if reason := bad_key(key):
+        if reason := bad_key(key) or starred(key):
             raise EncodeError("key", reason)
         # Plain strings, so that a member of a user's own StrEnum is not kept alive, nor found to be
         # one by orjson at each event.

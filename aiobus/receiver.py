@@ -7,8 +7,6 @@ or a stream needs, and `wait` tells when to look again.
 """
 
 import asyncio
-import inspect
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -16,7 +14,8 @@ from aiobus import clock
 from aiobus.codec import copied, decode
 from aiobus.delivery import Delivery, Gate
 from aiobus.event import Event
-from aiobus.history import Since, Want
+from aiobus.held import Held
+from aiobus.history import Want
 from aiobus.inbox import FifoInbox, Item, Notice, Offer, Sealed, make_inbox
 from aiobus.intake import PACE, Intake
 from aiobus.pattern import RESERVED, read_query
@@ -24,7 +23,7 @@ from aiobus.publisher import Publisher
 from aiobus.reports import GAP, Reports
 from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
-from aiobus.terms import Terms, Where
+from aiobus.terms import Terms, Where, selects
 from aiobus.transport import Batch, Source, Transport
 from aiobus.waiters import Waiters
 
@@ -41,6 +40,9 @@ PULL_LOOK = 512
 class Owner(Protocol):
     """Whoever keeps the receivers of a bus."""
 
+    held: Held
+    """What is told how long a `where` took."""
+
     def check_loop(self) -> None:
         """Raise WrongLoop unless called where the bus lives."""
         ...
@@ -51,6 +53,10 @@ class Owner(Protocol):
 
     def note_idle(self) -> None:
         """A receiver has nothing left to do."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """The bus cannot go on."""
         ...
 
 
@@ -110,7 +116,9 @@ class Receiver:
         self._handled = self._failed = self._gaps = 0
         self._dropped = self._conflated = self._expired = 0
         self._is_overflowing = self._is_late = False  # an episode: one system event for each
-        self._start(terms.since)
+        if terms.since is not None:
+            self._cursor = Cursor(since=terms.since)
+            self._pull()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "behind" if self.is_behind else "live"
@@ -142,16 +150,18 @@ class Receiver:
         if event is item:
             event = replace(event, data=copied(event.data))
         type, event_id = event.type, event.id
+        began = clock.elapsed()
         try:
-            answer = where(event)
-            if inspect.isawaitable(answer):
-                if inspect.iscoroutine(answer):
-                    answer.close()  # or it would be missed as "never awaited"
-                raise TypeError("`where` returned an awaitable; a plain function is needed")
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported, see fail()
+            return selects(where, event)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             self.fail(type, event_id, error)
             return False
-        return bool(answer)
+        finally:
+            self.owner.held.note(
+                clock.elapsed() - began, lambda: f"the `where` of {self.name} at {event_id}"
+            )
 
     def _count(self, outcome: Offer) -> None:
         if outcome is Offer.CONFLATED:
@@ -210,15 +220,10 @@ class Receiver:
     def lose(self, source: Source, gap: Gap) -> None:
         """Say that events are lost, in their place if the subscription asked for that."""
         self._gaps += 1
-        event = self._reports.gap(self.name, self.query.text, source, gap)
+        event = self._reports.gap(self.name, str(self.query), source, gap)
         if self._wants_gaps:
             self._inbox.notify(Notice(event))
             self._arrivals.wake()
-
-    def _start(self, since: Since) -> None:
-        if since is not None:
-            self._cursor = Cursor(since=since)
-            self._pull()
 
     def reach(self, timestamp: float) -> None:
         """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
@@ -236,15 +241,12 @@ class Receiver:
             gap = cursor.advance(page)
             if gap is not None:
                 self.lose(self._own, gap)
-            self._admit(page.rows)
+            for type, key, row in page.rows:
+                if self._where is not None and not self._selects(self._where, row):
+                    continue
+                if self._inbox.admit(row, type, key) is Offer.CONFLATED:
+                    self._conflated += 1
         self._reports.flush()
-
-    def _admit(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
-        for type, key, row in rows:
-            if self._where is not None and not self._selects(self._where, row):
-                continue
-            if self._inbox.admit(row, type, key) is Offer.CONFLATED:
-                self._conflated += 1
 
     # What comes out.
 
@@ -265,8 +267,7 @@ class Receiver:
     @property
     def is_selective(self) -> bool:
         """True when `key` or `where` selects among the events of its types."""
-        query = self.query
-        return self._where is not None or bool(query.keys or query.prefixes)
+        return self._where is not None or bool(self.query.keys or self.query.prefixes)
 
     @property
     def gate(self) -> Gate | None:
@@ -379,11 +380,25 @@ class Receiver:
             self._handled += 1
 
     def fail(self, type: str, event_id: str, error: BaseException) -> None:
-        """The callback or `where` raised on an event: counted and reported; the subscription goes
-        on.
+        """The callback or `where` raised on an event: counted and reported. The subscription goes
+        on, but the bus not after what pytest.fail raises, for one.
         """
         self._failed += 1
         self._reports.failure(self.name, type, event_id, error)
+        if not isinstance(error, Exception | asyncio.CancelledError):
+            self.owner.fail(error)
+
+    def unhanded(self) -> int:
+        """The `backlog`, without events of the bus itself in the inbox, which no user published.
+        For the end: it takes them out.
+        """
+        backlog = self.backlog
+        if self.terms.query.reserved:
+            left = self._batch
+            while items := self._inbox.take(DECODE_BYTES):
+                left += self._decoded(items)
+            backlog -= sum(event.type.startswith(RESERVED) for event in left)
+        return backlog
 
     def close(self) -> None:
         """Hand over nothing more; forget what is in the inbox. A call in progress goes on. Waits
@@ -401,7 +416,7 @@ class Receiver:
         """A snapshot of its counters."""
         return SubscriptionStats(
             name=self.name,
-            query=self.query.text,
+            query=str(self.query),
             overflow=self.terms.overflow,
             pending=self.pending,
             handled=self._handled,

@@ -63,7 +63,7 @@ class Reports:
         self._publisher = publisher
         self._raising = raising
         self._ending = ending
-        self._is_closed = False
+        self._is_closed = self._is_hushed = False
         self._held: dict[str, Held] = {}
         self.waiting: deque[tuple[str, dict[str, Any], str]] = deque()
         """System events that came up while an event was being handed out, for `flush`."""
@@ -87,6 +87,10 @@ class Reports:
             }
             self.announce(ERROR, data, event_id)
         if self._raising is not None:
+            if isinstance(error, asyncio.CancelledError):
+                # Bare, it would look to a TaskGroup as if the bus was ended on purpose.
+                cause, error = error, BusError(f"{text}: {_text(error)}")
+                error.__cause__ = cause
             self._raising(error)
 
     def overflow(self, subscription: str, policy: str, dropped: int) -> None:
@@ -165,9 +169,9 @@ class Reports:
 
     def announce(self, type: str, data: dict[str, Any], cause: str) -> None:
         """Publish a system event to this process, now or as soon as the event being handed out has
-        been; not at all once the bus is closed.
+        been; not at all after `hush`.
         """
-        if self._is_closed:
+        if self._is_hushed:
             return
         self.waiting.append((type, data, cause))
         self.flush()
@@ -205,9 +209,16 @@ class Reports:
             if not self._is_closed:
                 self._hold(held.level, topic)
 
+    def hush(self) -> None:
+        """The bus ends: announce nothing more, or the end of a peer that ends just then would come
+        when no handler takes it. What goes wrong is still logged.
+        """
+        self._is_hushed = True
+        self.waiting.clear()
+
     def close(self) -> None:
         """Say what was held back; from now on only log, at once."""
-        self._is_closed = True
+        self._is_closed = self._is_hushed = True
         for topic in list(self._held):
             self._sum_up(topic)
 

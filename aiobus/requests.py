@@ -43,8 +43,7 @@ class Requests:
         self._route(event)
         await self._listen(query)
         route = self._route(event)
-        own = self._own()
-        if not any(outlet not in own for outlet in route.outlets):
+        if not self._has_subscriber(route):
             raise NoSubscribers(route.type, route.key)
         self._commit(event, route)
         reply = self._expect(event.id, query)
@@ -59,9 +58,13 @@ class Requests:
         finally:
             reply.cancel()
 
-    def _own(self) -> set[object]:
-        """The receivers of replies, which answer nothing."""
-        return {task.result() for task in self._listening.values() if task.done()}
+    def _has_subscriber(self, route: Route) -> bool:
+        """True when a subscription names the type. A monitor, which has `*`, answers nothing, and
+        nor do the receivers of replies.
+        """
+        own = {task.result() for task in self._listening.values() if task.done()}
+        named = (each for each in route.outlets if route.type in each.query.types)
+        return any(outlet not in own for outlet in named)
 
     async def _wait(self, reply: "asyncio.Future[Event[Any]]", route: Route) -> Event[Any]:
         await wait_for_room(route.gates)

@@ -27,6 +27,7 @@ class SubscriptionStats:
 
     name: str
     query: str
+    """The types and keys it selects."""
     overflow: str
     pending: int
     """In its inbox now, not yet handed over."""

@@ -22,13 +22,16 @@ class Subscription:
 
     @property
     def name(self) -> str:
-        """How logs, stats and system events call it: the callback and the query."""
+        """How logs, stats and system events call it: the callback and the beginning of `query`."""
         return self._receiver.name
 
     @property
     def query(self) -> str:
-        """What it asks other buses for, as they read it: `TRADE/BTCUSDT`."""
-        return self._receiver.query.text
+        """The types and keys it selects: `TRADE/BTCUSDT`, `*/BTC*`, or several with spaces between.
+        With keys for `*`, and with more than 1,024 bytes of them, other buses are asked for more
+        than that, and this one leaves out the rest.
+        """
+        return str(self._receiver.query)
 
     @property
     def unconfirmed(self) -> frozenset[str]:

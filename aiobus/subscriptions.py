@@ -12,7 +12,8 @@ from contextvars import Context
 
 from aiobus.delivery import holding
 from aiobus.dispatch import Callback, Dispatcher
-from aiobus.errors import BusClosed
+from aiobus.errors import BusClosed, BusError
+from aiobus.held import Held
 from aiobus.life import Life, State
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
@@ -24,6 +25,9 @@ from aiobus.turn import HANDLER_EVENTS, HANDLER_SECONDS, Turn
 from aiobus.waiters import Waiters
 
 __all__ = ["Subscriptions"]
+
+SAID = 8
+"""Events named of the calls that are cut off; there may be any number of them at once."""
 
 log = logging.getLogger("aiobus.subscriptions")
 
@@ -37,9 +41,11 @@ class Subscriptions:
         reports: Reports,
         transport: Transport,
         life: Life,
+        held: Held,
         *,
         is_timed: bool,
     ) -> None:
+        self.held = held
         self._turn_seconds = HANDLER_SECONDS if is_timed else math.inf
         self._publisher = publisher
         self._reports = reports
@@ -79,7 +85,7 @@ class Subscriptions:
     def _attach(self, name: str, terms: Terms) -> Receiver:
         if self._life.state is State.CLOSED:  # while start was waiting for a peer
             raise BusClosed(f"{self._life.name} is closed; nothing was subscribed")
-        label = " ".join(filter(None, [terms.query.text, *sorted(terms.query.reserved)]))
+        label = str(terms.query)
         name = f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
         receiver = Receiver(name, terms, self._publisher, self._reports, self._transport, self)
         self._publisher.attach(receiver)
@@ -179,19 +185,22 @@ class Subscriptions:
             self._transport.unsubscribe(receiver.intake)
 
     def close(self, exempt: Receiver | None = None) -> None:
-        """Drop all, say what was not handed over, and cancel the calls in progress, but those of
-        `exempt`.
+        """Drop all, and cancel the calls in progress, but those of `exempt`. Says what was not
+        handed over, and which calls were cut off.
         """
         try:
             for receiver in list(self._open):
-                if missed := receiver.backlog:
-                    up_to = "up to " if receiver.stats.behind and receiver.is_selective else ""
+                up_to = "up to " if receiver.is_behind and receiver.is_selective else ""
+                if missed := receiver.unhanded():
                     text = "%s%d events were not handed to %s: the bus closed"
                     log.warning(text, up_to, missed, receiver.name)
                 self.drop(receiver)
         finally:
             for task, receiver in self._tasks.items():
                 if receiver is not exempt:
+                    if receiver.in_hand:
+                        text = "the call of %s with %s was cut off: the bus closed"
+                        log.warning(text, receiver.name, _ids(receiver))
                     task.cancel()
 
     async def ended(self, timeout: float, exempt: Receiver | None = None) -> None:
@@ -208,10 +217,22 @@ class Subscriptions:
     def _on_end(self, task: "asyncio.Task[None]") -> None:
         receiver = self._tasks.pop(task)
         self.note_idle()
-        if task.cancelled():
-            error: BaseException | None = asyncio.CancelledError("its task was cancelled")
-        else:
+        error: BaseException | None = None
+        if not task.cancelled():
             error = task.exception()
-        if error is not None and not receiver.closed:
+        elif not receiver.closed:
+            # A bare CancelledError would look to a TaskGroup as if the bus was ended on purpose.
+            error = BusError(
+                f"the task of {receiver.name} was cancelled, by its handler or by code that cancels"
+                " all tasks, so the bus cannot go on; a handler may cancel only tasks of its own"
+            )
+        if error is not None:
             log.error("%s was ended, the bus cannot go on", receiver.name, exc_info=error)
             self.fail(error)
+
+
+def _ids(receiver: Receiver) -> str:
+    """Which events its calls in progress are about."""
+    running = sorted(receiver.running, key=lambda delivery: (delivery.source, delivery.seq))
+    more = f" and {len(running) - SAID} more" if len(running) > SAID else ""
+    return ", ".join(delivery.id for delivery in running[:SAID]) + more

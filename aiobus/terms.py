@@ -7,7 +7,7 @@ nothing of who will serve them.
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypedDict, get_args
 
 from aiobus.event import Event
@@ -15,7 +15,20 @@ from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.pattern import Query
 
-__all__ = ["Keys", "Since", "SubscribeOptions", "Terms", "Types", "Where", "check_timeout"]
+__all__ = [
+    "Keys",
+    "Since",
+    "SubscribeOptions",
+    "Terms",
+    "Types",
+    "Where",
+    "check_function",
+    "check_timeout",
+    "selects",
+]
+
+LONG = 1e11
+"""Seconds, some 3,000 years: a time beyond it is in milliseconds, an integer may be no float."""
 
 Types = str | Iterable[str]
 Keys = str | Iterable[str] | None
@@ -55,6 +68,8 @@ class Terms:
             type(self.where).__call__
         ):
             raise TypeError(f"where={self.where!r}: a plain function is needed, it is not awaited")
+        if self.where is not None:
+            check_function("where", self.where)
         if self.overflow not in get_args(Overflow):
             raise ValueError(f"overflow={self.overflow!r}: one of {get_args(Overflow)} is needed")
         if not _is_count(self.maxsize):
@@ -62,10 +77,53 @@ class Terms:
         if not _is_count(self.concurrency):
             raise ValueError(f"concurrency={self.concurrency!r}: a whole number from 1 is needed")
         if self.max_age is not None and not (_is_number(self.max_age) and self.max_age > 0):
-            raise ValueError(f"max_age={self.max_age!r}: seconds above 0 are needed")
+            raise ValueError(f"max_age={_shown(self.max_age)}: seconds above 0 are needed")
         if not (self.since in (None, "last") or _is_time(self.since)):
-            raise ValueError(f"since={self.since!r}: 'last' or Unix seconds are needed")
+            raise ValueError(
+                f"since={_shown(self.since)}: 'last', or Unix seconds such as time.time() - 60 for"
+                " the last minute, are needed"
+            )
         check_timeout(self.timeout)
+
+
+def check_function(name: str, function: Callable[..., object]) -> None:
+    """Raise TypeError where it can be told that calling `function` with one event cannot succeed,
+    or runs none of its code. `name` is that of the argument.
+    """
+    is_generator = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(each) for kind in is_generator for each in (function, type(function).__call__)):
+        raise TypeError(
+            f"{name}={function!r} is a generator: calling it would run none of its code;"
+            " give a function that does not yield"
+        )
+    if hasattr(function, "__signature__"):  # functools.wraps copies it, so it may be another's
+        return
+    call: tuple[object, ...] = (None,)
+    if inspect.ismethod(function):  # of one without `self`, `inspect` makes no signature
+        call, function = (function.__self__, None), function.__func__
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # written in C, and says nothing
+        return
+    try:
+        signature.bind(*call)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}={function!r} takes {signature} and is called with the event alone: {error};"
+            " functools.partial or a lambda gives it the rest"
+        ) from None
+
+
+def selects(where: Where, event: Event[Any]) -> bool:
+    """Ask `where`. Raises what that raises, and TypeError for what is true whatever the event."""
+    answer = where(event)
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # or it would be missed as "never awaited"
+        raise TypeError("`where` returned an awaitable; a plain function is needed")
+    if isinstance(answer, GeneratorType | AsyncGeneratorType):
+        raise TypeError("`where` returned a generator; a plain function is needed")
+    return bool(answer)
 
 
 def check_timeout(timeout: object, *, optional: bool = False) -> None:
@@ -73,16 +131,25 @@ def check_timeout(timeout: object, *, optional: bool = False) -> None:
     if timeout is None and optional:
         return
     if not (_is_number(timeout) and timeout >= 0):  # type: ignore[operator]
-        raise ValueError(f"timeout={timeout!r}: seconds from 0 are needed")
+        raise ValueError(f"timeout={_shown(timeout)}: seconds from 0 are needed")
 
 
 def _is_number(value: object) -> bool:
-    is_real = isinstance(value, float | int) and not isinstance(value, bool)
-    return is_real and value == value  # NaN is no number of seconds
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return abs(value) < LONG
+    return isinstance(value, float) and value == value  # NaN is no number of seconds
 
 
 def _is_time(value: object) -> bool:
-    return _is_number(value) and isfinite(value)  # type: ignore[arg-type]
+    return _is_number(value) and 0 <= value < LONG  # type: ignore[operator]
+
+
+def _shown(value: object) -> str:
+    # Python refuses to write integers of thousands of digits in decimal, but not in hexadecimal.
+    is_long = isinstance(value, int) and value.bit_length() > 128
+    return f"{value:#x}"[:20] + "..." if is_long else repr(value)
 
 
 def _is_count(value: object) -> bool:

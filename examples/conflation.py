@@ -4,7 +4,6 @@ Run it: python examples/conflation.py
 """
 
 import asyncio
-import logging
 import random
 from statistics import fmean
 
@@ -53,5 +52,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig()  # a failing handler says so on stderr
     asyncio.run(main())

@@ -4,7 +4,6 @@ Run it: python examples/kill_switch.py
 """
 
 import asyncio
-import logging
 import time
 from statistics import fmean
 
@@ -43,5 +42,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig()  # a failing handler says so on stderr
     asyncio.run(main())

@@ -5,7 +5,6 @@ Run it: python examples/pipeline.py
 
 import asyncio
 import csv
-import logging
 import tempfile
 import time
 from pathlib import Path
@@ -46,5 +45,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig()  # a failing handler says so on stderr
     asyncio.run(main())

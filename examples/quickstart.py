@@ -5,7 +5,6 @@ Run it: python examples/quickstart.py
 
 import asyncio
 import csv
-import logging
 from pathlib import Path
 
 from aiobus import AsyncEventBus, Event, EventType
@@ -49,5 +48,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig()  # a failing handler says so on stderr
     asyncio.run(main())

@@ -1,6 +1,6 @@
 """How to test a strategy: give it a bus, publish what it should see, settle, compare.
 
-Run it: pytest examples/test_strategy.py (with pytest-asyncio in auto mode, or without it)
+Run it: pytest examples/test_strategy.py (with pytest-asyncio in any mode, or without it)
 """
 
 import pytest
@@ -11,8 +11,7 @@ from quickstart import follow_the_whales
 pytest_plugins = ["aiobus.testing"]  # the fixture `bus`; with several files, in conftest.py
 
 
-@pytest.fixture
-async def seen(bus: AsyncEventBus) -> list[Event]:
+async def watch(bus: AsyncEventBus) -> list[Event]:
     """Every signal of a desk that follows the whales."""
     seen: list[Event] = []
     await bus.subscribe(EventType.SIGNAL, seen.append)
@@ -26,8 +25,9 @@ def trade(side: str, price: float, quantity: float, symbol: str = "BTCUSDT") -> 
     return Event(EventType.TRADE, data, key=symbol)
 
 
-async def test_a_large_trade_is_followed(bus: AsyncEventBus, seen: list[Event]) -> None:
+async def test_a_large_trade_is_followed(bus: AsyncEventBus) -> None:
     """Events are equal when type, data and key are."""
+    seen = await watch(bus)
     cause = await bus.publish(trade("sell", 39_430.5, 2.0))
     await bus.settle()
     assert seen == [Event(EventType.SIGNAL, {"side": "sell", "price": 39_430.5}, key="BTCUSDT")]
@@ -35,10 +35,9 @@ async def test_a_large_trade_is_followed(bus: AsyncEventBus, seen: list[Event]) 
 
 
 @pytest.mark.parametrize(("symbol", "quantity"), [("BTCUSDT", 0.99), ("ETHUSDT", 2.0)])
-async def test_any_other_trade_is_not(
-    bus: AsyncEventBus, seen: list[Event], symbol: str, quantity: float
-) -> None:
+async def test_any_other_trade_is_not(bus: AsyncEventBus, symbol: str, quantity: float) -> None:
     """What `key=` and `where=` keep out never reaches the strategy."""
+    seen = await watch(bus)
     await bus.publish(trade("buy", 39_430.5, quantity, symbol))
     await bus.settle()
     assert seen == []

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -41,17 +42,18 @@ def to_event(message: dict[str, Any]) -> Event:
 
 
 async def main(url: str) -> None:
-    """Print every trade until Ctrl-C."""
+    """Print every trade until Ctrl-C, after which what has come is still printed."""
     async with AsyncEventBus(name="binance") as bus:
-
-        def on_trade(trade: Event) -> None:
-            print("{key} {price} {side}".format(key=trade.key, **trade.data))
-
-        await bus.subscribe(EventType.TRADE, on_trade)
-        await websocket_feed(bus, url)
+        await bus.subscribe(
+            EventType.TRADE, lambda t: print(t.key, t.data["price"], t.data["side"])
+        )
+        feed = asyncio.ensure_future(websocket_feed(bus, url))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, feed.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await feed
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # tells when connecting fails
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else BINANCE))
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("websockets.client").setLevel(logging.INFO)  # tells when connecting fails
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else BINANCE))

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 ORDER = [
     "aiobus.errors  aiobus.clock  aiobus.limits  aiobus.fragments",
     "aiobus.stats  aiobus.event  aiobus.pattern",
-    "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.history  aiobus.turn  aiobus.waiters",
+    "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.history",
+    "aiobus.turn  aiobus.waiters  aiobus.held",
     "aiobus.terms  aiobus.outlets  aiobus.rows",
     "aiobus.wire",
     "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",

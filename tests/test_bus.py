@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import tempfile
 import threading
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
@@ -360,11 +362,36 @@ async def test_the_repr_shows_live_state(bus: AsyncEventBus) -> None:
         ({"url": "inproc://desk"}, "share the object"),
         ({"name": "two words"}, "name='two words' is not 1-64 characters"),
         ({"on_error": "ignore"}, "'log' or 'raise' is needed"),
+        ({"url": None}, "url=None: 'inproc://', 'ipc://name' and"),
+        ({"url": 5}, "url=5: 'inproc://', 'ipc://name' and"),
+        ({"url": object}, "url=<class 'object'>: 'inproc://', 'ipc://name' and"),
+        ({"limits": {}}, "limits={}: aiobus.Limits is needed, such as Limits("),
+        ({"limits": {"types": 5}}, "limits={'types': 5}: aiobus.Limits is needed"),
+        ({"limits": 0}, "limits=0: aiobus.Limits is needed"),
     ],
 )
-def test_a_wrong_argument_of_the_bus_is_named(arguments: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        AsyncEventBus(**arguments)  # type: ignore[arg-type]
+def test_a_wrong_argument_of_the_bus_is_named(arguments: dict[str, Any], message: str) -> None:
+    error = TypeError if "limits" in arguments else ValueError
+    with pytest.raises(error, match=re.escape(message)):
+        AsyncEventBus(**arguments)
+
+
+@pytest.mark.parametrize("key", ["*", "*USDT", "B*T", "BTC*"])
+async def test_a_key_that_no_subscription_could_ask_for_is_refused_before_a_number_is_used(
+    bus: AsyncEventBus, key: str
+) -> None:
+    with pytest.raises(EncodeError, match=re.escape(f"key: {key!r} has a `*`")):
+        await bus.publish(Event(EventType.TRADE, 1, key=key))
+    assert bus.stats().published == 0
+
+
+async def test_a_key_given_in_the_place_of_the_timestamp_is_told_to_be_named(
+    bus: AsyncEventBus,
+) -> None:
+    event: Any = Event(EventType.TRADE, 1, "BTC")  # type: ignore[arg-type]
+    with pytest.raises(EncodeError, match=r"timestamp: 'BTC' .* Event\(type, data, key=\.\.\.\)"):
+        await bus.publish(event)
+    assert bus.stats().published == 0
 
 
 @pytest.mark.parametrize(
@@ -377,6 +404,9 @@ def test_a_wrong_argument_of_the_bus_is_named(arguments: dict[str, str], message
         ({"since": "yesterday"}, ValueError, "since='yesterday'"),
         ({"where": 5}, TypeError, "where=5"),
         ({"key": []}, ValueError, "matches nothing"),
+        ({"key": "*USDT"}, ValueError, r"'\*USDT' has a `\*` that is not its end"),
+        ({"since": -60}, ValueError, r"since=-60: .* such as time.time\(\) - 60"),
+        ({"since": 10**400}, ValueError, r"since=0x\w{18}\.\.\.: 'last', or Unix seconds"),
     ],
 )
 async def test_a_wrong_argument_of_subscribe_is_named_and_leaves_nothing_subscribed(
@@ -454,6 +484,55 @@ async def test_the_way_out_for_threads_works(bus: AsyncEventBus) -> None:
     assert await asyncio.to_thread(work) == 1
 
 
+async def test_a_thread_with_a_loop_of_its_own_is_told_the_same(bus: AsyncEventBus) -> None:
+    async def elsewhere() -> None:
+        with pytest.raises(WrongLoop, match=r"of another thread.*run_coroutine_threadsafe"):
+            await bus.publish(Event(EventType.TRADE, 1))
+
+    await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+
+
+@pytest.mark.parametrize("call", ["publish", "close"])
+def test_a_bus_whose_loop_has_ended_says_so_and_what_a_notebook_does(call: str) -> None:
+    bus = AsyncEventBus(name="desk")
+    asyncio.run(bus.start())
+
+    async def in_the_next_cell() -> None:
+        with pytest.raises(WrongLoop, match="an event loop that has ended") as caught:
+            await (bus.close() if call == "close" else bus.publish(Event(EventType.TRADE, 1)))
+        assert "A notebook has a loop of its own: await bus.start()" in str(caught.value)
+        assert "run_coroutine_threadsafe" not in str(caught.value)
+
+    asyncio.run(in_the_next_cell())
+
+
+def test_outside_of_its_loop_while_that_stands_still_a_bus_says_so() -> None:
+    loop = asyncio.new_event_loop()
+    bus = AsyncEventBus(name="desk")
+    loop.run_until_complete(bus.start())
+    with pytest.raises(WrongLoop, match="has ended, or does not run now"):
+        bus.publish_nowait(Event(EventType.TRADE, 1))
+    loop.run_until_complete(bus.close())
+    loop.close()
+
+
+async def test_a_made_up_name_is_drawn_at_the_start() -> None:
+    bus, other = AsyncEventBus(), AsyncEventBus()
+    assert (bus.name, bus.stats().name) == ("", "")
+    with pytest.raises(BusClosed, match="this bus is not started"):
+        await bus.publish(Event(EventType.TRADE, 1))
+    async with bus, other:
+        assert re.fullmatch(r"bus-[0-9a-f]{8}", bus.name)
+        assert bus.name != other.name
+        assert (await bus.publish(Event(EventType.TRADE, 1))).source == bus.name
+        assert bus.stats().name == bus.name
+        assert bus.name in repr(bus)
+
+
+async def test_a_name_that_was_given_is_there_from_the_beginning() -> None:
+    assert AsyncEventBus(name="desk").name == "desk"
+
+
 async def test_another_loop_is_refused(bus: AsyncEventBus) -> None:
     async def elsewhere() -> None:
         with pytest.raises(WrongLoop):
@@ -466,6 +545,36 @@ async def test_another_loop_is_refused(bus: AsyncEventBus) -> None:
     await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
 
 
+def test_a_bus_that_was_forked_before_its_start_starts_in_both_processes_under_two_names() -> None:
+    with tempfile.TemporaryDirectory(prefix="aiobus-") as place:
+        bus = AsyncEventBus(f"ipc://{place}/d")
+        (told, telling), (ends, ending) = os.pipe(), os.pipe()
+
+        async def stay() -> None:
+            async with bus:
+                os.write(telling, bus.name.encode())
+                await asyncio.to_thread(os.read, ends, 1)
+
+        async def meet(name: str) -> None:
+            async with bus:
+                assert bus.stats().peers == (name,)
+                assert bus.name != name
+                os.write(ending, b".")
+
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                asyncio.run(stay())
+                code = 0
+            finally:
+                os._exit(code)
+        asyncio.run(meet(os.read(told, 64).decode()))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        for descriptor in (told, telling, ends, ending):
+            os.close(descriptor)
+
+
 def test_a_forked_child_is_refused() -> None:
     async def main() -> int:
         async with AsyncEventBus() as bus:
@@ -474,8 +583,8 @@ def test_a_forked_child_is_refused() -> None:
                 code = 1
                 try:
                     bus.publish_nowait(Event(EventType.TRADE, 1))
-                except WrongLoop:
-                    code = 42
+                except WrongLoop as error:
+                    code = 42 if "make a bus of its own here" in str(error) else 2
                 finally:
                     os._exit(code)
             _, status = await asyncio.to_thread(os.waitpid, child, 0)

@@ -80,10 +80,10 @@ def test_a_name_in_use_says_where_and_what_to_do() -> None:
     )
 
 
-def test_no_subscribers_says_to_what() -> None:
+def test_no_subscribers_says_to_what_and_that_a_star_does_not_count() -> None:
     error = NoSubscribers("ORDER", "BTC")
     assert (error.type, error.key) == ("ORDER", "BTC")
-    assert "nobody is subscribed to ORDER with key 'BTC'" in str(error)
+    assert "no subscription names ORDER with key 'BTC' ('*' does not count)" in str(error)
 
 
 def test_a_request_timeout_is_a_timeout_error_that_carries_the_event() -> None:

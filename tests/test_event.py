@@ -1,14 +1,14 @@
 """How an event looks, compares and is identified."""
 
 import time
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiobus import Event, EventType
+from aiobus import AsyncEventBus, EncodeError, Event, EventType
 from aiobus.event import event_id
 
 
@@ -96,3 +96,72 @@ def test_the_usual_types_are_those_of_a_trading_desk() -> None:
     assert " ".join(EventType) == (
         "NEW_DATA TRADE QUOTE BAR SIGNAL ORDER ACK FILL CANCEL REJECT POSITION RISK HALT"
     )
+
+
+# Subclasses.
+
+
+@dataclass
+class Trade(Event[Any]):
+    price: float = 0.0
+    qty: float = 0.0
+
+
+@dataclass(slots=True)
+class Slotted(Event[Any]):
+    price: float = 0.0
+
+
+class Noted(Event[Any]):
+    def __init__(self, price: float) -> None:
+        super().__init__("TRADE", {})
+        self.price = price
+
+
+class Tick(Event[Any]):
+    """Adds nothing but words."""
+
+    @property
+    def price(self) -> float:
+        return float(self.data["price"])
+
+
+@dataclass
+class Dated(Event[Any]):
+    type: str = "DATED"
+    data: Any = None
+
+
+@pytest.mark.parametrize(
+    ("event", "path", "names"),
+    [
+        (Trade("TRADE", {}, price=39_000.0, qty=2.0), "price", "price, qty"),
+        (Slotted("TRADE", {}, price=1.0), "price", "price"),
+        (Noted(1.0), "price", "price"),
+    ],
+    ids=["dataclass", "slots", "attribute"],
+)
+async def test_an_event_with_fields_of_its_own_is_refused_and_told_where_they_belong(
+    bus: AsyncEventBus, event: Event[Any], path: str, names: str
+) -> None:
+    for call in (bus.publish(event), bus.request(event, "ACK")):
+        with pytest.raises(EncodeError) as caught:
+            await call
+        assert caught.value.path == path
+        assert f"would not travel ({names}): put them into `data`" in str(caught.value)
+    with pytest.raises(EncodeError):
+        bus.publish_nowait(event)
+    assert bus.stats().published == 0
+
+
+@pytest.mark.parametrize(
+    "event", [Tick("TRADE", {"price": 1}), Dated()], ids=["property", "defaults"]
+)
+async def test_a_subclass_without_fields_of_its_own_travels_as_a_plain_event(
+    bus: AsyncEventBus, event: Event[Any]
+) -> None:
+    seen: list[Event[Any]] = []
+    await bus.subscribe("*", seen.append)
+    await bus.publish(event)
+    await bus.settle()
+    assert (type(seen[0]), seen[0].type, seen[0].data) == (Event, event.type, event.data)

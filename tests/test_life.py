@@ -106,6 +106,81 @@ async def test_what_was_not_handed_over_is_said_with_its_count(
     assert "9 events were not handed to never_returns(TRADE): the bus closed" in caplog.messages
 
 
+async def test_a_handler_that_close_cuts_off_is_named_with_its_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = AsyncEventBus()
+    await bus.start()
+    await bus.subscribe(EventType.TRADE, never_returns)
+    first = await bus.publish(Event(EventType.TRADE, 1))
+    await bus.publish(Event(EventType.TRADE, 2))
+    await bus.close(0.05)
+    said = f"the call of never_returns(TRADE) with {first.id} was cut off: the bus closed"
+    assert said in caplog.messages
+
+
+async def test_of_many_calls_that_close_cuts_off_some_are_named_and_all_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = AsyncEventBus()
+    await bus.start()
+    await bus.subscribe(EventType.TRADE, never_returns, concurrency=100)
+    events = [await bus.publish(Event(EventType.TRADE, number)) for number in range(50)]
+    await bus.close(0.05)
+    (said,) = [each for each in caplog.messages if "cut off" in each]
+    assert ", ".join(event.id for event in events[:8]) + " and 42 more was cut off" in said
+
+
+async def test_a_call_that_outlived_its_subscription_is_named_when_it_is_cut_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = AsyncEventBus()
+    await bus.start()
+    subscription = await bus.subscribe(EventType.TRADE, never_returns)
+    event = await bus.publish(Event(EventType.TRADE, 1))
+    await asyncio.sleep(0)
+    await subscription.unsubscribe()
+    await bus.close(0.05)
+    assert any(f"with {event.id} was cut off" in each for each in caplog.messages)
+
+
+async def test_an_exception_in_the_body_names_the_handlers_that_it_cuts_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with AsyncEventBus() as bus:
+            await bus.subscribe(EventType.TRADE, never_returns)
+            event = await bus.publish(Event(EventType.TRADE, 1))
+            await asyncio.sleep(0)
+            raise KeyError("mine")
+    assert any(f"with {event.id} was cut off" in each for each in caplog.messages)
+
+
+async def test_a_handler_that_returns_while_the_bus_closes_is_not_said_to_be_cut_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with AsyncEventBus() as bus:
+        await bus.subscribe(EventType.TRADE, lambda event: asyncio.sleep(0.01))
+        await bus.publish(Event(EventType.TRADE, 1))
+    assert caplog.messages == []
+
+
+async def test_events_of_the_bus_itself_that_nobody_takes_any_more_are_no_loss(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = AsyncEventBus()
+    await bus.start()
+    await bus.subscribe([EventType.TRADE, "aiobus.error", "aiobus.gap"], never_returns)
+    await bus.subscribe(EventType.QUOTE, fails)
+    for number in range(3):
+        await bus.publish(Event(EventType.TRADE, number))
+        await bus.publish(Event(EventType.QUOTE, number))
+    await asyncio.sleep(0)
+    await bus.close(0.05)
+    (said,) = [each for each in caplog.messages if "not handed" in each]
+    assert said.startswith("2 events were not handed to never_returns(TRADE aiobus.error")
+
+
 async def test_what_was_still_to_be_caught_up_with_is_counted_as_well(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -107,6 +107,7 @@ WAYS = {
     "strict": ["-o", "asyncio_mode=strict", *SCOPE],
     "without": ["-p", "no:asyncio"],
 }
+DEFAULT = ["-W", "default::pytest.PytestDeprecationWarning"]  # its own, of a scope that is unset
 
 
 def suite(way: str) -> str:
@@ -160,9 +161,42 @@ def test_the_page_about_testing_shows_tests_that_pass(pytester: pytest.Pytester)
     shown = dict(re.findall(r"```python (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
     for name, text in shown.items():
         (pytester.path / name).write_text(text)
-    for way in ("auto", "without"):
-        result = pytester.runpytest_subprocess(*TIDY, *WAYS[way], timeout=60)
+    for way in (DEFAULT, WAYS["auto"], WAYS["without"]):
+        result = pytester.runpytest_subprocess(*TIDY, *way, timeout=60)
         result.assert_outcomes(passed=len(shown) - 1)
+
+
+UNMARKED = """
+import pytest
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_parametrized(bus, number) -> None:
+    await bus.settle()
+
+class TestOfAClass:
+    async def test_method(self, network) -> None:
+        assert network.seed >= 0
+
+@pytest.fixture
+def quiet(bus):
+    return bus
+
+async def test_that_asks_for_it_indirectly(quiet) -> None:
+    await quiet.settle()
+
+async def test_of_nobody_we_know() -> None:
+    pass
+"""
+
+
+def test_in_strict_mode_those_that_ask_for_a_bus_or_network_need_no_mark_and_others_do(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(UNMARKED)
+    result = pytester.runpytest_subprocess(*TIDY, *DEFAULT, timeout=60)
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(["*async def functions are not natively supported*"])
 
 
 def test_the_network_needs_no_pytest() -> None:

@@ -58,6 +58,26 @@ async def test_nobody_to_answer_is_said_at_once_and_nothing_is_published(
     assert bus.stats().published == 0
 
 
+async def test_a_monitor_of_everything_is_no_subscriber_of_a_request(bus: AsyncEventBus) -> None:
+    seen: list[Event] = []
+    await bus.subscribe("*", seen.append)
+    await bus.subscribe("*", seen.append, key="BTC")
+    with pytest.raises(NoSubscribers):
+        await bus.request(Event(EventType.ORDER, 1, key="BTC"), EventType.ACK)
+    assert bus.stats().published == 0
+    await bus.settle()
+    assert seen == []
+
+
+async def test_beside_a_monitor_of_everything_who_names_the_type_answers(
+    bus: AsyncEventBus,
+) -> None:
+    await bus.subscribe("*", lambda event: None)
+    await acknowledge(bus)
+    order = Event(EventType.ORDER, 1)
+    assert (await bus.request(order, EventType.ACK)).cause == order.id
+
+
 async def test_who_only_listens_for_replies_does_not_count_as_subscribed(
     bus: AsyncEventBus,
 ) -> None:

@@ -77,7 +77,10 @@ BAD: list[tuple[type[Exception], str, Any]] = [
     *((ValueError, "maxsize", value) for value in [0, -1, 1.5, 8.0, "8", None, True]),
     *((ValueError, "concurrency", value) for value in [0, -1, 1.5, "8", None, True]),
     *((ValueError, "max_age", value) for value in [0, -1, NAN, "5", True, [], Decimal(5)]),
-    *((ValueError, "since", value) for value in ["first", NAN, True, [], "5"]),
+    *(
+        (ValueError, "since", value)
+        for value in ["first", NAN, True, [], "5", -60, -0.1, 1.7e12, float("inf")]
+    ),
     *((ValueError, "timeout", value) for value in [-1, NAN, "5", None, True, Decimal(5)]),
 ]
 
@@ -97,6 +100,16 @@ def test_what_makes_no_sense_is_refused_by_name_and_value(
 def test_a_coroutine_function_would_let_every_event_pass_so_it_is_refused(where: Any) -> None:
     with pytest.raises(TypeError, match="a plain function is needed, it is not awaited"):
         terms(where=where)
+
+
+@pytest.mark.parametrize("name", ["since", "timeout", "max_age"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["great", "small", "long"])
+def test_a_number_that_no_clock_knows_is_refused_in_one_short_sentence(
+    name: str, value: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=-?0x\w+\.\.\.: .*needed$") as caught:
+        terms(**{name: value})
+    assert len(str(caught.value)) < 120
 
 
 def test_terms_do_not_change() -> None:

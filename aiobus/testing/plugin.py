@@ -24,6 +24,7 @@ __all__ = [
     "SEED",
     "network",
     "pytest_configure",
+    "pytest_generate_tests",
     "pytest_runtest_call",
     "pytest_runtest_makereport",
 ]
@@ -47,6 +48,24 @@ def pytest_configure(config: pytest.Config) -> None:
     fixtures = ModuleType("aiobus.testing.fixtures")
     fixtures.bus = fixture(name="bus")(_bus)  # type: ignore[attr-defined]
     config.pluginmanager.register(fixtures)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-asyncio looks
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A coroutine test that asks for `bus` or `network` needs no mark: it is pytest-asyncio's in
+    strict mode as well, unless it is marked for another.
+    """
+    test, marked = metafunc.function, metafunc.definition.get_closest_marker
+    if not (
+        inspect.iscoroutinefunction(test)
+        and {"bus", "network"}.intersection(metafunc.fixturenames)
+        and metafunc.config.pluginmanager.hasplugin("asyncio")
+        and "anyio_backend" not in metafunc.fixturenames
+        and not any(marked(name) for name in ("asyncio", "anyio", "trio"))
+    ):
+        return
+    metafunc.definition.add_marker("asyncio")
+    pytest.mark.asyncio(getattr(test, "__func__", test))  # for the tests to be made of it
 
 
 async def _bus(request: pytest.FixtureRequest) -> AsyncIterator[AsyncEventBus]:

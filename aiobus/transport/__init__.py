@@ -6,7 +6,7 @@ goes. It must not know of callbacks, handlers or tasks of the user.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from aiobus.errors import BusError
 from aiobus.event import Event
@@ -140,6 +140,7 @@ class Witness(Protocol):
         ...
 
 
+@runtime_checkable
 class Transport(Protocol):
     """What a bus asks of its adapter. Each wait is bounded by its `timeout` in seconds, and
     cancelling leaves nothing half-done.

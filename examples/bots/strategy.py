@@ -12,6 +12,7 @@ from terminal import serve
 SYMBOL = "BTCUSDT"
 FAST, SLOW = 20, 100  # trades
 QUANTITY = 0.01  # BTC
+FRESH = 1.0  # seconds after which a signal that had to wait, for a broker, is not acted on any more
 PATIENCE = 2.0  # seconds an order may wait for its answer
 
 
@@ -48,7 +49,7 @@ async def strategy(bus: AsyncEventBus) -> None:
             if reply.type == EventType.REJECT:
                 print(f"order {order.id} was rejected: {reply.data['reason']}")
 
-    await bus.subscribe(EventType.SIGNAL, on_signal, key=SYMBOL)
+    await bus.subscribe(EventType.SIGNAL, on_signal, key=SYMBOL, max_age=FRESH)
     await bus.subscribe(EventType.TRADE, on_trade, key=SYMBOL)
 
 

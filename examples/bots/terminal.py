@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -48,7 +47,6 @@ def run(name: str, url: str, bot: Bot) -> None:
                 await work
             # On the way out handlers finish, and what was published arrives.
 
-    logging.basicConfig()  # a failing handler says so on stderr
     try:
         asyncio.run(session())
     except BusError as error:
