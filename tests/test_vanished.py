@@ -48,6 +48,13 @@ async def all_linked(bus: AsyncEventBus, *names: str) -> None:
             await anext(joined)
 
 
+LINKED = """
+async with bus.stream("aiobus.peer_joined") as joined:
+    while name not in bus.stats().peers:
+        await anext(joined)
+"""
+
+
 async def test_a_bus_whose_directory_has_vanished_makes_it_again_and_says_so(
     desk: Path, url: str, logged: Logged
 ) -> None:
@@ -149,6 +156,7 @@ async def test_of_two_processes_with_one_name_the_one_without_the_path_ends(
     frozen, other, peer = await nursery.actors(3)
     await frozen.start(url, "a")
     await peer.start(url, "peer")
+    await peer(LINKED, name="a")
     await peer.hear("T")
     frozen.kill(signal.SIGSTOP)
     shutil.rmtree(desk.parent)
@@ -156,6 +164,7 @@ async def test_of_two_processes_with_one_name_the_one_without_the_path_ends(
     frozen.kill(signal.SIGCONT)
     with pytest.raises(ActorError, match="NameInUse"):
         await frozen("await bus.wait_closed()")
+    await other(LINKED, name="peer")
     await other("await bus.publish(Event('T', 'other'))")
     assert await peer.heard(1) == ["other"]
 
@@ -168,6 +177,7 @@ async def test_a_link_to_a_frozen_peer_whose_socket_has_vanished_is_kept(
     await a("from aiobus import peers; peers.RELINK = 1.0")
     await a.start(url, "a")
     await b.start(url, "b")
+    await a(LINKED, name="b")
     await a.hear("T")
     await a(
         """
@@ -181,4 +191,4 @@ async def test_a_link_to_a_frozen_peer_whose_socket_has_vanished_is_kept(
     b.kill(signal.SIGCONT)
     await b("for i in range(100): await bus.publish(Event('T', i)); await asyncio.sleep(0)")
     assert await b("return await bus.flush()") == []
-    assert await a("return self.heard") == list(range(100))
+    assert await a.heard(100) == list(range(100))
