@@ -62,6 +62,10 @@ class Sink(Protocol):
         """Nothing is missing any more: somebody may wait for that."""
         ...
 
+    def refuse(self, name: str, reason: str) -> None:
+        """Another bus does not send what is asked of it."""
+        ...
+
     def reach(self, timestamp: float) -> None:
         """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
         ...
@@ -275,7 +279,7 @@ class Intake:
             self.pull(has_moved=True)
 
     def confirm(self, name: str) -> None:
-        """The query is live at a peer that did not answer in time."""
+        """The query is live at a peer that did not answer in time, or refused it."""
         self.unconfirmed -= {name}
 
     def pull(self, *, has_moved: bool = False) -> None:
@@ -291,6 +295,11 @@ class Intake:
         silent = self._asked.intersection(due)
         for source in due:
             self._granted.pop(source, None)
+    def refuse(self, name: str, reason: str) -> None:
+        """A peer does not serve the query: its events do not come until it confirms."""
+        self.unconfirmed |= {name}
+        self._sink.refuse(name, reason)
+
         free = self._sink.vacancy - sum(self._granted.values())
         is_paced = not self._sink.is_hungry
         if is_paced:

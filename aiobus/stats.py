@@ -50,7 +50,9 @@ class BusStats:
     peers: tuple[str, ...]
     """Names of the buses that are linked: their queries are live here and ours there."""
     refused: int
-    """Messages and queries from others that were not of the protocol, and had no effect."""
+    """Messages and queries from others that were not of the protocol, or beyond a bound of this
+    bus, and had no effect.
+    """
     history_events: int
     history_bytes: int
     subscriptions: tuple[SubscriptionStats, ...]

@@ -32,8 +32,8 @@ class Subscription:
 
     @property
     def unconfirmed(self) -> frozenset[str]:
-        """Names of the buses that did not confirm it in time. Each goes once it has; always empty
-        where there are no others.
+        """Names of the buses that did not confirm it in time, or refuse its query: their events may
+        not come. Each goes once it has confirmed; always empty where there are no others.
         """
         return self._receiver.intake.unconfirmed
 

@@ -21,9 +21,11 @@ ORDER = [
     "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",
     "aiobus.transport  aiobus.transport.meeting  aiobus.transport.fork",
     "aiobus.transport.network  aiobus.transport.rounds  aiobus.transport.topic",
-    "aiobus.transport.address",
+    "aiobus.transport.address  aiobus.transport.askers",
     "aiobus.transport.streams  aiobus.transport.inlets  aiobus.transport.pages",
-    "aiobus.transport.links  aiobus.transport.roster  aiobus.transport.memory",
+    "aiobus.transport.owed",
+    "aiobus.transport.links  aiobus.transport.answers",
+    "aiobus.transport.roster  aiobus.transport.memory",
     "aiobus.transport.marks  aiobus.transport.queries",
     "aiobus.transport.local  aiobus.transport.mesh  aiobus.transport.zmq  aiobus.transport.holder",
     "aiobus.transport.directory  aiobus.transport.rendezvous",
@@ -44,7 +46,7 @@ LINE = {module: line for line, modules in enumerate(ORDER) for module in modules
 # Values in, decisions out: no loop, no clock, no I/O.
 PURE = (
     "errors limits stats pattern codec inbox delivery history terms outlets sequence publisher"
-    " wire stream peers"
+    " wire stream peers transport.askers transport.owed"
 )
 IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),

@@ -102,7 +102,11 @@ class Inlet(Protocol):
         ...
 
     def confirm(self, name: str) -> None:
-        """The query is live at a peer that did not answer in time."""
+        """The query is live at a peer that did not answer in time, or refused it."""
+        ...
+
+    def refuse(self, name: str, reason: str) -> None:
+        """A peer does not serve the query: its events do not come until it confirms."""
         ...
 
 
@@ -149,7 +153,7 @@ class Transport(Protocol):
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`, and where in its past that begins; return
-        the names of those that did not confirm.
+        the names of those that did not confirm. `inlet` is told of those that refuse.
         """
         ...
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from aiobus.history import Page
 from aiobus.transport import Batch, Inlet, Source
 from aiobus.transport.topic import Topic
-from aiobus.wire import Answer, Frame, Mark, WireError, glance, topic
+from aiobus.wire import Answer, Frame, Mark, Who, WireError, glance, topic
 
 __all__ = ["Inlets"]
 
@@ -50,6 +50,8 @@ class Inlets:
         if is_new := name not in self._topics:
             self._topics[name] = Topic(name)
         self._topics[name].inlets[inlet] = None
+        self.refused: dict[Who, dict[Inlet, None]] = {}
+        """Those whose query a peer does not serve."""
         self._note_moved(self._topics[name])
         return name if is_new else None
 
@@ -82,13 +84,23 @@ class Inlets:
         takes to arrive makes its sender look younger.
         """
         self.started[source] = min(started, self.started.get(source, started))
+        for refused in self.refused.values():
+            refused.pop(inlet, None)
         self._left.pop(source, None)
 
     def meet(self, inlets: Iterable[Inlet], value: Answer) -> None:
-        """A source has answered: the queries of these are live there."""
-        source = (value.who.name, value.who.epoch)
+        """A source has answered: the queries of these are live there, or it says why not."""
+        source = _source(value.who)
         for inlet in inlets:
-            if inlet in self._numbers:
+            if inlet not in self._numbers:
+                continue
+            if (reason := value.refusal(inlet.query.text)) is not None:
+                refused = self.refused.setdefault(value.who, {})
+                if inlet not in refused:
+                    refused[inlet] = None
+                    inlet.refuse(value.who.name, reason)
+            else:
+                self.refused.get(value.who, {}).pop(inlet, None)
                 inlet.meet(source, value.seq, self.started[source])
                 if source not in inlet.beginning:  # else it confirms when it has told where
                     inlet.confirm(value.who.name)
@@ -116,6 +128,10 @@ class Inlets:
             return None
         for inlet in asked.inlets:  # every frame comes here, and `all` takes half as long again
             if not inlet.is_busy:
+    def refusing(self, inlet: Inlet) -> set[str]:
+        """Names of the peers that do not serve its query."""
+        return {who.name for who, inlets in self.refused.items() if inlet in inlets}
+
                 return None
         if (seen := glance(message)) is None:
             return None
@@ -195,5 +211,10 @@ class Inlets:
             source = next(iter(self._left))
             del self._left[source]
             self.started.pop(source, None)
+        self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
             for inlet in self._numbers:
                 inlet.forget(source)
+
+
+def _source(who: Who) -> Source:
+    return who.name, who.epoch

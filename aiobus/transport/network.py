@@ -15,9 +15,12 @@ __all__ = ["Ears", "Network"]
 class Ears(Protocol):
     """Who hears what a network brings. Nothing here waits or raises."""
 
-    def on_up(self, message: bytes) -> None:
+    def on_up(self, message: bytes, link: int | None) -> None:
         """From below, somebody who is connected to this bus: a topic that is asked for (first byte
-        1) or withdrawn (0), or a question.
+        1) or withdrawn (0), or a question. `link` is the number of the connection that it came on;
+        None for a topic that was withdrawn because its last connection ended. A number may be used
+        again once its connection has ended. A topic is told of with each connection that asks for
+        it, and withdrawn with the last.
         """
         ...
 

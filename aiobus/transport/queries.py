@@ -39,7 +39,7 @@ class Queries:
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`; return the names of those that did not
-        confirm. They are asked again until they do.
+        confirm, or refuse it. They are asked again until they confirm.
         """
         if (new := self._inlets.add(inlet)) is not None:
             self._network.subscribe(new)
@@ -53,7 +53,8 @@ class Queries:
             # Found long ago and never linked, so nobody is held up for them.
             missing |= {each for each in round.waiting if known[each].is_overdue(elapsed())}
             names = {known[each].name for each in missing}
-            return names | await self._begun(inlet, end - elapsed())
+            names |= await self._begun(inlet, end - elapsed())
+            return names | self._inlets.refusing(inlet)
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)
@@ -102,6 +103,13 @@ class Queries:
         for round in self._late:
             self._rounds.drop(round)
         self._late, self._turning = self._turning, []
+
+    def ask_refused(self) -> None:
+        """A second has passed: ask each peer that refused a query whether it serves it by now."""
+        for who, inlets in self._inlets.refused.items():
+            if inlets and self._links.is_there((who.name, who.epoch)):
+                meet = partial(self._inlets.meet, list(inlets))
+                self._turning.append(self._rounds.ask([who.endpoint], self._ask, meet))
 
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""

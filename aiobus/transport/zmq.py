@@ -41,6 +41,7 @@ RETRANSMIT = 1.0
 doubles them otherwise, and after a network was cut for 7 s is silent for another 5.
 """
 EVENTS = int(zmq.EVENTS)
+SRCFD = int(zmq.SRCFD)
 POLLIN = int(zmq.POLLIN)
 LOOKS = 3
 """Turns of the loop in which it would have found a descriptor readable."""
@@ -55,7 +56,7 @@ log = logging.getLogger("aiobus.transport")
 class Drain:
     """Reads one socket dry, a turn of the loop at a time, and hands on what it reads."""
 
-    def __init__(self, socket: "zmq.asyncio.Socket", hear: Callable[[bytes], None]) -> None:
+    def __init__(self, socket: "zmq.asyncio.Socket", hear: Callable[..., None]) -> None:
         self._socket = socket
         self.shadow: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
         """The same socket, without futures: they cost 20 x in throughput and lose messages when
@@ -96,10 +97,9 @@ class Drain:
         while not self._is_closed and (is_readable or self._has_message()):
             is_readable = False
             try:
-                message = self.shadow.recv(zmq.NOBLOCK)
+                self._read()
             except zmq.Again:  # a link was made, or a peer took something
                 continue
-            self._handle(message)
             if self._turn.spend():
                 self.soon()
                 return
@@ -109,14 +109,17 @@ class Drain:
         for _ in range(most):
             if not self._has_message():
                 return
-            self._handle(self.shadow.recv(zmq.NOBLOCK))
+            self._read()
+
+    def _read(self) -> None:
+        self._handle(self.shadow.recv(zmq.NOBLOCK))
 
     def _has_message(self) -> bool:
         return bool(self.shadow.get(EVENTS) & POLLIN)  # type: ignore[operator]
 
-    def _handle(self, message: bytes) -> None:
+    def _handle(self, message: bytes, *link: int | None) -> None:
         try:
-            self._hear(message)
+            self._hear(message, *link)
         except Exception:
             # A mistake of ours that a message brought to light: the next ones must be read.
             log.exception("a message of %d bytes could not be handled", len(message))
@@ -150,6 +153,18 @@ class Drain:
             self._socket.close(linger=int(linger * 1000))
 
 
+class UpDrain(Drain):
+    """The same for the socket that others listen to: `hear` is told which connection it was."""
+
+    def _read(self) -> None:
+        frame = self.shadow.recv(zmq.NOBLOCK, copy=False)
+        try:
+            link: int | None = frame.get(SRCFD)
+        except zmq.ZMQError:  # ZeroMQ withdraws what a connection that ended had asked for
+            link = None
+        self._handle(frame.bytes, link)
+
+
 class ZmqNetwork:
     """The `Network` of `ipc://` and `tcp://`; `meeting` tells who is there."""
 
@@ -168,7 +183,7 @@ class ZmqNetwork:
         self._context = context
         fork.register(self)
         try:
-            self._up = Drain(self._socket(context, zmq.XPUB), ears.on_up)
+            self._up = UpDrain(self._socket(context, zmq.XPUB), ears.on_up)
             self._drains.append(self._up)
             self._down = Drain(self._socket(context, zmq.XSUB), ears.on_down)
             self._drains.append(self._down)
