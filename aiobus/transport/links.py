@@ -7,8 +7,10 @@ a link; when silence is too long is `peers`' to judge.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
+from itertools import islice
+from typing import Any
 
 from aiobus.clock import elapsed
 from aiobus.peers import Peer, Verdict
@@ -23,6 +25,12 @@ from aiobus.wire import Answer, Who, WireError
 __all__ = ["Links"]
 
 MAX_PEERS = 1024
+"""Peers at once, however they were found. Beyond it the oldest gives way that never answered."""
+AT_SIGHT = 64
+"""Peers without an answer that are connected to as soon as they are found. Of more, it is looked
+first whether somebody listens there: each question goes up all connections, and those to nobody
+keep it.
+"""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -55,6 +63,11 @@ class Links:
         self._judged = elapsed()
         self._lenient_until = 0.0
         self._search: asyncio.Task[None] | None = None
+        self._strangers: dict[str, Peer] = {}
+        """Those that never answered, the oldest first."""
+        self._unseen: dict[str, Peer] = {}
+        """Those of them that are not connected to yet."""
+        self._looking: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -71,14 +84,44 @@ class Links:
     def find(self, member: Member) -> None:
         """Somebody listens there: link. Again: nothing."""
         if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
-            self._add(member)
+            try:
+                self._add(member)
+            except WireError as error:
+                self._witness.trouble("peers are left out", f"{member.name} is left out: {error}")
 
     def _add(self, member: Member) -> Peer:
+        if len(self._peers) >= MAX_PEERS:
+            if not self._strangers:
+                raise WireError(f"{MAX_PEERS} peers are linked already")
+            self._drop(next(iter(self._strangers.values())))
         peer = self._peers[member.endpoint] = Peer(member.name, member.endpoint, elapsed())
+        self._strangers[peer.endpoint] = peer
+        if len(self._strangers) <= AT_SIGHT:
+            self._connect(peer)
+        else:
+            self._unseen[peer.endpoint] = peer
+            if self._looking is None or self._looking.done():
+                self._looking = self._task(self._look(), "look")
+        return peer
+
+    def _connect(self, peer: Peer) -> None:
         log.debug("%s connects to %s at %s", self.me, peer, peer.endpoint)
         self._network.connect(peer.endpoint)
         self.link(peer)
-        return peer
+
+    async def _look(self) -> None:
+        """Connect to those of the unseen that listen, and drop the others."""
+        while self._unseen:
+            some = [self._unseen.pop(each) for each in list(islice(self._unseen, AT_SIGHT))]
+            members = {Member(peer.name, peer.endpoint): peer for peer in some if peer in self}
+            absent = await self._network.absent(members)
+            for member, peer in members.items():
+                if peer in self and member not in absent:
+                    self._connect(peer)
+                elif peer in self:
+                    self._drop(peer)
+                    self.changed.wake()
+            await asyncio.sleep(0)
 
     def link(self, peer: Peer) -> None:
         """Ask whether all that is subscribed here is live there. One such question is under way for
@@ -102,10 +145,8 @@ class Links:
         if peer is None:
             if not self._network.admits(member) or who.endpoint == self.me.endpoint:
                 raise WireError("a hello from where nobody of this bus can be")
-            if len(self._peers) >= MAX_PEERS:
-                raise WireError(f"a hello, there are {MAX_PEERS} peers already")
-            self._network.remember(member)
             peer = self._add(member)
+            self._network.remember(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
         # A repeated hello says that its link was made anew; perhaps ours was cut as well.
@@ -136,6 +177,7 @@ class Links:
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
+        self._strangers.pop(peer.endpoint, None)
         now = elapsed()
         peer.hear(now, value.seq)
         self._inlets.note_start((who.name, who.epoch), now - value.age)
@@ -202,16 +244,22 @@ class Links:
                 case Verdict.DROP:
                     silent.append(peer)
         if silent:
-            self.end()
-            search, name = self.drop_absent(silent), f"aiobus {self.me.name} search"
-            self._search = self._loop.create_task(search, name=name, context=self._context)
-            self._search.add_done_callback(_tell)
+            if self._search is not None:
+                self._search.cancel()
+            self._search = self._task(self.drop_absent(silent), "search")
         return is_late
+
+    def _task(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        name = f"aiobus {self.me.name} {name}"
+        task = self._loop.create_task(work, name=name, context=self._context)
+        task.add_done_callback(_tell)
+        return task
 
     def end(self) -> None:
         """Look for nobody any more."""
-        if self._search is not None:
-            self._search.cancel()
+        for task in (self._search, self._looking):
+            if task is not None:
+                task.cancel()
 
     def _relink(self, peer: Peer) -> None:
         if peer in self:
@@ -268,6 +316,8 @@ class Links:
     def _drop(self, peer: Peer) -> None:
         """End the link, after what arrived on it has been read."""
         del self._peers[peer.endpoint]
+        self._strangers.pop(peer.endpoint, None)
+        self._unseen.pop(peer.endpoint, None)
         self._rounds.drop(self._linking.pop(peer.endpoint, None))
         self._forget(peer)
         self._rounds.lose(peer.endpoint)
