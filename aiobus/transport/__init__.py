@@ -89,8 +89,16 @@ class Inlet(Protocol):
         """
         ...
 
-    def forget(self, source: Source) -> None:
-        """A source will not be heard of again."""
+    def forget(self, source: Source) -> int | None:
+        """A source will hardly be heard of again. The seq up to which nothing of it is owed any
+        more; None when it was never met.
+        """
+        ...
+
+    def resume(self, source: Source, low: int, high: int) -> None:
+        """A source that was forgotten is back. Nothing up to `low` is owed, and nothing above
+        `high` was handed over; what lies between is lost, since nobody knows its place.
+        """
         ...
 
     def excuse(self) -> None:
