@@ -137,6 +137,13 @@ async def test_a_bus_that_asks_for_too_much_leaves_the_others_theirs(
     assert seen.data == [5]
 
 
+async def test_close_names_who_asked_in_vain(mesh: Desk) -> None:
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    await subscribed(strategy, *"abc")
+    await feed.publish(Event("T", 6, key="c"))
+    assert await feed.close() == ["strategy"]
+
+
 async def test_of_more_than_an_answer_names_none_is_taken_for_confirmed(
     mesh: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,9 +123,10 @@ class Answers:
 
     def tell(self, asked: Ask, link: Link, *, is_open: bool) -> None:
         """Answer whether the queries of a link are live here."""
-        for name in self._askers.some(link):  # others may ask for less by now
-            with suppress(WireError):
-                self.serve(name, link)
+        for name in self._askers.some(link):
+            if self._streams.may_open(name, link):  # less is asked for than before
+                with suppress(WireError):
+                    self.serve(name, link)
         self._streams.flush()  # so that what was published before is received before
         age, seq = elapsed() - self._born, self._publisher.public_seq
         fields = (asked.nonce, self._me, age, seq, is_open)

@@ -79,6 +79,12 @@ class Streams:
                 self._tell_later()
             self._tell_of(topic)
 
+    def may_open(self, name: bytes, link: Link) -> bool:
+        """False when there are too many already, in all or of this link."""
+        if name.removeprefix(QUIET) in self._streams:
+            return True
+        return len(self._streams) < MAX_STREAMS and len(self._opened.get(link, ())) < MAX_OF_LINK
+
     def _begin(self, topic: bytes, query: Query, link: Link) -> None:
         if len(self._streams) >= MAX_STREAMS:
             raise WireError(f"{MAX_STREAMS} queries are served already")
