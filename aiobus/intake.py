@@ -269,7 +269,7 @@ class Intake:
 
     def resume(self, source: Source, low: int, high: int) -> None:
         """A source that was forgotten is back. Nothing up to `low` is owed, and nothing above
-        `high` was handed over; what lies between is lost, since nobody knows its place.
+        `high` was handed over; what lies between counts as lost.
         """
         self._unmet.pop(source, None)
         cursor = self._cursors.get(source)

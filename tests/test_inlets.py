@@ -609,7 +609,7 @@ def test_where_one_of_them_had_no_place_nothing_is_taken_for_handed_over(
     assert other.said("resume") == [("resume", SOURCE, 0, 7)]
 
 
-def test_one_that_nobody_had_a_place_of_begins_as_a_new_one(
+def test_one_of_which_no_place_was_known_begins_as_a_new_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_LEFT", 0)
@@ -646,7 +646,7 @@ def refusal(*queries: str, is_all: bool = True) -> Refusal:
     return Refusal(1, DESK, 2.0, 9, True, is_all, dict.fromkeys(queries, "full"))
 
 
-def test_who_is_refused_meets_nobody_and_is_told_why_once() -> None:
+def test_a_refused_subscription_meets_no_source_and_hears_the_reason_once() -> None:
     refused, served = subs = Sub(), Sub("FILL")
     inlets = inlets_of(*subs)
     inlets.note_start(SOURCE, 1.0)

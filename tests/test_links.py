@@ -306,7 +306,7 @@ async def test_of_more_peers_than_are_connected_to_at_sight_all_that_listen_are_
     assert len(desk.watch.log) == len(tools)
 
 
-async def test_nobody_is_looked_for_any_more_once_the_bus_ends(
+async def test_no_peer_is_looked_for_any_more_once_the_bus_ends(
     desk: Desk, no_task_is_left: None
 ) -> None:
     for number in range(2 * module.AT_SIGHT):

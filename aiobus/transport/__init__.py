@@ -97,7 +97,7 @@ class Inlet(Protocol):
 
     def resume(self, source: Source, low: int, high: int) -> None:
         """A source that was forgotten is back. Nothing up to `low` is owed, and nothing above
-        `high` was handed over; what lies between is lost, since nobody knows its place.
+        `high` was handed over; what lies between counts as lost.
         """
         ...
 
@@ -161,7 +161,7 @@ class Transport(Protocol):
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`, and where in its past that begins; return
-        the names of those that did not confirm. `inlet` is told of those that refuse.
+        the names of those that did not confirm. `inlet.refuse` is called for those that refuse.
         """
         ...
 

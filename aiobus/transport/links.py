@@ -27,9 +27,9 @@ __all__ = ["Links"]
 MAX_PEERS = 1024
 """Peers at once, however they were found. Beyond it the oldest gives way that never answered."""
 AT_SIGHT = 64
-"""Peers without an answer that are connected to as soon as they are found. Of more, it is looked
-first whether somebody listens there: each question goes up all connections, and those to nobody
-keep it.
+"""Peers without an answer that are connected to as soon as they are found. Of more, it is checked
+first whether the endpoint accepts: each question goes up all connections, and one that was never
+accepted keeps all of them in memory.
 """
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""

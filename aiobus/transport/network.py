@@ -19,8 +19,8 @@ class Ears(Protocol):
         """From below, somebody who is connected to this bus: a topic that is asked for (first byte
         1) or withdrawn (0), or a question. `link` is the number of the connection that it came on;
         None for a topic that was withdrawn because its last connection ended. A number may be used
-        again once its connection has ended. A topic is told of with each connection that asks for
-        it, and withdrawn with the last.
+        again once its connection has ended. A topic comes with each connection that asks for it,
+        and its withdrawal with the last.
         """
         ...
 
