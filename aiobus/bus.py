@@ -325,8 +325,9 @@ class AsyncEventBus:
         `max_age`: seconds after which an event is not handed over but counted. `since`: "last"
         begins with the newest event of each (type, key) in the history of every bus that is there,
         a time in Unix seconds with everything from then on, as far as their histories go
-        (`reached`). `timeout`: seconds to wait for peers; one that does not answer, or whose link
-        is cut, is named in `unconfirmed`, and its events are owed from its confirmation on.
+        (`reached`). `timeout`: seconds to wait for peers; one that does not answer, whose link is
+        cut, or that refuses the query because it serves too many, is named in `unconfirmed` until
+        it confirms. Its events are owed from then on.
 
         A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing

@@ -12,7 +12,7 @@ from aiobus.clock import elapsed
 from aiobus.event import Event
 from aiobus.history import Page, Since, Want
 from aiobus.pattern import Query
-from aiobus.sequence import LEFT, Cursor, Gap
+from aiobus.sequence import FORGOTTEN, LEFT, Cursor, Gap
 from aiobus.transport import Batch, Source, Transport
 
 __all__ = ["Intake"]
@@ -60,6 +60,10 @@ class Sink(Protocol):
 
     def note_idle(self) -> None:
         """Nothing is missing any more: somebody may wait for that."""
+        ...
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Another bus does not send what is asked of it."""
         ...
 
     def reach(self, timestamp: float) -> None:
@@ -253,13 +257,26 @@ class Intake:
         if is_dead:
             self._dead.add(source)
 
-    def forget(self, source: Source) -> None:
-        """A source will not be heard of again."""
-        self._cursors.pop(source, None)
+    def forget(self, source: Source) -> int | None:
+        """A source will hardly be heard of again. The seq up to which nothing of it is owed any
+        more; None when it was never met.
+        """
+        cursor = self._cursors.pop(source, None)
         self._dead.discard(source)
         self.behind.pop(source, None)
         self._granted.pop(source, None)
         self._asked.discard(source)
+        return None if cursor is None else cursor.last
+
+    def resume(self, source: Source, low: int, high: int) -> None:
+        """A source that was forgotten is back. Nothing up to `low` is owed, and nothing above
+        `high` was handed over; what lies between counts as lost.
+        """
+        self._unmet.pop(source, None)
+        cursor = self._cursors.get(source)
+        self._cursors[source] = Cursor(high if cursor is None else max(high, cursor.last))
+        if high > low and cursor is None:
+            self._sink.lose(source, Gap(low, high, FORGOTTEN))
 
     def excuse(self) -> None:
         """This process was held up: that there is no answer yet is nobody's fault."""
@@ -276,8 +293,13 @@ class Intake:
             self.pull(has_moved=True)
 
     def confirm(self, name: str) -> None:
-        """The query is live at a peer that did not answer in time."""
+        """The query is live at a peer that did not answer in time, or refused it."""
         self.unconfirmed -= {name}
+
+    def refuse(self, name: str, reason: str) -> None:
+        """A peer does not serve the query: its events do not come until it confirms."""
+        self.unconfirmed |= {name}
+        self._sink.refuse(name, reason)
 
     def pull(self, *, has_moved: bool = False) -> None:
         """Ask for what is missing, as far as there is room and nothing is under way. While others

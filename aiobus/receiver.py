@@ -225,6 +225,11 @@ class Receiver:
             self._inbox.notify(Notice(event))
             self._arrivals.wake()
 
+    def refuse(self, name: str, reason: str) -> None:
+        """Say that a bus does not send what is asked of it."""
+        text = f"{self.name} gets nothing of {name}, which refuses its query: {reason}"
+        self._reports.trouble("queries are refused", text)
+
     def reach(self, timestamp: float) -> None:
         """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
         self.reached = timestamp if self.reached is None else max(self.reached, timestamp)

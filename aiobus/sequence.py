@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from aiobus.history import Page, Since
 
-__all__ = ["LEFT", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "Cursor", "Gap"]
+__all__ = ["FORGOTTEN", "LEFT", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "Cursor", "Gap"]
 
 RETRY = 1.0
 """Seconds after which a page is asked for again: ZeroMQ does not send such a message twice."""
@@ -23,6 +23,7 @@ events each by 50 at once, on two processors, it was given up after 10 s by 32 o
 EVICTED = "history no longer holds it"
 UNANSWERED = "its source did not answer"
 LEFT = "its source has left"
+FORGOTTEN = "its source was away while many others left, so what arrived of this is not known"
 
 
 @dataclass(frozen=True, slots=True)

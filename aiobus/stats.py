@@ -71,7 +71,9 @@ class BusStats:
     frozen, and there may be buses that this one has not met. Empty: it is not alone.
     """
     refused: int
-    """Messages and queries from others that were not of the protocol, and had no effect."""
+    """Messages and queries from others that were not of the protocol, or beyond a bound of this
+    bus, and had no effect.
+    """
     history_events: int
     history_bytes: int
     subscriptions: tuple[SubscriptionStats, ...]

@@ -35,9 +35,10 @@ class Subscription:
 
     @property
     def unconfirmed(self) -> frozenset[str]:
-        """Names of the buses that did not confirm it in time, or whose link was cut, and meeting
-        addresses that did not answer (`tcp://127.0.0.1:7555`). Each goes once it has confirmed,
-        from when on its events are owed, or has left; always empty where there are no others.
+        """Names of the buses that did not confirm it in time, refuse its query, or whose link was
+        cut, and meeting addresses that did not answer (`tcp://127.0.0.1:7555`). Each goes once it
+        has confirmed, from when on its events are owed, or has left; always empty where there are
+        no others.
         """
         return self._receiver.intake.unconfirmed
 

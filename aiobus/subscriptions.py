@@ -101,10 +101,11 @@ class Subscriptions:
             raise
         if receiver.closed and self._life.state is State.CLOSED:
             raise BusClosed(f"{self._life.name} closed while {receiver.name} was awaited")
-        if missing:
-            receiver.intake.unconfirmed = frozenset(missing)
+        silent = frozenset(missing) - receiver.intake.unconfirmed  # who refuses was told already
+        if silent:
+            receiver.intake.unconfirmed |= silent
             text = "%s is not yet live at %s, which did not answer within %g s"
-            names = ", ".join(sorted(missing))
+            names = ", ".join(sorted(silent))
             log.warning(text, receiver.name, names, receiver.terms.timeout)
 
     def drop(self, receiver: Receiver) -> None:

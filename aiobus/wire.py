@@ -23,8 +23,9 @@ from aiobus.rows import MAX_NUMBER, Rows, WireError, shape
 
 __all__ = [
     "HEARTBEATS", "QUIET", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
-    "PageAnswer", "PageAsk", "Who", "WireError", "answer", "frame", "glance", "heartbeat", "mark",
-    "page", "quiet", "read_down", "read_topic", "read_up", "read_who", "topic", "up",
+    "PageAnswer", "PageAsk", "Refusal", "Who", "WireError", "answer", "frame", "glance",
+    "heartbeat", "mark", "page", "quiet", "read_down", "read_topic", "read_up", "read_who",
+    "topic", "up",
 ]  # fmt: skip
 
 VERSION = 1
@@ -35,6 +36,7 @@ QUIET = b"-"
 MAX_SOURCES = 4_096
 MAX_HEAD = 128
 """Bytes of version, name and epoch, of which the longest has 89."""
+MORE_REFUSED = "so many queries are refused that not all are named"
 MAX_DIGITS = 18
 """Of a prev: within MAX_NUMBER, whatever they are."""
 
@@ -218,6 +220,24 @@ class Answer:
     seq: int
     is_open: bool
 
+    def refusal(self, query: str) -> str | None:
+        """Why this query is not live there; None when it is."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Answer):
+    """The same, but not all of your queries are live here: `refused` says which are not, and why.
+    Unless it `is_all`, there are more of them, and of no other query is it known that it is live.
+    """
+
+    is_all: bool
+    refused: dict[str, str]
+
+    def refusal(self, query: str) -> str | None:
+        """Why this query is not live there, or may not be; None when it is."""
+        return self.refused.get(query, None if self.is_all else MORE_REFUSED)
+
 
 @dataclass(frozen=True, slots=True)
 class PageAnswer:
@@ -292,7 +312,7 @@ def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswe
         return Heartbeat(name, epoch, seq, leaving)
     if topic != me.topic:
         raise WireError("mail for another bus")
-    found: Answer | PageAnswer | Mark = _read((Answer, PageAnswer, Mark), json)
+    found: Answer | PageAnswer | Mark = _read((Answer, Refusal, PageAnswer, Mark), json)
     return _examined(found, json) if isinstance(found, PageAnswer) else found
 
 
@@ -359,6 +379,7 @@ def read_up(message: bytes) -> Ask | PageAsk | Ack:
 _FORMS: dict[Any, str] = {
     Ask: "? name* nonce who",
     Answer: "? nonce who age seq flag",
+    Refusal: "- nonce who age seq flag flag refused",
     PageAsk: "! name nonce who epoch query seq limit since seq",
     PageAnswer: "! nonce name epoch seq seq seq seq reached rows",
     Mark: "= mark who streams",
@@ -368,8 +389,14 @@ _FORMS: dict[Any, str] = {
 
 def _dumps(value: Ask | PageAsk | Ack | Answer | Mark) -> bytes:
     fields = [getattr(value, name) for name in value.__match_args__]
-    texts = [field.text if isinstance(field, Who) else field for field in fields]
+    texts = [_text(field) for field in fields]
     return orjson.dumps([_FORMS[type(value)][0], *texts])
+
+
+def _text(field: Any) -> Any:
+    if isinstance(field, Who):
+        return field.text
+    return list(field.items()) if isinstance(field, dict) else field
 
 
 def _read(forms: tuple[Any, ...], json: bytes) -> Any:
@@ -396,17 +423,21 @@ def _part(name: str, value: Any) -> Any:
             right = kind is str and (not bad_name(value) or (name, value) == ("name*", "*"))
         case "query":
             right = kind is str and len(value.encode()) <= MAX_QUERY
+        case "reason":
+            right = kind is str
         case "age":
             right = kind in (int, float) and value >= 0
         case "since" | "reached":
             right = value is None or kind in (int, float) or (name, value) == ("since", "last")
-        case "who" | "flag" | "rows" | "streams":
+        case "who" | "flag" | "rows" | "streams" | "refused":
             right = kind is {"who": str, "flag": bool}.get(name, list)
         case _:
             least, most = (1, 1_000_000) if name == "limit" else (0, MAX_NUMBER)
             right = kind is int and least <= value <= most
     if not right:
         raise WireError(f"no {name}: {shape(value)}")
+    if name == "refused":
+        return dict(_parts("query reason", each) for each in value)
     if name == "streams":
         return tuple(tuple(_parts("query seq", stream)) for stream in value)
     return read_who(value) if name == "who" else value

@@ -14,6 +14,7 @@ import zmq.asyncio
 from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, peers
+from aiobus.transport.links import AT_SIGHT
 from aiobus.transport.zmq import MAX_MESSAGE
 from aiobus.wire import Answer, Ask, Who, answer, frame, heartbeat, read_down, read_up, topic, up
 
@@ -225,6 +226,34 @@ async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
             await stranger.publish(2, prev=1)  # until somebody is there to hear it
             await asyncio.wait([step], timeout=0.05)
         assert (await step).data == 2
+
+
+async def served(bus: AsyncEventBus) -> None:
+    """It has read a subscription, and so all that came before on the same link."""
+    while not len(bus._transport._streams):  # type: ignore[attr-defined]
+        await turn()
+
+
+async def turn() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_links(
+    bus: AsyncEventBus, folder: str
+) -> None:
+    liar = Stranger(folder)
+    liar.up.connect(f"ipc://{folder}/{bus.name}.sock")
+    for number in range(2_000):
+        who = Who(f"tool{number}", 1, f"ipc://{folder}/tool{number}.sock")
+        await liar.up.send(b"\1" + who.topic)
+    await liar.up.send(b"\1LAST\0")
+    await served(bus)
+    async with AsyncEventBus(f"ipc://{folder}", name="real") as real, real.stream("TRADE") as got:
+        assert "real" in bus.stats().peers
+        await bus.publish(Event("TRADE", 1))
+        assert (await anext(got)).data == 1
+        assert len(list(bus._transport._links)) <= AT_SIGHT + 2  # type: ignore[attr-defined]
+    liar.close()
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])

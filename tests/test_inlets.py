@@ -10,9 +10,10 @@ from aiobus.event import Event
 from aiobus.history import Page
 from aiobus.pattern import Query
 from aiobus.transport import Batch, Source
-from aiobus.transport.inlets import MEMORY, Inlets
+from aiobus.transport import inlets as module
+from aiobus.transport.inlets import MAX_CURSORS, MAX_LEFT, MEMORY, Inlets
 from aiobus.transport.topic import FAR, LEFT
-from aiobus.wire import Answer, Frame, Mark, Who
+from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, Refusal, Who
 
 ME = Who("me", 7, "ipc:///me")
 DESK = Who("desk", 36, "ipc:///desk")
@@ -27,6 +28,7 @@ class Sub:
         self.query = Query.of(types)
         self.log: list[tuple[Any, ...]] = []
         self.last = 0
+        self.place: int | None = None
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.log.append(("meet", source, seq, started))
@@ -55,8 +57,15 @@ class Sub:
     def leave(self, source: Source, *, is_dead: bool = False) -> None:
         self.log.append(("leave", source))
 
-    def forget(self, source: Source) -> None:
+    def forget(self, source: Source) -> int | None:
         self.log.append(("forget", source))
+        return self.place
+
+    def resume(self, source: Source, low: int, high: int) -> None:
+        self.log.append(("resume", source, low, high))
+
+    def refuse(self, name: str, reason: str) -> None:
+        self.log.append(("refuse", name, reason))
 
     def tick(self, alive: Collection[Source]) -> None:
         self.log.append(("tick",))
@@ -525,3 +534,154 @@ def test_a_source_that_came_back_and_left_again_is_forgotten_an_hour_after_that(
     assert sub.said("forget") == []
     inlets.tick(2001.0 + MEMORY, (), ())
     assert sub.said("forget") == [("forget", SOURCE)]
+
+
+# Many sources that come and go.
+
+
+def many(count: int) -> list[Source]:
+    return [("tool", number) for number in range(count)]
+
+
+def left(inlets: Inlets, *sources: Source, now: float = 1.0) -> None:
+    for source in sources:
+        inlets.note_start(source, 0.0)
+        inlets.leave(source, now)
+
+
+def test_of_sources_that_left_those_beyond_a_bound_are_forgotten_the_first_of_them_first() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    left(inlets, *many(MAX_LEFT + 3))
+    inlets.tick(2.0, (), ())
+    assert sub.said("forget") == [("forget", source) for source in many(3)]
+    assert len(inlets.started) == MAX_LEFT
+
+
+def test_the_more_subscriptions_there_are_the_fewer_sources_that_left_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_CURSORS", 100)
+    subs = [Sub(f"T{number}") for number in range(20)]
+    inlets = inlets_of(*subs)
+    left(inlets, *many(50))
+    inlets.tick(2.0, (), ())
+    assert {len(sub.said("forget")) for sub in subs} == {45}
+    assert MAX_CURSORS // 20 > MAX_LEFT
+
+
+def test_a_source_that_is_looked_for_is_not_forgotten_for_others_that_left() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sources = many(MAX_LEFT + 3)
+    left(inlets, *sources)
+    inlets.tick(2.0, (), sources)
+    assert sub.said("forget") == []
+
+
+def test_one_that_was_forgotten_for_others_and_comes_back_goes_on_where_the_last_stood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    one, other = subs = Sub(), Sub("FILL")
+    one.place, other.place = 7, 4
+    inlets = inlets_of(*subs)
+    left(inlets, SOURCE)
+    inlets.tick(2.0, (), ())
+    later = Sub()
+    inlets.add(later)
+    for _ in range(2):
+        come_back(inlets, *subs, later)
+    resumed = [("resume", SOURCE, 4, 7)]
+    assert [sub.said("resume") for sub in (one, other, later)] == [resumed, resumed, []]
+
+
+def test_where_one_of_them_had_no_place_nothing_is_taken_for_handed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    one, other = subs = Sub(), Sub("FILL")
+    one.place = 7
+    inlets = inlets_of(*subs)
+    left(inlets, SOURCE)
+    inlets.tick(2.0, (), ())
+    come_back(inlets, *subs)
+    assert other.said("resume") == [("resume", SOURCE, 0, 7)]
+
+
+def test_one_of_which_no_place_was_known_begins_as_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    sub = Sub()
+    inlets = inlets_of(sub)
+    left(inlets, SOURCE)
+    inlets.tick(2.0, (), ())
+    come_back(inlets, sub)
+    assert sub.said("resume") == []
+
+
+def test_what_is_kept_of_forgotten_sources_is_bounded_too_and_lasts_for_an_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    monkeypatch.setattr(module, "MAX_PAST", 2)
+    sub = Sub()
+    sub.place = 5
+    inlets = inlets_of(sub)
+    sources = many(4)
+    left(inlets, *sources[:3])
+    left(inlets, sources[3], now=100.0)
+    inlets.tick(101.0, (), ())
+    inlets.tick(2.0 + MEMORY, (), ())
+    for source in sources:
+        inlets.note_start(source, 0.0)
+    assert sub.said("resume") == [("resume", sources[3], 5, 5)]
+
+
+# Refusals.
+
+
+def refusal(*queries: str, is_all: bool = True) -> Refusal:
+    return Refusal(1, DESK, 2.0, 9, True, is_all, dict.fromkeys(queries, "full"))
+
+
+def test_a_refused_subscription_meets_no_source_and_hears_the_reason_once() -> None:
+    refused, served = subs = Sub(), Sub("FILL")
+    inlets = inlets_of(*subs)
+    inlets.note_start(SOURCE, 1.0)
+    for _ in range(2):
+        inlets.meet(subs, refusal("TRADE"))
+    assert refused.log == [("refuse", "desk", "full")]
+    assert served.said("meet", "confirm")[:2] == [
+        ("meet", SOURCE, 9, 1.0),
+        ("confirm", "desk"),
+    ]
+    assert (inlets.refusing(refused), inlets.refusing(served)) == ({"desk"}, set())
+
+
+def test_where_not_all_refusals_are_named_everybody_is_refused() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.meet([sub], refusal(is_all=False))
+    assert sub.log == [("refuse", "desk", MORE_REFUSED)]
+
+
+def test_who_was_refused_meets_its_source_once_it_is_served() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 1.0)
+    inlets.meet([sub], refusal("TRADE"))
+    inlets.meet([sub], answer())
+    assert sub.said("meet", "confirm") == [("meet", SOURCE, 9, 1.0), ("confirm", "desk")]
+    assert inlets.refusing(sub) == set()
+
+
+def test_a_source_that_left_and_a_subscription_that_ended_are_refused_no_more() -> None:
+    one, other = subs = Sub(), Sub("FILL")
+    inlets = inlets_of(*subs)
+    inlets.meet(subs, refusal("TRADE", "FILL"))
+    inlets.remove(one)
+    assert [list(each) for each in inlets.refused.values()] == [[other]]
+    inlets.leave(SOURCE, 1.0)
+    assert inlets.refused == {}

@@ -10,7 +10,7 @@ from aiobus import Event
 from aiobus.history import Page, Want
 from aiobus.intake import MAX_UNMET, PACE, Intake
 from aiobus.pattern import Query
-from aiobus.sequence import LEFT, PATIENCE, PATIENCE_ALIVE, RETRY, Gap
+from aiobus.sequence import FORGOTTEN, LEFT, PATIENCE, PATIENCE_ALIVE, RETRY, Gap
 from aiobus.transport import Batch, Inlet, Source
 
 DESK = ("desk", 1)
@@ -53,6 +53,7 @@ class Box:
         self.falls = 0
         self.reached: list[float] = []
         self.rests = 0
+        self.refusals: list[tuple[str, str]] = []
 
     def keep(self, batch: Batch) -> None:
         assert batch.count, "an inbox holds nothing that is empty"
@@ -73,6 +74,9 @@ class Box:
 
     def reach(self, timestamp: float) -> None:
         self.reached.append(timestamp)
+
+    def refuse(self, name: str, reason: str) -> None:
+        self.refusals.append((name, reason))
 
 
 @dataclass
@@ -625,8 +629,44 @@ def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
     assert (behind.box.log, behind.asked.pages) == ([21], [])
 
 
+def test_a_source_that_was_forgotten_is_resumed_behind_all_that_was_handed_over(met: Bench) -> None:
+    met.take(4, 5)
+    met.intake.leave(DESK)
+    assert met.intake.forget(DESK) == 5
+    met.intake.resume(DESK, 3, 7)
+    met.intake.meet(DESK, 9, met.younger)
+    assert met.box.log == [5, Gap(3, 7, FORGOTTEN)]
+    assert met.asked.pages == [(DESK, 7, ROOM - 1)]
+
+
+def test_where_all_stood_at_one_place_nothing_is_lost_by_being_forgotten(bench: Bench) -> None:
+    bench.take(4, 6)
+    bench.intake.resume(DESK, 7, 7)
+    bench.intake.meet(DESK, 7, bench.younger)
+    bench.take(7, 8)
+    bench.intake.leave(DESK)
+    assert bench.box.log == [8]
+
+
+def test_a_place_that_is_known_again_is_kept_when_the_source_is_resumed(bench: Bench) -> None:
+    bench.take(4, 9)
+    bench.intake.leave(DESK)
+    bench.intake.resume(DESK, 3, 7)
+    assert bench.intake.forget(DESK) == 9
+    assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(0, 9)]
+
+
+def test_a_peer_that_refuses_is_unconfirmed_until_it_confirms_and_the_reason_is_told(
+    bench: Bench,
+) -> None:
+    bench.intake.refuse("desk", "full")
+    assert (bench.intake.unconfirmed, bench.box.refusals) == ({"desk"}, [("desk", "full")])
+    bench.intake.confirm("desk")
+    assert bench.intake.unconfirmed == set()
+
+
 def test_forgetting_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
-    bench.intake.forget(DESK)
+    assert bench.intake.forget(DESK) is None
     assert set(bench.intake.behind) == set()
 
 

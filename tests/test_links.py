@@ -260,13 +260,84 @@ async def test_a_hello_from_the_own_endpoint_is_refused(desk: Desk) -> None:
         desk.links.hello(Who("bot", 50, ME.endpoint))
 
 
-async def test_one_hello_too_many_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def tool(number: int) -> Who:
+    return Who(f"tool{number}", 1, f"tcp://127.0.0.1:{10_000 + number}")
+
+
+async def test_where_all_peers_are_linked_one_more_is_refused_however_it_is_found(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.link(BOT)
     desk.links.hello(BOT)
-    desk.links.hello(BOT)
-    with pytest.raises(WireError, match="a hello, there are 1 peers already"):
+    with pytest.raises(WireError, match="1 peers are linked already"):
         desk.links.hello(FEED)
-    assert len(list(desk.links)) == 1
+    desk.links.find(Member("feed", FEED.endpoint))
+    assert desk.watch.log == [("trouble", "feed is left out: 1 peers are linked already")]
+    assert list(desk.links) == [desk.peer(BOT)]
+
+
+async def test_one_peer_too_many_pushes_out_the_oldest_that_never_answered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 3)
+    desk.link(BOT)
+    desk.links.hello(tool(1))
+    desk.find(tool(2))
+    desk.links.hello(FEED)
+    await turn()
+    assert [peer.name for peer in desk.links] == ["bot", "tool2", "feed"]
+    assert ("disconnect", tool(1).endpoint) in desk.wires.log
+
+
+@pytest.mark.parametrize("way", ["hello", "find"])
+async def test_of_2000_peers_that_do_not_exist_few_are_connected_to_and_a_real_one_is_linked(
+    desk: Desk, way: str
+) -> None:
+    desk.link(BOT)
+    tools = [tool(number) for number in range(2_000)]
+    desk.wires.deaf.update(who.endpoint for who in tools)
+    for who in tools:
+        if way == "hello":
+            desk.links.hello(who)
+        else:
+            desk.links.find(Member(who.name, who.endpoint))
+    assert len(list(desk.links)) == module.MAX_PEERS
+    desk.links.hello(FEED)
+    while ("connect", FEED.endpoint) not in desk.wires.log:
+        await turn()
+    await searched()
+    connected = [endpoint for what, endpoint in desk.wires.log if what == "connect"]
+    assert len(connected) <= module.AT_SIGHT + 1
+    assert len(list(desk.links)) <= module.AT_SIGHT + 2
+    desk.is_asked(FEED)
+    desk.hear_answer(FEED, nonce=desk.rounds.number)
+    assert [desk.peer(BOT).is_there, desk.peer(FEED).is_there] == [True, True]
+
+
+async def test_of_more_peers_than_are_connected_to_at_sight_all_that_listen_are_linked(
+    desk: Desk,
+) -> None:
+    tools = [tool(number) for number in range(3 * module.AT_SIGHT)]
+    for who in tools:
+        desk.links.hello(who)
+    while len(desk.wires.log) < len(tools):
+        await turn()
+    assert desk.wires.log == [("connect", who.endpoint) for who in tools]
+    for number, who in enumerate(tools, 1):
+        desk.is_asked(who)
+        desk.hear_answer(who, nonce=number)
+    assert len(desk.watch.log) == len(tools)
+
+
+async def test_no_peer_is_looked_for_any_more_once_the_bus_ends(
+    desk: Desk, no_task_is_left: None
+) -> None:
+    for number in range(2 * module.AT_SIGHT):
+        desk.links.hello(tool(number))
+    desk.links.end()
+    await searched()
+    assert len(desk.wires.log) == module.AT_SIGHT
 
 
 async def test_a_hello_that_is_repeated_is_a_reason_to_ask_again_and_nothing_else(

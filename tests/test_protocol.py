@@ -23,6 +23,7 @@ from aiobus.wire import (
     Ask,
     Mark,
     PageAsk,
+    Refusal,
     Who,
     answer,
     frame,
@@ -65,6 +66,12 @@ SENT = {
     "bye": heartbeat("feed", FEED.epoch, 44, leaving=True),
     "ask": up(Ask("feed", 7, MONITOR)),
     "answer": answer(MONITOR, Answer(7, FEED, 12.5, 44, is_open=True)),
+    "refusal": answer(
+        MONITOR,
+        Refusal(
+            7, FEED, 12.5, 44, True, True, {"TRADE/BTCUSDT": "32768 queries are served already"}
+        ),
+    ),
     "page_ask": up(PageAsk("feed", 3, MONITOR, FEED.epoch, "TRADE/BTCUSDT", 41, 8192, None, 0)),
     "page": page(MONITOR, 3, "feed", FEED.epoch, 41, 0, 43, 44, None, [FIRST]),
     "mark": mark(MONITOR, Mark(9, FEED, (("TRADE/BTCUSDT", 44),))),

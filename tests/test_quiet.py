@@ -335,7 +335,7 @@ async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_com
 async def test_a_subscription_that_is_heard_while_a_bus_closes_is_not_served(desk: Desk) -> None:
     transport = desk.feed._transport
     await desk.feed.close(0.2)
-    transport.on_up(QUIET)  # type: ignore[attr-defined]
+    transport.on_up(QUIET, 1)  # type: ignore[attr-defined]
     assert len(transport._streams) == 0  # type: ignore[attr-defined]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from aiobus.transport.zmq import Drain
+from aiobus.transport.reader import Drain, UpDrain
 from aiobus.turn import READER_MESSAGES
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -67,3 +67,51 @@ async def test_a_socket_is_read_for_one_turn_in_each_iteration_of_the_loop(
         drain.close(0)
     assert heard == SENDERS * EACH
     assert most <= READER_MESSAGES
+
+
+TOPICS = [b"T%05d\0" % number for number in range(3 * READER_MESSAGES)]
+HELLO = b"~bot@1 tcp://127.0.0.1:2\0"
+
+
+async def test_the_end_of_a_connection_is_read_whole_before_anything_is_said_of_its_bus(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+) -> None:
+    """Its topics are withdrawn before its hello. In between it seemed to listen and to ask for
+    less: `flush` found nothing owed to it, and said that it has everything.
+    """
+    loop = asyncio.get_running_loop()
+    asked: set[bytes] = set()
+    changed = asyncio.Condition()
+
+    def hear(message: bytes, link: int | None) -> None:
+        (asked.add if message[:1] == b"\1" else asked.discard)(message[1:])
+        tasks.append(loop.create_task(tell()))
+
+    async def tell() -> None:
+        async with changed:
+            changed.notify_all()
+
+    async def until(count: int) -> None:
+        async with changed:
+            await changed.wait_for(lambda: len(asked) == count)
+
+    tasks: list[asyncio.Task[None]] = []
+    socket = context.socket(zmq.XPUB)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    drain = UpDrain(socket, hear)
+    drain.start()
+    peer = context.socket(zmq.XSUB)
+    peer.setsockopt(zmq.SNDHWM, 0)
+    peer.connect(f"tcp://127.0.0.1:{port}")
+    for topic in [*TOPICS, HELLO]:
+        peer.send(b"\1" + topic)
+    await until(len(TOPICS) + 1)
+    await drain.read_ends()
+    peer.close(0)
+    async with changed:
+        await changed.wait_for(lambda: len(asked) <= len(TOPICS))
+    assert asked, "the whole end was read in one turn: there are too few topics for this test"
+    await drain.read_ends()
+    assert asked == set()
+    drain.close(0)
+    await asyncio.gather(*tasks)

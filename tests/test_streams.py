@@ -156,12 +156,66 @@ async def test_one_query_too_many_is_refused_and_the_others_are_served(
 ) -> None:
     monkeypatch.setattr(module, "MAX_STREAMS", 2)
     desk.open("A", "B", "A")
-    with pytest.raises(WireError, match="a query, 2 are served already"):
+    with pytest.raises(WireError, match="2 queries are served already"):
         desk.open("C")
     desk.streams.close(B)
     desk.open("C")
     desk.publish("A", "C")
     assert len(desk.sent) == 2
+
+
+async def test_one_query_too_many_of_a_link_is_refused_and_other_links_are_served(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_OF_LINK", 2)
+
+    def open(link: int, *texts: str) -> None:
+        for text in texts:
+            desk.streams.open(wire.topic(text), Query.of(text), link)
+
+    open(1, "A", "B", "A")
+    assert [desk.streams.may_open(C, link) for link in (1, 2)] == [False, True]
+    assert desk.streams.may_open(wire.quiet(A), 1)
+    with pytest.raises(WireError, match="2 queries of one peer are served already"):
+        open(1, "C")
+    open(2, "C", "A")
+    open(1, "C")
+    desk.streams.close(A)
+    open(1, "D")
+    assert len(desk.streams) == 3
+
+
+async def test_what_a_link_that_is_gone_has_opened_counts_for_whom_it_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_OF_LINK", 1)
+    desk.streams.open(A, Query.of("A"), 1)
+    desk.streams.recharge(1, 2)
+    desk.streams.open(B, Query.of("B"), 1)
+    with pytest.raises(WireError):
+        desk.streams.open(C, Query.of("C"), 2)
+    desk.streams.recharge(2, None)
+    desk.streams.recharge(2, None)
+    desk.streams.open(C, Query.of("C"), 2)
+    for name in (A, B, C):
+        desk.streams.close(name)
+    assert len(desk.streams) == 0
+
+
+async def test_a_query_is_owed_when_something_was_published_that_it_matches(desk: Desk) -> None:
+    asked = ["A", "B", "A/x", "*", "no query at all"]
+    assert not any(map(desk.streams.is_owed, asked))
+    desk.publish("A")
+    assert list(map(desk.streams.is_owed, asked)) == [True, False, False, True, False]
+
+
+async def test_a_query_is_owed_what_history_holds_no_more_or_has_not_been_looked_through(
+    desk: Desk,
+) -> None:
+    desk.publisher = Publisher("desk", Limits(history_events=1))
+    desk.streams = Streams(desk.publisher, desk.messages.append)
+    desk.publish("A", "A", "B")
+    assert list(map(desk.streams.is_owed, ["A/x", "B/x", "C"])) == [True, False, False]
 
 
 # Ticks.

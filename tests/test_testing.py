@@ -35,7 +35,7 @@ class Heard:
         self.down: list[bytes] = []
         self._grown = asyncio.Event()
 
-    def on_up(self, message: bytes) -> None:
+    def on_up(self, message: bytes, link: int | None) -> None:
         self.up.append(message)
         self._grown.set()
 
@@ -178,7 +178,7 @@ async def test_a_topic_that_was_asked_for_twice_is_to_be_withdrawn_twice() -> No
     assert await upper.heard.until_up(b"\0T") == [b"\1T", b"?", b"\0T"]
 
 
-async def test_a_publisher_hears_of_a_topics_first_subscriber_and_of_its_last() -> None:
+async def test_a_publisher_hears_of_each_who_asks_for_a_topic_and_of_the_last_to_leave() -> None:
     network = MemoryNetwork()
     one, upper = await linked(network)
     two = await side(network, "two")
@@ -190,7 +190,7 @@ async def test_a_publisher_hears_of_a_topics_first_subscriber_and_of_its_last() 
     one.port.ask(b"?2")
     await upper.heard.until_up(b"?2")
     two.port.unsubscribe(b"T")
-    assert await upper.heard.until_up(b"\0T") == [b"\1T", b"?1", b"?2", b"\0T"]
+    assert await upper.heard.until_up(b"\0T") == [b"\1T", b"\1T", b"?1", b"?2", b"\0T"]
 
 
 async def test_connecting_twice_brings_everything_once() -> None:

@@ -23,6 +23,7 @@ from aiobus.wire import (
     Mark,
     PageAnswer,
     PageAsk,
+    Refusal,
     Who,
     WireError,
     answer,
@@ -641,6 +642,45 @@ def test_any_other_heartbeat_is_refused(fields: Any) -> None:
 @settings(max_examples=60, deadline=None)
 def test_an_answer_is_read_as_it_was_sent(value: Answer, to: Who) -> None:
     assert read_down(answer(to, value), to) == value
+
+
+refusals = st.builds(
+    Refusal, numbers, whos, st.floats(0, 1e300), numbers, st.booleans(), st.booleans(),
+    st.dictionaries(queries, st.text(max_size=20), max_size=3),
+)  # fmt: skip
+
+
+@given(refusals, whos)
+@settings(max_examples=60, deadline=None)
+def test_a_refusal_is_read_as_it_was_sent(value: Refusal, to: Who) -> None:
+    assert read_down(answer(to, value), to) == value
+
+
+def test_a_refusal_tells_of_each_query_why_it_is_not_live() -> None:
+    named = {"T/a": "full"}
+    complete, partial = (Refusal(1, YOU, 3.0, 4, True, is_all, named) for is_all in (True, False))
+    assert [complete.refusal(query) for query in ("T/a", "T/b")] == ["full", None]
+    assert [partial.refusal(query) for query in ("T/a", "T/b")] == ["full", wire.MORE_REFUSED]
+    assert Answer(1, YOU, 3.0, 4, True).refusal("T/a") is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [True],
+        [True, None],
+        [1, []],
+        [True, ["T"]],
+        [True, [["T"]]],
+        [True, [["T", 1]]],
+        [True, [[1, "full"]]],
+        [True, [["T" * 1_025, "full"]]],
+        [True, {"T": "full"}],
+        [True, [], 0],
+    ],
+)
+def test_any_other_refusal_is_refused(fields: list[Any]) -> None:
+    refusal(lambda: read_down(mail("-", 1, YOU.text, 3, 4, True, *fields), ME))
 
 
 def test_an_age_in_whole_seconds_is_an_age() -> None:

@@ -47,6 +47,7 @@ class MemoryNetwork(Medium):
         super().__init__(seed, faults, high_water_mark)
         self._ports: dict[str, _Port] = {}  # by endpoint
         self._links: dict[_Link, None] = {}
+        self.links_made = 0
         self._buses: WeakSet[AsyncEventBus] = WeakSet()
 
     def bus(self, name: str, **options: Any) -> AsyncEventBus:
@@ -220,6 +221,9 @@ class _Port:
             for link in self.below:
                 link.send(message)
 
+    async def read_ends(self) -> None:
+        """Nothing to do: all topics of a link are withdrawn at once."""
+
     def watch(self) -> None:
         """Nothing is ever overlooked here."""
 
@@ -240,10 +244,10 @@ class _Port:
             link.end(is_dead=is_dead)
         self._above.clear()
 
-    def hear_up(self, message: bytes) -> None:
+    def hear_up(self, message: bytes, link: int | None) -> None:
         """Something came from below."""
         if self.ears is not None:
-            self.ears.on_up(message)
+            self.ears.on_up(message, link)
 
     def hear_down(self, message: bytes) -> None:
         """Something came from above; what is not asked for any more is left out."""
@@ -259,6 +263,8 @@ class _Link:
     def __init__(self, network: MemoryNetwork, below: _Port, endpoint: str) -> None:
         self.below = below
         self.endpoint = endpoint
+        network.links_made += 1
+        self._number = network.links_made
         self._network = network
         self._above: _Port | None = None
         self._is_over = False
@@ -314,20 +320,19 @@ class _Link:
             if topic not in self._topics:
                 self._topics.add(topic)
                 above.asked[topic] += 1
-                if above.asked[topic] == 1:
-                    above.hear_up(message)
+                above.hear_up(message, self._number)
         elif message[:1] == b"\0":
-            self._withdraw(above, topic)
+            self._withdraw(above, topic, self._number)
         else:
-            above.hear_up(message)
+            above.hear_up(message, self._number)
 
-    def _withdraw(self, above: _Port, topic: bytes) -> None:
+    def _withdraw(self, above: _Port, topic: bytes, link: int | None) -> None:
         if topic in self._topics:
             self._topics.discard(topic)
             above.asked[topic] -= 1
             if not above.asked[topic]:
                 del above.asked[topic]
-                above.hear_up(b"\0" + topic)
+                above.hear_up(b"\0" + topic, link)
 
     def _hear_down(self, message: bytes) -> None:
         if message == END:
@@ -365,4 +370,4 @@ class _Link:
         if above is not None:
             del above.below[self]
             for topic in sorted(self._topics):
-                self._withdraw(above, topic)
+                self._withdraw(above, topic, None)

@@ -91,8 +91,16 @@ class Inlet(Protocol):
         """
         ...
 
-    def forget(self, source: Source) -> None:
-        """A source will not be heard of again."""
+    def forget(self, source: Source) -> int | None:
+        """A source will hardly be heard of again. The seq up to which nothing of it is owed any
+        more; None when it was never met.
+        """
+        ...
+
+    def resume(self, source: Source, low: int, high: int) -> None:
+        """A source that was forgotten is back. Nothing up to `low` is owed, and nothing above
+        `high` was handed over; what lies between counts as lost.
+        """
         ...
 
     def excuse(self) -> None:
@@ -104,7 +112,11 @@ class Inlet(Protocol):
         ...
 
     def confirm(self, name: str) -> None:
-        """The query is live at a peer that did not answer in time."""
+        """The query is live at a peer that did not answer in time, or refused it."""
+        ...
+
+    def refuse(self, name: str, reason: str) -> None:
+        """A peer does not serve the query: its events do not come until it confirms."""
         ...
 
 
@@ -169,7 +181,8 @@ class Transport(Protocol):
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`, and where in its past that begins; return
-        the names of those that did not confirm, and what is `unreached`.
+        the names of those that did not confirm, and what is `unreached`. `inlet.refuse` is called
+        for those that refuse.
         """
         ...
 

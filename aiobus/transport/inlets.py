@@ -6,16 +6,34 @@ source is. Pure but for the clock it is told.
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 from aiobus.history import Page
 from aiobus.transport import Batch, Inlet, Source
 from aiobus.transport.topic import Topic
-from aiobus.wire import Answer, Frame, Mark, WireError, glance, topic
+from aiobus.wire import Answer, Frame, Mark, Who, WireError, glance, topic
 
 __all__ = ["Inlets"]
 
 MEMORY = 3600.0
 """Seconds for which the place in a source's numbers is kept after it left: it may come back."""
+MAX_LEFT = 1_024
+MAX_CURSORS = 65_536
+"""Sources that left of which each subscription keeps its own place, and places in all. Of one that
+left before them, the lowest and the highest of these places are kept.
+"""
+MAX_PAST = 16_384
+"""Sources of which only those two are kept: one each second for four hours."""
+
+
+class Past(NamedTuple):
+    """What is kept of a source that left long ago: its inlets stood between `low` and `high`."""
+
+    low: int
+    high: int
+    number: int
+    """The last inlet that there was by then."""
+    left: float
 
 
 class Inlets:
@@ -32,7 +50,10 @@ class Inlets:
         """When each source that ever answered has started, in monotonic seconds of this process."""
         self.marks: dict[Source, tuple[Mark, list[tuple[str, int]]]] = {}
         """Flush marks, and what of each is not reached yet."""
+        self.refused: dict[Who, dict[Inlet, None]] = {}
+        """Those whose query a peer does not serve."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first
+        self._past: dict[Source, Past] = {}
         self._unread: dict[Source, dict[bytes, tuple[int, bytes, tuple[Inlet, ...]]]] = {}
         """The last frame on each topic that was left, after its prev and by whom: how far it
         reaches, only its last row says.
@@ -63,6 +84,8 @@ class Inlets:
         if number is None:
             return None
         del self._numbered[number]
+        for refused in self.refused.values():
+            refused.pop(inlet, None)
         name = topic(inlet.query.text)
         asked = self._topics[name]
         del asked.inlets[inlet]
@@ -83,15 +106,31 @@ class Inlets:
         """
         self.started[source] = min(started, self.started.get(source, started))
         self._left.pop(source, None)
+        if (past := self._past.pop(source, None)) is not None:
+            for inlet, number in self._numbers.items():
+                if number <= past.number:
+                    inlet.resume(source, past.low, past.high)
 
     def meet(self, inlets: Iterable[Inlet], value: Answer) -> None:
-        """A source has answered: the queries of these are live there."""
-        source = (value.who.name, value.who.epoch)
+        """A source has answered: the queries of these are live there, or it says why not."""
+        source = _source(value.who)
         for inlet in inlets:
-            if inlet in self._numbers:
+            if inlet not in self._numbers:
+                continue
+            if (reason := value.refusal(inlet.query.text)) is not None:
+                refused = self.refused.setdefault(value.who, {})
+                if inlet not in refused:
+                    refused[inlet] = None
+                    inlet.refuse(value.who.name, reason)
+            else:
+                self.refused.get(value.who, {}).pop(inlet, None)
                 inlet.meet(source, value.seq, self.started[source])
                 if source not in inlet.beginning:  # else it confirms when it has told where
                     inlet.confirm(value.who.name)
+
+    def refusing(self, inlet: Inlet) -> set[str]:
+        """Names of the peers that do not serve its query."""
+        return {who.name for who, inlets in self.refused.items() if inlet in inlets}
 
     def take(self, frame: Frame) -> None:
         """Hand a frame to all who asked for it."""
@@ -172,6 +211,7 @@ class Inlets:
                     if inlet in self._numbers:
                         inlet.take(frame, self.started.get(source))
         self.marks.pop(source, None)
+        self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
         self._left.pop(source, None)
         self._left[source] = now
         for inlet in self._numbers:
@@ -191,9 +231,31 @@ class Inlets:
         for source in [each for each in self._left if each in known]:
             del self._left[source]  # it goes to the end
             self._left[source] = now
-        while self._left and now - next(iter(self._left.values())) > MEMORY:
-            source = next(iter(self._left))
-            del self._left[source]
-            self.started.pop(source, None)
-            for inlet in self._numbers:
-                inlet.forget(source)
+        while self._past and now - next(iter(self._past.values())).left > MEMORY:
+            del self._past[next(iter(self._past))]
+        most = min(MAX_LEFT, MAX_CURSORS // max(1, len(self._numbers)))
+        while self._left:
+            source, left = next(iter(self._left.items()))
+            if now - left > MEMORY:
+                self._forget(source)
+            elif len(self._left) > most and source not in known:
+                self._put_away(source, left)
+            else:
+                break
+
+    def _forget(self, source: Source) -> list[int | None]:
+        del self._left[source]
+        self.started.pop(source, None)
+        return [inlet.forget(source) for inlet in self._numbers]
+
+    def _put_away(self, source: Source, left: float) -> None:
+        places = self._forget(source)
+        if known := [place for place in places if place is not None]:
+            low = min(known) if len(known) == len(places) else 0
+            self._past[source] = Past(low, max(known), self._last_number, left)
+            if len(self._past) > MAX_PAST:
+                del self._past[next(iter(self._past))]
+
+
+def _source(who: Who) -> Source:
+    return who.name, who.epoch

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
+from itertools import islice
 from typing import Any
 
 from aiobus.clock import elapsed
@@ -25,6 +26,12 @@ from aiobus.wire import Answer, Who, WireError
 __all__ = ["Links"]
 
 MAX_PEERS = 1024
+"""Peers at once, however they were found. Beyond it the oldest gives way that never answered."""
+AT_SIGHT = 64
+"""Peers without an answer that are connected to as soon as they are found. Of more, it is checked
+first whether the endpoint accepts: each question goes up all connections, and one that was never
+accepted keeps all of them in memory.
+"""
 BYE_SECONDS = 2.0
 """After its bye, a peer whose hello is still here may not have closed: it is looked for."""
 DELAY = 0.5
@@ -70,11 +77,16 @@ class Links:
         self._linking: dict[str, Round] = {}
         self._judged = elapsed()
         self._lenient_until = 0.0
+        self._strangers: dict[str, Peer] = {}
+        """Those that never answered, the oldest first."""
+        self._unseen: dict[str, Peer] = {}
+        """Those of them that are not connected to yet."""
         self._closed: dict[str, tuple[Who, float]] = {}  # by endpoint
         """Those that said bye while their hello was here, and when."""
         self._succeeding: set[Peer] = set()
         """Those that have the name of one that may be dead, until that is known."""
-        self._searches: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._relinking: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Peer]:
@@ -92,15 +104,44 @@ class Links:
     def find(self, member: Member) -> None:
         """Somebody listens there: link. Again: nothing."""
         if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
-            self._add(member)
+            try:
+                self._add(member)
+            except WireError as error:
+                self._witness.trouble("peers are left out", f"{member.name} is left out: {error}")
 
     def _add(self, member: Member) -> Peer:
+        if len(self._peers) >= MAX_PEERS:
+            if not self._strangers:
+                raise WireError(f"{MAX_PEERS} peers are linked already")
+            self._drop(next(iter(self._strangers.values())))
         peer = Peer(member.name, member.endpoint, elapsed(), self._newest())
-        self._peers[member.endpoint] = peer
+        self._peers[member.endpoint] = self._strangers[member.endpoint] = peer
+        if len(self._strangers) <= AT_SIGHT:
+            self._connect(peer)
+        else:
+            self._unseen[peer.endpoint] = peer
+            if self._looking is None or self._looking.done():
+                self._looking = self._begin(self._look())
+        return peer
+
+    def _connect(self, peer: Peer) -> None:
         log.debug("%s connects to %s at %s", self.me, peer, peer.endpoint)
         self._network.connect(peer.endpoint)
         self.link(peer)
-        return peer
+
+    async def _look(self) -> None:
+        """Connect to those of the unseen that listen, and drop the others."""
+        while self._unseen:
+            some = [self._unseen.pop(each) for each in list(islice(self._unseen, AT_SIGHT))]
+            members = {Member(peer.name, peer.endpoint): peer for peer in some if peer in self}
+            absent = await self._network.absent(members)
+            for member, peer in members.items():
+                if peer in self and member not in absent:
+                    self._connect(peer)
+                elif peer in self:
+                    self._drop(peer)
+                    self.changed.wake()
+            await asyncio.sleep(0)
 
     def link(self, peer: Peer) -> None:
         """Ask whether all that is subscribed here is live there. One such question is under way for
@@ -125,10 +166,8 @@ class Links:
         if peer is None:
             if not self._network.admits(member) or who.endpoint == self.me.endpoint:
                 raise WireError("a hello from where nobody of this bus can be")
-            if len(self._peers) >= MAX_PEERS:
-                raise WireError(f"a hello, there are {MAX_PEERS} peers already")
-            self._network.remember(member)
             peer = self._add(member)
+            self._network.remember(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
         # A repeated hello says that its link was made anew; perhaps ours was cut as well.
@@ -160,6 +199,7 @@ class Links:
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
+        self._strangers.pop(peer.endpoint, None)
         now = elapsed()
         self._hear(peer, now, value.seq)
         self._inlets.note_start((who.name, who.epoch), now - value.age)
@@ -198,7 +238,7 @@ class Links:
             self._join(peer)
         elif peer not in self._succeeding:
             self._succeeding.add(peer)
-            self._look(self._succeed(peer, rivals))
+            self._begin(self._succeed(peer, rivals))
 
     def _join(self, peer: Peer) -> None:
         if peer.link() and peer.who is not None:
@@ -278,31 +318,31 @@ class Links:
                 case Verdict.DROP:
                     silent.append(peer)
         if silent:
-            self._look(self.drop_absent(silent))
+            self._begin(self.drop_absent(silent))
         if overdue and (self._relinking is None or self._relinking.done()):
-            self._relinking = self._look(self._relink_accepting(overdue))
+            self._relinking = self._begin(self._relink_accepting(overdue))
         if due := [who for who, said in self._closed.values() if now - said >= BYE_SECONDS]:
             for who in due:
                 self._closed[who.endpoint] = (who, math.inf)  # not looked for twice
-            self._look(self._doubt(due))
+            self._begin(self._doubt(due))
         return is_late
 
-    def _look(self, search: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _begin(self, search: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Look whether processes listen, in a task of its own."""
         name = f"aiobus {self.me.name} search"
         task = self._loop.create_task(search, name=name, context=self._context)
-        self._searches.add(task)
-        task.add_done_callback(self._on_looked)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_end)
         return task
 
-    def _on_looked(self, search: "asyncio.Task[None]") -> None:
-        self._searches.discard(search)
+    def _on_end(self, search: "asyncio.Task[None]") -> None:
+        self._tasks.discard(search)
         if not search.cancelled() and (error := search.exception()) is not None:
             log.error("looking for peers failed", exc_info=error)
 
     def end(self) -> None:
         """Look for no peer any more."""
-        for search in self._searches:
+        for search in self._tasks:
             search.cancel()
 
     async def _relink_accepting(self, peers: Iterable[Peer]) -> None:
@@ -388,6 +428,8 @@ class Links:
     def _drop(self, peer: Peer) -> None:
         """End the link, after what arrived on it has been read."""
         del self._peers[peer.endpoint]
+        self._strangers.pop(peer.endpoint, None)
+        self._unseen.pop(peer.endpoint, None)
         self._rounds.drop(self._linking.pop(peer.endpoint, None))
         self._forget(peer)
         self._rounds.lose(peer.endpoint, is_missed=False)

@@ -56,13 +56,19 @@ class Marks:
         nothing until it has answered and confirmed, or until no process listens at its endpoint. A
         peer whose link is cut is named without waiting.
         """
-        newest, owed = self._streams.newest, self._streams.owed()
         end = elapsed() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                # Or a peer whose link has ended seems to have asked for less, and to have all.
+                await self._network.read_ends()
+        except TimeoutError:
+            return {each.name for each in self._links if not each.has_left}
+        newest, owed = self._streams.newest, self._streams.owed()
         peers = [each for each in self._links if not each.has_left and each.found_at < newest]
         if not owed:
             peers = [each for each in peers if not each.is_listening]
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(max(0.0, end - elapsed())):
                 await self._links.drop_absent(each for each in peers if each.is_awaited)
         async with asyncio.TaskGroup() as group:
             asked = {each: group.create_task(self._has_all(each, owed, end)) for each in peers}

@@ -36,6 +36,7 @@ _KINDS: dict[tuple[bool, bytes], Kind] = {
     (True, b"!"): "page_request",
     (True, b"="): "acknowledgement",
     (False, b"?"): "answer",
+    (False, b"-"): "answer",
     (False, b"!"): "page",
     (False, b"="): "mark",
 }

@@ -8,14 +8,16 @@ import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from contextvars import Context
+from functools import partial
 
-from aiobus.clock import elapsed, wall
+from aiobus.clock import elapsed
 from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.history import Page, Want
-from aiobus.pattern import read_query
 from aiobus.publisher import Publisher
 from aiobus.stats import PeerStats
 from aiobus.transport import Inlet, Source, Witness
+from aiobus.transport.answers import Answers
+from aiobus.transport.askers import Link
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
 from aiobus.transport.marks import Marks
@@ -37,13 +39,10 @@ from aiobus.wire import (
     PageAsk,
     Who,
     WireError,
-    answer,
     heartbeat,
-    page,
     read_down,
     read_topic,
     read_up,
-    topic,
     up,
 )
 
@@ -102,7 +101,6 @@ class Mesh:
         does not answer and may be frozen.
         """
         self._loop = asyncio.get_running_loop()
-        self._born = elapsed()
         self._publisher = publisher
         self._witness = witness
         self._streams = Streams(publisher, self._network.send)
@@ -110,9 +108,12 @@ class Mesh:
         endpoint, members = await self._network.open(publisher.name, self)
         self.me = me = Who(publisher.name, publisher.epoch, endpoint)
         log.info("%s listens at %s", me.name, endpoint)
+        self._answers = Answers(
+            me, publisher, self._streams, self._network.send, self._on_ask, self._refuse
+        )
         asking = (self._inlets, self._rounds, self._ask)
         links = Links(me, self._network, witness, *asking, lambda: publisher.public_seq)
-        links.born = self._born
+        links.born = self._answers.born
         self._links = links
         self._queries = Queries(self._network, links, self._inlets, self._rounds, self._ask)
         self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._inlets)
@@ -166,15 +167,15 @@ class Mesh:
 
     # From below: those who listen to this bus.
 
-    def on_up(self, message: bytes) -> None:
+    def on_up(self, message: bytes, link: Link) -> None:
         """A subscription, its end, or a question."""
         try:
             if message[:1] == b"\1":
-                self._on_subscribed(message[1:])
+                self._on_subscribed(message[1:], link)
             elif message[:1] == b"\0":
-                self._on_unsubscribed(message[1:])
-            else:
-                self._on_question(read_up(message))
+                self._on_unsubscribed(message[1:], link)
+            elif not self._answers.leaves(link, message):
+                self._on_question(read_up(message), message, link)
         except WireError as error:
             self._refuse(error)
 
@@ -182,19 +183,18 @@ class Mesh:
         self.refused += 1
         self._witness.trouble("messages are refused", f"a message was refused: {error}")
 
-    def _on_subscribed(self, name: bytes) -> None:
+    def _on_subscribed(self, name: bytes, link: Link) -> None:
         if self._is_closing:
             return
-        asked = read_topic(name)
-        if isinstance(asked, Who):
-            self._known.hello(asked)
+        if (who := self._answers.serve(name, link)) is not None:
+            self._known.hello(who)
+            self._answers.greet(link, who)
             self._streams.doubt()  # it may have missed what others have confirmed
-        elif asked is not None:
-            self._streams.open(name, asked)
 
-    def _on_unsubscribed(self, name: bytes) -> None:
-        self._streams.close(name)
+    def _on_unsubscribed(self, name: bytes, link: Link) -> None:
+        self._answers.close(name, link)
         if name[:1] == b"~" and isinstance(who := read_topic(name), Who):
+            self._answers.part(who)
             self._known.withdraw(who)
 
     @property
@@ -202,35 +202,20 @@ class Mesh:
         assert self._links is not None, "nothing is heard before the network is open"
         return self._links
 
-    def _on_question(self, question: Ask | PageAsk | Ack) -> None:
-        if question.to not in (self.me.name, "*"):
+    def _on_question(self, question: Ask | PageAsk | Ack, message: bytes, link: Link) -> None:
+        if question.to not in (self.me.name, "*") or not self._answers.is_from(link, question.who):
             return
         match question:
             case Ask():
-                self._known.answer(question.who, lambda: self._answer(question))
+                self._answers.owe(question, link, message)
             case PageAsk() if question.epoch == self.me.epoch:
-                self._answer_page(question)
+                self._answers.owe(question, link, message)
             case Ack():
                 self._rounds.answer(question.mark, question.who.endpoint, question)
 
-    def _answer(self, asked: Ask) -> None:
-        self._streams.flush()  # so that what was published before is received before
-        age, seq = elapsed() - self._born, self._publisher.public_seq
-        reply = Answer(asked.nonce, self.me, age, seq, self._known.is_open)
-        self._network.send(answer(asked.who, reply))
-
-    def _answer_page(self, asked: PageAsk) -> None:
-        try:
-            query = read_query(asked.query)
-        except ValueError as error:
-            raise WireError(f"a page is asked of no query: {error}") from None
-        want = Want(asked.after, asked.since, asked.upto)
-        found = self._streams.page(topic(asked.query), query, want, asked.limit)
-        rows = [row for _, _, row in found.rows]
-        reached = None if found.reached is None else min(found.reached, wall())
-        where = (found.after, found.evicted, found.to, found.newest)
-        name, epoch = self.me.name, self.me.epoch
-        self._network.send(page(asked.who, asked.nonce, name, epoch, *where, reached, rows))
+    def _on_ask(self, asked: Ask, link: Link) -> None:
+        is_open = self._known.is_open
+        self._known.answer(asked.who, partial(self._answers.tell, asked, link, is_open=is_open))
 
     # From above: those whom this bus listens to.
 
@@ -322,7 +307,9 @@ class Mesh:
         """
         if self._links is None:
             return ()
-        return {*await self._marks.flush(timeout), *self.unreached}
+        # What is refused has no stream, and no mark names it.
+        lacking = {*await self._marks.flush(timeout), *self._answers.lacking()}
+        return {*lacking, *self.unreached}
 
     # Every second.
 
@@ -334,6 +321,7 @@ class Mesh:
         self._streams.beacons()
         self._queries.tick()
         self._rounds.repeat()
+        self._queries.ask_refused()
         self._pages.tick(now)
         if self._known.judge(now):
             self._inlets.excuse()
@@ -378,6 +366,7 @@ class Mesh:
             self._links.end()
         if self._timer is not None:
             self._timer.cancel()
+            self._answers.end()
             for name in self._streams.owed():
                 self._streams.beacon(name)
             seq = self._publisher.public_seq

@@ -15,9 +15,12 @@ __all__ = ["Ears", "Network"]
 class Ears(Told, Protocol):
     """Who hears what a network brings. Nothing here waits or raises."""
 
-    def on_up(self, message: bytes) -> None:
+    def on_up(self, message: bytes, link: int | None) -> None:
         """From below, somebody who is connected to this bus: a topic that is asked for (first byte
-        1) or withdrawn (0), or a question.
+        1) or withdrawn (0), or a question. `link` is the number of the connection that it came on;
+        None for a topic that was withdrawn because its last connection ended. A number may be used
+        again once its connection has ended. A topic comes with each connection that asks for it,
+        and its withdrawal with the last.
         """
         ...
 
@@ -81,6 +84,12 @@ class Network(Protocol):
     def send(self, message: bytes) -> None:
         """Send a message down to all who asked for the topic that it begins with. It may get
         lost, for those who are too slow. Neither waits nor raises.
+        """
+        ...
+
+    async def read_ends(self) -> None:
+        """Return once no end of a link is half read: each of its topics is withdrawn by a message
+        of its own, and until all are heard its bus seems to listen, and to ask for less.
         """
         ...
 

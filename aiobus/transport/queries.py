@@ -39,7 +39,7 @@ class Queries:
 
     async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `inlet`; return the names of those that did not
-        confirm. They are asked again until they do.
+        confirm, or refuse it. They are asked again until they confirm.
 
         A peer that has not answered anything yet is waited for like a linked one, as long as it is
         not silent: its `start` may have returned, since it ends when that peer has *sent* its
@@ -55,9 +55,9 @@ class Queries:
         try:
             # One that was found long ago and never linked holds up no subscription.
             missing = await round.done(timeout, lambda each: known[each].is_overdue(elapsed()))
-            begun = await self._begun(inlet, end - elapsed())
+            names = await self._begun(inlet, end - elapsed()) | self._inlets.refusing(inlet)
             lost = [known[each] for each in missing | round.gone] + cut
-            return begun | {peer.name for peer in lost if peer in self._links and not peer.has_left}
+            return names | {peer.name for peer in lost if peer in self._links and not peer.has_left}
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)
@@ -106,6 +106,13 @@ class Queries:
         for round in self._late:
             self._rounds.drop(round)
         self._late, self._turning = self._turning, []
+
+    def ask_refused(self) -> None:
+        """A second has passed: ask each peer that refused a query whether it serves it by now."""
+        for who, inlets in self._inlets.refused.items():
+            if inlets and self._links.is_there((who.name, who.epoch)):
+                meet = partial(self._inlets.meet, list(inlets))
+                self._turning.append(self._rounds.ask([who.endpoint], self._ask, meet))
 
     def unsubscribe(self, inlet: Inlet) -> None:
         """Withdraw it. No error when it was not subscribed."""

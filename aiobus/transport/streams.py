@@ -11,15 +11,20 @@ from contextvars import Context
 from itertools import islice
 
 from aiobus.history import Page, Want
-from aiobus.pattern import Query
+from aiobus.pattern import Query, read_query
 from aiobus.publisher import Publisher
 from aiobus.stream import Stream
+from aiobus.transport.askers import Link
 from aiobus.wire import QUIET, WireError
 
 __all__ = ["Streams"]
 
 MAX_STREAMS = 32_768
 """Distinct queries served. Each costs some 2 KB here, and a peer may ask for anything."""
+MAX_OF_LINK = 8_192
+"""Of these, those that one link has opened: what one peer asks for by mistake leaves the others
+theirs.
+"""
 PAGE_EVENTS = 1024
 SLICE = 32
 BEACON_SECONDS = 0.8
@@ -47,6 +52,9 @@ class Streams:
         self._beacons: Iterator[Stream] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._confirmed: dict[bytes, int] = {}
+        self._owners: dict[bytes, Link] = {}
+        self._opened: dict[Link, dict[bytes, None]] = {}
+        """The streams that each link was the first to ask for."""
         self._quiet: dict[bytes, int] = {}
         """Topics that somebody listens to quietly, and what those were told of last."""
         self._telling: asyncio.TimerHandle | None = None
@@ -54,13 +62,13 @@ class Streams:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, name: bytes, query: Query) -> None:
+    def open(self, name: bytes, query: Query, link: Link = None) -> None:
         """Serve a query from now on, under the name of its topic or the quiet one. Raises WireError
-        when there are too many already.
+        when there are too many already, in all or of this link.
         """
         topic = name.removeprefix(QUIET)
         if topic not in self._streams:
-            self._begin(topic, query)
+            self._begin(topic, query, link)
         if topic == name:
             self._streams[topic].is_loud = True
         else:
@@ -70,9 +78,18 @@ class Streams:
                 self._tell_later()
             self._tell_of(topic)
 
-    def _begin(self, topic: bytes, query: Query) -> None:
+    def may_open(self, name: bytes, link: Link) -> bool:
+        """False when there are too many already, in all or of this link."""
+        if name.removeprefix(QUIET) in self._streams:
+            return True
+        return len(self._streams) < MAX_STREAMS and len(self._opened.get(link, ())) < MAX_OF_LINK
+
+    def _begin(self, topic: bytes, query: Query, link: Link) -> None:
         if len(self._streams) >= MAX_STREAMS:
-            raise WireError(f"a query, {MAX_STREAMS} are served already")
+            raise WireError(f"{MAX_STREAMS} queries are served already")
+        if link is not None and len(self._opened.get(link, ())) >= MAX_OF_LINK:
+            raise WireError(f"{MAX_OF_LINK} queries of one peer are served already")
+        self._charge(topic, link)
         publisher = self._publisher
         source = (publisher.name, publisher.epoch)
         stream = Stream(query, topic, source, publisher.public_seq, self._send, self._join)
@@ -81,6 +98,15 @@ class Streams:
         # What was published before may be owed as well: to somebody whose link was cut meanwhile.
         self._confirmed[topic] = 0
         publisher.attach(stream)
+
+    def _charge(self, topic: bytes, link: Link) -> None:
+        self._owners[topic] = link
+        self._opened.setdefault(link, {})[topic] = None
+
+    def recharge(self, link: Link, to: Link) -> None:
+        """The link is gone, and others may ask for what it opened: count that for `to`."""
+        for topic in self._opened.pop(link, ()):
+            self._charge(topic, to)
 
     def close(self, name: bytes) -> None:
         """Nobody asks for it by this name any more. No error when nobody did."""
@@ -100,6 +126,10 @@ class Streams:
         self._publisher.detach(stream)
         del self._streams[stream.topic]
         del self._confirmed[stream.topic]
+        link = self._owners.pop(stream.topic)
+        del self._opened[link][stream.topic]
+        if not self._opened[link]:
+            del self._opened[link]
 
     def close_all(self) -> None:
         """Serve nobody any more."""
@@ -128,6 +158,15 @@ class Streams:
         """Send what waits for the end of the tick."""
         for stream in self._joining:
             stream.flush()
+
+    def is_owed(self, text: str) -> bool:
+        """True when something may have been published that this query matches."""
+        try:
+            query = read_query(text)
+        except ValueError:
+            return False  # no event matches what is no query
+        page = self._publisher.history.page(query, 0, 1)
+        return bool(page.rows or page.evicted or page.to < page.newest)
 
     def page(self, topic: bytes, query: Query, want: Want, limit: int) -> Page:
         """A page of a query. What of it still waits for the end of the tick is sent first, so that

@@ -1,10 +1,7 @@
 """The sockets of one bus: an XPUB to which others listen and an XSUB by which it listens to them.
 
-Owns the ZeroMQ context, every socket option, and the reading. Must not know what the bytes say.
-
-ZeroMQ's descriptor is edge-triggered, and each call that sends, connects or disconnects can swallow
-the edge for good: then a socket is full of messages and nobody is woken (pyzmq#1021, #1085). So a
-socket is drained when its descriptor is readable, after each such call, and once a second.
+Owns the ZeroMQ context and every socket option. Must not know what the bytes say, nor when a socket
+is read (`reader`).
 """
 
 import asyncio
@@ -15,7 +12,7 @@ import socket
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextvars import Context
 from threading import Thread
 
@@ -26,7 +23,7 @@ from aiobus.transport import fork
 from aiobus.transport.descriptors import raise_limit
 from aiobus.transport.meeting import Meeting, Member
 from aiobus.transport.network import Ears
-from aiobus.turn import READER_MESSAGES, READER_SECONDS, Turn
+from aiobus.transport.reader import Drain, UpDrain
 
 __all__ = ["ZmqNetwork"]
 
@@ -39,10 +36,6 @@ RETRANSMIT = 1.0
 """Seconds between two attempts of the kernel to send what was not acknowledged, at most. It
 doubles them otherwise, and after a network was cut for 7 s is silent for another 5.
 """
-EVENTS = int(zmq.EVENTS)
-POLLIN = int(zmq.POLLIN)
-LOOKS = 3
-"""Turns of the loop in which it would have found a descriptor readable."""
 TERM = 0.5
 """Seconds beyond that for ZeroMQ to end."""
 LINGER = 1.0
@@ -54,105 +47,6 @@ is aborted if somebody connects before the next.
 """
 
 log = logging.getLogger("aiobus.transport")
-
-
-class Drain:
-    """Reads one socket dry, a turn of the loop at a time, and hands on what it reads."""
-
-    def __init__(self, socket: "zmq.Socket[bytes]", hear: Callable[[bytes], None]) -> None:
-        self.socket = socket
-        """Without futures: they cost 20 x in throughput and lose messages when cancelled
-        (pyzmq#1925).
-        """
-        self._send = super(zmq.Socket, socket).send  # two calls less than the Python one
-        self._hear = hear
-        self._loop = asyncio.get_running_loop()
-        self._context = Context()
-        self._turn = Turn(READER_SECONDS, READER_MESSAGES)
-        self._is_due = self._is_closed = False
-        self._runs = 0
-        self.found = 0
-        """Messages that only `watch` has found."""
-
-    def start(self) -> None:
-        """Read from now on, beginning with the next turn of the loop."""
-        self._loop.add_reader(self.socket.FD, self._on_readable)
-        self.soon()
-
-    def _on_readable(self) -> None:
-        # Else both would run in this iteration, and schedule a run each: one more each time.
-        if not self._is_due:
-            self._context.run(self.run, is_readable=True)
-
-    def soon(self) -> None:
-        """Read at the next turn of the loop: the socket was used."""
-        if not (self._is_due or self._is_closed):
-            self._is_due = True
-            self._loop.call_soon(self.run, context=self._context)
-
-    def run(self, *, is_readable: bool = False) -> None:
-        """Read what is there, for one turn of the loop; the rest at the next. `is_readable`: there
-        probably is something.
-        """
-        self._is_due = False
-        self._runs += 1
-        self._turn.renew()
-        # Asking first takes half the time of the exception that tells there is nothing.
-        while not self._is_closed and (is_readable or self._has_message()):
-            is_readable = False
-            try:
-                message = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:  # a link was made, or a peer took something
-                continue
-            self._handle(message)
-            if self._turn.spend():
-                self.soon()
-                return
-
-    def run_dry(self, most: int) -> None:
-        """Read all that is there now, at most so many messages: others may be sending."""
-        for _ in range(most):
-            if not self._has_message():
-                return
-            self._handle(self.socket.recv(zmq.NOBLOCK))
-
-    def _has_message(self) -> bool:
-        return bool(self.socket.get(EVENTS) & POLLIN)  # type: ignore[operator]
-
-    def _handle(self, message: bytes) -> None:
-        try:
-            self._hear(message)
-        except Exception:
-            # A mistake of ours that a message brought to light: the next ones must be read.
-            log.exception("a message of %d bytes could not be handled", len(message))
-
-    def send(self, message: bytes) -> None:
-        """Send, unless closed: never waits."""
-        if not self._is_closed:
-            self._send(message, zmq.NOBLOCK)
-            self.soon()
-
-    def watch(self) -> None:
-        """Look whether there is something that nobody is woken for: that the loop's next looks at
-        the descriptor do not find.
-        """
-        self._suspect(self._runs, LOOKS)
-
-    def _suspect(self, runs: int, looks: int) -> None:
-        if self._is_due or self._is_closed or runs != self._runs or not self.socket.poll(0):
-            return
-        if looks:
-            self._loop.call_soon(self._suspect, runs, looks - 1, context=self._context)
-        else:
-            self.found += 1
-            self.soon()
-
-    def close(self, linger: float) -> None:
-        """Read no more; what was sent has `linger` seconds to leave. Again: nothing."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._loop.remove_reader(self.socket.FD)
-            self.socket.close(linger=int(linger * 1000))
 
 
 class ZmqNetwork:
@@ -185,7 +79,7 @@ class ZmqNetwork:
         )
         fork.register(self)
         try:
-            self._up = Drain(self._socket(context, zmq.XPUB), ears.on_up)
+            self._up = UpDrain(self._socket(context, zmq.XPUB), ears.on_up)
             self._drains.append(self._up)
             self._down = Drain(self._socket(context, zmq.XSUB), ears.on_down)
             self._drains.append(self._down)
@@ -322,6 +216,10 @@ class ZmqNetwork:
     def send(self, message: bytes) -> None:
         """Send a message down to all who asked for its topic."""
         self._up.send(message)
+
+    async def read_ends(self) -> None:
+        """Return once no end of a link is half read."""
+        await self._up.read_ends()
 
     def watch(self) -> None:
         """Look whether something came that nobody was woken for."""

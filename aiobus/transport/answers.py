@@ -1,0 +1,184 @@
+"""What a bus gives to those who listen to it: their queries served or refused, answers, and pages.
+
+Owns what it says of itself to each link, and how much of its time an asker without a pause gets.
+Must not know who is linked (`links`) nor what it asks of others itself (`queries`).
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+
+from aiobus.clock import elapsed, wall
+from aiobus.history import Want
+from aiobus.pattern import read_query
+from aiobus.publisher import Publisher
+from aiobus.transport.askers import Askers, Link
+from aiobus.transport.owed import MAX_ASKS, MAX_PAGES, Owed
+from aiobus.transport.streams import Streams
+from aiobus.turn import Turn
+from aiobus.wire import (
+    Answer,
+    Ask,
+    PageAsk,
+    Refusal,
+    Who,
+    WireError,
+    answer,
+    page,
+    read_topic,
+    topic,
+)
+
+__all__ = ["Answers"]
+
+
+class Answers:
+    """The answers of one bus. `send` takes a message and never waits; `on_ask` is told whose turn
+    it is to be answered whether its queries are live (`tell`), and `refuse` why a question could
+    not be answered.
+    """
+
+    def __init__(
+        self,
+        me: Who,
+        publisher: Publisher,
+        streams: Streams,
+        send: Callable[[bytes], None],
+        on_ask: Callable[[Ask, Link], None],
+        refuse: Callable[[WireError], None],
+    ) -> None:
+        self._me = me
+        self._publisher = publisher
+        self._streams = streams
+        self._send = send
+        self._on_ask = on_ask
+        self._refuse = refuse
+        self.born = elapsed()
+        """When this bus started, in monotonic seconds of this process."""
+        self._askers = Askers()
+        self._asks = Owed("?", MAX_ASKS)
+        self._pages = Owed("!", MAX_PAGES)
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()
+        self._next: asyncio.Handle | None = None
+        self._is_over = False
+
+    # Subscriptions.
+
+    def serve(self, name: bytes, link: Link) -> Who | None:
+        """A topic is asked for on `link`: serve it, or return who says hello with it. Raises
+        WireError when it is refused, which the answers on this link tell from then on.
+        """
+        try:
+            asked = read_topic(name)
+            if isinstance(asked, Who):
+                return asked
+            if asked is not None:
+                self._streams.open(name, asked, link)
+                self._askers.serve(link, name)
+        except WireError as error:
+            self._askers.refuse(link, name, str(error))
+            raise WireError(f"{error}: {name[:100]!r}") from None
+        return None
+
+    def greet(self, link: Link, who: Who) -> None:
+        """`who` has said hello on `link`, behind all its queries."""
+        for before in self._askers.hello(link, who):
+            self._streams.recharge(before, link)
+
+    def close(self, name: bytes, link: Link) -> None:
+        """No link asks for a topic any more; `link` was the last."""
+        self._streams.close(name)
+        self._askers.close(name, link)
+
+    def part(self, who: Who) -> None:
+        """The hello of `who` is gone, and with it what it has asked and not been told."""
+        for link in self._askers.withdraw(who):
+            self._asks.drop(link)
+            self._pages.drop(link)
+            self._streams.recharge(link, None)
+
+    def lacking(self) -> set[str]:
+        """Names of those to whom something was published that they asked for in vain."""
+        return {
+            name
+            for name, queries, is_all in self._askers.lacking()
+            if any(map(self._streams.is_owed, queries)) or (not is_all and self._streams.newest)
+        }
+
+    # Questions.
+
+    def leaves(self, link: Link, message: bytes) -> bool:
+        """True when a question need not even be read: no hello came on its link, or it is under way
+        already. Raises WireError for one too many. An asker without a pause sends more than can be
+        read.
+        """
+        if link not in self._askers:
+            return True
+        return self._asks.leaves(link, message) or self._pages.leaves(link, message)
+
+    def is_from(self, link: Link, who: Who) -> bool:
+        """True when `who` has said hello on this link, and so has sent its queries before."""
+        return self._askers.is_from(link, who)
+
+    def tell(self, asked: Ask, link: Link, *, is_open: bool) -> None:
+        """Answer whether the queries of a link are live here."""
+        for name in self._askers.some(link):
+            if self._streams.may_open(name, link):  # less is asked for than before
+                with suppress(WireError):
+                    self.serve(name, link)
+        self._streams.flush()  # so that what was published before is received before
+        age, seq = elapsed() - self.born, self._publisher.public_seq
+        fields = (asked.nonce, self._me, age, seq, is_open)
+        refused = self._askers.refused(link)
+        reply = Answer(*fields) if refused is None else Refusal(*fields, *refused)
+        self._send(answer(asked.who, reply))
+
+    def owe(self, asked: Ask | PageAsk, link: Link, message: bytes) -> None:
+        """Answer now or, when others are before it, in one of the next turns of the loop. Raises
+        WireError for one too many.
+        """
+        (self._pages if isinstance(asked, PageAsk) else self._asks).put(link, message, asked)
+        if self._next is None and not self._is_over:
+            self._answer()
+
+    def _answer(self) -> None:
+        self._next = None
+        turn = Turn()
+        while self._asks or self._pages:
+            if self._next is None:
+                self._next = self._loop.call_soon(self._answer, context=self._context)
+            for owed in (self._asks.take(), self._pages.take()):
+                if owed is not None:
+                    self._answer_one(*owed)
+            if turn.spend():
+                break
+
+    def _answer_one(self, link: Link, asked: Ask | PageAsk) -> None:
+        try:
+            if isinstance(asked, PageAsk):
+                self._send_page(asked)
+            else:
+                self._on_ask(asked, link)
+        except WireError as error:
+            self._refuse(error)
+
+    def _send_page(self, asked: PageAsk) -> None:
+        try:
+            query = read_query(asked.query)
+        except ValueError as error:
+            raise WireError(f"a page is asked of no query: {error}") from None
+        want = Want(asked.after, asked.since, asked.upto)
+        found = self._streams.page(topic(asked.query), query, want, asked.limit)
+        rows = [row for _, _, row in found.rows]
+        reached = None if found.reached is None else min(found.reached, wall())
+        where = (found.after, found.evicted, found.to, found.newest)
+        me = (self._me.name, self._me.epoch)
+        self._send(page(asked.who, asked.nonce, *me, *where, reached, rows))
+
+    def end(self) -> None:
+        """Answer no more."""
+        self._is_over = True
+        if self._next is not None:
+            self._next.cancel()

@@ -1,0 +1,216 @@
+"""An asker that makes no pause gets little of its source's time, and the others theirs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aiobus import AsyncEventBus, Event
+from aiobus.testing import MemoryNetwork
+from aiobus.transport.meeting import Member
+from aiobus.transport.memory import SLICE
+from aiobus.transport.owed import MAX_PAGES
+from aiobus.wire import (
+    Answer,
+    Ask,
+    Frame,
+    Heartbeat,
+    Mark,
+    PageAnswer,
+    PageAsk,
+    Who,
+    read_down,
+    up,
+)
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+MANY = 1_000
+TURNS = MANY // SLICE + 2
+"""In which the network brings so many messages."""
+
+
+class Asker:
+    """A port that listens to a bus and asks it what it is told to."""
+
+    def __init__(self, network: MemoryNetwork, name: str, bus: AsyncEventBus) -> None:
+        self.who = Who(name, 1, f"memory://{name}")
+        self.port = network.port()
+        self.epoch = bus.stats().epoch
+        self.pages: list[int] = []
+        """Their numbers."""
+        self.answers: list[int] = []
+        self._grown = asyncio.Event()
+
+    def on_up(self, message: bytes, link: int | None = None) -> None:
+        pass
+
+    def on_found(self, member: Member) -> None:
+        pass
+
+    def on_down(self, message: bytes) -> None:
+        found = read_down(message, self.who)
+        match found:
+            case PageAnswer():
+                self.pages.append(found.nonce)
+            case Answer():
+                self.answers.append(found.nonce)
+            case Frame() | Heartbeat() | Mark():
+                pass
+        self._grown.set()
+
+    async def connect(self, *, says_hello: bool = True) -> None:
+        await self.port.open(self.who.name, self)
+        self.port.connect("memory://feed")
+        self.port.subscribe(self.who.topic if says_hello else b"~other@1 memory://other\0")
+
+    def ask(self, *numbers: int) -> None:
+        """For a page, under each of these numbers."""
+        for number in numbers:
+            what = (self.epoch, "T", 0, 10, None, 0)
+            self.port.ask(up(PageAsk("feed", number, self.who, *what)))
+
+    async def answered(self, number: int = 77) -> None:
+        """All that was asked before has been heard."""
+        self.port.ask(up(Ask("feed", number, self.who)))
+        await self.until_page_or_answer(self.answers, number)
+
+    async def until_page_or_answer(self, where: list[int], number: int) -> None:
+        while number not in where:
+            self._grown.clear()
+            await self._grown.wait()
+
+
+@pytest.fixture
+def network() -> MemoryNetwork:
+    return MemoryNetwork()
+
+
+@pytest.fixture
+async def feed(network: MemoryNetwork) -> AsyncIterator[AsyncEventBus]:
+    async with network.bus("feed") as bus:
+        for number in range(100):
+            await bus.publish(Event("T", number))
+        yield bus
+
+
+@pytest.fixture
+async def asker(network: MemoryNetwork, feed: AsyncEventBus) -> AsyncIterator[Asker]:
+    made = Asker(network, "asker", feed)
+    await made.connect()
+    await made.answered(1)
+    yield made
+    await made.port.close(0)
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_one_question_asked_again_and_again_gets_a_page_a_turn_at_most(asker: Asker) -> None:
+    asker.ask(*[5] * MANY)
+    await asker.answered()
+    await turns(5)
+    assert 1 <= len(asker.pages) <= TURNS
+
+
+async def test_a_question_that_is_repeated_after_its_page_was_sent_gets_another(
+    asker: Asker,
+) -> None:
+    """The first may have been lost."""
+    for count in (1, 2, 3):
+        asker.ask(5)
+        await asker.answered(count + 10)
+        assert len(asker.pages) == count
+
+
+async def test_who_has_not_said_hello_on_its_link_gets_no_page_and_no_answer(
+    network: MemoryNetwork, feed: AsyncEventBus
+) -> None:
+    async with asyncio.timeout(20):
+        asker = Asker(network, "asker", feed)
+        await asker.connect(says_hello=False)
+        asker.ask(*[5] * MANY)
+        asker.port.subscribe(asker.who.topic)
+        await asker.answered()
+        await turns(5)
+        assert (asker.pages, asker.answers) == ([], [77])
+        await asker.port.close(0)
+
+
+async def test_a_question_in_the_name_of_another_link_is_left(
+    network: MemoryNetwork, feed: AsyncEventBus, asker: Asker
+) -> None:
+    other = Asker(network, "other", feed)
+    await other.connect()
+    await other.answered(1)
+    other.who = asker.who
+    other.ask(5)
+    other.port.ask(up(Ask("feed", 6, asker.who)))
+    other.who = Who("other", 1, "memory://other")
+    await other.answered()
+    await asker.answered()
+    assert (asker.pages, asker.answers) == ([], [1, 77])
+    await other.port.close(0)
+
+
+async def test_questions_beyond_the_bound_of_a_link_are_counted_and_the_others_answered(
+    asker: Asker, feed: AsyncEventBus
+) -> None:
+    before = feed.stats().refused
+    asker.ask(*range(MANY))
+    await asker.answered(2_000)
+    last = MAX_PAGES - 1
+    await asker.until_page_or_answer(asker.pages, last)
+    await turns(MANY)
+    assert len(asker.pages) + feed.stats().refused - before == MANY
+    assert len(set(asker.pages)) == len(asker.pages) >= MAX_PAGES
+
+
+async def test_whether_its_queries_are_live_is_told_once_for_a_question_that_is_under_way(
+    asker: Asker,
+) -> None:
+    for _ in range(MANY):
+        asker.port.ask(up(Ask("feed", 5, asker.who)))
+    await asker.answered()
+    assert 1 <= asker.answers.count(5) <= TURNS
+
+
+async def test_a_thousand_subscriptions_at_once_are_confirmed_without_a_refusal(
+    network: MemoryNetwork, feed: AsyncEventBus
+) -> None:
+    async with network.bus("strategy") as bus:
+        made = await asyncio.gather(
+            *(bus.subscribe("T", print, key=str(number)) for number in range(MANY))
+        )
+    assert not any(each.unconfirmed for each in made)
+    assert feed.stats().refused == 0
+
+
+async def test_another_asker_does_not_wait_behind_all_that_one_has_asked(
+    network: MemoryNetwork, feed: AsyncEventBus, asker: Asker
+) -> None:
+    other = Asker(network, "other", feed)
+    await other.connect()
+    await other.answered(1)
+    asker.ask(*range(SLICE))
+    asker.ask(*range(SLICE, MAX_PAGES))
+    other.ask(7)
+    await other.until_page_or_answer(other.pages, 7)
+    assert len(asker.pages) < MAX_PAGES
+    await other.port.close(0)
+
+
+async def test_what_one_that_is_gone_has_asked_is_dropped(
+    network: MemoryNetwork, feed: AsyncEventBus
+) -> None:
+    asker = Asker(network, "asker", feed)
+    await asker.connect()
+    await asker.answered(1)
+    asker.ask(*range(MAX_PAGES))
+    await asker.answered()
+    await asker.port.close(0)
+    await turns(5)
+    owed = feed._transport._answers._pages  # type: ignore[attr-defined]
+    assert len(owed) == 0
