@@ -143,6 +143,30 @@ with asyncio.Runner(loop_factory=factory) as runner:
     assert "never closed" not in complaints
 
 
+def test_a_forked_child_that_exits_within_the_loop_ends(url: str, loop: str) -> None:
+    """The loop runs on there until all is closed, and once read the parent's socket for ever."""
+    code = """
+async def main():
+    async with AsyncEventBus(sys.argv[1], name="parent") as bus:
+        if (child := os.fork()) == 0:
+            os.environ["CHILD"] = "1"
+            sys.exit(0)
+        os.waitpid(child, 0)
+        async with AsyncEventBus(sys.argv[1], name="other") as other:
+            print(other.stats().peers)
+
+try:
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+except BaseException:
+    if "CHILD" not in os.environ:
+        raise
+    os._exit(0)
+"""
+    lines, _ = run(code, url, loop)
+    assert lines == ["('parent',)"]
+
+
 def test_one_that_was_closed_warns_of_nothing(url: str, loop: str) -> None:
     code = """
 async def main():

@@ -26,6 +26,10 @@ class Keeper(Protocol):
         """Other descriptors that belong to it."""
         ...
 
+    def leave_process(self) -> None:
+        """This process is a forked child: use nothing of it here any more."""
+        ...
+
 
 _keepers: WeakSet[Keeper] = WeakSet()
 
@@ -37,6 +41,8 @@ def _close_in_child() -> None:
     keepers = list(_keepers)
     if not keepers:
         return
+    for keeper in keepers:
+        keeper.leave_process()
     mine = {descriptor for keeper in keepers for descriptor in keeper.descriptors()}
     for descriptor in _open_descriptors():
         addresses = _addresses(descriptor)

@@ -121,6 +121,12 @@ class Drain:
             self.found += 1
             self.soon()
 
+    def leave_process(self) -> None:
+        """This process is a forked child. Its loop may run on, and a socket of the parent seems to
+        have messages without end here.
+        """
+        self._is_closed = True
+
     def close(self, linger: float) -> None:
         """Read no more; what was sent has `linger` seconds to leave. Again: nothing."""
         if not self._is_closed:

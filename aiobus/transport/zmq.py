@@ -177,6 +177,11 @@ class ZmqNetwork:
                 return True
         return self._meeting.mine(address)
 
+    def leave_process(self) -> None:
+        """This process is a forked child: read and send nothing here any more."""
+        for drain in self._drains:
+            drain.leave_process()
+
     def descriptors(self) -> set[int]:
         """Other descriptors of this bus that a forked child must close."""
         return self._meeting.descriptors()
