@@ -5,7 +5,7 @@ when a mark is reached (`inlets`), what was sent (`streams`) or who is there (`l
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from aiobus.clock import elapsed
@@ -21,6 +21,10 @@ __all__ = ["Marks"]
 
 MARK_STREAMS = 4_096
 """Streams that one mark names: 4 MB at most, and a message over 16 MiB ends its link."""
+BYE = 0.2
+"""Seconds for which the bye of a peer whose hello is gone is waited for: each comes on a connection
+of its own, so the end of a peer that closes may be read before its bye.
+"""
 
 
 class Marks:
@@ -54,7 +58,7 @@ class Marks:
 
         A peer that has said nothing yet may have subscribed to anything: it counts as one that has
         nothing until it has answered and confirmed, or until no process listens at its endpoint. A
-        peer whose link is cut is named without waiting.
+        peer whose link is cut is named, unless its bye is just about to be read.
         """
         end = elapsed() + timeout
         try:
@@ -67,9 +71,10 @@ class Marks:
         peers = [each for each in self._links if not each.has_left and each.found_at < newest]
         if not owed:
             peers = [each for each in peers if not each.is_listening]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, end - elapsed())):
-                await self._links.drop_absent(each for each in peers if each.is_awaited)
+        if strange := [each for each in peers if not (each.is_linked or each.is_listening)]:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, end - elapsed())):
+                    await self._links.drop_absent(strange)
         async with asyncio.TaskGroup() as group:
             asked = {each: group.create_task(self._has_all(each, owed, end)) for each in peers}
         missing = {each.name for each, task in asked.items() if not task.result()}
@@ -82,19 +87,24 @@ class Marks:
         has closed, or if it turns out that no process is there.
         """
         if not peer.is_listening:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, end - elapsed())):
-                    while peer.is_awaited and not peer.is_listening and peer in self._links:
-                        await self._links.changed.wait()
-            if not peer.is_listening:
-                return peer not in self._links
+            await self._change(peer, lambda: peer.is_listening or peer.is_cut, end - elapsed())
             owed = self._streams.owed()  # with what it has subscribed to by now
         streams = [(name[:-1].decode(), seq) for name, seq in owed.items()]
+        has_all = peer.is_listening
         for begin in range(0, len(streams), MARK_STREAMS):
             some = tuple(streams[begin : begin + MARK_STREAMS])
-            if not await self._confirms(peer, some, max(0.0, end - elapsed())):
-                return False
-        return True
+            is_there = has_all and peer in self._links and peer.is_listening
+            has_all = is_there and await self._confirms(peer, some, end - elapsed())
+        if not has_all and peer.is_cut:
+            await self._change(peer, lambda: peer.is_listening, BYE)
+        return has_all or peer not in self._links
+
+    async def _change(self, peer: Peer, is_enough: Callable[[], bool], timeout: float) -> None:
+        """Wait until something is enough, `peer` has left, or `timeout` seconds are over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, timeout)):
+                while peer in self._links and not (peer.has_left or is_enough()):
+                    await self._links.changed.wait()
 
     async def _confirms(
         self, peer: Peer, streams: tuple[tuple[str, int], ...], timeout: float
@@ -107,6 +117,6 @@ class Marks:
 
         round = self._rounds.ask([peer.endpoint], send, lambda _: None)
         try:
-            return not (await round.done(timeout) | round.gone)
+            return not (await round.done(max(0.0, timeout)) | round.gone)
         finally:
             self._rounds.drop(round)
