@@ -23,7 +23,7 @@ import zmq
 
 from aiobus.errors import BusError, NameInUse
 from aiobus.transport import directory
-from aiobus.transport.directory import AMPLE, LOOKS, MAX_PATH, SHORT, Directory
+from aiobus.transport.directory import AMPLE, DENIED, LOOKS, MAX_PATH, SHORT, Directory
 from aiobus.transport.meeting import Meeting, Member
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -924,6 +924,19 @@ async def test_while_another_has_the_lock_a_vanished_socket_is_made_at_a_later_l
     with locked(desk):
         bus.watch()
         assert (bus.path.exists(), bus.told) == (False, [])
+    bus.watch()
+    assert bus.path.is_socket()
+
+
+async def test_a_lock_that_another_keeps_is_said_once(a_bus: MakeBus, desk: Path) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    bus.path.unlink()
+    with locked(desk):
+        for _ in range(2 * DENIED):
+            bus.watch()
+    (text,) = bus.told
+    assert f"another process keeps {desk} locked" in text
     bus.watch()
     assert bus.path.is_socket()
 

@@ -14,7 +14,7 @@ import pytest
 from actors import ActorError, Nursery
 from actors import nursery as make_nursery
 
-from aiobus import AsyncEventBus, Event, NameInUse
+from aiobus import AsyncEventBus, BusClosed, Event, NameInUse
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -146,6 +146,9 @@ async def test_that_ends_a_bus_outside_of_async_with_as_well(desk: Path, url: st
         with pytest.raises(NameInUse):
             await bus.wait_closed()
         await bus.close()
+        with pytest.raises(BusClosed) as caught:
+            await bus.publish(Event("T", 1))
+        assert isinstance(caught.value.__cause__, NameInUse)
     assert repr(bus).split()[3] == "closed"
 
 

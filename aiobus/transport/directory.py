@@ -42,6 +42,8 @@ AMPLE = 48
 """With as many to spare, others are taken in again."""
 LOOKS = 5
 """Looks at the directory since it has changed, then it is looked through."""
+DENIED = 50
+"""Looks at which another had the lock, then that is said."""
 PUT_BY = 4
 """Descriptors held for shutting the doorway when there are no others: for the lock and its look at
 the directory above, for the socket that then holds the path, and for its file.
@@ -92,7 +94,7 @@ class Directory:
         self._reserve: Reserve | None = None
         self._finalizer: weakref.finalize[..., Directory] | None = None
         self._complaint = ""
-        self._changed = self._seen = self._looks = 0
+        self._changed = self._seen = self._looks = self._denied = 0
         self._met: dict[str, tuple[int, int]] = {}
         """Names, and the files of those who have them, as far as this bus has met them."""
 
@@ -165,10 +167,15 @@ class Directory:
         with reserve.released():
             try:
                 if (lock := self._folder.try_lock(making=True)) is not None:
+                    self._denied = 0
                     try:
                         self._mend(door, told, bind, is_short=is_short)
                     finally:
                         self._folder.unlock(lock)
+                elif self._denied >= DENIED:
+                    raise BusError(f"another process keeps {self.path} locked: is one frozen?")
+                else:
+                    self._denied += 1
             except NameInUse as error:
                 lost = error
             except (BusError, OSError) as error:
