@@ -18,7 +18,7 @@ from aiobus.wire import Who, frame, read_down, topic
 from perf.books import book, ladder, positions, text
 
 LEVELS = (1, 2, 5, 10, 20, 60, 100, 250, 500)
-TURNS = 15
+TURNS = 40
 TURN_NS = 1_000_000
 CHECKED = 0.3
 """Of `orjson.dumps`, when there is no null."""
