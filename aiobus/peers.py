@@ -50,7 +50,7 @@ class Peer:
         self.is_linked = False
         self.has_said_hello = False
         self.is_open = False
-        """It has started; until then another of its name may still be the older."""
+        """It has started; until then another of its name may stay in its place."""
         self.has_left = False
         self.is_stale = False
         self.last = 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiobus import epochs
 from aiobus.pattern import Query
 from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer
 from aiobus.transport import Source
@@ -630,6 +631,15 @@ async def test_a_new_start_whose_old_one_had_left_already_is_linked_anew(desk: D
     assert desk.watch.log == [("joined", "bot", 60)]
 
 
+async def test_the_epoch_of_a_peer_is_not_used_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "_highest", 0)
+    monkeypatch.setattr(epochs.clock, "machine", lambda: -10.0)
+    desk.link(BOT)
+    assert epochs.fresh() > BOT.epoch
+
+
 # Another of the same name.
 
 
@@ -646,7 +656,7 @@ def namesake(epoch: int, endpoint: str = BOT.endpoint) -> Who:
         (namesake(100, "tcp://127.0.0.1:2"), False),
     ],
 )
-async def test_of_two_that_start_under_one_name_the_older_stays(
+async def test_of_two_that_start_under_one_name_the_one_with_the_lower_epoch_stays(
     desk: Desk, other: Who, is_late: bool
 ) -> None:
     desk.find(other)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import Context
 
+from aiobus import epochs
 from aiobus.clock import elapsed
 from aiobus.peers import Peer, Verdict
 from aiobus.transport import Source, Witness
@@ -38,9 +39,9 @@ class Links:
     ) -> None:
         self.me = me
         self.is_open = False
-        """This bus has started; until then, another of its name may be the older."""
+        """This bus has started; until then, another of its name may stay in its place."""
         self.is_late = False
-        """Another of its name has started, or is the older."""
+        """Another of its name has started, or is the one of two that stays."""
         self.changed = Waiters()
         self._network = network
         self._witness = witness
@@ -117,6 +118,7 @@ class Links:
 
     def _introduce(self, peer: Peer, who: Who) -> None:
         peer.who, peer.name = who, who.name
+        epochs.heard(who.epoch)
         self._sources[who.name, who.epoch] = peer
 
     def answer(self, who: Who, reply: Callable[[], None]) -> None:
@@ -144,7 +146,10 @@ class Links:
         self._rounds.answer(value.nonce, who.endpoint, value)
 
     def _on_namesake(self, other: Answer) -> None:
-        """Another bus of this name: of two that start the older stays, of others each."""
+        """Another bus of this name: one of two that start stays, of others each. Which one, both
+        know from the same two texts: an age would be later by what the message took, and a clock
+        may have been set back.
+        """
         who, me = other.who, self.me
         if self.is_open:
             text = f"another bus named {me.name!r} has come, at {who.endpoint}"

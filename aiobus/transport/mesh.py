@@ -83,7 +83,8 @@ class Mesh:
     async def start(self, publisher: Publisher, witness: Witness) -> None:
         """Join; wait until everybody who is there is linked, or 5 s, and then warn of who is not.
 
-        Raises NameInUse when another of this name is there that has started, or is the older.
+        Raises NameInUse when another of this name is there that has started, or is the
+        one of two that stays.
         """
         self._loop = asyncio.get_running_loop()
         self._born = elapsed()
