@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection
 from contextvars import Context
 
-from aiobus.clock import elapsed, wall
+from aiobus.clock import elapsed
 from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Page, Want
 from aiobus.pattern import read_query
@@ -202,10 +202,9 @@ class Mesh:
         want = Want(asked.after, asked.since, asked.upto)
         found = self._streams.page(topic(asked.query), query, want, asked.limit)
         rows = [row for _, _, row in found.rows]
-        reached = None if found.reached is None else min(found.reached, wall())
         where = (found.after, found.evicted, found.to, found.newest)
         name, epoch = self.me.name, self.me.epoch
-        self._network.send(page(asked.who, asked.nonce, name, epoch, *where, reached, rows))
+        self._network.send(page(asked.who, asked.nonce, name, epoch, *where, found.reached, rows))
 
     # From above: those whom this bus listens to.
 
