@@ -55,6 +55,9 @@ class Peer:
         self.is_stale = False
         self.last = 0
         """The highest seq of its events that was heard of."""
+        self._recent = 0
+        """The same since it was doubted last."""
+        self._doubted = 0
         self._heard = now
         self._withdrawn: float | None = None
         self._relinked = self._sought = now
@@ -66,9 +69,26 @@ class Peer:
     def hear(self, now: float, seq: int) -> None:
         """It has sent something that shows that it is at `seq`, or beyond."""
         self.last = max(self.last, seq)
+        self._recent = max(self._recent, seq)
         self._heard = self._relinked = self._sought = now
         self._backoff = RELINK
         self.is_stale = False
+
+    def doubt(self) -> None:
+        """It says less than was heard of it, and is about to be asked: what it says from now on was
+        published before that, or is not true.
+        """
+        self._doubted, self._recent = self.last, 0
+
+    def confirm(self, seq: int) -> bool:
+        """It answers that it is at `seq`. True when that is still less than was heard of before it
+        was asked: then `last` goes back, and what is above it is not true.
+        """
+        self._recent = max(self._recent, seq)
+        if self._recent >= self._doubted:
+            return False
+        self.last = self._recent
+        return True
 
     def is_silent(self, now: float) -> bool:
         """True when it missed three heartbeats."""

@@ -26,13 +26,14 @@ class Sub:
     def __init__(self, types: Any = "TRADE") -> None:
         self.query = Query.of(types)
         self.log: list[tuple[Any, ...]] = []
-        self.last = 0
+        self.last = self.heard = self.newest = 0
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.log.append(("meet", source, seq, started))
 
-    def take(self, batch: Batch, started: float | None) -> None:
+    def take(self, batch: Batch, started: float | None, heard: int) -> None:
         self.log.append(("take", batch, started))
+        self.heard = heard
 
     def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
         self.log.append(("turn", source, page, events))
@@ -52,8 +53,12 @@ class Sub:
         self.log.append(("has", source, seq))
         return self.last >= seq
 
-    def leave(self, source: Source, *, is_dead: bool = False) -> None:
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
         self.log.append(("leave", source))
+        self.newest = newest
+
+    def go_back(self, source: Source, seq: int) -> None:
+        self.log.append(("go_back", source, seq))
 
     def forget(self, source: Source) -> None:
         self.log.append(("forget", source))
@@ -146,7 +151,7 @@ def subs(*are_busy: bool) -> tuple[Inlets, list[Sub]]:
 
 def test_a_frame_that_nobody_can_take_is_left_unread() -> None:
     inlets, made = subs(True, True)
-    assert inlets.leave_out(FRAME) == ("bot", 50)
+    assert inlets.leave_out(FRAME) == (("bot", 50), 7)
     assert [sub.log for sub in made] == [[("leave_out", ("bot", 50), 7)]] * 2
 
 

@@ -102,7 +102,7 @@ class Sub:
     def confirm(self, name: str) -> None:
         pass
 
-    def leave(self, source: Source, *, is_dead: bool = False) -> None:
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
         self.left.append(source)
         self.dead += [source] * is_dead
 

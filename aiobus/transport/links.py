@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import Context
+from functools import partial
 
 from aiobus import epochs
 from aiobus.clock import elapsed
@@ -53,6 +54,8 @@ class Links:
         self._peers: dict[str, Peer] = {}  # by endpoint
         self._sources: dict[Source, Peer] = {}
         self._linking: dict[str, Round] = {}
+        self._doubts: dict[Source, Round] = {}
+        """The questions to those who say less than was heard of them."""
         self._judged = elapsed()
         self._lenient_until = 0.0
         self._search: asyncio.Task[None] | None = None
@@ -138,6 +141,7 @@ class Links:
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
+        self._weigh(peer, value.seq)
         now = elapsed()
         peer.hear(now, value.seq)
         self._inlets.note_start((who.name, who.epoch), now - value.age)
@@ -184,6 +188,36 @@ class Links:
         if peer is not None:
             peer.hear(elapsed(), seq)
         return peer
+
+    def hear_beat(self, source: Source, seq: int) -> None:
+        """A source says that it is at `seq`."""
+        if (peer := self._sources.get(source)) is not None:
+            self._weigh(peer, seq)
+            peer.hear(elapsed(), seq)
+
+    def _weigh(self, peer: Peer, seq: int) -> None:
+        """A peer says `seq` of itself. If that is less than was heard of it, either this is late or
+        what was heard is not true. Its answer to a question that is asked now tells.
+        """
+        if seq < peer.last and peer.who is not None:
+            source = (peer.who.name, peer.who.epoch)
+            if source not in self.doubted:
+                peer.doubt()
+                confirm = partial(self._confirm, peer, source)
+                self._doubts[source] = self._rounds.ask([peer.endpoint], self._ask, confirm)
+
+    @property
+    def doubted(self) -> Collection[Source]:
+        """Those who are being asked since they said less than was heard of them."""
+        return [source for source, round in self._doubts.items() if round.waiting]
+
+    def _confirm(self, peer: Peer, source: Source, value: Answer) -> None:
+        del self._doubts[source]
+        was = peer.last
+        if peer.confirm(value.seq):
+            text = f"{peer} says that it is at seq {peer.last}, and was heard of up to {was}:"
+            self._witness.trouble(f"{peer.name} went back", f"{text} its events go on from there")
+            self._inlets.go_back(source, peer.last)
 
     # Silence.
 
@@ -264,7 +298,8 @@ class Links:
         """It has left: what is missing of its events is lost."""
         who = peer.who
         if who is not None:
-            self._inlets.leave((who.name, who.epoch), elapsed(), is_dead=is_dead)
+            source = (who.name, who.epoch)
+            peer.last = self._inlets.leave(source, elapsed(), peer.last, is_dead=is_dead)
             if peer.unlink():
                 self._witness.peer_left(who.name, who.epoch, peer.last, reason)
         self._rounds.lose(peer.endpoint)
@@ -280,7 +315,9 @@ class Links:
 
     def _forget(self, peer: Peer) -> None:
         """What still comes of its events says nothing of who is there now."""
-        self._sources = {name: each for name, each in self._sources.items() if each is not peer}
+        for source in [source for source, each in self._sources.items() if each is peer]:
+            del self._sources[source]
+            self._rounds.drop(self._doubts.pop(source, None))
 
     def _disconnect(self, endpoint: str) -> None:
         if endpoint not in self._peers:

@@ -17,7 +17,7 @@ from aiobus.publisher import Publisher
 from aiobus.transport import Inlet, Source, Witness
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
-from aiobus.transport.marks import Marks
+from aiobus.transport.marks import LAST, Marks
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 from aiobus.transport.pages import Pages
@@ -210,8 +210,8 @@ class Mesh:
 
     def on_down(self, message: bytes) -> None:
         """Events, a heartbeat, or an answer."""
-        if (source := self._inlets.leave_out(message)) is not None:
-            self._known.hear(source, 0)
+        if (left := self._inlets.leave_out(message)) is not None:
+            self._known.hear(*left)
             self._queries.turn()
             return
         try:
@@ -225,8 +225,7 @@ class Mesh:
                 case PageAnswer():
                     self._on_page(value)
                 case Mark():
-                    self._inlets.mark(value)
-                    self._marks.acknowledge()
+                    self._on_mark(value)
         except WireError as error:
             self._refuse(error)
 
@@ -234,19 +233,31 @@ class Mesh:
         source = (frame.source, frame.epoch)
         if source == (self.me.name, self.me.epoch):
             raise WireError("a frame that claims to be from this bus")
-        self._known.hear(source, frame.newest)
-        self._inlets.take(frame)
+        peer = self._known.hear(source, frame.newest)
+        self._inlets.take(frame, 0 if peer is None else peer.last)
         self._queries.turn()
         self._marks.acknowledge()
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
-        peer = self._known.hear((beat.name, beat.epoch), beat.seq)
-        if peer is not None and beat.leaving:
+        source = (beat.name, beat.epoch)
+        if not beat.leaving:
+            self._known.hear_beat(source, beat.seq)
+        elif (peer := self._known.hear(source, beat.seq)) is not None:
             self._known.bye(peer)
+
+    def _on_mark(self, value: Mark) -> None:
+        newest = max((seq for _, seq in value.streams), default=0)
+        peer = self._known.hear((value.who.name, value.who.epoch), newest)
+        if value.mark == LAST:
+            self._inlets.end(value, 0 if peer is None else peer.last)
+        else:
+            self._inlets.mark(value)
+            self._marks.acknowledge()
 
     def _on_page(self, value: PageAnswer) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
+        self._known.hear(source, value.newest)
         if (inlet := self._inlets.numbered(value.nonce)) is not None:
             self._pages.answered(inlet, source, elapsed())
             self._inlets.turn(inlet, source, page, value.rows)
@@ -284,7 +295,14 @@ class Mesh:
         """Wait until every bus that listens has what it asked for; return the names of those that
         did not confirm, or whose link was cut before they could.
         """
-        return () if self._links is None else await self._marks.flush(timeout)
+        if self._links is None:
+            return ()
+        self._beat()  # whoever heard of a higher number is to ask before it confirms anything
+        return await self._marks.flush(timeout)
+
+    def _beat(self, *, leaving: bool = False) -> None:
+        name, epoch, seq = self.me.name, self.me.epoch, self._publisher.public_seq
+        self._network.send(heartbeat(name, epoch, seq, leaving=leaving))
 
     # Every second.
 
@@ -292,7 +310,7 @@ class Mesh:
         now = elapsed()
         self._timer = self._loop.call_later(TICK, self._tick, context=self._context)
         self._network.watch()
-        self._network.send(heartbeat(self.me.name, self.me.epoch, self._publisher.public_seq))
+        self._beat()
         self._streams.beacons()
         self._queries.tick()
         self._rounds.repeat()
@@ -332,6 +350,9 @@ class Mesh:
             self._timer.cancel()
             for name in self._streams.owed():
                 self._streams.beacon(name)
-            seq = self._publisher.public_seq
-            self._network.send(heartbeat(self.me.name, self.me.epoch, seq, leaving=True))
+            # Of each stream, where it ends, behind the number that this is true of: or whoever
+            # hears of a higher number later could not tell if something of it was lost.
+            self._beat()
+            self._marks.end()
+            self._beat(leaving=True)
             self._streams.close_all()
