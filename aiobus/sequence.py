@@ -52,7 +52,7 @@ class Cursor:
 
     __slots__ = (
         "_asked", "_asked_after", "_deadline", "_known", "_limit", "_past", "_reported", "_sure",
-        "behind", "clear", "has_given_up", "last", "since", "upto",
+        "_unknown", "behind", "clear", "has_given_up", "last", "since", "upto",
     )  # fmt: skip
 
     def __init__(self, last: int = 0, *, behind: bool = False, since: Since = None) -> None:
@@ -70,7 +70,7 @@ class Cursor:
         self.upto = 0
         """Above 0: only the newest of each (type, key) up to this seq is wanted so far."""
         self.has_given_up = False
-        self._known = self._reported = self._past = 0
+        self._known = self._reported = self._past = self._unknown = 0
         self._sure = 0
         """Everything up to here was handed over or reported, even if what is above it is taken back
         by its source.
@@ -230,25 +230,28 @@ class Cursor:
         """The source has left and was heard of up to `newest`. What is missing is lost; of what
         nothing vouched for, nobody can tell. The gaps that say so.
         """
-        gaps = []
+        gaps: list[Gap | None] = []
         if self.behind:
             gaps.append(self._gap(self._known, LEFT))
             self.last = max(self.last, self._known)
             self._be_live()
         self.last = max(self.last, self.clear)
-        gaps.append(self._gap(newest, UNKNOWN))
-        self._reported = max(self._reported, newest)
+        after = max(self.last, self._reported, self._unknown)
+        if newest > after:
+            gaps.append(Gap(after, newest, UNKNOWN))
+            self._unknown = newest  # if it comes back, what is lost for certain is still told
         return [gap for gap in gaps if gap is not None]
 
     def go_back(self, seq: int) -> Gap | None:
         """The source takes back what it said beyond `seq`. Nothing up to there is handed over
         again; the gap has all of which that makes a loss, and what was taken back.
         """
-        highest = max(self.last, self._reported)
+        highest = max(self.last, self._reported, self._unknown)
         gap = Gap(min(self._sure, seq), highest, WENT_BACK) if highest > seq else None
         self.last, self.clear = min(self.last, seq), min(self.clear, seq)
         self._known, self._reported = min(self._known, seq), min(self._reported, seq)
-        self._past, self.upto = min(self._past, seq), min(self.upto, seq)
+        self._past, self._unknown = min(self._past, seq), min(self._unknown, seq)
+        self.upto = min(self.upto, seq)
         self.has_given_up = False
         self._asked = self._deadline = None
         self._move(self.last)

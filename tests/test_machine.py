@@ -379,6 +379,8 @@ class Process:
             if link.peer.confirm(said.seq):
                 assert link.is_forged, "it went back without a reason"
                 self.inlets.go_back(link.source.id, link.peer.last)
+            else:
+                self._weigh(link, said.seq)
 
     def _hear_answer(self, link: Link, said: Answer) -> None:
         source = link.source.id
@@ -598,7 +600,9 @@ class Box:
         account = self.accounts[source.id]
         link = next(link for link in source.links if link.process is self._process)
         # Out of order, a frame may hide what went before it; the next would have shown it.
-        last = max(account.heard, link.ended) if link.is_orderly else 0
+        # And of one that died before it could be asked, nobody can tell what of it was true.
+        is_sure = link.is_orderly and not link.is_forged
+        last = max(account.heard, link.ended) if is_sure else 0
         upto = source.publisher.seq if source.is_alive else last
         assert self.silently_lost(source, upto) == [], "silently lost"
         begin = 0 if account.seems_younger or source.born > self.made else account.place or 0

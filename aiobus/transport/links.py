@@ -218,6 +218,8 @@ class Links:
             text = f"{peer} says that it is at seq {peer.last}, and was heard of up to {was}:"
             self._witness.trouble(f"{peer.name} went back", f"{text} its events go on from there")
             self._inlets.go_back(source, peer.last)
+        else:
+            self._weigh(peer, value.seq)  # more may have been heard meanwhile, as little true
 
     # Silence.
 
