@@ -530,3 +530,54 @@ def test_a_source_that_came_back_and_left_again_is_forgotten_an_hour_after_that(
     assert sub.said("forget") == []
     inlets.tick(2001.0 + MEMORY, (), ())
     assert sub.said("forget") == [("forget", SOURCE)]
+
+
+# How far a source was heard of.
+
+
+def test_a_frame_comes_with_how_far_its_source_was_heard_of() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.take(frame(), 9)
+    assert sub.heard == 9
+    inlets.take(frame(), 2)
+    assert sub.heard == 4
+
+
+def test_who_leaves_was_heard_of_as_far_as_a_frame_says_that_was_left_unread() -> None:
+    inlets, (sub,) = subs(True)
+    inlets.leave_out(FRAME)
+    newest = Frame(TRADE, FRAME[len(TRADE) :]).newest
+    assert inlets.leave(BOT, 0.0, 3) == newest
+    assert sub.newest == newest
+    assert inlets.leave(BOT, 0.0, 99) == 99
+
+
+def test_the_last_mark_is_a_beacon_on_each_stream_that_is_asked_for() -> None:
+    first, second = Sub(), Sub("FILL")
+    inlets = inlets_of(first, second)
+    inlets.end(mark(("TRADE", 7), ("QUOTE", 9), ("FILL", 0), number=0), 12)
+    for sub, prev in ((first, 7), (second, 0)):
+        ((_, batch, _),) = sub.said("take")
+        assert (batch.prev, batch.newest, batch.count, sub.heard) == (prev, prev, 0, 12)
+    assert inlets.reached() == []
+
+
+def test_no_mark_of_a_source_in_doubt_is_reached() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sub.last = 9
+    inlets.mark(mark(("TRADE", 9)))
+    assert inlets.reached([SOURCE]) == []
+    assert len(inlets.reached()) == 1
+
+
+def test_what_a_source_takes_back_is_not_waited_for_nor_read_any_more() -> None:
+    inlets, (sub,) = subs(True)
+    inlets.leave_out(FRAME)
+    inlets.mark(mark(("TRADE", 9)))
+    inlets.go_back(BOT, 3)
+    inlets.go_back(SOURCE, 3)
+    assert inlets.marks == {}
+    assert inlets.leave(BOT, 0.0, 3) == 3
+    assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]
