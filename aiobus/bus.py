@@ -14,7 +14,7 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
-from aiobus import clock
+from aiobus import epochs
 from aiobus.backpressure import wait_for_room
 from aiobus.dispatch import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
@@ -139,7 +139,7 @@ class AsyncEventBus:
         log.debug("start %s", self.name)
         self._loop = life.settle_here()
         self._held.start(self.name)
-        self._publisher.epoch = int(clock.wall() * 1_000_000)
+        self._publisher.epoch = epochs.fresh()
         try:
             await self._transport.start(self._publisher, self._reports)
             for callback, terms in self._registered:

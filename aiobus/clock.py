@@ -7,12 +7,17 @@ so `Event`'s default timestamp follows it. Nothing else in the package reads a c
 import time
 from asyncio import get_running_loop
 
-__all__ = ["elapsed", "wall"]
+__all__ = ["elapsed", "machine", "wall"]
 
 elapsed = time.perf_counter
 """Seconds of real time since some moment in the past, never set back: for budgets and durations,
 never for data.
 """
+
+
+def machine() -> float:
+    """Unix seconds by the machine's clock, whatever the loop says. It may be set back."""
+    return time.time()
 
 
 def wall() -> float:
@@ -22,5 +27,5 @@ def wall() -> float:
     try:
         virtual = getattr(get_running_loop(), "wall_time", None)
     except RuntimeError:
-        return time.time()
-    return time.time() if virtual is None else float(virtual())
+        return machine()
+    return machine() if virtual is None else float(virtual())

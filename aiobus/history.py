@@ -53,7 +53,7 @@ class Page:
     rows: list[tuple[str, str, bytes]]
     """(type, key, row) in order of seq."""
     reached: float | None = None
-    """Where it was to begin at a time: from when on nothing is missing; infinity when all is."""
+    """Where it was to begin at a time: from when on nothing is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Ring:
     """
 
     __slots__ = (
-        "_indexed", "_places", "bytes", "evicted", "keys", "rows", "seqs", "start", "timestamps",
-        "type",
+        "_indexed", "_places", "bytes", "evicted", "evicted_time", "keys", "rows", "seqs", "start",
+        "timestamps", "type",
     )  # fmt: skip
 
     def __init__(self, type: str) -> None:
@@ -89,6 +89,8 @@ class Ring:
         self.start = 0
         self.bytes = 0
         self.evicted = 0
+        self.evicted_time = -math.inf
+        """The latest timestamp of all that was forgotten: they need not rise."""
         self._places: dict[str, array[int]] = {}
         self._indexed = 0
 
@@ -103,6 +105,7 @@ class Ring:
         spent = slice(self.start, self.start + count)
         size = sum(map(len, self.rows[spent])) + count * ROW_OVERHEAD
         self.evicted = self.seqs[spent.stop - 1]
+        self.evicted_time = max(self.evicted_time, *self.timestamps[spent])
         self.rows[spent] = [b""] * count
         self.keys[spent] = [""] * count
         self.bytes -= size
@@ -236,23 +239,24 @@ class History:
         """Where to begin for everything since `timestamp`: the seq to read after, and the time from
         which on nothing is missing.
 
-        The latter is `timestamp` itself unless something newer may have been forgotten; infinity
-        when nothing at all is kept.
+        The latter is `timestamp` itself unless something newer is not handed over; then it is the
+        next time of what is.
         """
         evicted = self.evicted(query)
-        begin = self.newest
-        oldest: tuple[float, float] = (math.inf, math.inf)
+        begin, missing = self.newest, -math.inf
+        kept: list[array[float]] = []
         for ring in self._matching(query):
             first = bisect_right(ring.seqs, evicted, ring.start)
-            if first < len(ring.seqs):
-                oldest = min(oldest, (ring.seqs[first], ring.timestamps[first]))
-            late = (
-                index
-                for index in range(first, len(ring.seqs))
-                if ring.timestamps[index] >= timestamp
-            )
-            begin = min(begin, *(ring.seqs[index] - 1 for index in islice(late, 1)), begin)
-        return begin, max(timestamp, oldest[1]) if evicted else timestamp
+            missing = max(missing, ring.evicted_time, *ring.timestamps[ring.start : first])
+            kept.append(ring.timestamps[first:])
+            late = (place for place, time in enumerate(kept[-1], first) if time >= timestamp)
+            begin = min(begin, *(ring.seqs[place] - 1 for place in islice(late, 1)), begin)
+        if missing < timestamp:
+            return begin, timestamp
+        after = math.nextafter(missing, math.inf)
+        return begin, min(
+            (time for times in kept for time in times if time > missing), default=after
+        )
 
     def _matching(self, query: Query) -> list[Ring]:
         return [ring for ring in self._rings.values() if query.matches_type(ring.type)]

@@ -103,14 +103,16 @@ class Intake:
         self._follow(source, cursor)
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
-        """Of an older source, from `seq` on, or from where the first frame came that was left."""
+        """Of an older source, from `seq` on, or from where the first frame came that was left, if
+        that is before it.
+        """
         left = self._unmet.pop(source, None)
         if started > self._made:
             cursor = Cursor(0)
         elif self._since is not None:
             cursor = Cursor(since=self._since)
         else:
-            cursor = Cursor(seq if left is None else left.after)
+            cursor = Cursor(seq if left is None else min(seq, left.after))
         self._cursors[source] = cursor
         return cursor
 
@@ -119,8 +121,10 @@ class Intake:
         """The sources of whose past it waits to hear where it begins."""
         return [each for each in self.behind if self._cursors[each].since is not None]
 
-    def take(self, batch: Batch, started: float | None) -> None:
-        """A frame has come: hand over what is new of it, or leave it and ask."""
+    def take(self, batch: Batch, started: float | None, heard: int = 0) -> None:
+        """A frame has come: hand over what is new of it, or leave it and ask. Before it, the source
+        was heard of up to `heard`: what the query matches of that was sent by now.
+        """
         source = (batch.source, batch.epoch)
         cursor = self._cursors.get(source)
         if source in self._dead:
@@ -136,6 +140,7 @@ class Intake:
             cursor = self._begin(source, batch.prev, started)
         has_room = self._sink.vacancy > 0
         if has_room and batch.count and cursor.go_on(batch.prev, batch.newest):
+            cursor.clear = heard
             self._sink.keep(batch)
             return
         gap = cursor.lost_before(batch.prev)
@@ -148,6 +153,8 @@ class Intake:
                 self._sink.fall_behind()
         else:
             self._hand_over(batch, after)
+        if not cursor.behind:
+            cursor.clear = heard
         if cursor.behind or source in self.behind:
             self._follow(source, cursor)
 
@@ -234,28 +241,36 @@ class Intake:
                 return False
             if started <= self._made and source not in self._unmet:
                 return True
-            cursor = self._begin(source, 0, started)
+            cursor = self._begin(source, seq, started)
         cursor.hear(seq)
         self._follow(source, cursor)
         return cursor.last >= seq
 
-    def leave(self, source: Source, *, is_dead: bool = False) -> None:
-        """A source has left: what is missing of it is lost. `is_dead`: it will not come back, but
-        frames of it may still be on their way.
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
+        """A source has left, and was heard of up to `newest`: what is missing of it is lost.
+        `is_dead`: it will not come back, but frames of it may still be on their way.
         """
         self.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
         left = self._unmet.pop(source, None)
         if left is not None and left.upto > 0:
             # How old it was is not known any more, so it may be owed from its beginning.
-            self._cursors[source] = Cursor(left.upto)
-            self._sink.lose(source, Gap(0, left.upto, LEFT))
-        elif (cursor := self._cursors.get(source)) is not None:
-            gap = cursor.leave()
+            self._cursors[source] = Cursor()
+            self._cursors[source].hear(left.upto)
+        if (cursor := self._cursors.get(source)) is not None:
+            gaps = cursor.leave(newest)
             self._follow(source, cursor)
-            if gap is not None:
+            for gap in gaps:
                 self._sink.lose(source, gap)
         if is_dead:
             self._dead.add(source)
+
+    def go_back(self, source: Source, seq: int) -> None:
+        """A source takes back what it said beyond `seq`."""
+        if (cursor := self._cursors.get(source)) is not None:
+            gap = cursor.go_back(seq)
+            if gap is not None:
+                self._sink.lose(source, gap)
+            self._follow(source, cursor)
 
     def forget(self, source: Source) -> int | None:
         """A source will hardly be heard of again. The seq up to which nothing of it is owed any

@@ -52,11 +52,14 @@ class Peer:
         self.is_linked = False
         self.has_said_hello = False
         self.is_open = False
-        """It has started; until then another of its name may still be the older."""
+        """It has started; until then another of its name may stay in its place."""
         self.has_left = False
         self.is_stale = False
         self.last = 0
         """The highest seq of its events that was heard of."""
+        self._recent = 0
+        """The same since it was doubted last."""
+        self._doubted = 0
         self._heard = now
         self._withdrawn: float | None = None
         self._relinked = self._sought = now
@@ -71,6 +74,7 @@ class Peer:
         """
         silent = self.silence(now) if self.is_stale else None
         self.last = max(self.last, seq)
+        self._recent = max(self._recent, seq)
         self._heard = self._relinked = self._sought = now
         self._backoff = RELINK
         self.is_stale = False
@@ -79,6 +83,22 @@ class Peer:
     def silence(self, now: float) -> float:
         """The seconds since it was last heard."""
         return now - self._heard
+
+    def doubt(self) -> None:
+        """It says less than was heard of it, and is about to be asked: what it says from now on was
+        published before that, or is not true.
+        """
+        self._doubted, self._recent = self.last, 0
+
+    def confirm(self, seq: int) -> bool:
+        """It answers that it is at `seq`. True when that is still less than was heard of before it
+        was asked: then `last` goes back, and what is above it is not true.
+        """
+        self._recent = max(self._recent, seq)
+        if self._recent >= self._doubted:
+            return False
+        self.last = self._recent
+        return True
 
     def is_silent(self, now: float) -> bool:
         """True when it missed three heartbeats."""

@@ -45,7 +45,7 @@ class Publisher:
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
         self.epoch = 0
-        """Which start of this source it is: Unix microseconds, set before the first event."""
+        """Which start of this source it is (`epochs`), set before the first event."""
         self.seq = self.public_seq = 0
         """The number of the last event, and of the last that others may be handed. With the former,
         a bus that came, published nothing and left was said to have lost its system events.

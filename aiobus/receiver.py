@@ -241,7 +241,7 @@ class Receiver:
         want = Want(cursor.last, cursor.since, cursor.upto)
         page = self._publisher.history.answer(self.query, want, room, PULL_LOOK)
         if page.reached is not None:
-            self.reach(min(page.reached, clock.wall()))
+            self.reach(page.reached)
         with self._publisher.handing_out():
             gap = cursor.advance(page)
             if gap is not None:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from aiobus.history import Page, Since
 
-__all__ = ["FORGOTTEN", "LEFT", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "Cursor", "Gap"]
+__all__ = [
+    "FORGOTTEN", "LEFT", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "UNKNOWN", "WENT_BACK", "Cursor",
+    "Gap",
+]  # fmt: skip
 
 RETRY = 1.0
 """Seconds after which a page is asked for again: ZeroMQ does not send such a message twice."""
@@ -24,6 +27,8 @@ EVICTED = "history no longer holds it"
 UNANSWERED = "its source did not answer"
 LEFT = "its source has left"
 FORGOTTEN = "its source was away while many others left, so what arrived of this is not known"
+UNKNOWN = "its source has left, and whether anything in it matched is unknown"
+WENT_BACK = "its source says less than was heard of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,10 @@ class Gap:
     """The events of one source in `(after, upto]` that a query matched are lost: exact in seqs, an
     upper bound in events. What history still holds of them, being of another type, is handed over
     after it, and so is what a frame brings that was on its way when history forgot it.
+
+    With the reason UNKNOWN, nothing may be lost, and what its source still has is handed over if it
+    comes back. With WENT_BACK, some of it may have been handed over before, and its numbers are
+    used again.
     """
 
     after: int
@@ -46,8 +55,8 @@ class Cursor:
     """
 
     __slots__ = (
-        "_asked", "_asked_after", "_deadline", "_known", "_limit", "_past", "_reported", "behind",
-        "has_given_up", "last", "since", "upto",
+        "_asked", "_asked_after", "_deadline", "_known", "_limit", "_past", "_reported", "_sure",
+        "_unknown", "behind", "clear", "has_given_up", "last", "since", "upto",
     )  # fmt: skip
 
     def __init__(self, last: int = 0, *, behind: bool = False, since: Since = None) -> None:
@@ -55,13 +64,21 @@ class Cursor:
         """Everything up to this seq was handed over or reported; of own events, meaningful while
         `behind`.
         """
+        self.clear = 0
+        """Up to here, nothing that the query matches comes any more but what is known to be
+        missing: so far had the source been heard of when something vouched for all before it.
+        """
         self.behind = behind or since is not None
         self.since = since
         """Where it begins in the past, until the first page has said after which seq that is."""
         self.upto = 0
         """Above 0: only the newest of each (type, key) up to this seq is wanted so far."""
         self.has_given_up = False
-        self._known = self._reported = self._past = 0
+        self._known = self._reported = self._past = self._unknown = 0
+        self._sure = 0
+        """Everything up to here was handed over or reported, even if what is above it is taken back
+        by its source.
+        """
         self._asked: float | None = None
         self._asked_after = 0
         self._deadline: float | None = None
@@ -119,8 +136,11 @@ class Cursor:
             self._asked = self._deadline = None
         if is_next and (has_room or newest <= last):
             self._move(newest)
+            is_even = prev == newest == last
+            if is_even or prev < self._sure:
+                self._sure = prev
             # A beacon vouches for what was heard of; a frame of before says nothing of it.
-            if self.last >= self._known or prev == newest == last:
+            if self.last >= self._known or is_even:
                 self._be_live()
             return last
         self._be_behind(newest)
@@ -210,13 +230,37 @@ class Cursor:
             self._be_live()
         return gap
 
-    def leave(self) -> Gap | None:
-        """The source has left for good: what is still missing is lost."""
-        if not self.behind:
-            return None
-        gap = self._gap(self._known, LEFT)
-        self.last = max(self.last, self._known)
-        self._be_live()
+    def leave(self, newest: int) -> list[Gap]:
+        """The source has left and was heard of up to `newest`. What is missing is lost; of what
+        nothing vouched for, nobody can tell. The gaps that say so.
+        """
+        gaps: list[Gap | None] = []
+        if self.behind:
+            gaps.append(self._gap(self._known, LEFT))
+            self.last = max(self.last, self._known)
+            self._be_live()
+        self.last = max(self.last, self.clear)
+        after = max(self.last, self._reported, self._unknown)
+        if newest > after:
+            gaps.append(Gap(after, newest, UNKNOWN))
+            self._unknown = newest  # if it comes back, what is lost for certain is still told
+        return [gap for gap in gaps if gap is not None]
+
+    def go_back(self, seq: int) -> Gap | None:
+        """The source takes back what it said beyond `seq`. Nothing up to there is handed over
+        again; the gap has all of which that makes a loss, and what was taken back.
+        """
+        highest = max(self.last, self._reported, self._unknown)
+        gap = Gap(min(self._sure, seq), highest, WENT_BACK) if highest > seq else None
+        self.last, self.clear = min(self.last, seq), min(self.clear, seq)
+        self._known, self._reported = min(self._known, seq), min(self._reported, seq)
+        self._past, self._unknown = min(self._past, seq), min(self._unknown, seq)
+        self.upto = min(self.upto, seq)
+        self.has_given_up = False
+        self._asked = self._deadline = None
+        self._move(self.last)
+        if self.since is None and self.last >= self._known:
+            self._be_live()
         return gap
 
     def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:

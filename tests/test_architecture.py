@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 # A module imports only from lines above its own; modules on one line do not know each other.
 ORDER = [
     "aiobus.errors  aiobus.clock  aiobus.limits  aiobus.fragments",
-    "aiobus.stats  aiobus.event  aiobus.pattern",
+    "aiobus.stats  aiobus.event  aiobus.pattern  aiobus.epochs",
     "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.history",
     "aiobus.turn  aiobus.waiters  aiobus.held",
     "aiobus.terms  aiobus.outlets  aiobus.rows",

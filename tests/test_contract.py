@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import fields
@@ -1138,6 +1139,28 @@ async def test_since_a_time_begins_there_and_says_how_far_history_reached(desk: 
     await arrive(feed, strategy)
     assert within.data == list(range(80, 101))
     assert beyond.data == list(range(50, 101))
+
+
+async def test_reached_is_honest_after_the_clock_was_set_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = await desk.bus("feed", limits=Limits(history_events=50))
+    noon = time.time()
+    for number in range(100):
+        await feed.publish(Event(EventType.TRADE, number))
+    forgotten_until = time.time()
+    monkeypatch.setattr(time, "time", lambda: noon - 3600)
+    for number in range(100, 130):
+        await feed.publish(Event(EventType.TRADE, number))
+    strategy = await desk.bus("strategy")
+    seen = Seen()
+    late = await strategy.subscribe(EventType.TRADE, seen.take, since=noon - 3700)
+    own = await feed.subscribe(EventType.TRADE, Seen().take, since=noon - 3700)
+    await arrive(feed, strategy)
+    assert seen.data == list(range(80, 130))
+    assert late.reached is not None
+    assert noon <= late.reached <= forgotten_until
+    assert own.reached == late.reached
 
 
 async def test_since_last_is_told_by_every_source_that_is_there(mesh: Desk) -> None:

@@ -33,6 +33,7 @@ class Stranger:
         self.up = self.context.socket(zmq.XSUB)
         self.up.set(zmq.SNDHWM, 0)
         self.heard: list[Event] = []
+        self.seq = 0
 
     async def link(self, folder: str, bus: AsyncEventBus) -> None:
         """Return when each has answered the other."""
@@ -57,17 +58,18 @@ class Stranger:
                 break
         asked = read_up(message)
         assert isinstance(asked, Ask)
-        await self.down.send(answer(asked.who, Answer(asked.nonce, self.who, 60.0, 0, True)))
+        await self.down.send(answer(asked.who, Answer(asked.nonce, self.who, 60.0, self.seq, True)))
 
     async def publish(self, seq: int, prev: int = 0) -> None:
         """An event as it should be."""
         row = b'[%d,1.0,"TRADE","",%d]' % (seq, seq)
+        self.seq = seq
         await self.down.send(frame(topic("TRADE"), "stranger", 1, prev, [row]))
 
     async def live(self) -> None:
         """Go on answering and giving signs of life, until cancelled."""
         while True:
-            await self.down.send(heartbeat("stranger", 1, 0))
+            await self.down.send(heartbeat("stranger", 1, self.seq))
             await self.answer()
 
     def close(self) -> None:

@@ -435,10 +435,10 @@ def test_since_a_time_when_nothing_was_ever_published_is_that_time() -> None:
     assert History(Limits()).since(ALL, 5.0) == (0, 5.0)
 
 
-def test_since_a_time_when_all_is_forgotten_is_infinitely_late() -> None:
+def test_since_a_time_when_all_is_forgotten_is_later_than_that() -> None:
     history = History(Limits(history_bytes=100))
     keep(history, 1, "A", size=200)
-    assert history.since(ALL, 0.0) == (1, math.inf)
+    assert history.since(ALL, 0.0) == (1, math.nextafter(1.0, math.inf))
 
 
 def test_since_a_time_is_not_held_back_by_what_other_types_have_lost() -> None:
@@ -483,6 +483,43 @@ def test_since_a_time_the_first_page_tells_how_far_history_reached() -> None:
     page = history.answer(ALL, Want(0, 0.0), 10)
     assert (page.after, page.reached, seqs(page.rows)) == (1, 2.0, [2, 3])
     assert history.answer(ALL, Want(0, 3.0), 10).reached == 3.0
+
+
+@given(
+    small_limits,
+    st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 9)), max_size=40),
+    queries,
+    st.integers(0, 10),
+)
+@settings(max_examples=200, deadline=None)
+def test_from_reached_on_nothing_is_missing_though_timestamps_do_not_rise(
+    limits: Limits, events: list[tuple[str, int]], query: Query, asked: int
+) -> None:
+    history = History(limits)
+    for seq, (type, time) in enumerate(events, 1):
+        ring = history.ring(type)
+        assert ring is not None
+        history.keep(ring, seq, float(time), "x", b"%d " % seq)
+    begin, reached = history.since(query, float(asked))
+    delivered = set(seqs(history.page(query, begin, 1000).rows))
+    published = [
+        (seq, time) for seq, (type, time) in enumerate(events, 1) if query.matches(type, "x")
+    ]
+    assert {seq for seq, time in published if time >= reached} <= delivered
+    assert reached >= asked
+    missing = [time for seq, time in published if seq not in delivered and time >= asked]
+    assert missing or query.keys or query.prefixes or reached == asked, "later than it must be"
+
+
+def test_reached_is_later_than_all_that_was_forgotten_before_the_clock_was_set_back() -> None:
+    history = History(Limits(history_events=2))
+    for seq, time in enumerate([43_200.0, 43_201.0, 39_600.0, 39_601.0], 1):
+        ring = history.ring("A")
+        assert ring is not None
+        history.keep(ring, seq, time, "", b"[]")
+    begin, reached = history.since(ALL, 39_000.0)
+    assert begin == 2
+    assert reached > 43_201.0
 
 
 # Where the events of a key lie.

@@ -27,14 +27,15 @@ class Sub:
     def __init__(self, types: Any = "TRADE") -> None:
         self.query = Query.of(types)
         self.log: list[tuple[Any, ...]] = []
-        self.last = 0
+        self.last = self.heard = self.newest = 0
         self.place: int | None = None
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.log.append(("meet", source, seq, started))
 
-    def take(self, batch: Batch, started: float | None) -> None:
+    def take(self, batch: Batch, started: float | None, heard: int) -> None:
         self.log.append(("take", batch, started))
+        self.heard = heard
 
     def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
         self.log.append(("turn", source, page, events))
@@ -54,8 +55,12 @@ class Sub:
         self.log.append(("has", source, seq))
         return self.last >= seq
 
-    def leave(self, source: Source, *, is_dead: bool = False) -> None:
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
         self.log.append(("leave", source))
+        self.newest = newest
+
+    def go_back(self, source: Source, seq: int) -> None:
+        self.log.append(("go_back", source, seq))
 
     def forget(self, source: Source) -> int | None:
         self.log.append(("forget", source))
@@ -155,7 +160,7 @@ def subs(*are_busy: bool) -> tuple[Inlets, list[Sub]]:
 
 def test_a_frame_that_nobody_can_take_is_left_unread() -> None:
     inlets, made = subs(True, True)
-    assert inlets.leave_out(FRAME) == ("bot", 50)
+    assert inlets.leave_out(FRAME) == (("bot", 50), 7)
     assert [sub.log for sub in made] == [[("leave_out", ("bot", 50), 7)]] * 2
 
 
@@ -685,3 +690,54 @@ def test_a_source_that_left_and_a_subscription_that_ended_are_refused_no_more() 
     assert [list(each) for each in inlets.refused.values()] == [[other]]
     inlets.leave(SOURCE, 1.0)
     assert inlets.refused == {}
+
+
+# How far a source was heard of.
+
+
+def test_a_frame_comes_with_how_far_its_source_was_heard_of() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.take(frame(), 9)
+    assert sub.heard == 9
+    inlets.take(frame(), 2)
+    assert sub.heard == 4
+
+
+def test_who_leaves_was_heard_of_as_far_as_a_frame_says_that_was_left_unread() -> None:
+    inlets, (sub,) = subs(True)
+    inlets.leave_out(FRAME)
+    newest = Frame(TRADE, FRAME[len(TRADE) :]).newest
+    assert inlets.leave(BOT, 0.0, 3) == newest
+    assert sub.newest == newest
+    assert inlets.leave(BOT, 0.0, 99) == 99
+
+
+def test_the_last_mark_is_a_beacon_on_each_stream_that_is_asked_for() -> None:
+    first, second = Sub(), Sub("FILL")
+    inlets = inlets_of(first, second)
+    inlets.end(mark(("TRADE", 7), ("QUOTE", 9), ("FILL", 0), number=0), 12)
+    for sub, prev in ((first, 7), (second, 0)):
+        ((_, batch, _),) = sub.said("take")
+        assert (batch.prev, batch.newest, batch.count, sub.heard) == (prev, prev, 0, 12)
+    assert inlets.reached() == []
+
+
+def test_no_mark_of_a_source_in_doubt_is_reached() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sub.last = 9
+    inlets.mark(mark(("TRADE", 9)))
+    assert inlets.reached([SOURCE]) == []
+    assert len(inlets.reached()) == 1
+
+
+def test_what_a_source_takes_back_is_not_waited_for_nor_read_any_more() -> None:
+    inlets, (sub,) = subs(True)
+    inlets.leave_out(FRAME)
+    inlets.mark(mark(("TRADE", 9)))
+    inlets.go_back(BOT, 3)
+    inlets.go_back(SOURCE, 3)
+    assert inlets.marks == {}
+    assert inlets.leave(BOT, 0.0, 3) == 3
+    assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]

@@ -270,7 +270,7 @@ def test_of_several_sources_that_counts_of_which_most_is_missing(met: Bench) -> 
     met.intake.meet(DESK, 9, met.older)
     met.intake.meet(other, 10, met.older)
     assert met.intake.missing == 7
-    met.intake.leave(other)
+    met.intake.leave(other, 0)
     assert met.intake.missing == 5
 
 
@@ -501,7 +501,7 @@ def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_left(met
     met.intake.meet(DESK, 9, met.older)
     met.intake.meet(OTHER, 9, met.older)
     met.asked.take()
-    met.intake.leave(DESK)
+    met.intake.leave(DESK, 0)
     assert met.asked.take() == [(OTHER, 4, ROOM)]
 
 
@@ -564,7 +564,7 @@ def test_gaps_are_told_in_order_and_do_not_overlap(behind: Bench) -> None:
     give_up(behind)
     behind.take(20, 21)
     behind.take(25, 26)
-    behind.intake.leave(DESK)
+    behind.intake.leave(DESK, 0)
     assert behind.box.log == [
         Gap(4, 8, "history no longer holds it"),
         9,
@@ -575,19 +575,19 @@ def test_gaps_are_told_in_order_and_do_not_overlap(behind: Bench) -> None:
 
 
 def test_what_is_missing_of_a_source_that_leaves_is_told(behind: Bench) -> None:
-    behind.intake.leave(DESK)
+    behind.intake.leave(DESK, 0)
     assert behind.box.log == [Gap(4, 9, "its source has left")]
     assert set(behind.intake.behind) == set()
 
 
 def test_nothing_is_told_of_a_source_that_leaves_with_nothing_missing(met: Bench) -> None:
     met.take(4, 5)
-    met.intake.leave(DESK)
+    met.intake.leave(DESK, 0)
     assert met.box.log == [5]
 
 
 def test_leaving_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
-    bench.intake.leave(DESK)
+    bench.intake.leave(DESK, 0)
     assert bench.box.log == []
 
 
@@ -595,13 +595,13 @@ def test_of_a_source_that_leaves_unanswered_all_is_lost_that_its_beacon_told_of(
     bench: Bench,
 ) -> None:
     bench.take(4)
-    bench.intake.leave(DESK)
+    bench.intake.leave(DESK, 0)
     assert bench.box.log == [Gap(0, 4, "its source has left")]
 
 
 def test_nothing_is_lost_of_a_source_that_leaves_unanswered_and_had_nothing(bench: Bench) -> None:
     bench.take(0)
-    bench.intake.leave(DESK)
+    bench.intake.leave(DESK, 0)
     assert bench.box.log == []
 
 
@@ -610,13 +610,13 @@ def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_sourc
 ) -> None:
     bench.take(2, 5)
     bench.take(5, 6)
-    bench.intake.leave(DESK)
+    bench.intake.leave(DESK, 0)
     assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(0, 6)]
 
 
 def test_a_source_that_comes_back_goes_on_where_it_was(met: Bench) -> None:
     met.take(4, 5)
-    met.intake.leave(DESK)
+    met.intake.leave(DESK, 0)
     met.intake.meet(DESK, 8, met.older)
     assert met.asked.pages == [(DESK, 5, ROOM - 1)]
 
@@ -798,7 +798,7 @@ def test_what_was_left_before_the_first_answer_is_owed_whoever_hears_that_answer
 
 
 def test_what_still_comes_of_a_source_that_is_dead_is_handed_over(met: Bench) -> None:
-    met.intake.leave(DESK, is_dead=True)
+    met.intake.leave(DESK, 0, is_dead=True)
     met.take(4, 5, 6, started=met.older)
     met.take(5, 6, 7, started=met.older)
     assert met.box.log == [5, 6, 7]
@@ -807,7 +807,7 @@ def test_what_still_comes_of_a_source_that_is_dead_is_handed_over(met: Bench) ->
 def test_what_is_missing_before_the_late_frame_of_one_that_is_dead_is_lost_at_once(
     met: Bench,
 ) -> None:
-    met.intake.leave(DESK, is_dead=True)
+    met.intake.leave(DESK, 0, is_dead=True)
     assert not met.intake.leave_out(DESK, 8)
     met.take(8, 9, started=met.older)
     assert met.box.log == [Gap(4, 8, LEFT), 9]
@@ -815,13 +815,13 @@ def test_what_is_missing_before_the_late_frame_of_one_that_is_dead_is_lost_at_on
 
 
 def test_of_one_that_dies_unheard_and_is_heard_then_what_is_missing_is_lost(bench: Bench) -> None:
-    bench.intake.leave(DESK, is_dead=True)
+    bench.intake.leave(DESK, 0, is_dead=True)
     bench.take(3, 4)
     assert bench.box.log == [Gap(0, 3, LEFT), 4]
 
 
 def test_nobody_waits_for_the_mark_of_one_that_is_dead(met: Bench) -> None:
-    met.intake.leave(DESK, is_dead=True)
+    met.intake.leave(DESK, 0, is_dead=True)
     assert met.intake.has(DESK, 4, met.older)
     assert (met.box.log, set(met.intake.behind)) == ([], set())
 
@@ -829,7 +829,7 @@ def test_nobody_waits_for_the_mark_of_one_that_is_dead(met: Bench) -> None:
 def test_what_the_mark_of_one_that_is_dead_tells_of_and_nobody_has_is_lost_at_once(
     met: Bench,
 ) -> None:
-    met.intake.leave(DESK, is_dead=True)
+    met.intake.leave(DESK, 0, is_dead=True)
     assert met.intake.has(DESK, 9, met.older)
     met.take(4, 7)
     assert (met.box.log, set(met.intake.behind)) == ([Gap(4, 9, LEFT)], set())
@@ -838,8 +838,8 @@ def test_what_the_mark_of_one_that_is_dead_tells_of_and_nobody_has_is_lost_at_on
 def test_of_one_that_is_dead_and_was_never_met_a_mark_tells_what_is_lost_if_it_was_younger(
     bench: Bench,
 ) -> None:
-    bench.intake.leave(DESK, is_dead=True)
-    bench.intake.leave(OTHER, is_dead=True)
+    bench.intake.leave(DESK, 0, is_dead=True)
+    bench.intake.leave(OTHER, 0, is_dead=True)
     assert bench.intake.has(DESK, 9, bench.older)
     assert bench.intake.has(OTHER, 9, bench.younger)
     assert bench.box.log == [Gap(0, 9, LEFT)]
@@ -868,14 +868,14 @@ def test_one_that_was_given_up_and_sends_again_may_have_all_the_room(behind: Ben
 
 
 def test_one_that_left_and_may_come_back_is_asked_for_what_is_missing(met: Bench) -> None:
-    met.intake.leave(DESK)
+    met.intake.leave(DESK, 0)
     met.take(8, 9, started=met.older)
     assert (met.box.log, met.asked.pages) == ([], [(DESK, 4, ROOM)])
 
 
 def test_when_nothing_is_missing_any_more_whoever_waits_for_that_is_woken(behind: Bench) -> None:
     before = behind.box.rests
-    behind.intake.leave(DESK)
+    behind.intake.leave(DESK, 0)
     assert behind.box.rests == before + 1
 
 
@@ -935,7 +935,7 @@ def test_a_mark_is_not_reached_before_the_past_has_been_told(late: Bench) -> Non
 
 
 def test_what_a_source_was_at_when_it_left_without_telling_of_its_past_is_lost(late: Bench) -> None:
-    late.intake.leave(DESK)
+    late.intake.leave(DESK, 0)
     assert late.box.log == [Gap(0, 40, LEFT)]
     assert list(late.intake.beginning) == []
 

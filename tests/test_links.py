@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiobus import epochs
 from aiobus.errors import BusError
 from aiobus.pattern import Query
 from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer
@@ -106,6 +107,7 @@ class Sub:
         self.met: list[Source] = []
         self.left: list[Source] = []
         self.dead: list[Source] = []
+        self.back: list[tuple[Source, int]] = []
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.met.append(source)
@@ -115,7 +117,10 @@ class Sub:
     def confirm(self, name: str) -> None:
         pass
 
-    def leave(self, source: Source, *, is_dead: bool = False) -> None:
+    def go_back(self, source: Source, seq: int) -> None:
+        self.back.append((source, seq))
+
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
         self.left.append(source)
         self.dead += [source] * is_dead
 
@@ -754,6 +759,82 @@ async def test_a_new_start_whose_old_one_had_left_already_is_linked_anew(desk: D
     assert desk.watch.log == [("joined", "bot", 60)]
 
 
+async def test_the_epoch_of_a_peer_is_not_used_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "_highest", 0)
+    monkeypatch.setattr(epochs.clock, "machine", lambda: -10.0)
+    desk.link(BOT)
+    assert epochs.fresh() > BOT.epoch
+
+
+# One that says less than was heard of it.
+
+SOURCE = (BOT.name, BOT.epoch)
+
+
+async def test_a_peer_that_says_less_than_was_heard_of_it_is_asked_once(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hear(SOURCE, 2**62)
+    desk.asked.clear()
+    desk.links.hear_beat(SOURCE, 6)
+    desk.links.hear_beat(SOURCE, 7)
+    assert (len(desk.asked), list(desk.links.doubted)) == (1, [SOURCE])
+    desk.hear_answer(BOT, desk.asked[0][0], seq=8)
+    assert (desk.sub.back, peer.last, list(desk.links.doubted)) == ([(SOURCE, 8)], 8, [])
+    ((kind, text),) = desk.watch.take()
+    assert kind == "trouble"
+    assert f"says that it is at seq 8, and was heard of up to {2**62}" in text
+
+
+async def test_a_heartbeat_that_is_late_changes_nothing(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hear(SOURCE, 9)
+    desk.asked.clear()
+    desk.links.hear_beat(SOURCE, 6)
+    desk.hear_answer(BOT, desk.asked[0][0], seq=9)
+    desk.links.hear_beat(SOURCE, 9)
+    assert (desk.sub.back, peer.last, desk.watch.take()) == ([], 9, [])
+    assert (len(desk.asked), list(desk.links.doubted)) == (1, [])
+
+
+async def test_an_answer_to_an_earlier_question_does_not_take_anything_back(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.hear(SOURCE, 9)
+    desk.asked.clear()
+    desk.links.hear_answer(Answer(999, BOT, 10.0, 6, is_open=True))
+    assert (desk.sub.back, len(desk.asked)) == ([], 1)
+
+
+async def test_what_was_heard_of_since_it_was_asked_is_not_taken_back(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hear(SOURCE, 2**62)
+    desk.asked.clear()
+    desk.links.hear_beat(SOURCE, 6)
+    desk.links.hear(SOURCE, 10)
+    desk.hear_answer(BOT, desk.asked[0][0], seq=8)
+    assert (desk.sub.back, peer.last) == ([(SOURCE, 10)], 10)
+
+
+async def test_what_is_not_true_once_more_meanwhile_is_asked_about_once_more(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hear(SOURCE, 2**62)
+    desk.asked.clear()
+    desk.links.hear_beat(SOURCE, 6)
+    desk.links.hear(SOURCE, 2**62 + 1)
+    desk.hear_answer(BOT, desk.asked[0][0], seq=8)
+    assert (desk.sub.back, list(desk.links.doubted)) == ([], [SOURCE])
+    desk.hear_answer(BOT, desk.asked[1][0], seq=8)
+    assert (desk.sub.back, peer.last) == ([(SOURCE, 8)], 8)
+
+
+async def test_a_doubt_ends_with_the_peer(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.hear_beat(SOURCE, 1)
+    desk.links.withdraw(BOT)
+    assert list(desk.links.doubted) == []
+
+
 # Another of the same name.
 
 
@@ -770,7 +851,7 @@ def namesake(epoch: int, endpoint: str = BOT.endpoint) -> Who:
         (namesake(100, "tcp://127.0.0.1:2"), False),
     ],
 )
-async def test_of_two_that_start_under_one_name_the_older_stays(
+async def test_of_two_that_start_under_one_name_the_one_with_the_lower_epoch_stays(
     desk: Desk, other: Who, is_late: bool
 ) -> None:
     desk.find(other)

@@ -24,21 +24,25 @@ from hypothesis.stateful import (
     rule,
 )
 
-from aiobus import Event, Limits, wire
+from aiobus import Event, Limits, sequence, wire
 from aiobus.history import Page, Since, Want
 from aiobus.intake import Intake
 from aiobus.pattern import Query
+from aiobus.peers import Peer
 from aiobus.publisher import Publisher
-from aiobus.sequence import EVICTED, Gap
+from aiobus.sequence import EVICTED, UNKNOWN, WENT_BACK, Gap
 from aiobus.stream import Stream
 from aiobus.testing import Message
 from aiobus.transport import Batch, Inlet
 from aiobus.transport.inlets import Inlets
+from aiobus.transport.marks import LAST
 from aiobus.transport.pages import Pages
-from aiobus.wire import Answer, Ask, Frame, Heartbeat, Mark, PageAnswer, PageAsk, Who
+from aiobus.wire import Answer, Ask, Frame, Heartbeat, Mark, PageAnswer, PageAsk, Who, WireError
 
 PATIENCE, RETRY = 10.0, 1.0
 """Seconds, as the protocol has it."""
+FORGED = 2**62
+"""A seq that no source here ever has: it is somebody's lie, or a bug."""
 FRAME_EVENTS = 3
 """Of a frame here, so that a burst is several of them."""
 NAMES = ("feed", "broker")
@@ -70,11 +74,22 @@ class Link:
         self.has_been_left = False
         self.is_orderly = True
         """Nothing came down twice or out of order."""
+        self.is_whole = True
+        """Nothing was lost on its way down."""
+        self.is_forged = False
+        """Something came down that the source never said."""
+        self.ended = 0
+        """Up to where the source was heard of when it left."""
         self.topics: set[bytes] = set()
         """What is asked for, as far as the source knows."""
         self.down: list[bytes] = []
         self.up: list[bytes] = []
         self.heard: deque[bytes] = deque(maxlen=8)
+        self.forged: set[bytes] = set()
+        """What came down, or will, that the source never said."""
+        self.peer = Peer(source.id[0], source.who.endpoint, 0.0)
+        self.doubt: int | None = None
+        """The number of the question to a source that said less than was heard of it."""
         self.asked: dict[int, list[Intake]] = {}
         """Questions without an answer: for which subscriptions each was asked."""
 
@@ -140,10 +155,17 @@ class Source:
             stream.beacon()
             stream.quiet_beacon()
 
+    def beat(self, *, leaving: bool = False) -> None:
+        """Say where it is; of a link that is cut nothing comes."""
+        for link in self.links:
+            if link.is_up:
+                link.down.append(wire.heartbeat(*self.id, self.publisher.seq, leaving=leaving))
+
     def mark(self, number: int) -> None:
         for stream in self._joining:
             stream.flush()
         streams = tuple((each.query.text, each.sent) for each in self._streams.values())
+        self.beat()
         for link in self.links:
             if link.is_up:
                 mark = Mark(number, self.who, streams)
@@ -219,10 +241,8 @@ class Source:
         for stream in self._joining:
             stream.flush()
         self.beacon()
-        bye = wire.heartbeat(*self.id, self.publisher.seq, leaving=True)
-        for link in self.links:
-            if link.is_up:
-                link.down.append(bye)
+        self.mark(LAST)
+        self.beat(leaving=True)
         self.die(1000)
 
 
@@ -296,59 +316,100 @@ class Process:
 
     def hear(self, link: Link, message: bytes) -> None:
         """As `Mesh.on_down`."""
-        self._hear(link, message)
+        try:
+            self._hear(link, message)
+        except WireError:
+            assert link.is_forged, "refused"  # a page that was asked for after a forged number
         self.turn()
 
     def _hear(self, link: Link, message: bytes) -> None:
-        source = link.source
+        source, peer, now = link.source, link.peer, self._clock.now
         topic = message[: message.index(b"\0") + 1]
-        if not topic.startswith(b"~"):
+        if not topic.startswith(b"~") and message not in link.forged:
             json, topic = message[len(topic) :], topic.removeprefix(wire.QUIET)
             frame = Frame(topic, json)
             for box in self.boxes.values():
                 if wire.topic(box.query.text) == topic:
                     box.accounts[source.id].hear(frame.prev, frame.newest)
-        if self.inlets.leave_out(message) is not None:
+        if (left := self.inlets.leave_out(message)) is not None:
+            peer.hear(now, left[1])
             return
         match said := wire.read_down(message, self.me):
             case Frame():
-                self.inlets.take(said)
+                peer.hear(now, said.newest)
+                self.inlets.take(said, peer.last)
             case Answer():
                 self._hear_answer(link, said)
             case PageAnswer():
                 inlet = self.inlets.numbered(said.nonce)
                 assert inlet is not None
+                peer.hear(now, said.newest)
                 page = Page(said.after, said.evicted, said.to, said.newest, [], said.reached)
                 self._pages.answered(inlet, source.id, self._clock.now)
                 account = self.boxes[inlet].accounts[source.id]
-                account.heard = max(account.heard, said.newest)
+                if message not in link.forged:
+                    account.heard = max(account.heard, said.newest)
                 was_beginning = source.id in inlet.beginning
                 self.inlets.turn(inlet, source.id, page, said.rows)
                 if was_beginning and source.id not in inlet.beginning:
                     self.boxes[inlet].begin(source, said)
             case Mark():
-                self.inlets.mark(said)
+                peer.hear(now, max((seq for _, seq in said.streams), default=0))
+                if said.mark == LAST:
+                    self.inlets.end(said, peer.last)
+                else:
+                    self.inlets.mark(said)
             case Heartbeat() if said.leaving:
+                peer.hear(now, said.seq)
                 self.leave(link)
-        for mark in self.inlets.reached():
+            case Heartbeat():
+                self._weigh(link, said.seq)
+                peer.hear(now, said.seq)
+        for mark in self.inlets.reached([link.source.id for link in self.links if link.doubt]):
             self._check_mark(mark)
+
+    def _weigh(self, link: Link, seq: int) -> None:
+        """As `Links`, of what a source says of itself."""
+        if seq < link.peer.last and link.doubt is None and link.is_up:
+            link.peer.doubt()
+            self.ask(link, [])
+            link.doubt = self._last_nonce
+
+    def _confirm(self, link: Link, said: Answer) -> None:
+        if said.nonce == link.doubt:
+            link.doubt = None
+            if link.peer.confirm(said.seq):
+                assert link.is_forged, "it went back without a reason"
+                self.inlets.go_back(link.source.id, link.peer.last)
+            else:
+                self._weigh(link, said.seq)
 
     def _hear_answer(self, link: Link, said: Answer) -> None:
         source = link.source.id
+        self._weigh(link, said.seq)
+        link.peer.hear(self._clock.now, said.seq)
         self.inlets.note_start(source, self._clock.now - said.age)
         for box in self.boxes.values():
             box.accounts[source].seems_younger |= self._clock.now - said.age > box.made
         inlets = link.asked.pop(said.nonce, [])
         for inlet in inlets:
             # Of what was sent before, nothing comes behind it, where things arrive in order.
-            self.boxes[inlet].accounts[source].hear(said.seq, said.seq if link.is_orderly else 0)
+            if said.seq < FORGED:
+                account = self.boxes[inlet].accounts[source]
+                account.hear(said.seq, said.seq if link.is_orderly else 0)
         self.inlets.meet(inlets, said)
+        self._confirm(link, said)
 
     def _check_mark(self, mark: Mark) -> None:
         """A source is about to be told that all it sent has arrived."""
         who = (mark.who.name, mark.who.epoch)
-        (source,) = [link.source for link in self.links if link.source.id == who]
+        (link,) = [link for link in self.links if link.source.id == who]
+        source = link.source
+        if link.is_forged and not (link.is_orderly and link.is_whole):
+            return  # the heartbeat before it, which raises a doubt, may not have come before it
         for text, seq in mark.streams:
+            if seq >= FORGED:
+                continue  # nobody waits for that
             for box in self.boxes.values():
                 if box.query.text == text:
                     assert box.silently_lost(source, seq) == [], "a false acknowledgement"
@@ -360,7 +421,12 @@ class Process:
         link.has_been_left = True
         for box in self.boxes.values():
             box.accounts[link.source.id].has_left = True
-        self.inlets.leave(link.source.id, self._clock.now, is_dead=is_dead)
+        peer, source = link.peer, link.source.id
+        if link.doubt is not None:
+            del link.asked[link.doubt]
+            link.doubt = None
+        peer.last = self.inlets.leave(source, self._clock.now, peer.last, is_dead=is_dead)
+        link.ended = min(peer.last, link.source.publisher.seq)
         self.turn()
 
     def excuse(self) -> None:
@@ -443,9 +509,10 @@ class Box:
     def begin(self, source: Source, said: PageAnswer) -> None:
         """A source has told where in its past this one begins."""
         account = self.accounts[source.id]
-        account.place = said.newest if self.since == "last" else said.after
+        place = said.newest if self.since == "last" else said.after
+        account.place = min(place, source.publisher.seq)
         if self.since == "last":
-            account.past = source.pasts[self.query.text, said.newest]
+            account.past = source.pasts.get((self.query.text, said.newest), [])
 
     def reach(self, timestamp: float) -> None:
         pass
@@ -471,17 +538,24 @@ class Box:
         self.vacancy -= len(events)
         for event in events:
             account = self.accounts[event.source, event.epoch]
-            account.log.append(event.seq)
+            if event.seq < FORGED:
+                account.log.append(event.seq)
             if (event.source, event.epoch) not in self.intake.behind:
                 account.asked_since, account.has_given_up = None, False
 
     def lose(self, source: tuple[str, int], gap: Gap) -> None:
         account = self.accounts[source]
-        account.log.append(gap)
+        (link,) = [link for link in self._process.links if link.source.id == source]
+        if gap.upto >= FORGED or gap.reason == WENT_BACK:
+            assert link.is_forged
+            # What is beyond was never there, and will be handed over once it is.
+            gap = Gap(gap.after, link.source.publisher.seq, gap.reason)
+        if gap.after < gap.upto:
+            account.log.append(gap)
         if account.is_of_the_past and account.place is None:
             account.place = gap.upto  # nobody told
         match gap.reason:
-            case "its source has left":
+            case sequence.LEFT | sequence.UNKNOWN:
                 assert account.has_left
             case "its source did not answer":
                 assert account.asked_since is not None
@@ -530,11 +604,13 @@ class Box:
         account = self.accounts[source.id]
         link = next(link for link in source.links if link.process is self._process)
         # Out of order, a frame may hide what went before it; the next would have shown it.
-        last = account.heard if link.is_orderly else 0
+        # And of one that died before it could be asked, nobody can tell what of it was true.
+        is_sure = link.is_orderly and not link.is_forged
+        last = max(account.heard, link.ended) if is_sure else 0
         upto = source.publisher.seq if source.is_alive else last
         assert self.silently_lost(source, upto) == [], "silently lost"
         begin = 0 if account.seems_younger or source.born > self.made else account.place or 0
-        if self.since is not None:
+        if self.since is not None or link.is_forged:
             begin = 0
         allowed = [seq for seq in self.matching(source) if seq > begin]
         assert account.seen == sorted(set(account.seen) & set(allowed)), "disordered or not owed"
@@ -544,11 +620,13 @@ class Box:
                 handed_over = entry
                 # Of several types, one may be held where another is forgotten.
                 assert entry > told or len(self.query.types) != 1, "handed over, but told of"
-            else:
+            elif entry.reason != WENT_BACK:
                 assert max(handed_over, told) <= entry.after < entry.upto, "told of what is there"
                 assert entry.upto <= source.publisher.seq
-                assert entry.reason != EVICTED or self._is_exact(source, entry.upto)
-                told = entry.upto
+                is_exact = link.is_forged or self._is_exact(source, entry.upto)
+                assert entry.reason != EVICTED or is_exact
+                if entry.reason != UNKNOWN:  # it may come back, and what was not lost with it
+                    told = entry.upto
         assert not source.is_alive or source.id not in self.intake.behind
 
     def _is_exact(self, source: Source, upto: int) -> bool:
@@ -615,7 +693,7 @@ class Protocol(RuleBasedStateMachine):
         if ends:
             source.end_tick()
 
-    @rule(place=number, says=st.sampled_from(["end_tick", "beacon", "beacon", "mark"]))
+    @rule(place=number, says=st.sampled_from(["end_tick", "beacon", "beat", "mark"]))
     def say(self, place: int, says: str) -> None:
         source = self.alive(place)
         match says:
@@ -623,6 +701,8 @@ class Protocol(RuleBasedStateMachine):
                 source.end_tick()
             case "beacon":
                 source.beacon()
+            case "beat":
+                source.beat()
             case _:
                 source.mark(1)
 
@@ -678,12 +758,14 @@ class Protocol(RuleBasedStateMachine):
         if is_up:
             link.up = [message for message in link.up if message[:1] in b"\0\1"]
         else:
+            link.is_whole = False
             first %= len(link.down) or 1
             del link.down[first : first + count + 1]
 
     @rule(place=number, kind=st.sampled_from(["events", "answer", "page", "beacon"]))
     def lose_kind(self, place: int, kind: str) -> None:
         link = self.link(place)
+        link.is_whole = False
         link.down = [each for each in link.down if Message("", "", each).kind != kind]
 
     @rule(place=number, which=number, later=number, is_moved=st.booleans())
@@ -706,6 +788,37 @@ class Protocol(RuleBasedStateMachine):
         if link.heard and link.source.is_alive:
             link.is_orderly = False
             link.down.insert(0, link.heard[which % len(link.heard)])
+
+    @rule(place=number, where=number, kind=number, query=number, near=st.booleans())
+    def forge(self, place: int, where: int, kind: int, query: int, near: bool) -> None:
+        """Somebody else says something in the name of a source, with a number that it never had."""
+        link = self.links[place % len(self.links)]
+        source, me = link.source, link.process.me
+        if not (source.is_alive and link.is_up):
+            return
+        seq = FORGED + 1 + where
+        text = QUERIES[query % len(QUERIES)].text
+        name, age = wire.topic(text), self.clock.now - source.born
+        last = source.publisher.seq if near else seq - 1
+        row = b'[%d,0.0,"A","x",null]' % seq
+        boxes = [box for box in link.process.boxes.values() if box.query.text == text]
+        message = [
+            wire.frame(name, *source.id, last, [row]),
+            wire.frame(name, *source.id, seq, []),
+            wire.heartbeat(*source.id, seq),
+            wire.mark(me, Mark(1, source.who, ((text, seq),))),
+            wire.answer(me, Answer(next(iter(link.asked), 0), source.who, age, seq, True)),
+        ]
+        for box in boxes:
+            number = link.process.inlets.number(box.intake)
+            assert number is not None
+            for after in {0, source.publisher.seq}:
+                page = (after, seq if near else 0, seq, seq, None)
+                message.append(wire.page(me, number, *source.id, *page, [row]))
+        forged = message[kind % len(message)]
+        link.forged.add(forged)
+        link.is_forged = True
+        link.down.insert(where % (len(link.down) + 1), forged)
 
     @rule(place=number, which=number)
     def repeat_question(self, place: int, which: int) -> None:
@@ -807,6 +920,7 @@ class Protocol(RuleBasedStateMachine):
             for source in self.sources:
                 if source.is_alive:
                     source.end_tick()
+                    source.beat()
                     source.beacon()
             for box in self.boxes:
                 box.read(8)

@@ -16,7 +16,17 @@ from aiobus.inbox import Notice, Offer, make_inbox
 from aiobus.intake import Intake
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
-from aiobus.sequence import EVICTED, LEFT, PATIENCE, RETRY, UNANSWERED, Cursor, Gap
+from aiobus.sequence import (
+    EVICTED,
+    LEFT,
+    PATIENCE,
+    RETRY,
+    UNANSWERED,
+    UNKNOWN,
+    WENT_BACK,
+    Cursor,
+    Gap,
+)
 from aiobus.stream import Stream
 from aiobus.transport import Batch, Inlet, Source
 from aiobus.wire import Answer, Frame, Mark, PageAnswer, PageAsk, Who
@@ -189,7 +199,7 @@ def test_a_frame_of_before_does_not_hide_what_is_known_to_be_missing() -> None:
     cursor.hear(3201)
     assert cursor.take(199, 200, has_room=True) == 450
     assert cursor.take(440, 460, has_room=True) == 450
-    assert (place(cursor), cursor.leave()) == ((460, True), Gap(460, 3201, LEFT))
+    assert (place(cursor), cursor.leave(0)) == ((460, True), [Gap(460, 3201, LEFT)])
 
 
 def test_a_beacon_says_that_nothing_the_source_has_published_since_was_for_it() -> None:
@@ -386,7 +396,7 @@ def test_after_giving_up_a_frame_does_not_end_what_is_missing_behind_it() -> Non
     assert cursor.lost_before(9) == Gap(4, 9, UNANSWERED)
     assert cursor.take(9, 12, has_room=True) == 9
     assert (place(cursor), cursor.has_given_up, cursor.ask(PATIENCE)) == ((12, True), False, 12)
-    assert cursor.leave() == Gap(12, 20, LEFT)
+    assert cursor.leave(0) == [Gap(12, 20, LEFT)]
 
 
 def test_after_giving_up_a_beacon_ends_what_is_missing() -> None:
@@ -442,38 +452,38 @@ def test_what_is_lost_without_an_answer_is_not_told_where_the_forgotten_covers_i
 
 def test_what_is_missing_of_a_source_that_leaves_is_lost() -> None:
     cursor = heard(4, 9)
-    assert cursor.leave() == Gap(after=4, upto=9, reason="its source has left")
+    assert cursor.leave(0) == [Gap(after=4, upto=9, reason="its source has left")]
     assert place(cursor) == (9, False)
 
 
 def test_what_was_given_up_is_lost_when_its_source_leaves_as_well() -> None:
     cursor = given_up(4, 9)
-    assert cursor.leave() == Gap(after=4, upto=9, reason="its source has left")
+    assert cursor.leave(0) == [Gap(after=4, upto=9, reason="its source has left")]
     assert (place(cursor), cursor.has_given_up) == ((9, False), False)
 
 
 def test_nothing_is_lost_when_a_source_leaves_of_which_nothing_is_missing() -> None:
     cursor = Cursor(4)
-    assert cursor.leave() is None
+    assert cursor.leave(0) == []
     assert place(cursor) == (4, False)
 
 
 def test_a_source_that_leaves_after_a_beacon_has_vouched_for_it_loses_nothing() -> None:
     cursor = heard(4, 20)
     cursor.take(4, 4, has_room=True)
-    assert cursor.leave() is None
+    assert cursor.leave(0) == []
     assert place(cursor) == (4, False)
 
 
 def test_a_source_that_leaves_twice_loses_it_once() -> None:
     cursor = heard(4, 9)
-    cursor.leave()
-    assert cursor.leave() is None
+    cursor.leave(0)
+    assert cursor.leave(0) == []
 
 
 def test_what_a_source_sent_before_it_left_is_not_handed_over_once_it_is_lost() -> None:
     cursor = heard(4, 9)
-    cursor.leave()
+    cursor.leave(0)
     assert cursor.take(4, 7, has_room=True) == 9
     assert cursor.take(7, 12, has_room=True) == 9
     assert place(cursor) == (12, False)
@@ -481,9 +491,89 @@ def test_what_a_source_sent_before_it_left_is_not_handed_over_once_it_is_lost() 
 
 def test_a_source_that_comes_back_goes_on_behind_what_was_lost() -> None:
     cursor = heard(4, 9)
-    cursor.leave()
+    cursor.leave(0)
     assert cursor.take(11, 12, has_room=True) is None
     assert cursor.ask(0.0) == 9
+
+
+def vouched(last: int, clear: int) -> Cursor:
+    """One that stands at `last` when its source had been heard of up to `clear`."""
+    cursor = Cursor(last)
+    cursor.clear = clear
+    return cursor
+
+
+def test_of_what_nothing_vouched_for_it_is_unknown_whether_it_matched() -> None:
+    assert vouched(4, 6).leave(9) == [Gap(6, 9, UNKNOWN)]
+
+
+def test_nothing_is_unknown_of_a_source_that_was_vouched_for_to_its_end() -> None:
+    assert vouched(4, 9).leave(9) == []
+
+
+def test_what_is_lost_for_certain_is_told_before_what_is_unknown() -> None:
+    cursor = heard(4, 7)
+    assert cursor.leave(9) == [Gap(4, 7, LEFT), Gap(7, 9, UNKNOWN)]
+    assert cursor.leave(9) == []
+    assert cursor.leave(12) == [Gap(9, 12, UNKNOWN)]
+
+
+def test_what_was_unknown_is_pulled_if_its_source_comes_back() -> None:
+    cursor = vouched(4, 6)
+    cursor.leave(9)
+    assert cursor.take(9, 12, has_room=True) is None
+    assert cursor.ask(0.0) == 6
+    assert cursor.advance(page(6, 12, 12, evicted=8)) == Gap(6, 8, EVICTED)
+
+
+# A source that takes back what it said.
+
+
+def test_a_source_that_takes_back_what_it_said_is_followed_from_where_it_says_it_is() -> None:
+    cursor = Cursor(4)
+    assert cursor.take(4, 4, has_room=True) == 4
+    assert cursor.go_on(4, 2**62)
+    assert cursor.go_back(6) == Gap(4, 2**62, WENT_BACK)
+    assert place(cursor) == (6, False)
+    assert cursor.go_on(6, 7)
+
+
+def test_what_was_taken_for_a_repetition_before_it_was_taken_back_is_in_the_gap() -> None:
+    cursor = Cursor(100)
+    cursor.take(100, 100, has_room=True)
+    assert cursor.take(60, 61, has_room=True) == 100
+    assert cursor.take(61, 62, has_room=True) == 100
+    assert cursor.go_back(62) == Gap(60, 100, WENT_BACK)
+
+
+def test_who_was_misled_about_what_is_missing_goes_on_catching_up_with_the_rest() -> None:
+    cursor = heard(4, 2**62)
+    assert cursor.go_back(9) is None
+    assert (place(cursor), cursor.ask(0.0)) == ((4, True), 4)
+    cursor.advance(page(4, 9, 9))
+    assert place(cursor) == (9, False)
+
+
+def test_who_has_all_that_is_left_is_live_again() -> None:
+    cursor = heard(4, 2**62)
+    assert cursor.go_back(4) is None
+    assert place(cursor) == (4, False)
+
+
+def test_a_gap_that_was_told_up_to_a_number_that_is_taken_back_hides_no_other() -> None:
+    cursor = heard(4, 2**62)
+    cursor.ask(0.0)
+    cursor.advance(page(4, 5, 2**62, evicted=2**62))
+    assert cursor.go_back(9) == Gap(0, 2**62, WENT_BACK)
+    cursor.hear(20)
+    assert cursor.leave(0) == [Gap(9, 20, LEFT)]
+
+
+@pytest.mark.parametrize("seq", [9, 10, 2**62])
+def test_who_has_no_more_than_its_source_says_is_not_moved(seq: int) -> None:
+    cursor = vouched(9, 9)
+    assert cursor.go_back(seq) is None
+    assert (place(cursor), cursor.clear) == ((9, False), 9)
 
 
 # Beginning in the past.
@@ -528,7 +618,7 @@ def test_of_the_past_that_is_lost_which_history_still_held_when_its_source_left(
     cursor = Cursor(since="last")
     cursor.ask(0.0)
     cursor.advance(page(0, 20, 80, evicted=60))
-    assert cursor.leave() == Gap(20, 80, LEFT)
+    assert cursor.leave(0) == [Gap(20, 80, LEFT)]
 
 
 def test_what_is_forgotten_after_it_began_is_a_gap() -> None:
@@ -607,7 +697,7 @@ def test_a_past_that_was_given_up_of_a_source_that_has_published_nothing_is_no_l
 def test_a_source_that_leaves_before_it_told_of_its_past_has_lost_what_was_heard_of() -> None:
     cursor = Cursor(since="last")
     cursor.hear(9)
-    assert cursor.leave() == Gap(0, 9, LEFT)
+    assert cursor.leave(0) == [Gap(0, 9, LEFT)]
     assert not cursor.behind
 
 
@@ -1088,7 +1178,7 @@ class Lossy:
         """
         if desk.stream is None and self.scene.is_orderly:
             desk.has_left = True
-            self.intake.leave(desk.source)
+            self.intake.leave(desk.source, 0)
             if not desk.has_answered and not self.box.logs[desk.source[0]]:
                 desk.begin = None  # nothing was ever said of it, so it is met anew
             assert self.silently_lost(desk, desk.heard) == []

@@ -293,6 +293,17 @@ async def test_a_page_holds_no_more_than_was_asked_for_nor_than_1024_events(desk
         assert len(desk.streams.page(A, Query.of("A"), Want(0), limit).rows) == length
 
 
+async def test_a_page_names_no_number_that_heartbeats_do_not(desk: Desk) -> None:
+    """System events have numbers too, and stay with their bus."""
+    desk.publish("A")
+    publisher = desk.publisher
+    route = publisher.route("aiobus.error", "", reserved=True)
+    publisher.commit(Event("aiobus.error", None), "", route)
+    for want in (Want(0), Want(1), Want(0, "last"), Want(0, 1e12)):
+        page = desk.streams.page(A, Query.of("A"), want, 10)
+        assert (page.after <= 1, page.to, page.newest) == (True, 1, 1)
+
+
 # Beacons.
 
 

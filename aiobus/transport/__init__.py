@@ -55,8 +55,10 @@ class Inlet(Protocol):
         """
         ...
 
-    def take(self, batch: Batch, started: float | None) -> None:
-        """A frame has come; `started` is None while its source has never answered."""
+    def take(self, batch: Batch, started: float | None, heard: int) -> None:
+        """A frame has come; `started` is None while its source has never answered. Before it, the
+        source was heard of up to `heard`: what the query matches of that was sent by now.
+        """
         ...
 
     @property
@@ -85,10 +87,14 @@ class Inlet(Protocol):
         """
         ...
 
-    def leave(self, source: Source, *, is_dead: bool = False) -> None:
-        """A source has left: what is missing of it is lost. `is_dead`: it will not come back, but
-        frames of it may still be on their way.
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
+        """A source has left, and was heard of up to `newest`: what is missing of it is lost.
+        `is_dead`: it will not come back, but frames of it may still be on their way.
         """
+        ...
+
+    def go_back(self, source: Source, seq: int) -> None:
+        """A source takes back what it said beyond `seq`."""
         ...
 
     def forget(self, source: Source) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 
-from aiobus.clock import elapsed, wall
+from aiobus.clock import elapsed
 from aiobus.history import Want
 from aiobus.pattern import read_query
 from aiobus.publisher import Publisher
@@ -172,10 +172,9 @@ class Answers:
         want = Want(asked.after, asked.since, asked.upto)
         found = self._streams.page(topic(asked.query), query, want, asked.limit)
         rows = [row for _, _, row in found.rows]
-        reached = None if found.reached is None else min(found.reached, wall())
         where = (found.after, found.evicted, found.to, found.newest)
         me = (self._me.name, self._me.epoch)
-        self._send(page(asked.who, asked.nonce, *me, *where, reached, rows))
+        self._send(page(asked.who, asked.nonce, *me, *where, found.reached, rows))
 
     def end(self) -> None:
         """Answer no more."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from aiobus import wire
 from aiobus.history import Page
 from aiobus.transport import Batch, Inlet, Source
 from aiobus.transport.topic import Topic
@@ -132,8 +133,8 @@ class Inlets:
         """Names of the peers that do not serve its query."""
         return {who.name for who, inlets in self.refused.items() if inlet in inlets}
 
-    def take(self, frame: Frame) -> None:
-        """Hand a frame to all who asked for it."""
+    def take(self, frame: Frame, heard: int = 0) -> None:
+        """Hand a frame to all who asked for it. Its source was heard of up to `heard`."""
         source = (frame.source, frame.epoch)
         unread = self._unread.get(source)
         if unread and frame.topic in unread and frame.prev > unread[frame.topic][0]:
@@ -143,12 +144,12 @@ class Inlets:
             if frame.count:  # each peer has a beacon a second on it
                 asked.note_taken()
             for inlet in tuple(asked.inlets):
-                inlet.take(frame, started)
+                inlet.take(frame, started, max(heard, frame.newest))
             self._note_moved(asked)
 
-    def leave_out(self, message: bytes) -> Source | None:
-        """The source of a frame that all who asked for it leave, without reading its events: who
-        is behind, or full, must not spend its time on what it cannot take.
+    def leave_out(self, message: bytes) -> tuple[Source, int] | None:
+        """Source and prev of a frame that all who asked for it leave, without reading its events:
+        who is behind, or full, must not spend its time on what it cannot take.
         """
         name = message[: message.find(b"\0") + 1]
         if (asked := self._topics.get(name)) is None:
@@ -168,7 +169,7 @@ class Inlets:
             unread[name] = (prev, message, inlets)
         if asked.note_left():
             self.turned.append(asked)
-        return source, epoch
+        return (source, epoch), prev
 
     def turn(self, inlet: Inlet, source: Source, page: Page, batch: Batch) -> None:
         """A page has come that `inlet` has asked for."""
@@ -183,10 +184,22 @@ class Inlets:
         """A source wants to know when all it sent has arrived; only its last such wish counts."""
         self.marks[value.who.name, value.who.epoch] = (value, list(value.streams))
 
-    def reached(self) -> list[Mark]:
-        """The marks that have been reached since the last time."""
+    def end(self, value: Mark, heard: int) -> None:
+        """A source that closes says where each stream ends: as much as a beacon on each."""
+        who = value.who
+        for query, seq in value.streams:
+            if (name := topic(query)) in self._topics:
+                beacon = wire.frame(name, who.name, who.epoch, seq, ())
+                self.take(Frame(name, beacon[len(name) :]), heard)
+
+    def reached(self, doubted: Collection[Source] = ()) -> list[Mark]:
+        """The marks that have been reached since the last time; not those of the `doubted`, since
+        they may take back what was heard of them.
+        """
         found = []
         for source, (value, streams) in list(self.marks.items()):
+            if source in doubted:
+                continue
             while streams and self._has(source, *streams[-1]):
                 streams.pop()
             if not streams:
@@ -200,22 +213,32 @@ class Inlets:
         inlets = () if asked is None else tuple(asked.inlets)
         return all(inlet.has(source, seq, started) for inlet in inlets)
 
-    def leave(self, source: Source, now: float, *, is_dead: bool = False) -> None:
-        """A source has left: what is missing is lost, up to the end of the last that came.
-        `is_dead`: it will not come back.
+    def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> int:
+        """A source has left and was heard of up to `newest`, or further by a frame that was left
+        unread: what is missing is lost. Up to where it was heard of. `is_dead`: it will not come
+        back.
         """
         for name, (_, message, inlets) in self._unread.pop(source, {}).items():
             with suppress(WireError):
                 frame = Frame(name, message[len(name) :])
+                newest = max(newest, frame.newest)
                 for inlet in inlets:
                     if inlet in self._numbers:
-                        inlet.take(frame, self.started.get(source))
+                        inlet.take(frame, self.started.get(source), frame.newest)
         self.marks.pop(source, None)
         self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
         self._left.pop(source, None)
         self._left[source] = now
         for inlet in self._numbers:
-            inlet.leave(source, is_dead=is_dead)
+            inlet.leave(source, newest, is_dead=is_dead)
+        return newest
+
+    def go_back(self, source: Source, seq: int) -> None:
+        """A source takes back what it said beyond `seq`."""
+        self.marks.pop(source, None)  # if it is still wanted, it is said again
+        self._unread.pop(source, None)
+        for inlet in self._numbers:
+            inlet.go_back(source, seq)
 
     def excuse(self) -> None:
         """This process was held up."""

@@ -10,9 +10,11 @@ import logging
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
+from functools import partial
 from itertools import islice
 from typing import Any
 
+from aiobus import epochs
 from aiobus.clock import elapsed
 from aiobus.peers import Peer, Verdict
 from aiobus.transport import Source, Witness
@@ -58,9 +60,9 @@ class Links:
     ) -> None:
         self.me = me
         self.is_open = False
-        """This bus has started; until then, another of its name may be the older."""
+        """This bus has started; until then, another of its name may stay in its place."""
         self.is_late = False
-        """Another of its name has started, or is the older: this bus is the one to end."""
+        """Another of its name has started, or is the one that stays: this bus is the one to end."""
         self.born = elapsed()
         """When this bus started, in monotonic seconds."""
         self.changed = Waiters()
@@ -75,6 +77,8 @@ class Links:
         self._peers: dict[str, Peer] = {}  # by endpoint
         self._sources: dict[Source, Peer] = {}
         self._linking: dict[str, Round] = {}
+        self._doubts: dict[Source, Round] = {}
+        """The questions to those who say less than was heard of them."""
         self._judged = elapsed()
         self._lenient_until = 0.0
         self._strangers: dict[str, Peer] = {}
@@ -180,6 +184,7 @@ class Links:
 
     def _introduce(self, peer: Peer, who: Who) -> None:
         peer.who, peer.name = who, who.name
+        epochs.heard(who.epoch)
         self._sources[who.name, who.epoch] = peer
 
     def answer(self, who: Who, reply: Callable[[], None]) -> None:
@@ -200,6 +205,7 @@ class Links:
             self._restart(peer)
         self._introduce(peer, who)
         self._strangers.pop(peer.endpoint, None)
+        self._weigh(peer, value.seq)
         now = elapsed()
         self._hear(peer, now, value.seq)
         self._inlets.note_start((who.name, who.epoch), now - value.age)
@@ -208,8 +214,9 @@ class Links:
         self._rounds.answer(value.nonce, who.endpoint, value)
 
     def _on_namesake(self, other: Answer) -> None:
-        """Another bus of this name: one that has started stays, of two that have both started (they
-        could not meet until now) or both not, the older.
+        """Another bus of this name. One that has started stays. Of two that start, which one stays
+        both know from the same two texts, since a clock may have been set back, and an age is less
+        by what a message takes. Of two that could not meet until both had started, the older stays.
         """
         who, me = other.who, self.me
         if self.is_open:
@@ -291,10 +298,42 @@ class Links:
             self._hear(peer, elapsed(), seq)
         return peer
 
+    def hear_beat(self, source: Source, seq: int) -> None:
+        """A source says that it is at `seq`."""
+        if (peer := self._sources.get(source)) is not None:
+            self._weigh(peer, seq)
+            self._hear(peer, elapsed(), seq)
+
     def _hear(self, peer: Peer, now: float, seq: int) -> None:
         silent = peer.hear(now, seq)
         if silent is not None and peer.who is not None:
             self._witness.fresh(peer.name, peer.who.epoch, peer.last, silent)
+
+    def _weigh(self, peer: Peer, seq: int) -> None:
+        """A peer says `seq` of itself. If that is less than was heard of it, either this is late or
+        what was heard is not true. Its answer to a question that is asked now tells.
+        """
+        if seq < peer.last and peer.who is not None:
+            source = (peer.who.name, peer.who.epoch)
+            if source not in self.doubted:
+                peer.doubt()
+                confirm = partial(self._confirm, peer, source)
+                self._doubts[source] = self._rounds.ask([peer.endpoint], self._ask, confirm)
+
+    @property
+    def doubted(self) -> Collection[Source]:
+        """Those who are being asked since they said less than was heard of them."""
+        return [source for source, round in self._doubts.items() if round.waiting]
+
+    def _confirm(self, peer: Peer, source: Source, value: Answer) -> None:
+        del self._doubts[source]
+        was = peer.last
+        if peer.confirm(value.seq):
+            text = f"{peer} says that it is at seq {peer.last}, and was heard of up to {was}:"
+            self._witness.trouble(f"{peer.name} went back", f"{text} its events go on from there")
+            self._inlets.go_back(source, peer.last)
+        else:
+            self._weigh(peer, value.seq)  # more may have been heard meanwhile, as little true
 
     # Silence.
 
@@ -419,7 +458,8 @@ class Links:
         """It has left: what is missing of its events is lost."""
         who = peer.who
         if who is not None:
-            self._inlets.leave((who.name, who.epoch), elapsed(), is_dead=is_dead)
+            source = (who.name, who.epoch)
+            peer.last = self._inlets.leave(source, elapsed(), peer.last, is_dead=is_dead)
             if peer.unlink():
                 self._witness.peer_left(who.name, who.epoch, peer.last, reason)
         self._rounds.lose(peer.endpoint)
@@ -438,7 +478,9 @@ class Links:
 
     def _forget(self, peer: Peer) -> None:
         """What still comes of its events says nothing of who is there now."""
-        self._sources = {name: each for name, each in self._sources.items() if each is not peer}
+        for source in [source for source, each in self._sources.items() if each is peer]:
+            del self._sources[source]
+            self._rounds.drop(self._doubts.pop(source, None))
 
     def _disconnect(self, endpoint: str) -> None:
         if endpoint not in self._peers:

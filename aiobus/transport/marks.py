@@ -17,7 +17,10 @@ from aiobus.transport.rounds import Rounds
 from aiobus.transport.streams import Streams
 from aiobus.wire import Ack, Mark, Who, mark, up
 
-__all__ = ["Marks"]
+__all__ = ["LAST", "Marks"]
+
+LAST = 0
+"""The number of a mark that is the last: nobody acknowledges it."""
 
 MARK_STREAMS = 4_096
 """Streams that one mark names: 4 MB at most, and a message over 16 MiB ends its link."""
@@ -49,8 +52,17 @@ class Marks:
     def acknowledge(self) -> None:
         """Tell each source whose mark has been reached."""
         if self._inlets.marks:
-            for reached in self._inlets.reached():
+            for reached in self._inlets.reached(self._links.doubted):
                 self._network.ask(up(Ack(reached.who.name, reached.mark, self._me)))
+
+    def end(self) -> None:
+        """Tell each peer what was sent last on each stream, as this bus closes."""
+        sent = list(self._streams.sent().items())
+        for begin in range(0, len(sent), MARK_STREAMS):
+            streams = tuple(sent[begin : begin + MARK_STREAMS])
+            for peer in self._links:
+                if peer.who is not None and peer.is_listening:
+                    self._network.send(mark(peer.who, Mark(LAST, self._me, streams)))
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every peer has what was published since it was found; return the names of

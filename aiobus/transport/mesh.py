@@ -20,7 +20,7 @@ from aiobus.transport.answers import Answers
 from aiobus.transport.askers import Link
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import Links
-from aiobus.transport.marks import Marks
+from aiobus.transport.marks import LAST, Marks
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 from aiobus.transport.pages import Pages
@@ -97,8 +97,8 @@ class Mesh:
     async def start(self, publisher: Publisher, witness: Witness) -> None:
         """Join; wait until everybody who is there is linked, or 5 s, and then warn of who is not.
 
-        Raises NameInUse when another of this name is there that has started, or is the older, or
-        does not answer and may be frozen.
+        Raises NameInUse when another of this name is there that has started, or is the one of two
+        that stays, or does not answer and may be frozen.
         """
         self._loop = asyncio.get_running_loop()
         self._publisher = publisher
@@ -221,8 +221,8 @@ class Mesh:
 
     def on_down(self, message: bytes) -> None:
         """Events, a heartbeat, or an answer."""
-        if (source := self._inlets.leave_out(message)) is not None:
-            self._known.hear(source, 0)
+        if (left := self._inlets.leave_out(message)) is not None:
+            self._known.hear(*left)
             self._queries.turn()
             return
         try:
@@ -236,8 +236,7 @@ class Mesh:
                 case PageAnswer():
                     self._on_page(value)
                 case Mark():
-                    self._inlets.mark(value)
-                    self._marks.acknowledge()
+                    self._on_mark(value)
         except WireError as error:
             self._refuse(error)
 
@@ -245,14 +244,16 @@ class Mesh:
         source = (frame.source, frame.epoch)
         if source == (self.me.name, self.me.epoch):
             raise WireError("a frame that claims to be from this bus")
-        self._known.hear(source, frame.newest)
-        self._inlets.take(frame)
+        peer = self._known.hear(source, frame.newest)
+        self._inlets.take(frame, 0 if peer is None else peer.last)
         self._queries.turn()
         self._marks.acknowledge()
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
-        peer = self._known.hear((beat.name, beat.epoch), beat.seq)
-        if peer is not None and beat.leaving:
+        source = (beat.name, beat.epoch)
+        if not beat.leaving:
+            self._known.hear_beat(source, beat.seq)
+        elif (peer := self._known.hear(source, beat.seq)) is not None:
             self._known.bye(peer)
 
     def _on_answer(self, value: Answer) -> None:
@@ -262,9 +263,19 @@ class Mesh:
         if links.is_open and links.is_late and not was_late:
             self._witness.fail(NameInUse(self.me.name, self.url))
 
+    def _on_mark(self, value: Mark) -> None:
+        newest = max((seq for _, seq in value.streams), default=0)
+        peer = self._known.hear((value.who.name, value.who.epoch), newest)
+        if value.mark == LAST:
+            self._inlets.end(value, 0 if peer is None else peer.last)
+        else:
+            self._inlets.mark(value)
+            self._marks.acknowledge()
+
     def _on_page(self, value: PageAnswer) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
+        self._known.hear(source, value.newest)
         if (inlet := self._inlets.numbered(value.nonce)) is not None:
             self._pages.answered(inlet, source, elapsed())
             self._inlets.turn(inlet, source, page, value.rows)
@@ -307,9 +318,14 @@ class Mesh:
         """
         if self._links is None:
             return ()
+        self._beat()  # a peer that heard of a higher number is to ask before it confirms anything
         # What is refused has no stream, and no mark names it.
         lacking = {*await self._marks.flush(timeout), *self._answers.lacking()}
         return {*lacking, *self.unreached}
+
+    def _beat(self, *, leaving: bool = False) -> None:
+        name, epoch, seq = self.me.name, self.me.epoch, self._publisher.public_seq
+        self._network.send(heartbeat(name, epoch, seq, leaving=leaving))
 
     # Every second.
 
@@ -317,7 +333,7 @@ class Mesh:
         now = elapsed()
         self._timer = self._loop.call_later(TICK, self._tick, context=self._context)
         self._network.watch()
-        self._network.send(heartbeat(self.me.name, self.me.epoch, self._publisher.public_seq))
+        self._beat()
         self._streams.beacons()
         self._queries.tick()
         self._rounds.repeat()
@@ -369,6 +385,9 @@ class Mesh:
             self._answers.end()
             for name in self._streams.owed():
                 self._streams.beacon(name)
-            seq = self._publisher.public_seq
-            self._network.send(heartbeat(self.me.name, self.me.epoch, seq, leaving=True))
+            # Of each stream, where it ends, behind the number that this is true of: or whoever
+            # hears of a higher number later could not tell if something of it was lost.
+            self._beat()
+            self._marks.end()
+            self._beat(leaving=True)
             self._streams.close_all()

@@ -69,6 +69,7 @@ class Bot:
         before = time.monotonic()
         await bus.start()
         self.adopt(bus, before)
+        await bus.subscribe("aiobus.peer_left", lambda event: self.ledger.left(event.data))
         return bus
 
     def adopt(self, bus: AsyncEventBus, before: float) -> None:

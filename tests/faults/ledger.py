@@ -97,6 +97,10 @@ class Ledger:
         where = (data["source"], data["epoch"], data["after"], data["upto"], data["reason"])
         self.write("gap", label, *where)
 
+    def left(self, data: dict[str, Any]) -> None:
+        """A bus has left, of which this process has heard up to `last`."""
+        self.write("left", data["name"], data["epoch"], data["last"])
+
     def complete(self, label: str, subscription: Subscription) -> None:
         """All is quiet: what this one was owed, it has, or its counters and gaps say otherwise."""
         self.flush()

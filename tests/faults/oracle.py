@@ -9,6 +9,11 @@ was killed: a bus without an `ended` entry says so, and then
   are still held to order and to be no duplicates), and may not have left it: what a subscription
   has of it must have no hole, and what is beyond its last is counted as `tail`;
 - what such a *subscriber* handled last may be missing as well, so the same holds of it.
+
+A gap with the reason UNKNOWN says that its source has left, and that nobody can tell whether
+anything in it matched. It is no loss of its own: it may be empty, and what its source still has may
+be handed over after it. But what is missing in it is told of, and so is up to the `last` of an
+`aiobus.peer_left`: what of that was neither handed over nor is in a gap is a silent loss.
 """
 
 from array import array
@@ -17,6 +22,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from aiobus.sequence import UNKNOWN
 from faults.ledger import Entry
 from faults.testimony import Published, Seen, Source, Strand
 
@@ -53,7 +59,7 @@ class Verdict:
 
     def allow(self, reasons: Collection[str]) -> None:
         """Of gaps. Whoever reports what it could have had keeps no promise by that."""
-        for reason in self.reasons.keys() - reasons:
+        for reason in self.reasons.keys() - reasons - {UNKNOWN}:
             self.accuse("needless gap", reason, self.reasons[reason])
 
     def check(self) -> None:
@@ -103,6 +109,7 @@ def _witnesses(
 ) -> list[Seen]:
     """The subscriptions of one process, and what each saw."""
     found: dict[str, Seen] = {}
+    lasts: dict[Source, int] = {}
     for kind, *fields in entries:
         match kind:
             case "subscribes":
@@ -120,11 +127,17 @@ def _witnesses(
                 label, source, epoch, after, upto, reason = fields
                 _known((source, epoch), sources, label, verdict)
                 strand = found[label].strands.setdefault((source, epoch), Strand())
-                strand.gaps.append((after, upto, len(strand.seqs)))
+                kept = strand.doubts if reason == UNKNOWN else strand.gaps
+                kept.append((after, upto, len(strand.seqs)))
                 verdict.reasons[reason] += 1
+            case "left":
+                source, epoch, last = fields
+                lasts[source, epoch] = max(last, lasts.get((source, epoch), 0))
             case "complete":
                 label, counted = fields
                 found[label].counted = counted
+    for seen in found.values():
+        seen.lasts = lasts
     return list(found.values())
 
 
@@ -173,7 +186,7 @@ def _weigh(seen: Seen, sources: dict[Source, Published], verdict: Verdict) -> No
     missing = 0
     for source, published in sources.items():
         strand = seen.strands.get(source, Strand())
-        verdict.gaps += len(strand.gaps)
+        verdict.gaps += len(strand.gaps) + len(strand.doubts)
         _check_gaps(seen, source, strand, published, verdict)
         _check_last(seen, source, strand, published, verdict)
         missing += _count(seen, source, strand, published, verdict)
@@ -198,7 +211,9 @@ def _count(
     """
     begin = _begin(seen, source, strand, published)
     delivered = set(strand.seqs)
-    reach = max([0, *strand.seqs, *(upto for _, upto, _ in strand.gaps)])
+    told = strand.gaps + strand.doubts
+    last = 0 if seen.counted is None else seen.lasts.get(source, 0)
+    reach = max([last, *strand.seqs, *(upto for _, upto, _ in told)])
     is_final = published.is_whole and seen.counted is not None
     missing = 0
     for seq, _ in published.asked_for(seen):
@@ -207,7 +222,7 @@ def _count(
         verdict.owed += 1
         if seq in delivered:
             verdict.delivered += 1
-        elif any(after < seq <= upto for after, upto, _ in strand.gaps):
+        elif any(after < seq <= upto for after, upto, _ in told):
             verdict.lost += 1
         elif seq > reach and not is_final:
             verdict.tail += 1
@@ -244,7 +259,12 @@ def _check_last(
     """
     is_judged = seen.begins_with_last and not seen.may_drop and seen.counted is not None
     is_older = published.is_whole and published.started < seen.asked_at
-    if not (is_judged and is_older) or strand.gaps or source[0] in seen.unconfirmed:
+    if (
+        not (is_judged and is_older)
+        or strand.gaps
+        or strand.doubts
+        or source[0] in seen.unconfirmed
+    ):
         return
     delivered, before = set(strand.seqs), published.last_before(seen.asked_at)
     live = published.first_after(seen.time) or published.last + 1
@@ -280,6 +300,12 @@ def _check_gaps(
             verdict.accuse("false gap", f"{where}, and nothing in it was asked for")
         _check_after_gap(seen, where, (after, upto), strand.seqs[count:], published, verdict)
         place = upto
+    for after, upto, count in strand.doubts:
+        where = f"({after}, {upto}] of {source[0]} at {seen.label}"
+        if published.end is not None and upto > published.end:
+            verdict.accuse("inexact gap", f"{where}, {published.end} was its last")
+        if after < max(strand.seqs[:count], default=0) and seen.overflow != "latest":
+            verdict.accuse("false gap", f"{where}, and more was handed over before it")
 
 
 def _check_after_gap(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event
+from aiobus.sequence import UNKNOWN
 from faults.bots import Bot
 from faults.ledger import Entry, Ledger, read
 from faults.oracle import Verdict, judge
@@ -37,8 +38,8 @@ def handled(*seqs: int, **names: str) -> Entry:
     return ["handled", "s", "p", 7, rows(*seqs, **names)]
 
 
-def gap(after: int, upto: int) -> Entry:
-    return ["gap", "s", "p", 7, after, upto, "history no longer holds it"]
+def gap(after: int, upto: int, reason: str = "history no longer holds it") -> Entry:
+    return ["gap", "s", "p", 7, after, upto, reason]
 
 
 def verdict(*ledgers: list[Entry]) -> Verdict:
@@ -244,6 +245,37 @@ def test_a_beginning_that_is_not_the_newest_of_each_key_is_found(
     seen: list[Entry], kinds_found: set[str]
 ) -> None:
     assert kinds(two_keys(), late(*seen)).keys() == kinds_found
+
+
+def test_what_was_heard_of_a_source_that_left_must_be_handed_over_or_in_a_gap() -> None:
+    source, left = publisher(1, 2, 3, is_whole=False), ["left", "p", 7, 2]
+    assert kinds(source, subscriber(handled(1), left)) == {"silent loss": 1}
+    assert kinds(source, subscriber(handled(1), gap(1, 2, UNKNOWN), left)) == {}
+    assert kinds(source, subscriber(handled(1, 2), left)) == {}
+
+
+def test_of_what_a_killed_subscriber_was_told_last_it_may_have_handled_less() -> None:
+    source = publisher(1, 2, 3, is_whole=False)
+    assert kinds(source, subscriber(handled(1), ["left", "p", 7, 2], counted=None)) == {}
+
+
+def test_a_gap_in_which_it_is_unknown_if_anything_matched_may_be_empty() -> None:
+    found = verdict(publisher(1, 2), subscriber(handled(1, 2), gap(2, 9, UNKNOWN), types="U T"))
+    assert found.violations == {"inexact gap": 1}, "but it reaches no further than its source did"
+    found = verdict(publisher(1, 2, end=9), subscriber(handled(1, 2), gap(2, 9, UNKNOWN)))
+    found.allow([])
+    found.check()
+    assert (found.gaps, found.lost) == (1, 0)
+
+
+def test_what_its_source_still_has_of_such_a_gap_may_be_handed_over_after_it() -> None:
+    ledger = subscriber(handled(1), gap(1, 3, UNKNOWN), gap(1, 2), handled(3))
+    assert kinds(publisher(1, 2, 3), ledger) == {}
+
+
+def test_such_a_gap_that_has_what_was_handed_over_before_it_is_found() -> None:
+    ledger = subscriber(handled(1, 2, 3), gap(2, 3, UNKNOWN))
+    assert kinds(publisher(1, 2, 3), ledger) == {"false gap": 1}
 
 
 def test_a_gap_for_a_reason_that_nobody_had_is_found() -> None:

@@ -100,6 +100,8 @@ class Strand:
     seqs: "array[int]" = field(default_factory=lambda: array("q"))
     gaps: list[tuple[int, int, int]] = field(default_factory=list)
     """(after, upto, how many events were seen before it)"""
+    doubts: list[tuple[int, int, int]] = field(default_factory=list)
+    """The same, where it is unknown whether anything in it matched."""
     guess: int = 0
     newest: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -123,6 +125,8 @@ class Seen:
         self.begins_with_last = terms.get("since") == "last"
         self.counted: int | None = None
         """What its counters said when all was quiet; None when that never came to be."""
+        self.lasts: dict[Source, int] = {}
+        """What `aiobus.peer_left` told its process of those who left."""
         self.strands: dict[Source, Strand] = {}
 
     def wants(self, type: str, key: str) -> bool:
