@@ -631,7 +631,7 @@ def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
 
 def test_a_source_that_was_forgotten_is_resumed_behind_all_that_was_handed_over(met: Bench) -> None:
     met.take(4, 5)
-    met.intake.leave(DESK)
+    met.intake.leave(DESK, 0)
     assert met.intake.forget(DESK) == 5
     met.intake.resume(DESK, 3, 7)
     met.intake.meet(DESK, 9, met.younger)
@@ -644,13 +644,13 @@ def test_where_all_stood_at_one_place_nothing_is_lost_by_being_forgotten(bench: 
     bench.intake.resume(DESK, 7, 7)
     bench.intake.meet(DESK, 7, bench.younger)
     bench.take(7, 8)
-    bench.intake.leave(DESK)
+    bench.intake.leave(DESK, 0)
     assert bench.box.log == [8]
 
 
 def test_a_place_that_is_known_again_is_kept_when_the_source_is_resumed(bench: Bench) -> None:
     bench.take(4, 9)
-    bench.intake.leave(DESK)
+    bench.intake.leave(DESK, 0)
     bench.intake.resume(DESK, 3, 7)
     assert bench.intake.forget(DESK) == 9
     assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(0, 9)]

@@ -204,5 +204,5 @@ async def test_an_inbox_keeps_room_for_another_bus_while_it_misses_something_of_
         bus.publish_nowait(Event("A", number))
     with pytest.raises(QueueFull):
         bus.publish_nowait(Event("A", 0))
-    box.intake.leave(("desk", 7))
+    box.intake.leave(("desk", 7), 0)
     popped(box)

@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextvars import Context
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +17,7 @@ from aiobus import epochs
 from aiobus.clock import elapsed
 from aiobus.peers import Peer, Verdict
 from aiobus.transport import Source, Witness
+from aiobus.transport.doubts import Doubts
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
@@ -77,8 +77,7 @@ class Links:
         self._peers: dict[str, Peer] = {}  # by endpoint
         self._sources: dict[Source, Peer] = {}
         self._linking: dict[str, Round] = {}
-        self._doubts: dict[Source, Round] = {}
-        """The questions to those who say less than was heard of them."""
+        self.doubts = Doubts(rounds, ask, witness, inlets)
         self._judged = elapsed()
         self._lenient_until = 0.0
         self._strangers: dict[str, Peer] = {}
@@ -205,7 +204,7 @@ class Links:
             self._restart(peer)
         self._introduce(peer, who)
         self._strangers.pop(peer.endpoint, None)
-        self._weigh(peer, value.seq)
+        self.doubts.weigh(peer, value.seq)
         now = elapsed()
         self._hear(peer, now, value.seq)
         self._inlets.note_start((who.name, who.epoch), now - value.age)
@@ -301,39 +300,13 @@ class Links:
     def hear_beat(self, source: Source, seq: int) -> None:
         """A source says that it is at `seq`."""
         if (peer := self._sources.get(source)) is not None:
-            self._weigh(peer, seq)
+            self.doubts.weigh(peer, seq)
             self._hear(peer, elapsed(), seq)
 
     def _hear(self, peer: Peer, now: float, seq: int) -> None:
         silent = peer.hear(now, seq)
         if silent is not None and peer.who is not None:
             self._witness.fresh(peer.name, peer.who.epoch, peer.last, silent)
-
-    def _weigh(self, peer: Peer, seq: int) -> None:
-        """A peer says `seq` of itself. If that is less than was heard of it, either this is late or
-        what was heard is not true. Its answer to a question that is asked now tells.
-        """
-        if seq < peer.last and peer.who is not None:
-            source = (peer.who.name, peer.who.epoch)
-            if source not in self.doubted:
-                peer.doubt()
-                confirm = partial(self._confirm, peer, source)
-                self._doubts[source] = self._rounds.ask([peer.endpoint], self._ask, confirm)
-
-    @property
-    def doubted(self) -> Collection[Source]:
-        """Those who are being asked since they said less than was heard of them."""
-        return [source for source, round in self._doubts.items() if round.waiting]
-
-    def _confirm(self, peer: Peer, source: Source, value: Answer) -> None:
-        del self._doubts[source]
-        was = peer.last
-        if peer.confirm(value.seq):
-            text = f"{peer} says that it is at seq {peer.last}, and was heard of up to {was}:"
-            self._witness.trouble(f"{peer.name} went back", f"{text} its events go on from there")
-            self._inlets.go_back(source, peer.last)
-        else:
-            self._weigh(peer, value.seq)  # more may have been heard meanwhile, as little true
 
     # Silence.
 
@@ -480,7 +453,7 @@ class Links:
         """What still comes of its events says nothing of who is there now."""
         for source in [source for source, each in self._sources.items() if each is peer]:
             del self._sources[source]
-            self._rounds.drop(self._doubts.pop(source, None))
+            self.doubts.drop(source)
 
     def _disconnect(self, endpoint: str) -> None:
         if endpoint not in self._peers:

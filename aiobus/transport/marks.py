@@ -52,7 +52,7 @@ class Marks:
     def acknowledge(self) -> None:
         """Tell each source whose mark has been reached."""
         if self._inlets.marks:
-            for reached in self._inlets.reached(self._links.doubted):
+            for reached in self._inlets.reached(self._links.doubts.sources):
                 self._network.ask(up(Ack(reached.who.name, reached.mark, self._me)))
 
     def end(self) -> None:

@@ -7,6 +7,7 @@ Owns the conversation: hello, `?`, frames, pages, flush marks, bye. Must not kno
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 
@@ -112,7 +113,7 @@ class Mesh:
             me, publisher, self._streams, self._network.send, self._on_ask, self._refuse
         )
         asking = (self._inlets, self._rounds, self._ask)
-        links = Links(me, self._network, witness, *asking, lambda: publisher.public_seq)
+        links = Links(me, self._network, witness, *asking, self._owed_after)
         links.born = self._answers.born
         self._links = links
         self._queries = Queries(self._network, links, self._inlets, self._rounds, self._ask)
@@ -144,6 +145,12 @@ class Mesh:
                 await links.drop_absent(
                     [peer for peer in links if peer.is_awaited and peer.who is None]
                 )
+
+    def _owed_after(self) -> int:
+        """The seq after which a peer that is found now is owed what is published here: 0 if it was
+        there already, perhaps, and could not be met.
+        """
+        return 0 if self._network.unreached else self._publisher.public_seq
 
     def on_found(self, member: Member) -> None:
         """Somebody listens there."""
@@ -318,10 +325,28 @@ class Mesh:
         """
         if self._links is None:
             return ()
+        if not (self._streams.newest and self.unreached):
+            return {*await self._flush(timeout), *self.unreached}
+        end = elapsed() + timeout
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._until_met(self._links, timeout))
+            missing = await self._flush(timeout)
+        if self.unreached:
+            return {*missing, *self.unreached}
+        # The members that are met now have yet to get what was published while they were not.
+        return await self._flush(max(0.0, end - elapsed()))
+
+    async def _flush(self, timeout: float) -> set[str]:
         self._beat()  # a peer that heard of a higher number is to ask before it confirms anything
         # What is refused has no stream, and no mark names it.
-        lacking = {*await self._marks.flush(timeout), *self._answers.lacking()}
-        return {*lacking, *self.unreached}
+        return {*await self._marks.flush(timeout), *self._answers.lacking()}
+
+    async def _until_met(self, links: Links, timeout: float) -> None:
+        """Wait until every meeting place has answered, for `timeout` seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self.unreached:
+                    await links.changed.wait()
 
     def _beat(self, *, leaving: bool = False) -> None:
         name, epoch, seq = self.me.name, self.me.epoch, self._publisher.public_seq
@@ -349,6 +374,7 @@ class Mesh:
         if self._known.is_open and self._told != unreached:
             self._told = unreached
             self._witness.unreached(unreached)
+            self._known.changed.wake()
         for place in self._unconfirmed.difference(unreached):
             self._unconfirmed.discard(place)
             for inlet in self._inlets:
