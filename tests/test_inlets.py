@@ -709,7 +709,7 @@ def test_who_leaves_was_heard_of_as_far_as_a_frame_says_that_was_left_unread() -
     inlets.leave_out(FRAME)
     newest = Frame(TRADE, FRAME[len(TRADE) :]).newest
     assert inlets.leave(BOT, 0.0, 3) == newest
-    assert sub.newest == newest
+    assert (sub.newest, inlets.ended) == (newest, {BOT: newest})
     assert inlets.leave(BOT, 0.0, 99) == 99
 
 
@@ -736,8 +736,10 @@ def test_what_a_source_takes_back_is_not_waited_for_nor_read_any_more() -> None:
     inlets, (sub,) = subs(True)
     inlets.leave_out(FRAME)
     inlets.mark(mark(("TRADE", 9)))
+    inlets.ended[BOT] = 9
     inlets.go_back(BOT, 3)
     inlets.go_back(SOURCE, 3)
+    assert inlets.ended == {}
     assert inlets.marks == {}
     assert inlets.leave(BOT, 0.0, 3) == 3
     assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]

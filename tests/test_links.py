@@ -779,9 +779,9 @@ async def test_a_peer_that_says_less_than_was_heard_of_it_is_asked_once(desk: De
     desk.asked.clear()
     desk.links.hear_beat(SOURCE, 6)
     desk.links.hear_beat(SOURCE, 7)
-    assert (len(desk.asked), list(desk.links.doubted)) == (1, [SOURCE])
+    assert (len(desk.asked), list(desk.links.doubts.sources)) == (1, [SOURCE])
     desk.hear_answer(BOT, desk.asked[0][0], seq=8)
-    assert (desk.sub.back, peer.last, list(desk.links.doubted)) == ([(SOURCE, 8)], 8, [])
+    assert (desk.sub.back, peer.last, list(desk.links.doubts.sources)) == ([(SOURCE, 8)], 8, [])
     ((kind, text),) = desk.watch.take()
     assert kind == "trouble"
     assert f"says that it is at seq 8, and was heard of up to {2**62}" in text
@@ -795,7 +795,7 @@ async def test_a_heartbeat_that_is_late_changes_nothing(desk: Desk) -> None:
     desk.hear_answer(BOT, desk.asked[0][0], seq=9)
     desk.links.hear_beat(SOURCE, 9)
     assert (desk.sub.back, peer.last, desk.watch.take()) == ([], 9, [])
-    assert (len(desk.asked), list(desk.links.doubted)) == (1, [])
+    assert (len(desk.asked), list(desk.links.doubts.sources)) == (1, [])
 
 
 async def test_an_answer_to_an_earlier_question_does_not_take_anything_back(desk: Desk) -> None:
@@ -823,16 +823,27 @@ async def test_what_is_not_true_once_more_meanwhile_is_asked_about_once_more(des
     desk.links.hear_beat(SOURCE, 6)
     desk.links.hear(SOURCE, 2**62 + 1)
     desk.hear_answer(BOT, desk.asked[0][0], seq=8)
-    assert (desk.sub.back, list(desk.links.doubted)) == ([], [SOURCE])
+    assert (desk.sub.back, list(desk.links.doubts.sources)) == ([], [SOURCE])
     desk.hear_answer(BOT, desk.asked[1][0], seq=8)
     assert (desk.sub.back, peer.last) == ([(SOURCE, 8)], 8)
+
+
+async def test_what_was_heard_of_a_peer_counts_when_it_is_found_again(desk: Desk) -> None:
+    desk.links.bye(desk.link(BOT))
+    desk.links.bye(desk.link(BOT))
+    assert desk.sub.back == []
+    desk.link(BOT)
+    desk.links.hear(SOURCE, 2**62)
+    desk.links.bye(desk.peer(BOT))
+    peer = desk.link(BOT)
+    assert (desk.sub.back, peer.last) == ([(SOURCE, 5)], 5)
 
 
 async def test_a_doubt_ends_with_the_peer(desk: Desk) -> None:
     desk.link(BOT)
     desk.links.hear_beat(SOURCE, 1)
     desk.links.withdraw(BOT)
-    assert list(desk.links.doubted) == []
+    assert list(desk.links.doubts.sources) == []
 
 
 # Another of the same name.

@@ -944,6 +944,10 @@ class Protocol(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.rest()
+            for source in self.sources:
+                if source.is_alive:  # whatever has happened, its events go on to arrive
+                    source.publish("A", "x")
+            self.rest()
             for box in self.boxes:
                 for source in self.sources:
                     box.check(source)

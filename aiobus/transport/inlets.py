@@ -53,6 +53,8 @@ class Inlets:
         """Flush marks, and what of each is not reached yet."""
         self.refused: dict[Who, dict[Inlet, None]] = {}
         """Those whose query a peer does not serve."""
+        self.ended: dict[Source, int] = {}
+        """Up to where each source was heard of when it left."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first
         self._past: dict[Source, Past] = {}
         self._unread: dict[Source, dict[bytes, tuple[int, bytes, tuple[Inlet, ...]]]] = {}
@@ -227,6 +229,7 @@ class Inlets:
                         inlet.take(frame, self.started.get(source), frame.newest)
         self.marks.pop(source, None)
         self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
+        self.ended[source] = newest
         self._left.pop(source, None)
         self._left[source] = now
         for inlet in self._numbers:
@@ -235,6 +238,7 @@ class Inlets:
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""
+        self.ended.pop(source, None)
         self.marks.pop(source, None)  # if it is still wanted, it is said again
         self._unread.pop(source, None)
         for inlet in self._numbers:
@@ -269,6 +273,7 @@ class Inlets:
     def _forget(self, source: Source) -> list[int | None]:
         del self._left[source]
         self.started.pop(source, None)
+        self.ended.pop(source, None)
         return [inlet.forget(source) for inlet in self._numbers]
 
     def _put_away(self, source: Source, left: float) -> None:

@@ -184,6 +184,8 @@ class Links:
     def _introduce(self, peer: Peer, who: Who) -> None:
         peer.who, peer.name = who, who.name
         epochs.heard(who.epoch)
+        # If it was here before, cursors stand where it was then.
+        peer.last = max(peer.last, self._inlets.ended.get((who.name, who.epoch), 0))
         self._sources[who.name, who.epoch] = peer
 
     def answer(self, who: Who, reply: Callable[[], None]) -> None:
