@@ -232,7 +232,7 @@ class Cursor:
 
     def leave(self, newest: int) -> list[Gap]:
         """The source has left and was heard of up to `newest`. What is missing is lost; of what
-        nothing vouched for, nobody can tell. The gaps that say so.
+        nothing vouched for, it is unknown. The gaps that say so.
         """
         gaps: list[Gap | None] = []
         if self.behind:

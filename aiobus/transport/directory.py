@@ -1,7 +1,7 @@
 """Meeting in a directory, for `ipc://`: who listens has a socket `<name>.sock` in it.
 
 Owns where the directory is and the files of members that have died; that this bus stays to be found
-there, and takes nobody in for whom it has no descriptor. Must not know what binds the sockets or
+there, and accepts no peer for which it has no descriptor. Must not know what binds the sockets or
 what members say to each other: whether one is alive is what the kernel says when its socket is
 connected to.
 """
@@ -37,7 +37,7 @@ TMP = "/tmp"
 SUFFIX = ".sock"
 
 SHORT = 32
-"""Descriptors: with fewer to spare, nobody else is taken in."""
+"""Descriptors: with fewer to spare, no more peers are accepted."""
 AMPLE = 48
 """With as many to spare, others are taken in again."""
 LOOKS = 5
@@ -153,7 +153,7 @@ class Directory:
         directory was removed, make it again and find those who came meanwhile. If another bus has
         the path by now, `told` hears that this one has lost its name.
 
-        While the process may open fewer than 32 more files, nobody is taken in. `told` hears of
+        While the process may open fewer than 32 more files, no peer is accepted. `told` hears of
         each change. Never waits: what another's lock prevents is done at the next look.
         """
         door, reserve = self._door, self._reserve
@@ -310,7 +310,7 @@ class Directory:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
         for name in self._names(SUFFIX + ASIDE):
-            # Not connected to: who has put its socket aside can accept nobody.
+            # Not connected to: a bus that has put its socket aside cannot accept.
             path = self._path_of(name)
             if not os.path.lexists(path) and is_socket(path + ASIDE):
                 os.unlink(path + ASIDE)
@@ -345,7 +345,7 @@ class Directory:
 
 
 def _abandon(door: Doorway, reserve: Reserve, pid: int) -> None:
-    """The bus was collected, or the interpreter ends, and nobody has left the directory."""
+    """The bus was collected, or the interpreter ends, before it has left the directory."""
     if pid == os.getpid():  # else it is its parent that listens there
         with suppress(OSError):
             door.remove()

@@ -265,7 +265,7 @@ def _abandon(
     sockets: "list[zmq.Socket[bytes]]",
     pid: int,
 ) -> None:
-    """The bus was collected, or the interpreter ends, and nobody has closed it."""
+    """The bus was collected, or the interpreter ends, before it was closed."""
     if pid != os.getpid():  # it is its parent's
         return
     for each in sockets:
