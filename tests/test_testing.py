@@ -851,6 +851,32 @@ async def test_flush_and_close_name_a_peer_that_was_found_and_has_not_answered(
         assert await tool.close(0.05) == ["strategy"]
 
 
+async def test_a_flush_confirms_nothing_for_a_peer_that_comes_back_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its word was not asked for, and the next flush took it for given."""
+    monkeypatch.setattr(peers, "GRACE", 0.0)
+    async with Desk(MemoryNetwork()) as desk:
+        feed, _, _ = await feed_and_strategy(desk)
+        other = Listener([EventType.TRADE])
+        await other.join(await desk.bus("other"))
+        async with feed.stream("aiobus.peer_left") as left:
+            desk.network.partition({"feed"}, {"other"}, cut=True)
+            await anext(left)
+        await publish(feed, 10)
+        lost = {("acknowledgement", "strategy"), ("question", "other"), ("page_request", "other")}
+        desk.network.faults = Faults(loss=lambda message: (message.kind, message.source) in lost)
+        flushing = asyncio.create_task(feed.flush(20))
+        await at_rest()
+        desk.network.heal()
+        await at_rest()
+        lost.discard(("acknowledgement", "strategy"))
+        assert await flushing == []
+        assert await feed.flush(0.05) == ["other"]
+        lost.clear()
+        assert await feed.flush() == []
+
+
 async def test_flush_waits_for_a_peer_that_was_found_and_answers_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -79,7 +79,7 @@ class Marks:
                 await self._network.read_ends()
         except TimeoutError:
             return {each.name for each in self._links if not each.has_left}
-        newest, owed = self._streams.newest, self._streams.owed()
+        newest, owed, doubts = self._streams.newest, self._streams.owed(), self._streams.doubts
         peers = [each for each in self._links if not each.has_left and each.found_at < newest]
         if not owed:
             peers = [each for each in peers if not each.is_listening]
@@ -90,7 +90,7 @@ class Marks:
         async with asyncio.TaskGroup() as group:
             asked = {each: group.create_task(self._has_all(each, owed, end)) for each in peers}
         missing = {each.name for each, task in asked.items() if not task.result()}
-        if not missing:
+        if not missing and doubts == self._streams.doubts:  # else a peer that came was not asked
             self._streams.confirm(owed)
         return missing
 

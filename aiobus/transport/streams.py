@@ -53,6 +53,8 @@ class Streams:
         self._beacons: Iterator[Stream] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._confirmed: dict[bytes, int] = {}
+        self.doubts = 0
+        """How often that was doubted."""
         self._owners: dict[bytes, Link] = {}
         self._opened: dict[Link, dict[bytes, None]] = {}
         """The streams that each link was the first to ask for."""
@@ -250,7 +252,8 @@ class Streams:
         }
 
     def doubt(self) -> None:
-        """Somebody may not have what was confirmed: it is owed once more."""
+        """A peer may not have what was confirmed: it is owed once more."""
+        self.doubts += 1
         self._confirmed = dict.fromkeys(self._confirmed, 0)
 
     def confirm(self, owed: dict[bytes, int]) -> None:
