@@ -1083,6 +1083,22 @@ async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh
     assert seen.data == [1, 2]
 
 
+async def test_a_bus_that_is_refused_for_its_name_is_not_said_to_join_or_leave(mesh: Desk) -> None:
+    """Or a handler that goes by the name stops trading beside a feed that lives."""
+    watch = await mesh.bus("watch")
+    async with watch.stream(["aiobus.peer_joined", "aiobus.peer_left"]) as news:
+        await mesh.bus("feed")
+        for _ in range(20):
+            with pytest.raises(NameInUse):
+                await mesh.bus("feed")
+        await mesh.bus("last")
+        said = [await anext(news) for _ in range(2)]
+    assert [(event.type, event.data["name"]) for event in said] == [
+        ("aiobus.peer_joined", "feed"),
+        ("aiobus.peer_joined", "last"),
+    ]
+
+
 async def test_a_name_in_use_is_refused_and_its_owner_goes_on(mesh: Desk) -> None:
     feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
     seen = Seen()

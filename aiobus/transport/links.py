@@ -205,6 +205,7 @@ class Links:
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
+        peer.is_open = value.is_open
         self._strangers.pop(peer.endpoint, None)
         self.doubts.weigh(peer, value.seq)
         now = elapsed()
@@ -267,6 +268,8 @@ class Links:
             is_dead = rival.endpoint in dead
             if rival not in self or not rival.is_linked:
                 continue
+            if not (is_dead or rival.is_withdrawn or peer.is_open):
+                return  # it is about to be refused, and would be said to join and to leave
             if is_dead or rival.is_withdrawn:
                 self._settle(rival, "another has taken its place", is_dead=is_dead)
                 rival.has_left = True
@@ -322,6 +325,8 @@ class Links:
         silent: list[Peer] = []
         overdue: list[Peer] = []
         for peer in list(self._peers.values()):
+            if peer.may_link and peer not in self._succeeding:
+                self.link(peer)  # it had not started yet, beside a living one of its name
             match peer.judge(now, is_lenient=now < self._lenient_until):
                 case Verdict.STALE if peer.who is not None:
                     self._witness.stale(peer.name, peer.who.epoch, peer.last)
