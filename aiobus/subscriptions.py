@@ -104,7 +104,7 @@ class Subscriptions:
         silent = frozenset(missing) - receiver.intake.unconfirmed  # who refuses was told already
         if silent:
             receiver.intake.unconfirmed |= silent
-            text = "%s is not yet live at %s, which did not answer within %g s"
+            text = "%s is not yet live at %s: no answer within %g s, or the link was cut"
             names = ", ".join(sorted(silent))
             log.warning(text, receiver.name, names, receiver.terms.timeout)
 

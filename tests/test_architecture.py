@@ -26,7 +26,7 @@ ORDER = [
     "aiobus.transport.address  aiobus.transport.askers",
     "aiobus.transport.streams  aiobus.transport.inlets  aiobus.transport.pages",
     "aiobus.transport.probe  aiobus.transport.owed  aiobus.transport.reader",
-    "aiobus.transport.doubts",
+    "aiobus.transport.doubts  aiobus.transport.searches",
     "aiobus.transport.links  aiobus.transport.answers",
     "aiobus.transport.roster  aiobus.transport.memory",
     "aiobus.transport.marks  aiobus.transport.queries",

@@ -1083,6 +1083,16 @@ async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh
     assert seen.data == [1, 2]
 
 
+async def test_a_bus_that_closes_during_subscribe_is_not_named_as_unconfirmed(mesh: Desk) -> None:
+    """Its end may be read before its bye: a Ctrl-C in all terminals once left warnings of it."""
+    strategy = await mesh.bus("strategy")
+    for number in range(20):
+        feed = await mesh.bus(f"feed{number}")
+        subscribing = [strategy.subscribe(f"T{each}", print) for each in range(5)]
+        *subscriptions, _ = await asyncio.gather(*subscribing, feed.close())
+        assert [each.unconfirmed for each in subscriptions] == [frozenset()] * 5
+
+
 async def test_a_bus_that_is_refused_for_its_name_is_not_said_to_join_or_leave(mesh: Desk) -> None:
     """Or a handler that goes by the name stops trading beside a feed that lives."""
     watch = await mesh.bus("watch")

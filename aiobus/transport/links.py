@@ -8,10 +8,10 @@ a link; when silence is too long is `peers`' to judge.
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from contextvars import Context
 from itertools import islice
-from typing import Any
 
 from aiobus import epochs
 from aiobus.clock import elapsed
@@ -22,6 +22,7 @@ from aiobus.transport.inlets import Inlets
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 from aiobus.transport.rounds import Round, Rounds, Send
+from aiobus.transport.searches import Searches
 from aiobus.waiters import Waiters
 from aiobus.wire import Answer, Who, WireError
 
@@ -36,6 +37,10 @@ accepted keeps all of them in memory.
 """
 BYE_SECONDS = 2.0
 """After its bye, a peer whose hello is still here may not have closed: it is looked for."""
+BYE = 0.2
+"""Seconds for which the bye of a peer whose hello is gone is waited for: each comes on a connection
+of its own, so the end of a peer that closes may be read before its bye.
+"""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -88,7 +93,7 @@ class Links:
         """Those that said bye while their hello was here, and when."""
         self._succeeding: set[Peer] = set()
         """Those that have the name of one that may be dead, until that is known."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._searches = Searches(me)
         self._looking: asyncio.Task[None] | None = None
         self._relinking: asyncio.Task[None] | None = None
 
@@ -124,7 +129,7 @@ class Links:
         else:
             self._unseen[peer.endpoint] = peer
             if self._looking is None or self._looking.done():
-                self._looking = self._begin(self._look())
+                self._looking = self._searches.begin(self._look())
         return peer
 
     def _connect(self, peer: Peer) -> None:
@@ -247,7 +252,7 @@ class Links:
             self._join(peer)
         elif peer not in self._succeeding:
             self._succeeding.add(peer)
-            self._begin(self._succeed(peer, rivals))
+            self._searches.begin(self._succeed(peer, rivals))
 
     def _join(self, peer: Peer) -> None:
         if peer.link() and peer.who is not None:
@@ -337,32 +342,18 @@ class Links:
                 case Verdict.DROP:
                     silent.append(peer)
         if silent:
-            self._begin(self.drop_absent(silent))
+            self._searches.begin(self.drop_absent(silent))
         if overdue and (self._relinking is None or self._relinking.done()):
-            self._relinking = self._begin(self._relink_accepting(overdue))
+            self._relinking = self._searches.begin(self._relink_accepting(overdue))
         if due := [who for who, said in self._closed.values() if now - said >= BYE_SECONDS]:
             for who in due:
                 self._closed[who.endpoint] = (who, math.inf)  # not looked for twice
-            self._begin(self._doubt(due))
+            self._searches.begin(self._doubt(due))
         return is_late
-
-    def _begin(self, search: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Look whether processes listen, in a task of its own."""
-        name = f"aiobus {self.me.name} search"
-        task = self._loop.create_task(search, name=name, context=self._context)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_end)
-        return task
-
-    def _on_end(self, search: "asyncio.Task[None]") -> None:
-        self._tasks.discard(search)
-        if not search.cancelled() and (error := search.exception()) is not None:
-            log.error("looking for peers failed", exc_info=error)
 
     def end(self) -> None:
         """Look for no peer any more."""
-        for search in self._tasks:
-            search.cancel()
+        self._searches.end()
 
     async def _relink_accepting(self, peers: Iterable[Peer]) -> None:
         """Make the links of silent peers anew that can be had: one that is only silent may be the
@@ -393,6 +384,16 @@ class Links:
         for member in await self._network.absent(members):
             if (peer := members[member]) in self and peer.is_silent_since(began):
                 self._drop(peer)
+
+    async def see_off(self, peers: Collection[Peer]) -> None:
+        """Learn which of `peers`, whose links are cut, are gone for good: wait a moment for their
+        byes, and drop those that never were linked and do not listen any more.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BYE):
+                while any(peer in self and peer.is_cut for peer in peers):
+                    await self.changed.wait()
+        await self.drop_absent([each for each in peers if each in self and not each.is_linked])
 
     def withdraw(self, who: Who) -> None:
         """Its hello is gone: it died, or its link to this bus was cut."""

@@ -24,10 +24,6 @@ LAST = 0
 
 MARK_STREAMS = 4_096
 """Streams that one mark names: 4 MB at most, and a message over 16 MiB ends its link."""
-BYE = 0.2
-"""Seconds for which the bye of a peer whose hello is gone is waited for: each comes on a connection
-of its own, so the end of a peer that closes may be read before its bye.
-"""
 
 
 class Marks:
@@ -108,7 +104,7 @@ class Marks:
             is_there = has_all and peer in self._links and peer.is_listening
             has_all = is_there and await self._confirms(peer, some, end - elapsed())
         if not has_all and peer.is_cut:
-            await self._change(peer, lambda: peer.is_listening, BYE)
+            await self._links.see_off([peer])
         return has_all or peer not in self._links
 
     async def _change(self, peer: Peer, is_enough: Callable[[], bool], timeout: float) -> None:

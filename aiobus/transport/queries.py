@@ -43,7 +43,8 @@ class Queries:
 
         A peer that has not answered anything yet is waited for like a linked one, as long as it is
         not silent: its `start` may have returned, since it ends when that peer has *sent* its
-        answer. A peer whose link is cut cannot be asked, and is named without waiting.
+        answer. A peer whose link is cut cannot be asked, and is named, unless
+        its bye is just about to be read.
         """
         if (new := self._inlets.add(inlet)) is not None:
             self._network.subscribe(new)
@@ -57,6 +58,8 @@ class Queries:
             missing = await round.done(timeout, lambda each: known[each].is_overdue(elapsed()))
             names = await self._begun(inlet, end - elapsed()) | self._inlets.refusing(inlet)
             lost = [known[each] for each in missing | round.gone] + cut
+            if ended := [each for each in lost if each.is_cut]:
+                await self._links.see_off(ended)
             return names | {peer.name for peer in lost if peer in self._links and not peer.has_left}
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
