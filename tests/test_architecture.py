@@ -60,8 +60,6 @@ FOR_PYTEST = {"pytest", "pytest_asyncio"}
 PLUGINS = {"aiobus.testing.plugin", "aiobus.testing.runner"}  # imported by pytest alone
 FOR_TYPES = {"typing_extensions"}
 
-MAX_LINES = 350
-
 
 class When(Enum):
     AT_ONCE = "as soon as it is imported"
@@ -181,25 +179,6 @@ def test_nothing_is_imported_but_the_standard_library_orjson_and_zmq() -> None:
         and not (found.module in PLUGINS and found.top in FOR_PYTEST)
     ]
     assert wrong == []
-
-
-def code_lines(module: str) -> int:
-    """The lines that are neither blank nor a comment nor part of a docstring."""
-    lines = {
-        number
-        for number, line in enumerate(FILES[module].read_text().splitlines(), 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    }
-    for node, _ in walk(TREES[module]):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            lines -= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
-    return len(lines)
-
-
-@pytest.mark.parametrize("module", TREES)
-def test_no_module_is_longer_than_can_be_read_in_one_go(module: str) -> None:
-    lines = code_lines(module)
-    assert lines <= MAX_LINES, f"{module} has {lines} lines, over {MAX_LINES}: it has two jobs"
 
 
 # The walker itself sees what it is there to see.

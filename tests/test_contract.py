@@ -1083,6 +1083,30 @@ async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh
     assert seen.data == [1, 2]
 
 
+async def test_what_was_owed_to_a_bus_before_a_forged_bye_is_owed_to_it_afterwards(
+    mesh: Desk,
+) -> None:
+    """`flush` once took the bye for the end of a bus that was only slow."""
+    feed, strategy, liar = [await mesh.bus(name) for name in ("feed", "strategy", "liar")]
+    seen = Seen(is_open=False)
+    await strategy.subscribe("T", seen.take, maxsize=1)
+    async with feed.stream(["aiobus.peer_joined", "aiobus.peer_left"]) as news:
+        for number in range(5):
+            await feed.publish(Event("T", number))
+        assert await feed.flush(0.1) == ["strategy"]
+        epoch = strategy.stats().epoch
+        liar._transport._network.send(heartbeat("strategy", epoch, 0, leaving=True))
+        while (await anext(news)).type != "aiobus.peer_left":
+            pass
+        assert "strategy" in await feed.flush(0.1)
+        assert (await anext(news)).type == "aiobus.peer_joined"
+        assert await feed.flush(0.1) == ["strategy"]
+    seen.gate.set()
+    assert await feed.flush() == []
+    await strategy.settle()
+    assert seen.data == [0, 1, 2, 3, 4]
+
+
 async def test_a_bus_that_closes_during_subscribe_is_not_named_as_unconfirmed(mesh: Desk) -> None:
     """Its end may be read before its bye: a Ctrl-C in all terminals once left warnings of it."""
     strategy = await mesh.bus("strategy")

@@ -83,6 +83,43 @@ async def test_one_that_comes_after_that_is_heard_by_those_that_were_there(
         assert await halted.get() == "now"
 
 
+@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="only Linux tells who listens")
+async def test_one_that_comes_while_another_cannot_notice_is_told_no_success(
+    desk: Path, url: str, nursery: Nursery
+) -> None:
+    """A tool that came while the others were frozen met an empty directory, and was told `[]`."""
+    strategy = await nursery.actor()
+    await strategy.start(url, "strategy")
+    await strategy.hear("HALT")
+    strategy.kill(signal.SIGSTOP)
+    shutil.rmtree(desk.parent)
+    endpoint = f"ipc://{desk}/strategy.sock"
+    async with AsyncEventBus(url, name="tool") as tool:
+        assert tool.stats().unreached == (endpoint,)
+        await tool.publish(Event("HALT", "now"))
+        assert await tool.flush(0.2) == [endpoint]
+        flushing = asyncio.create_task(tool.flush(20))
+        strategy.kill(signal.SIGCONT)
+        assert await flushing == []
+        assert tool.stats().unreached == ()
+    assert await strategy.heard(1) == ["now"]
+
+
+async def test_one_that_comes_right_after_that_is_told_success_only_when_it_is_heard(
+    desk: Path, url: str
+) -> None:
+    for number in range(20):
+        halted: list[object] = []
+        async with AsyncEventBus(url, name="strategy") as strategy:
+            await strategy.subscribe("HALT", lambda event, halted=halted: halted.append(event.data))
+            shutil.rmtree(desk.parent)
+            async with AsyncEventBus(url, name="tool") as tool:
+                await tool.publish(Event("HALT", number))
+                assert await tool.flush() == []
+                await strategy.settle()
+                assert halted == [number]
+
+
 async def test_one_that_comes_before_that_is_found_by_those_that_were_there(
     desk: Path, url: str
 ) -> None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from aiobus.errors import BusError, NameInUse
 from aiobus.pattern import bad_name
 from aiobus.transport.descriptors import Reserve, spare
-from aiobus.transport.doorway import ASIDE, Doorway, Stands, is_socket, look
+from aiobus.transport.doorway import ASIDE, Doorway, Stands, is_socket, listening, look
 from aiobus.transport.folder import Folder
 from aiobus.transport.meeting import Member, Told
 
@@ -65,7 +65,6 @@ class Directory:
     are trusted.
     """
 
-    unreached: Collection[str] = ()
     """A directory always answers."""
 
     def __init__(self, address: str) -> None:
@@ -95,11 +94,20 @@ class Directory:
         self._finalizer: weakref.finalize[..., Directory] | None = None
         self._complaint = ""
         self._changed = self._seen = self._looks = self._denied = 0
+        self._hidden: set[str] = set()
+        """Paths where buses listen whose files are gone: they cannot be met before they notice."""
         self._met: dict[str, tuple[int, int]] = {}
         """Names, and the files of those who have them, as far as this bus has met them."""
 
     def __repr__(self) -> str:
         return f"<Directory {self.url} {self.path}{' joined' if self._door else ''}>"
+
+    @property
+    def unreached(self) -> Collection[str]:
+        """The endpoints of buses that listen here and whose files are gone, since the directory was
+        removed a moment ago, or they are frozen since. Only Linux tells.
+        """
+        return [f"ipc://{path}" for path in self._hidden]
 
     async def join(
         self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
@@ -159,6 +167,8 @@ class Directory:
         door, reserve = self._door, self._reserve
         if door is None or reserve is None:
             return
+        if self._hidden:
+            self._look_for_hidden(told)
         is_short = spare() < (AMPLE if door.is_shut else SHORT)
         if door.is_there and door.is_shut == is_short:
             self._look_around(door.path, told)
@@ -186,6 +196,23 @@ class Directory:
         if lost is not None:
             self._withdraw()
             told.on_lost(lost)
+
+    def _note_hidden(self) -> None:
+        paths = listening(self.path)
+        names = {os.path.basename(path).removesuffix(SUFFIX): path for path in paths}
+        found = {path for name, path in names.items() if path == self._path_of(name)}
+        self._hidden = {path for path in found if not os.path.lexists(path)}
+
+    def _look_for_hidden(self, told: Told) -> None:
+        """Meet those that have made their files again, and forget those that have ended."""
+        still = listening(self.path)
+        for path in list(self._hidden):
+            if os.path.lexists(path):
+                name = os.path.basename(path).removesuffix(SUFFIX)
+                self._meet(name)
+                told.on_found(Member(name, f"ipc://{path}"))
+                self._hidden.discard(path)
+        self._hidden &= still
 
     def _look_around(self, own: str, told: Told) -> None:
         """Find those who made their sockets again here while this bus had its own: they do not say
@@ -229,7 +256,9 @@ class Directory:
     async def absent(self, members: Collection[Member]) -> list[Member]:
         """Those of `members` whose socket is gone or refuses. Never waits."""
         is_here = (Stands.ALIVE, Stands.FOREIGN)
-        return [each for each in members if look(self._path_of(each.name)) not in is_here]
+        gone = [each for each in members if look(self._path_of(each.name)) not in is_here]
+        still = listening(self.path) if gone else ()  # and only the file may be gone
+        return [each for each in gone if self._path_of(each.name) not in still]
 
     def mine(self, address: object) -> bool:
         """True when `address` is that of a unix socket in this directory."""
@@ -258,6 +287,7 @@ class Directory:
         door.open(lambda: bind(f"ipc://{path}"))
         self._door, self._reserve = door, Reserve(PUT_BY)
         self._finalizer = weakref.finalize(self, _abandon, door, self._reserve, os.getpid())
+        self._note_hidden()
         return self._members(alive)
 
     def _mend(
@@ -289,6 +319,7 @@ class Directory:
         if not was_there:
             text = f"{door.path} had vanished and is made again; others find this bus again"
             told.on_trouble("the place of the socket", text)
+            self._note_hidden()
             for member in self._members(each for each in self._sweep() if each != name):
                 told.on_found(member)
 

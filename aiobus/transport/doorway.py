@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 
-__all__ = ["ASIDE", "Doorway", "Stands", "is_socket", "look"]
+__all__ = ["ASIDE", "Doorway", "Stands", "is_socket", "listening", "look"]
 
 ASIDE = "~"
 """Behind the name of a listening socket's file while another file holds its path."""
+LISTENS = "00010000"
+"""How /proc/net/unix marks a socket that listens."""
 WAITING = 64
 """Connections that the kernel accepts at a path that is shut."""
 
@@ -59,6 +61,19 @@ def look(path: str) -> Stands:
         except OSError:
             return Stands.FOREIGN  # it is not a stream, or its path is longer than a bus's may be
     return Stands.ALIVE
+
+
+def listening(directory: str) -> set[str]:
+    """The paths in `directory` at which sockets of this machine listen, also where the file, or the
+    directory, is not there any more. Only Linux tells; elsewhere none.
+    """
+    try:
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
+            rows = [row.split(maxsplit=7) for row in table]
+    except OSError:
+        return set()
+    paths = {row[7].rstrip("\n") for row in rows if len(row) == 8 and row[3] == LISTENS}
+    return {path for path in paths if os.path.dirname(path) == directory}
 
 
 class _File:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context
+from dataclasses import dataclass
 from itertools import islice
 
 from aiobus import epochs
@@ -46,6 +47,15 @@ DELAY = 0.5
 LENIENCE = 3.0
 
 log = logging.getLogger("aiobus.transport")
+
+
+@dataclass(slots=True)
+class Closed:
+    """A peer that said bye at `said` while its hello was here. `found_at`: that of the peer."""
+
+    who: Who
+    said: float
+    found_at: int
 
 
 class Links:
@@ -89,8 +99,7 @@ class Links:
         """Those that never answered, the oldest first."""
         self._unseen: dict[str, Peer] = {}
         """Those of them that are not connected to yet."""
-        self._closed: dict[str, tuple[Who, float]] = {}  # by endpoint
-        """Those that said bye while their hello was here, and when."""
+        self._closed: dict[str, Closed] = {}  # by endpoint
         self._succeeding: set[Peer] = set()
         """Those that have the name of one that may be dead, until that is known."""
         self._searches = Searches(me)
@@ -169,12 +178,14 @@ class Links:
     def hello(self, who: Who) -> None:
         """Somebody who listens to this bus says who it is. Raises WireError for who cannot be."""
         member = Member(who.name, who.endpoint)
-        self._closed.pop(who.endpoint, None)
+        before = self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
             if not self._network.admits(member) or who.endpoint == self.me.endpoint:
                 raise WireError("a hello from where nobody of this bus can be")
             peer = self._add(member)
+            if before is not None and before.who == who:
+                peer.found_at = before.found_at  # it never closed, and is owed what it was before
             self._network.remember(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
@@ -345,9 +356,9 @@ class Links:
             self._searches.begin(self.drop_absent(silent))
         if overdue and (self._relinking is None or self._relinking.done()):
             self._relinking = self._searches.begin(self._relink_accepting(overdue))
-        if due := [who for who, said in self._closed.values() if now - said >= BYE_SECONDS]:
+        if due := [each.who for each in self._closed.values() if now - each.said >= BYE_SECONDS]:
             for who in due:
-                self._closed[who.endpoint] = (who, math.inf)  # not looked for twice
+                self._closed[who.endpoint].said = math.inf  # not looked for twice
             self._searches.begin(self._doubt(due))
         return is_late
 
@@ -385,6 +396,22 @@ class Links:
             if (peer := members[member]) in self and peer.is_silent_since(began):
                 self._drop(peer)
 
+    def closing(self, newest: int) -> set[str]:
+        """Names of those that said bye, whose hello is still here, and to which something up to
+        `newest` was owed: they may not have closed.
+        """
+        return {each.who.name for each in self._closed.values() if each.found_at < newest}
+
+    async def see_closed(self, newest: int, timeout: float) -> set[str]:
+        """Wait for `timeout` seconds, and a moment at least, until those have closed that said so,
+        or say hello again since their bye was wrong; the names of those that do neither.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(BYE, timeout)):
+                while self.closing(newest):
+                    await self.changed.wait()
+        return self.closing(newest)
+
     async def see_off(self, peers: Collection[Peer]) -> None:
         """Learn which of `peers`, whose links are cut, are gone for good: wait a moment for their
         byes, and drop those that never were linked and do not listen any more.
@@ -397,8 +424,9 @@ class Links:
 
     def withdraw(self, who: Who) -> None:
         """Its hello is gone: it died, or its link to this bus was cut."""
-        if self._closed.get(who.endpoint, (None,))[0] == who:
+        if who.endpoint in self._closed and self._closed[who.endpoint].who == who:
             del self._closed[who.endpoint]
+            self.changed.wake()
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
@@ -409,7 +437,7 @@ class Links:
     def bye(self, peer: Peer) -> None:
         """It has closed, and this was the last of it."""
         if peer.is_listening and peer.who is not None:
-            self._closed[peer.endpoint] = (peer.who, elapsed())
+            self._closed[peer.endpoint] = Closed(peer.who, elapsed(), peer.found_at)
         self._rounds.lose(peer.endpoint, is_missed=False)
         self._settle(peer, "it closed")
         self._drop(peer)
@@ -420,10 +448,13 @@ class Links:
         """
         absent = await self._network.absent([Member(who.name, who.endpoint) for who in closed])
         for who in closed:
-            if self._closed.get(who.endpoint) != (who, math.inf):
+            before = self._closed.get(who.endpoint)
+            if before is None or (before.who, before.said) != (who, math.inf):
                 continue  # it has closed since, or has said hello again
-            del self._closed[who.endpoint]
-            if Member(who.name, who.endpoint) not in absent:
+            if Member(who.name, who.endpoint) in absent:
+                del self._closed[who.endpoint]
+                self.changed.wake()
+            else:
                 text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
                 self._witness.trouble("a bye was wrong", text)
                 self.hello(who)

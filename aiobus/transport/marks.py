@@ -77,24 +77,36 @@ class Marks:
             return {each.name for each in self._links if not each.has_left}
         newest, owed, doubts = self._streams.newest, self._streams.owed(), self._streams.doubts
         peers = [each for each in self._links if not each.has_left and each.found_at < newest]
+        heard = {each for each in peers if each.is_listening}
         if not owed:
-            peers = [each for each in peers if not each.is_listening]
-        if strange := [each for each in peers if not (each.is_linked or each.is_listening)]:
+            peers = [each for each in peers if each not in heard]
+        if strange := [each for each in peers if not (each.is_linked or each in heard)]:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, end - elapsed())):
                     await self._links.drop_absent(strange)
         async with asyncio.TaskGroup() as group:
-            asked = {each: group.create_task(self._has_all(each, owed, end)) for each in peers}
+            asked = {
+                each: group.create_task(self._has_all(each, owed if each in heard else None, end))
+                for each in peers
+            }
+            closing = group.create_task(self._links.see_closed(newest, end - elapsed()))
         missing = {each.name for each, task in asked.items() if not task.result()}
+        missing |= closing.result()
+        # The bye of one that has come back was wrong: it has not been asked.
+        for peer in [each for each in self._links if each not in asked]:
+            is_owed = not peer.has_left and peer.found_at < newest
+            if is_owed and not await self._has_all(peer, None, end):
+                missing.add(peer.name)
         if not missing and doubts == self._streams.doubts:  # else a peer that came was not asked
             self._streams.confirm(owed)
         return missing
 
-    async def _has_all(self, peer: Peer, owed: dict[bytes, int], end: float) -> bool:
+    async def _has_all(self, peer: Peer, owed: dict[bytes, int] | None, end: float) -> bool:
         """Wait until `peer` confirms what is owed; False if it does not by `end`. True also once it
-        has closed, or if it turns out that no process is there.
+        has closed, or if it turns out that no process is there. `owed` is None if it had not said
+        hello: what it has subscribed to is not known before.
         """
-        if not peer.is_listening:
+        if owed is None:
             await self._change(peer, lambda: peer.is_listening or peer.is_cut, end - elapsed())
             owed = self._streams.owed()  # with what it has subscribed to by now
         streams = [(name[:-1].decode(), seq) for name, seq in owed.items()]

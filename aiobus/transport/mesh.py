@@ -50,6 +50,8 @@ from aiobus.wire import (
 __all__ = ["Mesh"]
 
 START_SECONDS = 5.0
+LOOK = 0.05
+"""Seconds between two looks whether a meeting place has answered, while a flush waits for it."""
 TICK = 1.0
 """Seconds between heartbeats, beacons, and looks at what is silent or unanswered."""
 
@@ -321,7 +323,8 @@ class Mesh:
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every bus that listens has what it asked for; return the names of those that
         did not confirm, or whose link was cut before they could, and the meeting places that do not
-        answer, without waiting for them: there may be a bus that has not even been met.
+        answer: there may be a bus that has not even been met. If something was published, such a
+        place is waited for, too.
         """
         if self._links is None:
             return ()
@@ -329,7 +332,7 @@ class Mesh:
             return {*await self._flush(timeout), *self.unreached}
         end = elapsed() + timeout
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._until_met(self._links, timeout))
+            group.create_task(self._until_met(timeout))
             missing = await self._flush(timeout)
         if self.unreached:
             return {*missing, *self.unreached}
@@ -341,12 +344,14 @@ class Mesh:
         # What is refused has no stream, and no mark names it.
         return {*await self._marks.flush(timeout), *self._answers.lacking()}
 
-    async def _until_met(self, links: Links, timeout: float) -> None:
+    async def _until_met(self, timeout: float) -> None:
         """Wait until every meeting place has answered, for `timeout` seconds at most."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self.unreached:
-                    await links.changed.wait()
+        end = elapsed() + timeout
+        while self.unreached and (left := end - elapsed()) > 0:
+            # A meeting place does not tell when it has answered: it is asked.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK)):
+                    await self._known.changed.wait()
 
     def _beat(self, *, leaving: bool = False) -> None:
         name, epoch, seq = self.me.name, self.me.epoch, self._publisher.public_seq
@@ -374,7 +379,6 @@ class Mesh:
         if self._known.is_open and self._told != unreached:
             self._told = unreached
             self._witness.unreached(unreached)
-            self._known.changed.wake()
         for place in self._unconfirmed.difference(unreached):
             self._unconfirmed.discard(place)
             for inlet in self._inlets:
