@@ -322,12 +322,13 @@ class AsyncEventBus:
         key); "drop_oldest" drops. Drops are counted, and announced once per episode.
 
         `concurrency`: that many calls at once, started in order; with 1, one after another.
-        `max_age`: seconds after which an event is not handed over but counted. `since`: "last"
-        begins with the newest event of each (type, key) in the history of every bus that is there,
-        a time in Unix seconds with everything from then on, as far as their histories go
-        (`reached`). `timeout`: seconds to wait for peers; one that does not answer, whose link is
-        cut, or that refuses the query because it serves too many, is named in `unconfirmed` until
-        it confirms. Its events are owed from then on.
+        `max_age`: seconds after which an event is not handed over but counted; nor is one of
+        another program whose timestamp is no time. `since`: "last" begins with the newest event of
+        each (type, key) in the history of every bus that is there, a time in seconds since 1970
+        (`time.time() - 60`) with everything from then on, as far as their histories go (`reached`);
+        0 is before all. `timeout`: seconds to wait for peers; one that does not answer, whose link
+        is cut, or that refuses the query because it serves too many, is named in `unconfirmed`
+        until it confirms. Its events are owed from then on.
 
         A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing

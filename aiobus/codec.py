@@ -27,6 +27,7 @@ import orjson
 from aiobus.errors import EncodeError
 from aiobus.event import Event, arrived
 from aiobus.fragments import may_exist
+from aiobus.seconds import LATEST, way_out
 
 __all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode"]
 
@@ -55,7 +56,7 @@ def encode(
 
     `type` and `key` must have been checked before; they are the same for many events.
     """
-    if timestamp.__class__ is not float or timestamp - timestamp != 0.0:
+    if timestamp.__class__ is not float or not 0.0 <= timestamp <= LATEST:
         _examine_timestamp(timestamp)
     row: tuple[object, ...] = (seq, timestamp, type, key, data)
     if cause != "":
@@ -310,15 +311,18 @@ def _contents(value: object) -> _Contents:
 
 
 def _examine_timestamp(timestamp: object) -> None:
-    is_time = isinstance(timestamp, float) and math.isfinite(timestamp)
-    if isinstance(timestamp, int) and not isinstance(timestamp, bool):
-        is_time = -(2**63) <= timestamp < 2**64
-    if not is_time:
-        hint = "; a key is given by its name, Event(type, data, key=...)"
+    """Raise EncodeError unless `timestamp` may be a time. One in milliseconds would never be older
+    than any `max_age`.
+    """
+    is_number = isinstance(timestamp, int | float) and not isinstance(timestamp, bool)
+    if not (is_number and 0 <= timestamp <= LATEST):  # type: ignore[operator]
+        hint = way_out(timestamp)
+        if isinstance(timestamp, str):
+            hint = "a key is given by its name, Event(type, data, key=...); "
         raise EncodeError(
             "timestamp",
-            f"{_shown(timestamp)} is not a finite number of Unix seconds"
-            f"{hint if isinstance(timestamp, str) else ''}",
+            f"{_shown(timestamp)[:80]} is no time: {hint}seconds since 1970, such as time.time(),"
+            " are needed",
         )
 
 

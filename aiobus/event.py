@@ -77,7 +77,9 @@ class Event(Generic[T]):
     data: T
     """Anything with an exact JSON image; a subscriber gets that image, decoded for it alone."""
     timestamp: float = field(default_factory=clock.wall, compare=False)
-    """Unix seconds when the event was made. An exchange's own time belongs into `data`."""
+    """Seconds since 1970 when the event was made; publishing refuses what is below 0 or above 1e11,
+    such as milliseconds. An exchange's own time belongs into `data`.
+    """
     key: str = field(default="", kw_only=True)
     """What it is about (a symbol, an account): any string up to 128 bytes of UTF-8 without a `*`.
     Subscriptions select by it.

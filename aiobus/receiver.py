@@ -21,6 +21,7 @@ from aiobus.intake import PACE, Intake
 from aiobus.pattern import RESERVED, read_query
 from aiobus.publisher import Publisher
 from aiobus.reports import GAP, Reports
+from aiobus.seconds import LATEST, way_out
 from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
 from aiobus.terms import Terms, Where, selects
@@ -346,7 +347,14 @@ class Receiver:
         ]
 
     def _is_expired(self, event: Event[Any], max_age: float) -> bool:
-        is_late = clock.wall() - event.timestamp > max_age and not event.type.startswith(RESERVED)
+        is_timeless = event.timestamp > LATEST  # of another program: this one publishes none
+        is_late = is_timeless or clock.wall() - event.timestamp > max_age
+        is_late = is_late and not event.type.startswith(RESERVED)
+        if is_timeless:
+            topic = f"{self.name} cannot tell how old events of {event.source} are"
+            hint = way_out(event.timestamp).removesuffix("; ") or "it is no time"
+            text = f"{topic}: {event.id} is left out, its timestamp is {event.timestamp!r}; {hint}"
+            self._reports.trouble(topic, text)
         if is_late:
             self._expired += 1
             if not self._is_late:

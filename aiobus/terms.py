@@ -5,8 +5,10 @@ nothing of who will serve them.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypedDict, get_args
 
@@ -14,6 +16,7 @@ from aiobus.event import Event
 from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.pattern import Query
+from aiobus.seconds import EARLIEST, LATEST, way_out
 
 __all__ = [
     "Keys",
@@ -26,9 +29,6 @@ __all__ = [
     "check_timeout",
     "selects",
 ]
-
-LONG = 1e11
-"""Seconds, some 3,000 years: a time beyond it is in milliseconds, an integer may be no float."""
 
 Types = str | Iterable[str]
 Keys = str | Iterable[str] | None
@@ -76,12 +76,17 @@ class Terms:
             raise ValueError(f"maxsize={self.maxsize!r}: a whole number of events from 1 is needed")
         if not _is_count(self.concurrency):
             raise ValueError(f"concurrency={self.concurrency!r}: a whole number from 1 is needed")
-        if self.max_age is not None and not (_is_number(self.max_age) and self.max_age > 0):
-            raise ValueError(f"max_age={_shown(self.max_age)}: seconds above 0 are needed")
+        if self.max_age is not None and not _is_age(self.max_age):
+            is_moment = _is_number(self.max_age) and self.max_age >= EARLIEST
+            hint = "a time is given as since=; " if is_moment else _length(self.max_age)
+            raise ValueError(
+                f"max_age={_shown(self.max_age)}: {hint}seconds that an event may be old, such as"
+                " 2.5, are needed"
+            )
         if not (self.since in (None, "last") or _is_time(self.since)):
             raise ValueError(
-                f"since={_shown(self.since)}: 'last', or Unix seconds such as time.time() - 60 for"
-                " the last minute, are needed"
+                f"since={_shown(self.since)}: {_moment(self.since)}'last', or seconds since 1970"
+                " such as time.time() - 60 for the last minute, are needed"
             )
         check_timeout(self.timeout)
 
@@ -131,19 +136,40 @@ def check_timeout(timeout: object, *, optional: bool = False) -> None:
     if timeout is None and optional:
         return
     if not (_is_number(timeout) and timeout >= 0):  # type: ignore[operator]
-        raise ValueError(f"timeout={_shown(timeout)}: seconds from 0 are needed")
+        hint = _length(timeout)
+        raise ValueError(f"timeout={_shown(timeout)}: {hint}seconds from 0 are needed")
 
 
 def _is_number(value: object) -> bool:
     if isinstance(value, bool):
         return False
     if isinstance(value, int):
-        return abs(value) < LONG
+        return abs(value) <= LATEST  # a longer one may be no float
     return isinstance(value, float) and value == value  # NaN is no number of seconds
 
 
 def _is_time(value: object) -> bool:
-    return _is_number(value) and 0 <= value < LONG  # type: ignore[operator]
+    """True for a time, and for 0, which is before all."""
+    return _is_number(value) and (value == 0 or EARLIEST <= value <= LATEST)  # type: ignore[operator]
+
+
+def _is_age(value: float) -> bool:
+    """True for a duration, and for `inf`. A time would be one as well, of decades: nothing would
+    ever be too old.
+    """
+    return _is_number(value) and (0 < value < EARLIEST or value == math.inf)
+
+
+def _moment(value: object) -> str:
+    """What to do about a `value` that is no time, with "; " behind it."""
+    if _is_number(value) and abs(value) < EARLIEST:  # type: ignore[arg-type]
+        return f"for the last {abs(value):g} s, time.time() - {abs(value):g}; "  # type: ignore[arg-type]
+    return way_out(value)
+
+
+def _length(value: object) -> str:
+    """The same for one that is no duration."""
+    return "give its .total_seconds(); " if isinstance(value, timedelta) else ""
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 
 # A module imports only from lines above its own; modules on one line do not know each other.
 ORDER = [
-    "aiobus.errors  aiobus.clock  aiobus.limits  aiobus.fragments",
+    "aiobus.errors  aiobus.clock  aiobus.limits  aiobus.fragments  aiobus.seconds",
     "aiobus.stats  aiobus.event  aiobus.pattern  aiobus.epochs",
     "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.history",
     "aiobus.turn  aiobus.waiters  aiobus.held",
@@ -48,8 +48,8 @@ LINE = {module: line for line, modules in enumerate(ORDER) for module in modules
 
 # Values in, decisions out: no loop, no clock, no I/O.
 PURE = (
-    "errors limits fragments stats pattern codec inbox delivery history terms outlets sequence"
-    " publisher wire stream peers transport.askers transport.owed"
+    "errors limits fragments seconds stats pattern codec inbox delivery history terms outlets"
+    " sequence publisher wire stream peers transport.askers transport.owed"
 )
 IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),

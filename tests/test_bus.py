@@ -180,6 +180,8 @@ async def test_a_refused_event_burns_no_number(bus: AsyncEventBus) -> None:
         (Event("aiobus.error", 1), "type"),
         (Event(EventType.TRADE, 1, key="x" * 129), "key"),
         (Event(EventType.TRADE, 1, float("nan")), "timestamp"),
+        (Event(EventType.TRADE, 1, 1_700_000_000_000), "timestamp"),
+        (Event(EventType.TRADE, 1, -1.0), "timestamp"),
     ],
 )
 async def test_what_cannot_be_published_is_refused_by_name(
@@ -406,7 +408,7 @@ async def test_a_key_given_in_the_place_of_the_timestamp_is_told_to_be_named(
         ({"key": []}, ValueError, "matches nothing"),
         ({"key": "*USDT"}, ValueError, r"'\*USDT' has a `\*` that is not its end"),
         ({"since": -60}, ValueError, r"since=-60: .* such as time.time\(\) - 60"),
-        ({"since": 10**400}, ValueError, r"since=0x\w{18}\.\.\.: 'last', or Unix seconds"),
+        ({"since": 10**400}, ValueError, r"since=0x\w{18}\.\.\.: 'last', or seconds since 1970"),
     ],
 )
 async def test_a_wrong_argument_of_subscribe_is_named_and_leaves_nothing_subscribed(

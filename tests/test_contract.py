@@ -1176,15 +1176,18 @@ async def test_since_last_begins_with_the_newest_of_each_type_and_key_and_goes_o
     assert [(event.type, event.data) for event in seen] == expected
 
 
+NOON = 1_700_000_000
+
+
 async def test_since_a_time_begins_there_and_says_how_far_history_reached(desk: Desk) -> None:
     feed = await desk.bus("feed", limits=Limits(history_events=50))
     for number in range(100):
-        await feed.publish(Event(EventType.TRADE, number, 1000.0 + number))
+        await feed.publish(Event(EventType.TRADE, number, NOON + number))
     strategy = await desk.bus("strategy")
     within, beyond = Seen(), Seen()
-    first = await strategy.subscribe(EventType.TRADE, within.take, since=1080)
+    first = await strategy.subscribe(EventType.TRADE, within.take, since=NOON + 80)
     second = await strategy.subscribe(EventType.TRADE, beyond.take, since=0)
-    assert (first.reached, second.reached) == (1080, 1050)
+    assert (first.reached, second.reached) == (NOON + 80, NOON + 50)
     await feed.publish(Event(EventType.TRADE, 100))
     await arrive(feed, strategy)
     assert within.data == list(range(80, 101))

@@ -328,17 +328,20 @@ async def test_since_last_begins_with_the_newest_of_each_key_then_goes_on_live(
     assert seen == ["BTC 4", "ETH 4", "BTC 5"]
 
 
+NOON = 1_700_000_000
+
+
 async def test_since_a_time_begins_there_without_gap_or_duplicate(bus: AsyncEventBus) -> None:
     seen: list[object] = []
     for number in range(100):
-        await bus.publish(Event(EventType.QUOTE, number, 1000.0 + number))
+        await bus.publish(Event(EventType.QUOTE, number, NOON + number))
     subscription = await bus.subscribe(
-        EventType.QUOTE, lambda e: seen.append(e.data), since=1090, maxsize=3
+        EventType.QUOTE, lambda e: seen.append(e.data), since=NOON + 90, maxsize=3
     )
     await bus.publish(Event(EventType.QUOTE, 100))
     await bus.settle()
     assert seen == list(range(90, 101))
-    assert subscription.reached == 1090
+    assert subscription.reached == NOON + 90
 
 
 async def test_reached_says_how_far_back_history_went() -> None:

@@ -206,3 +206,26 @@ async def test_an_inbox_keeps_room_for_another_bus_while_it_misses_something_of_
         bus.publish_nowait(Event("A", 0))
     box.intake.leave(("desk", 7), 0)
     popped(box)
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "says"),
+    [
+        (1_700_000_000_000, "these look like milliseconds: divide by 1_000"),
+        (1e300, "it is no time"),
+    ],
+)
+async def test_an_event_of_another_program_whose_timestamp_is_no_time_is_not_taken_for_fresh(
+    bus: AsyncEventBus, timestamp: float, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, plain = await receiver(bus, max_age=60), await receiver(bus)
+    other = Event("A", 1, timestamp, source="desk", epoch=7, seq=1)
+    young = Event("A", 2, source="desk", epoch=7, seq=2)
+    for box in (old, plain):
+        box.accept([other, young])
+    assert (popped(old), old.stats.expired, popped(plain)) == ([2], 1, [1, 2])
+    (line,) = [each for each in caplog.messages if "how old" in each]
+    assert line == (
+        "<lambda>(A) cannot tell how old events of desk are: desk@7.1 is left out,"
+        f" its timestamp is {timestamp!r}; {says}"
+    ).replace("<lambda>", receiver.__qualname__ + ".<locals>.<lambda>")

@@ -4,6 +4,7 @@ import functools
 import inspect
 import re
 from dataclasses import MISSING, fields
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -55,9 +56,13 @@ GOOD: list[dict[str, Any]] = [
     {"max_age": 0.001},
     {"max_age": 5},
     {"max_age": None},
+    {"max_age": float("inf")},
     {"since": None},
     {"since": "last"},
     {"since": 0},
+    {"since": 0.0},
+    {"since": 1e8},
+    {"since": 1e11},
     {"since": 1_700_000_000.5},
     {"timeout": 0},
     {"timeout": 0.5},
@@ -76,10 +81,13 @@ BAD: list[tuple[type[Exception], str, Any]] = [
     *((ValueError, "overflow", value) for value in ["drop", "", None, 5, ["block"]]),
     *((ValueError, "maxsize", value) for value in [0, -1, 1.5, 8.0, "8", None, True]),
     *((ValueError, "concurrency", value) for value in [0, -1, 1.5, "8", None, True]),
-    *((ValueError, "max_age", value) for value in [0, -1, NAN, "5", True, [], Decimal(5)]),
+    *(
+        (ValueError, "max_age", value)
+        for value in [0, -1, NAN, "5", True, [], Decimal(5), 1.7e9, 10**9]
+    ),
     *(
         (ValueError, "since", value)
-        for value in ["first", NAN, True, [], "5", -60, -0.1, 1.7e12, float("inf")]
+        for value in ["first", NAN, True, [], "5", -60, -0.1, 60, 9.9e7, 1.7e12, float("inf")]
     ),
     *((ValueError, "timeout", value) for value in [-1, NAN, "5", None, True, Decimal(5)]),
 ]
@@ -92,6 +100,34 @@ def test_what_makes_no_sense_is_refused_by_name_and_value(
     with pytest.raises(error, match=re.escape(f"{name}={value!r}: ")) as caught:
         terms(**{name: value})
     assert str(caught.value).endswith(("needed", "needed, it is not awaited"))
+
+
+NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "way_out"),
+    [
+        ("since", 60, "for the last 60 s, time.time() - 60;"),
+        ("since", -60, "for the last 60 s, time.time() - 60;"),
+        ("since", 0.5, "for the last 0.5 s, time.time() - 0.5;"),
+        ("since", 1_700_000_000_000, "these look like milliseconds: divide by 1_000;"),
+        ("since", 1.7e15, "these look like microseconds: divide by 1_000_000;"),
+        ("since", 1.7e18, "these look like nanoseconds: divide by 1_000_000_000;"),
+        ("since", NOON, "give its .timestamp();"),
+        ("since", NOON.replace(tzinfo=None), "it has no time zone: make it with one and give its"),
+        ("since", timedelta(minutes=1), "give time.time() less its .total_seconds();"),
+        ("max_age", timedelta(minutes=1), "give its .total_seconds();"),
+        ("max_age", 1_700_000_000.0, "a time is given as since=;"),
+        ("timeout", timedelta(minutes=1), "give its .total_seconds();"),
+    ],
+)
+def test_what_was_meant_by_a_wrong_time_or_duration_is_told(
+    name: str, value: Any, way_out: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: {way_out}")) as caught:
+        terms(**{name: value})
+    assert str(caught.value).endswith("needed")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +145,7 @@ def test_a_number_that_no_clock_knows_is_refused_in_one_short_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=rf"{name}=-?0x\w+\.\.\.: .*needed$") as caught:
         terms(**{name: value})
-    assert len(str(caught.value)) < 120
+    assert len(str(caught.value)) < 130
 
 
 def test_terms_do_not_change() -> None:
