@@ -107,9 +107,10 @@ class AsyncEventBus:
         self._outgoing = Outgoing(self._life, self._publisher, self._reports, turn)
         self._requests = Requests(self._subscriptions, self._outgoing.route, self._outgoing.commit)
         self._registered: list[tuple[Callback, Terms]] = []
+        self._life.on_fork = self._leave_process
 
     def __repr__(self) -> str:
-        pending = sum(each.pending for each in self._subscriptions)
+        pending = sum(each.pending for each in tuple(self._subscriptions))
         return (
             f"<AsyncEventBus {self._life.name} {self.url} {self._life.state.value}"
             f" published={self._publisher.seq} subscriptions={len(self._subscriptions)}"
@@ -132,7 +133,11 @@ class AsyncEventBus:
         """
         life = self._life
         if life.state is not State.NEW:
-            raise BusError(f"this bus was started before and is {life.state.value}; make another")
+            life.check_process()
+            raise BusError(
+                f"{life.name} was started before and is {life.state.value}: a bus starts once, and"
+                " belongs to one asyncio.run(); make a new AsyncEventBus for the next"
+            )
         life.state = State.STARTING
         if not self.name:  # not sooner: a process forked before the start gets another
             self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
@@ -220,8 +225,11 @@ class AsyncEventBus:
         """Close: after a normal end handlers may finish, after an exception they are cancelled at
         once.
 
-        Raises the failure that ended the body, if that is what ended it.
+        Raises the failure that ended the body, if that is what ended it. In a forked child nothing
+        is closed: the bus is its parent's.
         """
+        if self._life.is_forked:  # it is its parent's to close
+            return
         try:
             await self._close(CLOSE_SECONDS, drain=error is None)
         except asyncio.CancelledError:
@@ -231,6 +239,12 @@ class AsyncEventBus:
         is_ours = self._life.leave_body()
         if error is not self._life.failure:
             self._life.raise_failure(again=is_ours)
+
+    def _leave_process(self) -> None:
+        """Hand over and say nothing in a forked child, whose loop may run on: its parent does."""
+        self._held.close()
+        self._reports.leave_process()
+        self._subscriptions.leave_process()
 
     def _fail(self, error: BaseException) -> None:
         self._subscriptions.fail(error)
@@ -397,8 +411,9 @@ class AsyncEventBus:
         own task.
 
         The keywords are those of `subscribe`. Live on entry, closed on exit, ends when the bus
-        closes. See `EventStream`.
+        closes. See `EventStream`. Raises WrongLoop in another thread.
         """
+        self._life.check_thread()
         terms = Terms(
             query=Query.of(types, key),
             where=where,
@@ -428,6 +443,7 @@ class AsyncEventBus:
 
         Cancelling leaves nothing subscribed.
         """
+        self._life.check()
         check_timeout(timeout, optional=True)
         async with asyncio.timeout(timeout), self.stream(types, key=key, where=where) as events:
             async for event in events:
@@ -473,7 +489,11 @@ class AsyncEventBus:
             raise TimeoutError(f"not settled within {timeout:g} s: {', '.join(busy)}")
 
     def stats(self) -> BusStats:
-        """A frozen snapshot of plain counters. Never waits; works in every state."""
+        """A frozen snapshot of plain counters. Never waits; works in every state, also after the
+        loop has ended. Raises WrongLoop in another thread while the loop runs, and in a forked
+        child.
+        """
+        self._life.check_thread()
         links = tuple(self._transport.peers)
         return BusStats(
             name=self.name,

@@ -79,8 +79,12 @@ class EventStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Unsubscribe; never waits. Events not taken are gone. Raises WrongLoop elsewhere."""
+        """Unsubscribe; never waits. Events not taken are gone. Raises WrongLoop elsewhere, but does
+        nothing in a forked child, which may leave the body by it.
+        """
         receiver = self._entered()
+        if receiver.owner.is_forked:
+            return
         receiver.owner.check_loop()
         self._finish()
         if self._body is not None:

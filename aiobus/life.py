@@ -49,7 +49,9 @@ class Life:
         """Tasks that look at the failure by themselves, so that they need not be cancelled to hear
         of it.
         """
-        self._is_raised = self._is_forked = False
+        self._is_raised = self.is_forked = False
+        self.on_fork: Callable[[], None] = lambda: None
+        """What else a forked child must not go on with."""
         self._body: asyncio.Task[Any] | None = None
         self._cancels_before: int | None = None
         self._over = asyncio.Event()
@@ -79,11 +81,7 @@ class Life:
 
     def check_loop(self) -> None:
         """Raise WrongLoop unless called in the loop, thread and process that started the bus."""
-        if self._is_forked:
-            raise WrongLoop(
-                f"{self.name} was started by the process that this one was forked from;"
-                " make a bus of its own here"
-            )
+        self.check_process()
         if self.loop is None:
             return
         try:
@@ -101,10 +99,30 @@ class Life:
             raise WrongLoop(
                 f"{self.name} belongs to another event loop of this thread; make one bus for each"
             )
-        raise WrongLoop(
+        raise self._elsewhere()
+
+    def check_thread(self) -> None:
+        """Raise WrongLoop where what the bus holds may change while it is read: in another thread
+        while its loop runs, and in a forked child, where it is no bus.
+        """
+        self.check_process()
+        if self.loop is not None and get_ident() != self.thread and self.is_running():
+            raise self._elsewhere()
+
+    def _elsewhere(self) -> WrongLoop:
+        return WrongLoop(
             f"{self.name} belongs to the event loop of another thread. From here:"
-            " asyncio.run_coroutine_threadsafe(bus.publish(event), loop) with that loop"
+            " asyncio.run_coroutine_threadsafe(bus.publish(event), loop) with that loop, and the"
+            " same with a coroutine of your own that calls stats() or takes from a stream"
         )
+
+    def check_process(self) -> None:
+        """Raise WrongLoop in a forked child."""
+        if self.is_forked:
+            raise WrongLoop(
+                f"{self.name} was started by the process that this one was forked from;"
+                " make a bus of its own here"
+            )
 
     def note_twin(self, error: BaseException) -> None:
         """If `error` is NameInUse and the other bus is of this very process, let it say so."""
@@ -188,6 +206,7 @@ class Life:
         Cancelling stops the waiting only. A Ctrl-C falls anywhere, and a loop that ends for it
         cancels every task, this one perhaps before it has begun: whoever waits then does its work.
         """
+        self.check_process()
         if self.state is State.NEW:
             self.end()
         if self._closing is None and self.state is State.CLOSED:
@@ -229,9 +248,11 @@ class Life:
 
     def leave_process(self) -> None:
         """This is a forked child's copy: every call raises WrongLoop from now on."""
-        self._is_forked = self.loop is not None
-        if self._is_forked:
+        self.is_forked = self.loop is not None
+        if self.is_forked:
             self.state = State.CLOSED
+            if get_ident() == self.thread:  # the loop of another thread does not run on here
+                self.on_fork()
 
 
 _lives: WeakSet[Life] = WeakSet()

@@ -44,6 +44,15 @@ class Owner(Protocol):
     held: Held
     """What is told how long a `where` took."""
 
+    def check_thread(self) -> None:
+        """Raise WrongLoop where counters may change while they are read."""
+        ...
+
+    @property
+    def is_forked(self) -> bool:
+        """True in a forked child, to which none of this belongs."""
+        ...
+
     def check_loop(self) -> None:
         """Raise WrongLoop unless called where the bus lives."""
         ...

@@ -216,6 +216,15 @@ class Reports:
         self._is_hushed = True
         self.waiting.clear()
 
+    def leave_process(self) -> None:
+        """This process is a forked child: from now on only log, at once. What was held back is its
+        parent's to say.
+        """
+        self._is_closed = self._is_hushed = True
+        for held in self._held.values():
+            held.timer.cancel()
+        self._held.clear()
+
     def close(self) -> None:
         """Say what was held back; from now on only log, at once."""
         self._is_closed = self._is_hushed = True

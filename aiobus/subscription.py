@@ -52,7 +52,10 @@ class Subscription:
 
     @property
     def stats(self) -> SubscriptionStats:
-        """A snapshot of its counters; after it has ended, the last ones."""
+        """A snapshot of its counters; after it has ended, the last ones. Raises WrongLoop in
+        another thread while the loop runs, and in a forked child.
+        """
+        self._receiver.owner.check_thread()
         return self._receiver.stats
 
     async def unsubscribe(self) -> None:

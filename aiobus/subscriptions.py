@@ -144,6 +144,15 @@ class Subscriptions:
         """Raise WrongLoop unless called where the bus lives."""
         self._life.check_loop()
 
+    def check_thread(self) -> None:
+        """Raise WrongLoop where its counters may change while they are read."""
+        self._life.check_thread()
+
+    @property
+    def is_forked(self) -> bool:
+        """True in a forked child, to which none of this belongs."""
+        return self._life.is_forked
+
     # Rest.
 
     def note_idle(self) -> None:
@@ -185,6 +194,13 @@ class Subscriptions:
         for receiver in self._open:
             self._transport.unsubscribe(receiver.intake)
 
+    def leave_process(self) -> None:
+        """This process is a forked child: hand over nothing more here, or an order that waits would
+        be sent by both.
+        """
+        for receiver in {*self._open, *self._tasks.values()}:
+            receiver.close()
+
     def close(self, exempt: Receiver | None = None) -> None:
         """Drop all, and cancel the calls in progress, but those of `exempt`. Says what was not
         handed over, and which calls were cut off.
@@ -224,8 +240,9 @@ class Subscriptions:
         elif not receiver.closed:
             # A bare CancelledError would look to a TaskGroup as if the bus was ended on purpose.
             error = BusError(
-                f"the task of {receiver.name} was cancelled, by its handler or by code that cancels"
-                " all tasks, so the bus cannot go on; a handler may cancel only tasks of its own"
+                f"the task of {receiver.name} was cancelled, so the bus cannot go on: by its"
+                " handler, which may cancel only tasks of its own, by code that cancels all tasks,"
+                " or asyncio.run ended before the bus was closed: use `async with`"
             )
         if error is not None:
             log.error("%s was ended, the bus cannot go on", receiver.name, exc_info=error)

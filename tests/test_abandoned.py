@@ -42,9 +42,11 @@ def loop(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def run(code: str, url: str, loop: str) -> tuple[list[str], str]:
+def run(
+    code: str, url: str, loop: str, *, warnings: str = "always::ResourceWarning"
+) -> tuple[list[str], str]:
     """What a process prints, and what it complains of. It ends by itself."""
-    command = [sys.executable, "-W", "always::ResourceWarning", "-c", START + code, url, loop]
+    command = [sys.executable, "-W", warnings, "-c", START + code, url, loop]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
@@ -112,6 +114,28 @@ print("end")
     assert not list(folder.glob("d/*"))
 
 
+@pytest.mark.parametrize(
+    "code", [COLLECTED["after its loop"], "bus = asyncio.Runner(loop_factory=factory).run(start())"]
+)
+def test_it_is_logged_as_well_because_python_hides_such_a_warning(
+    url: str, loop: str, code: str
+) -> None:
+    _, said = run(code, url, loop, warnings="default::UserWarning")
+    assert "ResourceWarning" not in said
+    assert said.count("bus 'forgotten' was never closed: use `async with`") == 1
+
+
+@pytest.mark.parametrize("scheme", ["inproc", "ipc"])
+def test_a_run_that_ends_before_its_bus_is_closed_is_named_as_what_cancels_a_subscription(
+    scheme: str, url: str, loop: str
+) -> None:
+    """A handler that cancels was all that the error blamed."""
+    url = "inproc://" if scheme == "inproc" else url
+    _, said = run(COLLECTED["after its loop"], url, loop)
+    assert "the task of print(T) was cancelled, so the bus cannot go on" in said
+    assert "or asyncio.run ended before the bus was closed: use `async with`" in said
+
+
 def test_after_that_its_name_is_free_in_the_same_process(url: str, loop: str) -> None:
     code = """
 for _ in range(2):
@@ -165,6 +189,46 @@ except BaseException:
 """
     lines, _ = run(code, url, loop)
     assert lines == ["('parent',)"]
+
+
+@pytest.mark.parametrize("scheme", ["inproc", "ipc"])
+def test_a_forked_child_that_leaves_the_body_complains_of_nothing_and_handles_nothing(
+    scheme: str, url: str, loop: str
+) -> None:
+    """It printed two tracebacks, and handled what waited in the inboxes once more."""
+    code = """
+async def main():
+    async with AsyncEventBus(sys.argv[1], name="parent") as bus:
+        await bus.subscribe("T", lambda event: print("handled", event.data))
+        await bus.subscribe("T", takes, concurrency=2)
+        await bus.subscribe("T", fails)
+        await bus.publish(Event("T", 0))
+        await bus.settle()
+        async with bus.stream("T") as events:
+            await bus.publish(Event("T", 1))
+            sys.stdout.flush()
+            if (child := os.fork()) == 0:
+                os.environ["CHILD"] = "1"
+                return
+            assert os.waitpid(child, 0)[1] == 0
+            print("streamed", (await anext(events)).data)
+
+async def takes(event):
+    print("taken", event.data)
+
+async def fails(event):
+    if "CHILD" in os.environ:
+        print("failed in the child")
+
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(main())
+"""
+    url = "inproc://" if scheme == "inproc" else url
+    lines, complaints = run(code, url, loop, warnings="default::UserWarning")
+    expected = [f"{what} {data}" for what in ("handled", "taken") for data in (0, 1)]
+    assert sorted(lines) == sorted([*expected, "streamed 1"])
+    # A loop of asyncio that ends in the child takes its parent's wake-up away with it.
+    assert [line for line in complaints.splitlines() if "takes longer than" not in line] == []
 
 
 def test_one_that_was_closed_warns_of_nothing(url: str, loop: str) -> None:

@@ -1,6 +1,7 @@
 """The API as a user meets it: publish, subscribe, unsubscribe, on, wait_for, stats, wrong use."""
 
 import asyncio
+import inspect
 import os
 import re
 import tempfile
@@ -476,6 +477,59 @@ async def test_another_thread_is_told_how_to_publish(bus: AsyncEventBus) -> None
     assert bus.stats().published == 0
 
 
+READS: dict[str, Callable[[AsyncEventBus], object]] = {
+    "stats": lambda bus: bus.stats(),
+    "stream": lambda bus: bus.stream(EventType.TRADE),
+}
+
+
+@pytest.mark.parametrize("call", READS.values(), ids=READS)
+async def test_what_only_reads_is_refused_in_another_thread_as_well(
+    bus: AsyncEventBus, call: Callable[[AsyncEventBus], object]
+) -> None:
+    with pytest.raises(WrongLoop, match="a coroutine of your own that calls stats"):
+        await asyncio.to_thread(call, bus)
+    call(bus)
+
+
+async def test_the_counters_of_a_subscription_are_refused_in_another_thread(
+    bus: AsyncEventBus,
+) -> None:
+    subscription = await bus.subscribe(EventType.TRADE, print)
+    with pytest.raises(WrongLoop, match="of another thread"):
+        await asyncio.to_thread(lambda: subscription.stats)
+    assert subscription.stats.handled == 0
+
+
+def test_the_counters_can_be_read_after_the_loop_has_ended_by_any_thread() -> None:
+    async def main() -> AsyncEventBus:
+        async with AsyncEventBus(name="desk") as bus:
+            await bus.publish(Event(EventType.TRADE, 1))
+        return bus
+
+    bus = asyncio.run(main())
+    names: list[str] = [bus.stats().name]
+    thread = threading.Thread(target=lambda: names.append(bus.stats().name))
+    thread.start()
+    thread.join()
+    assert names == ["desk", "desk"]
+
+
+def test_a_second_run_is_told_to_make_a_new_bus() -> None:
+    bus = AsyncEventBus(name="desk")
+
+    async def main() -> None:
+        async with bus:
+            pass
+
+    asyncio.run(main())
+    says = (
+        r"desk was started before and is closed: .* one asyncio.run\(\); make a new AsyncEventBus"
+    )
+    with pytest.raises(BusError, match=says):
+        asyncio.run(main())
+
+
 async def test_the_way_out_for_threads_works(bus: AsyncEventBus) -> None:
     loop = asyncio.get_running_loop()
 
@@ -577,14 +631,26 @@ def test_a_bus_that_was_forked_before_its_start_starts_in_both_processes_under_t
             os.close(descriptor)
 
 
-def test_a_forked_child_is_refused() -> None:
+IN_A_CHILD: dict[str, Callable[[AsyncEventBus], Any]] = {
+    **CALLS,
+    "start": lambda bus: bus.start(),
+    "close": lambda bus: bus.close(),
+    "wait_closed": lambda bus: bus.wait_closed(),
+    "publish_nowait": lambda bus: bus.publish_nowait(Event(EventType.TRADE, 1)),
+    "stats": lambda bus: bus.stats(),
+}
+
+
+@pytest.mark.parametrize("call", IN_A_CHILD.values(), ids=IN_A_CHILD)
+def test_a_forked_child_is_refused(call: Callable[[AsyncEventBus], Any]) -> None:
     async def main() -> int:
         async with AsyncEventBus() as bus:
             child = os.fork()
             if child == 0:
                 code = 1
                 try:
-                    bus.publish_nowait(Event(EventType.TRADE, 1))
+                    if inspect.isawaitable(made := call(bus)):
+                        await made
                 except WrongLoop as error:
                     code = 42 if "make a bus of its own here" in str(error) else 2
                 finally:

@@ -24,7 +24,7 @@ async def test_a_bus_starts_only_once() -> None:
     with pytest.raises(BusError, match="was started before and is open"):
         await bus.start()
     await bus.close()
-    with pytest.raises(BusError, match="was started before and is closed; make another"):
+    with pytest.raises(BusError, match="was started before and is closed: a bus starts once"):
         await bus.start()
 
 

@@ -272,6 +272,7 @@ def _abandon(
         each.close(linger=0)
     context.term()
     text = f"bus {name!r} was never closed: use `async with`, or `await bus.close()`"
+    log.warning("%s", text)  # Python shows no ResourceWarning unless it is asked to
     warnings.warn(text, ResourceWarning, stacklevel=2)
 
 
