@@ -92,7 +92,7 @@ class AsyncEventBus:
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
         self._reports = Reports(self._publisher, raising, self._end)
-        self._held = Held(self._reports.trouble)
+        self._held = Held(lambda text: self._reports.trouble(text, text))
         # A test must not depend on how fast the machine is: turns are counted in events alone.
         is_timed = raising is None
         self._subscriptions = Subscriptions(

@@ -25,9 +25,11 @@ loop was held.
 
 
 class Held:
-    """Of one bus: `say` logs a text, at most so often under one topic."""
+    """Of one bus: `say` logs a text. Each is about a second of its own, so none need be held back
+    for another.
+    """
 
-    def __init__(self, say: Callable[[str, str], None]) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._ours = self._said = 0.0
         """Seconds that the bus's own steps have taken, and those of them that were named."""
@@ -52,17 +54,25 @@ class Held:
         self._timer = self._loop.call_at(self._due, _look, ref(self), context=Context())
 
     def look(self) -> None:
-        """Say how long the loop was held since the last look, unless the turns that did are named
-        already.
+        """Say how long the loop was held since the last look, without the steps that are named
+        already, and by whom.
         """
         late = self._loop.time() - self._due
         ours, said = (
             now - then for now, then in zip((self._ours, self._said), self._before, strict=True)
         )
-        if late - said > LONG - LOOK:
-            topic = f"the event loop of {self._name} was held"
-            who = "other code of this process" if ours < late / 2 else "several of its handlers"
-            self._say(topic, f"{topic} for {late:.1f} s, by {who}, or the process was stopped")
+        late, ours = late - said, ours - said
+        if late > LONG - LOOK:
+            shares = [
+                (ours, "by several of its handlers"),
+                (late - ours, "by other code of this process, or the process was stopped"),
+            ]
+            # A share that is shorter than a look may be an error of the measure.
+            told = [(seconds, who) for seconds, who in shares if seconds > LOOK]
+            parts = ", ".join(f"{seconds:.1f} s {who}" for seconds, who in told)
+            by = f", {told[0][1]}" if len(told) == 1 else f": {parts}"
+            more = " more" if said else ""
+            self._say(f"the event loop of {self._name} was held for {late:.1f} s{more}{by}")
         self._look_later()
 
     def note(self, seconds: float, whose: Callable[[], str]) -> None:
@@ -70,8 +80,7 @@ class Held:
         self._ours += seconds
         if seconds > LONG:
             self._said += seconds
-            who = whose()
-            self._say(f"{who} holds the loop", f"{who} held the event loop for {seconds:.1f} s")
+            self._say(f"{whose()} held the event loop for {seconds:.1f} s")
 
     async def timed(
         self, work: Callable[[], Coroutine[Any, Any, None]], whose: Callable[[], str]

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 import time
 import weakref
 from collections.abc import Callable
@@ -109,6 +110,49 @@ async def test_several_handlers_that_hold_the_loop_together_are_not_taken_for_ot
         with logged("by several of its handlers") as said:
             await bus.publish(Event(EventType.TRADE, 1))
             await said.wait()
+
+
+async def test_beside_a_handler_that_is_named_other_code_is_said_with_its_own_length(
+    logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was said to be several handlers, for as long as both together."""
+    async with AsyncEventBus(name="desk") as bus:
+        await bus.subscribe(EventType.TRADE, holds)
+        with logged("the event loop of desk was held") as said:
+            await bus.publish(Event(EventType.TRADE, 1))
+            asyncio.get_running_loop().call_soon(time.sleep, HELD)
+            await said.wait()
+    handler, other = [each for each in caplog.messages if "held" in each]
+    assert handler.startswith("holds(TRADE) at desk@")
+    assert re.fullmatch(
+        r"the event loop of desk was held for 1\.\d s more, by other code of this process,"
+        r" or the process was stopped",
+        other,
+    )
+
+
+async def test_two_holds_of_one_look_are_told_apart_where_one_is_of_handlers(
+    logged: Logged,
+) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        for _ in range(4):
+            await bus.subscribe(EventType.TRADE, lambda event: time.sleep(HELD / 4))
+        with logged(" s by several of its handlers, 1.") as said:
+            await bus.publish(Event(EventType.TRADE, 1))
+            asyncio.get_running_loop().call_soon(time.sleep, HELD)
+            await said.wait()
+
+
+async def test_a_hold_of_other_code_that_follows_another_is_said_with_its_own_length(
+    logged: Logged,
+) -> None:
+    """It was one more time, without a length."""
+    async with AsyncEventBus(name="desk"):
+        for _ in range(2):
+            with logged("the event loop of desk was held for 1.") as said:
+                await asyncio.sleep(0)
+                time.sleep(HELD)  # noqa: ASYNC251
+                await said.wait()
 
 
 async def test_a_handler_that_is_cut_off_and_holds_the_loop_then_is_named(
