@@ -6,6 +6,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import orjson
 import pytest
@@ -16,7 +17,20 @@ from actors import tcp_url
 from aiobus import AsyncEventBus, Event, peers
 from aiobus.transport.links import AT_SIGHT
 from aiobus.transport.zmq import MAX_MESSAGE
-from aiobus.wire import Answer, Ask, Who, answer, frame, heartbeat, read_down, read_up, topic, up
+from aiobus.wire import (
+    Answer,
+    Ask,
+    Mark,
+    Who,
+    answer,
+    frame,
+    heartbeat,
+    mark,
+    read_down,
+    read_up,
+    topic,
+    up,
+)
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -197,6 +211,19 @@ async def test_what_is_refused_is_logged_once_a_second_and_without_what_was_publ
     lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
     assert 1 <= len(lines) < 50
     assert not any("secret" in line for line in lines)
+
+
+async def test_flush_marks_of_senders_that_are_no_peers_are_not_kept(
+    bus: AsyncEventBus, stranger: Stranger
+) -> None:
+    mesh: Any = bus._transport
+    async with bus.stream("TRADE") as trades:
+        for number in range(100):
+            liar = Who(f"x{number}", 1, f"ipc:///x{number}")
+            await stranger.down.send(mark(mesh.me, Mark(1, liar, (("TRADE", 9),))))
+        await stranger.publish(1)
+        await anext(trades)
+    assert mesh._inlets.marks == {}
 
 
 async def test_a_frame_that_claims_to_be_from_the_bus_itself_is_refused(

@@ -16,7 +16,7 @@ from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import BYE_SECONDS, LENIENCE, Links
 from aiobus.transport.meeting import Member
 from aiobus.transport.rounds import Rounds
-from aiobus.wire import Answer, Who, WireError
+from aiobus.wire import Answer, Mark, Who, WireError
 
 ME = Who("me", 100, "tcp://127.0.0.1:1")
 BOT = Who("bot", 50, "tcp://127.0.0.1:2")
@@ -293,6 +293,16 @@ async def test_one_peer_too_many_pushes_out_the_oldest_that_never_answered(
     await turn()
     assert [peer.name for peer in desk.links] == ["bot", "tool2", "feed"]
     assert ("disconnect", tool(1).endpoint) in desk.wires.log
+
+
+async def test_the_flush_mark_of_a_peer_that_is_pushed_out_is_forgotten(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.links.hello(BOT)
+    desk.inlets.mark(Mark(1, BOT, (("TRADE", 9),)))
+    desk.links.hello(FEED)
+    assert desk.inlets.marks == {}
 
 
 @pytest.mark.parametrize("way", ["hello", "find"])

@@ -492,6 +492,7 @@ class Links:
         """What still comes of its events says nothing of who is there now."""
         for source in [source for source, each in self._sources.items() if each is peer]:
             del self._sources[source]
+            self._inlets.marks.pop(source, None)
             self.doubts.drop(source)
 
     def _disconnect(self, endpoint: str) -> None:
