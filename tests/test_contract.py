@@ -824,6 +824,50 @@ async def test_what_a_handler_publishes_while_its_bus_closes_arrives(mesh: Desk)
     assert seen.data == list(range(100))
 
 
+async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(mesh: Desk) -> None:
+    """The handler is still at work when the time for handlers is over."""
+    strategy, gateway, log = [await mesh.bus(name) for name in ("strategy", "gateway", "log")]
+    orders, fills = Seen(is_open=False), Seen(is_open=False)
+    await gateway.subscribe(EventType.ORDER, orders.take, maxsize=8)
+    await log.subscribe(EventType.FILL, fills.take, maxsize=8)
+    asked: Any = log._transport
+
+    async def on_trade(event: Event) -> None:
+        await publish(strategy, 400, EventType.FILL)
+        while not asked._inlets.marks:  # noqa: ASYNC110 - nothing tells that a flush has begun
+            await asyncio.sleep(0)
+        await publish(strategy, 400, EventType.ORDER)
+        fills.gate.set()  # all that the flush has asked for is confirmed
+        await asyncio.Event().wait()
+
+    await strategy.subscribe(EventType.TRADE, on_trade)
+    await strategy.publish(Event(EventType.TRADE, 1))
+    assert await strategy.close(1.0) == ["gateway"]
+    orders.gate.set()
+
+
+async def test_close_says_nobody_when_what_a_handler_published_while_it_flushed_has_arrived(
+    mesh: Desk,
+) -> None:
+    strategy, gateway = await mesh.bus("strategy"), await mesh.bus("gateway")
+    seen = Seen()
+    await gateway.subscribe(EventType.ORDER, seen.take)
+    count = 0
+
+    async def on_trade(event: Event) -> None:
+        nonlocal count
+        while True:
+            await strategy.publish(Event(EventType.ORDER, count))
+            count += 1
+            await asyncio.sleep(0)
+
+    await strategy.subscribe(EventType.TRADE, on_trade)
+    await strategy.publish(Event(EventType.TRADE, 1))
+    assert await strategy.close(1.0) == []
+    await gateway.settle()
+    assert seen.data == list(range(count))
+
+
 async def test_whoever_closes_when_all_is_handled_leaves_nothing_of_a_feed_that_goes_on(
     mesh: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
