@@ -27,9 +27,12 @@ from aiobus import (
     NameInUse,
     NoSubscribers,
     RequestTimeout,
+    peers,
 )
 from aiobus.stream import FRAME_EVENTS
 from aiobus.testing import MemoryNetwork
+from aiobus.transport import links
+from aiobus.transport import mesh as start_of
 from aiobus.transport.links import BYE_SECONDS
 from aiobus.wire import heartbeat
 
@@ -1186,6 +1189,28 @@ async def test_a_name_in_use_is_refused_and_its_owner_goes_on(mesh: Desk) -> Non
     await publish(feed, 10)
     await arrive(feed, strategy)
     assert seen.data == list(range(10))
+
+
+async def test_a_bus_without_a_place_among_the_peers_is_named_on_both_sides_until_it_has_one(
+    mesh: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a place for one peer, and the first two are linked."""
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
+    monkeypatch.setattr(start_of, "START_SECONDS", 0.3)
+    monkeypatch.setattr(peers, "RELINK", 0.5)
+    feed, other, late = [await mesh.bus(name) for name in ("feed", "other", "late")]
+    seen = Seen()
+    subscription = await late.subscribe("T", seen.take, timeout=0.3)
+    assert subscription.unconfirmed == {"feed", "other"}
+    await feed.publish(Event("T", 1))
+    assert await feed.flush(0.2) == ["late"]
+    await other.close()
+    async with asyncio.timeout(20):  # a guard
+        while subscription.unconfirmed:  # noqa: ASYNC110 - nothing tells when it is confirmed
+            await asyncio.sleep(0.01)
+    await feed.publish(Event("T", 2))
+    assert await feed.flush() == []
+    await seen.until(lambda: 2 in seen.data)
 
 
 async def test_the_name_of_a_closed_bus_can_be_used_again(mesh: Desk) -> None:

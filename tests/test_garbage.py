@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -15,7 +16,9 @@ import zmq.asyncio
 from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, peers
+from aiobus.transport import links
 from aiobus.transport.links import AT_SIGHT
+from aiobus.transport.meeting import Member
 from aiobus.transport.zmq import MAX_MESSAGE
 from aiobus.wire import (
     Answer,
@@ -283,6 +286,36 @@ async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_lin
         assert (await anext(got)).data == 1
         assert len(list(bus._transport._links)) <= AT_SIGHT + 2  # type: ignore[attr-defined]
     liar.close()
+
+
+async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_listens(
+    bus: AsyncEventBus, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MAX_PEERS", 4)
+    frozen, *made_up = [socket.socket(socket.AF_UNIX) for _ in range(8)]
+    frozen.bind(f"{folder}/frozen.sock")
+    frozen.listen()
+    bus._transport.on_found(  # type: ignore[attr-defined]
+        Member("frozen", f"ipc://{folder}/frozen.sock")
+    )
+    liar = Stranger(folder)
+    liar.up.connect(f"ipc://{folder}/{bus.name}.sock")
+    for number, each in enumerate(made_up):
+        who = Who(f"x{number}", 1, f"ipc://{folder}/x{number}.sock")
+        each.bind(who.endpoint.removeprefix("ipc://"))
+        each.listen()
+        await liar.up.send(b"\1" + who.topic)
+    await liar.up.send(b"\1LAST\0")
+    await served(bus)
+    assert "frozen" not in [each.name for each in bus._transport._links]  # type: ignore[attr-defined]
+    await bus.publish(Event("TRADE", 1))
+    assert "frozen" in await bus.flush(0.2)
+    liar.close()
+    for each in made_up:
+        each.close()
+    assert await bus.flush(0.2) == ["frozen"]
+    frozen.close()
+    assert await bus.flush() == []
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])
