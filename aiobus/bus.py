@@ -182,23 +182,26 @@ class AsyncEventBus:
         missing: set[str] = set()
         try:
             try:
-                if drain:
-                    await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
-                    # Or one would have just come when it ends, from whoever publishes on.
-                    self._subscriptions.hear_no_more()
-                self._reports.hush()
-                missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
-            finally:
-                # What must happen however the bus ends, wherever a Ctrl-C falls; only the transport
-                # may wait.
                 try:
+                    if drain:
+                        await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
+                        # Or one would have just come when it ends, from whoever publishes on.
+                        self._subscriptions.hear_no_more()
+                    self._reports.hush()
+                    flushed = self._publisher.public_seq
+                    missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
+                finally:
+                    # What must happen however the bus ends, wherever a Ctrl-C falls; only the
+                    # transport may wait.
                     self._life.end()
                     self._requests.close(self.name)
                     self._subscriptions.close(exempt)
                     self._held.close()
                     self._reports.close()
-                finally:
-                    missing.update(await self._transport.close(max(0.0, end - self._loop.time())))
+                if self._publisher.public_seq > flushed:  # by a handler that was still at work
+                    missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
+            finally:
+                missing.update(await self._transport.close(max(0.0, end - self._loop.time())))
         finally:
             await self._subscriptions.ended(max(0.0, end - self._loop.time()), exempt)
         log.info("%s closed", self.name)
@@ -459,7 +462,8 @@ class AsyncEventBus:
         address that does not answer (`stats().unreached`), where there may be buses that this one
         has not met: [] is success. A bus counts from the moment it is found until it has left, also
         while it has not answered yet: what it has subscribed to is not known then. One whose link
-        is cut is named without waiting. Cancelling only stops the waiting.
+        is cut, or for which there is no place among 1,024 peers, is named without waiting.
+        Cancelling only stops the waiting.
         """
         self._life.check()
         check_timeout(timeout)

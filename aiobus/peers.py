@@ -54,6 +54,8 @@ class Peer:
         self.is_open = False
         """It has started; until then another of its name may stay in its place."""
         self.has_left = False
+        self.has_lost_place = False
+        """It had to give way to others, and may be there all the same."""
         self.is_stale = False
         self.last = 0
         """The highest seq of its events that was heard of."""

@@ -26,7 +26,7 @@ ORDER = [
     "aiobus.transport.address  aiobus.transport.askers",
     "aiobus.transport.streams  aiobus.transport.inlets  aiobus.transport.pages",
     "aiobus.transport.probe  aiobus.transport.owed  aiobus.transport.reader",
-    "aiobus.transport.doubts  aiobus.transport.searches",
+    "aiobus.transport.doubts  aiobus.transport.searches  aiobus.transport.unplaced",
     "aiobus.transport.links  aiobus.transport.answers",
     "aiobus.transport.roster  aiobus.transport.memory",
     "aiobus.transport.marks  aiobus.transport.queries",
@@ -48,8 +48,8 @@ LINE = {module: line for line, modules in enumerate(ORDER) for module in modules
 
 # Values in, decisions out: no loop, no clock, no I/O.
 PURE = (
-    "errors limits fragments seconds stats pattern codec inbox delivery history terms outlets"
-    " sequence publisher wire stream peers transport.askers transport.owed"
+    "errors limits fragments seconds stats pattern codec inbox delivery history terms sequence rows"
+    " publisher wire stream peers transport.askers transport.owed transport.unplaced"
 )
 IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),

@@ -136,6 +136,38 @@ def test_a_link_without_a_hello_that_dies_leaves_nothing_behind(
     assert askers.refused(ONE) is None
 
 
+@pytest.mark.parametrize("has_said_hello", [True, False])
+def test_a_refusal_that_is_not_remembered_outlasts_the_death_of_another_link(
+    monkeypatch: pytest.MonkeyPatch, *, has_said_hello: bool
+) -> None:
+    """Its queries come before its hello, so the other may die between the two."""
+    monkeypatch.setattr(module, "MAX_BYTES", module.OVERHEAD + 4)
+    askers = Askers()
+    askers.refuse(TWO, b"T/a\0", "full")
+    if has_said_hello:
+        askers.hello(ONE, BOT)
+    askers.refuse(ONE, b"T/b\0", "full")
+    for name in (b"T/a\0", b"T/c\0"):
+        askers.close(name, None)
+    askers.hello(ONE, BOT)
+    assert askers.refused(ONE) == (False, {})
+    assert list(askers.lacking()) == [("bot", [], False)]
+
+
+def test_a_link_that_said_hello_and_is_refused_more_than_is_remembered_keeps_that_until_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last link that asks for a topic dies; this one asked for it as well, and lives."""
+    monkeypatch.setattr(module, "MAX_BYTES", module.OVERHEAD + 4)
+    askers = Askers()
+    askers.hello(ONE, BOT)
+    for name in (b"T/a\0", b"T/b\0"):
+        askers.refuse(ONE, name, "full")
+    askers.close(b"T/a\0", ONE)
+    askers.close(b"T/a\0", None)
+    assert askers.refused(ONE) == (False, {})
+
+
 def test_who_is_refused_something_is_named_with_it() -> None:
     askers = refused_all(1)
     assert list(askers.lacking()) == []

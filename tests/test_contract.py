@@ -27,9 +27,12 @@ from aiobus import (
     NameInUse,
     NoSubscribers,
     RequestTimeout,
+    peers,
 )
 from aiobus.stream import FRAME_EVENTS
 from aiobus.testing import MemoryNetwork
+from aiobus.transport import links
+from aiobus.transport import mesh as start_of
 from aiobus.transport.links import BYE_SECONDS
 from aiobus.wire import heartbeat
 
@@ -824,6 +827,50 @@ async def test_what_a_handler_publishes_while_its_bus_closes_arrives(mesh: Desk)
     assert seen.data == list(range(100))
 
 
+async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(mesh: Desk) -> None:
+    """The handler is still at work when the time for handlers is over."""
+    strategy, gateway, log = [await mesh.bus(name) for name in ("strategy", "gateway", "log")]
+    orders, fills = Seen(is_open=False), Seen(is_open=False)
+    await gateway.subscribe(EventType.ORDER, orders.take, maxsize=8)
+    await log.subscribe(EventType.FILL, fills.take, maxsize=8)
+    asked: Any = log._transport
+
+    async def on_trade(event: Event) -> None:
+        await publish(strategy, 400, EventType.FILL)
+        while not asked._inlets.marks:  # noqa: ASYNC110 - nothing tells that a flush has begun
+            await asyncio.sleep(0)
+        await publish(strategy, 400, EventType.ORDER)
+        fills.gate.set()  # all that the flush has asked for is confirmed
+        await asyncio.Event().wait()
+
+    await strategy.subscribe(EventType.TRADE, on_trade)
+    await strategy.publish(Event(EventType.TRADE, 1))
+    assert await strategy.close(1.0) == ["gateway"]
+    orders.gate.set()
+
+
+async def test_close_says_nobody_when_what_a_handler_published_while_it_flushed_has_arrived(
+    mesh: Desk,
+) -> None:
+    strategy, gateway = await mesh.bus("strategy"), await mesh.bus("gateway")
+    seen = Seen()
+    await gateway.subscribe(EventType.ORDER, seen.take)
+    count = 0
+
+    async def on_trade(event: Event) -> None:
+        nonlocal count
+        while True:
+            await strategy.publish(Event(EventType.ORDER, count))
+            count += 1
+            await asyncio.sleep(0)
+
+    await strategy.subscribe(EventType.TRADE, on_trade)
+    await strategy.publish(Event(EventType.TRADE, 1))
+    assert await strategy.close(1.0) == []
+    await gateway.settle()
+    assert seen.data == list(range(count))
+
+
 async def test_whoever_closes_when_all_is_handled_leaves_nothing_of_a_feed_that_goes_on(
     mesh: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1142,6 +1189,28 @@ async def test_a_name_in_use_is_refused_and_its_owner_goes_on(mesh: Desk) -> Non
     await publish(feed, 10)
     await arrive(feed, strategy)
     assert seen.data == list(range(10))
+
+
+async def test_a_bus_without_a_place_among_the_peers_is_named_on_both_sides_until_it_has_one(
+    mesh: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a place for one peer, and the first two are linked."""
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
+    monkeypatch.setattr(start_of, "START_SECONDS", 0.3)
+    monkeypatch.setattr(peers, "RELINK", 0.5)
+    feed, other, late = [await mesh.bus(name) for name in ("feed", "other", "late")]
+    seen = Seen()
+    subscription = await late.subscribe("T", seen.take, timeout=0.3)
+    assert subscription.unconfirmed == {"feed", "other"}
+    await feed.publish(Event("T", 1))
+    assert await feed.flush(0.2) == ["late"]
+    await other.close()
+    async with asyncio.timeout(20):  # a guard
+        while subscription.unconfirmed:  # noqa: ASYNC110 - nothing tells when it is confirmed
+            await asyncio.sleep(0.01)
+    await feed.publish(Event("T", 2))
+    assert await feed.flush() == []
+    await seen.until(lambda: 2 in seen.data)
 
 
 async def test_the_name_of_a_closed_bus_can_be_used_again(mesh: Desk) -> None:

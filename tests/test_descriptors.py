@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from actors import nursery as make_nursery
 
 from aiobus.errors import BusError
 from aiobus.transport import descriptors
+from aiobus.transport.address import addresses_in
 from aiobus.transport.descriptors import NEEDED, Reserve, raise_limit, spare
+from aiobus.transport.probe import is_left_open
 
 # The counting and the reserve.
 
@@ -74,6 +77,16 @@ def test_a_bus_does_not_start_with_less_than_it_needs(
     limit_to(NEEDED // 2)
     with pytest.raises(BusError, match=f"{NEEDED} are needed .*ulimit -n"):
         raise_limit()
+
+
+def test_without_a_descriptor_an_address_counts_as_left_open_by_a_frozen_member() -> None:
+    (address,) = addresses_in("127.0.0.1:9")
+    assert not is_left_open(address)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    is_open = is_left_open(address)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert is_open
 
 
 # A process.
@@ -203,3 +216,24 @@ async def test_a_bus_that_closes_without_a_descriptor_leaves_no_file(
     assert await victim("return await bus.close()") == []
     assert os.listdir(url.removeprefix("ipc://")) == []
     await victim(FREE)
+
+
+@pytest.mark.paired
+async def test_a_bus_without_a_descriptor_names_a_frozen_one_in_flush_and_close(
+    nursery: Nursery, url: str
+) -> None:
+    frozen = await nursery.actor()
+    await frozen.start(url, "frozen")
+    frozen.kill(signal.SIGSTOP)
+    victim = await nursery.actor()
+    await victim("from aiobus.transport import mesh; mesh.START_SECONDS = 0.5")
+    await victim("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))")
+    await victim.start(url, "victim")
+    await victim(USE_UP)
+    await victim("await bus.publish(Event('T', 1))")
+    missing = await victim("return [await bus.flush(0.5), await bus.close(0.5)]")
+    assert all(missing), missing
+    if url.startswith("ipc"):
+        assert missing == [["frozen"], ["frozen"]]
+    frozen.kill(signal.SIGCONT)
+    await frozen("await bus.close()")

@@ -6,6 +6,7 @@ import fcntl
 import gc
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -22,8 +23,9 @@ import pytest
 import zmq
 
 from aiobus.errors import BusError, NameInUse
-from aiobus.transport import directory
+from aiobus.transport import directory, doorway
 from aiobus.transport.directory import AMPLE, DENIED, LOOKS, MAX_PATH, SHORT, Directory
+from aiobus.transport.folder import PAUSE_SECONDS
 from aiobus.transport.meeting import Meeting, Member
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -1099,6 +1101,158 @@ async def test_who_accepts_and_who_is_absent_are_told_apart(a_bus: MakeBus, desk
     assert await bus.meeting.absent(members) == [dead, gone]
 
 
+@pytest.fixture
+def table(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for the kernel's list of sockets: empty, as it is about buses of another network
+    namespace.
+    """
+    path = place / "table"
+    path.write_text("Num RefCount Protocol Flags Type St Inode Path\n")
+    monkeypatch.setattr(doorway, "TABLE", str(path))
+    return path
+
+
+def member(bus: Bus) -> Member:
+    return Member(bus.name, f"ipc://{bus.path}")
+
+
+def move_aside(bus: Bus, *, is_bound: bool) -> socket.socket:
+    """What a bus does that stops accepting, up to the middle: its socket is aside. A plain socket
+    takes its place, which does not listen yet if `is_bound`.
+    """
+    bus.path.rename(f"{bus.path}~")
+    plain = socket.socket(socket.AF_UNIX)
+    if is_bound:
+        plain.bind(str(bus.path))
+    return plain
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_a_bus_that_moves_its_socket_is_not_absent(
+    a_bus: MakeBus, desk: Path, table: Path, *, is_bound: bool
+) -> None:
+    bus, other = a_bus("a"), a_bus("b")
+    await bus.join()
+    await other.join()
+    with locked(desk):
+        plain = move_aside(other, is_bound=is_bound)
+        looking = asyncio.create_task(bus.meeting.absent([member(other)]))
+        await asyncio.wait([looking], timeout=4 * PAUSE_SECONDS)
+        if not is_bound:
+            plain.bind(str(other.path))
+        plain.listen()
+    assert await looking == []
+    plain.close()
+
+
+async def test_a_bus_that_is_frozen_while_it_moves_its_socket_is_not_absent(
+    a_bus: MakeBus, desk: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "ABSENT_SECONDS", 4 * PAUSE_SECONDS)
+    bus, other = a_bus("a"), a_bus("b")
+    await bus.join()
+    await other.join()
+    with locked(desk):
+        move_aside(other, is_bound=False).close()
+        assert await bus.meeting.absent([member(other)]) == []
+
+
+async def test_one_that_died_while_it_moved_its_socket_is_absent(
+    a_bus: MakeBus, desk: Path, table: Path
+) -> None:
+    bus, other = a_bus("a"), a_bus("b")
+    await bus.join()
+    await other.join()
+    move_aside(other, is_bound=True).close()
+    other.socket.close()
+    assert await bus.meeting.absent([member(other)]) == [member(other)]
+
+
+async def test_where_the_kernel_does_not_tell_who_listens_only_a_refusal_is_proof(
+    a_bus: MakeBus, desk: Path, table: Path
+) -> None:
+    """The directory of a frozen bus may have been removed."""
+    table.unlink()  # noqa: ASYNC240
+    bus, frozen = a_bus("a"), a_bus("b")
+    await bus.join()
+    await frozen.join()
+    die_having(LISTEN, desk / "dead.sock")
+    dead, gone = [Member(name, f"ipc://{desk}/{name}.sock") for name in ("dead", "gone")]
+    assert await bus.meeting.absent([member(frozen), dead, gone]) == [dead]
+    shutil.rmtree(desk)
+    assert await bus.meeting.absent([member(frozen), dead, gone]) == []
+
+
+async def test_where_the_directory_has_vanished_who_listens_is_not_absent_and_others_are(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    bus, frozen = a_bus("a"), a_bus("b")
+    await bus.join()
+    await frozen.join()
+    gone = Member("gone", f"ipc://{desk}/gone.sock")
+    shutil.rmtree(desk)
+    assert await bus.meeting.absent([member(frozen), gone]) == [gone]
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """This process can open no file."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_without_a_descriptor_no_bus_is_absent(a_bus: MakeBus, desk: Path) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    die_having(LISTEN, desk / "dead.sock")
+    with no_descriptor():
+        members = [Member(name, f"ipc://{desk}/{name}.sock") for name in ("dead", "gone")]
+        assert await bus.meeting.absent(members) == []
+
+
+def test_a_socket_that_cannot_be_looked_at_is_neither_alive_nor_dead(place: Path) -> None:
+    die_having(LISTEN, place / "dead.sock")
+    with no_descriptor():
+        assert doorway.look(str(place / "dead.sock")) is doorway.Stands.UNKNOWN
+        assert doorway.listening(str(place)) is None
+
+
+async def test_a_bus_that_cannot_be_looked_at_is_found_at_a_later_look(
+    a_bus: MakeBus, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, other = a_bus("a"), a_bus("b")
+    await bus.join()
+    await other.join()
+    for _ in range(LOOKS - 1):
+        bus.watch()
+    monkeypatch.setattr(directory, "look", lambda path: doorway.Stands.UNKNOWN)
+    bus.watch()
+    assert bus.found == []
+    monkeypatch.undo()
+    bus.watch()
+    assert bus.found == ["b"]
+
+
+async def test_one_that_does_not_listen_yet_is_found_when_it_gives_back_the_lock(
+    a_bus: MakeBus, desk: Path
+) -> None:
+    bus = a_bus("a")
+    await bus.join()
+    with socket.socket(socket.AF_UNIX) as other:
+        with locked(desk):
+            other.bind(str(desk / "b.sock"))
+            for _ in range(2 * LOOKS):
+                bus.watch()
+            other.listen()
+            assert bus.found == []
+        bus.watch()
+        assert bus.found == ["b"]
+
+
 async def test_the_sockets_of_the_meeting_are_known_by_their_addresses(
     a_bus: MakeBus, desk: Path
 ) -> None:
@@ -1166,7 +1320,7 @@ async def test_a_child_forked_meanwhile_does_not_keep_the_lock(a_bus: MakeBus, d
 JOIN = """
 import asyncio, json, socket, sys
 from aiobus.errors import NameInUse
-from aiobus.transport import directory
+from aiobus.transport import directory, doorway
 from aiobus.transport.directory import Directory
 
 directory.TMP = sys.argv[2]
@@ -1230,7 +1384,7 @@ def test_of_17_processes_that_join_at_once_the_later_knows_the_earlier(
 
 COME_AND_GO = """
 import asyncio, os, socket, sys
-from aiobus.transport import directory
+from aiobus.transport import directory, doorway
 from aiobus.transport.directory import Directory
 
 directory.TMP = sys.argv[2]

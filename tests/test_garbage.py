@@ -4,8 +4,10 @@ import asyncio
 import logging
 import random
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import orjson
 import pytest
@@ -14,9 +16,24 @@ import zmq.asyncio
 from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, peers
+from aiobus.transport import links
 from aiobus.transport.links import AT_SIGHT
+from aiobus.transport.meeting import Member
 from aiobus.transport.zmq import MAX_MESSAGE
-from aiobus.wire import Answer, Ask, Who, answer, frame, heartbeat, read_down, read_up, topic, up
+from aiobus.wire import (
+    Answer,
+    Ask,
+    Mark,
+    Who,
+    answer,
+    frame,
+    heartbeat,
+    mark,
+    read_down,
+    read_up,
+    topic,
+    up,
+)
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -199,6 +216,19 @@ async def test_what_is_refused_is_logged_once_a_second_and_without_what_was_publ
     assert not any("secret" in line for line in lines)
 
 
+async def test_flush_marks_of_senders_that_are_no_peers_are_not_kept(
+    bus: AsyncEventBus, stranger: Stranger
+) -> None:
+    mesh: Any = bus._transport
+    async with bus.stream("TRADE") as trades:
+        for number in range(100):
+            liar = Who(f"x{number}", 1, f"ipc:///x{number}")
+            await stranger.down.send(mark(mesh.me, Mark(1, liar, (("TRADE", 9),))))
+        await stranger.publish(1)
+        await anext(trades)
+    assert mesh._inlets.marks == {}
+
+
 async def test_a_frame_that_claims_to_be_from_the_bus_itself_is_refused(
     bus: AsyncEventBus, stranger: Stranger
 ) -> None:
@@ -256,6 +286,36 @@ async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_lin
         assert (await anext(got)).data == 1
         assert len(list(bus._transport._links)) <= AT_SIGHT + 2  # type: ignore[attr-defined]
     liar.close()
+
+
+async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_listens(
+    bus: AsyncEventBus, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MAX_PEERS", 4)
+    frozen, *made_up = [socket.socket(socket.AF_UNIX) for _ in range(8)]
+    frozen.bind(f"{folder}/frozen.sock")
+    frozen.listen()
+    bus._transport.on_found(  # type: ignore[attr-defined]
+        Member("frozen", f"ipc://{folder}/frozen.sock")
+    )
+    liar = Stranger(folder)
+    liar.up.connect(f"ipc://{folder}/{bus.name}.sock")
+    for number, each in enumerate(made_up):
+        who = Who(f"x{number}", 1, f"ipc://{folder}/x{number}.sock")
+        each.bind(who.endpoint.removeprefix("ipc://"))
+        each.listen()
+        await liar.up.send(b"\1" + who.topic)
+    await liar.up.send(b"\1LAST\0")
+    await served(bus)
+    assert "frozen" not in [each.name for each in bus._transport._links]  # type: ignore[attr-defined]
+    await bus.publish(Event("TRADE", 1))
+    assert "frozen" in await bus.flush(0.2)
+    liar.close()
+    for each in made_up:
+        each.close()
+    assert await bus.flush(0.2) == ["frozen"]
+    frozen.close()
+    assert await bus.flush() == []
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])

@@ -10,13 +10,13 @@ from aiobus import epochs
 from aiobus.errors import BusError
 from aiobus.pattern import Query
 from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer
-from aiobus.transport import Source
+from aiobus.transport import Source, unplaced
 from aiobus.transport import links as module
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.links import BYE_SECONDS, LENIENCE, Links
 from aiobus.transport.meeting import Member
 from aiobus.transport.rounds import Rounds
-from aiobus.wire import Answer, Who, WireError
+from aiobus.wire import Answer, Mark, Who, WireError
 
 ME = Who("me", 100, "tcp://127.0.0.1:1")
 BOT = Who("bot", 50, "tcp://127.0.0.1:2")
@@ -108,6 +108,7 @@ class Sub:
         self.left: list[Source] = []
         self.dead: list[Source] = []
         self.back: list[tuple[Source, int]] = []
+        self.confirmed: list[str] = []
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.met.append(source)
@@ -115,7 +116,7 @@ class Sub:
     beginning = ()
 
     def confirm(self, name: str) -> None:
-        pass
+        self.confirmed.append(name)
 
     def go_back(self, source: Source, seq: int) -> None:
         self.back.append((source, seq))
@@ -139,7 +140,9 @@ class Desk:
         self.asked: list[tuple[int, list[str]]] = []
         self.replies: list[Who] = []
         network: Any = self.wires
-        self.links = Links(ME, network, self.watch, self.inlets, self.rounds, self.ask, lambda: 7)
+        self.newest = 7
+        newest = lambda: self.newest  # noqa: E731
+        self.links = Links(ME, network, self.watch, self.inlets, self.rounds, self.ask, newest)
 
     def ask(self, number: int, endpoints: Collection[str]) -> None:
         names = [peer.name for each in endpoints if (peer := self.links.at(each)) is not None]
@@ -269,16 +272,158 @@ def tool(number: int) -> Who:
     return Who(f"tool{number}", 1, f"tcp://127.0.0.1:{10_000 + number}")
 
 
+LEFT_OUT = (
+    "{} is left out: {} peers are known already; it is named as unconfirmed until there is a place"
+    " for it, or it ends"
+)
+
+
+def left_out(desk: Desk, newest: float = 8) -> list[str]:
+    return [left.member.name for left in desk.links.left_out(newest)]
+
+
+async def test_who_had_to_give_way_is_left_out_and_said_so_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.find(BOT)
+    desk.find(FEED)
+    await searched()
+    desk.wait(2.0)
+    await searched()
+    assert (left_out(desk), left_out(desk, newest=7)) == (["bot"], [])
+    assert desk.watch.log == [("trouble", LEFT_OUT.format("bot", 1))]
+
+
+async def test_who_had_to_give_way_is_missed_by_those_who_asked_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.find(BOT)
+    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    desk.find(FEED)
+    assert (round.waiting, round.gone) == (set(), {BOT.endpoint})
+
+
+async def test_one_that_has_left_and_gives_way_is_not_left_out(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.links.hello(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(GRACE)
+    desk.links.hello(FEED)
+    assert left_out(desk) == []
+
+
+@pytest.mark.parametrize("way", ["hello", "find"])
+async def test_who_is_left_out_is_linked_once_there_is_a_place_and_owed_all_since_it_was_found(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    bot = desk.link(BOT)
+    if way == "hello":
+        desk.links.hello(FEED)
+    else:
+        desk.links.find(Member("feed", FEED.endpoint))
+    desk.newest = 20
+    desk.links.bye(bot)
+    desk.wait(1.0)
+    await searched()
+    feed = desk.peer(FEED)
+    assert (feed.found_at, feed.is_listening, left_out(desk)) == (7, way == "hello", [])
+    if way == "find":
+        desk.links.hello(FEED)
+    desk.is_asked(FEED)
+    desk.hear_answer(FEED)
+    assert feed.is_linked
+
+
+async def test_who_is_left_out_and_whose_hello_is_gone_is_not_taken_for_listening(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    bot = desk.link(BOT)
+    desk.links.hello(FEED)
+    desk.links.withdraw(FEED)
+    desk.links.bye(bot)
+    desk.wait(1.0)
+    await searched()
+    assert not desk.peer(FEED).is_listening
+
+
+async def test_who_is_left_out_and_refuses_is_forgotten_and_unconfirmed_no_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.link(BOT)
+    desk.links.unconfirmed.add("feed")
+    desk.links.hello(FEED)
+    desk.wires.deaf.add(FEED.endpoint)
+    await searched()
+    assert (left_out(desk), desk.sub.confirmed[-1], desk.watch.log) == ([], "feed", [])
+
+
+async def test_of_those_left_out_before_only_the_ones_that_have_ended_are_excused(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has a place by now was not asked."""
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    bot = desk.link(BOT)
+    for number in (1, 2):
+        desk.links.find(Member(f"tool{number}", tool(number).endpoint))
+    await searched()
+    before = desk.links.left_out()
+    desk.wires.deaf.add(tool(2).endpoint)
+    desk.links.bye(bot)
+    still = await desk.links.see_left_out(before, 1.0)
+    assert [left.member.name for left in still] == ["tool1"]
+    assert (desk.peer(tool(1)).is_linked, left_out(desk)) == (False, [])
+
+
+async def test_where_there_is_no_place_a_silent_stranger_that_refuses_loses_its_own(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.find(BOT)
+    desk.find(FEED)
+    await searched()
+    desk.wires.deaf.add(FEED.endpoint)
+    desk.wait(RELINK)
+    await searched()
+    desk.wait(1.0)
+    await searched()
+    assert (list(desk.links), left_out(desk)) == ([desk.peer(BOT)], [])
+
+
+async def test_beyond_the_names_that_are_remembered_a_word_tells_that_there_are_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(unplaced, "MAX_LEFT_OUT", 2)
+    desk.link(BOT)
+    for number in range(2):
+        desk.links.hello(tool(number))
+    assert desk.links.nameless() == set()
+    desk.links.hello(tool(2))
+    desk.links.hello(tool(0))
+    assert (desk.links.nameless(8), desk.links.nameless(7)) == ({unplaced.MORE}, set())
+    assert left_out(desk) == ["tool0", "tool1"]
+    assert sum("more than" in text for _, text in desk.watch.log) == 1
+
+
 async def test_where_all_peers_are_linked_one_more_is_refused_however_it_is_found(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_PEERS", 1)
     desk.link(BOT)
     desk.links.hello(BOT)
-    with pytest.raises(WireError, match="1 peers are linked already"):
-        desk.links.hello(FEED)
+    desk.links.hello(FEED)
     desk.links.find(Member("feed", FEED.endpoint))
-    assert desk.watch.log == [("trouble", "feed is left out: 1 peers are linked already")]
+    await searched()
+    desk.wait(2.0, BOT)
+    await searched()
+    assert desk.watch.log == [("trouble", LEFT_OUT.format("feed", 1))]
     assert list(desk.links) == [desk.peer(BOT)]
 
 
@@ -293,6 +438,16 @@ async def test_one_peer_too_many_pushes_out_the_oldest_that_never_answered(
     await turn()
     assert [peer.name for peer in desk.links] == ["bot", "tool2", "feed"]
     assert ("disconnect", tool(1).endpoint) in desk.wires.log
+
+
+async def test_the_flush_mark_of_a_peer_that_is_pushed_out_is_forgotten(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    desk.links.hello(BOT)
+    desk.inlets.mark(Mark(1, BOT, (("TRADE", 9),)))
+    desk.links.hello(FEED)
+    assert desk.inlets.marks == {}
 
 
 @pytest.mark.parametrize("way", ["hello", "find"])
@@ -526,6 +681,17 @@ async def test_of_those_who_never_answered_the_ones_that_do_not_listen_are_given
     assert desk.questions() == [["feed"]]
     await turn()
     assert desk.wires.log[-1] == ("disconnect", BOT.endpoint)
+
+
+async def test_who_is_given_up_is_unconfirmed_no_more(desk: Desk) -> None:
+    desk.find(BOT)
+    desk.find(FEED)
+    desk.links.unconfirmed.update(["bot", "feed"])
+    desk.wires.deaf = {BOT.endpoint}
+    await desk.links.drop_absent(desk.links)
+    assert (desk.sub.confirmed, desk.links.unconfirmed) == (["bot"], {"feed"})
+    desk.link(FEED)
+    assert desk.links.unconfirmed == set()
 
 
 async def test_who_has_said_who_it_is_is_not_given_up_though_nobody_seems_to_listen(

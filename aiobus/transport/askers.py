@@ -82,8 +82,12 @@ class Askers:
     def close(self, name: bytes, link: Link) -> None:
         """No link asks for this topic any more. `link` withdrew it; None: the last link died."""
         for each in list(self._refused):
+            was_refused = name in self._refused[each]
             self.serve(each, name)
-            if not self._refused[each] and (link is None or each not in self._uncounted):
+            # Of a link without a hello nothing but the end of its last topic tells that it died.
+            # One that has said hello lives until that is gone: what died is another link.
+            has_died = link is None and was_refused and each not in self._who
+            if not self._refused[each] and (has_died or each not in self._uncounted):
                 del self._refused[each]
                 self._uncounted.discard(each)
 

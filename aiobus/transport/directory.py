@@ -25,6 +25,8 @@ __all__ = ["Directory"]
 
 JOIN_SECONDS = 5.0
 LEAVE_SECONDS = 1.0
+ABSENT_SECONDS = 0.5
+"""For which the lock is waited for, in each of these."""
 
 MAX_PATH = 107 if sys.platform == "linux" else 103
 """Bytes of a socket's path: `sun_path` of unix(7) without its final zero. libzmq has the same
@@ -198,7 +200,7 @@ class Directory:
             told.on_lost(lost)
 
     def _note_hidden(self) -> None:
-        paths = listening(self.path)
+        paths = listening(self.path) or ()
         names = {os.path.basename(path).removesuffix(SUFFIX): path for path in paths}
         found = {path for name, path in names.items() if path == self._path_of(name)}
         self._hidden = {path for path in found if not os.path.lexists(path)}
@@ -212,27 +214,43 @@ class Directory:
                 self._meet(name)
                 told.on_found(Member(name, f"ipc://{path}"))
                 self._hidden.discard(path)
-        self._hidden &= still
+        if still is not None:
+            self._hidden &= still
 
     def _look_around(self, own: str, told: Told) -> None:
         """Find those who made their sockets again here while this bus had its own: they do not say
         hello to a bus that they take for one they know. Who joins does, so it is given the time.
         """
-        with suppress(OSError):  # it vanishes just now, or no descriptor is left: at a later look
+        with suppress(OSError, BusError):  # it vanishes just now, or no descriptor is left
             if (changed := os.stat(self.path).st_mtime_ns) != self._changed:
                 self._changed, self._looks = changed, 0
             self._looks += 1
             if self._looks < LOOKS or self._seen == changed:
                 return
-            names = self._names()
-            self._met = {name: self._met[name] for name in names if name in self._met}
-            for name in names:
-                before = self._met.get(name)
-                self._meet(name)
-                path = self._path_of(name)
-                if self._met.get(name) != before and path != own and look(path) is Stands.ALIVE:
+            # Without it, one that makes its socket just now would be taken for dead, and not be
+            # looked at again.
+            if (lock := self._folder.try_lock(making=False)) is not None:
+                try:
+                    if self._find_new(own, told):
+                        self._seen = changed
+                finally:
+                    self._folder.unlock(lock)
+
+    def _find_new(self, own: str, told: Told) -> bool:
+        """Tell of those whose files are new. False when one could not be looked at."""
+        names = self._names()
+        self._met = {name: self._met[name] for name in names if name in self._met}
+        for name in names:
+            path, before = self._path_of(name), self._met.get(name)
+            self._meet(name)
+            if self._met.get(name) != before and path != own:
+                stands = look(path)
+                if stands is Stands.ALIVE:
                     told.on_found(Member(name, f"ipc://{path}"))
-            self._seen = changed
+                elif stands is Stands.UNKNOWN:
+                    del self._met[name]
+                    return False
+        return True
 
     def _meet(self, name: str) -> None:
         with suppress(OSError):
@@ -254,10 +272,30 @@ class Directory:
         return [each for each in members if look(self._path_of(each.name)) is Stands.ALIVE]
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` whose socket is gone or refuses. Never waits."""
-        is_here = (Stands.ALIVE, Stands.FOREIGN)
-        gone = [each for each in members if look(self._path_of(each.name)) not in is_here]
-        still = listening(self.path) if gone else ()  # and only the file may be gone
+        """Those of `members` of whom it is certain that no process listens for them any more. Waits
+        0.5 s at most for the lock; without it, a living bus that moves its socket seems gone.
+
+        Certain is that a socket refuses and, where the kernel tells who listens without a file
+        (Linux), that a path has no file: elsewhere a file may be missing because the directory was
+        removed, under a bus that is frozen.
+        """
+        try:
+            async with self._folder.lock(ABSENT_SECONDS, making=False):
+                return self._gone(members, (Stands.DEAD, Stands.NOTHING))
+        except BusError as error:
+            if self._folder.is_there:
+                log.debug("who is absent from %s cannot be told: %s", self.url, error)
+                return []
+        # The directory is gone, and there is nothing to lock. One that is about to bind there again
+        # listens all the while, by the socket whose file is gone.
+        return self._gone(members, (Stands.NOTHING,))
+
+    def _gone(self, members: Collection[Member], proofs: Collection[Stands]) -> list[Member]:
+        looks = {each: look(self._path_of(each.name)) for each in members}
+        gone = {each: stands for each, stands in looks.items() if stands in proofs}
+        still = listening(self.path) if gone else ()
+        if still is None:
+            return [each for each, stands in gone.items() if stands is Stands.DEAD]
         return [each for each in gone if self._path_of(each.name) not in still]
 
     def mine(self, address: object) -> bool:
@@ -301,6 +339,8 @@ class Directory:
                     raise NameInUse(name, self.url)
                 case Stands.FOREIGN:
                     raise BusError(_in_the_way(door.path))
+                case Stands.UNKNOWN:
+                    raise BusError(f"there is no descriptor to look at {door.path} with")
                 case Stands.DEAD:
                     os.unlink(door.path)
         if is_short:
@@ -330,12 +370,12 @@ class Directory:
         return members
 
     def _sweep(self) -> list[str]:
-        """The names that are taken, after the sockets of the dead were removed."""
+        """The names that are taken, or that may be, after the sockets of the dead were removed."""
         alive = []
         for name in self._names():
             path = self._path_of(name)
             found = look(path)
-            if found is Stands.ALIVE:
+            if found in (Stands.ALIVE, Stands.UNKNOWN):
                 alive.append(name)
             elif found is Stands.DEAD:
                 with suppress(FileNotFoundError):

@@ -16,8 +16,10 @@ __all__ = ["ASIDE", "Doorway", "Stands", "is_socket", "listening", "look"]
 
 ASIDE = "~"
 """Behind the name of a listening socket's file while another file holds its path."""
+TABLE = "/proc/net/unix"
+"""Where Linux lists the unix sockets of this network namespace."""
 LISTENS = "00010000"
-"""How /proc/net/unix marks a socket that listens."""
+"""How it marks a socket that listens."""
 WAITING = 64
 """Connections that the kernel accepts at a path that is shut."""
 
@@ -29,6 +31,7 @@ class Stands(Enum):
     ALIVE = "a socket of this user that accepts"
     DEAD = "a socket of this user that nobody listens on"
     FOREIGN = "anything else: not ours to touch"
+    UNKNOWN = "a socket of this user that cannot be connected to for want of a descriptor"
 
 
 def is_socket(path: str) -> bool:
@@ -42,13 +45,18 @@ def is_socket(path: str) -> bool:
 
 def look(path: str) -> Stands:
     """What stands at `path`. Connecting to a unix socket never waits: it is the kernel that
-    accepts, so a frozen process counts as alive.
+    accepts, so a frozen process counts as alive. NOTHING and DEAD prove that no bus is there only
+    with the directory's lock: a living bus that moves its socket is both for a moment.
     """
     if not os.path.lexists(path):
         return Stands.NOTHING
     if not is_socket(path):
         return Stands.FOREIGN
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    try:
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:
+        return Stands.UNKNOWN
+    with probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
@@ -63,15 +71,16 @@ def look(path: str) -> Stands:
     return Stands.ALIVE
 
 
-def listening(directory: str) -> set[str]:
+def listening(directory: str) -> set[str] | None:
     """The paths in `directory` at which sockets of this machine listen, also where the file, or the
-    directory, is not there any more. Only Linux tells; elsewhere none.
+    directory, is not there any more. None where that cannot be told: without a descriptor, and on
+    other systems than Linux.
     """
     try:
-        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
+        with open(TABLE, encoding="utf-8", errors="surrogateescape") as table:
             rows = [row.split(maxsplit=7) for row in table]
     except OSError:
-        return set()
+        return None
     paths = {row[7].rstrip("\n") for row in rows if len(row) == 8 and row[3] == LISTENS}
     return {path for path in paths if os.path.dirname(path) == directory}
 
@@ -149,7 +158,7 @@ class Doorway:
             self._stand(_File(self.path))
         except BaseException:
             # Nothing was there before, so what is there now is what it made.
-            if look(self.path) in (Stands.ALIVE, Stands.DEAD):
+            if is_socket(self.path):
                 os.unlink(self.path)
             raise
 

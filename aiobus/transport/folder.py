@@ -36,6 +36,11 @@ class Folder:
         self._suffix = suffix
         self._locks: set[int] = set()
 
+    @property
+    def is_there(self) -> bool:
+        """True while something stands at its path."""
+        return os.path.lexists(self.path)
+
     def descriptors(self) -> set[int]:
         """The descriptors of the lock that are open just now."""
         return set(self._locks)

@@ -24,13 +24,16 @@ from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 from aiobus.transport.rounds import Round, Rounds, Send
 from aiobus.transport.searches import Searches
+from aiobus.transport.unplaced import MAX_LEFT_OUT, Left, Unplaced, batches
 from aiobus.waiters import Waiters
 from aiobus.wire import Answer, Who, WireError
 
 __all__ = ["Links"]
 
 MAX_PEERS = 1024
-"""Peers at once, however they were found. Beyond it the oldest gives way that never answered."""
+"""Peers at once, however they were found. Beyond it the oldest gives way that never answered. Who
+gives way, or finds no place, is named by `flush` and `subscribe` until it is linked or has ended.
+"""
 AT_SIGHT = 64
 """Peers without an answer that are connected to as soon as they are found. Of more, it is checked
 first whether the endpoint accepts: each question goes up all connections, and one that was never
@@ -81,6 +84,8 @@ class Links:
         self.born = elapsed()
         """When this bus started, in monotonic seconds."""
         self.changed = Waiters()
+        self.unconfirmed: set[str] = set()
+        """Names of those that did not confirm a subscription, and were told of."""
         self._network = network
         self._witness = witness
         self._inlets = inlets
@@ -102,8 +107,10 @@ class Links:
         self._closed: dict[str, Closed] = {}  # by endpoint
         self._succeeding: set[Peer] = set()
         """Those that have the name of one that may be dead, until that is known."""
+        self._unplaced = Unplaced()
         self._searches = Searches(me)
         self._looking: asyncio.Task[None] | None = None
+        self._sorting: asyncio.Task[None] | None = None
         self._relinking: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Peer]:
@@ -121,17 +128,23 @@ class Links:
     def find(self, member: Member) -> None:
         """Somebody listens there: link. Again: nothing."""
         if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
-            try:
-                self._add(member)
-            except WireError as error:
-                self._witness.trouble("peers are left out", f"{member.name} is left out: {error}")
+            self._add(member, self._newest())
 
-    def _add(self, member: Member) -> Peer:
+    def _add(self, member: Member, found_at: int, who: Who | None = None) -> Peer | None:
+        """A new peer; None when there is no place for it. `who`: if it has said hello."""
         if len(self._peers) >= MAX_PEERS:
             if not self._strangers:
-                raise WireError(f"{MAX_PEERS} peers are linked already")
-            self._drop(next(iter(self._strangers.values())))
-        peer = Peer(member.name, member.endpoint, elapsed(), self._newest())
+                self._leave_out(member, found_at, who)
+                return None
+            oldest = next(iter(self._strangers.values()))
+            oldest.has_lost_place = True
+            self._drop(oldest)
+            if not oldest.has_left:
+                said = oldest.who if oldest.is_listening else None
+                self._leave_out(Member(oldest.name, oldest.endpoint), oldest.found_at, said)
+        peer = Peer(member.name, member.endpoint, elapsed(), found_at)
+        if (left := self._unplaced.pop(member.endpoint)) is not None:
+            peer.found_at = min(found_at, left.found_at)
         self._peers[member.endpoint] = self._strangers[member.endpoint] = peer
         if len(self._strangers) <= AT_SIGHT:
             self._connect(peer)
@@ -160,6 +173,69 @@ class Links:
                     self.changed.wake()
             await asyncio.sleep(0)
 
+    # No place.
+
+    def _leave_out(self, member: Member, found_at: int, who: Who | None) -> None:
+        if not self._unplaced.add(member, found_at, who):
+            text = f"more than {MAX_LEFT_OUT:,} peers are left out: not all are known by name"
+            self._witness.trouble("more peers are left out than are remembered", text)
+        elif self._sorting is None or self._sorting.done():
+            self._sorting = self._searches.begin(self._sort_new())
+
+    async def _sort_new(self) -> None:
+        while some := self._unplaced.unsaid(AT_SIGHT):
+            await self._sort(some)
+            await asyncio.sleep(0)
+
+    async def _sort(self, some: Collection[Left]) -> None:
+        """Forget those of the left out that do not listen, and link with the others as far as there
+        is a place.
+        """
+        absent = await self._network.absent([left.member for left in some])
+        for left in some:
+            if left not in self._unplaced:
+                continue
+            name, endpoint = left.member
+            if left.member in absent:
+                self._unplaced.pop(endpoint)
+                left.has_ended = True
+                self._excuse(name)
+                self.changed.wake()
+            elif len(self._peers) < MAX_PEERS:
+                if left.who is None:
+                    self._add(left.member, left.found_at)
+                else:
+                    self.hello(left.who)
+            elif not left.is_said:
+                left.is_said = True
+                text = (
+                    f"{name} is left out: {MAX_PEERS:,} peers are known already; it is named as"
+                    " unconfirmed until there is a place for it, or it ends"
+                )
+                self._witness.trouble("peers are left out", text)
+
+    def left_out(self, newest: float = math.inf) -> list[Left]:
+        """Those for which there is no place, and to which something up to `newest` is owed."""
+        return self._unplaced.owed(newest)
+
+    def nameless(self, newest: float = math.inf) -> set[str]:
+        """A word for those of them whose names are not remembered, if there are any."""
+        return self._unplaced.more(newest)
+
+    async def see_left_out(
+        self, before: Collection[Left], timeout: float, newest: float = math.inf
+    ) -> list[Left]:
+        """Look, `timeout` seconds at most, who of those that are left out, or were `before`, has
+        ended; return the others. Some of them may have a place by then.
+        """
+        owed = dict.fromkeys([*before, *self.left_out(newest)])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, timeout)):
+                for some in batches(owed, AT_SIGHT):
+                    await self._sort(some)
+                    await asyncio.sleep(0)
+        return [left for left in owed if not left.has_ended]
+
     def link(self, peer: Peer) -> None:
         """Ask whether all that is subscribed here is live there. One such question is under way for
         each peer, until it has answered.
@@ -176,16 +252,21 @@ class Links:
         self._linking[peer.endpoint] = self._rounds.ask([peer.endpoint], self._ask, on_answer)
 
     def hello(self, who: Who) -> None:
-        """Somebody who listens to this bus says who it is. Raises WireError for who cannot be."""
+        """Somebody who listens to this bus says who it is. Raises WireError for who cannot be. One
+        for which there is no place is left out, and says it again here as soon as there is one.
+        """
         member = Member(who.name, who.endpoint)
         before = self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
             if not self._network.admits(member) or who.endpoint == self.me.endpoint:
                 raise WireError("a hello from where nobody of this bus can be")
-            peer = self._add(member)
+            found_at = self._newest()
             if before is not None and before.who == who:
-                peer.found_at = before.found_at  # it never closed, and is owed what it was before
+                found_at = before.found_at  # it never closed, and is owed what it was before
+            peer = self._add(member, found_at, who)
+            if peer is None:
+                return
             self._network.remember(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
@@ -268,6 +349,7 @@ class Links:
     def _join(self, peer: Peer) -> None:
         if peer.link() and peer.who is not None:
             log.debug("%s is linked with %s", self.me, peer)
+            self.unconfirmed.discard(peer.name)  # what it does not serve, it says
             self._witness.peer_joined(peer.who.name, peer.who.epoch)
             self.changed.wake()
 
@@ -354,6 +436,11 @@ class Links:
                     silent.append(peer)
         if silent:
             self._searches.begin(self.drop_absent(silent))
+        if some := self._unplaced.turn(AT_SIGHT):
+            self._searches.begin(self._sort(some))
+            self._searches.begin(
+                self.drop_absent(overdue)
+            )  # they may have their places for nothing
         if overdue and (self._relinking is None or self._relinking.done()):
             self._relinking = self._searches.begin(self._relink_accepting(overdue))
         if due := [each.who for each in self._closed.values() if now - each.said >= BYE_SECONDS]:
@@ -427,6 +514,7 @@ class Links:
         if who.endpoint in self._closed and self._closed[who.endpoint].who == who:
             del self._closed[who.endpoint]
             self.changed.wake()
+        self._unplaced.withdraw(who)
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
@@ -484,14 +572,24 @@ class Links:
         self._unseen.pop(peer.endpoint, None)
         self._rounds.drop(self._linking.pop(peer.endpoint, None))
         self._forget(peer)
-        self._rounds.lose(peer.endpoint, is_missed=False)
+        self._rounds.lose(peer.endpoint, is_missed=peer.has_lost_place)
+        if not peer.has_lost_place:
+            self._excuse(peer.name)
         self.changed.wake()
         self._loop.call_soon(self._disconnect, peer.endpoint, context=self._context)
+
+    def _excuse(self, name: str) -> None:
+        """No process is there: it is not unconfirmed but gone."""
+        if name in self.unconfirmed and not any(each.name == name for each in self):
+            self.unconfirmed.discard(name)
+            for inlet in self._inlets:
+                inlet.confirm(name)
 
     def _forget(self, peer: Peer) -> None:
         """What still comes of its events says nothing of who is there now."""
         for source in [source for source, each in self._sources.items() if each is peer]:
             del self._sources[source]
+            self._inlets.marks.pop(source, None)
             self.doubts.drop(source)
 
     def _disconnect(self, endpoint: str) -> None:

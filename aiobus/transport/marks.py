@@ -66,7 +66,8 @@ class Marks:
 
         A peer that has said nothing yet may have subscribed to anything: it counts as one that has
         nothing until it has answered and confirmed, or until no process listens at its endpoint. A
-        peer whose link is cut is named, unless its bye is just about to be read.
+        peer whose link is cut is named, unless its bye is just about to be read. One for which
+        there was no place is named until it has one, or has ended.
         """
         end = elapsed() + timeout
         try:
@@ -74,8 +75,11 @@ class Marks:
                 # Or a peer whose link has ended seems to have asked for less, and to have all.
                 await self._network.read_ends()
         except TimeoutError:
-            return {each.name for each in self._links if not each.has_left}
+            names = {each.name for each in self._links if not each.has_left}
+            names.update(each.member.name for each in self._links.left_out())
+            return names | self._links.nameless()
         newest, owed, doubts = self._streams.newest, self._streams.owed(), self._streams.doubts
+        left_out = self._links.left_out(newest)
         peers = [each for each in self._links if not each.has_left and each.found_at < newest]
         heard = {each for each in peers if each.is_listening}
         if not owed:
@@ -92,11 +96,19 @@ class Marks:
             closing = group.create_task(self._links.see_closed(newest, end - elapsed()))
         missing = {each.name for each, task in asked.items() if not task.result()}
         missing |= closing.result()
-        # The bye of one that has come back was wrong: it has not been asked.
+        # Not asked yet: one that has come back since its bye was wrong, or that has a place by now.
+        confirmed = set()
         for peer in [each for each in self._links if each not in asked]:
-            is_owed = not peer.has_left and peer.found_at < newest
-            if is_owed and not await self._has_all(peer, None, end):
+            if peer.has_left or peer.found_at >= newest:
+                continue
+            if await self._has_all(peer, None, end):
+                confirmed.add(peer.endpoint)
+            else:
                 missing.add(peer.name)
+        for left in await self._links.see_left_out(left_out, end - elapsed(), newest):
+            if left.member.endpoint not in confirmed:
+                missing.add(left.member.name)
+        missing |= self._links.nameless(newest)
         if not missing and doubts == self._streams.doubts:  # else a peer that came was not asked
             self._streams.confirm(owed)
         return missing
@@ -117,7 +129,7 @@ class Marks:
             has_all = is_there and await self._confirms(peer, some, end - elapsed())
         if not has_all and peer.is_cut:
             await self._links.see_off([peer])
-        return has_all or peer not in self._links
+        return has_all or (peer not in self._links and not peer.has_lost_place)
 
     async def _change(self, peer: Peer, is_enough: Callable[[], bool], timeout: float) -> None:
         """Wait until something is enough, `peer` has left, or `timeout` seconds are over."""

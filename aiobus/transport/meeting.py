@@ -79,7 +79,9 @@ class Meeting(Protocol):
         ...
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` at whose endpoint nobody listens any more. Waits 1 s at most."""
+        """Those of `members` at whose endpoint it is certain that no process listens any more: they
+        are given up for good. Waits 1 s at most.
+        """
         ...
 
     def mine(self, address: object) -> bool:

@@ -277,7 +277,7 @@ class Mesh:
         peer = self._known.hear((value.who.name, value.who.epoch), newest)
         if value.mark == LAST:
             self._inlets.end(value, 0 if peer is None else peer.last)
-        else:
+        elif peer is not None:  # else it is nobody that is known, or asks again before long
             self._inlets.mark(value)
             self._marks.acknowledge()
 

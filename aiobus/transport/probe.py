@@ -40,7 +40,8 @@ def ban(address: Address) -> str:
 
 def is_left_open(address: Address) -> bool:
     """True when a connection to a former holder of `address` has not been closed at its other end:
-    the member there is frozen, or it would have. Only Linux tells; elsewhere False.
+    the member there is frozen, or it would have. Also True when there is no descriptor to find out
+    with. Only Linux tells; elsewhere False.
     """
     packed = socket.inet_pton(socket.AF_INET6 if address.is_v6 else socket.AF_INET, address.host)
     words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
@@ -48,8 +49,8 @@ def is_left_open(address: Address) -> bool:
     try:
         with open(f"/proc/net/{'tcp6' if address.is_v6 else 'tcp'}") as table:
             return any(row.split()[2:4] == [remote, CLOSE_WAIT] for row in table)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 async def connected(address: Address) -> socket.socket:

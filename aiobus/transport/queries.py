@@ -44,7 +44,7 @@ class Queries:
         A peer that has not answered anything yet is waited for like a linked one, as long as it is
         not silent: its `start` may have returned, since it ends when that peer has *sent* its
         answer. A peer whose link is cut cannot be asked, and is named, unless
-        its bye is just about to be read.
+        its bye is just about to be read; so is one for which there was no place.
         """
         if (new := self._inlets.add(inlet)) is not None:
             self._network.subscribe(new)
@@ -52,6 +52,7 @@ class Queries:
         end = elapsed() + timeout
         known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
         cut = [each for each in self._links if each.is_cut]
+        left_out = self._links.left_out()
         round = self._rounds.ask(known, self._ask, partial(self._inlets.meet, [inlet]))
         try:
             # One that was found long ago and never linked holds up no subscription.
@@ -60,7 +61,18 @@ class Queries:
             lost = [known[each] for each in missing | round.gone] + cut
             if ended := [each for each in lost if each.is_cut]:
                 await self._links.see_off(ended)
-            return names | {peer.name for peer in lost if peer in self._links and not peer.has_left}
+            for peer in lost:
+                now = self._links.at(
+                    peer.endpoint
+                )  # another if it lost its place and has one again
+                if now is not None and not (now.has_left or (now is not peer and now.is_linked)):
+                    names.add(peer.name)
+            for left in await self._links.see_left_out(left_out, end - elapsed()):
+                now = self._links.at(left.member.endpoint)
+                if now is None or not now.is_linked:  # else it was asked about this one as well
+                    names.add(left.member.name)
+            self._links.unconfirmed |= names
+            return names | self._links.nameless()
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
             self._rounds.drop(round)
