@@ -28,7 +28,7 @@ from aiobus.errors import EncodeError
 from aiobus.event import Event, arrived
 from aiobus.fragments import may_exist
 
-__all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode"]
+__all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode", "seq_of"]
 
 MAX_DEPTH = 253
 """Levels of nested data. orjson encodes 254, and the row is one."""
@@ -111,6 +111,11 @@ def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
             seq, timestamp, type, key, data, cause = row
         events.append(arrived(type, data, timestamp, key, cause, source, epoch, seq))
     return events
+
+
+def seq_of(row: bytes) -> int:
+    """The seq of the event that `row` encodes."""
+    return int(row[1 : row.index(b",")])
 
 
 def copied(data: Any) -> Any:

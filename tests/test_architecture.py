@@ -15,11 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 ORDER = [
     "aiobus.errors  aiobus.clock  aiobus.limits  aiobus.fragments",
     "aiobus.stats  aiobus.event  aiobus.pattern  aiobus.epochs",
-    "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.history",
-    "aiobus.turn  aiobus.waiters  aiobus.held",
-    "aiobus.terms  aiobus.outlets  aiobus.rows",
+    "aiobus.codec  aiobus.inbox  aiobus.delivery",
+    "aiobus.history  aiobus.turn  aiobus.waiters  aiobus.held",
+    "aiobus.terms  aiobus.rows",
     "aiobus.wire",
-    "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",
+    "aiobus.sequence  aiobus.stream  aiobus.peers",
+    "aiobus.publisher",
     "aiobus.transport  aiobus.transport.meeting  aiobus.transport.fork",
     "aiobus.transport.descriptors  aiobus.transport.doorway  aiobus.transport.folder",
     "aiobus.transport.network  aiobus.transport.rounds  aiobus.transport.topic",
@@ -35,7 +36,7 @@ ORDER = [
     "aiobus.transport.scheme  aiobus.reports  aiobus.intake",
     "aiobus.receiver",
     "aiobus.subscription  aiobus.dispatch  aiobus.life",
-    "aiobus.eventstream  aiobus.subscriptions  aiobus.backpressure  aiobus.outgoing",
+    "aiobus.eventstream  aiobus.subscriptions  aiobus.backpressure",
     "aiobus.requests",
     "aiobus.bus",
     "aiobus",
@@ -48,7 +49,7 @@ LINE = {module: line for line, modules in enumerate(ORDER) for module in modules
 
 # Values in, decisions out: no loop, no clock, no I/O.
 PURE = (
-    "errors limits fragments stats pattern codec inbox delivery history terms outlets sequence"
+    "errors limits fragments stats pattern codec inbox delivery history terms sequence"
     " publisher wire stream peers transport.askers transport.owed"
 )
 IMPURE = {
