@@ -1,4 +1,4 @@
-"""Waiting for room in "block" inboxes.
+"""Waiting for space in "block" inboxes.
 
 Owns the one place where a publisher waits for a subscriber. A wait that would close a circle is not
 waited, so no policy and no size of inbox can make handlers that publish to each other stop for
@@ -9,16 +9,16 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from aiobus.delivery import Gate, closes_circle, holding, waiting
+from aiobus.delivery import BackpressureGate, closes_circle, holding, waiting
 
-__all__ = ["wait_for_room"]
+__all__ = ["wait_for_space"]
 
 WARN_SECONDS = 1.0
 
 log = logging.getLogger("aiobus.backpressure")
 
 
-async def wait_for_room(gates: Iterable[Gate]) -> None:
+async def wait_for_space(gates: Iterable[BackpressureGate]) -> None:
     """Wait until none of `gates` holds more than its maxsize. Cancelling it stops the waiting and
     nothing else.
 
@@ -30,7 +30,7 @@ async def wait_for_room(gates: Iterable[Gate]) -> None:
             await _wait(gate)
 
 
-async def _wait(gate: Gate) -> None:
+async def _wait(gate: BackpressureGate) -> None:
     if gate.warning is None:
         gate.warning = _warn_later(gate)
     try:
@@ -40,14 +40,14 @@ async def _wait(gate: Gate) -> None:
                 gate.overshoot += 1
                 return
             with waiting(holders, (gate,)):
-                await gate.room.wait()
+                await gate.space_available.wait()
     finally:
-        if not gate.room:  # the last that waited
+        if not gate.space_available:  # the last that waited
             gate.warning.cancel()
             gate.warning = None
 
 
-def _warn_later(gate: Gate) -> asyncio.TimerHandle:
+def _warn_later(gate: BackpressureGate) -> asyncio.TimerHandle:
     text = "a publisher has waited %g s for room in the inbox of %s"
     loop = asyncio.get_running_loop()
     return loop.call_later(WARN_SECONDS, log.warning, text, WARN_SECONDS, gate.name)

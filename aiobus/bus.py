@@ -11,11 +11,13 @@ import math
 import secrets
 from collections.abc import Callable
 from contextvars import Context
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 from aiobus import epochs
-from aiobus.backpressure import wait_for_room
+from aiobus.backpressure import wait_for_space
+from aiobus.clock import elapsed
 from aiobus.dispatch import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
@@ -24,9 +26,8 @@ from aiobus.held import Held
 from aiobus.inbox import Overflow
 from aiobus.life import Life, State
 from aiobus.limits import Limits
-from aiobus.outgoing import Outgoing
 from aiobus.pattern import Query, bad_name
-from aiobus.publisher import Publisher
+from aiobus.publisher import Publisher, Route
 from aiobus.receiver import Receiver
 from aiobus.reports import Reports
 from aiobus.requests import Requests
@@ -47,6 +48,9 @@ CLOSE_SECONDS = 5.0
 DRAIN_SHARE = 0.8
 """Of the time `close` has, the part in which handlers may finish; in the rest they are cancelled.
 """
+
+SAID = "publish %s %s key=%r cause=%s"
+OPEN = State.OPEN  # an Enum is slow to ask for its members, and each publish does
 
 log = logging.getLogger("aiobus.bus")
 
@@ -103,9 +107,10 @@ class AsyncEventBus:
             self._held,
             is_timed=is_timed,
         )
-        turn = Turn(TURN_SECONDS if is_timed else math.inf)
-        self._outgoing = Outgoing(self._life, self._publisher, self._reports, turn)
-        self._requests = Requests(self._subscriptions, self._outgoing.route, self._outgoing.commit)
+        self._turn = Turn(TURN_SECONDS if is_timed else math.inf)
+        self._context = Context()  # empty: what belongs to the bus is caused by no event
+        self._is_in_tick = self._is_debugged = False
+        self._requests = Requests(self._subscriptions, self._route, self._publish)
         self._registered: list[tuple[Callback, Terms]] = []
         self._life.on_fork = self._leave_process
 
@@ -272,14 +277,22 @@ class AsyncEventBus:
         so that a loop that only publishes starves nobody. Raises EncodeError (no number is used
         up), BusClosed, WrongLoop, TypeError for what is no Event.
         """
-        outgoing = self._outgoing
-        route = outgoing.route(event)
-        outgoing.commit(event, route)
-        for gate in route.gates:
+        life, turn = self._life, self._turn
+        # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
+        # makes a system call of that.
+        if life.state is not OPEN or get_ident() != life.thread or not life.is_running():
+            life.check()
+        if not self._is_in_tick:
+            self._begin_tick()
+        route = self._publisher.publish(event)
+        if self._is_debugged:
+            log.debug(SAID, route.type, event.id, route.key, event.cause)
+        for gate in route.blocking:
             if gate.is_over:
-                await wait_for_room(route.gates)
+                await wait_for_space(route.blocking)
                 break
-        if outgoing.turn.spend():
+        turn.left -= 1
+        if turn.left <= 0 or elapsed() > turn.until:
             await asyncio.sleep(0)
         return event
 
@@ -287,12 +300,35 @@ class AsyncEventBus:
         """The same without ever waiting. Raises QueueFull, with nothing published, where a "block"
         inbox is full.
         """
-        route = self._outgoing.route(event)
-        for gate in route.gates:
+        for gate in self._route(event).blocking:
             if gate.is_full:
                 raise QueueFull(gate.name, gate.maxsize)
-        self._outgoing.commit(event, route)
+        self._publish(event)
         return event
+
+    def _route(self, event: Event[Any]) -> Route:
+        """Where the event would go, if it can be published now."""
+        self._life.check()
+        if not self._is_in_tick:
+            self._begin_tick()
+        return self._publisher.route(event)
+
+    def _publish(self, event: Event[Any]) -> Route:
+        """Publish what `_route` has let pass just now."""
+        route = self._publisher.publish(event)
+        if self._is_debugged:
+            log.debug(SAID, route.type, event.id, route.key, event.cause)
+        return route
+
+    def _begin_tick(self) -> None:
+        """The first event in this turn of the loop."""
+        self._is_in_tick = True
+        self._turn.renew()
+        self._is_debugged = log.isEnabledFor(logging.DEBUG)
+        self._loop.call_soon(self._end_tick, context=self._context)
+
+    def _end_tick(self) -> None:
+        self._is_in_tick = False
 
     async def request(
         self, event: Event[Any], reply_types: Types, *, timeout: float | None = 5.0

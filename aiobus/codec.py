@@ -29,7 +29,7 @@ from aiobus.event import Event, arrived
 from aiobus.fragments import may_exist
 from aiobus.seconds import LATEST, way_out
 
-__all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode"]
+__all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode", "seq_of"]
 
 MAX_DEPTH = 253
 """Levels of nested data. orjson encodes 254, and the row is one."""
@@ -112,6 +112,11 @@ def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
             seq, timestamp, type, key, data, cause = row
         events.append(arrived(type, data, timestamp, key, cause, source, epoch, seq))
     return events
+
+
+def seq_of(row: bytes) -> int:
+    """The seq of the event that `row` encodes."""
+    return int(row[1 : row.index(b",")])
 
 
 def copied(data: Any) -> Any:

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 from aiobus.event import event_id
 
 __all__ = [
+    "BackpressureGate",
     "Consumer",
     "Delivery",
-    "Gate",
     "StreamBody",
     "closes_circle",
     "current",
     "enter",
+    "entered",
     "holding",
     "leave",
     "waiting",
@@ -34,16 +35,16 @@ class Consumer(Protocol):
         ...
 
 
-class Room(Protocol):
-    """What a publisher waits at. Truth: somebody does."""
+class Space(Protocol):
+    """What a publisher waits at. Truth: a publisher does."""
 
     def __bool__(self) -> bool: ...
     async def wait(self) -> None:
-        """Return when there may be room; the caller looks, and waits again if not."""
+        """Return when there may be space; the caller looks, and waits again if not."""
         ...
 
 
-class Gate(Consumer, Protocol):
+class BackpressureGate(Consumer, Protocol):
     """A consumer that publishers of this process wait for, because its policy is "block"."""
 
     name: str
@@ -63,7 +64,7 @@ class Gate(Consumer, Protocol):
         ...
 
     @property
-    def room(self) -> Room:
+    def space_available(self) -> Space:
         """Where to wait until `is_over` may have changed."""
         ...
 
@@ -135,6 +136,10 @@ _current: ContextVar[Delivery | None] = ContextVar("aiobus_delivery", default=No
 
 enter = _current.set
 """Make a delivery, or None, the current one of this context."""
+entered = _current.get
+"""What was entered last in this context. None: there is no `current` delivery, which costs less to
+learn here; else ask `current`.
+"""
 
 
 def leave(body: StreamBody) -> None:

@@ -60,7 +60,17 @@ def event_id(source: str, epoch: int, seq: int) -> str:
     return _origin(source, epoch) + str(seq) if seq else ""
 
 
-@dataclass(slots=True)
+class _Now:
+    """The default timestamp, as a signature shows it."""
+
+    def __repr__(self) -> str:
+        return "now"
+
+
+_NOW: Any = _Now()
+
+
+@dataclass(slots=True, init=False)  # the generated __init__ takes twice as long
 class Event(Generic[T]):
     """Something that happened: a type, its data, and where it came from.
 
@@ -94,6 +104,28 @@ class Event(Generic[T]):
     """Which start of that bus: Unix microseconds, to be compared for equality only."""
     seq: int = field(default=0, kw_only=True, compare=False)
     """Its number among all events of (source, epoch), from 1; 0 before it was published."""
+
+    # Its defaults are those of the fields above, which a subclass that is a dataclass takes.
+    def __init__(
+        self,
+        type: str,
+        data: T,
+        timestamp: float = _NOW,
+        *,
+        key: str = "",
+        cause: str = "",
+        source: str = "",
+        epoch: int = 0,
+        seq: int = 0,
+    ) -> None:
+        self.type = type
+        self.data = data
+        self.timestamp = clock.wall() if timestamp is _NOW else timestamp
+        self.key = key
+        self.cause = cause
+        self.source = source
+        self.epoch = epoch
+        self.seq = seq
 
     @property
     def id(self) -> str:

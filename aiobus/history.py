@@ -4,9 +4,14 @@ asks for a page.
 Owns what is kept and what is forgotten, and knows exactly how far it reaches back. Pure: it is told
 what to keep and is asked for pages; who asks, and why, is not known here.
 
-A ring per type means that a flood of quotes never evicts fills. Rows, keys and numbers lie in
-parallel columns and no column holds an object that the garbage collector tracks, so a full history
-costs it next to nothing.
+A ring per type means that a flood of quotes never evicts fills. A ring is one list of row, key and
+timestamp, row, key and timestamp, none of which the garbage collector tracks, so a full history
+costs it next to nothing; the seq is read from the row when somebody asks.
+
+Publishing is frequent and asking is rare. So an event is kept by extending one list, and its size
+is counted later: a ring pays in advance for as many rows as fit into every limit even if each has
+`LARGE` bytes, and is settled when these are used up, or when a row is larger. So no limit is passed
+in between.
 """
 
 import math
@@ -16,8 +21,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
+from aiobus.codec import seq_of
 from aiobus.limits import Limits
 from aiobus.pattern import RESERVED, Query
 
@@ -28,9 +34,15 @@ Since = Literal["last"] | float | None
 Unix seconds, or (None) not in the past at all.
 """
 
-ROW_OVERHEAD = 64
-"""Bytes counted for each kept event beside its row: the bytes object, two pointers and two numbers
-(sys.getsizeof).
+ROW_OVERHEAD = 80
+"""Bytes counted for each kept event beside its row: the rest of the bytes object, a float and three
+pointers (sys.getsizeof).
+"""
+LARGE = 1024
+"""Bytes up to which a row is paid for in advance."""
+AHEAD = 64
+"""Events that a ring pays for in advance, at most, and of what is left of the total of all rings
+one part in so many: the others may need it as well.
 """
 EVICT_PART = 512
 """One at a time took a tenth of a publish (`python -m perf.lone`)."""
@@ -68,59 +80,108 @@ class Want:
 
 
 class Ring:
-    """The kept events of one type, oldest first, in columns. `start` is where they begin: the cells
-    before it are spent.
+    """The kept events of one type, oldest first. The event at `place` has its row, key and
+    timestamp in `cells` from `3 * place` on. `start` is the place of the oldest: the cells before
+    it are spent.
 
     Where the events of a key lie is worked out when somebody first asks, and then from page to
-    page, so that publishing does not pay for it; it is thrown away when the columns are moved.
+    page, so that publishing does not pay for it; it is thrown away when the cells are moved.
     """
 
     __slots__ = (
-        "_indexed", "_places", "bytes", "evicted", "evicted_time", "keys", "rows", "seqs", "start",
-        "timestamps", "type",
+        "_indexed", "_places", "bytes", "cells", "counted", "evicted", "evicted_time", "paid",
+        "settle_at", "start", "type",
     )  # fmt: skip
 
     def __init__(self, type: str) -> None:
         self.type = type
-        self.seqs = array("q")
-        self.timestamps = array("d")
-        self.keys: list[str] = []
-        self.rows: list[bytes] = []
+        self.cells: list[Any] = []
         self.start = 0
+        self.counted = 0
+        """The place up to which sizes are counted."""
+        self.paid = 0
+        """Bytes paid in advance for what comes behind it."""
+        self.settle_at = 0
+        """More cells than these are not paid for."""
         self.bytes = 0
+        """What is counted and paid."""
         self.evicted = 0
         self.evicted_time = -math.inf
         """The latest timestamp of all that was forgotten: they need not rise."""
         self._places: dict[str, array[int]] = {}
         self._indexed = 0
 
+    @property
+    def end(self) -> int:
+        """The place behind the newest event."""
+        return len(self.cells) // 3
+
     def __len__(self) -> int:
-        return len(self.rows) - self.start
+        return self.end - self.start
+
+    def row(self, place: int) -> bytes:
+        """The row of the event there."""
+        row: bytes = self.cells[3 * place]
+        return row
+
+    def key(self, place: int) -> str:
+        """Its key."""
+        key: str = self.cells[3 * place + 1]
+        return key
+
+    def seq(self, place: int) -> int:
+        """Its seq."""
+        return seq_of(self.cells[3 * place])
+
+    def timestamps(self, first: int, end: int) -> list[float]:
+        """The timestamps of the events from `first` on, before `end`."""
+        return self.cells[3 * first + 2 : 3 * end : 3]
+
+    def count(self) -> int:
+        """Count what was kept since the last time; return by how much `bytes` has changed."""
+        new = len(self.cells) // 3 - self.counted
+        size = sum(map(len, self.cells[3 * self.counted :: 3])) + new * ROW_OVERHEAD - self.paid
+        self.counted += new
+        self.paid = self.settle_at = 0
+        self.bytes += size
+        return size
+
+    def pay(self, events: int) -> int:
+        """Pay in advance for so many, which need not be counted one by one; return the bytes."""
+        self.paid = events * (LARGE + ROW_OVERHEAD)
+        self.bytes += self.paid
+        self.settle_at = len(self.cells) + 3 * events
+        return self.paid
 
     def evict(self) -> int:
         """Forget the oldest event, and of many the oldest 512th at once; return the bytes that were
-        counted for them.
+        counted for them. Only what was counted can be forgotten.
         """
         count = max(1, len(self) // EVICT_PART)
-        spent = slice(self.start, self.start + count)
-        size = sum(map(len, self.rows[spent])) + count * ROW_OVERHEAD
-        self.evicted = self.seqs[spent.stop - 1]
-        self.evicted_time = max(self.evicted_time, *self.timestamps[spent])
-        self.rows[spent] = [b""] * count
-        self.keys[spent] = [""] * count
+        first, end = 3 * self.start, 3 * (self.start + count)
+        size = sum(map(len, self.cells[first:end:3])) + count * ROW_OVERHEAD
+        self.evicted = self.seq(self.start + count - 1)
+        self.evicted_time = max(self.evicted_time, *self.cells[first + 2 : end : 3])
+        self.cells[first:end] = (b"", "", 0.0) * count
         self.bytes -= size
-        self.start = spent.stop
-        if self.start > 64 and self.start * 2 > len(self.rows):
-            for column in (self.seqs, self.timestamps, self.keys, self.rows):
-                del column[: self.start]
+        self.start += count
+        if self.start > 64 and self.start * 2 > self.end:
+            del self.cells[:end]
+            self.counted -= self.start
             self.start = self._indexed = 0
             self._places.clear()
         return size
 
     def between(self, after: int, upto: int) -> range:
         """Where the events with a seq in `(after, upto]` lie."""
-        seqs, start = self.seqs, self.start
-        return range(bisect_right(seqs, after, start), bisect_right(seqs, upto, start))
+        return range(self.behind(after), self.behind(upto))
+
+    def behind(self, seq: int) -> int:
+        """The place of the first event above `seq`."""
+        end = self.end
+        if end == self.start or self.seq(end - 1) <= seq:
+            return end
+        return bisect_right(range(end), seq, self.start, key=self.seq)
 
     def of_key(self, key: str, after: int, upto: int) -> Iterable[int]:
         """The same for those with this key, without looking at the others."""
@@ -130,14 +191,15 @@ class Ring:
 
     def is_last(self, place: int, upto: int) -> bool:
         """True when no event up to the seq `upto` is newer than this one and has its key."""
-        places = self._index()[self.keys[place]]
+        places = self._index()[self.key(place)]
         following = bisect_right(places, place)
-        return following == len(places) or self.seqs[places[following]] > upto
+        return following == len(places) or self.seq(places[following]) > upto
 
     def _index(self) -> "dict[str, array[int]]":
-        for place in range(max(self.start, self._indexed), len(self.rows)):
-            self._places.setdefault(self.keys[place], array("q")).append(place)
-        self._indexed = len(self.rows)
+        first, end = max(self.start, self._indexed), self.end
+        for place, key in enumerate(self.cells[3 * first + 1 :: 3], first):
+            self._places.setdefault(key, array("q")).append(place)
+        self._indexed = end
         return self._places
 
 
@@ -153,8 +215,9 @@ class History:
         self._most_total = limits.history_total_bytes
         self._rings: dict[str, Ring] = {}
         self._types = 0
+        self._bytes = 0
+        """Of all rings, counted and paid."""
         self.newest = 0
-        self.bytes = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._rings.values()))
@@ -172,21 +235,34 @@ class History:
             ring = self._rings[type] = Ring(type)
         return ring
 
-    def keep(self, ring: Ring, seq: int, timestamp: float, key: str, row: bytes) -> None:
-        """Keep a row whose `seq` is above all before; forget the oldest where a limit is passed."""
-        size = len(row) + ROW_OVERHEAD
-        ring.seqs.append(seq)
-        ring.timestamps.append(timestamp)
-        ring.keys.append(key)
-        ring.rows.append(row)
-        ring.bytes += size
-        self.bytes += size
-        self.newest = seq
-        # Not len(ring): a call for each event that is published.
-        while len(ring.rows) - ring.start > self._most_events or ring.bytes > self._most_bytes:
-            self.bytes -= ring.evict()
-        while self.bytes > self._most_total:
-            self.bytes -= max(self._rings.values(), key=lambda ring: ring.bytes).evict()
+    def settle(self, ring: Ring) -> None:
+        """Count what was appended to `ring`, and forget the oldest where a limit is passed.
+
+        The publisher extends `ring.cells` by the row, key and timestamp of an event whose seq is
+        above all before, which is then the `newest`. It calls this at once when there are more
+        cells than `ring.settle_at`, or the row has more bytes than `LARGE`.
+        """
+        self._bytes += ring.count()
+        while len(ring) > self._most_events or ring.bytes > self._most_bytes:
+            self._bytes -= ring.evict()
+        if self._bytes > self._most_total:  # perhaps only by what is paid in advance
+            self._count_all()
+        while self._bytes > self._most_total:
+            self._bytes -= max(self._rings.values(), key=lambda ring: ring.bytes).evict()
+        each = LARGE + ROW_OVERHEAD
+        ahead = min(
+            AHEAD,
+            self._most_events - len(ring),
+            (self._most_bytes - ring.bytes) // each,
+            (self._most_total - self._bytes) // each // AHEAD,
+        )
+        if ahead:
+            self._bytes += ring.pay(ahead)
+
+    def _count_all(self) -> None:
+        for ring in self._rings.values():
+            if ring.paid:
+                self._bytes += ring.count()
 
     def answer(self, query: Query, want: Want, limit: int, look: int = PAGE_LOOK) -> Page:
         """The page that somebody wants of what `query` matches; see `page`."""
@@ -208,20 +284,22 @@ class History:
         """
         rows: list[tuple[str, str, bytes]] = []
         size = 0
-        to, end = after, upto or self.newest
-        for looked, (seq, ring, place) in enumerate(self._between(query, after, end)):
+        last: tuple[Ring, int] | None = None
+        to = max(after, end := upto or self.newest)
+        for looked, (ring, place) in enumerate(self._between(query, after, end)):
             if looked >= look:
                 break
-            key = ring.keys[place]
+            key = ring.key(place)
             if query.matches(ring.type, key) and (not upto or ring.is_last(place, upto)):
-                row = ring.rows[place]
+                row = ring.row(place)
                 size += len(row)
                 if len(rows) >= limit or (rows and size > PAGE_BYTES):
                     break
                 rows.append((ring.type, key, row))
-            to = seq
+            last = ring, place
         else:
-            to = max(to, end)
+            return Page(after, self.evicted(query), to, self.newest, rows)
+        to = after if last is None else last[0].seq(last[1])
         return Page(after, self.evicted(query), to, self.newest, rows)
 
     def count(self, query: Query, after: int) -> int:
@@ -229,7 +307,7 @@ class History:
         it must be quick, since a closing bus asks for each subscription that is behind.
         """
         rings = self._matching(query)
-        return sum(len(ring.seqs) - bisect_right(ring.seqs, after, ring.start) for ring in rings)
+        return sum(ring.end - ring.behind(after) for ring in rings)
 
     def evicted(self, query: Query) -> int:
         """The highest seq that is gone among the types `query` matches; 0 when nothing is."""
@@ -244,13 +322,13 @@ class History:
         """
         evicted = self.evicted(query)
         begin, missing = self.newest, -math.inf
-        kept: list[array[float]] = []
+        kept: list[list[float]] = []
         for ring in self._matching(query):
-            first = bisect_right(ring.seqs, evicted, ring.start)
-            missing = max(missing, ring.evicted_time, *ring.timestamps[ring.start : first])
-            kept.append(ring.timestamps[first:])
+            first = ring.behind(evicted)
+            missing = max(missing, ring.evicted_time, *ring.timestamps(ring.start, first))
+            kept.append(ring.timestamps(first, ring.end))
             late = (place for place, time in enumerate(kept[-1], first) if time >= timestamp)
-            begin = min(begin, *(ring.seqs[place] - 1 for place in islice(late, 1)), begin)
+            begin = min(begin, *(ring.seq(place) - 1 for place in islice(late, 1)), begin)
         if missing < timestamp:
             return begin, timestamp
         after = math.nextafter(missing, math.inf)
@@ -261,9 +339,9 @@ class History:
     def _matching(self, query: Query) -> list[Ring]:
         return [ring for ring in self._rings.values() if query.matches_type(ring.type)]
 
-    def _between(self, query: Query, after: int, upto: int) -> Iterator[tuple[int, Ring, int]]:
-        """(seq, ring, place) of the kept events in `(after, upto]` that `query` may match, in order
-        of seq: those of its types, and where it names its keys, of no others.
+    def _between(self, query: Query, after: int, upto: int) -> Iterator[tuple[Ring, int]]:
+        """(ring, place) of the kept events in `(after, upto]` that `query` may match, in order of
+        seq: those of its types, and where it names its keys, of no others.
         """
         walks = []
         for ring in self._matching(query):
@@ -273,9 +351,15 @@ class History:
                 walks.append(_walk(ring, ring.between(after, upto)))
         if len(walks) == 1:
             return walks[0]
-        return merge(*walks, key=lambda found: found[0])
+        return merge(*walks, key=lambda found: found[0].seq(found[1]))
+
+    @property
+    def bytes(self) -> int:
+        """How much is kept."""
+        self._count_all()
+        return self._bytes
 
 
-def _walk(ring: Ring, places: Iterable[int]) -> Iterator[tuple[int, Ring, int]]:
+def _walk(ring: Ring, places: Iterable[int]) -> Iterator[tuple[Ring, int]]:
     for place in places:
-        yield ring.seqs[place], ring, place
+        yield ring, place

@@ -22,7 +22,7 @@ class Limits:
     than 1,000 one in 512 at once.
     """
     history_bytes: int = 16 * MIB
-    """Bytes of encoded events kept per type, with 64 bytes of bookkeeping counted for each event.
+    """Bytes of encoded events kept per type, with 80 bytes of bookkeeping counted for each event.
     """
     history_total_bytes: int = 64 * MIB
     """Bytes kept over all types together; the type that holds most gives way first."""

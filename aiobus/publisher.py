@@ -1,42 +1,116 @@
-"""The publishing half of a bus: number an event, keep it, hand it to everyone who asked.
+"""The publishing half of a bus: check an event, encode and number it, keep it, and hand it to every
+sink that asked for it.
 
-Owns the seq, the history and the routes. Pure: all of it happens between two awaits, so it must not
-wait, and whether an outlet is an inbox of this process or a stream to another one is not known
-here.
+Owns the seq, the history and the routes: which sinks get the events of a type and key. Pure: all of
+it happens between two awaits, so nothing here waits. What a sink does with an event is not known
+here, except that the frames of a `Stream` are filled in place.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from aiobus.codec import encode
+from aiobus.delivery import BackpressureGate, Consumer, current, entered
 from aiobus.errors import BusError, EncodeError
-from aiobus.event import Event
-from aiobus.history import History, Ring
+from aiobus.event import Event, own_fields
+from aiobus.history import LARGE, History, Ring
 from aiobus.limits import Limits
-from aiobus.outlets import Outlet, Outlets
 from aiobus.pattern import RESERVED, Query, bad_key, bad_type, plain, starred
+from aiobus.stream import Stream
 
-__all__ = ["Publisher", "Route"]
+__all__ = ["Publisher", "Route", "Routes", "Sink"]
 
 MAX_ROUTES = 65_536
 """Routes remembered. Keys are the user's and may never repeat, so the memory of them is thrown away
 when it is full.
 """
+EVERY = "*"
+Place = str | tuple[str, str]
+"""A type, or a type and a key."""
+
+
+class Sink(Consumer, Protocol):
+    """Where matching events go in this process: the inbox of a subscription."""
+
+    query: Query
+
+    @property
+    def gate(self) -> BackpressureGate | None:
+        """Itself when publishers wait for it, else None."""
+        ...
+
+    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
+        """Take the next event. Must not raise, wait or publish."""
+        ...
+
+
+Target = Sink | Stream
+"""Where events go, here or, by the stream of a query, to other processes."""
 
 
 class Route:
     """What there is to know about events of one (type, key), worked out once."""
 
-    __slots__ = ("gates", "is_public", "key", "outlets", "ring", "type")
+    __slots__ = ("blocking", "is_public", "key", "ring", "sinks", "streams", "type")
 
-    def __init__(self, type: str, key: str, ring: Ring, outlets: tuple[Outlet, ...]) -> None:
+    def __init__(self, type: str, key: str, ring: Ring, targets: Iterable[Target]) -> None:
         self.is_public = not type.startswith(RESERVED)
+        """False for a system event, which stays in this process."""
         self.type = type
         self.key = key
         self.ring = ring
-        self.outlets = outlets
-        self.gates = tuple(gate for outlet in outlets if (gate := outlet.gate) is not None)
+        targets = tuple(targets)
+        sinks = tuple(target for target in targets if not isinstance(target, Stream))
+        streams = tuple(target for target in targets if isinstance(target, Stream))
+        self.sinks: tuple[Sink, ...] = sinks
+        self.streams = streams if self.is_public else ()
+        self.blocking = tuple(gate for sink in sinks if (gate := sink.gate) is not None)
+        """Those of the sinks that publishers wait for while they are over their bound."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All that get the event."""
+        return (*self.streams, *self.sinks)
+
+
+class Routes:
+    """The sinks and streams of one publisher, found by what they ask for.
+
+    Those that name their keys lie under (type, key), the others under the type alone: with 5,000
+    subscriptions of a symbol each, an event meets one of them, not 5,000.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[Place, list[Target]] = {}
+
+    def add(self, target: Target) -> None:
+        """Find `target` from now on."""
+        for place in _places(target.query):
+            self._places.setdefault(place, []).append(target)
+
+    def remove(self, target: Target) -> None:
+        """Find it no more. Raises ValueError when it was not there."""
+        for place in _places(target.query):
+            targets = self._places.get(place, [])
+            targets.remove(target)
+            if not targets:
+                del self._places[place]
+
+    def matching(self, type: str, key: str) -> Iterator[Target]:
+        """Each that wants events of this type and key, once."""
+        places: tuple[Place, ...] = ((type, key), (EVERY, key), type, EVERY)
+        found = (target for place in places for target in self._places.get(place, ()))
+        return (target for target in dict.fromkeys(found) if target.query.matches(type, key))
+
+
+def _places(query: Query) -> Iterable[Place]:
+    """Where to find a query: reserved types whatever the key, others by key where it can be."""
+    types = {EVERY} if query.every else query.types
+    if query.keys and not query.prefixes:
+        return [*query.reserved, *((type, key) for type in types for key in query.keys)]
+    return [*query.reserved, *types]
 
 
 class Publisher:
@@ -51,50 +125,82 @@ class Publisher:
         a bus that came, published nothing and left was said to have lost its system events.
         """
         self.history = History(limits)
+        self.is_handing_out = False
+        """True while events are handed to the sinks, which then must not publish."""
         self._limits = limits
-        self._outlets = Outlets()
-        self.routes: dict[tuple[str, str], Route] = {}
-        """What `route` has found, for as long as it is true."""
-        self.is_committing = False
-        """True while events are handed out, when nobody may publish."""
+        self._most_bytes = limits.event_bytes
+        self._targets = Routes()
+        self._routes: dict[tuple[str, str], Route] = {}
+        self._postponed: deque[Callable[[], object]] = deque()
 
-    def attach(self, outlet: Outlet) -> None:
-        """From the next event on, hand `outlet` what its query matches."""
-        self._outlets.add(outlet)
-        self._forget_routes(outlet.query)
+    def publish(self, event: Event[Any], *, is_own: bool = False) -> Route:
+        """Encode, number, keep and hand out `event`, stamp the object, and tell where it went.
+        Never waits.
 
-    def detach(self, outlet: Outlet) -> None:
-        """Hand `outlet` nothing more."""
-        self._outlets.remove(outlet)
-        self._forget_routes(outlet.query)
-
-    def _forget_routes(self, query: Query) -> None:
-        """Work out anew where the events go that `query` may match."""
-        if query.every or query.prefixes or not query.keys:
-            self.routes.clear()
-        for type in query.types:
-            for key in query.keys:
-                self.routes.pop((type, key), None)
-
-    def route(self, type: str, key: str, *, reserved: bool = False) -> Route:
-        """Where events of this type and key go. Raises EncodeError when there can be none."""
+        `is_own`: a system event of the bus itself, which has a reserved type and is caused by what
+        it says. Raises EncodeError before a number is taken, TypeError for what is no Event, and
+        BusError when called from within itself (a `where` that publishes): other sinks would then
+        see the later event first.
+        """
+        if self.is_handing_out:
+            hint = "publishing from `where` would disorder events; do it in the callback"
+            raise BusError(hint)
+        if type(event) is not Event:
+            _check(event)
         try:
-            return self.routes[type, key]
-        except KeyError:
-            pass
-        except TypeError:  # unhashable: no string, which is about to be said
-            pass
+            route = self._routes[event.type, event.key]
+        except (KeyError, TypeError):  # a new one, or no strings, or not even hashable
+            route = self._new_route(event.type, event.key, is_own)
+        cause = event.cause
+        if (not cause or event.seq) and not is_own:  # one that was received gets a new cause
+            cause = "" if entered() is None or (delivery := current()) is None else delivery.id
+        self.is_handing_out = True
+        try:
+            seq, timestamp, type_, key = self.seq + 1, event.timestamp, route.type, route.key
+            row = encode(seq, timestamp, type_, key, event.data, cause, self._most_bytes)
+            self.seq = self.history.newest = seq
+            if route.is_public:
+                self.public_seq = seq
+            is_large, ring = len(row) > LARGE, route.ring
+            ring.cells += (row, key, timestamp)
+            if is_large or len(ring.cells) > ring.settle_at:
+                self.history.settle(ring)
+            event.source = self.name
+            event.epoch = self.epoch
+            event.seq = seq
+            event.cause = cause
+            for stream in route.streams:
+                stream.rows.append(row)
+                if is_large or len(stream.rows) >= stream.full_at:
+                    stream.fill(len(row))
+            for sink in route.sinks:
+                sink.deliver(seq, row, type_, key)
+        finally:
+            self.is_handing_out = False
+        if self._postponed and not is_own:
+            self._catch_up()
+        return route
+
+    def route(self, event: Event[Any], *, is_own: bool = False) -> Route:
+        """Where `event` would go. Raises EncodeError when it cannot be published (also for a
+        subclass with fields of its own, which would not travel), TypeError for what is no Event.
+        """
+        if type(event) is not Event:
+            _check(event)
+        try:
+            return self._routes[event.type, event.key]
+        except (KeyError, TypeError):  # a new one, or no strings, or not even hashable
+            return self._new_route(event.type, event.key, is_own)
+
+    def _new_route(self, type: str, key: str, is_own: bool) -> Route:
         if reason := bad_type(type):
             raise EncodeError("type", reason)
         if reason := bad_key(key) or starred(key):
             raise EncodeError("key", reason)
         # Plain strings, so that a member of a user's own StrEnum is not kept alive, nor found to be
         # one by orjson at each event.
-        return self._new_route(plain(type), plain(key), reserved)
-
-    def _new_route(self, type: str, key: str, reserved: bool) -> Route:
-        is_local = type.startswith(RESERVED)
-        if is_local and not reserved:
+        type, key = plain(type), plain(key)
+        if type.startswith(RESERVED) and not is_own:
             raise EncodeError(
                 "type",
                 f"{type!r} is reserved: types that begin with {RESERVED!r} are the bus's own",
@@ -106,47 +212,62 @@ class Publisher:
                 f"{type!r} would be one more than {self._limits.types} types (Limits.types);"
                 " put what varies into the key",
             )
-        outlets = self._outlets.matching(type, key)
-        if is_local:
-            outlets = (outlet for outlet in outlets if outlet.is_local)
-        route = Route(type, key, ring, tuple(outlets))
-        if not is_local:
-            if len(self.routes) >= MAX_ROUTES:
-                self.routes.clear()
-            self.routes[type, key] = route
+        route = Route(type, key, ring, self._targets.matching(type, key))
+        if route.is_public:  # or a user's own event of that type would find it
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            self._routes[type, key] = route
         return route
 
-    def commit(self, event: Event[Any], cause: str, route: Route) -> None:
-        """Encode, number, keep and hand out `event`, and stamp the object. Never waits.
+    def attach(self, target: Target) -> None:
+        """From the next event on, hand `target` what its query matches."""
+        self._targets.add(target)
+        self._forget_routes(target.query)
 
-        Raises EncodeError before a number is taken, and BusError when called from within itself (a
-        `where` that publishes): other outlets would then see the later event first.
+    def detach(self, target: Target) -> None:
+        """Hand `target` nothing more."""
+        self._targets.remove(target)
+        self._forget_routes(target.query)
+
+    def _forget_routes(self, query: Query) -> None:
+        """Work out again where the events go that `query` may match."""
+        if query.every or query.prefixes or not query.keys:
+            self._routes.clear()
+        for type in query.types:
+            for key in query.keys:
+                self._routes.pop((type, key), None)
+
+    def when_free(self, step: Callable[[], object]) -> None:
+        """Take a step that publishes a system event: now, or once the event that is being handed
+        out has been. The step must not raise.
         """
-        if self.is_committing:
-            hint = "publishing from `where` would disorder events; do it in the callback"
-            raise BusError(hint)
-        self.is_committing = True
-        try:
-            seq, limit = self.seq + 1, self._limits.event_bytes
-            row = encode(seq, event.timestamp, route.type, route.key, event.data, cause, limit)
-            self.seq = seq
-            if route.is_public:
-                self.public_seq = seq
-            self.history.keep(route.ring, seq, event.timestamp, route.key, row)
-            event.source = self.name
-            event.epoch = self.epoch
-            event.seq = seq
-            event.cause = cause
-            for outlet in route.outlets:
-                outlet.deliver(seq, row, route.type, route.key)
-        finally:
-            self.is_committing = False
+        self._postponed.append(step)
+        if not self.is_handing_out:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._postponed:
+            self._postponed.popleft()()
 
     @contextmanager
-    def handing_out(self) -> Iterator[None]:
-        """Inside, older events are handed out, and nobody may publish either."""
-        self.is_committing = True
+    def no_publish(self) -> Iterator[None]:
+        """Inside, older events are handed out, so publishing raises BusError there as well."""
+        self.is_handing_out = True
         try:
             yield
         finally:
-            self.is_committing = False
+            self.is_handing_out = False
+        self._catch_up()
+
+
+def _check(event: object) -> None:
+    """Raise for what is no Event, or would not travel in whole."""
+    kind = type(event).__name__
+    if not isinstance(event, Event):
+        raise TypeError(f"{event!r} is a {kind}, not an Event: publish(Event(type, data))")
+    if names := own_fields(event):
+        raise EncodeError(
+            names[0],
+            f"the fields of {kind} beside those of Event would not travel ({', '.join(names)}):"
+            " put them into `data`",
+        )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from aiobus import clock
 from aiobus.codec import copied, decode
-from aiobus.delivery import Delivery, Gate
+from aiobus.delivery import BackpressureGate, Delivery
 from aiobus.event import Event
 from aiobus.held import Held
 from aiobus.history import Want
@@ -71,11 +71,9 @@ class Owner(Protocol):
 
 
 class Receiver:
-    """A live query with an inbox of its own. An `Outlet` to the publisher, a `Gate` if it blocks, a
+    """A live query with an inbox of its own. A `Sink` of the publisher, a gate if it blocks, a
     `Consumer` to those that ask who waits for whom.
     """
-
-    is_local = True
 
     def __init__(
         self,
@@ -104,7 +102,7 @@ class Receiver:
         """Who acts for this consumer: deliveries in hand, and the body of a stream."""
         self.in_hand = 0
         """Events handed over and not yet finished with."""
-        self.room = Waiters()
+        self.space_available = Waiters()
         """Publishers that wait until `is_over` is false."""
         self.overshoot = 0
         self.warning: asyncio.TimerHandle | None = None
@@ -217,14 +215,13 @@ class Receiver:
     def accept(self, events: list[Event[Any]]) -> None:
         """Take some that are decoded already."""
         where, query = self._where, self._narrow
-        with self._publisher.handing_out():
+        with self._publisher.no_publish():
             if query is not None:
                 events = [event for event in events if query.matches(event.type, event.key)]
             if where is not None:
                 events = [event for event in events if self._selects(where, event)]
             for outcome in self._inbox.extend(events):
                 self._count(outcome)
-        self._reports.flush()
         self._arrivals.wake()
 
     def lose(self, source: Source, gap: Gap) -> None:
@@ -252,7 +249,7 @@ class Receiver:
         page = self._publisher.history.answer(self.query, want, room, PULL_LOOK)
         if page.reached is not None:
             self.reach(page.reached)
-        with self._publisher.handing_out():
+        with self._publisher.no_publish():
             gap = cursor.advance(page)
             if gap is not None:
                 self.lose(self._own, gap)
@@ -261,7 +258,6 @@ class Receiver:
                     continue
                 if self._inbox.admit(row, type, key) is Offer.CONFLATED:
                     self._conflated += 1
-        self._reports.flush()
 
     # What comes out.
 
@@ -285,7 +281,7 @@ class Receiver:
         return self._where is not None or bool(self.query.keys or self.query.prefixes)
 
     @property
-    def gate(self) -> Gate | None:
+    def gate(self) -> BackpressureGate | None:
         """Itself when publishers of this process wait for it, else None."""
         return self if self._is_blocking else None
 
@@ -321,10 +317,10 @@ class Receiver:
     def pop(self) -> Event[Any] | None:
         """The next event to hand over; None when there is none now (then `wait`). Never waits."""
         event = self._batch.pop() if self._batch or self._refill() else None
-        if self._is_blocking and self.room and not self.is_over:
+        if self._is_blocking and self.space_available and not self.is_over:
             if self.intake.behind:
                 self.intake.pull(has_moved=True)  # before those who are woken take the room
-            self.room.wake()
+            self.space_available.wake()
         return event
 
     def _refill(self) -> bool:
@@ -431,7 +427,7 @@ class Receiver:
         self._batch.clear()
         self._cursor = Cursor()
         self._arrivals.wake()
-        self.room.wake()
+        self.space_available.wake()
 
     @property
     def stats(self) -> SubscriptionStats:

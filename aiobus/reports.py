@@ -8,7 +8,6 @@ anything: others find the trouble, count it and go on. Reporting itself never fa
 import asyncio
 import logging
 import traceback
-from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +64,6 @@ class Reports:
         self._ending = ending
         self._is_closed = self._is_hushed = False
         self._held: dict[str, Held] = {}
-        self.waiting: deque[tuple[str, dict[str, Any], str]] = deque()
-        """System events that came up while an event was being handed out, for `flush`."""
 
     def failure(self, subscription: str, type: str, event_id: str, error: BaseException) -> None:
         """A callback or a `where` raised on an event.
@@ -171,20 +168,16 @@ class Reports:
         """Publish a system event to this process, now or as soon as the event being handed out has
         been; not at all after `hush`.
         """
+        event = Event(type, data, cause=cause)
+        self._publisher.when_free(lambda: self._publish(event))
+
+    def _publish(self, event: Event[Any]) -> None:
         if self._is_hushed:
             return
-        self.waiting.append((type, data, cause))
-        self.flush()
-
-    def flush(self) -> None:
-        """Publish the system events that had to wait, unless they still have to."""
-        while self.waiting and not self._publisher.is_committing:
-            type, data, cause = self.waiting.popleft()
-            route = self._publisher.route(type, "", reserved=True)
-            try:
-                self._publisher.commit(Event(type, data), cause, route)
-            except EncodeError as error:  # a very small Limits.event_bytes
-                log.error("%s could not be announced: %s", type, error)
+        try:
+            self._publisher.publish(event, is_own=True)
+        except EncodeError as error:  # a very small Limits.event_bytes
+            log.error("%s could not be announced: %s", event.type, error)
 
     def _say(self, level: int, topic: str, text: str, error: BaseException | None = None) -> bool:
         """Log `text`, unless the same `topic` was logged within the last second: then count it."""
@@ -214,7 +207,6 @@ class Reports:
         when no handler takes it. What goes wrong is still logged.
         """
         self._is_hushed = True
-        self.waiting.clear()
 
     def leave_process(self) -> None:
         """This process is a forked child: from now on only log, at once. What was held back is its

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from aiobus.backpressure import wait_for_room
+from aiobus.backpressure import wait_for_space
 from aiobus.delivery import holding, waiting
 from aiobus.errors import BusClosed, NoSubscribers, RequestTimeout
 from aiobus.event import Event
@@ -24,17 +24,19 @@ __all__ = ["Requests"]
 
 
 class Requests:
-    """The requests of one bus. `route` and `commit` are its two steps of publishing."""
+    """The requests of one bus. `route` tells where an event would go, or raises what publishing it
+    would raise; `publish` publishes it without waiting.
+    """
 
     def __init__(
         self,
         subscriptions: Subscriptions,
         route: Callable[[Event[Any]], Route],
-        commit: Callable[[Event[Any], Route], object],
+        publish: Callable[[Event[Any]], object],
     ) -> None:
         self._subscriptions = subscriptions
         self._route = route
-        self._commit = commit
+        self._publish = publish
         self._listening: dict[Query, asyncio.Task[Receiver]] = {}
         self._futures: dict[tuple[str, Query], asyncio.Future[Event[Any]]] = {}
 
@@ -45,7 +47,7 @@ class Requests:
         route = self._route(event)
         if not self._has_subscriber(route):
             raise NoSubscribers(route.type, route.key)
-        self._commit(event, route)
+        self._publish(event)
         reply = self._expect(event.id, query)
         limit = asyncio.timeout(timeout)
         try:
@@ -63,15 +65,15 @@ class Requests:
         nor do the receivers of replies.
         """
         own = {task.result() for task in self._listening.values() if task.done()}
-        named = (each for each in route.outlets if route.type in each.query.types)
-        return any(outlet not in own for outlet in named)
+        named = (each for each in route.targets if route.type in each.query.types)
+        return any(target not in own for target in named)
 
     async def _wait(self, reply: "asyncio.Future[Event[Any]]", route: Route) -> Event[Any]:
-        await wait_for_room(route.gates)
+        await wait_for_space(route.blocking)
         if not (holders := holding()):
             return await reply
         # Whoever answers must not wait for room that only this handler, once answered, can make.
-        with waiting(holders, route.outlets):
+        with waiting(holders, route.sinks):
             self._subscriptions.recheck()
             return await reply
 

@@ -11,28 +11,29 @@ frames.
 
 from collections.abc import Callable
 
-from aiobus.delivery import Delivery
+from aiobus.codec import seq_of
+from aiobus.history import LARGE
 from aiobus.pattern import Query
 from aiobus.wire import frame, quiet
 
 __all__ = ["Stream"]
 
 FRAME_EVENTS = 64
-FRAME_BYTES = 64 * 1024
+FRAME_BYTES = FRAME_EVENTS * LARGE
 
 
 class Stream:
-    """The events of one query on their way to other processes: an `Outlet`.
+    """The events of one query on their way to other processes.
+
+    The publisher appends to `rows`, since most events need nothing else, and calls `fill` when
+    there are `full_at` of them, or the row has more bytes than `LARGE`. Such a row takes the places
+    of several, so that a frame of full length has full size without a look at each row.
 
     `newest` begins as the source's seq at that moment: whoever asks for the stream now is owed
     nothing before. With 0 instead, 692 of 5,160 events were lost unnoticed over 12 reconnects.
     `send` takes a frame and never waits; `join` is called with the first event of a tick, to have
     `end_tick` called when that is over, and then each tick for as long as it says True.
     """
-
-    is_local = False
-    gate = None
-    running: tuple[Delivery, ...] = ()
 
     def __init__(
         self,
@@ -45,34 +46,40 @@ class Stream:
     ) -> None:
         self.query = query
         self.topic = topic
-        self.newest = self.sent = seq
-        """The last event that was sent (`sent`) or is about to be."""
+        self.sent = seq
+        """The last event that was sent."""
+        self.rows: list[bytes] = []
+        """What was joined since."""
+        self.full_at = 1
+        """How many rows make a frame: one, while none was sent in this tick."""
         self.is_loud = True
         """Somebody wants the frames, and not the beacons alone."""
         self._source, self._epoch = source
         self._send = send
         self._join = join
-        self._rows: list[bytes] = []
-        self._bytes = 0
         self._is_joining = self._is_busy = False
 
-    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
-        """Send the event, or join it to those of the same tick."""
-        self._rows.append(row)
-        self._bytes += len(row)
-        self.newest = seq
+    @property
+    def newest(self) -> int:
+        """The last event that was sent or is about to be."""
+        return seq_of(self.rows[-1]) if self.rows else self.sent
+
+    def fill(self, size: int) -> None:
+        """A row of so many bytes was appended, which may make a frame."""
         if not self._is_joining:
             self._is_joining = True
             self._join(self)
             self._emit()
         else:
             self._is_busy = True
-            if len(self._rows) >= FRAME_EVENTS or self._bytes >= FRAME_BYTES:
+            self.full_at -= size // LARGE
+            if len(self.rows) >= self.full_at:
                 self._emit()
 
     def flush(self) -> None:
         """Send what was joined so far."""
-        if self._rows:
+        if self.rows:
+            self._is_busy = True
             self._emit()
 
     def end_tick(self) -> bool:
@@ -81,10 +88,12 @@ class Stream:
         """
         self.flush()
         self._is_joining, self._is_busy = self._is_busy, False
+        self.full_at = FRAME_EVENTS if self._is_joining else 1
         return self._is_joining
 
     def beacon(self) -> None:
         """Send a frame in any case: one without events reveals that the last with some was lost."""
+        self._is_busy = self._is_busy or bool(self.rows)
         self._emit()
 
     def quiet_beacon(self) -> None:
@@ -93,9 +102,11 @@ class Stream:
         self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, ()))
 
     def _emit(self) -> None:
-        rows, prev = self._rows, self.sent
-        self._rows = []
-        self._bytes = 0
-        self.sent = self.newest
+        rows, prev = self.rows, self.sent
+        if rows:
+            self.sent = seq_of(rows[-1])
+            self.rows = []
+        if self._is_joining:
+            self.full_at = FRAME_EVENTS
         if self.is_loud:
             self._send(frame(self.topic, self._source, self._epoch, prev, rows))

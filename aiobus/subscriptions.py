@@ -166,9 +166,9 @@ class Subscriptions:
         return [each for each in everyone if not each.is_idle and each is not exempt]
 
     def recheck(self) -> None:
-        """Who waits for whom has changed: publishers that wait for room look again."""
+        """Who waits for whom has changed: publishers that wait for space look again."""
         for receiver in self._open:
-            receiver.room.wake()
+            receiver.space_available.wake()
 
     async def until_idle(self, timeout: float, exempt: Receiver | None = None) -> bool:
         """True when all but `exempt` are idle, or when a failure is to be told of; False when

@@ -33,7 +33,7 @@ class Turn:
     `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone.
     """
 
-    __slots__ = ("_events", "_left", "_seconds", "_until")
+    __slots__ = ("_events", "_seconds", "left", "until")
 
     def __init__(self, seconds: float = TURN_SECONDS, events: int = EVENTS) -> None:
         self._seconds = seconds
@@ -42,10 +42,10 @@ class Turn:
 
     def renew(self) -> None:
         """A new turn begins now."""
-        self._left = self._events
-        self._until = elapsed() + self._seconds
+        self.left = self._events
+        self.until = elapsed() + self._seconds
 
     def spend(self) -> bool:
         """Count one event; True when the turn is over."""
-        self._left -= 1
-        return self._left <= 0 or elapsed() > self._until
+        self.left -= 1
+        return self.left <= 0 or elapsed() > self.until

@@ -64,29 +64,25 @@ def looped(events: list[Event[Any]]) -> float:
 
 def parts(bus: AsyncEventBus, event: Event[Any]) -> list[Part]:
     """In the order in which they become real."""
-    outgoing = bus._outgoing
-    source, turn, route = outgoing._publisher, outgoing.turn, outgoing.route(event)
+    source = bus._publisher
+    route = source.route(event)
     row = encode(1, 1e9, "TRADE", "BTCUSDT", event.data, "", 1_000_000)
 
     class Endless:
         """A turn that is never over."""
 
-        renew = turn.renew
+        left = 1 << 60
+        until = float("inf")
 
-        def spend(self) -> bool:
-            return False
-
-    def nothing(*_: object) -> None:
-        pass
+        def renew(self) -> None:
+            pass
 
     def dumped(seq: int, timestamp: float, type: str, key: str, data: Any, *_: object) -> bytes:
         orjson.dumps((seq, timestamp, type, key, data))
         return row
 
     return [
-        ("route", "open? this loop? an Event? then one dict", outgoing, "route", lambda _: route),
-        ("commit", "tick, cause, reports", outgoing, "commit", nothing),
-        ("number", "seq, stamp four fields, try", source, "commit", nothing),
+        ("publish", "route, number, history, stamp", source, "publish", lambda *_: route),
         ("orjson.dumps", "the row", publisher, "encode", lambda *_: row),
         (
             "encode",
@@ -95,8 +91,7 @@ def parts(bus: AsyncEventBus, event: Event[Any]) -> list[Part]:
             "encode",
             dumped,
         ),
-        ("history", "append four, add up, evict now and then", source.history, "keep", nothing),
-        ("turn", "count, read the clock, let the loop turn", outgoing, "turn", Endless()),
+        ("turn", "let the loop turn", bus, "_turn", Endless()),
     ]
 
 
@@ -113,7 +108,7 @@ async def explain() -> list[Step]:
                 found = await published(bus, events, all_parts[place:])
                 best[place] = min(best[place], found)
         loop = looped(events)
-    steps: list[Step] = [("await", "the coroutine itself, and its calls", best[0] - loop)]
+    steps: list[Step] = [("await", "the coroutine itself: open? this loop?", best[0] - loop)]
     for (name, what, *_), before, after in zip(all_parts, best, best[1:], strict=False):
         steps.append((name, what, after - before))
     return [*steps, ("whole", "the sum, timed in one piece", best[-1] - loop)]

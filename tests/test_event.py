@@ -1,7 +1,10 @@
 """How an event looks, compares and is identified."""
 
+import pickle
 import time
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import astuple, dataclass, fields, replace
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -44,6 +47,28 @@ def test_a_new_event_says_nothing_of_where_it_came_from() -> None:
 def test_the_timestamp_is_by_default_when_it_was_made() -> None:
     before = time.time()
     assert before <= Event("TRADE", 1).timestamp <= time.time()
+
+
+def test_an_event_can_be_copied_pickled_replaced_and_matched() -> None:
+    event = Event("TRADE", [1], 2.5, key="BTC", cause="a@1.1", source="b", epoch=1, seq=2)
+    assert repr(event) == (
+        "Event(type='TRADE', data=[1], timestamp=2.5, key='BTC', cause='a@1.1', source='b',"
+        " epoch=1, seq=2)"
+    )
+    for again in (copy(event), pickle.loads(pickle.dumps(event)), replace(event)):
+        assert astuple(again) == astuple(event)
+    other = replace(event, data=3, seq=0)
+    assert (other.data, other.timestamp, other.seq) == (3, 2.5, 0)
+    match event:
+        case Event(type, data, timestamp, key=key):
+            assert (type, data, timestamp, key) == ("TRADE", [1], 2.5, "BTC")
+
+
+def test_what_a_call_may_leave_out_is_what_a_dataclass_of_events_may() -> None:
+    parameters = signature(Event).parameters
+    assert str(parameters["timestamp"]) == "timestamp: float = now"
+    for each in fields(Event)[3:]:
+        assert (parameters[each.name].default, each.kw_only) == (each.default, True)
 
 
 def test_an_event_has_no_other_attributes() -> None:

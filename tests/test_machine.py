@@ -138,7 +138,7 @@ class Source:
 
     def publish(self, type: str, key: str) -> None:
         event = Event(type, None, 0.0, key=key)
-        self.publisher.commit(event, "", self.publisher.route(type, key))
+        self.publisher.publish(event)
         self.events.append(event)
 
     def end_tick(self) -> None:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from aiobus import BusError, EncodeError, Event, EventType, Limits
 from aiobus.codec import decode
-from aiobus.delivery import Delivery, Gate
+from aiobus.delivery import BackpressureGate, Delivery
 from aiobus.pattern import Query
-from aiobus.publisher import Publisher
+from aiobus.publisher import Publisher, Route
+from aiobus.stream import Stream
 
 
 class OldKind(str, enum.Enum):  # noqa: UP042 - how it was written before there was StrEnum
@@ -19,15 +20,12 @@ class OldKind(str, enum.Enum):  # noqa: UP042 - how it was written before there 
 
 
 class Box:
-    """An outlet that keeps what it is handed, as (seq, type, key) and the row."""
+    """A sink that keeps what it is handed, as (seq, type, key) and the row."""
 
-    def __init__(
-        self, types: Any = "*", key: Any = None, *, is_local: bool = True, order: Any = None
-    ) -> None:
+    def __init__(self, types: Any = "*", key: Any = None, *, order: Any = None) -> None:
         self.query = Query.of(types, key)
-        self.is_local = is_local
         self.running: set[Delivery] = set()
-        self.gate: Gate | None = None
+        self.gate: BackpressureGate | None = None
         self.got: list[tuple[int, str, str]] = []
         self.rows: list[bytes] = []
         self.order = [] if order is None else order
@@ -43,7 +41,7 @@ class Box:
 
 
 class Republisher(Box):
-    """An outlet that breaks the rule and publishes from within `deliver`."""
+    """A sink that breaks the rule and publishes from within `deliver`."""
 
     def __init__(self, publisher: Publisher) -> None:
         super().__init__()
@@ -59,7 +57,7 @@ class Republisher(Box):
 
 
 class Broken(Box):
-    """An outlet that breaks the rule and raises."""
+    """A sink that breaks the rule and raises."""
 
     def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
         raise KeyboardInterrupt
@@ -74,9 +72,18 @@ def publisher(**limits: int) -> Publisher:
 def publish(
     publisher: Publisher, type: Any, data: Any = 1, *, key: Any = "", cause: Any = "", **more: Any
 ) -> Event[Any]:
-    event = Event(type, data, key=key)
-    publisher.commit(event, cause, publisher.route(type, key, **more))
+    event = Event(type, data, key=key, cause=cause)
+    publisher.publish(event, **more)
     return event
+
+
+def route(publisher: Publisher, type: Any, key: Any = "") -> Route:
+    return publisher.route(Event(type, 1, key=key))
+
+
+def stream_of(types: Any, messages: list[bytes]) -> Stream:
+    """A stream to other processes."""
+    return Stream(Query.of(types), b"topic\0", ("desk", 36), 0, messages.append, lambda _: None)
 
 
 # Numbers and stamps.
@@ -97,8 +104,8 @@ def test_the_very_object_is_stamped_with_where_it_came_from() -> None:
 def test_publishing_a_received_event_makes_it_a_new_one() -> None:
     desk = publisher()
     event = Event("TRADE", 1, source="other", epoch=99, seq=1000, cause="other@1.1")
-    desk.commit(event, "other@2r.1000", desk.route("TRADE", ""))
-    assert (event.source, event.epoch, event.seq, event.cause) == ("desk", 36, 1, "other@2r.1000")
+    desk.publish(event)
+    assert (event.source, event.epoch, event.seq, event.cause) == ("desk", 36, 1, "")
 
 
 def test_the_row_that_is_kept_and_handed_out_says_the_same() -> None:
@@ -149,7 +156,7 @@ def test_a_refused_event_keeps_the_stamps_it_had() -> None:
     desk = publisher()
     event = Event("TRADE", {1, 2}, source="other", epoch=1, seq=5, cause="a@1.1")
     with pytest.raises(EncodeError):
-        desk.commit(event, "b@1.1", desk.route("TRADE", ""))
+        desk.publish(event)
     assert (event.source, event.epoch, event.seq, event.cause) == ("other", 1, 5, "a@1.1")
 
 
@@ -171,7 +178,7 @@ def test_the_numbers_handed_out_have_no_holes_whatever_was_refused(datas: list[A
 # Who gets what.
 
 
-def test_outlets_get_what_their_query_matches() -> None:
+def test_sinks_get_what_their_query_matches() -> None:
     desk, trades, bitcoin = publisher(), Box("TRADE"), Box("*", key="BTC")
     desk.attach(trades)
     desk.attach(bitcoin)
@@ -182,7 +189,7 @@ def test_outlets_get_what_their_query_matches() -> None:
     assert bitcoin.got == [(1, "TRADE", "BTC"), (3, "FILL", "BTC")]
 
 
-def test_outlets_of_the_same_types_are_served_in_the_order_they_were_attached() -> None:
+def test_sinks_of_the_same_types_are_served_in_the_order_they_were_attached() -> None:
     order: list[Box] = []
     desk, boxes = publisher(), [Box("TRADE", order=order) for _ in range(5)]
     for box in boxes:
@@ -191,14 +198,14 @@ def test_outlets_of_the_same_types_are_served_in_the_order_they_were_attached() 
     assert order == boxes
 
 
-def test_an_outlet_of_several_matching_types_is_served_once() -> None:
+def test_a_sink_of_several_matching_types_is_served_once() -> None:
     desk, box = publisher(), Box(["*", "TRADE", "aiobus.gap"])
     desk.attach(box)
     publish(desk, "TRADE")
     assert box.seqs == [1]
 
 
-def test_an_outlet_gets_nothing_from_before_it_was_attached() -> None:
+def test_a_sink_gets_nothing_from_before_it_was_attached() -> None:
     desk, box = publisher(), Box()
     publish(desk, "TRADE")
     desk.attach(box)
@@ -206,7 +213,7 @@ def test_an_outlet_gets_nothing_from_before_it_was_attached() -> None:
     assert box.seqs == [2]
 
 
-def test_an_outlet_gets_nothing_after_it_was_detached() -> None:
+def test_a_sink_gets_nothing_after_it_was_detached() -> None:
     desk, box, other = publisher(), Box(), Box()
     desk.attach(box)
     desk.attach(other)
@@ -232,43 +239,43 @@ def test_types_and_keys_are_the_same_however_they_are_written(first: str) -> Non
 
 def test_a_route_is_remembered() -> None:
     desk = publisher()
-    assert desk.route("TRADE", "BTC") is desk.route(EventType.TRADE, "BTC")
-    assert desk.route("TRADE", "BTC") is not desk.route("TRADE", "ETH")
+    assert route(desk, "TRADE", "BTC") is route(desk, EventType.TRADE, "BTC")
+    assert route(desk, "TRADE", "BTC") is not route(desk, "TRADE", "ETH")
 
 
 def test_a_route_says_who_will_be_handed_the_event() -> None:
     desk, box = publisher(), Box("TRADE")
     desk.attach(box)
-    assert desk.route("TRADE", "BTC").outlets == (box,)
-    assert desk.route("FILL", "BTC").outlets == ()
+    assert route(desk, "TRADE", "BTC").sinks == (box,)
+    assert route(desk, "FILL", "BTC").sinks == ()
 
 
-def test_routes_are_worked_out_anew_when_an_outlet_comes_or_goes() -> None:
+def test_routes_are_worked_out_anew_when_a_sink_comes_or_goes() -> None:
     desk, box = publisher(), Box("TRADE")
-    assert desk.route("TRADE", "").outlets == ()
+    assert route(desk, "TRADE").sinks == ()
     desk.attach(box)
-    assert desk.route("TRADE", "").outlets == (box,)
+    assert route(desk, "TRADE").sinks == (box,)
     desk.detach(box)
-    assert desk.route("TRADE", "").outlets == ()
+    assert route(desk, "TRADE").sinks == ()
 
 
-def test_a_route_names_the_gates_among_its_outlets() -> None:
+def test_a_route_names_the_gates_among_its_sinks() -> None:
     desk, plain, gated = publisher(), Box(), Box()
     gate: Any = gated
     gated.gate = gate
     desk.attach(plain)
     desk.attach(gated)
-    assert desk.route("TRADE", "").gates == (gated,)
+    assert route(desk, "TRADE").blocking == (gated,)
 
 
 def test_keys_that_never_repeat_do_not_fill_the_memory() -> None:
     desk = publisher()
-    first = desk.route("TRADE", "0")
+    first = route(desk, "TRADE", "0")
     for key in range(1, 65_536):
-        desk.route("TRADE", str(key))
-    assert desk.route("TRADE", "0") is first
-    desk.route("TRADE", "one more")
-    assert desk.route("TRADE", "0") is not first
+        route(desk, "TRADE", str(key))
+    assert route(desk, "TRADE", "0") is first
+    route(desk, "TRADE", "one more")
+    assert route(desk, "TRADE", "0") is not first
 
 
 def test_one_type_too_many_is_refused_with_the_way_out() -> None:
@@ -276,7 +283,7 @@ def test_one_type_too_many_is_refused_with_the_way_out() -> None:
     publish(desk, "A")
     publish(desk, "B")
     with pytest.raises(EncodeError, match=r"more than 2 types \(Limits\.types\); put what varies"):
-        desk.route("C", "")
+        route(desk, "C")
     assert publish(desk, "A", key="any").seq == 3
 
 
@@ -285,44 +292,44 @@ def test_one_type_too_many_is_refused_with_the_way_out() -> None:
 
 def test_a_user_cannot_publish_a_reserved_type() -> None:
     with pytest.raises(EncodeError, match=r"is reserved: types that begin with 'aiobus\.'"):
-        publisher().route("aiobus.mine", "")
+        route(publisher(), "aiobus.mine")
 
 
 def test_the_bus_can_and_that_does_not_open_the_door_for_users() -> None:
     desk = publisher()
-    assert publish(desk, "aiobus.gap", reserved=True).seq == 1
+    assert publish(desk, "aiobus.gap", is_own=True).seq == 1
     with pytest.raises(EncodeError, match="is reserved"):
-        desk.route("aiobus.gap", "")
+        route(desk, "aiobus.gap")
 
 
 def test_the_bus_can_however_many_types_there_are() -> None:
     desk = publisher(types=1)
     publish(desk, "A")
-    assert publish(desk, "aiobus.error", reserved=True).seq == 2
+    assert publish(desk, "aiobus.error", is_own=True).seq == 2
 
 
 def test_a_reserved_type_goes_to_those_who_named_it_in_this_process_only() -> None:
-    desk = publisher()
-    here, everything, elsewhere = Box("aiobus.gap"), Box(), Box("aiobus.gap", is_local=False)
-    for box in (here, everything, elsewhere):
-        desk.attach(box)
-    publish(desk, "aiobus.gap", reserved=True)
-    assert (here.seqs, everything.seqs, elsewhere.seqs) == ([1], [], [])
+    desk, messages = publisher(), list[bytes]()
+    here, everything = Box("aiobus.gap"), Box()
+    for target in (here, everything, stream_of("aiobus.gap", messages)):
+        desk.attach(target)
+    publish(desk, "aiobus.gap", is_own=True)
+    assert (here.seqs, everything.seqs, messages) == ([1], [], [])
 
 
 def test_an_ordinary_type_goes_to_other_processes_too() -> None:
-    desk, elsewhere = publisher(), Box("TRADE", is_local=False)
-    desk.attach(elsewhere)
+    desk, messages = publisher(), list[bytes]()
+    desk.attach(stream_of("TRADE", messages))
     publish(desk, "TRADE")
-    assert elsewhere.seqs == [1]
+    assert len(messages) == 1
 
 
 def test_what_others_may_have_ends_with_the_last_event_that_is_not_of_a_reserved_type() -> None:
     desk = publisher()
-    publish(desk, "aiobus.peer_joined", reserved=True)
+    publish(desk, "aiobus.peer_joined", is_own=True)
     assert (desk.seq, desk.public_seq) == (1, 0)
     publish(desk, "TRADE")
-    publish(desk, "aiobus.gap", reserved=True)
+    publish(desk, "aiobus.gap", is_own=True)
     assert (desk.seq, desk.public_seq) == (3, 2)
 
 
@@ -346,11 +353,11 @@ def test_the_publisher_is_as_usable_as_before_when_that_was_refused() -> None:
     desk.attach(republisher)
     publish(desk, "TRADE")
     desk.detach(republisher)
-    assert not desk.is_committing
+    assert not desk.is_handing_out
     assert publish(desk, "TRADE").seq == 2
 
 
-def test_an_outlet_that_raises_leaves_the_publisher_usable() -> None:
+def test_a_sink_that_raises_leaves_the_publisher_usable() -> None:
     desk = publisher()
     broken = Broken()
     desk.attach(broken)
@@ -358,3 +365,43 @@ def test_an_outlet_that_raises_leaves_the_publisher_usable() -> None:
         publish(desk, "TRADE")
     desk.detach(broken)
     assert publish(desk, "TRADE").seq == 2
+
+
+# What must wait until an event has been handed out.
+
+
+class Announcer(Box):
+    """A sink in which something happens that the bus announces."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        super().__init__("TRADE")
+        self.publisher = publisher
+
+    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
+        super().deliver(seq, row, type, key)
+        event = Event("aiobus.error", None, cause="desk@10.1")
+        self.publisher.when_free(lambda: self.publisher.publish(event, is_own=True))
+
+
+def test_what_comes_up_while_an_event_is_handed_out_is_published_when_all_have_that() -> None:
+    desk, after = publisher(), Box(["*", "aiobus.error"])
+    desk.attach(Announcer(desk))
+    desk.attach(after)
+    publish(desk, "TRADE")
+    publish(desk, "TRADE")
+    assert [type for _, type, _ in after.got] == ["TRADE", "aiobus.error"] * 2
+    assert decode(after.rows[1:2], "desk", 36)[0].cause == "desk@10.1"
+
+
+def test_what_comes_up_while_older_events_are_handed_out_is_published_after_them() -> None:
+    desk, box = publisher(), Box("aiobus.error")
+    desk.attach(box)
+    announcer = Announcer(desk)
+    with desk.no_publish():
+        announcer.deliver(1, b"", "TRADE", "")
+        with pytest.raises(BusError, match="do it in the callback"):
+            publish(desk, "TRADE")
+        assert box.seqs == []
+    assert box.seqs == [1]
+    announcer.deliver(1, b"", "TRADE", "")
+    assert box.seqs == [1, 2]

@@ -706,11 +706,10 @@ def test_a_source_that_leaves_before_it_told_of_its_past_has_lost_what_was_heard
 
 
 class Subscriber:
-    """An outlet with a bounded inbox and a cursor. It pulls pages for which at most `look` events
+    """A sink with a bounded inbox and a cursor. It pulls pages for which at most `look` events
     are looked at.
     """
 
-    is_local = True
     gate = None
 
     def __init__(self, publisher: Publisher, query: Query, maxsize: int, look: int) -> None:
@@ -811,7 +810,7 @@ def run(case: Case) -> Run:
 
 def publish(publisher: Publisher, type: str, key: str, length: int) -> Event[str]:
     event = Event(type, "." * length, key=key)
-    publisher.commit(event, "", publisher.route(type, key))
+    publisher.publish(event)
     return event
 
 

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiobus import Event, Limits, wire
-from aiobus.codec import encode
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
 from aiobus.stream import FRAME_BYTES, FRAME_EVENTS, Stream
@@ -16,21 +15,27 @@ EPOCH = 36
 
 
 class Link:
-    """A stream, what it has sent, and who is to be told of the end of the tick."""
+    """A publisher with a stream, what that has sent, and who is to be told of the end of the tick.
+
+    The seq of an event that is published can be chosen: what lies before went to others.
+    """
 
     def __init__(self, seq: int = 0, query: Query | None = None) -> None:
         self.messages: list[bytes] = []
         self.joining: list[Stream] = []
+        self.publisher = Publisher("desk", Limits())
+        self.publisher.epoch = EPOCH
         query = query or Query.of("TRADE", "BTC")
         topic = wire.topic(query.text)
         self.stream = Stream(
             query, topic, ("desk", EPOCH), seq, self.messages.append, self.joining.append
         )
+        self.publisher.attach(self.stream)
 
     def deliver(self, *seqs: int, size: int = 1) -> None:
         for seq in seqs:
-            row = encode(seq, 0.5, "TRADE", "BTC", "." * size, "", FRAME_BYTES * 2)
-            self.stream.deliver(seq, row, "TRADE", "BTC")
+            self.publisher.seq = seq - 1
+            self.publisher.publish(Event("TRADE", "." * size, 0.5, key="BTC"))
 
     @property
     def frames(self) -> list[Frame]:
@@ -204,20 +209,13 @@ def test_a_frame_names_its_topic_and_its_source() -> None:
 
 
 def test_an_event_arrives_as_it_was_published() -> None:
-    desk, link = Publisher("desk", Limits()), Link()
-    desk.epoch = EPOCH
-    desk.attach(link.stream)
-    event = Event("TRADE", {"price": 1.5, "note": "\0é"}, key="BTC")
-    desk.commit(event, "other@1.7", desk.route("TRADE", "BTC"))
+    link = Link()
+    event = Event("TRADE", {"price": 1.5, "note": "\0é"}, key="BTC", cause="other@1.7")
+    link.publisher.publish(event)
     (frame,) = link.frames
     (arrived,) = frame
     assert arrived == event
     assert (arrived.id, arrived.cause) == (event.id, "other@1.7")
-
-
-def test_a_stream_is_no_outlet_of_this_process_and_nobody_waits_for_it() -> None:
-    stream = Link().stream
-    assert (stream.is_local, stream.gate, list(stream.running)) == (False, None, [])
 
 
 ROWS = ["event", "event", "event", "burst", "large", "flush", "end_tick", "beacon"]

@@ -45,7 +45,7 @@ class Desk:
     def publish(self, *types: str) -> None:
         for type in types:
             event: Event[Any] = Event(type, 1)
-            self.publisher.commit(event, "", self.publisher.route(type, ""))
+            self.publisher.publish(event)
 
     @property
     def sent(self) -> list[tuple[bytes, int, list[int]]]:
@@ -97,8 +97,7 @@ async def test_a_query_that_is_asked_for_is_served_from_then_on(desk: Desk) -> N
 
 async def test_a_stream_begins_with_the_last_event_that_others_may_have(desk: Desk) -> None:
     desk.publish("A")
-    own = desk.publisher.route("aiobus.gap", "", reserved=True)
-    desk.publisher.commit(Event("aiobus.gap", 1), "", own)
+    desk.publisher.publish(Event("aiobus.gap", 1), is_own=True)
     desk.open("A")
     desk.streams.beacon(A)
     assert desk.sent == [(A, 1, [])]
@@ -296,9 +295,7 @@ async def test_a_page_holds_no_more_than_was_asked_for_nor_than_1024_events(desk
 async def test_a_page_names_no_number_that_heartbeats_do_not(desk: Desk) -> None:
     """System events have numbers too, and stay with their bus."""
     desk.publish("A")
-    publisher = desk.publisher
-    route = publisher.route("aiobus.error", "", reserved=True)
-    publisher.commit(Event("aiobus.error", None), "", route)
+    desk.publisher.publish(Event("aiobus.error", None), is_own=True)
     for want in (Want(0), Want(1), Want(0, "last"), Want(0, 1e12)):
         page = desk.streams.page(A, Query.of("A"), want, 10)
         assert (page.after <= 1, page.to, page.newest) == (True, 1, 1)

@@ -1,6 +1,6 @@
 """The seam between a bus and whatever carries its events to other buses.
 
-Owns the Protocols on both sides of it. An adapter attaches an `Outlet` to the publisher for each
+Owns the Protocols on both sides of it. An adapter attaches a `Stream` to the publisher for each
 query that others ask for, hands what it receives to an `Inlet`, and tells a `Witness` who comes and
 goes. It must not know of callbacks, handlers or tasks of the user.
 """

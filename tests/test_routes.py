@@ -6,21 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiobus.delivery import Delivery, Gate
-from aiobus.outlets import Outlets
+from aiobus.delivery import BackpressureGate, Delivery
 from aiobus.pattern import Query
+from aiobus.publisher import Routes
 
 
 class Box:
-    """An outlet that counts how often its query was looked at."""
-
-    is_local = True
+    """A sink that counts how often its query was looked at."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
         self.looks = 0
         self.running: set[Delivery] = set()
-        self.gate: Gate | None = None
+        self.gate: BackpressureGate | None = None
 
     @property
     def query(self) -> Query:
@@ -35,62 +33,62 @@ def box(types: Any, key: Any = None) -> Box:
     return Box(Query.of(types, key))
 
 
-def outlets_of(*boxes: Box) -> Outlets:
-    outlets = Outlets()
+def routes_of(*boxes: Box) -> Routes:
+    routes = Routes()
     for each in boxes:
-        outlets.add(each)
-    return outlets
+        routes.add(each)
+    return routes
 
 
 def test_nobody_is_found_where_nobody_asks() -> None:
-    assert list(Outlets().matching("A", "x")) == []
+    assert list(Routes().matching("A", "x")) == []
 
 
-def test_an_outlet_is_found_for_the_keys_it_names_and_no_others() -> None:
+def test_a_sink_is_found_for_the_keys_it_names_and_no_others() -> None:
     btc = box("TRADE", ["BTC", "ETH"])
-    outlets = outlets_of(btc)
-    found = [list(outlets.matching("TRADE", key)) for key in ("BTC", "ETH", "SOL", "")]
+    routes = routes_of(btc)
+    found = [list(routes.matching("TRADE", key)) for key in ("BTC", "ETH", "SOL", "")]
     assert found == [[btc], [btc], [], []]
 
 
-def test_an_outlet_of_every_type_may_name_its_keys() -> None:
+def test_a_sink_of_every_type_may_name_its_keys() -> None:
     btc = box("*", "BTC")
-    outlets = outlets_of(btc)
-    assert list(outlets.matching("TRADE", "BTC")) == [btc]
-    assert list(outlets.matching("TRADE", "ETH")) == []
+    routes = routes_of(btc)
+    assert list(routes.matching("TRADE", "BTC")) == [btc]
+    assert list(routes.matching("TRADE", "ETH")) == []
 
 
-def test_an_outlet_that_asks_in_two_ways_for_the_same_is_found_once() -> None:
+def test_a_sink_that_asks_in_two_ways_for_the_same_is_found_once() -> None:
     both = box(["*", "TRADE"], ["BTC", "B*"])
-    assert list(outlets_of(both).matching("TRADE", "BTC")) == [both]
+    assert list(routes_of(both).matching("TRADE", "BTC")) == [both]
 
 
 def test_a_reserved_type_that_was_named_is_found_whatever_the_keys() -> None:
     gaps = box(["TRADE", "aiobus.gap"], "BTC")
-    assert list(outlets_of(gaps).matching("aiobus.gap", "")) == [gaps]
+    assert list(routes_of(gaps).matching("aiobus.gap", "")) == [gaps]
 
 
 @pytest.mark.parametrize("key", [None, "BTC", "B*"])
 def test_a_reserved_type_is_not_found_by_who_asks_for_every_type(key: str | None) -> None:
-    assert list(outlets_of(box("*", key)).matching("aiobus.gap", "BTC")) == []
+    assert list(routes_of(box("*", key)).matching("aiobus.gap", "BTC")) == []
 
 
 def test_among_5000_that_name_their_keys_an_event_meets_its_own() -> None:
     boxes = [box("TRADE", f"S{number}") for number in range(5000)]
-    outlets = outlets_of(*boxes)
+    routes = routes_of(*boxes)
     for each in boxes:
         each.looks = 0
-    assert list(outlets.matching("TRADE", "S77")) == [boxes[77]]
+    assert list(routes.matching("TRADE", "S77")) == [boxes[77]]
     assert [number for number, each in enumerate(boxes) if each.looks] == [77]
 
 
 def test_who_is_removed_while_the_found_are_walked_was_found() -> None:
     boxes = [box("TRADE"), box("TRADE"), box("*", "BTC")]
-    outlets = outlets_of(*boxes)
+    routes = routes_of(*boxes)
     found = []
-    for each in outlets.matching("TRADE", "BTC"):
+    for each in routes.matching("TRADE", "BTC"):
         found.append(each)
-        outlets.remove(each)
+        routes.remove(each)
     assert sorted(map(id, found)) == sorted(map(id, boxes))
 
 
@@ -107,10 +105,10 @@ QUERIES: list[Query] = [
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_what_was_removed_leaves_nothing_behind(query: Query) -> None:
-    outlets, each = Outlets(), Box(query)
-    outlets.add(each)
-    outlets.remove(each)
-    assert vars(outlets) == vars(Outlets())
+    routes, each = Routes(), Box(query)
+    routes.add(each)
+    routes.remove(each)
+    assert vars(routes) == vars(Routes())
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -118,13 +116,13 @@ def test_removing_what_is_not_there_is_an_error_beside_others_of_the_same_query(
     query: Query,
 ) -> None:
     with pytest.raises(ValueError, match="not in list"):
-        outlets_of(Box(query)).remove(Box(query))
+        routes_of(Box(query)).remove(Box(query))
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_removing_what_is_not_there_is_an_error_where_nobody_else_is(query: Query) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - that it is one is the promise
-        Outlets().remove(Box(query))
+        Routes().remove(Box(query))
 
 
 # Against asking everyone.
@@ -142,16 +140,16 @@ steps = st.lists(queries | st.integers(0, 20), max_size=25)
 @given(steps)
 @settings(max_examples=150, deadline=None)
 def test_those_are_found_whose_query_matches_each_once(steps: list[Query | int]) -> None:
-    outlets = Outlets()
+    routes = Routes()
     there: list[Box] = []
     for step in steps:  # a query: one more asks for it; a number: one of those leaves
         if isinstance(step, Query):
             there.append(Box(step))
-            outlets.add(there[-1])
+            routes.add(there[-1])
         elif there:
-            outlets.remove(there.pop(step % len(there)))
+            routes.remove(there.pop(step % len(there)))
     for type in TYPES:
         for key in KEYS:
-            found = list(outlets.matching(type, key))
+            found = list(routes.matching(type, key))
             wanted = [each for each in there if each.query.matches(type, key)]
             assert sorted(map(id, found)) == sorted(map(id, wanted))
