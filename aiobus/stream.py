@@ -90,7 +90,7 @@ class Stream:
     def quiet_beacon(self) -> None:
         """Say the same to those who want nothing else, behind what was joined."""
         self.flush()
-        self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, ()))
+        self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, self.sent, ()))
 
     def _emit(self) -> None:
         rows, prev = self._rows, self.sent
@@ -98,4 +98,4 @@ class Stream:
         self._bytes = 0
         self.sent = self.newest
         if self.is_loud:
-            self._send(frame(self.topic, self._source, self._epoch, prev, rows))
+            self._send(frame(self.topic, self._source, self._epoch, prev, self.sent, rows))

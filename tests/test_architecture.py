@@ -15,10 +15,11 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 ORDER = [
     "aiobus.errors  aiobus.clock  aiobus.limits  aiobus.fragments",
     "aiobus.stats  aiobus.event  aiobus.pattern  aiobus.epochs",
-    "aiobus.codec  aiobus.inbox  aiobus.delivery  aiobus.history",
+    "aiobus.codec  aiobus.delivery  aiobus.history",
     "aiobus.turn  aiobus.waiters  aiobus.held",
-    "aiobus.terms  aiobus.outlets  aiobus.rows",
-    "aiobus.wire",
+    "aiobus.rows  aiobus.outlets",
+    "aiobus.wire  aiobus.inbox",
+    "aiobus.terms",
     "aiobus.sequence  aiobus.publisher  aiobus.stream  aiobus.peers",
     "aiobus.transport  aiobus.transport.meeting  aiobus.transport.fork",
     "aiobus.transport.descriptors  aiobus.transport.doorway  aiobus.transport.folder",
@@ -48,7 +49,7 @@ LINE = {module: line for line, modules in enumerate(ORDER) for module in modules
 
 # Values in, decisions out: no loop, no clock, no I/O.
 PURE = (
-    "errors limits fragments stats pattern codec inbox delivery history terms outlets sequence"
+    "errors limits fragments stats pattern codec inbox delivery history terms outlets sequence rows"
     " publisher wire stream peers transport.askers transport.owed"
 )
 IMPURE = {
