@@ -11,7 +11,7 @@ and then JSON. Up to all publishers goes a JSON list that names whom it is for.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -23,9 +23,9 @@ from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [
     "HEARTBEATS", "QUIET", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
-    "OtherVersion", "PageAnswer", "PageAsk", "Refusal", "Who", "WireError", "answer", "frame",
-    "heartbeat", "mark", "page", "quiet", "read_down", "read_topic", "read_up", "read_who", "topic",
-    "up",
+    "Options", "OtherVersion", "PageAnswer", "PageAsk", "Refusal", "Who", "WireError", "answer",
+    "frame", "heartbeat", "mark", "page", "quiet", "read_down", "read_topic", "read_up", "read_who",
+    "topic", "up",
 ]  # fmt: skip
 
 VERSION = 2
@@ -216,6 +216,26 @@ def heartbeat(name: str, epoch: int, seq: int, *, leaving: bool = False) -> byte
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What a bus says of itself in each `?` and its answer. What it does not say has the value that
+    it has here, and what a reader does not know is ignored: so a later aiobus may say more without
+    another version.
+    """
+
+    begin: int = 0
+    """The seq after which this start of the bus has published: above 0 if its epoch goes on."""
+    start: int = 0
+    """Which start of its epoch this is, from 0."""
+    journaled: bool = False
+    """What it publishes outlives its process."""
+    observer: bool = False
+    """It publishes nothing, and no other bus waits for it."""
+
+
+NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """To an Ask: I know your subscriptions. I am `age` seconds old, my last event was `seq`."""
 
@@ -224,6 +244,7 @@ class Answer:
     age: float
     seq: int
     is_open: bool
+    options: Options = field(default=NO_OPTIONS, kw_only=True)
 
     def refusal(self, query: str) -> str | None:
         """Why this query is not live there; None when it is."""
@@ -348,6 +369,7 @@ class Ask:
     to: str
     nonce: int
     who: Who
+    options: Options = field(default=NO_OPTIONS, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,19 +414,23 @@ def read_up(message: bytes) -> Ask | PageAsk | Ack:
 # The form of questions and answers: a sign, and then the fields of the class.
 
 _FORMS: dict[Any, str] = {
-    Ask: "? name* nonce who",
-    Answer: "? nonce who age seq flag",
-    Refusal: "- nonce who age seq flag flag refused",
+    Ask: "? version name* nonce who options",
+    Answer: "? version nonce who age seq flag options",
+    Refusal: "- version nonce who age seq flag flag refused options",
     PageAsk: "! name nonce who epoch query seq limit since seq",
     Mark: "= mark who streams",
     Ack: "= name mark who",
 }
+ASK_OF_1 = ["?", str, int, str]
+"""The fields of an Ask of version 1, which does not say its version."""
 
 
 def _dumps(value: Ask | PageAsk | Ack | Answer | Mark) -> bytes:
-    fields = [getattr(value, name) for name in value.__match_args__]
-    texts = [_text(field) for field in fields]
-    return orjson.dumps([_FORMS[type(value)][0], *texts])
+    fields: list[Any] = [_text(getattr(value, name)) for name in value.__match_args__]
+    if isinstance(value, Ask | Answer):
+        said = {name: each for name, each in asdict(value.options).items() if each}
+        fields = [VERSION, *fields, said]
+    return orjson.dumps([_FORMS[type(value)][0], *fields])
 
 
 def _text(field: Any) -> Any:
@@ -416,8 +442,16 @@ def _text(field: Any) -> Any:
 def _read(forms: tuple[Any, ...], json: bytes) -> Any:
     fields = _loads(json)
     for form in forms:
-        if type(fields) is list and fields[:1] == [_FORMS[form][0]]:
+        if type(fields) is not list or fields[:1] != [_FORMS[form][0]]:
+            continue
+        if not issubclass(form, Ask | Answer):
             return form(*_parts(_FORMS[form][2:], fields[1:]))
+        if [fields[0], *map(type, fields[1:])] == ASK_OF_1:
+            raise OtherVersion(1)
+        if len(fields) > 1 and type(fields[1]) is int and fields[1] != VERSION:
+            raise OtherVersion(fields[1])
+        _, *parts, options = _parts(_FORMS[form][2:], fields[1:])
+        return form(*parts, options=options)
     raise WireError(f"no question and no answer: {shape(fields)}")
 
 
@@ -443,8 +477,8 @@ def _part(name: str, value: Any) -> Any:
             right = kind in (int, float) and value >= 0
         case "since" | "reached":
             right = value is None or kind in (int, float) or (name, value) == ("since", "last")
-        case "who" | "flag" | "streams" | "refused":
-            right = kind is {"who": str, "flag": bool}.get(name, list)
+        case "who" | "flag" | "streams" | "refused" | "options":
+            right = kind is {"who": str, "flag": bool, "options": dict}.get(name, list)
         case _:
             least, most = (1, 1_000_000) if name == "limit" else (0, MAX_NUMBER)
             right = kind is int and least <= value <= most
@@ -452,9 +486,19 @@ def _part(name: str, value: Any) -> Any:
         raise WireError(f"no {name}: {shape(value)}")
     if name == "refused":
         return dict(_parts("query reason", each) for each in value)
+    if name == "options":
+        return _options(value)
     if name == "streams":
         return tuple(tuple(_parts("query seq", stream)) for stream in value)
     return read_who(value) if name == "who" else value
+
+
+def _options(said: dict[str, Any]) -> Options:
+    for name, usual in asdict(NO_OPTIONS).items():
+        value = said.get(name, usual)
+        if type(value) is not type(usual) or not 0 <= value <= MAX_NUMBER:
+            raise WireError(f"no option {name}: {shape(value)}")
+    return Options(**{name: said[name] for name in asdict(NO_OPTIONS) if name in said})
 
 
 def _loads(json: bytes) -> Any:
