@@ -41,7 +41,7 @@ UNITS = {"": 1, "s": 1, "bytes": 1, "KiB": 1024, "MiB": 1024 * 1024}
 # What the page says byte by byte. Where it breaks a line, the bytes do not.
 
 SHOWN = {
-    name: text.replace("\n", "").replace("\\0", "\0").encode()
+    name: text.replace("\n", "").replace("\\0", "\0").replace("\\n", "\n").encode()
     for name, text in re.findall(r"```text (\w+)\n(.*?)```", PAGE, re.DOTALL)
 }
 MONITOR = Who("monitor", 1_700_000_000_000_000, "tcp://127.0.0.1:7001")
@@ -58,6 +58,7 @@ FIRST, SECOND = row(43, 38_990.5), row(44, 38_991.0, f"{FEED}.43")
 SENT = {
     "topic": topic(Query.of([EventType.TRADE, EventType.BAR], "BTC/USDT").text),
     "hello": MONITOR.topic,
+    "lone": frame(TRADES, "feed", FEED.epoch, 41, 43, [FIRST]),
     "frame": frame(TRADES, "feed", FEED.epoch, 41, 44, [FIRST, SECOND]),
     "beacon": frame(TRADES, "feed", FEED.epoch, 44, 44, []),
     "quiet_topic": quiet(TRADES),

@@ -22,6 +22,7 @@ from aiobus.wire import (
     Frame,
     Heartbeat,
     Mark,
+    Options,
     OtherVersion,
     PageAnswer,
     PageAsk,
@@ -597,7 +598,15 @@ def test_any_other_heartbeat_is_refused(fields: Any) -> None:
 # Answers.
 
 
-@given(st.builds(Answer, numbers, whos, st.floats(0, 1e300), numbers, st.booleans()), whos)
+options = st.builds(
+    Options, begin=numbers, start=numbers, journaled=st.booleans(), observer=st.booleans()
+)
+
+
+@given(
+    st.builds(Answer, numbers, whos, st.floats(0, 1e300), numbers, st.booleans(), options=options),
+    whos,
+)
 @settings(max_examples=60, deadline=None)
 def test_an_answer_is_read_as_it_was_sent(value: Answer, to: Who) -> None:
     assert read_down(answer(to, value), to) == value
@@ -605,7 +614,7 @@ def test_an_answer_is_read_as_it_was_sent(value: Answer, to: Who) -> None:
 
 refusals = st.builds(
     Refusal, numbers, whos, st.floats(0, 1e300), numbers, st.booleans(), st.booleans(),
-    st.dictionaries(queries, st.text(max_size=20), max_size=3),
+    st.dictionaries(queries, st.text(max_size=20), max_size=3), options=options,
 )  # fmt: skip
 
 
@@ -639,12 +648,81 @@ def test_a_refusal_tells_of_each_query_why_it_is_not_live() -> None:
     ],
 )
 def test_any_other_refusal_is_refused(fields: list[Any]) -> None:
-    refusal(lambda: read_down(mail("-", 1, YOU.text, 3, 4, True, *fields), ME))
+    right = mail("-", 2, 1, YOU.text, 3, 4, True, True, [], {})
+    assert read_down(right, ME) == Refusal(1, YOU, 3.0, 4, True, True, {})
+    refusal(lambda: read_down(mail("-", 2, 1, YOU.text, 3, 4, True, *fields, {}), ME))
+    refusal(lambda: read_down(mail("-", 2, 1, YOU.text, 3, 4, True, *fields), ME))
 
 
 def test_an_age_in_whole_seconds_is_an_age() -> None:
-    read = read_down(mail("?", 1, YOU.text, 3, 4, True), ME)
+    read = read_down(mail("?", 2, 1, YOU.text, 3, 4, True, {}), ME)
     assert read == Answer(1, YOU, 3.0, 4, True)
+
+
+# Versions, and what a bus says of itself.
+
+
+@pytest.mark.parametrize("kind", ["?", "-"])
+@pytest.mark.parametrize("version", [0, 1, 3, 2**62])
+@pytest.mark.parametrize("rest", [[], [1], [{"of": "another shape"}], [1, YOU.text, 3, 4, True]])
+def test_an_answer_of_another_version_is_refused_as_such_whatever_its_form(
+    kind: str, version: int, rest: list[Any]
+) -> None:
+    with pytest.raises(OtherVersion) as caught:
+        read_down(mail(kind, version, *rest), ME)
+    assert caught.value.version == version
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 2**62])
+@pytest.mark.parametrize("rest", [[], [1], [{"of": "another shape"}], ["desk", 1, ME.text, {}]])
+def test_a_question_of_another_version_is_refused_as_such_whatever_its_form(
+    version: int, rest: list[Any]
+) -> None:
+    with pytest.raises(OtherVersion) as caught:
+        read_up(orjson.dumps(["?", version, *rest]))
+    assert caught.value.version == version
+
+
+def test_a_question_of_version_1_is_known_by_its_form_for_it_does_not_say_its_version() -> None:
+    with pytest.raises(OtherVersion) as caught:
+        read_up(orjson.dumps(["?", "desk", 1, ME.text]))
+    assert caught.value.version == 1
+
+
+def test_what_is_as_usual_is_not_said() -> None:
+    assert up(Ask("desk", 1, ME)).endswith(b",{}]")
+    assert up(Ask("desk", 1, ME, options=Options(journaled=True))).endswith(b',{"journaled":true}]')
+
+
+def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> None:
+    said = {"begin": 7, "colour": "red", "more": [None, {}]}
+    read = read_up(orjson.dumps(["?", 2, "desk", 1, ME.text, said]))
+    assert read == Ask("desk", 1, ME, options=Options(begin=7))
+    read = read_down(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME)
+    assert read == Answer(1, YOU, 3.0, 4, True, options=Options(begin=7))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        [],
+        "begin",
+        {"begin": -1},
+        {"begin": 2**63},
+        {"begin": True},
+        {"begin": 1.0},
+        {"begin": None},
+        {"start": "1"},
+        {"start": []},
+        {"journaled": 1},
+        {"journaled": None},
+        {"observer": "yes"},
+    ],
+)
+def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
+    refusal(lambda: read_up(orjson.dumps(["?", 2, "desk", 1, ME.text, said])))
+    refusal(lambda: read_down(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME))
 
 
 @given(
@@ -765,17 +843,23 @@ def test_what_a_page_says_of_itself_is_known_though_its_rows_are_no_events(
         ["x"],
         ["?"],
         [["?"], 1, YOU.text, 1.5, 2, True],
-        ["?", 1, YOU.text, 1.5, 2],
-        ["?", 1, YOU.text, 1.5, 2, 1],
-        ["?", 1, YOU.text, 1.5, 2, None],
-        ["?", 1, YOU.text, -0.5, 2, True],
-        ["?", 1, YOU.text, True, 2, True],
-        ["?", 1, YOU.text, "1", 2, True],
-        ["?", 1, YOU.text, 1.5, -2, True],
-        ["?", True, YOU.text, 1.5, 2, True],
-        ["?", 1, str(YOU), 1.5, 2, True],
-        ["?", 1, None, 1.5, 2, True],
-        ["?", 1, YOU.text, 1.5, 2, True, 0],
+        ["?", 2],
+        ["?", 2, 1, YOU.text, 1.5, 2, True],
+        ["?", 1, YOU.text, 1.5, 2, True, {}],
+        ["?", True, 1, YOU.text, 1.5, 2, True, {}],
+        ["?", 2.0, 1, YOU.text, 1.5, 2, True, {}],
+        ["?", "2", 1, YOU.text, 1.5, 2, True, {}],
+        ["?", None, 1, YOU.text, 1.5, 2, True, {}],
+        ["?", 2, 1, YOU.text, 1.5, 2, 1, {}],
+        ["?", 2, 1, YOU.text, 1.5, 2, None, {}],
+        ["?", 2, 1, YOU.text, -0.5, 2, True, {}],
+        ["?", 2, 1, YOU.text, True, 2, True, {}],
+        ["?", 2, 1, YOU.text, "1", 2, True, {}],
+        ["?", 2, 1, YOU.text, 1.5, -2, True, {}],
+        ["?", 2, True, YOU.text, 1.5, 2, True, {}],
+        ["?", 2, 1, str(YOU), 1.5, 2, True, {}],
+        ["?", 2, 1, None, 1.5, 2, True, {}],
+        ["?", 2, 1, YOU.text, 1.5, 2, True, {}, 0],
         ["=", 1, YOU.text],
         ["=", 1, YOU.text, {}],
         ["=", 1, YOU.text, [1]],
@@ -790,6 +874,7 @@ def test_what_a_page_says_of_itself_is_known_though_its_rows_are_no_events(
     ],
 )
 def test_any_other_mail_is_refused(fields: list[Any]) -> None:
+    assert isinstance(read_down(mail("?", 2, 1, YOU.text, 1.5, 2, True, {}), ME), Answer)
     refusal(lambda: read_down(mail(*fields), ME))
 
 
@@ -807,7 +892,7 @@ def test_mail_for_another_bus_or_another_start_of_this_one_is_refused(to: Who) -
 sinces = st.none() | st.just("last") | times
 limits = st.integers(1, 1_000_000)
 questions = (
-    st.builds(Ask, names | st.just("*"), numbers, whos)
+    st.builds(Ask, names | st.just("*"), numbers, whos, options=options)
     | st.builds(PageAsk, names, numbers, whos, numbers, queries, numbers, limits, sinces, numbers)
     | st.builds(Ack, names, numbers, whos)
 )
@@ -840,19 +925,24 @@ def test_the_query_of_a_page_is_left_for_the_publisher_to_judge(query: str) -> N
         {},
         [],
         ["x", "desk", 1, ME.text],
+        ["?"],
+        ["?", 2],
         ["?", "desk", 1],
-        ["?", "desk", 1, ME.text, 0],
-        ["?", "", 1, ME.text],
-        ["?", "**", 1, ME.text],
-        ["?", None, 1, ME.text],
-        ["?", ["*"], 1, ME.text],
-        ["?", "desk", -1, ME.text],
-        ["?", "desk", 2**63, ME.text],
-        ["?", "desk", 1.0, ME.text],
-        ["?", "desk", True, ME.text],
-        ["?", "desk", "1", ME.text],
-        ["?", "desk", 1, "me"],
-        ["?", "desk", 1, None],
+        ["?", 2, "desk", 1, ME.text],
+        ["?", 2, "desk", 1, ME.text, {}, 0],
+        ["?", True, "desk", 1, ME.text, {}],
+        ["?", 2.0, "desk", 1, ME.text, {}],
+        ["?", 2, "", 1, ME.text, {}],
+        ["?", 2, "**", 1, ME.text, {}],
+        ["?", 2, None, 1, ME.text, {}],
+        ["?", 2, ["*"], 1, ME.text, {}],
+        ["?", 2, "desk", -1, ME.text, {}],
+        ["?", 2, "desk", 2**63, ME.text, {}],
+        ["?", 2, "desk", 1.0, ME.text, {}],
+        ["?", 2, "desk", True, ME.text, {}],
+        ["?", 2, "desk", "1", ME.text, {}],
+        ["?", 2, "desk", 1, "me", {}],
+        ["?", 2, "desk", 1, None, {}],
         ["=", "*", 1, ME.text],
         ["=", "desk", None, ME.text],
         ["=", "desk", 1, {}],
@@ -894,7 +984,8 @@ VALID = [
         topic("TRADE"), "desk", 7, 4, 6, [orjson.dumps(row()), b'[6,1,"TRADE","BTC",[{}],"me@1.1"]']
     ),
     heartbeat("desk", 7, 5, leaving=True),
-    answer(ME, Answer(1, YOU, 1.5, 2, True)),
+    answer(ME, Answer(1, YOU, 1.5, 2, True, options=Options(begin=5, observer=True))),
+    answer(ME, Refusal(1, YOU, 1.5, 2, True, True, {"T": "full"})),
     page(ME, 1, "desk", 7, 4, 0, 6, 9, None, [orjson.dumps(row())]),
     mark(ME, Mark(1, YOU, (("TRADE/BTC", 5), ("*", 6)))),
     up(Ask("*", 1, ME)),
