@@ -25,7 +25,7 @@ from uuid import UUID
 import orjson
 
 from aiobus.errors import EncodeError
-from aiobus.event import Event, arrived
+from aiobus.event import KNOWN, Event
 from aiobus.fragments import may_exist
 from aiobus.seconds import LATEST, way_out
 
@@ -105,18 +105,27 @@ def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
     """
     events = []
     for row in orjson.loads(b"[%b]" % b",".join(rows)):
+        # As `Event(...)`, in half the time.
+        event = _new(Event)
         if len(row) == 5:
-            seq, timestamp, type, key, data = row
-            cause = ""
+            event.seq, event.timestamp, type, event.key, event.data = row
+            event.cause = ""
         else:
-            seq, timestamp, type, key, data, cause = row
-        events.append(arrived(type, data, timestamp, key, cause, source, epoch, seq))
+            event.seq, event.timestamp, type, event.key, event.data, event.cause = row
+        event.type = _known(type, type)
+        event.source = source
+        event.epoch = epoch
+        events.append(event)
     return events
 
 
 def seq_of(row: bytes) -> int:
     """The seq of the event that `row` encodes."""
     return int(row[1 : row.index(b",")])
+
+
+_new = Event.__new__
+_known = KNOWN.get
 
 
 def copied(data: Any) -> Any:

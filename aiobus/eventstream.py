@@ -69,7 +69,7 @@ class EventStream:
         self._receiver = receiver = await self._open()
         self._entered_by = asyncio.current_task()
         self._body = StreamBody(receiver, current(), self._is_iterated_here)
-        receiver.running.add(self._body)
+        receiver.acting.add(self._body)
         enter(self._body)
         return self
 
@@ -89,7 +89,7 @@ class EventStream:
         self._finish()
         if self._body is not None:
             self._body.finished = True
-            receiver.running.discard(self._body)
+            receiver.acting.discard(self._body)
             leave(self._body)
         receiver.owner.drop(receiver)
 

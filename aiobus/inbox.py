@@ -5,21 +5,17 @@ nobody waits here; a publisher that should wait does so elsewhere.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import accumulate, islice
+from itertools import accumulate, islice, takewhile
 from typing import Any, Literal, Protocol
 
 from aiobus.event import Event
+from aiobus.rows import LazyBatch
 
-__all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "Sealed", "make_inbox"]
+__all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "make_inbox"]
 
 BATCH = 64
 """Rows taken at once, where what is taken may not be dropped or conflated any more."""
-OPENED = 32
-"""Events of other processes taken at once. A page of 128 opened in one go holds up what shares the
-loop, and the processor, longer than any other step of a subscription that catches up.
-"""
 
 Overflow = Literal["catch_up", "block", "latest", "drop_oldest"]
 """What a full inbox does. See `AsyncEventBus.subscribe`."""
@@ -52,19 +48,6 @@ class Notice:
         self.item = item
 
 
-class Sealed:
-    """Events of another process that came together. `events` makes them as it is asked for them,
-    which is when it is their turn: ten subscriptions that do it on arrival hold up what arrives
-    behind. `count`: how many are left.
-    """
-
-    __slots__ = ("count", "events")
-
-    def __init__(self, count: int, events: Iterator[Event[Any]]) -> None:
-        self.count = count
-        self.events = events
-
-
 Offered = bytes | Event[Any]
 """An encoded event of this process, or an event of another."""
 Item = Offered | Notice
@@ -94,8 +77,8 @@ class Inbox(Protocol):
 
     def take(self, max_bytes: int) -> list[Item]:
         """Remove and return the oldest items: as many as may be taken at once, at least one if
-        there is any, and no second one that would pass `max_bytes` of encoded events. What is
-        sealed comes opened, and nothing else with it.
+        there is any, and no second one that would pass `max_bytes` of encoded events. None if a
+        batch comes first.
         """
         ...
 
@@ -109,39 +92,46 @@ class FifoInbox:
     outside) or drop the oldest.
     """
 
-    __slots__ = ("_batch", "_items", "_maxsize", "_sealed", "_when_full")
+    __slots__ = ("_inner", "_items", "_maxsize", "_mixed", "_most", "_when_full")
 
     def __init__(self, maxsize: int, when_full: Offer) -> None:
-        self._items: deque[Item | Sealed] = deque()
+        self._items: deque[Item | LazyBatch] = deque()
         self._maxsize = maxsize
-        self._sealed = 0  # events that are in the inbox beyond one for each item
+        self._inner = 0
+        """Events that are in the inbox beyond one for each item."""
+        self._mixed = 0
+        """Items that are no rows."""
         self._when_full = when_full
         # What is taken can no longer be dropped, so that policy hands out one at a time.
-        self._batch = 1 if when_full is Offer.DROPPED else BATCH
+        self._most = 1 if when_full is Offer.DROPPED else BATCH
 
     def __len__(self) -> int:
-        return len(self._items) + self._sealed
+        return len(self._items) + self._inner
 
     def offer(self, event: Offered, type: str, key: str) -> Offer:
         outcome = TAKEN
-        if len(self._items) + self._sealed >= self._maxsize:
+        if len(self._items) + self._inner >= self._maxsize:
             outcome = self._when_full
             if outcome is Offer.REFUSED:
                 return outcome
             if outcome is Offer.DROPPED and not self._drop_oldest():
                 outcome = TAKEN
         self._items.append(event)
+        if event.__class__ is not bytes:
+            self._mixed += 1
         return outcome
 
     def _drop_oldest(self) -> bool:
         for index, item in enumerate(self._items):
             if not isinstance(item, Notice):
+                self._mixed -= type(item) is not bytes
                 del self._items[index]
                 return True
         return False
 
     def admit(self, event: Offered, type: str, key: str) -> Offer:
         self._items.append(event)
+        self._mixed += event.__class__ is not bytes
         return Offer.TAKEN
 
     def extend(self, events: list[Event[Any]]) -> list[Offer]:
@@ -149,37 +139,46 @@ class FifoInbox:
             outcomes = [self.offer(event, event.type, event.key) for event in events]
             return [outcome for outcome in outcomes if outcome is not Offer.TAKEN]
         self._items.extend(events)
+        self._mixed += len(events)
         return []
-
-    def seal(self, events: Sealed) -> None:
-        """Admit all of these as they are, not to be used with "drop_oldest"."""
-        self._items.append(events)
-        self._sealed += events.count - 1
 
     def notify(self, notice: Notice) -> None:
         self._items.append(notice)
+        self._mixed += 1
+
+    def put_batch(self, batch: LazyBatch) -> None:
+        """Admit all events of a batch, not to be used with "drop_oldest"."""
+        self._items.append(batch)
+        self._inner += batch.left - 1
+        self._mixed += 1
+
+    @property
+    def first_batch(self) -> LazyBatch | None:
+        """The batch that comes next, if one does: take from it, and then call `note_taken`."""
+        if not self._mixed:
+            return None
+        first = self._items[0]
+        return first if type(first) is LazyBatch else None
+
+    def note_taken(self, batch: LazyBatch, before: int) -> None:
+        """Events of the first batch were taken, of which `before` were left."""
+        if batch.left:
+            self._inner -= before - batch.left
+        else:
+            self._inner -= before - 1
+            self._mixed -= 1
+            self._items.popleft()
 
     def take(self, max_bytes: int) -> list[Item]:
         items = self._items
-        if items and type(first := items[0]) is Sealed:
-            if first.count > OPENED:
-                first.count -= OPENED
-                self._sealed -= OPENED
-            else:
-                self._sealed -= first.count - 1
-                items.popleft()
-            return list(islice(first.events, OPENED))
-        head: list[Any] = list(islice(items, self._batch))
-        sizes = [
-            len(item)
-            if type(item) is bytes
-            else max_bytes + 1
-            if type(item) is Sealed
-            else type(item) is not Notice
-            for item in head
-        ]
+        head: list[Any] = list(islice(items, self._most))
+        if self._mixed:
+            head = list(takewhile(lambda item: type(item) is not LazyBatch, head))
+        sizes = list(map(_size if self._mixed else len, head))
         if sum(sizes) > max_bytes:
             head = head[: max(1, sum(1 for size in accumulate(sizes) if size <= max_bytes))]
+        if self._mixed:
+            self._mixed -= sum(type(item) is not bytes for item in head)
         if len(head) == len(items):
             items.clear()
         else:
@@ -189,7 +188,12 @@ class FifoInbox:
 
     def clear(self) -> None:
         self._items.clear()
-        self._sealed = 0
+        self._inner = self._mixed = 0
+
+
+def _size(item: Item) -> int:
+    """Its bytes, if it is to be parsed."""
+    return len(item) if type(item) is bytes else type(item) is not Notice
 
 
 class LatestInbox:

@@ -6,14 +6,14 @@ pages through the seam.
 """
 
 from collections.abc import Collection
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiobus.clock import elapsed
-from aiobus.event import Event
 from aiobus.history import Page, Since, Want
 from aiobus.pattern import Query
-from aiobus.sequence import FORGOTTEN, LEFT, Cursor, Gap
-from aiobus.transport import Batch, Source, Transport
+from aiobus.rows import LazyBatch, Rows, Source
+from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
+from aiobus.transport import Transport
 
 __all__ = ["Intake"]
 
@@ -42,12 +42,8 @@ class Sink(Protocol):
         """True while so few events wait that it may ask for all that there is room for."""
         ...
 
-    def keep(self, batch: Batch) -> None:
-        """Put all of its events in, whether there is room or not; there are some."""
-        ...
-
-    def accept(self, events: list[Event[Any]]) -> None:
-        """Put them in, whether there is room or not."""
+    def keep(self, batch: LazyBatch, after: int = 0) -> None:
+        """Put its events above `after` in, whether there is room or not; there are some."""
         ...
 
     def lose(self, source: Source, gap: Gap) -> None:
@@ -95,6 +91,8 @@ class Intake:
         """Room that is spoken for, until a page fills it."""
         self._asked: set[Source] = set()
         """Those whose answer is still to come."""
+        self._spoiled: dict[Source, Gap] = {}
+        """What came as rows that are no events, of sources that have been asked where they are."""
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
@@ -121,50 +119,76 @@ class Intake:
         """The sources of whose past it waits to hear where it begins."""
         return [each for each in self.behind if self._cursors[each].since is not None]
 
-    def take(self, batch: Batch, started: float | None, heard: int = 0) -> None:
-        """A frame has come: hand over what is new of it, or leave it and ask. Before it, the source
-        was heard of up to `heard`: what the query matches of that was sent by now.
+    def take(self, frame: Rows, started: float | None, heard: int = 0) -> bool:
+        """A frame has come: hand over what is new of it, or leave it and ask; False if it is left.
+        Before it, the source was heard of up to `heard`: what the query matches of that was sent by
+        now.
         """
-        source = (batch.source, batch.epoch)
+        source = (frame.source, frame.epoch)
         cursor = self._cursors.get(source)
         if source in self._dead:
-            self._hand_over(batch, self._take_late(source, batch.prev, batch.newest, started))
-            return
+            self._hand_over(frame, self._take_late(source, frame.prev, frame.newest, started))
+            return True
         if cursor is None:
             if started is None:
                 # Whether it is owed from its beginning is not known yet: pulled once it is.
                 if source in self._unmet or len(self._unmet) < MAX_UNMET:
-                    begin = self._unmet[source].after if source in self._unmet else batch.prev
-                    self._unmet[source] = Gap(begin, batch.newest, LEFT)
-                return
-            cursor = self._begin(source, batch.prev, started)
+                    begin = self._unmet[source].after if source in self._unmet else frame.prev
+                    self._unmet[source] = Gap(begin, frame.newest, LEFT)
+                return False
+            cursor = self._begin(source, frame.prev, started)
         has_room = self._sink.vacancy > 0
-        if has_room and batch.count and cursor.go_on(batch.prev, batch.newest):
+        if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
             cursor.clear = heard
-            self._sink.keep(batch)
-            return
-        gap = cursor.lost_before(batch.prev)
+            self._sink.keep(LazyBatch(frame))
+            return True
+        gap = cursor.lost_before(frame.prev)
         if gap is not None:
             self._asked.discard(source)
             self._sink.lose(source, gap)
-        after = cursor.take(batch.prev, batch.newest, has_room)
-        if after is None:
-            if not has_room:
-                self._sink.fall_behind()
-        else:
-            self._hand_over(batch, after)
+        is_asking = source in self.behind and not cursor.has_given_up
+        after = cursor.take(frame.prev, frame.newest, has_room)
+        if after is not None:
+            self._hand_over(frame, after)
+        elif not has_room:
+            self._sink.fall_behind()
         if not cursor.behind:
             cursor.clear = heard
+        if after is None and is_asking:
+            return False  # a page on its way, room or a tick asks for it; there may be thousands
         if cursor.behind or source in self.behind:
             self._follow(source, cursor)
+        return after is not None
 
-    def _hand_over(self, batch: Batch, after: int) -> None:
-        if not batch.count or batch.newest <= after:
-            return
-        if batch.prev >= after:
-            self._sink.keep(batch)
-        else:
-            self._sink.accept([event for event in batch if event.seq > after])
+    def _hand_over(self, rows: Rows, after: int) -> None:
+        if rows.count and rows.newest > after:
+            self._sink.keep(LazyBatch(rows), after)
+
+    def spoil(self, batch: LazyBatch) -> None:
+        """The rows of a batch were opened, and those above `batch.last` are no events. Where the
+        source stands, which says how much is lost, it is asked: the number in the head of the frame
+        may be as wrong as its rows.
+        """
+        source = (batch.rows.source, batch.rows.epoch)
+        gap = self._spoiled.get(source)
+        after = batch.last if gap is None else min(gap.after, batch.last)
+        upto = batch.rows.newest if gap is None else max(gap.upto, batch.rows.newest)
+        self._spoiled[source] = Gap(after, upto, NO_EVENTS)
+        if source in self._dead:
+            self._lose_spoiled(source)
+        if batch.error is not None:
+            self._transport.doubt(source, batch.error)
+
+    def note_said(self, source: Source, seq: int) -> None:
+        """A source that was asked says that it is at `seq`, and takes nothing back."""
+        gap = self._spoiled.get(source)
+        if gap is not None and seq >= gap.upto:
+            self._lose_spoiled(source)
+
+    def _lose_spoiled(self, source: Source) -> None:
+        gap = self._spoiled.pop(source, None)
+        if gap is not None:
+            self._sink.lose(source, gap)
 
     def _take_late(self, source: Source, prev: int, newest: int, started: float | None) -> int:
         """Of one that is dead, the seq above which events up to `newest` are to be handed over."""
@@ -178,11 +202,6 @@ class Intake:
         return after
 
     @property
-    def is_busy(self) -> bool:
-        """True while it has no room, or something is missing: it may want to leave a frame."""
-        return bool(self.behind) or self._sink.vacancy <= 0
-
-    @property
     def missing(self) -> int:
         """How many numbers are missing of the source of which most are, or 0 while so little waits
         to be handed over that whatever comes live would be next.
@@ -191,22 +210,7 @@ class Intake:
             return 0
         return max((self._cursors[source].missing for source in self.behind), default=0)
 
-    def leave_out(self, source: Source, prev: int) -> bool:
-        """A frame with events after `prev` has come: True when it is left, unread."""
-        cursor = self._cursors.get(source)
-        if cursor is None or source in self._dead:
-            return False
-        if source in self.behind and cursor.skip(prev):
-            return True  # it asks as events are handed over, whatever else is left
-        has_room = self._sink.vacancy > 0
-        if not cursor.leave_out(prev, has_room):
-            return False
-        if not has_room:
-            self._sink.fall_behind()
-        self._follow(source, cursor)
-        return True
-
-    def turn(self, source: Source, page: Page, batch: Batch) -> None:
+    def turn(self, source: Source, page: Page, rows: Rows) -> None:
         """A page has come: hand it over, unless it answers nothing that was asked."""
         cursor = self._cursors.get(source)
         if cursor is None or not cursor.expects(page):
@@ -222,10 +226,7 @@ class Intake:
             self._sink.reach(page.reached)
         if gap is not None:
             self._sink.lose(source, gap)
-        is_hungry = self._sink.is_hungry
-        self._hand_over(batch, after)
-        if not is_hungry:
-            batch.forget()
+        self._hand_over(rows, after)
         self._follow(source, cursor)
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
@@ -251,6 +252,7 @@ class Intake:
         `is_dead`: it will not come back, but frames of it may still be on their way.
         """
         self.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
+        self._lose_spoiled(source)
         left = self._unmet.pop(source, None)
         if left is not None and left.upto > 0:
             # How old it was is not known any more, so it may be owed from its beginning.
@@ -266,6 +268,7 @@ class Intake:
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""
+        self._spoiled.pop(source, None)  # the gap has it
         if (cursor := self._cursors.get(source)) is not None:
             gap = cursor.go_back(seq)
             if gap is not None:
@@ -278,6 +281,7 @@ class Intake:
         """
         cursor = self._cursors.pop(source, None)
         self._dead.discard(source)
+        self._lose_spoiled(source)
         self.behind.pop(source, None)
         self._granted.pop(source, None)
         self._asked.discard(source)

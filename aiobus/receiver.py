@@ -7,25 +7,27 @@ or a stream needs, and `wait` tells when to look again.
 """
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Protocol
 
 from aiobus import clock
 from aiobus.codec import copied, decode
-from aiobus.delivery import BackpressureGate, Delivery
+from aiobus.delivery import BackpressureGate, Delivery, Hand, Name
 from aiobus.event import Event
 from aiobus.held import Held
 from aiobus.history import Want
-from aiobus.inbox import FifoInbox, Item, Notice, Offer, Sealed, make_inbox
+from aiobus.inbox import FifoInbox, Item, Notice, Offer, make_inbox
 from aiobus.intake import PACE, Intake
 from aiobus.pattern import RESERVED, read_query
 from aiobus.publisher import Publisher
 from aiobus.reports import GAP, Reports
+from aiobus.rows import LazyBatch, Source
 from aiobus.seconds import LATEST, way_out
 from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
 from aiobus.terms import Terms, Where, selects
-from aiobus.transport import Batch, Source, Transport
+from aiobus.transport import Transport
 from aiobus.waiters import Waiters
 
 __all__ = ["Receiver"]
@@ -33,6 +35,8 @@ __all__ = ["Receiver"]
 DECODE_BYTES = 16 * 1024
 """Bytes of rows decoded at once: about 100 us, so that large events do not hold up the loop."""
 TAKEN = Offer.TAKEN  # an Enum is slow to ask for its members, and each event does
+EXPIRED = 1_024
+"""Events older than `max_age` that are dropped in one go."""
 PULL_ROWS = 64
 PULL_LOOK = 512
 """Bounds of a page from the own history, for the same reason; the next one is as cheap."""
@@ -98,30 +102,35 @@ class Receiver:
         self.intake = Intake(self.query, self, transport, terms.since)
         self.reached: float | None = None
         self.closed = False
-        self.running: set[Delivery] = set()
-        """Who acts for this consumer: deliveries in hand, and the body of a stream."""
-        self.in_hand = 0
-        """Events handed over and not yet finished with."""
+        self.acting: set[Delivery] = set()
+        """Deliveries that have begun and are not finished, and the body of a stream."""
+        self.begun = self.handled = 0
+        """Events handed over, and those of them that are finished with."""
+        self.hand: Hand | None = None
+        """The last event that was handed to a consumer of one at a time."""
+        self.delivery: Delivery | None = None
+        """Its delivery, if somebody asked for it and it is not finished."""
         self.space_available = Waiters()
         """Publishers that wait until `is_over` is false."""
         self.overshoot = 0
         self.warning: asyncio.TimerHandle | None = None
         self._arrivals = Waiters()
         self._inbox = make_inbox(terms.overflow, terms.maxsize)
-        self._batch: list[Event[Any]] = []  # decoded, newest first, so that pop() is cheap
+        self.batch: list[Event[Any]] = []
+        """What is decoded, newest first, so that it can be popped."""
         self._where = terms.where
         self._is_bounded = terms.overflow in ("catch_up", "block")
         self._is_blocking = terms.overflow == "block"
-        self._decode_bytes = 0 if terms.max_age is not None else DECODE_BYTES
+        self.is_plain = not self._is_blocking and terms.max_age is None
+        """True if an event may be popped from `batch` without `pop`."""
         # Where nobody needs to look at the events before it is their turn.
-        is_blind = terms.max_age is None and self._where is None and self._narrow is None
-        is_blind = is_blind and self._is_bounded
+        is_blind = self._is_bounded and self._where is None and self._narrow is None
         self._blind = self._inbox if is_blind and isinstance(self._inbox, FifoInbox) else None
         self._publisher = publisher
         self._own = (publisher.name, publisher.epoch)
         self._reports = reports
         self._cursor = Cursor()
-        self._handled = self._failed = self._gaps = 0
+        self._failed = self._gaps = 0
         self._dropped = self._conflated = self._expired = 0
         self._is_overflowing = self._is_late = False  # an episode: one system event for each
         if terms.since is not None:
@@ -130,7 +139,7 @@ class Receiver:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "behind" if self.is_behind else "live"
-        return f"{self.name} {state} pending={self.pending} handled={self._handled}"
+        return f"{self.name} {state} pending={self.pending} handled={self.handled}"
 
     # What goes in.
 
@@ -202,18 +211,23 @@ class Receiver:
         """True while so few events wait that it may ask for all that there is room for."""
         return not self._is_bounded or len(self._inbox) * 8 < self.maxsize
 
-    def keep(self, batch: Batch) -> None:
-        """Take events of another bus, which were asked for or there was room for. Where nobody has
-        to look at them they are decoded when it is their turn.
+    def keep(self, batch: LazyBatch, after: int = 0) -> None:
+        """Take the events above `after` of another bus, which were asked for or there was room for.
+        Where nobody has to look at them they are parsed when it is their turn.
         """
-        if self._blind is None:
-            self.accept(list(batch))
-        else:
-            self._blind.seal(Sealed(batch.count, iter(batch)))
-            self._arrivals.wake()
+        if self._blind is not None and batch.last >= after:
+            self._blind.put_batch(batch)
+            if self._arrivals.futures:
+                self._arrivals.wake()
+            return
+        events = []
+        while batch.left:
+            events += [event for event in batch.take() if event.seq > after]
+        self._accept(events)
+        if batch.error is not None:
+            self.intake.spoil(batch)
 
-    def accept(self, events: list[Event[Any]]) -> None:
-        """Take some that are decoded already."""
+    def _accept(self, events: list[Event[Any]]) -> None:
         where, query = self._where, self._narrow
         with self._publisher.no_publish():
             if query is not None:
@@ -264,7 +278,7 @@ class Receiver:
     @property
     def pending(self) -> int:
         """Events in the inbox, not yet handed over."""
-        return len(self._inbox) + len(self._batch)
+        return len(self._inbox) + len(self.batch)
 
     @property
     def backlog(self) -> int:
@@ -312,11 +326,18 @@ class Receiver:
         """True when nothing is in the inbox, nothing is left to catch up with, and nobody is at
         work on an event.
         """
-        return not (self._batch or self.is_behind or self.in_hand or len(self._inbox))
+        is_done = self.begun == self.handled
+        return is_done and not (self.batch or self.is_behind or len(self._inbox))
 
     def pop(self) -> Event[Any] | None:
         """The next event to hand over; None when there is none now (then `wait`). Never waits."""
-        event = self._batch.pop() if self._batch or self._refill() else None
+        event = None
+        max_age = self.terms.max_age
+        for _ in range(EXPIRED):
+            event = self.batch.pop() if self.batch or self._refill() else None
+            if event is None or max_age is None or not self._is_expired(event, max_age):
+                break
+            event = None
         if self._is_blocking and self.space_available and not self.is_over:
             if self.intake.behind:
                 self.intake.pull(has_moved=True)  # before those who are woken take the room
@@ -324,21 +345,29 @@ class Receiver:
         return event
 
     def _refill(self) -> bool:
+        """Decode the next events; False when there are none now."""
         if self.intake.behind:
             self.intake.pull(has_moved=True)
         if self._cursor.behind and len(self._inbox) * 2 <= self.maxsize:
             self._pull()
-        for _ in range(64):
-            if not len(self._inbox):
-                self._is_overflowing = self.is_behind
-                break
-            items = self._inbox.take(self._decode_bytes)
-            batch = self._decoded(items)
-            if self.terms.max_age is None or not self._is_expired(batch[0], self.terms.max_age):
-                batch.reverse()
-                self._batch = batch
-                return True
-        return False
+        if not len(self._inbox):
+            self._is_overflowing = self.is_behind
+            return False
+        return self._decode()
+
+    def _decode(self) -> bool:
+        blind = self._blind
+        while len(self._inbox) and not self.batch:
+            if blind is not None and (first := blind.first_batch) is not None:
+                left = first.left
+                self.batch += first.take()
+                blind.note_taken(first, left)
+                if first.error is not None:
+                    self.intake.spoil(first)
+            else:
+                self.batch += self._decoded(self._inbox.take(DECODE_BYTES))
+        self.batch.reverse()
+        return bool(self.batch)
 
     def _decoded(self, items: list[Item]) -> list[Event[Any]]:
         rows = [item for item in items if type(item) is bytes]
@@ -385,17 +414,47 @@ class Receiver:
     def begin(self, event: Event[Any], body: Delivery | None = None) -> Delivery:
         """The consumer starts with `event`, until `finish`; in a stream, as part of its `body`."""
         delivery = Delivery(self, event, body)
-        self.running.add(delivery)
-        self.in_hand += 1
+        self.acting.add(delivery)
+        self.begun += 1
         return delivery
 
     def finish(self, delivery: Delivery) -> None:
         """The consumer is done with the event, however it went. Again: nothing."""
         if not delivery.finished:
             delivery.finished = True
-            self.running.discard(delivery)
-            self.in_hand -= 1
-            self._handled += 1
+            self.acting.discard(delivery)
+            self.handled += 1
+
+    def delivery_of(self, hand: Hand) -> Delivery:
+        """The delivery of an event that is, or was, in hand."""
+        if hand is self.hand and self.delivery is not None:
+            return self.delivery
+        delivery = Delivery(self, Name(*hand[2:]))
+        if hand is self.hand and self.begun > self.handled:
+            self.delivery = delivery
+            self.acting.add(delivery)
+        else:
+            delivery.finished = True
+        return delivery
+
+    def end_delivery(self) -> None:
+        """The event in hand is finished with, and somebody has asked for its delivery."""
+        if self.delivery is not None:
+            self.delivery.finished = True
+            self.acting.discard(self.delivery)
+            self.delivery = None
+
+    @property
+    def in_hand(self) -> int:
+        """Events handed over and not yet finished with."""
+        return self.begun - self.handled
+
+    @property
+    def running(self) -> Collection[Delivery]:
+        """Deliveries that are not finished, and the body of a stream."""
+        if self.hand is not None and self.begun > self.handled:
+            self.delivery_of(self.hand)
+        return self.acting
 
     def fail(self, type: str, event_id: str, error: BaseException) -> None:
         """The callback or `where` raised on an event: counted and reported. The subscription goes
@@ -412,10 +471,10 @@ class Receiver:
         """
         backlog = self.backlog
         if self.terms.query.reserved:
-            left = self._batch
-            while items := self._inbox.take(DECODE_BYTES):
-                left += self._decoded(items)
-            backlog -= sum(event.type.startswith(RESERVED) for event in left)
+            left = 0
+            while self.batch or self._decode():
+                left += self.batch.pop().type.startswith(RESERVED)
+            backlog -= left
         return backlog
 
     def close(self) -> None:
@@ -424,7 +483,7 @@ class Receiver:
         """
         self.closed = True
         self._inbox.clear()
-        self._batch.clear()
+        self.batch.clear()
         self._cursor = Cursor()
         self._arrivals.wake()
         self.space_available.wake()
@@ -437,7 +496,7 @@ class Receiver:
             query=str(self.query),
             overflow=self.terms.overflow,
             pending=self.pending,
-            handled=self._handled,
+            handled=self.handled,
             failed=self._failed,
             dropped=self._dropped,
             conflated=self._conflated,

@@ -16,8 +16,8 @@ from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event
 from aiobus.pattern import RESERVED
 from aiobus.publisher import Publisher
+from aiobus.rows import Source
 from aiobus.sequence import Gap
-from aiobus.transport import Source
 
 __all__ = [
     "ERROR", "FRESH", "GAP", "JOINED", "LEFT", "OVERFLOW", "STALE", "UNREACHED", "Reports",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from aiobus.history import Page, Since
 
 __all__ = [
-    "FORGOTTEN", "LEFT", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "UNKNOWN", "WENT_BACK", "Cursor",
-    "Gap",
+    "FORGOTTEN", "LEFT", "NO_EVENTS", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "UNKNOWN", "WENT_BACK",
+    "Cursor", "Gap",
 ]  # fmt: skip
 
 RETRY = 1.0
@@ -28,6 +28,7 @@ UNANSWERED = "its source did not answer"
 LEFT = "its source has left"
 FORGOTTEN = "its source was away while many others left, so what arrived of this is not known"
 UNKNOWN = "its source has left, and whether anything in it matched is unknown"
+NO_EVENTS = "what its source sent of this are no events"
 WENT_BACK = "its source says less than was heard of it"
 
 
@@ -130,39 +131,23 @@ class Cursor:
         above which its events are to be handed over; None to leave the frame and be behind.
         """
         last = self.last
-        is_next = prev <= last and self.since is None
-        if is_next and self.has_given_up:  # it is there again, perhaps only the room is not
+        if prev > last or self.since is not None:
+            self._be_behind(newest)
+            return None
+        if self.has_given_up:  # it is there again, perhaps only the room is not
             self.has_given_up = False
             self._asked = self._deadline = None
-        if is_next and (has_room or newest <= last):
-            self._move(newest)
-            is_even = prev == newest == last
-            if is_even or prev < self._sure:
-                self._sure = prev
-            # A beacon vouches for what was heard of; a frame of before says nothing of it.
-            if self.last >= self._known or is_even:
-                self._be_live()
-            return last
-        self._be_behind(newest)
-        return None
-
-    def leave_out(self, prev: int, has_room: bool) -> bool:
-        """The same without looking at the events: True when the frame is to be left anyhow."""
-        is_next = prev <= self.last and self.since is None
-        if self.has_given_up or (is_next and has_room):
-            return False
-        self._be_behind(prev + 1)
-        return True
-
-    def skip(self, prev: int) -> bool:
-        """The same where room makes no difference: True when more is missing before the frame. It
-        is asked for thousands of frames while one that is slow catches up.
-        """
-        if prev <= self.last or not self.behind or self.has_given_up:
-            return False
-        if prev >= self._known:
-            self._known = prev + 1
-        return True
+        if not has_room and newest > last:
+            self._be_behind(newest)
+            return None
+        self._move(newest)
+        is_even = prev == newest == last
+        if is_even or prev < self._sure:
+            self._sure = prev
+        # A beacon vouches for what was heard of; a frame of before says nothing of it.
+        if self.last >= self._known or is_even:
+            self._be_live()
+        return last
 
     def is_due(self, now: float) -> bool:
         """True when something is missing and no answer is to be expected any more, at monotonic

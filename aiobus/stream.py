@@ -99,7 +99,7 @@ class Stream:
     def quiet_beacon(self) -> None:
         """Say the same to those who want nothing else, behind what was joined."""
         self.flush()
-        self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, ()))
+        self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, self.sent, ()))
 
     def _emit(self) -> None:
         rows, prev = self.rows, self.sent
@@ -109,4 +109,4 @@ class Stream:
         if self._is_joining:
             self.full_at = FRAME_EVENTS
         if self.is_loud:
-            self._send(frame(self.topic, self._source, self._epoch, prev, rows))
+            self._send(frame(self.topic, self._source, self._epoch, prev, self.sent, rows))

@@ -40,10 +40,13 @@ class Turn:
         self._events = events
         self.renew()
 
-    def renew(self) -> None:
-        """A new turn begins now."""
+    def renew(self) -> tuple[int, float]:
+        """A new turn begins now. For how many events, and until when by `elapsed`, for a loop that
+        counts by itself: a call for each event takes as long as what it counts.
+        """
         self.left = self._events
         self.until = elapsed() + self._seconds
+        return self.left, self.until
 
     def spend(self) -> bool:
         """Count one event; True when the turn is over."""

@@ -11,7 +11,7 @@ and then JSON. Up to all publishers goes a JSON list that names whom it is for.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -19,29 +19,35 @@ import orjson
 
 from aiobus.history import Since
 from aiobus.pattern import MAX_QUERY, Query, bad_name, read_query
-from aiobus.rows import MAX_NUMBER, Rows, WireError, shape
+from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [
     "HEARTBEATS", "QUIET", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
-    "PageAnswer", "PageAsk", "Refusal", "Who", "WireError", "answer", "frame", "glance",
-    "heartbeat", "mark", "page", "quiet", "read_down", "read_topic", "read_up", "read_who",
+    "Options", "OtherVersion", "PageAnswer", "PageAsk", "Refusal", "Who", "WireError", "answer",
+    "frame", "heartbeat", "mark", "page", "quiet", "read_down", "read_topic", "read_up", "read_who",
     "topic", "up",
 ]  # fmt: skip
 
-VERSION = 1
+VERSION = 2
 HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
 QUIET = b"-"
 """What a topic begins with for those who want its beacons alone."""
 MAX_SOURCES = 4_096
-MAX_HEAD = 128
-"""Bytes of version, name and epoch, of which the longest has 89."""
 MORE_REFUSED = "so many queries are refused that not all are named"
-MAX_DIGITS = 18
-"""Of a prev: within MAX_NUMBER, whatever they are."""
+MAX_DIGITS = 20
+"""Of a seq and the comma behind it."""
 
 
 _WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
+
+
+class OtherVersion(WireError):
+    """A message of a bus that speaks another version of this protocol."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"a message of version {version}, this is version {VERSION}")
+        self.version = version
 
 
 # Who is who.
@@ -116,83 +122,82 @@ def read_topic(topic: bytes) -> Query | Who | None:
 # What comes down: data, heartbeats, and answers in a mailbox.
 
 
-def frame(topic: bytes, source: str, epoch: int, prev: int, rows: Sequence[bytes]) -> bytes:
-    """Rows of events, as the codec encodes them, after `prev` on this topic. No rows: a beacon,
-    which says that nothing came after `prev`.
+def frame(
+    topic: bytes, source: str, epoch: int, prev: int, newest: int, rows: Sequence[bytes]
+) -> bytes:
+    """Rows of events, as the codec encodes them, after `prev` on this topic; the last of them has
+    the seq `newest`. No rows: a beacon, which says that nothing came after `prev`.
     """
-    row_list = b",".join(rows)
-    return b'%b[%d,"%b",%d,%d,[%b]]' % (topic, VERSION, source.encode(), epoch, prev, row_list)
+    head = b'%b[%d,"%b",%d,%d' % (topic, VERSION, source.encode(), epoch, prev)
+    if len(rows) > 1:
+        return b"%b,%d,%d\n,[%b]]" % (head, newest, len(rows), SEPARATOR.join(rows))
+    # A lone event is most of what a subscriber of one symbol gets, so its head is short.
+    return b"%b\n,%b]" % (head, rows[0]) if rows else head + b"]"
 
 
 class Frame(Rows):
-    """All events of one source for the query of `topic`, which may be one that nobody asked for."""
+    """All events of one source after `prev` for the query of `topic`, which may be one that nobody
+    asked for. What is to be decided about it, its head says; its rows are not looked at.
+    """
 
     __slots__ = ("topic",)
 
-    def __init__(self, topic: bytes, json: bytes) -> None:
+    def __init__(self, topic: bytes, message: bytes) -> None:
         self.topic = topic
-        super().__init__(json, *_head(_loads(json)))
+        begin = message.find(b"\0") + 1
+        end = message.find(b"\n", begin)
+        fields = _loads(message[begin:] if end < 0 else message[begin:end] + b"]")
+        length, size = len(fields) if type(fields) is list else 0, len(message)
+        if length == 6 and message[end : end + 3] == b"\n,[" and message.endswith(b"]]"):
+            newest, count = fields[4:]
+            end, size = end + 3, size - 2
+        elif length == 4 and message[end : end + 3] == b"\n,[" and message.endswith(b"]"):
+            newest, count = _lone(message, end + 3), 1
+            end, size = end + 2, size - 1
+        else:
+            newest, count, end = fields[3] if length == 4 and end < 0 else None, 0, size
+        source, prev = _checked(fields, newest, count)
+        super().__init__(message, end, size, source, (prev, newest), count, is_frame=True)
 
 
-def _head(fields: Any) -> tuple[str, int, int, list[Any]]:
-    """Source, epoch, prev and rows of a frame. A lone event waits for it, so of a source that was
-    right before only the rest is looked at.
+def _lone(message: bytes, begin: int) -> int | None:
+    """The number at the beginning of a row."""
+    digits = message[begin : message.find(b",", begin, begin + MAX_DIGITS)]
+    return int(digits) if digits.isdigit() else None
+
+
+def _checked(fields: Any, newest: Any, count: Any) -> tuple[Source, int]:
+    """Source and prev of a frame. A lone event waits for it, so of a source that was right before
+    only the rest is looked at.
     """
     try:
-        version, source, epoch, prev, rows = fields
+        version, source, epoch, prev = fields[:4]
         if (
-            type(version) is type(epoch) is type(prev) is int
+            type(version) is type(epoch) is type(prev) is type(newest) is type(count) is int
             and version == VERSION
-            and (source, epoch) in _sources
-            and 0 <= prev <= MAX_NUMBER
-            and type(rows) is list
+            and (known := _sources.get((source, epoch))) is not None
+            and 0 <= prev <= newest <= MAX_NUMBER
+            and 0 <= count <= newest - prev
+            and (count > 0 or newest == prev)
         ):
-            return source, epoch, prev, rows
+            return known, prev
     except (TypeError, ValueError):
         pass  # what is wrong with it is about to be said
     match fields:
         case [int(version), *_] if version != VERSION:
-            raise WireError(f"a frame of version {version}, this is {VERSION}")
-    _, source, epoch, prev, rows = _parts("version name epoch seq rows", fields)
+            raise OtherVersion(version)
+    _, source, epoch, prev, newest, count = _parts(
+        "version name epoch seq seq seq", [*fields[:4], newest, count] if fields else fields
+    )
+    if not (0 < count <= newest - prev or (prev == newest and count == 0)):
+        raise WireError(f"a frame of {count} events after {prev} up to {newest}")
     if len(_sources) >= MAX_SOURCES:
         _sources.clear()
-    _sources.add((source, epoch))
-    return source, epoch, prev, rows
+    return _sources.setdefault((source, epoch), (source, epoch)), prev
 
 
-_sources: set[tuple[str, int]] = set()
+_sources: dict[Source, Source] = {}
 """Names and epochs that were right. A peer cannot fill the memory with more."""
-
-
-def glance(message: bytes) -> tuple[bytes, str, int, int] | None:
-    """Topic, source, epoch and prev of what looks like a frame with events, which are not read;
-    None for a beacon, for anything else, and for a frame that another hand has written.
-    """
-    end = message.find(b"\0", 0, MAX_QUERY + 1) + 1
-    rows = message.find(b",[", end)
-    if end < 2 or rows < 0 or message[:1] in b"~-" or message.endswith(b",[]]"):
-        return None
-    head, _, prev = message[end:rows].rpartition(b",")
-    if not prev.isdigit() or len(prev) > MAX_DIGITS or prev[:1] == b"0" != prev:
-        return None
-    if len(head) > MAX_HEAD:
-        return None
-    source = _glanced(head)
-    return (message[:end], *source, int(prev)) if source else None
-
-
-@lru_cache(maxsize=MAX_SOURCES)
-def _glanced(head: bytes) -> tuple[str, int] | None:
-    """Source and epoch of a head that lacks its prev, and that a source has for all its frames: one
-    that is behind leaves thousands of them.
-    """
-    try:
-        match orjson.loads(b"%b]" % head):
-            case [1, str(source), int(epoch)] if type(epoch) is int:
-                return source, epoch
-    except orjson.JSONDecodeError:
-        pass
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,26 @@ def heartbeat(name: str, epoch: int, seq: int, *, leaving: bool = False) -> byte
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What a bus says of itself in each `?` and its answer. What it does not say has the value that
+    it has here, and what a reader does not know is ignored: so a later aiobus may say more without
+    another version.
+    """
+
+    begin: int = 0
+    """The seq after which this start of the bus has published: above 0 if its epoch goes on."""
+    start: int = 0
+    """Which start of its epoch this is, from 0."""
+    journaled: bool = False
+    """What it publishes outlives its process."""
+    observer: bool = False
+    """It publishes nothing, and no other bus waits for it."""
+
+
+NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """To an Ask: I know your subscriptions. I am `age` seconds old, my last event was `seq`."""
 
@@ -219,6 +244,7 @@ class Answer:
     age: float
     seq: int
     is_open: bool
+    options: Options = field(default=NO_OPTIONS, kw_only=True)
 
     def refusal(self, query: str) -> str | None:
         """Why this query is not live there; None when it is."""
@@ -285,8 +311,8 @@ def page(
     rows: Sequence[bytes],
 ) -> bytes:
     """A PageAnswer in the mailbox of `to`, its rows as the codec encodes them."""
-    head = orjson.dumps(["!", nonce, source, epoch, after, evicted, to_seq, newest, reached])
-    return b"%b%b,[%b]]" % (to.topic, head[:-1], b",".join(rows))
+    fields = ["!", nonce, source, epoch, after, evicted, to_seq, newest, reached, len(rows)]
+    return b"%b%b\n,[%b]]" % (to.topic, orjson.dumps(fields)[:-1], SEPARATOR.join(rows))
 
 
 def mark(to: Who, value: Mark) -> bytes:
@@ -302,25 +328,35 @@ def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswe
     end = message.find(b"\0", 0, MAX_QUERY + 1 + message.startswith(QUIET)) + 1
     if end < 2:
         raise WireError(f"{len(message)} bytes that do not begin with a topic")
-    topic, json = message[:end], message[end:]
+    topic = message[:end]
     if not topic.startswith(b"~"):
-        return Frame(topic.removeprefix(QUIET), json)
+        return Frame(topic.removeprefix(QUIET), message)
     if topic == HEARTBEATS:
-        fields = _loads(json)
+        fields = _loads(message[end:])
         leaving = type(fields) is list and fields[3:] == ["bye"]
         name, epoch, seq = _parts("name epoch seq", fields[:3] if leaving else fields)
         return Heartbeat(name, epoch, seq, leaving)
     if topic != me.topic:
         raise WireError("mail for another bus")
-    found: Answer | PageAnswer | Mark = _read((Answer, Refusal, PageAnswer, Mark), json)
-    return _examined(found, json) if isinstance(found, PageAnswer) else found
+    if message.startswith(b'["!"', end):
+        return _read_page(message, end)
+    found: Answer | Mark = _read((Answer, Refusal, Mark), message[end:])
+    return found
 
 
-def _examined(page: PageAnswer, json: bytes) -> PageAnswer:
-    rows = Rows(json, page.source, page.epoch, page.after, page.rows)  # type: ignore[arg-type]
-    if not (rows.newest <= page.to <= page.newest and page.evicted <= page.newest):
+def _read_page(message: bytes, begin: int) -> PageAnswer:
+    end = message.find(b"\n", begin)
+    if end < 0 or message[end : end + 3] != b"\n,[" or not message.endswith(b"]]"):
+        raise WireError(f"a page of {len(message)} bytes without rows")
+    fields = _loads(message[begin:end] + b"]")[1:]
+    nonce, name, epoch, after, evicted, to, newest, reached, count = _parts(
+        "nonce name epoch seq seq seq seq reached seq", fields
+    )
+    if not (after <= to <= newest and evicted <= newest and count <= to - after):
         raise WireError("a page whose numbers contradict each other")
-    return replace(page, rows=rows)
+    span = (name, epoch), (after, to)
+    rows = Rows(message, end + 3, len(message) - 2, *span, count, is_frame=False)
+    return PageAnswer(nonce, name, epoch, after, evicted, to, newest, reached, rows)
 
 
 # What goes up: questions.
@@ -333,6 +369,7 @@ class Ask:
     to: str
     nonce: int
     who: Who
+    options: Options = field(default=NO_OPTIONS, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,20 +414,23 @@ def read_up(message: bytes) -> Ask | PageAsk | Ack:
 # The form of questions and answers: a sign, and then the fields of the class.
 
 _FORMS: dict[Any, str] = {
-    Ask: "? name* nonce who",
-    Answer: "? nonce who age seq flag",
-    Refusal: "- nonce who age seq flag flag refused",
+    Ask: "? version name* nonce who options",
+    Answer: "? version nonce who age seq flag options",
+    Refusal: "- version nonce who age seq flag flag refused options",
     PageAsk: "! name nonce who epoch query seq limit since seq",
-    PageAnswer: "! nonce name epoch seq seq seq seq reached rows",
     Mark: "= mark who streams",
     Ack: "= name mark who",
 }
+ASK_OF_1 = ["?", str, int, str]
+"""The fields of an Ask of version 1, which does not say its version."""
 
 
 def _dumps(value: Ask | PageAsk | Ack | Answer | Mark) -> bytes:
-    fields = [getattr(value, name) for name in value.__match_args__]
-    texts = [_text(field) for field in fields]
-    return orjson.dumps([_FORMS[type(value)][0], *texts])
+    fields: list[Any] = [_text(getattr(value, name)) for name in value.__match_args__]
+    if isinstance(value, Ask | Answer):
+        said = {name: each for name, each in asdict(value.options).items() if each}
+        fields = [VERSION, *fields, said]
+    return orjson.dumps([_FORMS[type(value)][0], *fields])
 
 
 def _text(field: Any) -> Any:
@@ -402,8 +442,16 @@ def _text(field: Any) -> Any:
 def _read(forms: tuple[Any, ...], json: bytes) -> Any:
     fields = _loads(json)
     for form in forms:
-        if type(fields) is list and fields[:1] == [_FORMS[form][0]]:
+        if type(fields) is not list or fields[:1] != [_FORMS[form][0]]:
+            continue
+        if not issubclass(form, Ask | Answer):
             return form(*_parts(_FORMS[form][2:], fields[1:]))
+        if [fields[0], *map(type, fields[1:])] == ASK_OF_1:
+            raise OtherVersion(1)
+        if len(fields) > 1 and type(fields[1]) is int and fields[1] != VERSION:
+            raise OtherVersion(fields[1])
+        _, *parts, options = _parts(_FORMS[form][2:], fields[1:])
+        return form(*parts, options=options)
     raise WireError(f"no question and no answer: {shape(fields)}")
 
 
@@ -429,8 +477,8 @@ def _part(name: str, value: Any) -> Any:
             right = kind in (int, float) and value >= 0
         case "since" | "reached":
             right = value is None or kind in (int, float) or (name, value) == ("since", "last")
-        case "who" | "flag" | "rows" | "streams" | "refused":
-            right = kind is {"who": str, "flag": bool}.get(name, list)
+        case "who" | "flag" | "streams" | "refused" | "options":
+            right = kind is {"who": str, "flag": bool, "options": dict}.get(name, list)
         case _:
             least, most = (1, 1_000_000) if name == "limit" else (0, MAX_NUMBER)
             right = kind is int and least <= value <= most
@@ -438,9 +486,19 @@ def _part(name: str, value: Any) -> Any:
         raise WireError(f"no {name}: {shape(value)}")
     if name == "refused":
         return dict(_parts("query reason", each) for each in value)
+    if name == "options":
+        return _options(value)
     if name == "streams":
         return tuple(tuple(_parts("query seq", stream)) for stream in value)
     return read_who(value) if name == "who" else value
+
+
+def _options(said: dict[str, Any]) -> Options:
+    for name, usual in asdict(NO_OPTIONS).items():
+        value = said.get(name, usual)
+        if type(value) is not type(usual) or not 0 <= value <= MAX_NUMBER:
+            raise WireError(f"no option {name}: {shape(value)}")
+    return Options(**{name: said[name] for name in asdict(NO_OPTIONS) if name in said})
 
 
 def _loads(json: bytes) -> Any:

@@ -81,7 +81,7 @@ class Stranger:
         """An event as it should be."""
         row = b'[%d,1.0,"TRADE","",%d]' % (seq, seq)
         self.seq = seq
-        await self.down.send(frame(topic("TRADE"), "stranger", 1, prev, [row]))
+        await self.down.send(frame(topic("TRADE"), "stranger", 1, prev, seq, [row]))
 
     async def live(self) -> None:
         """Go on answering and giving signs of life, until cancelled."""
@@ -141,15 +141,19 @@ SUBSCRIPTIONS = [
 ]
 FRAMES = [
     *(b"TRADE\0", b"TRADE\0{", b"TRADE\0{}", b"TRADE\0[]", b"TRADE\0[1]", b"TRADE\0null"),
-    b'TRADE\0[2,"stranger",1,0,[]]',
-    b'TRADE\0[1,"stranger",1,-1,[]]',
-    b'TRADE\0[1,"not a name",1,0,[]]',
-    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","",1],[1,1.0,"TRADE","",1]]]',
-    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"aiobus.gap","",1]]]',
-    b'TRADE\0[1,"stranger",1,0,[[1,"soon","TRADE","",1]]]',
-    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE",null,1]]]',
-    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","",' + b"[" * 254 + b"]" * 254 + b"]]]",
-    b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE",""',
+    *(b"TRADE\0true", b"TRADE\x005", b"TRADE\x001.5", b'TRADE\0"x"', b'TRADE\0{"a":1}'),
+    b'TRADE\0[1,"stranger",1,0,[]]',
+    b'TRADE\0[3,"stranger",1,0]',
+    b'TRADE\0[2,"stranger",1,-1]',
+    b'TRADE\0[2,"not a name",1,0]',
+    b'TRADE\0[2,"stranger",1,0,[[1,1.0,"TRADE","",1]]]',
+    b'TRADE\0[2,"stranger",1,0\n,["soon",1.0,"TRADE","",1]]',
+    b'TRADE\0[2,"stranger",1,0\n,[0,1.0,"TRADE","",1]]',
+    b'TRADE\0[2,"stranger",1,0\n,[1,1.0,"TRADE",""',
+    b'TRADE\0[2,"stranger",1,0\n,[' + b"9" * 5_000 + b"]",
+    b'TRADE\0[2,"stranger",1,0,2,2\n,[[1,1.0,"TRADE","",1]]]',
+    b'TRADE\0[2,"stranger",1,0,2,3\n,[[1,1.0,"TRADE","",1],\n[2,1.0,"TRADE","",1]]]',
+    b'TRADE\0[2,"stranger",1,0,1,1\n,[' + b"[" * 5_000,
     b"TRADE\0\xff\xfe",
     *(b"~\0", b"~\0[]", b'~\0["stranger"]', b'~\0["stranger",1,"x"]'),
 ]
@@ -176,8 +180,8 @@ async def test_subscriptions_that_are_none_get_no_stream_and_the_next_is_served(
     assert bus.stats().refused == before + len(SUBSCRIPTIONS)
     await bus.publish(Event("TRADE", 7))
     message = await stranger.up.recv()
-    assert message.startswith(b"TRADE\0[1,")
-    assert orjson.loads(message[6:])[4][0][4] == 7
+    assert message.startswith(b"TRADE\0[2,")
+    assert orjson.loads(message[6:])[4][4] == 7
 
 
 async def test_a_message_of_several_parts_is_refused_by_its_parts(
@@ -208,7 +212,8 @@ async def test_what_is_refused_is_logged_once_a_second_and_without_what_was_publ
     caplog.set_level(logging.DEBUG, "aiobus")
     async with bus.stream("TRADE") as trades:
         for _ in range(50):
-            await stranger.down.send(b'TRADE\0[1,"stranger",1,0,[[1,1.0,"TRADE","","secret"],0]]')
+            head = b'TRADE\0[2,"stranger",1,0,9,12'
+            await stranger.down.send(head + b'\n,[[1,1.0,"TRADE","","secret"]]]')
         await stranger.publish(1)
         await anext(trades)
     lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
@@ -229,13 +234,34 @@ async def test_flush_marks_of_senders_that_are_no_peers_are_not_kept(
     assert mesh._inlets.marks == {}
 
 
+async def test_rows_that_are_no_events_are_counted_and_logged_once_a_second_without_what_they_are(
+    bus: AsyncEventBus, stranger: Stranger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "aiobus")
+    before = bus.stats().refused
+    async with bus.stream(["TRADE", "aiobus.gap"]) as trades:
+        stranger.seq = 51
+        for seq in range(1, 51):
+            row = b'[%d,"soon","TRADE","","secret"]' % seq
+            await stranger.down.send(frame(topic("TRADE"), "stranger", 1, seq - 1, seq, [row]))
+        await stranger.publish(51, prev=50)
+        assert (await anext(trades)).data == 51
+        gap = await anext(trades)
+        assert (gap.type, gap.data["after"], gap.data["upto"]) == ("aiobus.gap", 0, 50)
+    assert bus.stats().refused == before + 50
+    lines = [record.getMessage() for record in caplog.records if "no event" in record.getMessage()]
+    said = [line for line in lines if line.startswith("rows of stranger are lost")]
+    assert 1 <= len(said) < 50
+    assert not any("secret" in line for line in lines)
+
+
 async def test_a_frame_that_claims_to_be_from_the_bus_itself_is_refused(
     bus: AsyncEventBus, stranger: Stranger
 ) -> None:
     before = bus.stats().refused
     async with bus.stream("TRADE") as trades:
         row = b'[9,1.0,"TRADE","","forged"]'
-        await stranger.down.send(frame(topic("TRADE"), bus.name, bus.stats().epoch, 8, [row]))
+        await stranger.down.send(frame(topic("TRADE"), bus.name, bus.stats().epoch, 8, 9, [row]))
         await stranger.publish(1)
         assert (await anext(trades)).data == 1
     assert bus.stats().refused == before + 1

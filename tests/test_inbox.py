@@ -1,17 +1,15 @@
 """The four policies of a bounded inbox, against a plain list that obeys the same rules."""
 
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiobus import Event
 from aiobus.inbox import (
     BATCH,
-    OPENED,
     FifoInbox,
     Inbox,
     Item,
@@ -19,9 +17,9 @@ from aiobus.inbox import (
     Notice,
     Offer,
     Overflow,
-    Sealed,
 )
 from aiobus.inbox import make_inbox as make
+from aiobus.rows import OPENED, SEPARATOR, LazyBatch, Rows
 
 POLICIES: list[Any] = [*get_args(Overflow)]
 SEVERAL_AT_ONCE: list[Any] = ["catch_up", "block"]
@@ -130,74 +128,101 @@ def test_latest_with_more_keys_than_room_throws_away_the_one_first_in_line() -> 
 # What came together from another process.
 
 
-def sealed(*numbers: int) -> Sealed:
-    """Events that are made when they are asked for."""
-    return Sealed(len(numbers), (Event("T", number) for number in numbers))
+def batch_of(*seqs: int, wrong: bool = False) -> LazyBatch:
+    """Events of another bus with these numbers; `wrong`: and behind them one that is none."""
+    parts = [b'[%d,1.5,"T","",%d]' % (seq, seq) for seq in seqs]
+    if wrong:
+        parts.append(b"[what is no event at all]")
+    text, newest = SEPARATOR.join(parts), seqs[-1] + wrong
+    span = seqs[0] - 1, newest
+    return LazyBatch(Rows(text, 0, len(text), ("desk", 7), span, len(parts), is_frame=True))
+
+
+def opened(inbox: FifoInbox) -> list[int]:
+    """What of the batch that comes first is opened next."""
+    batch = inbox.first_batch
+    assert batch is not None
+    left = batch.left
+    events = batch.take()
+    inbox.note_taken(batch, left)
+    return [event.seq for event in events]
+
+
+def fifo(policy: Overflow, maxsize: int) -> FifoInbox:
+    inbox = make(policy, maxsize)
+    assert isinstance(inbox, FifoInbox)
+    return inbox
 
 
 @pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
-def test_what_is_sealed_counts_as_its_events_and_comes_with_nothing_else(policy: Overflow) -> None:
-    inbox = make(policy, 10)
-    assert isinstance(inbox, FifoInbox)
-    gap = Notice("gap")
+def test_a_batch_counts_as_its_events_and_comes_with_nothing_else(policy: Overflow) -> None:
+    inbox, gap = fifo(policy, 10), Notice("gap")
     inbox.offer(b"1", "T", "")
-    inbox.seal(sealed(1, 2, 3))
-    inbox.seal(sealed(4, 5))
+    inbox.put_batch(batch_of(1, 2, 3))
+    inbox.put_batch(batch_of(4, 5))
     inbox.notify(gap)
     inbox.offer(b"2", "T", "")
-    taken = []
-    for left in (7, 4, 2, 0):
-        taken.append(inbox.take(PLENTY))
-        assert len(inbox) == left
-    events = [[Event("T", number) for number in numbers] for numbers in ((1, 2, 3), (4, 5))]
-    assert taken == [[b"1"], *events, [gap, b"2"]]
+    assert (len(inbox), inbox.first_batch) == (8, None)
+    assert (inbox.take(PLENTY), len(inbox)) == ([b"1"], 7)
+    assert (inbox.take(PLENTY), len(inbox)) == ([], 7)  # a batch is not taken, but opened
+    assert (opened(inbox), len(inbox)) == ([1, 2, 3], 4)
+    assert (opened(inbox), len(inbox)) == ([4, 5], 2)
+    assert inbox.first_batch is None
+    assert (inbox.take(PLENTY), len(inbox)) == ([gap, b"2"], 0)
 
 
-@pytest.mark.parametrize("count", [OPENED - 1, OPENED, OPENED + 1, 3 * OPENED, 3 * OPENED + 5])
-def test_many_that_are_sealed_are_opened_a_few_at_once(count: int) -> None:
-    opened = []
-
-    def events() -> Iterator[Event]:
-        for number in range(count):
-            opened.append(number)
-            yield Event("T", number)
-
-    inbox = FifoInbox(count, Offer.REFUSED)
-    inbox.seal(Sealed(count, events()))
-    taken: list[Item] = []
+@pytest.mark.parametrize("count", [1, OPENED - 1, OPENED, OPENED + 1, 3 * OPENED, 3 * OPENED + 5])
+def test_a_batch_that_is_opened_a_few_at_once_counts_as_what_is_left_of_it(count: int) -> None:
+    inbox = fifo("catch_up", count)
+    inbox.put_batch(batch_of(*range(1, count + 1)))
+    seqs: list[int] = []
     while len(inbox):
-        some = inbox.take(0)
+        some = opened(inbox)
         assert 0 < len(some) <= OPENED
-        taken += some
-        assert (len(opened), len(inbox)) == (len(taken), count - len(taken))
-    assert taken == [Event("T", number) for number in range(count)]
+        seqs += some
+        assert len(inbox) == count - len(seqs)
+    assert seqs == [*range(1, count + 1)]
     inbox.offer(b"1", "T", "")
-    assert len(inbox) == 1
+    assert (len(inbox), inbox.first_batch) == (1, None)
     assert inbox.take(PLENTY) == [b"1"]
 
 
-def test_what_is_left_of_what_is_sealed_fills_the_inbox() -> None:
-    inbox = FifoInbox(OPENED + 2, Offer.REFUSED)
-    inbox.seal(sealed(*range(OPENED + 2)))
-    inbox.take(0)
+@pytest.mark.parametrize("count", [1, OPENED - 1, OPENED, 2 * OPENED + 5])
+def test_a_batch_that_proves_to_be_wrong_counts_as_nothing_any_more(count: int) -> None:
+    inbox = fifo("catch_up", 1_000)
+    inbox.put_batch(batch_of(*range(1, count + 1), wrong=True))
+    inbox.offer(b"1", "T", "")
+    assert len(inbox) == count + 2
+    seqs: list[int] = []
+    while inbox.first_batch is not None:
+        seqs += opened(inbox)
+    assert seqs == [*range(1, count + 1)]
+    assert (len(inbox), inbox.take(PLENTY), len(inbox)) == (1, [b"1"], 0)
+
+
+def test_what_is_left_of_a_batch_fills_the_inbox() -> None:
+    inbox = fifo("catch_up", OPENED + 2)
+    inbox.put_batch(batch_of(*range(1, OPENED + 3)))
+    assert inbox.offer(b"1", "T", "") is Offer.REFUSED
+    opened(inbox)
     for _ in range(OPENED):
         assert inbox.offer(b"1", "T", "") is Offer.TAKEN
     assert inbox.offer(b"1", "T", "") is Offer.REFUSED
 
 
-def test_an_inbox_is_full_of_what_is_sealed() -> None:
-    inbox = FifoInbox(3, Offer.REFUSED)
-    inbox.seal(sealed(1, 2, 3))
-    assert inbox.offer(b"1", "T", "") is Offer.REFUSED
-    inbox.take(0)
-    assert inbox.offer(b"1", "T", "") is Offer.TAKEN
+def test_a_batch_is_put_in_even_if_there_is_no_room() -> None:
+    inbox = fifo("catch_up", 2)
+    inbox.offer(b"1", "T", "")
+    inbox.put_batch(batch_of(1, 2, 3))
+    assert len(inbox) == 4
 
 
-def test_a_cleared_inbox_forgets_how_much_was_sealed() -> None:
-    inbox = FifoInbox(3, Offer.REFUSED)
-    inbox.seal(sealed(1, 2, 3))
+def test_a_cleared_inbox_forgets_how_much_was_in_its_batches() -> None:
+    inbox = fifo("catch_up", 3)
+    inbox.put_batch(batch_of(1, 2, 3))
     inbox.clear()
-    assert len(inbox) == 0
+    assert (len(inbox), inbox.first_batch) == (0, None)
+    assert filled("catch_up", 3, b"1").take(PLENTY) == [b"1"]
 
 
 # The latest of each.
@@ -334,10 +359,12 @@ def size_of(item: Item) -> int:
 
 
 def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
-    """What ought to be taken of `items`: the first, and more as long as they fit."""
-    taken = items[:1]
+    """What ought to be taken of `items`: the first, and more as long as they fit, but no batch."""
+    taken = [] if items and isinstance(items[0], LazyBatch) else items[:1]
+    if not taken:
+        return taken
     for item in items[1 : BATCH if policy in SEVERAL_AT_ONCE else 1]:
-        if sum(map(size_of, [*taken, item])) > max_bytes:
+        if isinstance(item, LazyBatch) or sum(map(size_of, [*taken, item])) > max_bytes:
             break
         taken.append(item)
     return taken
@@ -386,7 +413,7 @@ class InboxIsAList(RuleBasedStateMachine):
         self.policy, self.maxsize = policy, maxsize
         self.inbox = make(policy, maxsize)
         self.line: list[tuple[tuple[str, str] | None, Item]] = []
-        self.count = self.extra = 0
+        self.count = self.extra = self.seq = 0
 
     def row(self, size: int) -> bytes:
         self.count += 1
@@ -409,7 +436,7 @@ class InboxIsAList(RuleBasedStateMachine):
             self.line[place] = ((type, key), row)
             return Offer.CONFLATED
         outcome = Offer.TAKEN
-        if len(self.line) >= self.maxsize and self.policy != "block":
+        if self.length >= self.maxsize and self.policy != "block":
             if self.policy == "catch_up":
                 return Offer.REFUSED
             rows = [place for place, (name, _) in enumerate(self.line) if name is not None]
@@ -419,13 +446,37 @@ class InboxIsAList(RuleBasedStateMachine):
         self.line.append(((type, key), row))
         return outcome
 
+    @property
+    def length(self) -> int:
+        """How many events and notices there ought to be."""
+        return sum(item.left if isinstance(item, LazyBatch) else 1 for _, item in self.line)
+
+    @precondition(lambda self: isinstance(self.inbox, FifoInbox) and self.policy != "drop_oldest")
+    @rule(count=st.integers(1, 80), wrong=st.booleans())
+    def put_batch(self, count: int, wrong: bool) -> None:
+        batch = batch_of(*range(self.seq + 1, self.seq + count + 1), wrong=wrong)
+        self.seq += count
+        self.extra += batch.left
+        self.inbox.put_batch(batch)
+        self.line.append(((".", "batch"), batch))
+
+    @precondition(lambda self: self.line and isinstance(self.line[0][1], LazyBatch))
+    @rule()
+    def open(self) -> None:
+        ((_, batch), *others) = self.line
+        assert self.inbox.first_batch is batch
+        before = batch.last
+        assert opened(self.inbox) == [*range(before + 1, batch.last + 1)]
+        if not batch.left:
+            self.line = others
+
     @rule(type=types, key=keys, size=sizes)
     def admit(self, type: str, key: str, size: int) -> None:
         row, place = self.row(size), self.place(type, key)
         outcome = self.inbox.admit(row, type, key)
         if place is None:
             assert outcome is Offer.TAKEN
-            self.extra += len(self.line) >= self.maxsize
+            self.extra += self.length >= self.maxsize
             self.line.append(((type, key), row))
         else:
             assert outcome is Offer.CONFLATED
@@ -450,7 +501,7 @@ class InboxIsAList(RuleBasedStateMachine):
 
     @invariant()
     def has_the_same_length(self) -> None:
-        assert len(self.inbox) == len(self.line)
+        assert len(self.inbox) == self.length
 
     @invariant()
     def is_bounded_but_for_what_was_admitted_and_notices(self) -> None:
@@ -458,6 +509,8 @@ class InboxIsAList(RuleBasedStateMachine):
         assert self.policy == "block" or len(self.inbox) - notices <= self.maxsize + self.extra
 
     def teardown(self) -> None:
+        while any(isinstance(item, LazyBatch) for _, item in self.line):
+            self.take(PLENTY) if not isinstance(self.line[0][1], LazyBatch) else self.open()
         assert emptied(self.inbox) == [item for _, item in self.line]
 
 

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from aiobus import wire
-from aiobus.event import Event
 from aiobus.history import Page
 from aiobus.pattern import Query
-from aiobus.transport import Batch, Source
+from aiobus.rows import Rows, Source
 from aiobus.transport import inlets as module
 from aiobus.transport.inlets import MAX_CURSORS, MAX_LEFT, MEMORY, Inlets
 from aiobus.transport.topic import FAR, LEFT
@@ -33,23 +32,22 @@ class Sub:
     def meet(self, source: Source, seq: int, started: float) -> None:
         self.log.append(("meet", source, seq, started))
 
-    def take(self, batch: Batch, started: float | None, heard: int) -> None:
-        self.log.append(("take", batch, started))
-        self.heard = heard
-
-    def turn(self, source: Source, page: Page, events: list[Event[Any]]) -> None:
-        self.log.append(("turn", source, page, events))
-
     is_busy = False
+    """It leaves all frames with events."""
+
+    def take(self, frame: Rows, started: float | None, heard: int) -> bool:
+        self.log.append(("take", frame, started))
+        self.heard = heard
+        return not (self.is_busy and frame.count)
+
+    def turn(self, source: Source, page: Page, rows: Rows) -> None:
+        self.log.append(("turn", source, page, rows))
+
     missing = 0
     beginning: Collection[Source] = ()
 
     def excuse(self) -> None:
         self.log.append(("excuse",))
-
-    def leave_out(self, source: Source, prev: int) -> bool:
-        self.log.append(("leave_out", source, prev))
-        return self.is_busy
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
         self.log.append(("has", source, seq))
@@ -61,6 +59,9 @@ class Sub:
 
     def go_back(self, source: Source, seq: int) -> None:
         self.log.append(("go_back", source, seq))
+
+    def note_said(self, source: Source, seq: int) -> None:
+        self.log.append(("note_said", source, seq))
 
     def forget(self, source: Source) -> int | None:
         self.log.append(("forget", source))
@@ -90,7 +91,7 @@ def inlets_of(*subs: Sub) -> Inlets:
 
 
 def frame(topic: bytes = TRADE) -> Frame:
-    found = wire.read_down(wire.frame(topic, "desk", 36, 4, []), ME)
+    found = wire.read_down(wire.frame(topic, "desk", 36, 4, 4, []), ME)
     assert isinstance(found, Frame)
     return found
 
@@ -146,9 +147,10 @@ def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
     assert inlets.number(first) is None
 
 
-# Frames that nobody can take.
+# Quiet and loud.
 
-FRAME = b'TRADE\0[1,"bot",50,7,[[8,1.0,"TRADE","",1]]]'
+FRAME = Frame(TRADE, b'TRADE\0[2,"bot",50,7\n,[8,1.0,"TRADE","",1]]')
+BOT = ("bot", 50)
 
 
 def subs(*are_busy: bool) -> tuple[Inlets, list[Sub]]:
@@ -156,27 +158,6 @@ def subs(*are_busy: bool) -> tuple[Inlets, list[Sub]]:
     for sub, is_busy in zip(made, are_busy, strict=True):
         sub.is_busy = is_busy
     return inlets_of(*made), made
-
-
-def test_a_frame_that_nobody_can_take_is_left_unread() -> None:
-    inlets, made = subs(True, True)
-    assert inlets.leave_out(FRAME) == (("bot", 50), 7)
-    assert [sub.log for sub in made] == [[("leave_out", ("bot", 50), 7)]] * 2
-
-
-@pytest.mark.parametrize("are_busy", [(), (False,), (True, False)])
-def test_a_frame_that_one_can_take_is_read(are_busy: tuple[bool, ...]) -> None:
-    assert subs(*are_busy)[0].leave_out(FRAME) is None
-
-
-@pytest.mark.parametrize(
-    "message", [b'TRADE\0[1,"bot",50,7,[]]', b'TRADE\0[2,"bot",50,7,[[8]]]', b"TRADE\0x", b"TRADE"]
-)
-def test_a_beacon_and_what_is_no_frame_are_read_by_all(message: bytes) -> None:
-    assert subs(True)[0].leave_out(message) is None
-
-
-# Quiet and loud.
 
 
 def far(count: int, missing: int = FAR + 1) -> tuple[Inlets, list[Sub]]:
@@ -195,7 +176,7 @@ def turned(inlets: Inlets) -> list[tuple[bytes, bool]]:
 def quiet(count: int) -> tuple[Inlets, list[Sub]]:
     inlets, made = far(count)
     for _ in range(LEFT):
-        inlets.leave_out(FRAME)
+        inlets.take(FRAME)
     assert turned(inlets) == [(b"-TRADE\0", True)]
     return inlets, made
 
@@ -204,27 +185,42 @@ def test_a_topic_whose_frames_all_leave_for_long_turns_quiet() -> None:
     quiet(2)
 
 
-def test_a_topic_of_which_a_frame_was_handed_over_meanwhile_does_not() -> None:
-    inlets, _ = far(1)
+def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
+    inlets, (one, _) = far(2)
     for _ in range(LEFT - 1):
-        inlets.leave_out(FRAME)
-    inlets.take(Frame(TRADE, FRAME[len(TRADE) :]))
-    inlets.leave_out(FRAME)
+        inlets.take(FRAME)
+    one.is_busy = False
+    inlets.take(FRAME)
+    one.is_busy = True
+    inlets.take(FRAME)
     assert turned(inlets) == []
+
+
+def test_a_frame_of_which_one_takes_the_events_comes_to_all() -> None:
+    inlets, made = subs(True, False, True)
+    inlets.take(FRAME)
+    assert [sub.log for sub in made] == [[("take", FRAME, None)]] * 3
+
+
+def test_a_quiet_topic_of_which_a_frame_is_taken_turns_loud_if_little_is_missing() -> None:
+    inlets, (one,) = quiet(1)
+    one.is_busy, one.missing = False, 0
+    inlets.take(FRAME)
+    assert turned(inlets) == [(TRADE, False)]
 
 
 def test_beacons_of_others_do_not_keep_a_topic_loud() -> None:
     """Each peer has one a second, so of twenty they would for ever."""
     inlets, _ = far(1)
     for _ in range(LEFT):
-        inlets.leave_out(FRAME)
+        inlets.take(FRAME)
         inlets.take(frame())
     assert turned(inlets) == [(b"-TRADE\0", True)]
 
 
 def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
     inlets, (one, other) = quiet(2)
-    rows = Frame(TRADE, b'[1,"bot",50,8,[]]')
+    rows = FRAME
     inlets.turn(one, BOT, PAGE, rows)
     assert turned(inlets) == []
     other.missing = 0
@@ -256,22 +252,6 @@ def test_the_last_who_leaves_a_quiet_topic_withdraws_the_quiet_one() -> None:
 # Frames and answers.
 
 
-BOT = ("bot", 50)
-
-
-def taken(sub: Sub) -> list[int]:
-    """The prevs of the frames it was to take."""
-    return [entry[1].prev for entry in sub.said("take")]
-
-
-def test_a_frame_that_was_left_is_not_read_for_whoever_has_unsubscribed_since() -> None:
-    inlets, (one, other) = subs(True, True)
-    inlets.leave_out(FRAME)
-    inlets.remove(one)
-    inlets.leave(BOT, 0.0)
-    assert (taken(one), taken(other)) == ([], [7])
-
-
 def test_whoever_is_still_to_tell_where_its_past_begins_is_not_confirmed_yet() -> None:
     sub = Sub()
     inlets = inlets_of(sub)
@@ -294,48 +274,6 @@ def test_a_source_that_is_looked_for_is_not_forgotten() -> None:
     assert sub.said("forget") == []
     inlets.tick(2 * MEMORY + 1.0, (), ())
     assert sub.said("forget") == [("forget", SOURCE)]
-
-
-def test_how_far_a_frame_reaches_that_was_left_is_read_when_its_source_leaves() -> None:
-    inlets, (one,) = subs(True)
-    inlets.leave_out(FRAME)
-    inlets.leave(BOT, 0.0)
-    inlets.leave(BOT, 1.0)
-    assert [entry[0] for entry in one.log] == ["leave_out", "take", "leave", "leave"]
-    assert taken(one) == [7]
-
-
-def test_of_frames_that_were_left_the_last_is_read_and_not_one_that_came_late() -> None:
-    inlets, (one,) = subs(True)
-    inlets.leave_out(FRAME)
-    inlets.leave_out(FRAME.replace(b",7,", b",6,"))
-    inlets.leave(BOT, 0.0)
-    assert taken(one) == [7]
-
-
-def test_a_frame_that_was_left_is_not_read_once_a_later_one_was() -> None:
-    inlets, (one,) = subs(True)
-    inlets.leave_out(FRAME)
-    later = Frame(TRADE, b'[1,"bot",50,8,[]]')
-    inlets.take(later)
-    inlets.leave(BOT, 0.0)
-    assert taken(one) == [8]
-
-
-def test_a_frame_that_was_left_and_proves_to_be_none_is_of_no_consequence() -> None:
-    inlets, (one,) = subs(True)
-    inlets.leave_out(FRAME.replace(b"[8,1.0", b"[0,1.0"))
-    inlets.leave(BOT, 0.0)
-    assert taken(one) == []
-
-
-def test_a_frame_that_was_left_is_forgotten_with_whoever_left_it() -> None:
-    inlets, (one,) = subs(True)
-    inlets.leave_out(FRAME)
-    inlets.remove(one)
-    inlets.add(one)
-    inlets.leave(BOT, 0.0)
-    assert taken(one) == []
 
 
 def test_a_frame_goes_to_all_who_asked_for_its_topic_and_to_nobody_else() -> None:
@@ -704,13 +642,16 @@ def test_a_frame_comes_with_how_far_its_source_was_heard_of() -> None:
     assert sub.heard == 4
 
 
-def test_who_leaves_was_heard_of_as_far_as_a_frame_says_that_was_left_unread() -> None:
+def test_who_leaves_is_kept_with_how_far_it_was_heard_of() -> None:
     inlets, (sub,) = subs(True)
-    inlets.leave_out(FRAME)
-    newest = Frame(TRADE, FRAME[len(TRADE) :]).newest
-    assert inlets.leave(BOT, 0.0, 3) == newest
-    assert (sub.newest, inlets.ended) == (newest, {BOT: newest})
-    assert inlets.leave(BOT, 0.0, 99) == 99
+    inlets.leave(BOT, 0.0, 99)
+    assert (sub.newest, inlets.ended) == (99, {BOT: 99})
+
+
+def test_everybody_is_told_what_a_source_says_that_was_asked() -> None:
+    one, other = Sub(), Sub("FILL")
+    inlets_of(one, other).note_said(BOT, 9)
+    assert one.log == other.log == [("note_said", BOT, 9)]
 
 
 def test_the_last_mark_is_a_beacon_on_each_stream_that_is_asked_for() -> None:
@@ -732,14 +673,12 @@ def test_no_mark_of_a_source_in_doubt_is_reached() -> None:
     assert len(inlets.reached()) == 1
 
 
-def test_what_a_source_takes_back_is_not_waited_for_nor_read_any_more() -> None:
+def test_what_a_source_takes_back_is_not_waited_for_any_more() -> None:
     inlets, (sub,) = subs(True)
-    inlets.leave_out(FRAME)
     inlets.mark(mark(("TRADE", 9)))
     inlets.ended[BOT] = 9
     inlets.go_back(BOT, 3)
     inlets.go_back(SOURCE, 3)
     assert inlets.ended == {}
     assert inlets.marks == {}
-    assert inlets.leave(BOT, 0.0, 3) == 3
     assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]

@@ -118,6 +118,9 @@ class Sub:
     def confirm(self, name: str) -> None:
         self.confirmed.append(name)
 
+    def note_said(self, source: Source, seq: int) -> None:
+        pass
+
     def go_back(self, source: Source, seq: int) -> None:
         self.back.append((source, seq))
 

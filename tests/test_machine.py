@@ -30,10 +30,11 @@ from aiobus.intake import Intake
 from aiobus.pattern import Query
 from aiobus.peers import Peer
 from aiobus.publisher import Publisher
+from aiobus.rows import LazyBatch
 from aiobus.sequence import EVICTED, UNKNOWN, WENT_BACK, Gap
 from aiobus.stream import Stream
 from aiobus.testing import Message
-from aiobus.transport import Batch, Inlet
+from aiobus.transport import Inlet
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.marks import LAST
 from aiobus.transport.pages import Pages
@@ -326,14 +327,11 @@ class Process:
         source, peer, now = link.source, link.peer, self._clock.now
         topic = message[: message.index(b"\0") + 1]
         if not topic.startswith(b"~") and message not in link.forged:
-            json, topic = message[len(topic) :], topic.removeprefix(wire.QUIET)
-            frame = Frame(topic, json)
+            topic = topic.removeprefix(wire.QUIET)
+            frame = Frame(topic, message)
             for box in self.boxes.values():
                 if wire.topic(box.query.text) == topic:
                     box.accounts[source.id].hear(frame.prev, frame.newest)
-        if (left := self.inlets.leave_out(message)) is not None:
-            peer.hear(now, left[1])
-            return
         match said := wire.read_down(message, self.me):
             case Frame():
                 peer.hear(now, said.newest)
@@ -425,7 +423,7 @@ class Process:
         if link.doubt is not None:
             del link.asked[link.doubt]
             link.doubt = None
-        peer.last = self.inlets.leave(source, self._clock.now, peer.last, is_dead=is_dead)
+        self.inlets.leave(source, self._clock.now, peer.last, is_dead=is_dead)
         link.ended = min(peer.last, link.source.publisher.seq)
         self.turn()
 
@@ -531,10 +529,11 @@ class Box:
     def is_hungry(self) -> bool:
         return self.vacancy == self.room
 
-    def keep(self, batch: Batch) -> None:
-        self.accept(list(batch))
-
-    def accept(self, events: list[Event[Any]]) -> None:
+    def keep(self, batch: LazyBatch, after: int = 0) -> None:
+        events = []
+        while batch.left:
+            events += [event for event in batch.take() if event.seq > after]
+        assert batch.error is None
         self.vacancy -= len(events)
         for event in events:
             account = self.accounts[event.source, event.epoch]
@@ -803,8 +802,8 @@ class Protocol(RuleBasedStateMachine):
         row = b'[%d,0.0,"A","x",null]' % seq
         boxes = [box for box in link.process.boxes.values() if box.query.text == text]
         message = [
-            wire.frame(name, *source.id, last, [row]),
-            wire.frame(name, *source.id, seq, []),
+            wire.frame(name, *source.id, last, seq, [row]),
+            wire.frame(name, *source.id, seq, seq, []),
             wire.heartbeat(*source.id, seq),
             wire.mark(me, Mark(1, source.who, ((text, seq),))),
             wire.answer(me, Answer(next(iter(link.asked), 0), source.who, age, seq, True)),

@@ -41,7 +41,7 @@ UNITS = {"": 1, "s": 1, "bytes": 1, "KiB": 1024, "MiB": 1024 * 1024}
 # What the page says byte by byte. Where it breaks a line, the bytes do not.
 
 SHOWN = {
-    name: text.replace("\n", "").replace("\\0", "\0").encode()
+    name: text.replace("\n", "").replace("\\0", "\0").replace("\\n", "\n").encode()
     for name, text in re.findall(r"```text (\w+)\n(.*?)```", PAGE, re.DOTALL)
 }
 MONITOR = Who("monitor", 1_700_000_000_000_000, "tcp://127.0.0.1:7001")
@@ -58,10 +58,11 @@ FIRST, SECOND = row(43, 38_990.5), row(44, 38_991.0, f"{FEED}.43")
 SENT = {
     "topic": topic(Query.of([EventType.TRADE, EventType.BAR], "BTC/USDT").text),
     "hello": MONITOR.topic,
-    "frame": frame(TRADES, "feed", FEED.epoch, 41, [FIRST, SECOND]),
-    "beacon": frame(TRADES, "feed", FEED.epoch, 44, []),
+    "lone": frame(TRADES, "feed", FEED.epoch, 41, 43, [FIRST]),
+    "frame": frame(TRADES, "feed", FEED.epoch, 41, 44, [FIRST, SECOND]),
+    "beacon": frame(TRADES, "feed", FEED.epoch, 44, 44, []),
     "quiet_topic": quiet(TRADES),
-    "quiet_beacon": frame(quiet(TRADES), "feed", FEED.epoch, 44, []),
+    "quiet_beacon": frame(quiet(TRADES), "feed", FEED.epoch, 44, 44, []),
     "heartbeat": heartbeat("feed", FEED.epoch, 44),
     "bye": heartbeat("feed", FEED.epoch, 44, leaving=True),
     "ask": up(Ask("feed", 7, MONITOR)),
@@ -155,7 +156,7 @@ async def test_the_reader_tells_what_it_missed_and_prints_nothing_twice(folder: 
             assert await asyncio.to_thread(publisher.recv) == b"\1TRADE\0"
             for prev, seqs in [(0, [1, 2]), (0, [1, 2]), (5, [6]), (9, [])]:
                 rows = [row(seq, 1.0) for seq in seqs]
-                publisher.send(frame(b"TRADE\0", "feed", 7, prev, rows))
+                publisher.send(frame(b"TRADE\0", "feed", 7, prev, [prev, *seqs][-1], rows))
             assert [await lines.readline() for _ in range(5)] == [
                 b'feed 1 BTCUSDT {"price": 1.0}\n',
                 b'feed 2 BTCUSDT {"price": 1.0}\n',

@@ -3,7 +3,6 @@ much it asks for.
 """
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,26 +11,21 @@ from aiobus import AsyncEventBus, Event, QueueFull
 from aiobus.history import Page, Want
 from aiobus.intake import PACE, Intake
 from aiobus.receiver import Receiver
+from aiobus.rows import OPENED, SEPARATOR, LazyBatch, Rows, Source
+
+DESK = ("desk", 7)
+MANY_KEYS = ["k", *(f"{number}".ljust(100, ".") for number in range(20))]
+"""More than the text of a query has room for, so that others send all keys."""
 
 
-class Batch:
-    """Events of the type A of another bus with these numbers; counts how often they are decoded."""
-
-    source, epoch, prev = "desk", 7, 0
-
-    def __init__(self, *seqs: int) -> None:
-        self.seqs = seqs
-        self.newest = seqs[-1]
-        self.count = len(seqs)
-        self.decoded = 0
-
-    def __iter__(self) -> Iterator[Event[Any]]:
-        self.decoded += 1
-        for seq in self.seqs:
-            yield Event("A", seq, 0.0, key="k", source="desk", epoch=7, seq=seq)
-
-    def forget(self) -> None:
-        pass
+def batch_of(*seqs: int, wrong: bool = False) -> LazyBatch:
+    """Events of the type A of another bus with these numbers; `wrong`: and a row that is none."""
+    parts = [b'[%d,0.0,"A","k",%d]' % (seq, seq) for seq in seqs]
+    if wrong:
+        parts.append(b"[what is no event at all]")
+    text, newest = SEPARATOR.join(parts), seqs[-1] + wrong
+    span = seqs[0] - 1, newest
+    return LazyBatch(Rows(text, 0, len(text), DESK, span, len(parts), is_frame=True))
 
 
 class Asked:
@@ -39,6 +33,10 @@ class Asked:
 
     def __init__(self) -> None:
         self.limits: list[int] = []
+        self.doubts: list[Source] = []
+
+    def doubt(self, source: Source, error: ValueError) -> None:
+        self.doubts.append(source)
 
     def ask(self, inlet: object, source: object, want: object, limit: int) -> bool:
         self.limits.append(limit)
@@ -56,8 +54,8 @@ class Answering:
     def ask(self, inlet: Intake, source: Any, want: Want, limit: int) -> bool:
         to = min(self.newest, want.after + limit)
         page = Page(want.after, 0, to, self.newest, [])
-        batch = Batch(*range(want.after + 1, to + 1))
-        asyncio.get_running_loop().call_soon(inlet.turn, source, page, batch)
+        rows = batch_of(*range(want.after + 1, to + 1)).rows
+        asyncio.get_running_loop().call_soon(inlet.turn, source, page, rows)
         return False
 
 
@@ -75,18 +73,38 @@ def popped(receiver: Receiver) -> list[int]:
     return seqs
 
 
+@pytest.mark.parametrize("max_age", [None, 1e12])
 @pytest.mark.parametrize("overflow", ["catch_up", "block"])
 async def test_what_came_together_is_decoded_when_it_is_its_turn(
-    bus: AsyncEventBus, overflow: str
+    bus: AsyncEventBus, overflow: str, max_age: float | None
 ) -> None:
-    box = await receiver(bus, overflow=overflow)
-    first, second = Batch(1, 2), Batch(3)
+    box = await receiver(bus, overflow=overflow, max_age=max_age)
+    first, second = batch_of(1, 2), batch_of(3)
     box.keep(first)
     box.keep(second)
-    assert (box.pending, box.vacancy, first.decoded) == (3, box.maxsize - 3, 0)
-    assert (box.pop(), first.decoded, second.decoded) == (Event("A", 1, key="k"), 1, 0)
-    assert popped(box) == [2, 3]
-    assert (box.pending, first.decoded, second.decoded) == (0, 1, 1)
+    assert (box.pending, box.vacancy, first.left) == (3, box.maxsize - 3, 2)
+    assert (box.pop(), first.left, second.left) == (Event("A", 1, key="k"), 0, 1)
+    assert (box.pending, popped(box)) == (2, [2, 3])
+    assert (box.pending, second.left) == (0, 0)
+
+
+async def test_of_many_that_came_together_32_are_decoded_at_once(bus: AsyncEventBus) -> None:
+    box = await receiver(bus)
+    batch = batch_of(*range(1, 101))
+    box.keep(batch)
+    for handed in range(1, 101):
+        assert box.pop() is not None
+        assert box.pending == 100 - handed
+        assert batch.left == max(0, 100 - OPENED * -(-handed // OPENED))
+    assert box.pop() is None
+
+
+async def test_events_that_are_too_old_expire_when_they_are_popped(bus: AsyncEventBus) -> None:
+    box = await receiver(bus, max_age=1.0)
+    box.keep(batch_of(*range(1, 101)))
+    assert (box.pending, box.stats.expired) == (100, 0)
+    assert popped(box) == []
+    assert (box.pending, box.stats.expired) == (0, 100)
 
 
 @pytest.mark.parametrize(
@@ -95,17 +113,83 @@ async def test_what_came_together_is_decoded_when_it_is_its_turn(
         ({"overflow": "latest"}, [3]),
         ({"overflow": "drop_oldest", "maxsize": 2}, [2, 3]),
         ({"where": lambda event: event.seq != 2}, [1, 3]),
-        ({"max_age": 1.0}, []),
-        ({"key": ["k", "other"]}, [1, 2, 3]),
+        ({"key": MANY_KEYS}, [1, 2, 3]),
     ],
 )
 async def test_where_the_events_decide_they_are_looked_at_on_arrival(
     bus: AsyncEventBus, keywords: dict[str, Any], seqs: list[int]
 ) -> None:
     box = await receiver(bus, **keywords)
-    batch = Batch(1, 2, 3)
+    batch = batch_of(1, 2, 3)
     box.keep(batch)
-    assert (popped(box), batch.decoded) == (seqs, 1)
+    assert (batch.left, popped(box)) == (0, seqs)
+
+
+@pytest.mark.parametrize("keywords", [{}, {"overflow": "drop_oldest"}, {"key": MANY_KEYS}])
+@pytest.mark.parametrize("after", [0, 1, 2, 40])
+async def test_of_what_came_together_only_what_is_above_a_seq_is_handed_over(
+    bus: AsyncEventBus, keywords: dict[str, Any], after: int
+) -> None:
+    box = await receiver(bus, **keywords)
+    box.keep(batch_of(*range(1, 101)), after)
+    assert popped(box) == list(range(after + 1, 101))
+
+
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"overflow": "block"},
+    {"overflow": "drop_oldest"},
+    {"where": lambda event: True},
+    {"max_age": 1e12},
+    {"key": MANY_KEYS},
+]
+
+
+@pytest.mark.parametrize("keywords", WAYS)
+@pytest.mark.parametrize("good", [1, 31, 32, 33, 100])
+async def test_of_what_proves_to_be_wrong_the_good_are_handed_over_and_the_source_is_asked(
+    bus: AsyncEventBus, keywords: dict[str, Any], good: int
+) -> None:
+    box, asked = await receiver(bus, **keywords), Asked()
+    box.intake._transport = asked  # type: ignore[assignment]
+    box.keep(batch_of(*range(1, good + 1), wrong=True))
+    box.keep(batch_of(good + 2, good + 3))
+    assert popped(box) == [*range(1, good + 1), good + 2, good + 3]
+    assert asked.doubts == [DESK]
+    assert box.pending == 0
+    assert box.stats.gaps == 0, "its source is to say first where it is"
+    box.intake.note_said(DESK, good + 3)
+    assert box.stats.gaps == 1
+
+
+@pytest.mark.parametrize("keywords", WAYS)
+async def test_what_is_wrong_from_its_first_row_holds_up_nothing_behind_it(
+    bus: AsyncEventBus, keywords: dict[str, Any]
+) -> None:
+    box, asked = await receiver(bus, **keywords), Asked()
+    box.intake._transport = asked  # type: ignore[assignment]
+    for seq in (1, 3, 5):
+        text = b"[what is no event at all]"
+        rows = Rows(text, 0, len(text), DESK, (seq - 1, seq), 1, is_frame=True)
+        box.keep(LazyBatch(rows))
+        box.keep(batch_of(seq + 1))
+    assert popped(box) == [2, 4, 6]
+    assert asked.doubts == [DESK] * 3
+
+
+async def test_a_gap_that_is_found_when_rows_are_opened_is_told_to_who_asked_for_gaps(
+    bus: AsyncEventBus,
+) -> None:
+    subscription = await bus.subscribe(["A", "aiobus.gap"], lambda event: None)
+    box = subscription._receiver
+    box.intake._transport = Asked()  # type: ignore[assignment]
+    box.keep(batch_of(1, 2, wrong=True))
+    assert [box.pop(), box.pop(), box.pop()][-1] is None
+    box.intake.note_said(DESK, 3)
+    told = box.pop()
+    assert told is not None
+    assert told.type == "aiobus.gap"
+    assert (told.data["after"], told.data["upto"]) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +211,7 @@ async def test_it_is_hungry_until_an_eighth_waits_if_its_room_has_a_bound(
     seen = []
     for count in (127, 1):
         seen.append(box.is_hungry)
-        box.keep(Batch(*range(1, 1 + count)))
+        box.keep(batch_of(*range(1, 1 + count)))
     assert [*seen, box.is_hungry] == wishes
 
 
@@ -136,7 +220,7 @@ async def test_an_inbox_that_drops_catches_up_by_whole_pages_however_small_it_is
     bus: AsyncEventBus, overflow: str, welcome: int
 ) -> None:
     box = await receiver(bus, overflow=overflow, maxsize=1)
-    box.keep(Batch(*range(1, 4)))
+    box.keep(batch_of(*range(1, 4)))
     assert (box.vacancy, popped(box), box.stats.dropped + box.stats.conflated) == (welcome, [3], 2)
 
 

@@ -16,6 +16,7 @@ from aiobus.inbox import Notice, Offer, make_inbox
 from aiobus.intake import Intake
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.rows import LazyBatch, Source
 from aiobus.sequence import (
     EVICTED,
     LEFT,
@@ -28,7 +29,7 @@ from aiobus.sequence import (
     Gap,
 )
 from aiobus.stream import Stream
-from aiobus.transport import Batch, Inlet, Source
+from aiobus.transport import Inlet
 from aiobus.wire import Answer, Frame, Mark, PageAnswer, PageAsk, Who
 
 
@@ -589,7 +590,6 @@ def test_who_begins_in_the_past_is_behind_and_asks_for_that() -> None:
 def test_no_frame_is_handed_over_before_it_is_known_where_it_begins(prev: int, newest: int) -> None:
     cursor = Cursor(since=1.5)
     assert cursor.take(prev, newest, has_room=True) is None
-    assert cursor.leave_out(prev, has_room=True)
     assert cursor.behind
 
 
@@ -952,13 +952,12 @@ class Box:
         self.is_hungry = True
         self.logs: dict[str, list[int | Gap]] = defaultdict(list)
 
-    def keep(self, batch: Batch) -> None:
-        self.accept(list(batch))
-
-    def accept(self, events: list[Event[Any]]) -> None:
-        self.vacancy -= len(events)
-        for event in events:
-            self.logs[event.source].append(event.seq)
+    def keep(self, batch: LazyBatch, after: int = 0) -> None:
+        while batch.left:
+            seqs = [event.seq for event in batch.take() if event.seq > after]
+            self.vacancy -= len(seqs)
+            self.logs[batch.rows.source].extend(seqs)
+        assert batch.error is None
 
     def lose(self, source: Source, gap: Gap) -> None:
         self.logs[source[0]].append(gap)

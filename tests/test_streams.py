@@ -10,6 +10,7 @@ from aiobus.delivery import Delivery, current, enter
 from aiobus.history import Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.rows import LazyBatch
 from aiobus.transport import streams
 from aiobus.transport import streams as module
 from aiobus.transport.streams import LOOKS, PAGE_EVENTS, SLICE, Streams
@@ -17,6 +18,15 @@ from aiobus.wire import Frame, Who, WireError
 
 ME = Who("me", 7, "ipc:///me")
 A, B, C = map(wire.topic, "ABC")
+
+
+def events_of(frame: Frame) -> list[Event]:
+    """Its events, which are as many as its head says, and the last the one that it names."""
+    batch, events = LazyBatch(frame), []
+    while batch.left:
+        events += batch.take()
+    assert batch.error is None
+    return events
 
 
 class Desk:
@@ -52,7 +62,7 @@ class Desk:
         """Of each frame its topic, its `prev` and its seqs."""
         frames = [wire.read_down(message, ME) for message in self.messages]
         return [
-            (frame.topic, frame.prev, [event.seq for event in frame])
+            (frame.topic, frame.prev, [event.seq for event in events_of(frame)])
             for frame in frames
             if isinstance(frame, Frame)
         ]

@@ -50,11 +50,11 @@ class Liar:
         last = self.bus.stats().published
         match kind:
             case "frame that follows":
-                message = wire.frame(wire.topic(query), *source, last, [row])
+                message = wire.frame(wire.topic(query), *source, last, seq, [row])
             case "frame that does not":
-                message = wire.frame(wire.topic(query), *source, seq - 1, [row])
+                message = wire.frame(wire.topic(query), *source, seq - 1, seq, [row])
             case "beacon":
-                message = wire.frame(wire.topic(query), *source, seq, [])
+                message = wire.frame(wire.topic(query), *source, seq, seq, [])
             case "heartbeat":
                 message = wire.heartbeat(*source, seq)
             case "mark":

@@ -22,7 +22,7 @@ def topic_of(*missing: int) -> Topic:
 
 
 def left(topic: Topic, frames: int) -> list[bool]:
-    return [topic.note_left() for _ in range(frames)]
+    return [topic.note_frame(is_taken=False) for _ in range(frames)]
 
 
 def test_a_topic_is_loud_at_first() -> None:
@@ -44,8 +44,20 @@ def test_it_does_not_turn_quiet_while_one_of_its_inlets_is_not_far_behind() -> N
 def test_a_frame_that_was_handed_to_all_makes_the_count_begin_anew() -> None:
     topic = topic_of(FAR + 1)
     left(topic, LEFT - 1)
-    topic.note_taken()
+    assert not topic.note_frame(is_taken=True)
     assert left(topic, LEFT) == [False] * (LEFT - 1) + [True]
+
+
+def test_a_quiet_one_of_which_a_frame_is_taken_turns_loud_if_it_misses_no_more_than_a_page() -> (
+    None
+):
+    topic = topic_of(NEAR + 1)
+    topic.is_quiet = True
+    assert not topic.note_frame(is_taken=True)
+    (inlet,) = topic.inlets
+    inlet.missing = NEAR  # type: ignore[misc]
+    assert topic.note_frame(is_taken=True)
+    assert not topic.is_quiet
 
 
 def test_frames_that_were_under_way_when_it_turned_do_not_turn_it_again() -> None:

@@ -20,6 +20,7 @@ class HandClock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
     clock = HandClock()
     monkeypatch.setattr("aiobus.turn.elapsed", clock)
+    monkeypatch.setattr("aiobus.dispatch.elapsed", clock)
     return clock
 
 

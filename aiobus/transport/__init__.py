@@ -5,38 +5,17 @@ query that others ask for, hands what it receives to an `Inlet`, and tells a `Wi
 goes. It must not know of callbacks, handlers or tasks of the user.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Collection, Sequence
+from typing import Protocol, runtime_checkable
 
 from aiobus.errors import BusError
-from aiobus.event import Event
 from aiobus.history import Page, Want
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.rows import Rows, Source
 from aiobus.stats import PeerStats
 
-__all__ = ["Batch", "Inlet", "Source", "Transport", "Witness"]
-
-Source = tuple[str, int]
-"""Whose numbers: a bus's name and epoch."""
-
-
-class Batch(Protocol):
-    """Events of one source that belong together: a frame is all that it published for one query
-    after `prev`, up to `newest`; a page is what it has kept of that. `count`: how many. Iterating
-    makes them one by one in order of seq, anew for each who asks.
-    """
-
-    source: str
-    epoch: int
-    prev: int
-    newest: int
-    count: int
-
-    def __iter__(self) -> Iterator[Event[Any]]: ...
-    def forget(self) -> None:
-        """It will be some time before anybody iterates: hold less until then."""
-        ...
+__all__ = ["Inlet", "Transport", "Witness"]
 
 
 class Inlet(Protocol):
@@ -55,15 +34,11 @@ class Inlet(Protocol):
         """
         ...
 
-    def take(self, batch: Batch, started: float | None, heard: int) -> None:
+    def take(self, frame: Rows, started: float | None, heard: int) -> bool:
         """A frame has come; `started` is None while its source has never answered. Before it, the
-        source was heard of up to `heard`: what the query matches of that was sent by now.
+        source was heard of up to `heard`: what the query matches of that was sent by now. False if
+        the frame is left, to be asked for later.
         """
-        ...
-
-    @property
-    def is_busy(self) -> bool:
-        """True while it has no room, or something is missing: it may want to leave a frame."""
         ...
 
     @property
@@ -73,11 +48,7 @@ class Inlet(Protocol):
         """
         ...
 
-    def leave_out(self, source: Source, prev: int) -> bool:
-        """A frame with events after `prev` has come: True when it is left, unread."""
-        ...
-
-    def turn(self, source: Source, page: Page, batch: Batch) -> None:
+    def turn(self, source: Source, page: Page, rows: Rows) -> None:
         """A page that was asked for has come, with these events."""
         ...
 
@@ -95,6 +66,10 @@ class Inlet(Protocol):
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""
+        ...
+
+    def note_said(self, source: Source, seq: int) -> None:
+        """A source that was asked says that it is at `seq`, and takes nothing back."""
         ...
 
     def forget(self, source: Source) -> int | None:
@@ -200,6 +175,12 @@ class Transport(Protocol):
         """Ask a source for the next page of what `inlet` misses, with at most `limit` events. The
         answer, if any, comes as `Inlet.turn`. True when it has to wait for its turn, and nobody can
         have answered yet.
+        """
+        ...
+
+    def doubt(self, source: Source, error: ValueError) -> None:
+        """What `source` sent turned out to be wrong when it was opened: count it, say it, and ask
+        the source where it is. Each inlet hears the answer, by `go_back` or `note_said`.
         """
         ...
 

@@ -8,7 +8,8 @@ from collections.abc import Collection
 from functools import partial
 
 from aiobus.peers import Peer
-from aiobus.transport import Source, Witness
+from aiobus.rows import Source
+from aiobus.transport import Witness
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.rounds import Round, Rounds, Send
 from aiobus.wire import Answer
@@ -35,12 +36,18 @@ class Doubts:
         """A peer says `seq` of itself. If that is less than was heard of it, either this is late or
         what was heard is not true. Its answer to a question that is asked now tells.
         """
-        if seq < peer.last and peer.who is not None:
-            source = (peer.who.name, peer.who.epoch)
-            if source not in self.sources:
-                peer.doubt()
-                confirm = partial(self._confirm, peer, source)
-                self._questions[source] = self._rounds.ask([peer.endpoint], self._ask, confirm)
+        if seq < peer.last:
+            self.ask(peer)
+
+    def ask(self, peer: Peer) -> None:
+        """Ask a peer where it is, unless it is being asked."""
+        if peer.who is None:
+            return
+        source = (peer.who.name, peer.who.epoch)
+        if source not in self.sources:
+            peer.doubt()
+            confirm = partial(self._confirm, peer, source)
+            self._questions[source] = self._rounds.ask([peer.endpoint], self._ask, confirm)
 
     def _confirm(self, peer: Peer, source: Source, value: Answer) -> None:
         del self._questions[source]
@@ -50,6 +57,7 @@ class Doubts:
             self._witness.trouble(f"{peer.name} went back", f"{text} its events go on from there")
             self._inlets.go_back(source, peer.last)
         else:
+            self._inlets.note_said(source, value.seq)
             self.weigh(peer, value.seq)  # more may have been heard meanwhile, as little true
 
     def drop(self, source: Source) -> None:

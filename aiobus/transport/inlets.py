@@ -5,14 +5,14 @@ source is. Pure but for the clock it is told.
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from aiobus import wire
 from aiobus.history import Page
-from aiobus.transport import Batch, Inlet, Source
+from aiobus.rows import Rows, Source
+from aiobus.transport import Inlet
 from aiobus.transport.topic import Topic
-from aiobus.wire import Answer, Frame, Mark, Who, WireError, glance, topic
+from aiobus.wire import Answer, Frame, Mark, Who, topic
 
 __all__ = ["Inlets"]
 
@@ -57,10 +57,6 @@ class Inlets:
         """Up to where each source was heard of when it left."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first
         self._past: dict[Source, Past] = {}
-        self._unread: dict[Source, dict[bytes, tuple[int, bytes, tuple[Inlet, ...]]]] = {}
-        """The last frame on each topic that was left, after its prev and by whom: how far it
-        reaches, only its last row says.
-        """
 
     def __iter__(self) -> Iterator[Inlet]:
         return iter(self._numbers)
@@ -95,8 +91,6 @@ class Inlets:
         if asked.inlets:
             return None
         del self._topics[name]
-        for unread in self._unread.values():
-            unread.pop(name, None)
         return asked.live
 
     def number(self, inlet: Inlet) -> int | None:
@@ -137,45 +131,22 @@ class Inlets:
 
     def take(self, frame: Frame, heard: int = 0) -> None:
         """Hand a frame to all who asked for it. Its source was heard of up to `heard`."""
+        if (asked := self._topics.get(frame.topic)) is None:
+            return
         source = (frame.source, frame.epoch)
-        unread = self._unread.get(source)
-        if unread and frame.topic in unread and frame.prev > unread[frame.topic][0]:
-            del unread[frame.topic]
-        started = self.started.get(source)
-        if (asked := self._topics.get(frame.topic)) is not None:
-            if frame.count:  # each peer has a beacon a second on it
-                asked.note_taken()
-            for inlet in tuple(asked.inlets):
-                inlet.take(frame, started, max(heard, frame.newest))
+        started, heard = self.started.get(source), max(heard, frame.newest)
+        is_taken = False
+        for inlet in tuple(asked.inlets):
+            is_taken |= inlet.take(frame, started, heard)
+        if frame.count:  # each peer has a beacon a second on it
+            if asked.note_frame(is_taken=is_taken):
+                self.turned.append(asked)
+        else:
             self._note_moved(asked)
 
-    def leave_out(self, message: bytes) -> tuple[Source, int] | None:
-        """Source and prev of a frame that all who asked for it leave, without reading its events:
-        who is behind, or full, must not spend its time on what it cannot take.
-        """
-        name = message[: message.find(b"\0") + 1]
-        if (asked := self._topics.get(name)) is None:
-            return None
-        for inlet in asked.inlets:  # every frame comes here, and `all` takes half as long again
-            if not inlet.is_busy:
-                return None
-        if (seen := glance(message)) is None:
-            return None
-        inlets = tuple(asked.inlets)
-        _, source, epoch, prev = seen
-        left = [inlet.leave_out((source, epoch), prev) for inlet in inlets]
-        if not all(left):
-            return None
-        unread = self._unread.setdefault((source, epoch), {})
-        if name not in unread or prev >= unread[name][0]:
-            unread[name] = (prev, message, inlets)
-        if asked.note_left():
-            self.turned.append(asked)
-        return (source, epoch), prev
-
-    def turn(self, inlet: Inlet, source: Source, page: Page, batch: Batch) -> None:
+    def turn(self, inlet: Inlet, source: Source, page: Page, rows: Rows) -> None:
         """A page has come that `inlet` has asked for."""
-        inlet.turn(source, page, batch)
+        inlet.turn(source, page, rows)
         self._note_moved(self._topics[topic(inlet.query.text)])
 
     def numbered(self, number: int) -> Inlet | None:
@@ -191,8 +162,7 @@ class Inlets:
         who = value.who
         for query, seq in value.streams:
             if (name := topic(query)) in self._topics:
-                beacon = wire.frame(name, who.name, who.epoch, seq, ())
-                self.take(Frame(name, beacon[len(name) :]), heard)
+                self.take(Frame(name, wire.frame(name, who.name, who.epoch, seq, seq, ())), heard)
 
     def reached(self, doubted: Collection[Source] = ()) -> list[Mark]:
         """The marks that have been reached since the last time; not those of the `doubted`, since
@@ -215,18 +185,10 @@ class Inlets:
         inlets = () if asked is None else tuple(asked.inlets)
         return all(inlet.has(source, seq, started) for inlet in inlets)
 
-    def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> int:
-        """A source has left and was heard of up to `newest`, or further by a frame that was left
-        unread: what is missing is lost. Up to where it was heard of. `is_dead`: it will not come
-        back.
+    def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> None:
+        """A source has left and was heard of up to `newest`: what is missing is lost. `is_dead`: it
+        will not come back.
         """
-        for name, (_, message, inlets) in self._unread.pop(source, {}).items():
-            with suppress(WireError):
-                frame = Frame(name, message[len(name) :])
-                newest = max(newest, frame.newest)
-                for inlet in inlets:
-                    if inlet in self._numbers:
-                        inlet.take(frame, self.started.get(source), frame.newest)
         self.marks.pop(source, None)
         self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
         self.ended[source] = newest
@@ -234,15 +196,18 @@ class Inlets:
         self._left[source] = now
         for inlet in self._numbers:
             inlet.leave(source, newest, is_dead=is_dead)
-        return newest
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""
         self.ended.pop(source, None)
         self.marks.pop(source, None)  # if it is still wanted, it is said again
-        self._unread.pop(source, None)
         for inlet in self._numbers:
             inlet.go_back(source, seq)
+
+    def note_said(self, source: Source, seq: int) -> None:
+        """A source that was asked says that it is at `seq`, and takes nothing back."""
+        for inlet in self._numbers:
+            inlet.note_said(source, seq)
 
     def excuse(self) -> None:
         """This process was held up."""

@@ -17,7 +17,8 @@ from itertools import islice
 from aiobus import epochs
 from aiobus.clock import elapsed
 from aiobus.peers import Peer, Verdict
-from aiobus.transport import Source, Witness
+from aiobus.rows import Source
+from aiobus.transport import Witness
 from aiobus.transport.doubts import Doubts
 from aiobus.transport.inlets import Inlets
 from aiobus.transport.meeting import Member
@@ -400,6 +401,11 @@ class Links:
             self._hear(peer, elapsed(), seq)
         return peer
 
+    def doubt(self, source: Source) -> None:
+        """What came of a source is wrong: ask it where it is."""
+        if (peer := self._sources.get(source)) is not None:
+            self.doubts.ask(peer)
+
     def hear_beat(self, source: Source, seq: int) -> None:
         """A source says that it is at `seq`."""
         if (peer := self._sources.get(source)) is not None:
@@ -559,7 +565,7 @@ class Links:
         who = peer.who
         if who is not None:
             source = (who.name, who.epoch)
-            peer.last = self._inlets.leave(source, elapsed(), peer.last, is_dead=is_dead)
+            self._inlets.leave(source, elapsed(), peer.last, is_dead=is_dead)
             if peer.unlink():
                 self._witness.peer_left(who.name, who.epoch, peer.last, reason)
         self._rounds.lose(peer.endpoint)

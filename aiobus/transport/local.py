@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 
 from aiobus.history import Want
 from aiobus.publisher import Publisher
+from aiobus.rows import Source
 from aiobus.stats import PeerStats
-from aiobus.transport import Inlet, Source, Witness
+from aiobus.transport import Inlet, Witness
 
 __all__ = ["Local"]
 
@@ -34,6 +35,9 @@ class Local:
     def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
         """Nobody to ask."""
         return False
+
+    def doubt(self, source: Source, error: ValueError) -> None:
+        """Nobody to ask."""
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Nobody to wait for."""

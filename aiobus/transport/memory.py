@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiobus.event import Event
+from aiobus.rows import LazyBatch
 from aiobus.wire import HEARTBEATS, Frame
 
 __all__ = ["END", "LATE", "Faults", "Lane", "Medium", "Message"]
@@ -66,15 +67,17 @@ class Message:
             return "heartbeat"
         if topic[:1] == b"~":
             return _KINDS[False, json[2:3]]
-        return "beacon" if json.endswith(b",[]]") else "events"
+        return "events" if b"\n" in json else "beacon"
 
     @property
     def events(self) -> list[Event[Any]]:
         """The events of a frame; of anything else, none."""
         if self.kind != "events":
             return []
-        topic, zero, json = self.data.partition(b"\0")
-        return list(Frame(topic + zero, json))
+        batch, events = LazyBatch(Frame(b"", self.data)), []
+        while batch.left:
+            events += batch.take()
+        return events
 
 
 Figure = float | Callable[[Message], float]

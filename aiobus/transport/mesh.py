@@ -15,8 +15,9 @@ from aiobus.clock import elapsed
 from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.history import Page, Want
 from aiobus.publisher import Publisher
+from aiobus.rows import Source
 from aiobus.stats import PeerStats
-from aiobus.transport import Inlet, Source, Witness
+from aiobus.transport import Inlet, Witness
 from aiobus.transport.answers import Answers
 from aiobus.transport.askers import Link
 from aiobus.transport.inlets import Inlets
@@ -230,10 +231,6 @@ class Mesh:
 
     def on_down(self, message: bytes) -> None:
         """Events, a heartbeat, or an answer."""
-        if (left := self._inlets.leave_out(message)) is not None:
-            self._known.hear(*left)
-            self._queries.turn()
-            return
         try:
             match value := read_down(message, self.me):
                 case Frame():
@@ -319,6 +316,14 @@ class Mesh:
             name, epoch = source
             what = (epoch, inlet.query.text, want.after, limit, want.since, want.upto)
             self._network.ask(up(PageAsk(name, number, self.me, *what)))
+
+    def doubt(self, source: Source, error: ValueError) -> None:
+        """Rows of a source are no events: count it, say it, and ask the source where it is."""
+        text = f"rows of {source[0]} are lost, which are no events: {error}"
+        self.refused += 1
+        self._witness.trouble(f"rows of {source[0]} are no events", text)
+        if self._links is not None:
+            self._links.doubt(source)
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every bus that listens has what it asked for; return the names of those that

@@ -8,8 +8,9 @@ not know what a page is.
 from collections.abc import Callable
 
 from aiobus.history import Want
+from aiobus.rows import Source
 from aiobus.sequence import RETRY
-from aiobus.transport import Inlet, Source
+from aiobus.transport import Inlet
 
 __all__ = ["Pages"]
 

@@ -41,18 +41,19 @@ class Topic:
         """What would be, if it were not."""
         return self.name if self.is_quiet else quiet(self.name)
 
-    def note_left(self) -> bool:
-        """All have left a frame. True when it has turned quiet."""
+    def note_frame(self, *, is_taken: bool) -> bool:
+        """A frame with events has come; `is_taken` if any inlet took it. True when the topic has
+        turned quiet or loud.
+        """
+        if is_taken:
+            self._left = 0
+            return self.note_moved()
         self._left += 1
         if self.is_quiet or self._left < LEFT:
             return False
         self._left = 0
         self.is_quiet = all(inlet.missing > FAR for inlet in self.inlets)
         return self.is_quiet
-
-    def note_taken(self) -> None:
-        """A frame was handed to all."""
-        self._left = 0
 
     def note_moved(self) -> bool:
         """Somebody may miss less than before. True when it has turned loud."""
