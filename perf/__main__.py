@@ -17,13 +17,14 @@ from pathlib import Path
 
 import uvloop
 
-from perf import lone, overload, unlogged
+from perf import calls, lone, overload, unlogged
 from perf.cases import FULL, QUICK, Heat, measure
-from perf.goals import HALT, INPROC, MINE, judge
+from perf.goals import BEFORE, CALLS, HALT, MINE, judge
 from perf.machine import describe
 from perf.profile import profiles
 from perf.report import lines
 from perf.results import FOLDER, Results
+from perf.systems import SYSTEMS
 
 FLOODS = 3
 LONE = "a lone publish without subscribers"
@@ -46,6 +47,18 @@ async def run(heats: list[Heat], results: Results, only: str, path: Path) -> Non
         print(f"{time.monotonic() - begin:6.1f} s  {', '.join(cases)}", file=sys.stderr)
 
 
+async def ways(results: Results) -> None:
+    """How many calls an event makes, and how many it made before."""
+    with noting(results, CALLS):
+        for system in (SYSTEMS[MINE], SYSTEMS[BEFORE]):
+            if reason := system.absence():
+                results.absent[system.name] = reason
+                continue
+            suffix = "" if system.name == MINE else f", at {system.commit}"
+            for name, counts in (await calls.measure(system.folder())).items():
+                results.add(CALLS, name + suffix, counts)
+
+
 async def others(results: Results) -> None:
     """What is not a comparison of systems. What breaks is noted, and the rest goes on."""
     with noting(results, HALT):
@@ -55,7 +68,7 @@ async def others(results: Results) -> None:
     with noting(results, "logging"):
         for name, values in (await unlogged.measure()).items():
             for value in values:
-                results.add("logging", INPROC, {name: value})
+                results.add("logging", name, {"us": value})
     with noting(results, LONE):
         for name, what, nanoseconds in await lone.explain():
             results.add(LONE, f"{name}: {what}", {"ns": nanoseconds})
@@ -84,7 +97,9 @@ def main() -> int:
     """Measure, write, print, judge."""
     logging.getLogger("aiobus").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the main cases, under 3 minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="beside 3b5aca6 and the main peers, 2 minutes"
+    )
     parser.add_argument("--only", default="", help="cases whose name contains this, not on record")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     given = parser.parse_args()
@@ -93,10 +108,12 @@ def main() -> int:
     path = given.out or FOLDER / f"{'part' if given.only else results.mode}.json"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(QUICK if given.quick else FULL, results, given.only, path))
+        if not given.only:
+            runner.run(ways(results))
         if not given.quick and not given.only:
             runner.run(others(results))
         missed = [verdict for verdict in judge(results) if verdict.missed]
-        if missed:
+        if missed and not given.quick:
             with noting(results, "profiles"):
                 results.profiles = runner.run(profiles())
     results.seconds = time.monotonic() - begin

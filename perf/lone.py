@@ -102,7 +102,7 @@ def parts(bus: AsyncEventBus, event: Event[Any]) -> list[Part]:
 
 async def explain() -> list[Step]:
     """Steps as (name, what it does, nanoseconds); the last is the whole."""
-    events = list(islice(trades(["TRADE"], ["BTCUSDT"]), EVENTS))
+    events = list(islice(trades(["TRADE"], ["BTCUSDT"], make=Event), EVENTS))
     async with AsyncEventBus() as bus:
         for number in range(Limits().history_events + 1):
             await bus.publish(events[number % EVENTS])

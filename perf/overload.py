@@ -75,7 +75,7 @@ async def play(url: str) -> None:
 
 async def publish(bus: AsyncEventBus) -> int:
     """Flood; the number of HALTs."""
-    quotes, ticker = trades([EventType.QUOTE.value], ["BTCUSDT"]), Ticker()
+    quotes, ticker = trades([EventType.QUOTE.value], ["BTCUSDT"], make=Event), Ticker()
     begin, halts = elapsed(), 0
     pulses = int(SECONDS / PULSE_SECONDS)
     for pulse in range(pulses):

@@ -13,18 +13,17 @@ import ast
 import asyncio
 import contextlib
 import operator
-import shutil
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
+from perf import copies
 from perf.desk import Desk, Layout
 from perf.systems import SYSTEMS
 
 __all__ = ["GOAL", "delete", "measure"]
 
-ROOT = Path(__file__).parent.parent
 GOAL = 1.02
 ROUNDS = 60
 SECONDS = 0.15
@@ -79,8 +78,7 @@ async def measure(rounds: int = ROUNDS) -> dict[str, list[float]]:
             desks = {}
             for name in costs:
                 copy = Path(folder) / name
-                for package in ("aiobus", "perf", "examples"):
-                    shutil.copytree(ROOT / package, copy / package)
+                copies.copy(copy)
                 if name == "without":
                     deleted = delete(copy / "aiobus")
                 system, layout = SYSTEMS["aiobus, inproc"], Layout(is_shared=True)

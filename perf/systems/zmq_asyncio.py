@@ -6,16 +6,14 @@ much would be.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import zmq
 import zmq.asyncio
 
-from aiobus import Event
-from perf.envelope import decode, encode, topic
+from perf.envelope import Event, decode, encode, topic
 from perf.systems import Callback, Place
 
-__all__ = ["HIGH_WATER_MARK", "Side", "filters", "server"]
+__all__ = ["HIGH_WATER_MARK", "Event", "Side", "filters", "server"]
 
 HIGH_WATER_MARK = 20_000
 
@@ -63,7 +61,7 @@ class Side:
             _, payload = await self._socket.recv_multipart()
             await callback(decode(payload))
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Send topic and payload."""
         await self._socket.send_multipart([topic(event.type, event.key).encode(), encode(event)])
 
