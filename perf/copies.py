@@ -24,13 +24,16 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def is_known(commit: str) -> bool:
-    """True when this clone has the commit. A shallow clone or an archive has not."""
-    found = subprocess.run(
-        ["git", "cat-file", "-e", f"{commit}^{{commit}}"],
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
+    """True when this clone has the commit. A shallow clone has not, nor has a tree without git."""
+    try:
+        found = subprocess.run(
+            ["git", "cat-file", "-e", f"{commit}^{{commit}}"],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+    except OSError:
+        return False
     return found.returncode == 0
 
 

@@ -107,6 +107,16 @@ def _plain(case: str, system: str, name: str) -> Find:
     return lambda results: results.median(case, system, name)
 
 
+def _worst(case: str, system: str, name: str) -> Find:
+    """Of all rounds: a median would hide a loss."""
+
+    def find(results: Results) -> float | None:
+        spread = results.spread(case, system, name)
+        return spread[1] if spread else None
+
+    return find
+
+
 def _sides(results: Results, case: str, system: str) -> list[float] | None:
     """Microseconds of processor time an event: of the publisher, and of the subscriber."""
     found = [results.median(case, system, name) for name in SIDES]
@@ -274,7 +284,24 @@ GOALS = [
         unit=" ms",
     ),
     Goal("quotes/s beside the halts", _plain(HALT, MINE, "rate"), 47_500, unit=""),
-    Goal("halts lost", _plain(HALT, MINE, "lost"), 0, is_least=False, unit=""),
+    Goal("halts lost", _worst(HALT, MINE, "lost"), 0, is_least=False, unit=""),
+    _most(
+        "p99 of a healthy subscriber, one frozen and one slow beside it, to a second healthy one",
+        _paired("p99", (NEIGHBOURS, "frozen and slow"), (NEIGHBOURS, "healthy")),
+        1.1,
+    ),
+    Goal(
+        "throughput beside one frozen and one slow subscriber, to that beside none",
+        _paired("rate", (NEIGHBOURS, "frozen and slow"), (NEIGHBOURS, "nobody")),
+        0.9,
+    ),
+    Goal(
+        "events that the healthy one has lost then, or got out of order",
+        _worst(NEIGHBOURS, "frozen and slow", "lost"),
+        0,
+        is_least=False,
+        unit="",
+    ),
     _most(
         "switched-off logging beside none",
         _paired("us", ("logging", "with"), ("logging", "without")),
