@@ -125,7 +125,7 @@ class Desk:
     async def open(
         system: System, layout: Layout, folder: Path | None = None
     ) -> AsyncIterator["Desk"]:
-        """Everybody connected and every subscription live. `folder`: run the code that is there."""
+        """All connected, every subscription live. `folder`: run the code that is there."""
         folder = folder or system.folder()
         with tempfile.TemporaryDirectory(prefix="ab", ignore_cleanup_errors=True) as meeting:
             ports = _free_ports(max(1, layout.publishers))

@@ -1,4 +1,4 @@
-"""The events that everybody publishes: recorded trades as `{"symbol", "price", "qty", "side"}`.
+"""The events that every system publishes: recorded trades as `{"symbol", "price", "qty", "side"}`.
 
 Owns which symbol and which type comes next, and the padding to a size. Must not know who publishes
 them. An event is built when it is taken, as a feed does; its data is ready.

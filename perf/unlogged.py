@@ -1,10 +1,10 @@
-"""What do the lines of the log cost while nobody listens?
+"""What do the lines of the log cost while the log is off?
 
 A copy of the package in which they are deleted, and an untouched copy, publish and handle in turns
 the same events in one process. Goal: the untouched one costs at most 2 % more processor time for an
 event (the median over many short rounds of the ratio within each, since the machine's pace changes
 by more than that from one round to the next). Deleted are the calls of `log.debug`, `if`s that hold
-nothing else, and what only asks whether somebody listens. Owns the deleting; measuring is
+nothing else, and what only asks whether the log is on. Owns the deleting; measuring is
 `perf.desk`'s.
 Run: python -m perf.unlogged
 """

@@ -27,7 +27,7 @@ from perf.ticker import Ticker
 from perf.trades import trades
 from perf.vitals import cpu_seconds, rss, tcp_received
 
-__all__ = ["Worker"]
+__all__ = ["PUBLISHED", "Worker"]
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -79,9 +79,9 @@ class Worker:
         await self._side.open(publishes="publish" in told["part"])
         if "subscribe" in told["part"]:
             for number in range(told["unmatched"]):
-                await self._side.subscribe(self._types, [f"NOT{number:05}"], self._callback())
+                await self._side.subscribe(self._types, [f"NOT{number:05}"], self.callback())
             if told["matched"]:
-                await self._side.subscribe(self._types, told["only"], self._callback())
+                await self._side.subscribe(self._types, told["only"], self.callback())
         _answer({"package": str(PACKAGE)})
         async for line in _lines():
             _answer(await self._commands[line["do"]](line))
@@ -89,7 +89,7 @@ class Worker:
             async with asyncio.timeout(3.0):
                 await self._side.close()
 
-    def _callback(self) -> Callback:
+    def callback(self) -> Callback:
         """Each process has one kind of callback, the cheapest for what is measured."""
         kind: str = self._told["callback"]
         if kind == "by publisher":
@@ -174,7 +174,7 @@ class Worker:
 
         def handled() -> int:
             if not places:
-                return taken  # nobody is to be waited for
+                return taken  # there is no subscriber to wait for
             # A filter lets the first of `share` events through: the others count with it.
             return (tally.least(places) - base) * share
 
@@ -217,7 +217,7 @@ class Worker:
         return {**asdict(flow), "cpu": cpu_seconds() - begin, "rss": rss()}
 
     async def mark(self, line: dict[str, Any]) -> Answer:
-        """From here on count anew."""
+        """Begin to count at zero."""
         self._arrivals.delays = type(self._arrivals.delays)("d")
         self._taken = self._tally.counters[PUBLISHED] = 0
         self._cpu, self._received = cpu_seconds(), tcp_received()

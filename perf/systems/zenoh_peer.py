@@ -54,7 +54,7 @@ class Side:
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
     ) -> None:
-        """Declare subscribers. Nobody confirms it."""
+        """Declare subscribers. This is not confirmed."""
         for type in types:
             for key in keys or ["**"]:
                 declared = self._session.declare_subscriber(f"{type}/{key}", self._on_sample)

@@ -44,7 +44,7 @@ class Side:
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
     ) -> None:
-        """Subscribe to prefixes. Nobody confirms it."""
+        """Subscribe to prefixes. This is not confirmed."""
         for prefix in filters(types, keys):
             self._socket.subscribe(prefix)
         if not self._tasks:
