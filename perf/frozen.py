@@ -1,12 +1,12 @@
 """What do a publisher and a healthy subscriber notice of one that is frozen, or ten times too slow?
 
-Beside the healthy subscriber there are, in turns within one run, nobody; a frozen one (SIGSTOP);
+Beside the healthy subscriber there are, in turns within one run, none; a frozen one (SIGSTOP);
 one that takes ten times as long for an event, asleep; both of these; and a second healthy one. On
 two cores any neighbour is felt, since all subscribers share the core that the publisher leaves
 them: so what the bad neighbours cost is compared with what a good one costs. Each round is a burst
 at full rate, then two seconds at 5,000 events a second while the slow one is still catching up.
 Goals, beside each of the bad ones and both: the publisher's events a second in the burst are 90 %
-of those beside nobody; the healthy one's p99 at the steady rate is at most 1.1 x of that beside a
+of those beside none; the healthy one's p99 at the steady rate is at most 1.1 x of that beside a
 second healthy one (each the median of the ratios within a round); every event comes, in order. Real
 processes over ipc, on both loops. On Linux the publisher has a core to itself, since it is not to
 be slower because there are more processes than cores. Run: python -m perf.frozen
@@ -34,7 +34,7 @@ ROUNDS = 11
 EVENTS = 60_000
 LIMITS = Limits(history_events=EVENTS + 10_000)
 """A publisher at full rate outruns any subscriber: with the default of 32,768 one that is healthy
-but short of a core may lose (and be told of) the beginning of a round.
+but short of a core may lose the beginning of a round, and would report it.
 """
 STEADY_EVENTS = 10_000
 STEADY_RATE = 5_000
@@ -55,7 +55,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 NEIGHBOURS = {
-    "nobody": [],
+    "none": [],
     "frozen": ["frozen"],
     "slow": ["slow"],
     "frozen and slow": ["frozen", "slow"],
@@ -235,7 +235,7 @@ async def measure(loop: str, cores: list[int]) -> dict[str, Seen]:
     with tempfile.TemporaryDirectory(prefix="ab") as folder:
         async with AsyncEventBus(f"ipc://{folder}/d", name="publisher", limits=LIMITS) as bus:
             desk = Desk(bus, loop, cores)
-            # Asked for while nobody is frozen, who could not confirm it.
+            # Asked for while no subscriber is frozen: a frozen one could not confirm it.
             async with bus.stream("CAME") as reports, desk.subscriber("watch"):
                 await desk.round(Seen(), reports)  # fills history, and tells the pace
                 for number in range(ROUNDS):
@@ -243,7 +243,7 @@ async def measure(loop: str, cores: list[int]) -> dict[str, Seen]:
                     names = list(NEIGHBOURS)
                     for neighbour in names[first:] + names[:first]:
                         async with contextlib.AsyncExitStack() as stack:
-                            # The frozen one last, who could confirm nobody else's questions.
+                            # The frozen one last: it could not confirm what the others ask.
                             for role in reversed(NEIGHBOURS[neighbour]):
                                 await stack.enter_async_context(desk.subscriber(role))
                             await desk.round(seen[neighbour], reports)
@@ -284,7 +284,7 @@ def judge(loops: list[str], is_json: bool) -> int:
             continue
         for neighbour, each in seen.items():
             rate, cost = statistics.median(each.rates), statistics.median(each.costs)
-            share, later = each.share(seen["nobody"]), each.later(seen["healthy"])
+            share, later = each.share(seen["none"]), each.later(seen["healthy"])
             is_missed = any(each.wrong)
             if neighbour in WITH_GOAL:
                 is_missed |= share < GOAL or later > GOAL_P99
@@ -292,9 +292,9 @@ def judge(loops: list[str], is_json: bool) -> int:
             print(
                 f"frozen     {loop:8} beside {neighbour:15} {rate:8,.0f} /s"
                 f"  {share:4.0%}  (from {min(each.rates):,.0f} to {max(each.rates):,.0f})"
-                f"  processor {cost * 1e6:4.2f} us  {each.cost(seen['nobody']):4.0%}"
+                f"  processor {cost * 1e6:4.2f} us  {each.cost(seen['none']):4.0%}"
                 f"  healthy: p99 {statistics.median(each.p99s) * 1e3:.2f} ms,"
-                f" {each.later(seen['nobody']):4.2f} x that beside nobody,"
+                f" {each.later(seen['none']):4.2f} x that beside none,"
                 f" {later:4.2f} x that beside a healthy one,"
                 f" {sum(each.wrong)} lost or out of order: {'missed' if is_missed else 'held'}"
             )
