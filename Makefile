@@ -1,6 +1,6 @@
 # make demo   bots trading over recorded trades      make test    every test
 # make check  lint, format, types                    make perf    timed promises, comparison
-#                                                    make perf-quick    under 3 minutes of it
+#                                                    make perf-quick    under 2 minutes of it
 # make soak   faults for hours; SOAK_MINUTES=20 make soak: for so long
 #
 # Each sets up .venv first. PYTHON=python3.13 make test picks the interpreter.
@@ -37,7 +37,7 @@ PROMISES := perf/results/promises.txt
 
 perf: $(PEERS)
 	@status=0; git describe --always --dirty > $(PROMISES); \
-	for part in payloads halt overload isolation wakeup frozen; do \
+	for part in payloads halt isolation wakeup; do \
 		$(BIN)/python -m perf.$$part > $(PROMISES).new || status=1; \
 		cat $(PROMISES).new; cat $(PROMISES).new >> $(PROMISES); rm $(PROMISES).new; done; \
 	$(BIN)/python -m perf || status=1; exit $$status

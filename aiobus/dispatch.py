@@ -73,7 +73,8 @@ class Dispatcher:
     async def _hand_over(self) -> None:
         """One event after another. All that is handed over goes through this loop."""
         receiver, callback = self.receiver, self.callback
-        pop, batch, debug = receiver.pop, receiver.batch, log.isEnabledFor(logging.DEBUG)
+        pop, batch = receiver.pop, receiver.batch
+        debug = log.isEnabledFor(logging.DEBUG)
         left, until = self._turn.renew()
         while not receiver.closed:
             event = batch.pop() if batch and receiver.is_plain else pop()
@@ -116,8 +117,7 @@ class Dispatcher:
                     await receiver.wait()
                     turn.renew()
                     continue
-                if log.isEnabledFor(logging.DEBUG):
-                    log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+                log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
                 self._spawn(event)
                 while len(self._calls) >= self._concurrency:
                     await self._returned.wait()

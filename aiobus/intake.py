@@ -11,7 +11,7 @@ from typing import Protocol
 from aiobus.clock import elapsed
 from aiobus.history import Page, Since, Want
 from aiobus.pattern import Query
-from aiobus.rows import LazyBatch, Rows, Source
+from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
 from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
 from aiobus.transport import Transport
 
@@ -22,6 +22,8 @@ PACE = 128
 twice as many delay a HALT in a flood (`python -m perf.overload`); half as many, and the round trips
 between busy processes bound a recovery.
 """
+MAX_SPOILED = 64
+"""Stretches of rows that are no events, of one source that is asked where it stands."""
 MAX_UNMET = 1024
 """Sources whose frames came before their first answer; more are nobody honest's."""
 
@@ -91,7 +93,7 @@ class Intake:
         """Room that is spoken for, until a page fills it."""
         self._asked: set[Source] = set()
         """Those whose answer is still to come."""
-        self._spoiled: dict[Source, Gap] = {}
+        self._spoiled: dict[Source, list[Gap]] = {}
         """What came as rows that are no events, of sources that have been asked where they are."""
 
     def meet(self, source: Source, seq: int, started: float) -> None:
@@ -169,26 +171,38 @@ class Intake:
         source stands, which says how much is lost, it is asked: the number in the head of the frame
         may be as wrong as its rows.
         """
-        source = (batch.rows.source, batch.rows.epoch)
-        gap = self._spoiled.get(source)
-        after = batch.last if gap is None else min(gap.after, batch.last)
-        upto = batch.rows.newest if gap is None else max(gap.upto, batch.rows.newest)
-        self._spoiled[source] = Gap(after, upto, NO_EVENTS)
+        source, after = (batch.rows.source, batch.rows.epoch), batch.last
+        cursor = self._cursors.get(source)
+        # If the source has taken back numbers meanwhile, no more than it stands by is lost.
+        upto = batch.rows.newest if cursor is None else min(batch.rows.newest, cursor.highest)
+        spoiled = self._spoiled.setdefault(source, [])
+        if spoiled and spoiled[-1].upto == after < upto:
+            after = spoiled.pop().after
+        if upto > after:
+            spoiled.append(Gap(after, upto, NO_EVENTS))
         if source in self._dead:
             self._lose_spoiled(source)
+        elif len(spoiled) > MAX_SPOILED:
+            self._sink.lose(source, spoiled.pop(0))
         if batch.error is not None:
             self._transport.doubt(source, batch.error)
 
     def note_said(self, source: Source, seq: int) -> None:
         """A source that was asked says that it is at `seq`, and takes nothing back."""
-        gap = self._spoiled.get(source)
-        if gap is not None and seq >= gap.upto:
-            self._lose_spoiled(source)
-
-    def _lose_spoiled(self, source: Source) -> None:
-        gap = self._spoiled.pop(source, None)
-        if gap is not None:
+        for gap in [each for each in self._spoiled.get(source, ()) if each.upto <= seq]:
+            self._spoiled[source].remove(gap)
             self._sink.lose(source, gap)
+
+    def _lose_spoiled(
+        self, source: Source, told: Gap | None = None, upto: int = MAX_NUMBER
+    ) -> None:
+        """Nothing more will be said of it: it is lost, but for what the gap `told` has."""
+        for gap in self._spoiled.pop(source, ()):
+            end = min(gap.upto, upto)
+            if told is not None and told.upto >= end:
+                end = min(end, told.after)
+            if end > gap.after:
+                self._sink.lose(source, Gap(gap.after, end, NO_EVENTS))
 
     def _take_late(self, source: Source, prev: int, newest: int, started: float | None) -> int:
         """Of one that is dead, the seq above which events up to `newest` are to be handed over."""
@@ -268,11 +282,11 @@ class Intake:
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""
-        self._spoiled.pop(source, None)  # the gap has it
         if (cursor := self._cursors.get(source)) is not None:
             gap = cursor.go_back(seq)
             if gap is not None:
                 self._sink.lose(source, gap)
+            self._lose_spoiled(source, gap, seq)
             self._follow(source, cursor)
 
     def forget(self, source: Source) -> int | None:
@@ -304,6 +318,8 @@ class Intake:
 
     def tick(self, alive: Collection[Source]) -> None:
         """A second has passed: ask again for what is missing. `alive`: who was heard of lately."""
+        for source in [each for each in self._spoiled if each not in self._cursors]:
+            self._lose_spoiled(source)  # it is forgotten, and was opened since
         if self.behind:
             now = elapsed()
             for source in self.behind:

@@ -73,7 +73,7 @@ class Rows:
         *,
         is_frame: bool,
     ) -> None:
-        if count * MIN_ROW > max(0, end - begin):
+        if count * MIN_ROW > max(0, end - begin) or (count == 0 and end > begin):
             raise WireError(f"{count} rows in {end - begin} bytes")
         self.source, self.epoch = source
         self.prev, self.newest = span
@@ -115,7 +115,7 @@ class LazyBatch:
         while len(some) > 1 and sum(map(len, some)) > OPENED_BYTES:
             some = some[: len(some) // 2]
         self._at += len(some)
-        events = self._parse(SEPARATOR.join(some))
+        events = self._parse(SEPARATOR.join(some), len(some) if len(self._parts) > 1 else None)
         self.left -= len(events)
         if self.error is None and (self.left <= 0 or self._at >= len(self._parts)):
             self.error = self._wrong_end()
@@ -138,9 +138,11 @@ class LazyBatch:
             return WireError("a last row that is not the one the head names")
         return None
 
-    def _parse(self, text: bytes) -> list[Event[Any]]:
+    def _parse(self, text: bytes, count: int | None) -> list[Event[Any]]:
         try:
             rows = orjson.loads(b"[%b]" % text)
+            if count is not None and len(rows) != count:
+                raise WireError(f"{len(rows)} rows where {count} are said to be")
             _refuse_deep(text, rows)
         except ValueError as error:
             return self._parse_one_by_one(text, error)
@@ -150,11 +152,11 @@ class LazyBatch:
         """The events before the one that cannot be parsed."""
         parts = text.split(SEPARATOR)
         if len(parts) == 1:
-            self.error = WireError(f"a row of {len(text)} bytes: {error}")
+            self.error = WireError(f"{len(text)} bytes of rows: {error}")
             return []
         events: list[Event[Any]] = []
         for part in parts:
-            events += self._parse(part)
+            events += self._parse(part, 1)
             if self.error is not None:
                 break
         return events

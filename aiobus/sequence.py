@@ -107,6 +107,11 @@ class Cursor:
         is_asking = self.behind and not self.has_given_up and self.since is None
         return self._known - self.last if is_asking else 0
 
+    @property
+    def highest(self) -> int:
+        """The highest seq that it has passed, or that is known to be missing."""
+        return max(self.last, self._known)
+
     def lost_before(self, prev: int) -> Gap | None:
         """After giving up, a frame that follows `prev` ends what is missing, and that is lost."""
         if not self.has_given_up or (prev <= self.last and self.since is None):

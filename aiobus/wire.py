@@ -147,7 +147,9 @@ class Frame(Rows):
         begin = message.find(b"\0") + 1
         end = message.find(b"\n", begin)
         fields = _loads(message[begin:] if end < 0 else message[begin:end] + b"]")
-        length, size = len(fields) if type(fields) is list else 0, len(message)
+        if type(fields) is not list:
+            raise WireError(f"no frame: {shape(fields)}")
+        length, size = len(fields), len(message)
         if length == 6 and message[end : end + 3] == b"\n,[" and message.endswith(b"]]"):
             newest, count = fields[4:]
             end, size = end + 3, size - 2
@@ -162,7 +164,8 @@ class Frame(Rows):
 
 def _lone(message: bytes, begin: int) -> int | None:
     """The number at the beginning of a row."""
-    digits = message[begin : message.find(b",", begin, begin + MAX_DIGITS)]
+    comma = message.find(b",", begin, begin + MAX_DIGITS)
+    digits = message[begin : max(begin, comma)]
     return int(digits) if digits.isdigit() else None
 
 
@@ -187,7 +190,7 @@ def _checked(fields: Any, newest: Any, count: Any) -> tuple[Source, int]:
         case [int(version), *_] if version != VERSION:
             raise OtherVersion(version)
     _, source, epoch, prev, newest, count = _parts(
-        "version name epoch seq seq seq", [*fields[:4], newest, count] if fields else fields
+        "version name epoch seq seq seq", [*fields[:4], newest, count]
     )
     if not (0 < count <= newest - prev or (prev == newest and count == 0)):
         raise WireError(f"a frame of {count} events after {prev} up to {newest}")

@@ -1,7 +1,7 @@
 """aiobus beside its alternatives on the same work in the same run. Run: python -m perf [--quick]
 
 Owns the order of a run and where its results go. Exits with 1 when a goal is missed or a contender
-broke, and then shows where aiobus's time goes.
+broke; a full run then shows where aiobus's time goes.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from pathlib import Path
 
 import uvloop
 
-from perf import lone, overload, unlogged
+from perf import calls, frozen, overload, unlogged
 from perf.cases import FULL, QUICK, Heat, measure
-from perf.goals import HALT, INPROC, MINE, judge
+from perf.goals import BEFORE, CALLS, HALT, MINE, NEIGHBOURS, judge
 from perf.machine import describe
 from perf.profile import profiles
 from perf.report import lines
 from perf.results import FOLDER, Results
+from perf.systems import SYSTEMS
 
 FLOODS = 3
-LONE = "a lone publish without subscribers"
 
 
 async def run(heats: list[Heat], results: Results, only: str, path: Path) -> None:
@@ -46,6 +46,18 @@ async def run(heats: list[Heat], results: Results, only: str, path: Path) -> Non
         print(f"{time.monotonic() - begin:6.1f} s  {', '.join(cases)}", file=sys.stderr)
 
 
+async def ways(results: Results) -> None:
+    """How many calls an event makes, and how many it made before."""
+    with noting(results, CALLS):
+        for system in (SYSTEMS[MINE], SYSTEMS[BEFORE]):
+            if reason := system.absence():
+                results.absent[system.name] = reason
+                continue
+            suffix = "" if system.name == MINE else f", at {system.commit}"
+            for name, counts in (await calls.measure(system.folder())).items():
+                results.add(CALLS, name + suffix, counts)
+
+
 async def others(results: Results) -> None:
     """What is not a comparison of systems. What breaks is noted, and the rest goes on."""
     with noting(results, HALT):
@@ -53,12 +65,16 @@ async def others(results: Results) -> None:
             results.add(HALT, MINE, await overload.flood("uvloop"))
             results.add(HALT, "aiobus, asyncio loop", await overload.flood("asyncio"))
     with noting(results, "logging"):
-        for name, values in (await unlogged.measure()).items():
+        costs, _ = await unlogged.measure()
+        for name, values in costs.items():
             for value in values:
-                results.add("logging", INPROC, {name: value})
-    with noting(results, LONE):
-        for name, what, nanoseconds in await lone.explain():
-            results.add(LONE, f"{name}: {what}", {"ns": nanoseconds})
+                results.add("logging", name, {"us": value})
+    with noting(results, NEIGHBOURS):
+        for loop in ("uvloop", "asyncio"):
+            suffix = "" if loop == "uvloop" else ", asyncio loop"
+            for neighbour, rounds in (await frozen.rounds(loop)).items():
+                for each in rounds:
+                    results.add(NEIGHBOURS, neighbour + suffix, each)
 
 
 @contextlib.contextmanager
@@ -84,24 +100,29 @@ def main() -> int:
     """Measure, write, print, judge."""
     logging.getLogger("aiobus").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the main cases, under 3 minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="beside 3b5aca6 and the main peers, 2 minutes"
+    )
     parser.add_argument("--only", default="", help="cases whose name contains this, not on record")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     given = parser.parse_args()
     begin = time.monotonic()
-    results = Results(describe(), "quick" if given.quick else "full")
-    path = given.out or FOLDER / f"{'part' if given.only else results.mode}.json"
+    mode = "part" if given.only else "quick" if given.quick else "full"
+    results = Results(describe(), mode)
+    path = given.out or FOLDER / f"{mode}.json"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(QUICK if given.quick else FULL, results, given.only, path))
-        if not given.quick and not given.only:
+        if mode != "part":
+            runner.run(ways(results))
+        if mode == "full":
             runner.run(others(results))
         missed = [verdict for verdict in judge(results) if verdict.missed]
-        if missed:
+        if missed and mode == "full":
             with noting(results, "profiles"):
                 results.profiles = runner.run(profiles())
     results.seconds = time.monotonic() - begin
     results.write(path)
-    if not given.only:
+    if mode == "full":
         draw(results, path.parent)
     print("\n".join(lines(results)))
     return int(bool(missed or results.failed))

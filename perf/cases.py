@@ -1,7 +1,7 @@
 """What is measured, of whom, and how often.
 
 Owns the cases and the interleaving: all systems of a case are up at once and idle but for the one
-whose turn it is, round by round in changing order, so that a machine that drifts favours nobody.
+whose turn it is, round by round in changing order, so that a machine that drifts favours no system.
 Must not know how a system works or what would be good.
 """
 
@@ -16,7 +16,7 @@ from perf.books import NESTED
 from perf.desk import Desk, DeskFailed, Layout
 from perf.envelope import encode
 from perf.results import Results
-from perf.systems import SYSTEMS
+from perf.systems import BASE, SYSTEMS
 from perf.trades import symbols, trades
 
 __all__ = ["FULL", "QUICK", "Contender", "Heat", "measure"]
@@ -27,6 +27,10 @@ FOUR_TYPES = ("TRADE", "QUOTE", "BAR", "ORDER")
 SYMBOLS = 500
 UNMATCHED = (0, 1, 10, 100, 1_000)
 MILLION = 1_000_000
+WAITING = 12_000
+"""Events of a round in which whole windows wait: a multiple of each window."""
+WAITING_SECONDS = 60.0
+"""More than they take."""
 BUBUS_RATE = 50
 """A second. It handles a few hundred at most, so at 1,000 its latency would be that of its queue.
 """
@@ -43,6 +47,13 @@ class Contender:
 
     def __str__(self) -> str:
         return f"{self.case} / {self.system}"
+
+    async def warm(self, desk: Desk) -> None:
+        """The first turn of all, which is of no interest."""
+        if self.layout.callback == "when all wait":
+            await self.ask(desk)  # a window must be whole
+        else:
+            await flow(WARM_SECONDS)(desk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +75,10 @@ async def measure(heat: Heat, results: Results) -> None:
                 continue
             with _noting(results, contender):
                 desk = await stack.enter_async_context(Desk.open(system, contender.layout))
-                if heat.rounds > 1:  # the first turn of all is of no interest
-                    await flow(WARM_SECONDS)(desk)
+                if heat.rounds > 1:
+                    await contender.warm(desk)
                 desks[contender] = desk
-                results.figures.setdefault(contender.case, {})  # in this order, whoever is first
+                results.figures.setdefault(contender.case, {})  # cases stay in this order
         for number in range(heat.rounds):
             turns = [each for each in heat.contenders if each in desks]
             random.Random(number).shuffle(turns)  # a rotation would leave all their neighbours
@@ -124,6 +135,11 @@ async def one_symbol(desk: Desk) -> Measured:
     return measured
 
 
+async def waiting(desk: Desk) -> Measured:
+    """So many events that each window is whole."""
+    return await desk.throughput(WAITING_SECONDS, WAITING)
+
+
 async def million(desk: Desk) -> Measured:
     """A million events; by how much the memory of each process has grown then."""
     before = (await desk.publishers[0].do("mark"))["rss"]
@@ -136,6 +152,8 @@ async def million(desk: Desk) -> Measured:
 
 # The cases.
 
+BEFORE = f"aiobus at {BASE}"
+BEFORE_INPROC = f"aiobus at {BASE}, inproc"
 ACROSS = ("aiobus", "zmq.asyncio", "nats-py", "redis-py", "zenoh")
 MORE = ("aiobus, tcp", "aiobus, asyncio loop", "pyzmq, blocking", "codec floor")
 WITHIN = (
@@ -165,6 +183,10 @@ def versus(
     return tuple(Contender(case, system, layout, ask) for system in systems)
 
 
+def _fan_in(count: int, systems: tuple[str, ...] = ACROSS) -> tuple[Contender, ...]:
+    return versus(f"fan-in of {count}", systems, _publishers(count), flow(0.7))
+
+
 def _unmatched_across(*systems: str) -> tuple[Contender, ...]:
     return tuple(
         Contender(f"{count:,} unmatched, across", system, Layout(unmatched=count), flow(0.2))
@@ -173,65 +195,91 @@ def _unmatched_across(*systems: str) -> tuple[Contender, ...]:
     )
 
 
+# What is compared with itself takes many short rounds, since its ratios are taken round by round.
+
+BOOKS = ("book of 2 x 20", "book of 2 x 250")
+TIME = Layout(window=6_000)
+"""An inbox holds 8,192 by default: no page is read."""
+
+
+def _times(rounds: int) -> Heat:
+    return Heat(versus("processor time", ("aiobus", BEFORE), TIME, flow(0.3)), rounds)
+
+
+def _waiting(rounds: int) -> Heat:
+    return Heat(
+        tuple(
+            Contender(
+                f"{window:,} books waiting",
+                "aiobus",
+                Layout(shape=BOOKS[0], window=window, callback="when all wait"),
+                waiting,
+            )
+            for window in (100, 6_000)
+        ),
+        rounds,
+    )
+
+
 QUICK = [
+    _times(15),
+    Heat(versus("in process", ("aiobus, inproc", BEFORE_INPROC, "blinker"), SHARED, flow(0.3)), 9),
+    *(
+        Heat(
+            versus(
+                f"nested: {shape}",
+                ("aiobus", BEFORE, "zmq.asyncio", "nats-py", "zenoh"),
+                Layout(shape=shape, window=1_000),
+                flow(0.4),
+            ),
+            3,
+        )
+        for shape in BOOKS
+    ),
+    _waiting(5),
     Heat(
         versus(
             "throughput, 1 key",
-            ("aiobus", "zmq.asyncio", "nats-py", "codec floor"),
+            ("aiobus", "zmq.asyncio", "nats-py", "zenoh", "codec floor"),
             ONE,
-            flow(1),
-        ),
-        3,
-    ),
-    Heat(
-        versus("latency, 5,000/s", ("aiobus", "zmq.asyncio", "nats-py"), TIMED, pace(5_000, 2)), 3
-    ),
-    Heat(
-        versus("in process", ("aiobus, inproc", "blinker", "blinker, no codec"), SHARED, flow(1)),
-        3,
-    ),
-    Heat(
-        versus(
-            "in process, latency, 5,000/s",
-            ("aiobus, inproc", "blinker"),
-            SHARED_TIMED,
-            pace(5_000, 1),
+            flow(0.7),
         ),
         3,
     ),
 ]
 
 FULL = [
+    _times(30),
     Heat(
         versus("throughput, 1 key", ACROSS + MORE, ONE, flow(1))
         + versus("throughput, 100 keys x 4 types", ACROSS, KEYS, flow(1))
     ),
     Heat(versus("latency, 1,000/s", (*ACROSS, *MORE[:3]), TIMED, pace(1_000, 2)), 3),
     Heat(versus("latency, 5,000/s", (*ACROSS, *MORE[:3]), TIMED, pace(5_000, 2)), 5),
-    Heat(versus("in process", WITHIN, SHARED, flow(1))),
+    Heat(versus("in process", (*WITHIN, BEFORE_INPROC), SHARED, flow(1))),
     Heat(versus("in process, latency, 5,000/s", WITHIN, SHARED_TIMED, pace(5_000, 1))),
     *(
         Heat(versus(f"fan-out to {count}", ACROSS, Layout(subscribers=count), flow(0.7)), 3)
         for count in (1, 2, 4, 8)
     ),
+    Heat(_fan_in(1, ACROSS[1:]), 3),
+    *(Heat(_fan_in(count), 3) for count in (2, 4)),
+    Heat(_fan_in(8) + _fan_in(1, ("aiobus",))),  # of aiobus the two are compared
     *(
-        Heat(versus(f"fan-in of {count}", ACROSS, _publishers(count), flow(0.7)), 3)
-        for count in (1, 2, 4, 8)
-    ),
-    *(
-        Heat(versus(f"payload of {label}", ACROSS, Layout(size=size), flow(0.7)), 3)
+        Heat(versus(f"payload of {label}", ACROSS, Layout(size=size), flow(0.7)))
         for label, size in (("100 B", 0), ("1 KiB", 900))
     ),
     # 10,000 of these are 100 MB: more than any default of a queue or a history. So both.
-    Heat(versus("payload of 10 KiB", ACROSS, Layout(size=10_100, window=1_000), flow(0.7)), 3),
+    Heat(versus("payload of 10 KiB", ACROSS, Layout(size=10_100, window=1_000), flow(0.7))),
     Heat(versus("10 KiB, 10,000 under way", ACROSS, Layout(size=10_100), flow(0.7)), 3),
     *(
         Heat(
             versus(f"nested: {shape}", ACROSS, Layout(shape=shape, window=1_000), flow(0.7)),
-            3,
+            5 if shape in BOOKS else 3,
         )
         for shape in NESTED
     ),
+    _waiting(5),
     Heat(versus("1 symbol of 500", TCP, FILTER, one_symbol), 3),
     Heat(
         tuple(

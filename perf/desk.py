@@ -60,7 +60,9 @@ class Layout:
     shape: str = ""
     """What each event is in place of a trade: a name in `perf.books.NESTED`."""
     callback: str = "count"
-    """`count`, `time` or `by publisher`."""
+    """`count`, `time`, `by publisher` or `when all wait`: the last handles nothing before a whole
+    window is published.
+    """
     window: int = WINDOW
     """Events under way at most, of all publishers together."""
 
@@ -76,6 +78,9 @@ class Process:
         self._process = process
         self._name = name
         self._errors = errors
+
+    def __str__(self) -> str:
+        return self._name
 
     async def hear(self, seconds: float) -> Answer:
         """The next answer."""
@@ -120,7 +125,8 @@ class Desk:
     async def open(
         system: System, layout: Layout, folder: Path | None = None
     ) -> AsyncIterator["Desk"]:
-        """Everybody connected and every subscription live. `folder`: run the code that is there."""
+        """All connected, every subscription live. `folder`: run the code that is there."""
+        folder = folder or system.folder()
         with tempfile.TemporaryDirectory(prefix="ab", ignore_cleanup_errors=True) as meeting:
             ports = _free_ports(max(1, layout.publishers))
             place = Place(meeting, ports, system.transport, layout.publishers)
@@ -192,6 +198,7 @@ class Desk:
             "size": layout.size,
             "shape": layout.shape,
             "callback": layout.callback,
+            "window": layout.window,
         }
         errors = Path(self._place.folder) / f"{name}.err"
         with errors.open("wb") as file:
@@ -206,7 +213,9 @@ class Desk:
         process = Process(worker, part, index, f"{self.system.name}, {name},", errors)
         self._processes.append(process)
         self._processes.sort(key=lambda process: process.index)
-        await process.hear(START_SECONDS)
+        found = (await process.hear(START_SECONDS))["package"]
+        if folder is not None and not _is_in(folder, found):
+            raise DeskFailed(f"{process} measures {found}, which is not in {folder}")
 
     def _keys_of(self, publisher: int) -> tuple[str, ...]:
         """With `by publisher`, each publisher has a key of its own, which tells it."""
@@ -294,6 +303,10 @@ class Desk:
             "publisher_us": 1e6 * encoded["cpu"] / encoded["handled"],
             "subscriber_us": 1e6 * decoded["cpu"] / decoded["handled"],
         }
+
+
+def _is_in(folder: Path, package: str) -> bool:
+    return Path(package) == folder.resolve() / "aiobus"
 
 
 def _free_ports(count: int) -> list[int]:

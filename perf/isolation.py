@@ -25,7 +25,7 @@ async def raises(event: Event) -> None:
 
 
 async def awaits_a_cancelled_task(event: Event) -> None:
-    """Let a CancelledError through that nobody asked of the dispatch task."""
+    """Let a CancelledError through, although the dispatch task is not cancelled."""
     inner = asyncio.create_task(asyncio.sleep(60))
     inner.cancel()
     await inner

@@ -94,7 +94,7 @@ def reading(data: Any) -> tuple[float, float]:
 
     def message(data: Any) -> bytes:
         row = encode(7, 1.5, "BOOK", "BTCUSDT", data, "", 1 << 20)
-        return frame(topic("BOOK"), "feed", 7, 6, [row])
+        return frame(topic("BOOK"), "feed", 7, 6, 7, [row])
 
     flat, whole = message({"price": 1.5}), message(data)
     flat_json, json = (each.partition(b"\0")[2] for each in (flat, whole))

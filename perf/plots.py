@@ -173,6 +173,8 @@ def _points(results: Results, pattern: str, name: str) -> dict[str, list[tuple[s
                 value = results.median(case, system, name)
                 if value is not None:
                     points.setdefault(system, []).append((found[1], value))
+    for curve in points.values():  # cases that are counts are not always measured in order
+        curve.sort(key=lambda point: int(point[0]) if point[0].isdigit() else 0)
     return points
 
 

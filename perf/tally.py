@@ -7,7 +7,7 @@ no message of its own. Must not know what is counted.
 import mmap
 from pathlib import Path
 
-__all__ = ["Tally"]
+__all__ = ["COUNTERS", "Tally"]
 
 COUNTERS = 64
 BYTES = 8

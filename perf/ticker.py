@@ -2,7 +2,7 @@
 
 Owns a timer of the kernel that the loop finds readable, as it finds a websocket. The timers of both
 loops are no finer than 1 ms, which would bunch the events of a rate above 1,000 a second; spinning
-would take a core from whoever else needs it. Linux only.
+would take a core from another process. Linux only.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The events that everybody publishes: recorded trades as `{"symbol", "price", "qty", "side"}`.
+"""The events that every system publishes: recorded trades as `{"symbol", "price", "qty", "side"}`.
 
 Owns which symbol and which type comes next, and the padding to a size. Must not know who publishes
 them. An event is built when it is taken, as a feed does; its data is ready.
@@ -6,13 +6,13 @@ them. An event is built when it is taken, as a feed does; its data is ready.
 
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aiobus import Event
 from perf.books import nested
+from perf.envelope import Event
 
 __all__ = ["symbols", "trades"]
 
@@ -39,10 +39,15 @@ def symbols(count: int) -> list[str]:
 
 
 def trades(
-    types: Sequence[str], keys: Sequence[str], size: int = 0, shape: str = ""
-) -> Iterator[Event[Any]]:
+    types: Sequence[str],
+    keys: Sequence[str],
+    size: int = 0,
+    shape: str = "",
+    make: Callable[..., Any] = Event,
+) -> Iterator[Any]:
     """The trades, over and over, one symbol after another and each type with each symbol. `size`:
     characters of padding in each. `shape`: a name in `perf.books.NESTED`, of which each is then.
+    `make`: the class of the events.
     """
     padding = {"note": "x" * size} if size else {}
     plan = []
@@ -53,4 +58,4 @@ def trades(
         type = types[(number + number // len(keys)) % len(types)]
         plan.append((type, key, {"symbol": key, **rows[number % len(rows)], **padding}))
     for type, key, data in itertools.cycle(plan):
-        yield Event(type, data, key=key)
+        yield make(type, data, key=key)

@@ -40,7 +40,7 @@ def rss(pid: int | None = None) -> float:
 
 
 def tcp_received() -> int:
-    """Bytes that the open TCP connections of this process have received, whoever opened them."""
+    """Bytes that the open TCP connections of this process have received."""
     if sys.platform != "linux":
         return 0
     received = 0

@@ -1,12 +1,12 @@
 """How soon does a bus hear what came while it was busy and then sent something?
 
 ZeroMQ's descriptor is edge-triggered, and each call that sends or connects may swallow the edge
-(pyzmq#1021); if nobody looks again, what came waits until something else wakes the loop. Measured,
-200 times each: from `subscribe()` to its return, which a publisher has to confirm that floods, or
-that was busy for 5 ms, sent once and went idle; and from publish to handler, where the subscriber
-was busy for 5 ms and then sent a new query, withdrew one (which nobody answers), or connected to a
-new bus. The first comes from another process at any time from before to after the 5 ms. Goal: 50 ms
-at p99. Real processes over ipc, on both loops. Run: python -m perf.wakeup
+(pyzmq#1021); if the bus does not look again, what came waits until something else wakes the loop.
+Measured, 200 times each: from `subscribe()` to its return, which a publisher has to confirm that
+floods, or that was busy for 5 ms, sent once and went idle; and from publish to handler, where the
+subscriber was busy for 5 ms and then sent a new query, withdrew one (which has no answer), or
+connected to a new bus. The first comes from another process at any time from before to after the
+5 ms. Goal: 50 ms at p99. Real processes over ipc, on both loops. Run: python -m perf.wakeup
 """
 
 import argparse
@@ -41,18 +41,18 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 async def flood(bus: AsyncEventBus) -> None:
-    """Publish as fast as the bus takes it, to somebody."""
+    """Publish to the sink as fast as the bus takes it."""
     while True:
         await bus.publish(Event(EventType.QUOTE, {"bid": 39_432.0, "ask": 39_432.5}, key="BTCUSDT"))
 
 
 async def sink(bus: AsyncEventBus) -> None:
-    """Be somebody who hears the flood."""
+    """Hear the flood."""
     await bus.subscribe(EventType.QUOTE, lambda event: None, overflow="drop_oldest")
 
 
 async def send(bus: AsyncEventBus) -> None:
-    """When told to: be busy, publish once to somebody, go idle."""
+    """When told to: be busy, publish once, go idle."""
 
     async def on_go(event: Event) -> None:
         be_busy()
@@ -73,7 +73,7 @@ async def ask(bus: AsyncEventBus) -> None:
 
 
 async def withdraw(bus: AsyncEventBus) -> None:
-    """The same with an unsubscribe, which is one send that nobody answers."""
+    """The same with an unsubscribe, which is one send without an answer."""
     nothing = [await bus.subscribe(f"NOTHING{number}", print) for number in range(ROUNDS)]
     await tell_age(bus)
 
@@ -169,7 +169,7 @@ async def querying(bus: AsyncEventBus) -> list[float]:
 
 
 async def querying_busy(bus: AsyncEventBus) -> list[float]:
-    """The same of somebody who was told to be busy and send."""
+    """The same; the publisher was told to be busy and send."""
     waits = []
     async with bus.stream("SENT") as sent:
         for number in range(ROUNDS):
@@ -192,7 +192,7 @@ async def query(bus: AsyncEventBus, number: int) -> float:
 
 
 async def telling(bus: AsyncEventBus) -> list[float]:
-    """Seconds until each event was handled by somebody who was told to be busy and send."""
+    """Seconds until each event was handled by a bus that was told to be busy and send."""
     waits = []
     async with bus.stream("AGE") as ages:
         for number in range(ROUNDS):

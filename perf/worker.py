@@ -18,16 +18,16 @@ from typing import Any
 
 import uvloop
 
-from aiobus import Event
+import aiobus
 from aiobus.bench import Arrivals, latency, throughput
 from perf.sampler import Sampler
 from perf.systems import SYSTEMS, Callback, Place
-from perf.tally import Tally
+from perf.tally import COUNTERS, Tally
 from perf.ticker import Ticker
 from perf.trades import trades
 from perf.vitals import cpu_seconds, rss, tcp_received
 
-__all__ = ["Worker"]
+__all__ = ["PUBLISHED", "Worker"]
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -35,8 +35,14 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 PROBE_SECONDS = 0.01
 QUIET_SECONDS = 0.1
+HELD_SECONDS = 0.001
 LIVE_SECONDS = 15.0
 QUANTILES = [*range(100), *(99 + tenth / 10 for tenth in range(10)), 99.95, 100]
+
+PACKAGE = Path(aiobus.__file__).resolve().parent
+"""What is measured here."""
+PUBLISHED = COUNTERS - 1
+"""Which counter is the publisher's, where a handler is held for it."""
 
 Answer = dict[str, Any]
 
@@ -50,10 +56,12 @@ class Worker:
         self._types: list[str] = told["types"]
         self._keys: list[str] = told["keys"]
         system = SYSTEMS[told["system"]]
-        self._side = system.offer().Side(self._place)
+        offer = system.offer()
+        self._side, self._make = offer.Side(self._place), offer.Event
         self._tally = Tally(Path(self._place.folder) / "tally")
         self._arrivals = Arrivals(self._tally.counters, self._place.index)
         self._cpu, self._received = 0.0, 0
+        self._taken: int | None = None  # events since the mark
         self._commands: dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
             "probe": self.probe,
             "throughput": self.throughput,
@@ -71,34 +79,57 @@ class Worker:
         await self._side.open(publishes="publish" in told["part"])
         if "subscribe" in told["part"]:
             for number in range(told["unmatched"]):
-                await self._side.subscribe(self._types, [f"NOT{number:05}"], self._callback())
+                await self._side.subscribe(self._types, [f"NOT{number:05}"], self.callback())
             if told["matched"]:
-                await self._side.subscribe(self._types, told["only"], self._callback())
-        _answer({"ready": True})
+                await self._side.subscribe(self._types, told["only"], self.callback())
+        _answer({"package": str(PACKAGE)})
         async for line in _lines():
             _answer(await self._commands[line["do"]](line))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(3.0):
                 await self._side.close()
 
-    def _callback(self) -> Callback:
+    def callback(self) -> Callback:
         """Each process has one kind of callback, the cheapest for what is measured."""
-        arrivals = self._arrivals
-        if self._told["callback"] != "by publisher":
-            callback: Callback = getattr(arrivals, self._told["callback"])
-            return callback
+        kind: str = self._told["callback"]
+        if kind == "by publisher":
+            return self._by_publisher()
+        if kind == "when all wait":
+            return self._when_all_wait()
+        callback: Callback = getattr(self._arrivals, kind)
+        return callback
+
+    def _by_publisher(self) -> Callback:
         counters, handled = self._tally.counters, dict.fromkeys(self._told["only"] or [], 0)
         places = {key: place for place, key in enumerate(handled)}
 
-        async def by_publisher(event: Event[Any]) -> None:
+        async def by_publisher(event: Any) -> None:
             key = event.key
             handled[key] += 1
             counters[places[key]] = handled[key]
 
         return by_publisher
 
-    def _events(self) -> Iterator[Event[Any]]:
-        return trades(self._types, self._keys, self._told["size"], self._told["shape"])
+    def _when_all_wait(self) -> Callback:
+        """Each window begins with a handler that is held, asleep, until the whole window is
+        published. So a window of events waits here, however fast this process is.
+        """
+        counters, window, count = self._tally.counters, self._told["window"], self._arrivals.count
+
+        async def when_all_wait(event: Any) -> None:
+            if self._taken is not None:
+                if self._taken % window == 0:
+                    target = self._taken + window
+                    while counters[PUBLISHED] < target:  # noqa: ASYNC110 - another process counts
+                        await asyncio.sleep(HELD_SECONDS)
+                self._taken += 1
+            await count(event)
+
+        return when_all_wait
+
+    def _events(self) -> Iterator[Any]:
+        told = self._told
+        return trades(self._types, self._keys, told["size"], told["shape"], self._make)
 
     async def probe(self, line: dict[str, Any]) -> Answer:
         """Publish now and then until every subscriber was heard of, and then nothing for a while:
@@ -106,7 +137,7 @@ class Worker:
         """
         counters, places = self._tally.counters, line["places"]
         key = line["key"] or self._keys[0]
-        events = trades(self._types, [key])
+        events = trades(self._types, [key], make=self._make)
         before = list(counters)
         async with asyncio.timeout(LIVE_SECONDS):
             while any(counters[place] == before[place] for place in places):
@@ -124,22 +155,33 @@ class Worker:
         base = tally.least(places) if places else 0
         taken = 0
 
-        def counted() -> Iterator[Event[Any]]:
+        def counted() -> Iterator[Any]:
             nonlocal taken
             for event in self._events():
                 taken += 1
                 yield event
 
+        def noted() -> Iterator[Any]:
+            for number, event in enumerate(self._events(), 1):
+                tally.counters[PUBLISHED] = number
+                yield event
+
+        events = self._events()
+        if not places:
+            events = counted()
+        elif self._told["callback"] == "when all wait":
+            events = noted()
+
         def handled() -> int:
             if not places:
-                return taken  # nobody is to be waited for
+                return taken  # there is no subscriber to wait for
             # A filter lets the first of `share` events through: the others count with it.
             return (tally.least(places) - base) * share
 
         begin = cpu_seconds()
         flow = await throughput(
             self._side.publish,
-            self._events() if places else counted(),
+            events,
             handled=handled,
             seconds=line["seconds"],
             count=line.get("count"),
@@ -175,8 +217,9 @@ class Worker:
         return {**asdict(flow), "cpu": cpu_seconds() - begin, "rss": rss()}
 
     async def mark(self, line: dict[str, Any]) -> Answer:
-        """From here on count anew."""
+        """Begin to count at zero."""
         self._arrivals.delays = type(self._arrivals.delays)("d")
+        self._taken = self._tally.counters[PUBLISHED] = 0
         self._cpu, self._received = cpu_seconds(), tcp_received()
         return {"rss": rss()}
 

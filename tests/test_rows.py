@@ -41,7 +41,7 @@ events = st.builds(
     Event,
     st.sampled_from([*EventType, "T", "my.type"]),
     json_values,
-    st.floats(0, 1e12),
+    st.floats(0, 1e11),
     key=st.text(max_size=32),
     cause=st.sampled_from(["", "desk@a.1"]),
 )
@@ -435,11 +435,9 @@ def test_two_rows_where_one_is_to_be_end_the_batch(extra: bytes) -> None:
     parts = numbered(5, 104)
     parts[50] = parts[50] + b"," + extra
     batch = batch_of(*parts)
-    found = seqs(batch)
-    assert found[:51] == list(range(5, 56))
-    assert found[51:] in ([], [101])
+    assert seqs(batch) == list(range(5, 55))
     assert batch.error is not None
-    assert batch.last == found[-1]
+    assert batch.last == 54
 
 
 @pytest.mark.parametrize("count", [2, 3, 1_000, MAX_NUMBER])
@@ -494,7 +492,7 @@ def test_of_whatever_a_peer_sends_events_that_rise_are_handed_over_and_the_rest_
     try:
         found = Rows(text, 0, len(text), SOURCE, (4, 4 + span), count, is_frame=is_frame)
     except WireError:
-        assert count * MIN_ROW > len(text)
+        assert count * MIN_ROW > len(text) or (count == 0 and text)
         return
     batch = LazyBatch(found)
     got = seqs(batch)

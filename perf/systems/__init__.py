@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from aiobus import Event
+from perf import copies
 
-__all__ = ["SYSTEMS", "Callback", "Offer", "Place", "Side", "System", "program"]
+__all__ = ["BASE", "SYSTEMS", "Callback", "Offer", "Place", "Side", "System", "program"]
 
-Callback = Callable[[Event[Any]], Awaitable[object]]
+BASE = "3b5aca6"
+"""The commit that aiobus is measured beside: the processor time of an event is a multiple of its.
+"""
+
+Callback = Callable[[Any], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Place:
 class Side(Protocol):
     """A publisher, a subscriber, or both of one process."""
 
-    publish: Callable[[Event[Any]], Awaitable[object]]
+    publish: Callable[[Any], Awaitable[object]]
     """As one would write it with this system; returns when the system lets go of the caller."""
 
     async def open(self, *, publishes: bool) -> None:
@@ -67,6 +71,8 @@ class Offer(Protocol):
     """What the module of a system has."""
 
     Side: Callable[[Place], Side]
+    Event: Callable[..., Any]
+    """What it publishes: `perf.envelope.Event`, but aiobus its own."""
 
     def server(self, place: Place) -> list[str] | None:
         """The command that starts its server; None when it needs none."""
@@ -87,6 +93,8 @@ class System:
     transport: str = "ipc"
     delivers: bool = True
     """False for what has two sides with nothing in between."""
+    commit: str = ""
+    """The package as it was at this commit, measured by the code of today."""
 
     def absence(self) -> str:
         """Why it cannot be measured here; "" when it can."""
@@ -97,7 +105,13 @@ class System:
                 return f"{name} is not installed"
         if self.program and program(self.program) is None:
             return f"there is no {self.program}"
+        if self.commit and not copies.is_known(self.commit):
+            return f"commit {self.commit} is not in this clone"
         return ""
+
+    def folder(self) -> Path | None:
+        """Where its processes run; None: in this directory."""
+        return copies.at(self.commit) if self.commit else None
 
     def offer(self) -> Offer:
         """Its module."""
@@ -116,6 +130,7 @@ SYSTEMS = {
         System("aiobus", "mesh"),
         System("aiobus, tcp", "mesh", transport="tcp"),
         System("aiobus, asyncio loop", "mesh", loop="asyncio"),
+        System(f"aiobus at {BASE}", "mesh", commit=BASE),
         System("zmq.asyncio", "zmq_asyncio"),
         System("zmq.asyncio, tcp", "zmq_asyncio", transport="tcp"),
         System("pyzmq, blocking", "zmq_blocking"),
@@ -126,6 +141,7 @@ SYSTEMS = {
         System("codec floor", "codec", delivers=False),
         System("aiobus, inproc", "mesh", transport="inproc"),
         System("aiobus, inproc, asyncio loop", "mesh", loop="asyncio", transport="inproc"),
+        System(f"aiobus at {BASE}, inproc", "mesh", transport="inproc", commit=BASE),
         System("blinker", "blinker_signal", ("blinker",)),
         System("blinker, no codec", "blinker_plain", ("blinker",)),
         System("pyee", "pyee_emitter", ("pyee",)),

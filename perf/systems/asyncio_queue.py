@@ -2,13 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-from aiobus import Event
-from perf.envelope import decode, encode
+from perf.envelope import Event, decode, encode
 from perf.systems import Callback, Place
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 MAXSIZE = 8_192
 """As an inbox of aiobus has."""
@@ -38,7 +36,7 @@ class Side:
         while True:
             await callback(decode(await self._queue.get()))
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Wait for room, and put it in."""
         await self._queue.put(encode(event))
 

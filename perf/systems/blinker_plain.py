@@ -3,14 +3,13 @@ change.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import blinker
 
-from aiobus import Event
+from perf.envelope import Event
 from perf.systems import Callback, Place
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> None:
@@ -31,13 +30,13 @@ class Side:
     ) -> None:
         """Connect a receiver to each type."""
 
-        async def receive(sender: object, event: Event[Any]) -> None:
+        async def receive(sender: object, event: Event) -> None:
             await callback(event)
 
         for type in types:
             self._signals.signal(type).connect(receive, weak=False)
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Send it to all receivers, one after another."""
         await self._signals.signal(event.type).send_async(self, event=event)
 

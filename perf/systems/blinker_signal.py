@@ -3,15 +3,13 @@ own decoded copy.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import blinker
 
-from aiobus import Event
-from perf.envelope import decode, encode
+from perf.envelope import Event, decode, encode
 from perf.systems import Callback, Place
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> None:
@@ -38,7 +36,7 @@ class Side:
         for type in types:
             self._signals.signal(type).connect(receive, weak=False)
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Send it to all receivers, one after another."""
         await self._signals.signal(event.type).send_async(self, payload=encode(event))
 

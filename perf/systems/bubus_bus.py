@@ -3,15 +3,13 @@ not done.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import bubus
 
-from aiobus import Event
-from perf.envelope import decode, encode
+from perf.envelope import Event, decode, encode
 from perf.systems import Callback, Place
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> None:
@@ -43,7 +41,7 @@ class Side:
 
         self._bus.on(Payload, receive)
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Dispatch it and wait until it is handled."""
         await self._bus.dispatch(Payload(payload=encode(event)))
 

@@ -5,14 +5,12 @@ Nothing that uses this codec in two processes can be faster than the slower of t
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
-from aiobus import Event
-from perf.envelope import decode, encode
+from perf.envelope import Event, decode, encode
 from perf.systems import Callback, Place
 from perf.trades import trades
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 PAYLOADS = 2_000
 
@@ -38,7 +36,7 @@ class Side:
         self.payloads = [encode(event) for event in events]
         self._callback = callback
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Encode it, and forget it."""
         encode(event)
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from aiobus import AsyncEventBus
+from aiobus import AsyncEventBus, Event
 from perf.systems import Callback, Place
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> None:

@@ -5,11 +5,10 @@ from typing import Any
 
 import nats
 
-from aiobus import Event
-from perf.envelope import decode, encode, topic
+from perf.envelope import Event, decode, encode, topic
 from perf.systems import Callback, Place, program
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> list[str]:
@@ -42,7 +41,7 @@ class Side:
                 await self._client.subscribe(topic(type, key), cb=on_message)
         await self._client.flush()
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Put it into the client's buffer, which a task of the client sends."""
         await self._client.publish(topic(event.type, event.key), encode(event))
 

@@ -1,15 +1,13 @@
 """pyee in one process: `AsyncIOEventEmitter`, a task for each event and receiver."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from pyee.asyncio import AsyncIOEventEmitter
 
-from aiobus import Event
-from perf.envelope import decode, encode
+from perf.envelope import Event, decode, encode
 from perf.systems import Callback, Place
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> None:
@@ -36,7 +34,7 @@ class Side:
         for type in types:
             self._emitter.on(type, receive)
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Make a task for each receiver."""
         self._emitter.emit(event.type, encode(event))
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import redis.asyncio
 
-from aiobus import Event
-from perf.envelope import decode, encode, topic
+from perf.envelope import Event, decode, encode, topic
 from perf.systems import Callback, Place, program
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> list[str]:
@@ -60,7 +59,7 @@ class Side:
         async for message in self._heard.listen():
             await callback(decode(message["data"]))
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Publish, and wait for the number of clients that got it."""
         await self._client.publish(topic(event.type, event.key), encode(event))
 

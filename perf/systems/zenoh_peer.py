@@ -12,11 +12,10 @@ from typing import Any
 
 import zenoh
 
-from aiobus import Event
-from perf.envelope import decode, encode
+from perf.envelope import Event, decode, encode
 from perf.systems import Callback, Place
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 
 def server(place: Place) -> None:
@@ -55,7 +54,7 @@ class Side:
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
     ) -> None:
-        """Declare subscribers. Nobody confirms it."""
+        """Declare subscribers. This is not confirmed."""
         for type in types:
             for key in keys or ["**"]:
                 declared = self._session.declare_subscriber(f"{type}/{key}", self._on_sample)
@@ -79,7 +78,7 @@ class Side:
             while received:
                 await callback(decode(received.popleft()))
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Put it; nothing is dropped where its queue is full."""
         where = event.type, event.key
         publisher = self._publishers.get(where)

@@ -6,16 +6,14 @@ much would be.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import zmq
 import zmq.asyncio
 
-from aiobus import Event
-from perf.envelope import decode, encode, topic
+from perf.envelope import Event, decode, encode, topic
 from perf.systems import Callback, Place
 
-__all__ = ["HIGH_WATER_MARK", "Side", "filters", "server"]
+__all__ = ["HIGH_WATER_MARK", "Event", "Side", "filters", "server"]
 
 HIGH_WATER_MARK = 20_000
 
@@ -52,7 +50,7 @@ class Side:
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
     ) -> None:
-        """Subscribe to prefixes. Nobody confirms it."""
+        """Subscribe to prefixes. This is not confirmed."""
         for prefix in filters(types, keys):
             self._socket.subscribe(prefix)
         if not self._tasks:
@@ -63,7 +61,7 @@ class Side:
             _, payload = await self._socket.recv_multipart()
             await callback(decode(payload))
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Send topic and payload."""
         await self._socket.send_multipart([topic(event.type, event.key).encode(), encode(event)])
 

@@ -6,16 +6,14 @@ its loop turn.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import zmq
 
-from aiobus import Event
-from perf.envelope import decode, encode, topic
+from perf.envelope import Event, decode, encode, topic
 from perf.systems import Callback, Place
 from perf.systems.zmq_asyncio import HIGH_WATER_MARK, filters
 
-__all__ = ["Side", "server"]
+__all__ = ["Event", "Side", "server"]
 
 IDLE_MS = 50
 
@@ -46,7 +44,7 @@ class Side:
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
     ) -> None:
-        """Subscribe to prefixes. Nobody confirms it."""
+        """Subscribe to prefixes. This is not confirmed."""
         for prefix in filters(types, keys):
             self._socket.subscribe(prefix)
         if not self._tasks:
@@ -62,7 +60,7 @@ class Side:
             except zmq.Again:
                 await asyncio.sleep(0.001)
 
-    async def publish(self, event: Event[Any]) -> None:
+    async def publish(self, event: Event) -> None:
         """Send topic and payload."""
         self._socket.send_multipart([topic(event.type, event.key).encode(), encode(event)])
 
