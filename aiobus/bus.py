@@ -411,7 +411,8 @@ class AsyncEventBus:
         self._life.check()
         found = self._subscriptions.find(Query.of(types), callback)
         if not found:
-            raise ValueError(f"{callback!r} is not subscribed to {types!r} here")
+            hint = "give the callback and all the types that `subscribe` was given"
+            raise ValueError(f"{callback!r} is not subscribed to {types!r} here; {hint}")
         for receiver in found:
             self._subscriptions.drop(receiver)
 
@@ -484,9 +485,15 @@ class AsyncEventBus:
         """
         self._life.check()
         check_timeout(timeout, optional=True)
-        async with asyncio.timeout(timeout), self.stream(types, key=key, where=where) as events:
-            async for event in events:
-                return event
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit, self.stream(types, key=key, where=where) as events:
+                async for event in events:
+                    return event
+        except TimeoutError:
+            if timeout is not None and limit.expired():
+                raise TimeoutError(f"no event of {types!r} within {timeout:g} s") from None
+            raise
         raise BusClosed(f"{self.name} closed while {types!r} was awaited")
 
     # Waiting.
@@ -525,7 +532,10 @@ class AsyncEventBus:
             self._life.settling.discard(task)
         self._life.take_failure()
         if not is_idle:
-            busy = [f"{each.name} ({each.backlog} waiting)" for each in self._subscriptions.busy()]
+            busy = [
+                f"{each.name} ({each.backlog} waiting, {each.in_hand} in hand)"
+                for each in self._subscriptions.busy()
+            ]
             raise TimeoutError(f"not settled within {timeout:g} s: {', '.join(busy)}")
 
     def stats(self) -> BusStats:

@@ -61,7 +61,9 @@ def encode(
     row: tuple[object, ...] = (seq, timestamp, type, key, data)
     if cause != "":
         if not isinstance(cause, str) or len(cause) > MAX_CAUSE:
-            raise EncodeError("cause", f"{_shown(cause)[:80]} is not the id of an event")
+            raise EncodeError(
+                "cause", f"{_shown(cause)[:80]} is not the id of an event: give event.id"
+            )
         row += (cause,)
     before = _images
     try:
@@ -92,7 +94,8 @@ def encode(
     if len(encoded) > limit:
         raise EncodeError(
             "data",
-            f"{len(encoded)} bytes encoded, more than the limit of {limit} (Limits.event_bytes)",
+            f"{len(encoded)} bytes encoded, more than the limit of {limit}: publish it in parts, or"
+            " give the bus limits=Limits(event_bytes=...)",
         )
     # orjson 3.12 and later keep 4 KiB behind every result (home-assistant/core#181245), which a
     # history of 32,768 rows cannot afford; formatting copies just the bytes.
@@ -281,7 +284,7 @@ def _walk(items: Iterable[tuple[Any, Any]], form: str, room: int) -> None:
             refused.steps.append(form.format(key))
             raise
         except Exception as error:  # noqa: BLE001 - reading a value may run any code, and recurse
-            said = traceback.format_exception_only(error)[-1].strip()
+            said = traceback.format_exception_only(error)[-1].strip()[:200]
             raise _Refused(
                 f"a {kind.__name__} has no exact JSON image ({said});"
                 " publish numbers, text, lists and dicts instead",
@@ -308,7 +311,7 @@ def _contents(value: object) -> _Contents:
         for key, _ in items:
             if type(key) is not str:
                 raise _Refused(
-                    f"the key {_shown(key)} is a {type(key).__name__}; keys are exact strings"
+                    f"the key {_shown(key)[:80]} is a {type(key).__name__}; keys are exact strings"
                 )
             _examine_text(key, " (a key)")
         return items, "[{!r}]", 1

@@ -24,6 +24,15 @@ __all__ = [
 ]
 
 
+TEXT = 160
+"""Characters of a path or an event in a sentence; its beginning and its end say most."""
+
+
+def _short(text: str) -> str:
+    """`text` without its middle, where it is long."""
+    return text if len(text) <= TEXT else f"{text[: TEXT // 2]} ... {text[-TEXT // 2 :]}"
+
+
 class BusError(Exception):
     """What this package raises on purpose, but for TypeError and ValueError at wrong arguments."""
 
@@ -38,6 +47,7 @@ class EncodeError(BusError, ValueError):
     """An event was refused before it got a number: something in it has no exact JSON image.
 
     `path` is where, written as Python would reach it (`data['legs'][2].price`); `reason` is why.
+    The text leaves out the middle of a path of hundreds of steps.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -46,7 +56,7 @@ class EncodeError(BusError, ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{_short(self.path)}: {self.reason}"
 
 
 class QueueFull(BusError):
@@ -102,7 +112,8 @@ class NoSubscribers(BusError):
     def __str__(self) -> str:
         return (
             f"no subscription names {self.type} with key {self.key!r} ('*' does not count);"
-            " nothing was published"
+            " nothing was published. Start the bus that answers it first, or `publish` what needs"
+            " no answer"
         )
 
 
@@ -118,8 +129,9 @@ class RequestTimeout(BusError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"no reply within {self.timeout:g} s to {self.event};"
-            " it was published, so it may still be acted on"
+            f"no reply within {self.timeout:g} s to {_short(str(self.event))};"
+            " it was published, so it may still be acted on. A reply is an event of the reply types"
+            " that is published by the handler of this one, or with its id as `cause`"
         )
 
 

@@ -77,7 +77,9 @@ class Life:
         if self.state in (State.NEW, State.STARTING):
             hint = "use it inside `async with AsyncEventBus(...) as bus:`"
             raise BusClosed(f"{self.name} is {self.state.value}: {hint}")
-        raise BusClosed(f"{self.name} is {self.state.value}; nothing was done") from self.failure
+        hint = "a bus does not open again, make a new AsyncEventBus"
+        text = f"{self.name} is {self.state.value}; nothing was done: {hint}"
+        raise BusClosed(text) from self.failure
 
     def check_loop(self) -> None:
         """Raise WrongLoop unless called in the loop, thread and process that started the bus."""

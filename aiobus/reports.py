@@ -46,6 +46,8 @@ class Held:
     level: int
     timer: asyncio.TimerHandle
     count: int = 0
+    last: str = ""
+    """The text that was left out last, which may have another name or figure than the first."""
 
 
 class Reports:
@@ -182,7 +184,9 @@ class Reports:
     def _say(self, level: int, topic: str, text: str, error: BaseException | None = None) -> bool:
         """Log `text`, unless the same `topic` was logged within the last second: then count it."""
         if topic in self._held:
-            self._held[topic].count += 1
+            held = self._held[topic]
+            held.count += 1
+            held.last = text
             return False
         log.log(level, "%s", text, exc_info=error)
         if not self._is_closed:
@@ -198,7 +202,9 @@ class Reports:
         held = self._held.pop(topic)
         held.timer.cancel()
         if held.count:
-            log.log(held.level, "%s: %d more times", topic, held.count)
+            last = held.last.removeprefix(topic).lstrip(":, ")
+            tail = f", last: {last}" if last else ""
+            log.log(held.level, "%s: %d more times%s", topic, held.count, tail)
             if not self._is_closed:
                 self._hold(held.level, topic)
 

@@ -530,6 +530,40 @@ def test_a_second_run_is_told_to_make_a_new_bus() -> None:
         asyncio.run(main())
 
 
+async def test_what_is_waited_for_in_vain_is_named(bus: AsyncEventBus) -> None:
+    """The text of the TimeoutError was empty."""
+    with pytest.raises(TimeoutError, match=r"^no event of \['TRADE'\] within 0.01 s$"):
+        await bus.wait_for(["TRADE"], timeout=0.01)
+
+
+async def test_a_timeout_of_the_caller_is_not_taken_for_that_of_wait_for(
+    bus: AsyncEventBus,
+) -> None:
+    with pytest.raises(TimeoutError, match=r"^$"):
+        async with asyncio.timeout(0.01):
+            await bus.wait_for("TRADE", timeout=60)
+
+
+async def test_who_is_at_work_when_a_bus_does_not_settle_is_named_with_what_is_in_hand(
+    bus: AsyncEventBus,
+) -> None:
+    gate = asyncio.Event()
+    await bus.subscribe("T", lambda event: gate.wait())
+    for number in range(3):
+        await bus.publish(Event("T", number))
+    with pytest.raises(TimeoutError, match=r"\(T\) \(2 waiting, 1 in hand\)$"):
+        await bus.settle(0.01)
+    gate.set()
+
+
+async def test_a_closed_bus_and_a_wrong_unsubscribe_say_what_to_do(bus: AsyncEventBus) -> None:
+    with pytest.raises(ValueError, match="give the callback and all the types"):
+        await bus.unsubscribe("T", print)
+    await bus.close()
+    with pytest.raises(BusClosed, match="does not open again, make a new AsyncEventBus"):
+        await bus.publish(Event("T", 1))
+
+
 async def test_the_way_out_for_threads_works(bus: AsyncEventBus) -> None:
     loop = asyncio.get_running_loop()
 

@@ -463,7 +463,7 @@ def test_a_row_of_one_byte_more_is_refused_with_both_figures() -> None:
     size = len(row({"a": "x" * 100}))
     error = refusal({"a": "x" * 100}, limit=size - 1)
     assert error.path == "data"
-    assert f"{size} bytes encoded, more than the limit of {size - 1}" in error.reason
+    assert f"{size} bytes encoded, more than the limit of {size - 1}: publish" in error.reason
 
 
 # What an object raises while it is read.

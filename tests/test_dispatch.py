@@ -247,13 +247,14 @@ async def test_a_failure_is_logged_with_its_traceback_and_repeats_only_counted(
     async with AsyncEventBus() as bus:
         await bus.subscribe(EventType.TRADE, awaits_a_cancelled_task)
         for number in range(100):
-            await bus.publish(Event(EventType.TRADE, number))
+            event = await bus.publish(Event(EventType.TRADE, number))
         await bus.settle()
     lines = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(lines) == 2
     assert "awaits_a_cancelled_task(TRADE) failed on TRADE bus-" in lines[0].getMessage()
     assert lines[0].exc_info
-    assert lines[1].getMessage().endswith(": 99 more times")
+    told = f": 99 more times, last: {lines[0].getMessage().split(' bus-')[0]} {event.id}"
+    assert lines[1].getMessage().endswith(told)
 
 
 async def test_the_count_of_a_repeated_failure_is_logged_after_a_second(

@@ -92,3 +92,30 @@ def test_a_request_timeout_is_a_timeout_error_that_carries_the_event() -> None:
     assert (error.event, error.timeout) == (EVENT, 2.5)
     assert "no reply within 2.5 s" in str(error)
     assert "it may still be acted on" in str(error)
+
+
+def test_an_encode_error_of_a_deep_path_shows_both_its_ends_and_the_reason() -> None:
+    path = "data['book']" + "[0]" * 250 + "['price']"
+    error = EncodeError(path, "nan is not a JSON number")
+    assert str(error).startswith("data['book'][0]")
+    assert str(error).endswith("[0]['price']: nan is not a JSON number")
+    assert len(str(error)) < 200
+    assert (error.path, pickle.loads(pickle.dumps(error)).path) == (path, path)
+
+
+def test_a_path_of_a_few_steps_is_shown_in_whole() -> None:
+    path = "data" + "['a key of some length']" * 6
+    assert str(EncodeError(path, "why")) == f"{path}: why"
+
+
+def test_a_request_timeout_of_a_large_event_names_it_in_a_short_sentence() -> None:
+    event = Event(EventType.ORDER, "x" * 100_000, source="desk", epoch=36, seq=5)
+    text = str(RequestTimeout(event, 2.5))
+    assert "Event(type=<EventType.ORDER" in text
+    assert "source='desk', epoch=36, seq=5)" in text
+    assert len(text) < 500
+
+
+def test_no_subscribers_and_no_reply_say_what_to_do() -> None:
+    assert "Start the bus that answers it first" in str(NoSubscribers("ORDER", "BTC"))
+    assert "or with its id as `cause`" in str(RequestTimeout(EVENT, 2.5))

@@ -67,3 +67,12 @@ async def test_where_a_bus_is_to_be_found_is_in_the_log(
     with caplog.at_level(logging.INFO, "aiobus"):
         async with AsyncEventBus(f"ipc://{folder}/d", name="a"):
             assert f"a listens at ipc://{folder}/d/a.sock" in caplog.messages
+
+
+async def test_a_later_one_that_is_refused_is_not_said_to_have_come(
+    make: Callable[[], AsyncEventBus], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make():
+        with pytest.raises(NameInUse):
+            await make().start()
+    assert [line for line in caplog.messages if "has come" in line] == []

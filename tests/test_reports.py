@@ -3,11 +3,15 @@
 import asyncio
 import dataclasses
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
 from aiobus import AsyncEventBus, BusError, Event, EventType, Limits, reports
 from aiobus.pattern import SYSTEM
+
+Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -206,3 +210,22 @@ def test_each_type_that_is_announced_can_be_subscribed_to() -> None:
     """Every other reserved type is refused, so one that is missing there could not be had."""
     constants = [getattr(reports, name) for name in reports.__all__ if name.isupper()]
     assert sorted(constants) == sorted(SYSTEM)
+
+
+async def test_repeats_of_a_line_are_counted_with_what_was_said_last(
+    logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of three names that were used twice, two were only counted."""
+    async with AsyncEventBus() as bus:
+        for number in (10, 200, 3000):
+            bus._reports.trouble("queries are refused", f"bus-{number} refuses a query")
+        bus._reports.overflow("take(T)", "latest", 1)
+        bus._reports.overflow("take(T)", "latest", 900)
+        with logged("take(T) drops events (latest): 1 more times") as said:
+            await said.wait()
+    assert caplog.messages == [
+        "bus-10 refuses a query",
+        "take(T) drops events (latest): 1 so far, see stats()",
+        "queries are refused: 2 more times, last: bus-3000 refuses a query",
+        "take(T) drops events (latest): 1 more times, last: 900 so far, see stats()",
+    ]

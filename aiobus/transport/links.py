@@ -320,9 +320,10 @@ class Links:
         """
         who, me = other.who, self.me
         if self.is_open:
-            text = f"another bus named {me.name!r} has come, at {who.endpoint}"
-            self._witness.trouble("a name is used twice", text)
-            self.is_late |= other.is_open and self._is_younger(other)
+            if other.is_open:  # one that starts is about to be refused
+                text = f"another bus named {me.name!r} has come, at {who.endpoint}"
+                self._witness.trouble(f"the name {me.name!r} is used twice", text)
+                self.is_late |= self._is_younger(other)
         elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
             self.is_late = True
             self.changed.wake()
@@ -374,7 +375,7 @@ class Links:
                 rival.has_left = True
             else:
                 text = f"two buses are named {peer.name!r}, at {rival.endpoint} and {peer.endpoint}"
-                self._witness.trouble("a name is used twice", text)
+                self._witness.trouble(f"the name {peer.name!r} is used twice", text)
             if is_dead:
                 self._drop(rival)
         if peer in self:
