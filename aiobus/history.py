@@ -119,16 +119,6 @@ class Ring:
     def __len__(self) -> int:
         return self.end - self.start
 
-    def row(self, place: int) -> bytes:
-        """The row of the event there."""
-        row: bytes = self.cells[3 * place]
-        return row
-
-    def key(self, place: int) -> str:
-        """Its key."""
-        key: str = self.cells[3 * place + 1]
-        return key
-
     def seq(self, place: int) -> int:
         """Its seq."""
         return seq_of(self.cells[3 * place])
@@ -189,14 +179,16 @@ class Ring:
         first, end = bisect_left(places, within.start), bisect_left(places, within.stop)
         return places[first:end]
 
-    def is_last(self, place: int, upto: int) -> bool:
-        """True when no event up to the seq `upto` is newer than this one and has its key."""
-        places = self._index()[self.key(place)]
+    def is_last(self, place: int, key: str, end: int) -> bool:
+        """True when no event between this one, which has `key`, and the place `end` has that."""
+        places = self._index()[key]
         following = bisect_right(places, place)
-        return following == len(places) or self.seq(places[following]) > upto
+        return following == len(places) or places[following] >= end
 
     def _index(self) -> "dict[str, array[int]]":
         first, end = max(self.start, self._indexed), self.end
+        if first == end:
+            return self._places
         for place, key in enumerate(self.cells[3 * first + 1 :: 3], first):
             self._places.setdefault(key, array("q")).append(place)
         self._indexed = end
@@ -285,13 +277,14 @@ class History:
         rows: list[tuple[str, str, bytes]] = []
         size = 0
         last: tuple[Ring, int] | None = None
+        ends = {ring: ring.behind(upto) for ring in self._matching(query)} if upto else {}
         to = max(after, end := upto or self.newest)
         for looked, (ring, place) in enumerate(self._between(query, after, end)):
             if looked >= look:
                 break
-            key = ring.key(place)
-            if query.matches(ring.type, key) and (not upto or ring.is_last(place, upto)):
-                row = ring.row(place)
+            key = ring.cells[3 * place + 1]
+            if query.matches(ring.type, key) and (not upto or ring.is_last(place, key, ends[ring])):
+                row = ring.cells[3 * place]
                 size += len(row)
                 if len(rows) >= limit or (rows and size > PAGE_BYTES):
                     break
@@ -332,9 +325,8 @@ class History:
         if missing < timestamp:
             return begin, timestamp
         after = math.nextafter(missing, math.inf)
-        return begin, min(
-            (time for times in kept for time in times if time > missing), default=after
-        )
+        later = (time for times in kept for time in times if time > missing)
+        return begin, float(min(later, default=after))  # a timestamp may be an int
 
     def _matching(self, query: Query) -> list[Ring]:
         return [ring for ring in self._rings.values() if query.matches_type(ring.type)]
@@ -343,15 +335,17 @@ class History:
         """(ring, place) of the kept events in `(after, upto]` that `query` may match, in order of
         seq: those of its types, and where it names its keys, of no others.
         """
-        walks = []
+        walks: list[tuple[Ring, Iterable[int]]] = []
         for ring in self._matching(query):
             if query.keys and not query.prefixes and ring.type not in query.reserved:
-                walks += [_walk(ring, ring.of_key(key, after, upto)) for key in query.keys]
+                walks += [(ring, ring.of_key(key, after, upto)) for key in query.keys]
             else:
-                walks.append(_walk(ring, ring.between(after, upto)))
+                walks.append((ring, ring.between(after, upto)))
         if len(walks) == 1:
-            return walks[0]
-        return merge(*walks, key=lambda found: found[0].seq(found[1]))
+            ring, places = walks[0]
+            return ((ring, place) for place in places)
+        # No two events have the same seq, so rings are never compared.
+        return ((ring, place) for _, ring, place in merge(*(_walk(*walk) for walk in walks)))
 
     @property
     def bytes(self) -> int:
@@ -360,6 +354,7 @@ class History:
         return self._bytes
 
 
-def _walk(ring: Ring, places: Iterable[int]) -> Iterator[tuple[Ring, int]]:
+def _walk(ring: Ring, places: Iterable[int]) -> Iterator[tuple[int, Ring, int]]:
+    cells = ring.cells
     for place in places:
-        yield ring, place
+        yield seq_of(cells[3 * place]), ring, place

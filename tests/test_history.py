@@ -134,11 +134,7 @@ def held(history: History, type: str) -> list[bytes]:
     """The rows of a type that are in memory, whatever was counted of them so far."""
     ring = history.ring(type)
     assert ring is not None
-    return list(ring.cells[3 * ring.start :: 3])
-
-
-def weight(rows: list[bytes]) -> int:
-    return sum(map(len, rows)) + len(rows) * ROW_OVERHEAD
+    return ring.cells[3 * ring.start :: 3]
 
 
 any_limits = small_limits | st.builds(
@@ -158,18 +154,20 @@ bursts = st.lists(
 
 
 @given(any_limits, bursts)
-@settings(max_examples=200, deadline=None)
-def test_no_bound_is_ever_passed(limits: Limits, events: list[tuple[str, int, int]]) -> None:
-    history, seq = History(limits), 0
+@settings(max_examples=150, deadline=None)
+def test_no_bound_is_ever_passed_and_nothing_forgotten_for_less(
+    limits: Limits, events: list[tuple[str, int, int]]
+) -> None:
+    history, plain, seq = History(limits), Plain(limits), 0
     for type, count, length in events:
         for _ in range(count):
             seq += 1
             keep(history, seq, type, size=length)
-            rings = [held(history, name) for name in TYPES]
-            assert max(map(len, rings)) <= limits.history_events
-            assert max(map(weight, rings)) <= limits.history_bytes
-            assert sum(map(weight, rings)) <= limits.history_total_bytes
-    assert history.bytes == sum(map(weight, rings)) if events else True
+            plain.keep(seq, type, "", row_of(seq, length))
+            for name, ring in plain.rings.items():
+                assert held(history, name) == [row for _, _, row in ring]
+    assert history.bytes == sum(map(size, plain.rings.values()))
+    assert len(history) == sum(map(len, plain.rings.values()))
 
 
 def test_sizes_are_not_counted_one_by_one_while_there_is_space() -> None:
@@ -183,15 +181,16 @@ def test_sizes_are_not_counted_one_by_one_while_there_is_space() -> None:
     assert ring.counted == 2 + AHEAD
 
 
-@given(small_limits, kept_events)
-@settings(max_examples=50, deadline=None)
-def test_the_figures_are_those_of_what_is_kept(
-    limits: Limits, events: list[tuple[str, str, int]]
-) -> None:
-    history, plain = both(limits, events)
-    assert history.bytes == sum(map(size, plain.rings.values()))
-    assert len(history) == sum(map(len, plain.rings.values()))
-    assert history.newest == len(events)
+def test_nothing_is_forgotten_for_what_was_only_paid_in_advance() -> None:
+    history = History(Limits(history_total_bytes=200_000))
+    keep(history, 1, "B", size=1000)
+    ring = history.ring("B")
+    assert ring is not None
+    assert ring.paid > 1000
+    for seq in range(2, 20):
+        keep(history, seq, "A", size=10_000)
+    keep(history, 20, "A", size=200_000 - 1000 - 18 * 10_000 - 20 * ROW_OVERHEAD)
+    assert (len(history), history.bytes) == (20, 200_000)
 
 
 def test_an_event_larger_than_its_bound_is_forgotten_at_once_and_said_to_be() -> None:
@@ -574,6 +573,14 @@ def test_reached_is_later_than_all_that_was_forgotten_before_the_clock_was_set_b
     begin, reached = history.since(ALL, 39_000.0)
     assert begin == 2
     assert reached > 43_201.0
+
+
+def test_reached_is_a_float_though_timestamps_may_be_whole_numbers() -> None:
+    history = History(Limits(history_events=2))
+    for seq in (1, 2, 3):
+        keep(history, seq, "A", time=seq)
+    reached = history.since(ALL, 0.0)[1]
+    assert (reached, type(reached)) == (2.0, float)
 
 
 # Where the events of a key lie.

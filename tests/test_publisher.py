@@ -1,6 +1,7 @@
 """Numbering, keeping and handing out, and everything that must not take a number."""
 
 import enum
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from aiobus import BusError, EncodeError, Event, EventType, Limits
 from aiobus.codec import decode
-from aiobus.delivery import BackpressureGate, Delivery
+from aiobus.delivery import BackpressureGate, Delivery, enter
+from aiobus.history import LARGE, ROW_OVERHEAD
 from aiobus.pattern import Query
 from aiobus.publisher import Publisher, Route
 from aiobus.stream import Stream
@@ -108,6 +110,19 @@ def test_publishing_a_received_event_makes_it_a_new_one() -> None:
     assert (event.source, event.epoch, event.seq, event.cause) == ("desk", 36, 1, "")
 
 
+def test_the_cause_is_the_event_in_hand_unless_the_caller_or_the_bus_itself_names_it() -> None:
+    desk, box = publisher(), Box()
+
+    def in_hand() -> list[str]:
+        enter(Delivery(box, Event("ORDER", 1, source="other", epoch=36, seq=5)))
+        received = Event("TRADE", 1, source="other", epoch=36, seq=4, cause="other@10.3")
+        desk.publish(received)
+        events = [publish(desk, "TRADE"), publish(desk, "TRADE", cause="a@1.1"), received]
+        return [event.cause for event in (*events, publish(desk, "aiobus.gap", is_own=True))]
+
+    assert copy_context().run(in_hand) == ["other@10.5", "a@1.1", "other@10.5", ""]
+
+
 def test_the_row_that_is_kept_and_handed_out_says_the_same() -> None:
     desk, box = publisher(), Box()
     desk.attach(box)
@@ -120,6 +135,17 @@ def test_the_row_that_is_kept_and_handed_out_says_the_same() -> None:
         event.timestamp,
     )
     assert desk.history.page(Query.of("*"), 0, 1).rows == [("TRADE", "BTC", box.rows[0])]
+
+
+def test_the_bounds_of_history_hold_after_every_event() -> None:
+    desk = publisher(history_events=50, history_bytes=20_000)
+    for size in [*[1] * 70, *[LARGE] * 10, *[1] * 70, *[5 * LARGE] * 5, *[1] * 70]:
+        publish(desk, "TRADE", "." * size)
+        ring = desk.history.ring("TRADE")
+        assert ring is not None
+        rows = ring.cells[3 * ring.start :: 3]
+        assert len(rows) <= 50
+        assert sum(map(len, rows)) + len(rows) * ROW_OVERHEAD <= 20_000
 
 
 REFUSED = {
