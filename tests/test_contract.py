@@ -15,6 +15,7 @@ from dataclasses import fields
 from enum import StrEnum
 from typing import Any
 
+import orjson
 import pytest
 from actors import tcp_url
 
@@ -29,12 +30,13 @@ from aiobus import (
     RequestTimeout,
     peers,
 )
+from aiobus.sequence import NO_EVENTS, WENT_BACK
 from aiobus.stream import FRAME_EVENTS
 from aiobus.testing import MemoryNetwork
 from aiobus.transport import links
 from aiobus.transport import mesh as start_of
 from aiobus.transport.links import BYE_SECONDS
-from aiobus.wire import heartbeat
+from aiobus.wire import frame, heartbeat, page, topic
 
 NETWORKS = ["memory", "ipc", "tcp"]
 TRANSPORTS = ["inproc", *NETWORKS]
@@ -92,6 +94,13 @@ async def desk(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIt
 async def mesh(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
     """The same for those that have several buses."""
     async with open_desk(request.param) as desk:
+        yield desk
+
+
+@pytest.fixture(params=NETWORKS)
+async def doubted(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
+    """The same, where a test sends what is no event, so that it is counted."""
+    async with open_desk(request.param, refuses=True) as desk:
         yield desk
 
 
@@ -1350,3 +1359,294 @@ async def test_of_buses_that_end_at_once_none_complains_of_the_end_of_another(
     kind = None if error is None else type(error)
     await asyncio.gather(*(bus.__aexit__(kind, error, None) for bus in buses))
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# Rows that are no events. They are looked at when it is their turn, so what is wrong with them is
+# found late, when the source may have had its acknowledgement.
+
+
+def t_row(seq: int, timestamp: Any = 1.0) -> bytes:
+    return orjson.dumps([seq, timestamp, "T", "", seq])
+
+
+def bad_row(seq: int) -> bytes:
+    return t_row(seq, "soon")
+
+
+async def number(feed: AsyncEventBus, count: int) -> None:
+    """`feed` publishes so many events that nobody asks for: it is so far in its numbers, and what
+    is sent in its name up to there is not more than it says of itself.
+    """
+    for each in range(count):
+        await feed.publish(Event("U", each))
+
+
+def forge(feed: AsyncEventBus, prev: int, newest: int, *rows: bytes) -> None:
+    """Send a frame of these rows in the name of `feed`, on its own links."""
+    source = feed.name, feed.stats().epoch
+    feed._transport._network.send(frame(topic("T"), *source, prev, newest, rows))  # type: ignore[attr-defined]
+
+
+def seqs(seen: Seen) -> list[int]:
+    return [event.seq for event in seen if event.type == "T"]
+
+
+def gaps(seen: Seen) -> list[tuple[int, int, str]]:
+    told = [event.data for event in seen if event.type == "aiobus.gap"]
+    return [(gap["after"], gap["upto"], gap["reason"]) for gap in told]
+
+
+async def told(seen: Seen, count: int = 1) -> None:
+    """So many gaps were handed over."""
+    async with asyncio.timeout(10):
+        await seen.until(lambda: len(gaps(seen)) >= count)
+
+
+WANTED = ["T", "aiobus.gap"]
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"overflow": "block"},
+    {"overflow": "drop_oldest"},
+    {"where": lambda event: True},
+    {"max_age": 1e12},
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_of_rows_behind_one_that_is_no_event_exactly_these_are_lost_and_that_is_said(
+    doubted: Desk, way: dict[str, Any]
+) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    subscription = await strategy.subscribe(WANTED, seen.take, **way)
+    await number(feed, 5)
+    forge(feed, 0, 5, t_row(1), t_row(2), bad_row(3), t_row(4), t_row(5))
+    sixth = await feed.publish(Event("T", 6))
+    await arrive(feed, strategy)
+    await told(seen)
+    last = await feed.publish(Event("T", 7))
+    await arrive(feed, strategy)
+    assert (seqs(seen), gaps(seen)) == ([1, 2, sixth.seq, last.seq], [(2, 5, NO_EVENTS)])
+    assert (subscription.stats.gaps, subscription.stats.pending) == (1, 0)
+    assert (feed.stats().refused, strategy.stats().refused) == (0, 1)
+
+
+@pytest.mark.parametrize("good", [0, 1, 31, 32, 33, 100])
+async def test_however_many_good_rows_come_before_one_that_is_no_event_all_are_handed_over(
+    doubted: Desk, good: int
+) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    await number(feed, good + 2)
+    rows = [t_row(seq) for seq in range(1, good + 1)]
+    forge(feed, 0, good + 2, *rows, bad_row(good + 1), t_row(good + 2))
+    last = await feed.publish(Event("T", 0))
+    await arrive(feed, strategy)
+    await told(seen)
+    assert seqs(seen) == [*range(1, good + 1), last.seq]
+    assert gaps(seen) == [(good, good + 2, NO_EVENTS)]
+
+
+async def test_a_lone_row_that_is_no_event_is_lost_and_that_is_said(doubted: Desk) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    await number(feed, 1)
+    forge(feed, 0, 1, bad_row(1))
+    last = await feed.publish(Event("T", 2))
+    await arrive(feed, strategy)
+    await told(seen)
+    assert (seqs(seen), gaps(seen)) == ([last.seq], [(0, 1, NO_EVENTS)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "handed"),
+    [
+        ([t_row(1), t_row(2), t_row(4)], [1, 2, 4]),  # the last is not the one that the head names
+        ([t_row(1), t_row(2), b"[]".ljust(30)], [1, 2]),
+        ([t_row(1), t_row(2), t_row(2), t_row(5)], [1, 2]),
+        ([t_row(1), t_row(2), b'[3,1.0,"T","",%b]' % (b"[" * 254 + b"]" * 254)], [1, 2]),
+        ([t_row(1), t_row(2), b'[3,1.0,"aiobus.gap","",1]', t_row(5)], [1, 2]),
+        ([t_row(1), t_row(2), b" " * 20, b" " * 20, t_row(5)], [1, 2]),
+    ],
+)
+async def test_whatever_is_wrong_the_good_rows_before_it_are_handed_over(
+    doubted: Desk, rows: list[bytes], handed: list[int]
+) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    await number(feed, 5)
+    forge(feed, 0, 5, *rows)
+    last = await feed.publish(Event("T", 6))
+    await arrive(feed, strategy)
+    await told(seen)
+    assert seqs(seen) == [*handed, last.seq]
+    assert gaps(seen) == [(handed[-1], 5, NO_EVENTS)]
+
+
+async def test_a_row_that_is_found_to_be_no_event_after_the_acknowledgement_is_told_all_the_same(
+    doubted: Desk,
+) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen(is_open=False)
+    await strategy.subscribe(WANTED, seen.take)
+    at = (await feed.publish(Event("T", 1))).seq
+    assert await feed.flush() == []
+    await number(feed, 3)
+    forge(feed, at, at + 3, t_row(at + 1), bad_row(at + 2), t_row(at + 3))
+    fifth = await feed.publish(Event("T", 5))
+    assert await feed.flush() == []
+    assert (seen, strategy.stats().refused) == ([], 0)
+    seen.gate.set()
+    await told(seen)
+    last = await feed.publish(Event("T", 6))
+    await arrive(feed, strategy)
+    assert seqs(seen) == [at, at + 1, fifth.seq, last.seq]
+    assert gaps(seen) == [(at + 1, at + 3, NO_EVENTS)]
+    assert strategy.stats().refused == 1
+
+
+async def test_a_row_that_is_found_to_be_no_event_after_its_source_has_closed_is_told_all_the_same(
+    doubted: Desk,
+) -> None:
+    """There is nobody to ask any more."""
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen(is_open=False)
+    await strategy.subscribe(WANTED, seen.take)
+    at = (await feed.publish(Event("T", 1))).seq
+    assert await feed.flush() == []
+    await number(feed, 3)
+    forge(feed, at, at + 3, t_row(at + 1), bad_row(at + 2), t_row(at + 3))
+    assert await feed.flush() == []
+    async with strategy.stream("aiobus.peer_left") as left:
+        await feed.close()
+        await anext(left)
+    seen.gate.set()
+    await told(seen)
+    assert (seqs(seen), gaps(seen)) == ([at, at + 1], [(at + 1, at + 3, NO_EVENTS)])
+
+
+async def test_a_source_that_closes_before_it_said_where_it_is_leaves_nothing_untold(
+    doubted: Desk,
+) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    await number(feed, 3)
+    forge(feed, 0, 3, t_row(1), bad_row(2), t_row(3))
+    await feed.close()
+    await told(seen)
+    assert (seqs(seen), gaps(seen)) == ([1], [(1, 3, NO_EVENTS)])
+
+
+async def test_two_subscriptions_of_one_query_are_each_told_of_rows_that_are_no_events(
+    doubted: Desk,
+) -> None:
+    """One of them when the other's question has been answered."""
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    first, second = Seen(), Seen(is_open=False)
+    await strategy.subscribe(WANTED, first.take)
+    await strategy.subscribe(WANTED, second.take)
+    at = (await feed.publish(Event("T", 1))).seq
+    assert await feed.flush() == []
+    await number(feed, 3)
+    forge(feed, at, at + 3, t_row(at + 1), bad_row(at + 2), t_row(at + 3))
+    await told(first)
+    second.gate.set()
+    await told(second)
+    for seen in (first, second):
+        assert (seqs(seen), gaps(seen)) == ([at, at + 1], [(at + 1, at + 3, NO_EVENTS)])
+
+
+async def test_good_events_between_rows_that_are_no_events_are_in_no_gap(doubted: Desk) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    await number(feed, 6)
+    forge(feed, 0, 2, t_row(1), bad_row(2))
+    forge(feed, 2, 4, t_row(3), t_row(4))
+    forge(feed, 4, 6, t_row(5), bad_row(6))
+    last = await feed.publish(Event("T", 7))
+    await arrive(feed, strategy)
+    await told(seen)
+    assert seqs(seen) == [1, 3, 4, 5, last.seq]
+    lost = {seq for after, upto, _ in gaps(seen) for seq in range(after + 1, upto + 1)}
+    assert lost == {2, 6}
+
+
+FAR = 2**62
+
+
+async def test_a_forged_number_of_rows_that_are_no_events_silences_no_source(doubted: Desk) -> None:
+    """The frame goes on where the subscription stands, so the number is believed at first."""
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    sent = [await feed.publish(Event("T", each)) for each in range(3)]
+    assert await feed.flush() == []
+    forge(feed, sent[-1].seq, FAR, bad_row(FAR))
+    sent += [await feed.publish(Event("T", each)) for each in range(3)]
+    assert await feed.flush() == []
+    await told(seen)
+    later = [await feed.publish(Event("T", each)) for each in range(3)]
+    await arrive(feed, strategy)
+    handed = seqs(seen)
+    assert handed == sorted(set(handed))
+    assert handed[:3] == [event.seq for event in sent[:3]]
+    assert handed[-3:] == [event.seq for event in later]
+    ((after, upto, reason),) = gaps(seen)
+    assert (upto, reason) == (FAR, WENT_BACK)
+    assert all(event.seq in handed or after < event.seq <= upto for event in sent)
+
+
+async def test_what_comes_while_a_forged_number_counts_as_missing_is_pulled_and_nothing_is_lost(
+    doubted: Desk,
+) -> None:
+    """The frame does not go on where the subscription stands, so it is left, and what is before it
+    asked for.
+    """
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    sent = [await feed.publish(Event("T", each)) for each in range(3)]
+    assert await feed.flush() == []
+    forge(feed, FAR - 1, FAR, bad_row(FAR))
+    sent += [await feed.publish(Event("T", each)) for each in range(6)]
+    await arrive(feed, strategy)
+    assert (seqs(seen), gaps(seen)) == ([event.seq for event in sent], [])
+
+
+async def test_good_rows_before_a_forged_number_are_handed_over_once(doubted: Desk) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    await strategy.subscribe(WANTED, seen.take)
+    await number(feed, 2)
+    forge(feed, 0, FAR, t_row(1), t_row(2), bad_row(FAR))
+    await told(seen)
+    last = await feed.publish(Event("T", 3))
+    await arrive(feed, strategy)
+    assert seqs(seen) == [1, 2, last.seq]
+    ((_, upto, reason),) = gaps(seen)
+    assert (upto, reason) == (FAR, WENT_BACK)
+
+
+async def test_of_a_page_whose_rows_are_no_events_exactly_what_it_reached_to_is_lost(
+    doubted: Desk,
+) -> None:
+    feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
+    seen = Seen()
+    subscription = await strategy.subscribe(WANTED, seen.take)
+    await number(feed, 5)
+    mesh: Any = strategy._transport
+    nonce = mesh._inlets.number(subscription._receiver.intake)
+    source, rows = ("feed", feed.stats().epoch), [t_row(1), t_row(2), bad_row(3), t_row(5)]
+    forge(feed, 5, 5)  # a beacon, by which something is missing, and an answer before it is asked
+    feed._transport._network.send(page(mesh.me, nonce, *source, 0, 0, 5, 5, None, rows))  # type: ignore[attr-defined]
+    await told(seen)
+    last = await feed.publish(Event("T", 6))
+    await arrive(feed, strategy)
+    assert (seqs(seen), gaps(seen)) == ([1, 2, last.seq], [(2, 5, NO_EVENTS)])
+    assert strategy.stats().refused == 1
+    assert not subscription.stats.behind

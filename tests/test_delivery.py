@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiobus import Event, EventType
-from aiobus.delivery import Consumer, Delivery, StreamBody, closes_circle, current, enter, waiting
+from aiobus import AsyncEventBus, Event, EventType
+from aiobus.delivery import (
+    Consumer,
+    Delivery,
+    StreamBody,
+    closes_circle,
+    current,
+    current_id,
+    enter,
+    holding,
+    waiting,
+)
 
 EVENT = Event(EventType.TRADE, 1, source="desk", epoch=36, seq=5)
 
@@ -116,6 +126,141 @@ def test_a_context_can_be_emptied_again() -> None:
     context.run(enter, Delivery(Handler(), EVENT))
     context.run(enter, None)
     assert context.run(current) is None
+
+
+# One of one at a time, whose delivery is made when it is asked for.
+
+
+async def test_while_an_event_is_in_hand_its_delivery_is_one_and_unfinished(
+    bus: AsyncEventBus,
+) -> None:
+    seen: list[Delivery] = []
+
+    async def on_event(event: Event) -> None:
+        assert current_id() == event.id
+        event.seq = 99  # what the handler does to it changes no name
+        for _ in range(2):
+            delivery = current()
+            assert delivery is not None
+            assert not delivery.finished
+            assert [delivery] == holding()
+            seen.append(delivery)
+            await asyncio.sleep(0)
+        assert current_id() == seen[-1].id
+
+    subscription = await bus.subscribe("A", on_event)
+    published = [await bus.publish(Event("A", number)) for number in range(3)]
+    await bus.settle()
+    assert subscription.stats.failed == 0
+    assert [delivery.id for delivery in seen] == [event.id for event in published for _ in "12"]
+    assert seen[0] is seen[1]
+    assert seen[1] is not seen[2]
+    assert all(delivery.finished for delivery in seen)
+    assert subscription._receiver.running == set()
+
+
+async def test_a_task_that_outlives_its_handler_has_its_event_as_cause_and_holds_nothing_up(
+    bus: AsyncEventBus,
+) -> None:
+    go_on = asyncio.Event()
+    late: list[tuple[str, str, bool, list[Delivery]]] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def afterwards() -> None:
+        await go_on.wait()
+        delivery = current()
+        assert delivery is not None
+        late.append((current_id(), delivery.id, delivery.finished, holding()))
+
+    async def on_event(event: Event) -> None:
+        tasks.append(asyncio.create_task(afterwards()))
+
+    await bus.subscribe("A", on_event)
+    published = [await bus.publish(Event("A", number)) for number in range(2)]
+    await bus.settle()
+    go_on.set()
+    await asyncio.gather(*tasks)
+    assert late == [(event.id, event.id, True, []) for event in published]
+
+
+async def test_a_task_of_an_earlier_event_does_not_take_the_one_in_hand_for_its_own(
+    bus: AsyncEventBus,
+) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    late: list[asyncio.Task[tuple[str, list[Delivery]]]] = []
+
+    async def afterwards() -> tuple[str, list[Delivery]]:
+        await first.wait()
+        delivery = current()
+        assert delivery is not None
+        assert delivery.finished
+        return delivery.id, holding()
+
+    async def on_event(event: Event) -> None:
+        if event.data:
+            first.set()
+            await second.wait()
+        else:
+            late.append(asyncio.create_task(afterwards()))
+
+    subscription = await bus.subscribe("A", on_event)
+    one, other = [await bus.publish(Event("A", number)) for number in range(2)]
+    await first.wait()
+    assert await late[0] == (one.id, [])
+    (running,) = subscription._receiver.running
+    assert (running.id, running.finished) == (other.id, False)
+    second.set()
+    await bus.settle()
+    assert running.finished
+
+
+async def test_an_event_that_is_asked_about_by_nobody_counts_as_running_while_it_is_in_hand(
+    bus: AsyncEventBus,
+) -> None:
+    """Those who look for circles of waits ask the consumer, not the handler."""
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    async def on_event(event: Event) -> None:
+        inside.set()
+        await leave.wait()
+
+    subscription = await bus.subscribe("A", on_event)
+    assert list(subscription._receiver.running) == []
+    event = await bus.publish(Event("A", 1))
+    await inside.wait()
+    receiver = subscription._receiver
+    (delivery,) = receiver.running
+    assert (delivery.id, list(receiver.running), receiver.in_hand) == (event.id, [delivery], 1)
+    leave.set()
+    await bus.settle()
+    assert (delivery.finished, list(receiver.running), receiver.in_hand) == (True, [], 0)
+
+
+async def test_a_handler_that_raises_has_finished_with_its_event() -> None:
+    seen: list[Delivery | None] = []
+
+    async def on_event(event: Event) -> None:
+        seen.append(current())
+        raise ValueError
+
+    async with AsyncEventBus() as bus:
+        subscription = await bus.subscribe("A", on_event)
+        await bus.publish(Event("A", 1))
+        await bus.settle()
+        (delivery,) = seen
+        assert delivery is not None
+        assert delivery.finished
+        assert (subscription.stats.failed, subscription._receiver.in_hand) == (1, 0)
+
+
+def test_outside_of_all_there_is_no_id() -> None:
+    assert contextvars.Context().run(current_id) == ""
+
+
+def test_the_current_id_is_that_of_the_current_delivery() -> None:
+    context = contextvars.Context()
+    context.run(enter, Delivery(Handler(), EVENT))
+    assert context.run(current_id) == EVENT.id
 
 
 # The body of a stream.

@@ -846,6 +846,16 @@ def test_of_a_source_that_leaves_before_it_answered_what_is_no_events_is_lost(me
     assert met.box.log == [5, Gap(5, 9, NO_EVENTS)]
 
 
+def test_of_what_is_found_to_be_no_events_when_its_source_has_left_the_loss_is_told_at_once(
+    met: Bench,
+) -> None:
+    """It has closed, so there is nobody to ask."""
+    met.intake.take(rows_of(4, 5, newest=9), met.older)
+    met.intake.leave(DESK, 9)
+    met.intake.spoil(met.box.spoilt.pop())
+    assert met.box.log == [5, Gap(5, 9, NO_EVENTS)]
+
+
 def test_of_a_source_that_is_forgotten_before_it_answered_what_is_no_events_is_lost(
     met: Bench,
 ) -> None:
