@@ -3,7 +3,7 @@
 import pytest
 
 from aiobus.transport import askers as module
-from aiobus.transport.askers import MAX_NAMED, Askers
+from aiobus.transport.askers import MAX_JUNK, MAX_NAMED, MAX_VAIN, Askers
 from aiobus.wire import Who
 
 BOT = Who("bot", 50, "ipc:///bot")
@@ -166,6 +166,49 @@ def test_a_link_that_said_hello_and_is_refused_more_than_is_remembered_keeps_tha
     askers.close(b"T/a\0", ONE)
     askers.close(b"T/a\0", None)
     assert askers.refused(ONE) == (False, {})
+
+
+JUNK = b"\xff\0"
+
+
+def test_a_link_is_abusive_beyond_a_number_of_topics_that_no_member_asks_for() -> None:
+    askers = Askers()
+    for _ in range(MAX_JUNK):
+        askers.refuse(ONE, JUNK, "no subscription")
+        askers.refuse(TWO, JUNK, "no subscription")
+    assert not askers.is_abusive(ONE)
+    askers.refuse(ONE, JUNK, "no subscription")
+    assert (askers.is_abusive(ONE), askers.is_abusive(TWO)) == (True, False)
+
+
+def test_a_link_is_abusive_beyond_a_number_of_queries_that_are_refused() -> None:
+    askers = refused_all(MAX_VAIN)
+    assert not askers.is_abusive(ONE)
+    askers.refuse(ONE, b"T\0", "full")
+    assert askers.is_abusive(ONE)
+
+
+def test_a_link_on_which_more_and_more_say_hello_is_abusive() -> None:
+    askers = Askers()
+    for number in range(MAX_JUNK + 1):
+        askers.hello(ONE, Who(f"x{number}", 1, f"ipc:///x{number}"))
+        askers.hello(TWO, BOT)
+    assert not askers.is_abusive(ONE)
+    askers.hello(ONE, BOT)
+    assert (askers.is_abusive(ONE), askers.is_abusive(TWO)) == (True, False)
+
+
+@pytest.mark.parametrize("how", ["renew", "withdraw"])
+def test_what_a_link_asked_for_in_vain_is_not_held_against_the_next_of_its_number(how: str) -> None:
+    askers = refused_all(MAX_VAIN + 1)
+    for _ in range(MAX_JUNK + 1):
+        askers.refuse(ONE, JUNK, "no subscription")
+    if how == "renew":
+        askers.renew(ONE)
+    else:
+        askers.hello(ONE, BOT)
+        askers.withdraw(BOT)
+    assert not askers.is_abusive(ONE)
 
 
 def test_who_is_refused_something_is_named_with_it() -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import os
 import random
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -13,10 +15,12 @@ import orjson
 import pytest
 import zmq
 import zmq.asyncio
+from actors import nursery as make_nursery
 from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, peers
 from aiobus.transport import links
+from aiobus.transport.askers import MAX_JUNK
 from aiobus.transport.links import AT_SIGHT
 from aiobus.transport.meeting import Member
 from aiobus.transport.zmq import MAX_MESSAGE
@@ -292,9 +296,9 @@ async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
         assert (await step).data == 2
 
 
-async def served(bus: AsyncEventBus) -> None:
-    """It has read a subscription, and so all that came before on the same link."""
-    while not len(bus._transport._streams):  # type: ignore[attr-defined]
+async def served(bus: AsyncEventBus, count: int = 1) -> None:
+    """It has read subscriptions, and so all that came before on the same links."""
+    while len(bus._transport._streams) < count:  # type: ignore[attr-defined]
         await turn()
 
 
@@ -305,19 +309,22 @@ async def turn() -> None:
 async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_links(
     bus: AsyncEventBus, folder: str
 ) -> None:
-    liar = Stranger(folder)
-    liar.up.connect(f"ipc://{folder}/{bus.name}.sock")
+    liars = [Stranger(folder), Stranger(folder)]  # one alone says too much, and is cut off
+    for liar in liars:
+        liar.up.connect(f"ipc://{folder}/{bus.name}.sock")
     for number in range(2_000):
         who = Who(f"tool{number}", 1, f"ipc://{folder}/tool{number}.sock")
-        await liar.up.send(b"\1" + who.topic)
-    await liar.up.send(b"\1LAST\0")
-    await served(bus)
+        await liars[number % 2].up.send(b"\1" + who.topic)
+    for number, liar in enumerate(liars):
+        await liar.up.send(b"\1LAST/%d\0" % number)
+    await served(bus, 2)
     async with AsyncEventBus(f"ipc://{folder}", name="real") as real, real.stream("TRADE") as got:
         assert "real" in bus.stats().peers
         await bus.publish(Event("TRADE", 1))
         assert (await anext(got)).data == 1
         assert len(list(bus._transport._links)) <= AT_SIGHT + 2  # type: ignore[attr-defined]
-    liar.close()
+    for liar in liars:
+        liar.close()
 
 
 async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_listens(
@@ -348,6 +355,58 @@ async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_
     assert await bus.flush(0.2) == ["frozen"]
     frozen.close()
     assert await bus.flush() == []
+
+
+RSS = "return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() // 2**20"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RSS is read from /proc")
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+@pytest.mark.paired
+async def test_random_subscriptions_without_end_fill_no_memory_and_hold_up_no_other_link(
+    scheme: str, folder: str
+) -> None:
+    """Of a process that is no aiobus. ZeroMQ needs 12 KiB for each, so that these are 240 MiB; and
+    it makes a link again that has ended, and asks for all of it once more.
+    """
+    url = f"ipc://{folder}/d" if scheme == "ipc" else tcp_url()
+    async with make_nursery() as nursery:
+        victim, friend = await nursery.actors(2)
+        await victim("import resource; self.resource = resource")
+        await victim.start(url, "victim")
+        await friend.start(url, "friend")
+        await friend.hear("T")
+        endpoint = await victim("return bus._transport.me.endpoint")
+        before = await victim("resource = self.resource; " + RSS)
+        liar = Stranger(folder)
+        raw = liar.context.socket(zmq.SUB)
+        raw.set(zmq.SNDHWM, 0)
+        raw.connect(endpoint)
+        dice = random.Random(SEED)
+        for _ in range(20_000):
+            raw.subscribe(dice.randbytes(250))
+        while await victim("return bus.stats().refused") < 4 * MAX_JUNK:
+            await raw.poll(10)  # or ZeroMQ does not make its link again
+        assert await victim("resource = self.resource; " + RSS) - before < 80
+        await victim("await bus.publish(Event('T', 1))")
+        assert await victim("return await bus.flush()") == []
+        assert await friend.heard(1) == [1]
+        liar.close()
+
+
+async def test_no_descriptor_is_ended_that_is_not_of_a_connection_to_the_bus(
+    bus: AsyncEventBus, folder: str
+) -> None:
+    """A connection may have ended, and its number be that of another file of this process."""
+    network: Any = bus._transport._network  # type: ignore[attr-defined]
+    one, other = socket.socketpair()
+    file = os.open(f"{folder}/file", os.O_RDWR | os.O_CREAT)
+    with one, other:
+        for each in (one.fileno(), file, 9_999):
+            network.end_link(each)
+        one.send(b"still")
+        assert (other.recv(9), os.write(file, b"there")) == (b"still", 5)
+    os.close(file)
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 from test_contract import NETWORKS, Desk, Seen, arrive, open_desk
@@ -152,3 +154,27 @@ async def test_of_more_than_an_answer_names_none_is_taken_for_confirmed(
     strategy = await mesh.bus("strategy")
     made = [await strategy.subscribe("T", Seen().take, key=key) for key in "abcd"]
     assert [set(each.unconfirmed) for each in made] == [set(), set(), {"feed"}, {"feed"}]
+
+
+async def test_a_link_on_which_too_much_is_asked_for_is_ended_and_its_bus_loses_nothing(
+    mesh: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[str], AbstractContextManager[asyncio.Event]],
+) -> None:
+    monkeypatch.setattr(askers, "MAX_JUNK", 3)
+    feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
+    (seen,) = await subscribed(strategy, "a")
+    network: Any = strategy._transport._network  # type: ignore[attr-defined]
+    junk = [b"\xff%d\0" % number for number in range(4)]
+    with logged("more subscriptions came on a connection than are served: it is ended") as said:
+        for topic in junk:
+            network.subscribe(topic)
+        await said.wait()
+    for topic in junk:
+        network.unsubscribe(topic)
+    for number in range(200):
+        await feed.publish(Event("T", number, key="a"))
+        await turn()
+    await seen.until(lambda: len(seen) == 200)
+    assert seen.data == list(range(200))
+    assert await feed.flush() == []

@@ -194,6 +194,13 @@ class _Port:
         if link is not None:
             link.end()
 
+    def end_link(self, link: int) -> None:
+        """End a link from below; it is made again at the next turn of the loop."""
+        for each in list(self.below):
+            if each.number == link:
+                each.detach()
+                asyncio.get_running_loop().call_soon(each.go_on, context=Context())
+
     def subscribe(self, topic: bytes) -> None:
         """Ask every link for a topic."""
         self.topics[topic] += 1
@@ -264,7 +271,7 @@ class _Link:
         self.below = below
         self.endpoint = endpoint
         network.links_made += 1
-        self._number = network.links_made
+        self.number = network.links_made
         self._network = network
         self._above: _Port | None = None
         self._is_over = False
@@ -320,11 +327,11 @@ class _Link:
             if topic not in self._topics:
                 self._topics.add(topic)
                 above.asked[topic] += 1
-                above.hear_up(message, self._number)
+                above.hear_up(message, self.number)
         elif message[:1] == b"\0":
-            self._withdraw(above, topic, self._number)
+            self._withdraw(above, topic, self.number)
         else:
-            above.hear_up(message, self._number)
+            above.hear_up(message, self.number)
 
     def _withdraw(self, above: _Port, topic: bytes, link: int | None) -> None:
         if topic in self._topics:

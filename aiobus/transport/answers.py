@@ -87,6 +87,12 @@ class Answers:
         for before in self._askers.hello(link, who):
             self._streams.recharge(before, link)
 
+    def gives_up(self, link: Link) -> bool:
+        """True, once, when a link asks for more in vain than any member does: it is to be ended."""
+        if is_abusive := self._askers.is_abusive(link):
+            self._askers.renew(link)
+        return is_abusive
+
     def close(self, name: bytes, link: Link) -> None:
         """No link asks for a topic any more; `link` was the last."""
         self._streams.close(name)

@@ -10,7 +10,7 @@ from itertools import islice
 from aiobus.pattern import MAX_QUERY
 from aiobus.wire import QUIET, Who
 
-__all__ = ["MAX_NAMED", "Askers", "Link"]
+__all__ = ["MAX_JUNK", "MAX_NAMED", "MAX_VAIN", "Askers", "Link"]
 
 Link = int | None
 """The number of a link; None where it is not known."""
@@ -19,6 +19,12 @@ MAX_NAMED = 1_024
 MAX_BYTES = 8 * 1024 * 1024
 """Of all refused queries that are remembered: some 60,000. ZeroMQ itself holds more of each."""
 OVERHEAD = 128
+MAX_JUNK = 1_024
+"""Subscriptions of one link that no member has: what is no query, and the hellos of others. ZeroMQ
+keeps each of them, at 50 bytes a character that no other topic shares.
+"""
+MAX_VAIN = 32_768
+"""Queries that one link asks for and is refused."""
 MAX_REASON = 200
 MAX_LINKS = 4_096
 
@@ -31,6 +37,8 @@ class Askers:
         self._refused: dict[Link, dict[bytes, str]] = {}
         self._uncounted: set[Link] = set()
         """Links of which more was refused than is remembered."""
+        self._junk: dict[Link, int] = {}
+        self._vain: dict[Link, int] = {}
         self._bytes = 0
 
     def __contains__(self, link: Link) -> bool:
@@ -44,7 +52,8 @@ class Askers:
     def hello(self, link: Link, who: Who) -> list[Link]:
         """`who` is at the other end of `link`; return the links on which it said so before."""
         before = [each for each, other in self._who.items() if other == who and each != link]
-        self._who.pop(link, None)
+        if self._who.pop(link, who) != who:
+            self._junk[link] = self._junk.get(link, 0) + 1
         self._who[link] = who
         if len(self._who) > MAX_LINKS:
             del self._who[next(iter(self._who))]
@@ -59,12 +68,24 @@ class Askers:
                 self.serve(link, name)
             self._refused.pop(link, None)
             self._uncounted.discard(link)
+            self.renew(link)
         return gone
+
+    def is_abusive(self, link: Link) -> bool:
+        """True when more is asked for in vain on this link than any member asks for."""
+        return self._junk.get(link, 0) > MAX_JUNK or self._vain.get(link, 0) > MAX_VAIN
+
+    def renew(self, link: Link) -> None:
+        """The link has ended, or is about to: count what is asked for in vain from 0."""
+        self._junk.pop(link, None)
+        self._vain.pop(link, None)
 
     def refuse(self, link: Link, name: bytes, reason: str) -> None:
         """The topic `name` is not served to `link`."""
         if _query(name) is None:
+            self._junk[link] = self._junk.get(link, 0) + 1
             return  # a member asks for no such topic, so it misses nothing
+        self._vain[link] = self._vain.get(link, 0) + 1
         self.serve(link, name)
         refused = self._refused.setdefault(link, {})
         size = len(name) + OVERHEAD

@@ -196,10 +196,16 @@ class Mesh:
     def _on_subscribed(self, name: bytes, link: Link) -> None:
         if self._is_closing:
             return
-        if (who := self._answers.serve(name, link)) is not None:
-            self._known.hello(who)
-            self._answers.greet(link, who)
-            self._streams.doubt()  # it may have missed what others have confirmed
+        try:
+            if (who := self._answers.serve(name, link)) is not None:
+                self._known.hello(who)
+                self._answers.greet(link, who)
+                self._streams.doubt()  # it may have missed what others have confirmed
+        finally:
+            if link is not None and self._answers.gives_up(link):
+                text = "more subscriptions came on a connection than are served: it is ended"
+                self._witness.trouble("a connection is ended", text)
+                self._network.end_link(link)
 
     def _on_unsubscribed(self, name: bytes, link: Link) -> None:
         self._answers.close(name, link)

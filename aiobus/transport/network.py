@@ -69,6 +69,12 @@ class Network(Protocol):
         """End the link. What was received on it is heard first."""
         ...
 
+    def end_link(self, link: int) -> None:
+        """End a link that another bus has made to this one, by its number. The other side may make
+        it again at once. No error when it has ended already.
+        """
+        ...
+
     def subscribe(self, topic: bytes) -> None:
         """Ask every link for messages that begin with `topic`, now and after each break."""
         ...
