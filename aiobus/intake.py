@@ -180,12 +180,11 @@ class Intake:
             after = spoiled.pop().after
         if upto > after:
             spoiled.append(Gap(after, upto, NO_EVENTS))
-        if source in self._dead:
-            self._lose_spoiled(source)
-        elif len(spoiled) > MAX_SPOILED:
+        if len(spoiled) > MAX_SPOILED:
             self._sink.lose(source, spoiled.pop(0))
-        if batch.error is not None:
-            self._transport.doubt(source, batch.error)
+        is_asked = batch.error is not None and self._transport.doubt(source, batch.error)
+        if not is_asked or source in self._dead:
+            self._lose_spoiled(source)
 
     def note_said(self, source: Source, seq: int) -> None:
         """A source that was asked says that it is at `seq`, and takes nothing back."""
@@ -318,8 +317,6 @@ class Intake:
 
     def tick(self, alive: Collection[Source]) -> None:
         """A second has passed: ask again for what is missing. `alive`: who was heard of lately."""
-        for source in [each for each in self._spoiled if each not in self._cursors]:
-            self._lose_spoiled(source)  # it is forgotten, and was opened since
         if self.behind:
             now = elapsed()
             for source in self.behind:

@@ -1365,8 +1365,8 @@ async def test_of_buses_that_end_at_once_none_complains_of_the_end_of_another(
 # found late, when the source may have had its acknowledgement.
 
 
-def t_row(seq: int, timestamp: Any = 1.0) -> bytes:
-    return orjson.dumps([seq, timestamp, "T", "", seq])
+def t_row(seq: int, timestamp: Any = None) -> bytes:
+    return orjson.dumps([seq, time.time() if timestamp is None else timestamp, "T", "", seq])
 
 
 def bad_row(seq: int) -> bytes:
@@ -1408,7 +1408,7 @@ WAYS: list[dict[str, Any]] = [
     {"overflow": "block"},
     {"overflow": "drop_oldest"},
     {"where": lambda event: True},
-    {"max_age": 1e12},
+    {"max_age": 99.0},
 ]
 
 

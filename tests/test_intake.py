@@ -38,11 +38,12 @@ class Asked:
         self.wants: list[Want] = []
         self.pages: list[tuple[Source, int, int]] = []
         self.doubts: list[Source] = []
-        self.is_full = False
+        self.is_full = self.has_left = False
 
-    def doubt(self, source: Source, error: ValueError) -> None:
+    def doubt(self, source: Source, error: ValueError) -> bool:
         assert str(error)
         self.doubts.append(source)
+        return not self.has_left
 
     def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
         self.wants.append(want)
@@ -852,6 +853,7 @@ def test_of_what_is_found_to_be_no_events_when_its_source_has_left_the_loss_is_t
     """It has closed, so there is nobody to ask."""
     met.intake.take(rows_of(4, 5, newest=9), met.older)
     met.intake.leave(DESK, 9)
+    met.asked.has_left = True
     met.intake.spoil(met.box.spoilt.pop())
     assert met.box.log == [5, Gap(5, 9, NO_EVENTS)]
 

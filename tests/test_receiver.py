@@ -37,8 +37,9 @@ class Asked:
         self.limits: list[int] = []
         self.doubts: list[Source] = []
 
-    def doubt(self, source: Source, error: ValueError) -> None:
+    def doubt(self, source: Source, error: ValueError) -> bool:
         self.doubts.append(source)
+        return True
 
     def ask(self, inlet: object, source: object, want: object, limit: int) -> bool:
         self.limits.append(limit)

@@ -178,9 +178,10 @@ class Transport(Protocol):
         """
         ...
 
-    def doubt(self, source: Source, error: ValueError) -> None:
+    def doubt(self, source: Source, error: ValueError) -> bool:
         """What `source` sent turned out to be wrong when it was opened: count it, say it, and ask
-        the source where it is. Each inlet hears the answer, by `go_back` or `note_said`.
+        the source where it is. Each inlet hears the answer, by `go_back` or `note_said`, or that
+        the source leaves. False if it has left, and nobody can be asked.
         """
         ...
 

@@ -402,10 +402,13 @@ class Links:
             self._hear(peer, elapsed(), seq)
         return peer
 
-    def doubt(self, source: Source) -> None:
-        """What came of a source is wrong: ask it where it is."""
-        if (peer := self._sources.get(source)) is not None:
-            self.doubts.ask(peer)
+    def doubt(self, source: Source) -> bool:
+        """What came of a source is wrong: ask it where it is. False if it has left."""
+        peer = self._sources.get(source)
+        if peer is None or peer.has_left:
+            return False
+        self.doubts.ask(peer)
+        return True
 
     def hear_beat(self, source: Source, seq: int) -> None:
         """A source says that it is at `seq`."""

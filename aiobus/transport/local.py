@@ -36,8 +36,9 @@ class Local:
         """Nobody to ask."""
         return False
 
-    def doubt(self, source: Source, error: ValueError) -> None:
+    def doubt(self, source: Source, error: ValueError) -> bool:
         """Nobody to ask."""
+        return False
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Nobody to wait for."""

@@ -323,13 +323,12 @@ class Mesh:
             what = (epoch, inlet.query.text, want.after, limit, want.since, want.upto)
             self._network.ask(up(PageAsk(name, number, self.me, *what)))
 
-    def doubt(self, source: Source, error: ValueError) -> None:
+    def doubt(self, source: Source, error: ValueError) -> bool:
         """Rows of a source are no events: count it, say it, and ask the source where it is."""
         text = f"rows of {source[0]} are lost, which are no events: {error}"
         self.refused += 1
         self._witness.trouble(f"rows of {source[0]} are no events", text)
-        if self._links is not None:
-            self._links.doubt(source)
+        return self._links is not None and self._links.doubt(source)
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every bus that listens has what it asked for; return the names of those that
