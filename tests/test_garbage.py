@@ -357,7 +357,11 @@ async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_
     assert await bus.flush() == []
 
 
-RSS = "return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() // 2**20"
+RSS = """
+import mmap
+with open("/proc/self/statm") as statm:
+    return int(statm.read().split()[1]) * mmap.PAGESIZE // 2**20
+"""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RSS is read from /proc")
@@ -372,26 +376,28 @@ async def test_random_subscriptions_without_end_fill_no_memory_and_hold_up_no_ot
     url = f"ipc://{folder}/d" if scheme == "ipc" else tcp_url()
     async with make_nursery() as nursery:
         victim, friend = await nursery.actors(2)
-        await victim("import resource; self.resource = resource")
         await victim.start(url, "victim")
         await friend.start(url, "friend")
         await friend.hear("T")
         endpoint = await victim("return bus._transport.me.endpoint")
-        before = await victim("resource = self.resource; " + RSS)
+        before = await victim(RSS)
         liar = Stranger(folder)
-        raw = liar.context.socket(zmq.SUB)
-        raw.set(zmq.SNDHWM, 0)
-        raw.connect(endpoint)
-        dice = random.Random(SEED)
-        for _ in range(20_000):
-            raw.subscribe(dice.randbytes(250))
-        while await victim("return bus.stats().refused") < 4 * MAX_JUNK:
-            await raw.poll(10)  # or ZeroMQ does not make its link again
-        assert await victim("resource = self.resource; " + RSS) - before < 80
-        await victim("await bus.publish(Event('T', 1))")
-        assert await victim("return await bus.flush()") == []
-        assert await friend.heard(1) == [1]
-        liar.close()
+        try:
+            raw = liar.context.socket(zmq.SUB)
+            raw.set(zmq.SNDHWM, 0)
+            raw.connect(endpoint)
+            dice = random.Random(SEED)
+            for _ in range(20_000):
+                raw.subscribe(dice.randbytes(250))
+            while await victim("return bus.stats().refused") < 4 * MAX_JUNK:
+                await raw.poll(10)  # or ZeroMQ does not make its link again
+            assert await victim(RSS) - before < 80
+            await victim("await bus.publish(Event('T', 1))")
+            assert await victim("return await bus.flush()") == []
+            assert await friend.heard(1) == [1]
+        finally:
+            liar.close()
+            raw.close(linger=0)
 
 
 async def test_no_descriptor_is_ended_that_is_not_of_a_connection_to_the_bus(
