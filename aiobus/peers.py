@@ -57,6 +57,8 @@ class Peer:
         self.has_lost_place = False
         """It had to give way to others, and may be there all the same."""
         self.is_stale = False
+        self.other_version = 0
+        """Which version of the protocol it speaks, if that is not this bus's: then it never links."""
         self.last = 0
         """The highest seq of its events that was heard of."""
         self._recent = 0
@@ -134,11 +136,14 @@ class Peer:
     @property
     def is_awaited(self) -> bool:
         """True when it may still become linked soon."""
-        return not (self.is_linked or self.is_withdrawn or self.has_left)
+        is_settled = self.is_linked or self.is_withdrawn or self.has_left
+        return not (is_settled or self.other_version)
 
     def is_overdue(self, now: float) -> bool:
-        """True when it should have become linked by now, and has been silent instead."""
-        return self.is_awaited and self.is_silent(now)
+        """True when it should have become linked by now, and has been silent instead, or when it
+        cannot.
+        """
+        return bool(self.other_version) or (self.is_awaited and self.is_silent(now))
 
     @property
     def is_there(self) -> bool:
@@ -153,7 +158,8 @@ class Peer:
     @property
     def may_link(self) -> bool:
         """True when each has answered the other, and they are not linked yet."""
-        return self.has_answered and self.was_answered and not self.is_linked
+        has_met = self.has_answered and self.was_answered
+        return has_met and not (self.is_linked or self.other_version)
 
     def link(self) -> bool:
         """True once, when it may be."""

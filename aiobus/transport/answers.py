@@ -128,6 +128,10 @@ class Answers:
         """True when `who` has said hello on this link, and so has sent its queries before."""
         return self._askers.is_from(link, who)
 
+    def asker(self, link: Link) -> Who | None:
+        """The bus that has said hello on this link."""
+        return self._askers.who(link)
+
     def tell(self, asked: Ask, link: Link, *, is_open: bool) -> None:
         """Answer whether the queries of a link are live here."""
         for name in self._askers.some(link):

@@ -49,6 +49,10 @@ class Askers:
         """True when `who` has said hello on this link, and so has sent its queries before."""
         return self._who.get(link) == who
 
+    def who(self, link: Link) -> Who | None:
+        """The bus that has said hello on this link."""
+        return self._who.get(link)
+
     def hello(self, link: Link, who: Who) -> list[Link]:
         """`who` is at the other end of `link`; return the links on which it said so before."""
         before = [each for each, other in self._who.items() if other == who and each != link]

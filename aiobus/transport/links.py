@@ -27,7 +27,7 @@ from aiobus.transport.rounds import Round, Rounds, Send
 from aiobus.transport.searches import Searches
 from aiobus.transport.unplaced import MAX_LEFT_OUT, Left, Unplaced, batches
 from aiobus.waiters import Waiters
-from aiobus.wire import Answer, Who, WireError
+from aiobus.wire import VERSION, Answer, Who, WireError
 
 __all__ = ["Links"]
 
@@ -337,6 +337,20 @@ class Links:
         if abs(age - other.age) < 1.0:
             return (self.me.epoch, self.me.endpoint) > (other.who.epoch, other.who.endpoint)
         return age < other.age
+
+    def refuse_version(self, who: Who, version: int) -> None:
+        """A peer speaks another version of the protocol: it is not linked, nor waited for."""
+        peer = self._peers.get(who.endpoint)
+        if peer is None or peer.who != who or peer.other_version == version:
+            return
+        peer.other_version = version
+        text = (
+            f"{who} at {who.endpoint} speaks version {version} of the protocol, and this bus"
+            f" version {VERSION}: they are not linked, and get nothing of each other; run the same"
+            " version of aiobus on both sides"
+        )
+        self._witness.trouble(f"{who.name} speaks another version", text)
+        self.changed.wake()
 
     def _note_link(self, peer: Peer) -> None:
         if not peer.may_link:

@@ -118,6 +118,8 @@ class Marks:
         has closed, or if it turns out that no process is there. `owed` is None if it had not said
         hello: what it has subscribed to is not known before.
         """
+        if peer.other_version:
+            return False
         if owed is None:
             await self._change(peer, lambda: peer.is_listening or peer.is_cut, end - elapsed())
             owed = self._streams.owed()  # with what it has subscribed to by now

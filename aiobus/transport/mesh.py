@@ -37,6 +37,7 @@ from aiobus.wire import (
     Frame,
     Heartbeat,
     Mark,
+    OtherVersion,
     PageAnswer,
     PageAsk,
     Who,
@@ -135,7 +136,9 @@ class Mesh:
             log.warning(text, me.name, names, START_SECONDS)
         if self._is_closing:
             raise BusClosed(f"{me.name} was closed while it started")
-        if links.is_late or any(peer.is_awaited and peer.name == me.name for peer in links):
+        if links.is_late or any(
+            peer.name == me.name and (peer.is_awaited or peer.other_version) for peer in links
+        ):
             raise NameInUse(me.name, self.url)
         links.is_open = True
 
@@ -187,6 +190,8 @@ class Mesh:
             elif not self._answers.leaves(link, message):
                 self._on_question(read_up(message), message, link)
         except WireError as error:
+            if isinstance(error, OtherVersion) and (who := self._answers.asker(link)) is not None:
+                self._known.refuse_version(who, error.version)
             self._refuse(error)
 
     def _refuse(self, error: WireError) -> None:

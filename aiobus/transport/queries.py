@@ -51,7 +51,7 @@ class Queries:
         self.turn()
         end = elapsed() + timeout
         known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
-        cut = [each for each in self._links if each.is_cut]
+        cut = [each for each in self._links if each.is_cut or each.other_version]
         left_out = self._links.left_out()
         round = self._rounds.ask(known, self._ask, partial(self._inlets.meet, [inlet]))
         try:

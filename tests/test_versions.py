@@ -1,0 +1,118 @@
+"""A peer of another version of the protocol: it is named, and not waited for."""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+import pytest
+import zmq.asyncio
+
+from aiobus import AsyncEventBus, Event, NameInUse
+from aiobus.wire import Who, topic
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+QUESTIONS = {
+    1: lambda who: ["?", "*", 7, who],
+    3: lambda who: ["?", 3, {"whatever": "comes"}, 7, who],
+}
+
+
+class Other:
+    """A bus of another version: it says hello and asks as that has it, and answers nothing."""
+
+    def __init__(self, folder: str, version: int, name: str = "other") -> None:
+        self.who = Who(name, 1, f"ipc://{folder}/{name}.sock")
+        self.context: zmq.asyncio.Context = zmq.asyncio.Context()
+        self.down = self.context.socket(zmq.XPUB)
+        self.down.bind(self.who.endpoint)
+        self.ups: list[zmq.asyncio.Socket] = []
+        self.question = orjson.dumps(QUESTIONS[version](self.who.text))
+
+    async def meet(self, bus: Who) -> None:
+        """Link as far as it goes."""
+        up = self.context.socket(zmq.XSUB)
+        self.ups.append(up)
+        up.connect(bus.endpoint)
+        for name in (topic("TRADE"), self.who.topic):
+            await up.send(b"\1" + name)
+        await up.send(self.question)
+
+    async def greeted(self) -> Who:
+        """The next bus that says hello."""
+        while True:
+            message = await self.down.recv()
+            if message[:2] == b"\1~" and message[2:3] != b"\0":
+                name, _, endpoint = message[2:-1].decode().partition(" ")
+                return Who(name.partition("@")[0], 1, endpoint)
+
+    async def live(self) -> None:
+        """Meet each bus that comes."""
+        while True:
+            await self.meet(await self.greeted())
+
+
+@pytest.fixture
+def folder() -> Iterator[str]:
+    made = tempfile.mkdtemp(prefix="ab")
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(params=[1, 3])
+async def other(folder: str, request: pytest.FixtureRequest) -> AsyncIterator[Other]:
+    made = Other(folder, request.param)
+    living = asyncio.create_task(made.live())
+    yield made
+    living.cancel()
+    await asyncio.wait([living])
+    made.context.destroy(linger=0)
+
+
+async def test_a_peer_of_another_version_is_named_and_not_waited_for(
+    folder: str, other: Other, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "aiobus")
+    async with asyncio.timeout(4):  # a start waits 5 s for a peer that says nothing
+        async with AsyncEventBus(f"ipc://{folder}", name="bus") as bus:
+            subscription = await bus.subscribe("TRADE", lambda event: None)
+            assert subscription.unconfirmed == {"other"}
+            assert bus.stats().peers == ()
+            await bus.publish(Event("TRADE", 1))
+            assert await bus.flush() == ["other"]
+            assert await bus.close() == ["other"]
+    (line,) = [line for line in caplog.messages if "speaks version" in line]
+    assert other.who.endpoint in line
+    assert "and this bus version 2" in line
+    assert "run the same version of aiobus" in line
+
+
+@pytest.mark.parametrize("version", [1, 3])
+async def test_the_name_of_a_bus_of_another_version_is_in_use(folder: str, version: int) -> None:
+    other = Other(folder, version, "bus")
+    living = asyncio.create_task(other.live())
+    try:
+        with pytest.raises(NameInUse):
+            await AsyncEventBus(f"ipc://{folder}", name="bus").start()
+    finally:
+        living.cancel()
+        await asyncio.wait([living])
+        other.context.destroy(linger=0)
+
+
+async def test_a_peer_of_this_version_at_the_place_of_one_of_another_is_linked(
+    folder: str, other: Other
+) -> None:
+    async with AsyncEventBus(f"ipc://{folder}", name="bus") as bus:
+        await bus.publish(Event("TRADE", 1))
+        assert await bus.flush() == ["other"]
+        other.context.destroy(linger=0)
+        async with AsyncEventBus(f"ipc://{folder}", name="other") as successor:
+            got = asyncio.Queue[object]()
+            await successor.subscribe("TRADE", lambda event: got.put_nowait(event.data))
+            await bus.publish(Event("TRADE", 2))
+            assert await got.get() == 2
+            assert await bus.flush() == []
