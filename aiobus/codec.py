@@ -26,7 +26,7 @@ import orjson
 
 from aiobus.errors import EncodeError
 from aiobus.event import KNOWN, Event
-from aiobus.fragments import may_exist
+from aiobus.fragments import UNUSED, may_exist, references
 from aiobus.seconds import LATEST, way_out
 
 __all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode", "seq_of"]
@@ -78,7 +78,7 @@ def encode(
     has_null = _L in encoded and _U in encoded and encoded.rfind(b"null") >= 0
     if (
         (
-            (has_null or may_exist())
+            (has_null or references() != UNUSED)
             and not _is_flat(data)
             # What went through `_image` may show marshal other bytes than it shows orjson.
             and (_images != before or not _is_plain(data))

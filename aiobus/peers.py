@@ -58,7 +58,7 @@ class Peer:
         """It had to give way to others, and may be there all the same."""
         self.is_stale = False
         self.other_version = 0
-        """Which version of the protocol it speaks, if that is not this bus's: then it never links."""
+        """The version of the protocol that it speaks, if that is not this bus's: it never links."""
         self.last = 0
         """The highest seq of its events that was heard of."""
         self._recent = 0

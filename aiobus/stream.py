@@ -67,11 +67,11 @@ class Stream:
     def fill(self, size: int) -> None:
         """A row of so many bytes was appended, which may make a frame."""
         if not self._is_joining:
-            self._is_joining = True
-            self._join(self)
             self._emit()
+            self._is_joining = True
+            self.full_at = FRAME_EVENTS
+            self._join(self)
         else:
-            self._is_busy = True
             self.full_at -= size // LARGE
             if len(self.rows) >= self.full_at:
                 self._emit()
@@ -79,7 +79,6 @@ class Stream:
     def flush(self) -> None:
         """Send what was joined so far."""
         if self.rows:
-            self._is_busy = True
             self._emit()
 
     def end_tick(self) -> bool:
@@ -93,7 +92,6 @@ class Stream:
 
     def beacon(self) -> None:
         """Send a frame in any case: one without events reveals that the last with some was lost."""
-        self._is_busy = self._is_busy or bool(self.rows)
         self._emit()
 
     def quiet_beacon(self) -> None:
@@ -106,7 +104,8 @@ class Stream:
         if rows:
             self.sent = seq_of(rows[-1])
             self.rows = []
-        if self._is_joining:
-            self.full_at = FRAME_EVENTS
+            if self._is_joining:
+                self._is_busy = True
+                self.full_at = FRAME_EVENTS
         if self.is_loud:
             self._send(frame(self.topic, self._source, self._epoch, prev, self.sent, rows))

@@ -346,17 +346,6 @@ def test_a_page_of_no_events_leads_up_to_the_first_that_matches() -> None:
     assert (page.rows, page.to < 3) == ([], True)
 
 
-def test_a_page_looks_on_as_far_as_nothing_more_matches() -> None:
-    history = history_of("A", "A", "B", "B")
-    assert history.page(Query.of("A"), 0, 2).to == 4
-
-
-def test_a_page_with_the_last_event_leads_to_the_newest_of_whatever_type() -> None:
-    history = history_of("A", "B", "B")
-    page = history.page(Query.of("A"), 0, 1)
-    assert (page.to, page.newest) == (3, 3)
-
-
 def test_a_page_has_the_type_and_key_of_each_row() -> None:
     history = History(Limits())
     keep(history, 1, "A", "x")
@@ -426,15 +415,6 @@ def test_the_count_is_that_of_the_kept_events_of_its_types_above_a_place(
     assert history.count(query, after) == len(plain.kept(any_key, after))
 
 
-def test_nothing_is_counted_where_nothing_is_kept() -> None:
-    assert History(Limits()).count(ALL, 0) == 0
-
-
-def test_the_count_has_neither_what_was_forgotten_nor_what_lies_before() -> None:
-    history = history_of(*["A"] * 10, history_events=4)
-    assert [history.count(ALL, after) for after in (0, 6, 8, 10)] == [4, 4, 2, 0]
-
-
 def test_the_count_goes_on_where_a_page_would_end() -> None:
     assert history_of(*["A"] * (PAGE_LOOK + 10)).count(ALL, 0) == PAGE_LOOK + 10
 
@@ -488,19 +468,10 @@ def test_since_a_time_in_the_future_begins_after_the_newest() -> None:
     assert history_of("A", "A").since(ALL, 10.0) == (2, 10.0)
 
 
-def test_since_a_time_when_nothing_was_ever_published_is_that_time() -> None:
-    assert History(Limits()).since(ALL, 5.0) == (0, 5.0)
-
-
 def test_since_a_time_when_all_is_forgotten_is_later_than_that() -> None:
     history = History(Limits(history_bytes=100))
     keep(history, 1, "A", size=200)
     assert history.since(ALL, 0.0) == (1, math.nextafter(1.0, math.inf))
-
-
-def test_since_a_time_is_not_held_back_by_what_other_types_have_lost() -> None:
-    history = history_of("FILL", *["QUOTE"] * 10, history_events=3)
-    assert history.since(Query.of("FILL"), 0.0) == (0, 0.0)
 
 
 # The newest of each type and key.

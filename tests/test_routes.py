@@ -40,39 +40,6 @@ def routes_of(*boxes: Box) -> Routes:
     return routes
 
 
-def test_nobody_is_found_where_nobody_asks() -> None:
-    assert list(Routes().matching("A", "x")) == []
-
-
-def test_a_sink_is_found_for_the_keys_it_names_and_no_others() -> None:
-    btc = box("TRADE", ["BTC", "ETH"])
-    routes = routes_of(btc)
-    found = [list(routes.matching("TRADE", key)) for key in ("BTC", "ETH", "SOL", "")]
-    assert found == [[btc], [btc], [], []]
-
-
-def test_a_sink_of_every_type_may_name_its_keys() -> None:
-    btc = box("*", "BTC")
-    routes = routes_of(btc)
-    assert list(routes.matching("TRADE", "BTC")) == [btc]
-    assert list(routes.matching("TRADE", "ETH")) == []
-
-
-def test_a_sink_that_asks_in_two_ways_for_the_same_is_found_once() -> None:
-    both = box(["*", "TRADE"], ["BTC", "B*"])
-    assert list(routes_of(both).matching("TRADE", "BTC")) == [both]
-
-
-def test_a_reserved_type_that_was_named_is_found_whatever_the_keys() -> None:
-    gaps = box(["TRADE", "aiobus.gap"], "BTC")
-    assert list(routes_of(gaps).matching("aiobus.gap", "")) == [gaps]
-
-
-@pytest.mark.parametrize("key", [None, "BTC", "B*"])
-def test_a_reserved_type_is_not_found_by_who_asks_for_every_type(key: str | None) -> None:
-    assert list(routes_of(box("*", key)).matching("aiobus.gap", "BTC")) == []
-
-
 def test_among_5000_that_name_their_keys_an_event_meets_its_own() -> None:
     boxes = [box("TRADE", f"S{number}") for number in range(5000)]
     routes = routes_of(*boxes)

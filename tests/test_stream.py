@@ -114,17 +114,20 @@ def test_after_a_tick_without_events_the_next_leaves_at_once_again() -> None:
     assert link.sent == [(0, [1]), (1, [2]), (2, [3])]
 
 
-def test_a_tick_with_one_event_is_one_frame() -> None:
-    link = Link()
-    link.deliver(1)
-    link.stream.end_tick()
-    assert link.sent == [(0, [1])]
-
-
 def test_a_frame_that_is_full_does_not_wait_for_the_end_of_the_tick() -> None:
     link = Link()
     link.deliver(*range(1, 1 + 1 + FRAME_EVENTS))
     assert link.sent == [(0, [1]), (1, list(range(2, 2 + FRAME_EVENTS)))]
+
+
+@pytest.mark.parametrize("count", [2, 1 + FRAME_EVENTS])
+def test_after_a_tick_of_several_events_the_first_of_the_next_is_joined_however_they_left(
+    count: int,
+) -> None:
+    link = Link()
+    link.deliver(*range(1, 1 + count))
+    link.stream.beacon()
+    assert link.stream.end_tick()
 
 
 def test_a_burst_makes_frames_of_64_events() -> None:
@@ -164,27 +167,11 @@ def test_flushing_sends_what_was_joined_and_the_tick_goes_on() -> None:
     assert link.sent[2:] == [(2, [3])]
 
 
-def test_flushing_when_nothing_waits_sends_nothing() -> None:
-    link = Link()
-    link.stream.flush()
-    link.stream.end_tick()
-    assert link.messages == []
-
-
 def test_a_new_stream_begins_where_its_source_is() -> None:
     link = Link(seq=41)
     assert (link.stream.newest, link.stream.sent) == (41, 41)
     link.deliver(45)
     assert link.sent == [(41, [45])]
-
-
-def test_a_frame_says_what_the_one_before_ended_with_whatever_lies_between() -> None:
-    link = Link()
-    link.deliver(3, 7)
-    link.stream.end_tick()
-    link.stream.end_tick()
-    link.deliver(20)
-    assert link.sent == [(0, [3]), (3, [7]), (7, [20])]
 
 
 def test_a_beacon_says_what_was_sent_last() -> None:

@@ -113,12 +113,6 @@ async def test_a_stream_begins_with_the_last_event_that_others_may_have(desk: De
     assert desk.sent == [(A, 1, [])]
 
 
-async def test_a_query_that_is_asked_for_twice_is_one_stream(desk: Desk) -> None:
-    desk.open("A", "A")
-    desk.publish("A")
-    assert (desk.sent, len(desk.streams)) == ([(A, 0, [1])], 1)
-
-
 async def test_a_query_that_nobody_asks_for_any_more_is_served_no_more(desk: Desk) -> None:
     desk.open("A", "B")
     desk.streams.close(A)
@@ -236,14 +230,6 @@ async def test_what_is_published_in_one_tick_is_joined_and_leaves_at_its_end(des
     assert desk.sent == [(A, 0, [1]), (B, 0, [2])]
     await turn()
     assert desk.sent[2:] == [(A, 1, [3, 5]), (B, 2, [4])]
-
-
-async def test_in_the_next_tick_the_first_event_leaves_at_once_again(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A")
-    await turn()
-    desk.publish("A")
-    assert desk.sent == [(A, 0, [1]), (A, 1, [2])]
 
 
 async def test_flushing_sends_what_waits_for_the_end_of_the_tick(desk: Desk) -> None:
