@@ -1,4 +1,4 @@
-"""The contract, clause by clause, over every transport: a URL never changes what a user relies on.
+"""docs/contract.md, clause by clause, on every transport: a URL changes nothing a user relies on.
 
 `desk` has all of them; where `inproc` has one bus object, every name gives that. `mesh` has those
 with several buses. What one bus alone promises has its tests elsewhere.

@@ -99,10 +99,47 @@ def test_the_quickstart_prints_a_signal_for_every_large_trade() -> None:
     assert re.fullmatch(r"BTCUSDT sell at 39,430\.36   caused by desk@\w+\.\d+", lines[0])
 
 
-def test_the_twelve_lines_of_the_readme_print_the_signal_and_its_cause() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (line,) = run("-c", code)
-    assert re.fullmatch(r"\{'side': 'buy'\} bus-\w+@\w+\.1", line)
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    """A directory with every Python file that the README shows."""
+    text = (ROOT / "README.md").read_text()
+    shown = re.findall(r"```python (\w+\.py)\n(.*?)```", text, re.DOTALL)
+    assert len(shown) == text.count("```python")
+    for name, code in shown:
+        (tmp_path / name).write_text(code)
+    return tmp_path
+
+
+def test_the_first_bot_of_the_readme_prints_the_signal_and_its_cause(readme: Path) -> None:
+    live, signalled = run(str(readme / "first_bot.py"))
+    assert live == "the strategy is live on inproc://"
+    assert re.fullmatch(r"\{'side': 'buy'\} because of bus-\w+@\w+\.1", signalled)
+
+
+def test_the_first_bot_of_the_readme_prints_the_same_in_two_processes(
+    readme: Path, terminals: ExitStack
+) -> None:
+    strategy = terminals.enter_context(Terminal("strategy", folder=readme))
+    strategy.reads("the strategy is live on ipc://desk")
+    (signalled,) = run(str(readme / "feed.py"))
+    assert re.fullmatch(r"\{'side': 'buy'\} because of bus-\w+@\w+\.\d", signalled)
+    assert strategy.ends() == []
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_the_test_of_the_first_bot_of_the_readme_passes_and_can_fail(
+    readme: Path, mode: str
+) -> None:
+    scope = "asyncio_default_fixture_loop_scope=function"  # unset, pytest-asyncio complains
+    way = ("-p", "no:cacheprovider", "-o", f"asyncio_mode={mode}", "-o", scope)
+    test = str(readme / "test_first_bot.py")
+    lines = run("-m", "pytest", *way, test)
+    assert "1 passed" in lines[-1]
+    code = (readme / "first_bot.py").read_text()
+    (readme / "first_bot.py").write_text(code.replace("< 39_000", "< 9_000"))
+    failing = [sys.executable, "-m", "pytest", *way, test]
+    done = subprocess.run(failing, capture_output=True, text=True, timeout=25, check=False)
+    assert "1 failed" in done.stdout.splitlines()[-1]
 
 
 def test_the_bots_in_one_process_count_every_tick_and_fill_every_order() -> None:
@@ -170,11 +207,11 @@ def test_the_test_of_a_strategy_passes(mode: str) -> None:
 
 
 class Terminal:
-    """`python bots/<name>.py arguments...`, as if in a terminal of its own."""
+    """`python <folder>/<name>.py arguments...`, as if in a terminal of its own."""
 
-    def __init__(self, name: str, *arguments: str) -> None:
+    def __init__(self, name: str, *arguments: str, folder: Path = EXAMPLES / "bots") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-W", "error", example(f"bots/{name}.py"), *arguments],
+            [sys.executable, "-u", "-W", "error", str(folder / f"{name}.py"), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,7 +1,7 @@
 """Judges after the fact: published = delivered + counted drops + reported gaps, once, in order,
 unaltered.
 
-Owns the rules of the contract as they can be checked from outside. Pure: it reads the entries of
+Owns the rules of docs/contract.md that can be checked from outside. Pure: it reads the entries of
 ledgers and gives a verdict; it starts nothing and waits for nothing. It is not told which process
 was killed: a bus without an `ended` entry says so, and then
 
