@@ -5,7 +5,7 @@ does not give the loop back delays everybody's HALT; one that gives it back afte
 slow, and its frames are empty.
 """
 
-from aiobus.clock import elapsed
+from aiobus.clock import stopwatch
 
 __all__ = [
     "EVENTS", "HANDLER_EVENTS", "HANDLER_SECONDS", "READER_MESSAGES", "READER_SECONDS",
@@ -33,7 +33,7 @@ class Turn:
     `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone.
     """
 
-    __slots__ = ("_events", "_left", "_seconds", "_until")
+    __slots__ = ("_elapsed", "_events", "_left", "_seconds", "_until")
 
     def __init__(self, seconds: float = TURN_SECONDS, events: int = EVENTS) -> None:
         self._seconds = seconds
@@ -43,9 +43,10 @@ class Turn:
     def renew(self) -> None:
         """A new turn begins now."""
         self._left = self._events
-        self._until = elapsed() + self._seconds
+        self._elapsed = stopwatch()
+        self._until = self._elapsed() + self._seconds
 
     def spend(self) -> bool:
         """Count one event; True when the turn is over."""
         self._left -= 1
-        return self._left <= 0 or elapsed() > self._until
+        return self._left <= 0 or self._elapsed() > self._until
