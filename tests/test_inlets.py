@@ -43,6 +43,7 @@ class Sub:
     is_busy = False
     missing = 0
     beginning: Collection[Source] = ()
+    behind: Collection[Source] = ()
 
     def excuse(self) -> None:
         self.log.append(("excuse",))
@@ -301,7 +302,12 @@ def test_how_far_a_frame_reaches_that_was_left_is_read_when_its_source_leaves() 
     inlets.leave_out(FRAME)
     inlets.leave(BOT, 0.0)
     inlets.leave(BOT, 1.0)
-    assert [entry[0] for entry in one.log] == ["leave_out", "take", "leave", "leave"]
+    assert [entry[0] for entry in one.said("leave_out", "take", "leave")] == [
+        "leave_out",
+        "take",
+        "leave",
+        "leave",
+    ]
     assert taken(one) == [7]
 
 
@@ -480,7 +486,22 @@ def test_the_mark_of_a_source_that_has_left_is_forgotten() -> None:
 def test_everybody_is_told_that_a_source_has_left() -> None:
     subs = [Sub(), Sub("FILL")]
     inlets_of(*subs).leave(SOURCE, 0.0)
-    assert [sub.log for sub in subs] == [[("leave", SOURCE)]] * 2
+    assert [sub.log for sub in subs] == [[("confirm", "desk"), ("leave", SOURCE)]] * 2
+
+
+def test_what_came_late_of_one_that_has_left_and_may_not_come_back_is_lost_at_the_next_tick() -> (
+    None
+):
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 0.0, 7)
+    sub.behind = [SOURCE, ("other", 1)]
+    sub.log.clear()
+    inlets.tick(1.0, (), [SOURCE])
+    assert sub.said("leave", "confirm") == []
+    inlets.tick(2.0, (), ())
+    assert sub.said("leave", "confirm") == [("leave", SOURCE)], "another of its name may be there"
+    assert sub.newest == 7
 
 
 def test_everybody_is_told_that_a_second_has_passed() -> None:

@@ -113,6 +113,7 @@ class Sub:
         self.met.append(source)
 
     beginning = ()
+    behind = ()
 
     def confirm(self, name: str) -> None:
         pass

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from witness import FORGED, Desk, Listener, Told, Trouble
+from witness import FORGED, Desk, Listener, Trouble
 
-from aiobus import AsyncEventBus, BusError, Event, Limits
+from aiobus import BusError, Event, Limits
 from aiobus.testing import Faults, MemoryNetwork, Message
 from aiobus.testing.virtual_loop import VirtualLoop
 
@@ -43,6 +43,18 @@ POLICIES = ("catch_up", "catch_up", "catch_up", "block", "latest", "drop_oldest"
 
 number = st.integers(0, 7)
 kinds = st.tuples(st.sampled_from("ABC"), st.sampled_from(["x", "xx", "y"]))
+
+listening = st.fixed_dictionaries(
+    {
+        "place": number,
+        "query": st.sampled_from(QUERIES),
+        "policy": st.sampled_from(POLICIES),
+        "maxsize": st.sampled_from([1, 2, 5, 300]),
+        "since": st.sampled_from([None, None, "last", 0.0, 3.0]),
+        "max_age": st.sampled_from([None, None, None, 1.0]),
+        "pace": st.sampled_from([0.0, 0.0, 0.01, 0.4]),
+    }
+)
 
 
 class Liar:
@@ -93,20 +105,25 @@ class AnyOrder(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.runner.run(work)
         for listener in self.listeners:
-            listener.note_links()
+            listener.note_links(self.desks)
 
     @initialize(
         seed=st.integers(0, 2**32),
         events=st.sampled_from([1, 2, 5, 1000]),
-        high_water_mark=st.sampled_from([4, 1000]),
+        high_water_mark=st.sampled_from([4, 1000, 1000]),
+        asked=st.lists(listening, min_size=2, max_size=3),
     )
-    def begin(self, seed: int, events: int, high_water_mark: int) -> None:
+    def begin(
+        self, seed: int, events: int, high_water_mark: int, asked: list[dict[str, Any]]
+    ) -> None:
         self.network = MemoryNetwork(seed=seed, high_water_mark=high_water_mark)
         self.trouble.is_tight = high_water_mark < 1000
         self.limits = Limits(history_events=events)
         self.set_faults()
-        self.start(0)
-        self.start(1)
+        for name in range(3):
+            self.start(name)
+        for each in asked:
+            self._subscribe(**each)
 
     # What buses do.
 
@@ -117,10 +134,12 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: len(self.desks) < MOST_STARTS)
     @rule(name=st.integers(0, len(NAMES) - 1))
     def start(self, name: int) -> None:
-        if NAMES[name] not in self.open:
-            self.run(self._start(NAMES[name]))
+        free = [each for each in NAMES if each not in self.open]
+        if free:
+            self.run(self._start(free[name % len(free)]))
 
     async def _start(self, name: str) -> None:
+        await asyncio.sleep(0.001)
         bus = self.network.bus(name, limits=self.limits, on_error="raise")
         desk = Desk(bus, self.loop.time(), self.limits.history_events)
         await bus.start()
@@ -155,15 +174,15 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(
         place=number,
-        events=st.lists(kinds, min_size=1, max_size=4),
-        times=st.sampled_from([1, 1, 2, 12]),
+        events=st.lists(kinds, min_size=1, max_size=8),
+        times=st.sampled_from([1, 2, 6]),
         is_patient=st.booleans(),
     )
     def publish(
         self, place: int, events: list[tuple[str, str]], times: int, is_patient: bool
     ) -> None:
         if desk := self.desk(place):
-            self.run(self._publish(desk, events * times, is_patient and times < 3))
+            self.run(self._publish(desk, events * times, is_patient and times == 1))
 
     async def _publish(self, desk: Desk, kinds: list[tuple[str, str]], is_patient: bool) -> None:
         for type, key in kinds:
@@ -187,30 +206,25 @@ class AnyOrder(RuleBasedStateMachine):
             self.run(self._flush(desk, timeout))
 
     async def _flush(self, desk: Desk, timeout: float) -> None:
-        owed = [each for each in self.listeners if each.is_owed(desk)]
+        owed, upto = [each for each in self.listeners if each.is_owed(desk)], desk.seq
         missing = await desk.bus.flush(timeout)
         for listener in owed:
             if listener.desk.name in self.open and listener.desk.name not in missing:
-                listener.note_confirmed(desk)
+                listener.note_confirmed(desk, upto)
 
     # What subscriptions do.
 
     @precondition(lambda self: self.open and len(self.listeners) < MOST_LISTENERS)
-    @rule(
-        place=number,
-        query=st.sampled_from(QUERIES),
-        policy=st.sampled_from(POLICIES),
-        maxsize=st.sampled_from([1, 2, 5, 300]),
-        since=st.sampled_from([None, None, "last", 0.0, 3.0]),
-        max_age=st.sampled_from([None, None, None, 1.0]),
-        pace=st.sampled_from([0.0, 0.0, 0.01, 0.4]),
-    )
-    def subscribe(self, place: int, pace: float, since: Any, **options: Any) -> None:
+    @rule(asked=listening)
+    def subscribe(self, asked: dict[str, Any]) -> None:
+        self._subscribe(**asked)
+
+    def _subscribe(self, place: int, since: Any, **options: Any) -> None:
         desk = self.desk(place)
         assert desk is not None
         if isinstance(since, float):
             since = max(0.0, self.loop.wall_time() - since) if since else 0.0
-        listener = Listener(desk, pace=pace, since=since, trouble=self.trouble, **options)
+        listener = Listener(desk, since=since, trouble=self.trouble, **options)
         self.run(listener.join(list(self.open.values())))
         self.listeners.append(listener)
 
@@ -357,6 +371,7 @@ class AnyOrder(RuleBasedStateMachine):
         await self._heal()
         for listener in self.listeners:
             listener.pause(False)
+            listener.pace = 0.0
         end = self.loop.time() + RECOVERY
         while lacking := await self.lacking():
             assert self.loop.time() < end, f"not recovered after {RECOVERY:g} s: {lacking}"
@@ -392,9 +407,9 @@ class AnyOrder(RuleBasedStateMachine):
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES", "")
 AnyOrder.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 60),
+    max_examples=int(EXAMPLES or 150),
     derandomize=not EXAMPLES,
-    stateful_step_count=40,
+    stateful_step_count=50,
     phases=set(Phase) - {Phase.explain},
     deadline=None,
     suppress_health_check=list(HealthCheck),
