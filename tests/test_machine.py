@@ -407,7 +407,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES", "")
 AnyOrder.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 150),
+    max_examples=int(EXAMPLES or 200),
     derandomize=not EXAMPLES,
     stateful_step_count=50,
     phases=set(Phase) - {Phase.explain},

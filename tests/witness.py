@@ -39,10 +39,10 @@ class Trouble:
         self._last = -math.inf
         self._is_lasting = False
 
-    def note(self, *, is_lasting: bool = False) -> None:
-        """There is some now; `is_lasting`: until the next call."""
+    def note(self, *, is_lasting: bool | None = None) -> None:
+        """There is some now; `is_lasting`: from now on, or no more."""
         self._last = self.now()
-        self._is_lasting = is_lasting
+        self._is_lasting = self._is_lasting if is_lasting is None else is_lasting
 
     @property
     def is_recent(self) -> bool:
@@ -264,14 +264,12 @@ class Listener:
         told = Told(data["after"], data["upto"], data["reason"])
         assert told.after < told.upto, told
         if told.reason == UNANSWERED:
-            assert self.is_answered_late or self.trouble.is_recent, f"{self.label} gave up {told}"
+            assert self.trouble.is_recent, f"{self.label} gave up {told}"
         if told.reason == WENT_BACK or told.upto >= FORGED:
             assert self.trouble.is_forged, f"{source} went back without a reason: {told}"
             # What is beyond was never there, and will be handed over once it is.
             told = Told(told.after, min(told.upto, self._known[source].seq), told.reason)
         self.log[source].append(told)
-
-    is_answered_late = False
 
     def is_owed(self, desk: Desk) -> bool:
         """True when it is certain that the desk owes it what it has published."""
