@@ -17,7 +17,6 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 
 from aiobus import epochs
 from aiobus.backpressure import wait_for_space
-from aiobus.clock import elapsed
 from aiobus.dispatch import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
@@ -292,7 +291,7 @@ class AsyncEventBus:
                 await wait_for_space(route.blocking)
                 break
         turn.left -= 1
-        if turn.left <= 0 or elapsed() > turn.until:
+        if turn.left <= 0 or turn.elapsed() > turn.until:
             await asyncio.sleep(0)
         return event
 

@@ -1,7 +1,7 @@
 """The two clocks: wall time, which is data, and elapsed time, which measures.
 
-Time belongs to the event loop: a loop with a method `wall_time()` (a virtual one) is asked, so
-`Event`'s default timestamp follows it. Nothing else in the package reads a clock.
+Time belongs to the event loop: a loop with a method `wall_time()` is a virtual one, whose clocks
+both count, so what runs on it never sees the machine's. Nothing else in the package reads a clock.
 """
 
 import os
@@ -9,22 +9,35 @@ import time
 from asyncio import get_running_loop
 from collections.abc import Callable
 from threading import get_ident
+from typing import Any
 
-__all__ = ["elapsed", "machine", "wall"]
+__all__ = ["elapsed", "machine", "stopwatch", "wall"]
 
-elapsed = time.perf_counter
-"""Seconds of real time since some moment in the past, never set back: for budgets and durations,
-never for data.
-"""
 machine = time.time
 """Unix seconds by the machine's clock, whatever the loop says. It may be set back."""
 
 _NO_LOOP: tuple[int, Callable[[], bool]] = (0, bool)  # no thread is 0, and bool() is False
 _usual = _NO_LOOP
 """The thread and `is_running` of the last loop that had no time of its own. One loop at most runs
-in a thread, so while that one does, `wall` need not ask which one it is: Python 3.11 makes a system
+in a thread, so while that one does, nothing need ask which one it is: Python 3.11 makes a system
 call of that, which takes half of the time of making an event.
 """
+
+
+def elapsed() -> float:
+    """Seconds since some moment in the past, never set back: for budgets and durations, never for
+    data. On a virtual loop its `time()`, else real time. Never waits.
+    """
+    return stopwatch()()
+
+
+def stopwatch() -> Callable[[], float]:
+    """What `elapsed` reads, for code that reads it often: it holds for the loop that runs now."""
+    thread, is_running = _usual
+    if thread == get_ident() and is_running():
+        return time.perf_counter
+    loop = _virtual()
+    return time.perf_counter if loop is None else loop.time
 
 
 def wall() -> float:
@@ -32,20 +45,23 @@ def wall() -> float:
     machine's. Never waits.
     """
     thread, is_running = _usual
-    return machine() if thread == get_ident() and is_running() else _asked()
+    if thread == get_ident() and is_running():
+        return machine()
+    loop = _virtual()
+    return machine() if loop is None else float(loop.wall_time())
 
 
-def _asked() -> float:
+def _virtual() -> Any:
+    """The running loop, if it has a time of its own."""
     global _usual
     try:
         loop = get_running_loop()
     except RuntimeError:
-        return machine()
-    virtual = getattr(loop, "wall_time", None)
-    if virtual is not None:
-        return float(virtual())
+        return None
+    if hasattr(loop, "wall_time"):
+        return loop
     _usual = (get_ident(), loop.is_running)
-    return machine()
+    return None
 
 
 def _forget() -> None:

@@ -13,7 +13,6 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-from aiobus.clock import elapsed
 from aiobus.delivery import Delivery, enter
 from aiobus.event import Event, event_id
 from aiobus.receiver import Receiver
@@ -76,6 +75,7 @@ class Dispatcher:
         pop, batch = receiver.pop, receiver.batch
         debug = log.isEnabledFor(logging.DEBUG)
         left, until = self._turn.renew()
+        elapsed = self._turn.elapsed
         while not receiver.closed:
             event = batch.pop() if batch and receiver.is_plain else pop()
             if event is None:

@@ -12,7 +12,7 @@ from types import coroutine
 from typing import Any
 from weakref import ref
 
-from aiobus.clock import elapsed
+from aiobus.clock import stopwatch
 
 __all__ = ["LONG", "Held"]
 
@@ -92,6 +92,7 @@ class Held:
     def _steps(
         self, work: Coroutine[Any, Any, None], whose: Callable[[], str]
     ) -> Generator[Any, Any, None]:
+        elapsed = stopwatch()
         step: Callable[[Any], Any] = work.send
         value: Any = None
         while True:

@@ -98,6 +98,7 @@ class Intake:
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
+        self._dead.discard(source)  # it was taken for one that another had followed
         cursor = self._cursors.get(source) or self._begin(source, seq, started)
         cursor.hear(seq)
         self._follow(source, cursor)
@@ -264,7 +265,6 @@ class Intake:
         """A source has left, and was heard of up to `newest`: what is missing of it is lost.
         `is_dead`: it will not come back, but frames of it may still be on their way.
         """
-        self.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
         self._lose_spoiled(source)
         left = self._unmet.pop(source, None)
         if left is not None and left.upto > 0:

@@ -5,7 +5,7 @@ does not give the loop back delays everybody's HALT; one that gives it back afte
 slow, and its frames are empty.
 """
 
-from aiobus.clock import elapsed
+from aiobus.clock import stopwatch
 
 __all__ = [
     "EVENTS", "HANDLER_EVENTS", "HANDLER_SECONDS", "READER_MESSAGES", "READER_SECONDS",
@@ -33,7 +33,7 @@ class Turn:
     `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone.
     """
 
-    __slots__ = ("_events", "_seconds", "left", "until")
+    __slots__ = ("_events", "_seconds", "elapsed", "left", "until")
 
     def __init__(self, seconds: float = TURN_SECONDS, events: int = EVENTS) -> None:
         self._seconds = seconds
@@ -45,10 +45,11 @@ class Turn:
         counts by itself: a call for each event takes as long as what it counts.
         """
         self.left = self._events
-        self.until = elapsed() + self._seconds
+        self.elapsed = stopwatch()
+        self.until = self.elapsed() + self._seconds
         return self.left, self.until
 
     def spend(self) -> bool:
         """Count one event; True when the turn is over."""
         self.left -= 1
-        return self.left <= 0 or elapsed() > self.until
+        return self.left <= 0 or self.elapsed() > self.until

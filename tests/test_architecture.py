@@ -42,7 +42,7 @@ ORDER = [
     "aiobus.bus",
     "aiobus",
     "aiobus.bench",
-    "aiobus.testing.settling  aiobus.testing.runner",
+    "aiobus.testing.settling  aiobus.testing.runner  aiobus.testing.virtual_loop",
     "aiobus.testing.network",
     "aiobus.testing  aiobus.testing.plugin",
 ]

@@ -45,6 +45,7 @@ class Sub:
 
     missing = 0
     beginning: Collection[Source] = ()
+    behind: Collection[Source] = ()
 
     def excuse(self) -> None:
         self.log.append(("excuse",))
@@ -418,7 +419,22 @@ def test_the_mark_of_a_source_that_has_left_is_forgotten() -> None:
 def test_everybody_is_told_that_a_source_has_left() -> None:
     subs = [Sub(), Sub("FILL")]
     inlets_of(*subs).leave(SOURCE, 0.0)
-    assert [sub.log for sub in subs] == [[("leave", SOURCE)]] * 2
+    assert [sub.log for sub in subs] == [[("confirm", "desk"), ("leave", SOURCE)]] * 2
+
+
+def test_what_came_late_of_one_that_has_left_and_may_not_come_back_is_lost_at_the_next_tick() -> (
+    None
+):
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 0.0, 7)
+    sub.behind = [SOURCE, ("other", 1)]
+    sub.log.clear()
+    inlets.tick(1.0, (), [SOURCE])
+    assert sub.said("leave", "confirm") == []
+    inlets.tick(2.0, (), ())
+    assert sub.said("leave", "confirm") == [("leave", SOURCE)], "another of its name may be there"
+    assert sub.newest == 7
 
 
 def test_everybody_is_told_that_a_second_has_passed() -> None:

@@ -114,6 +114,7 @@ class Sub:
         self.met.append(source)
 
     beginning = ()
+    behind = ()
 
     def confirm(self, name: str) -> None:
         self.confirmed.append(name)

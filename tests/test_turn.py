@@ -19,8 +19,7 @@ class HandClock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
     clock = HandClock()
-    monkeypatch.setattr("aiobus.turn.elapsed", clock)
-    monkeypatch.setattr("aiobus.dispatch.elapsed", clock)
+    monkeypatch.setattr("aiobus.turn.stopwatch", lambda: clock)
     return clock
 
 

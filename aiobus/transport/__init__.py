@@ -24,6 +24,11 @@ class Inlet(Protocol):
     query: Query
 
     @property
+    def behind(self) -> Collection[Source]:
+        """The sources of which something is missing."""
+        ...
+
+    @property
     def beginning(self) -> Collection[Source]:
         """The sources of whose past it waits to hear where it begins."""
         ...

@@ -98,12 +98,15 @@ class Answers:
         self._streams.close(name)
         self._askers.close(name, link)
 
-    def part(self, who: Who) -> None:
-        """The hello of `who` is gone, and with it what it has asked and not been told."""
+    def part(self, who: Who) -> Who | None:
+        """The hello of `who` is gone, and with it what it has asked and not been told. Returns who
+        else says hello from its endpoint.
+        """
         for link in self._askers.withdraw(who):
             self._asks.drop(link)
             self._pages.drop(link)
             self._streams.recharge(link, None)
+        return self._askers.at(who.endpoint)
 
     def lacking(self) -> set[str]:
         """Names of those to whom something was published that they asked for in vain."""

@@ -84,6 +84,10 @@ class Askers:
         self._junk.pop(link, None)
         self._vain.pop(link, None)
 
+    def at(self, endpoint: str) -> Who | None:
+        """Who says hello from this endpoint on some link; None when nobody does."""
+        return next((who for who in self._who.values() if who.endpoint == endpoint), None)
+
     def refuse(self, link: Link, name: bytes, reason: str) -> None:
         """The topic `name` is not served to `link`."""
         if _query(name) is None:

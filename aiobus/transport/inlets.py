@@ -195,6 +195,7 @@ class Inlets:
         self._left.pop(source, None)
         self._left[source] = now
         for inlet in self._numbers:
+            inlet.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
             inlet.leave(source, newest, is_dead=is_dead)
 
     def go_back(self, source: Source, seq: int) -> None:
@@ -218,6 +219,9 @@ class Inlets:
         """A second has passed: these sources were heard of lately, and these may come back."""
         for inlet in tuple(self._numbers):
             inlet.tick(alive)
+            for source in [each for each in inlet.behind if each in self._left]:
+                if source not in known:  # something of it came late, and nobody can be asked
+                    inlet.leave(source, self.ended.get(source, 0))
         for asked in self._topics.values():
             self._note_moved(asked)  # perhaps its source has left
         for source in [each for each in self._left if each in known]:

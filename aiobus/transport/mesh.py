@@ -215,8 +215,11 @@ class Mesh:
     def _on_unsubscribed(self, name: bytes, link: Link) -> None:
         self._answers.close(name, link)
         if name[:1] == b"~" and isinstance(who := read_topic(name), Who):
-            self._answers.part(who)
+            other = self._answers.part(who)
             self._known.withdraw(who)
+            if other is not None:
+                # Each start has a connection of its own: the hello of the one before came last.
+                self._known.hello(other)
 
     @property
     def _known(self) -> Links:
