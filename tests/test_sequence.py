@@ -683,3 +683,22 @@ def test_a_source_that_leaves_before_it_told_of_its_past_has_lost_what_was_heard
     cursor.hear(9)
     assert cursor.leave(0) == [Gap(0, 9, LEFT)]
     assert not cursor.behind
+
+
+# Fine rules, each of which something would go on without.
+
+
+def test_a_page_that_ends_where_a_frame_has_led_tells_what_is_lost_behind_it() -> None:
+    cursor = heard(4, 20)
+    cursor.ask(0.0)
+    cursor.take(4, 9, has_room=True)
+    assert cursor.advance(page(4, 9, 20, evicted=15)) == Gap(9, 15, EVICTED)
+
+
+def test_behind_what_is_missing_every_frame_is_skipped_and_counted_as_missing() -> None:
+    cursor = heard(4, 8)
+    assert cursor.skip(9)
+    assert cursor.missing == 10 - 4
+    assert cursor.skip(6)
+    assert cursor.missing == 10 - 4
+    assert not cursor.skip(4)

@@ -1,6 +1,7 @@
 """On a virtual loop time jumps, runs repeat exactly, and what can never go on is an error."""
 
 import asyncio
+import gc
 import re
 import threading
 import time
@@ -317,6 +318,7 @@ def test_a_bus_with_sockets_does_not_start_and_says_why(tmp_path: Path) -> None:
             await AsyncEventBus(f"ipc://{tmp_path}/desk", name="feed").start()
 
     run(main())
+    gc.collect()  # sockets that were left open would warn
 
 
 def test_a_silent_peer_is_said_to_be_stale_after_three_virtual_seconds() -> None:
