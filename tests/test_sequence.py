@@ -702,3 +702,18 @@ def test_behind_what_is_missing_every_frame_is_skipped_and_counted_as_missing() 
     assert cursor.skip(6)
     assert cursor.missing == 10 - 4
     assert not cursor.skip(4)
+
+
+def test_a_number_that_was_said_to_be_unknown_and_taken_back_hides_none_that_is_unknown_later() -> (
+    None
+):
+    cursor = Cursor(4)
+    assert cursor.leave(9) == [Gap(4, 9, UNKNOWN)]
+    cursor.go_back(6)
+    assert cursor.leave(8) == [Gap(6, 8, UNKNOWN)]
+
+
+def test_a_source_that_was_given_up_and_takes_back_what_it_said_is_asked_again() -> None:
+    cursor = given_up(4, 9)
+    cursor.go_back(6)
+    assert cursor.ask(1000.0) == 4
