@@ -217,3 +217,14 @@ def test_who_is_refused_something_is_named_with_it() -> None:
     askers.hello(ONE, BOT)
     askers.hello(TWO, FEED)
     assert list(askers.lacking()) == [("bot", ["T/0"], True)]
+
+
+def test_who_else_says_hello_from_an_endpoint_is_known_until_that_is_gone_too() -> None:
+    askers, before = Askers(), Who("bot", 49, BOT.endpoint)
+    askers.hello(ONE, BOT)
+    askers.hello(TWO, before)
+    askers.withdraw(before)
+    assert askers.at(BOT.endpoint) == BOT
+    assert askers.at(FEED.endpoint) is None
+    askers.withdraw(BOT)
+    assert askers.at(BOT.endpoint) is None

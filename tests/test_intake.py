@@ -14,6 +14,7 @@ from aiobus.sequence import (
     PATIENCE_ALIVE,
     RETRY,
     UNANSWERED,
+    UNKNOWN,
     WENT_BACK,
     Gap,
 )
@@ -1133,3 +1134,54 @@ def test_the_past_is_asked_for_even_where_there_is_no_room(bench: Bench) -> None
     bench.box.vacancy = 0
     bench.intake.meet(DESK, 40, bench.older)
     assert bench.asked.pages == [(DESK, 0, 1)]
+
+
+# Fine rules, each of which something would go on without.
+
+
+def test_what_was_heard_of_while_something_is_missing_is_not_vouched_for(met: Bench) -> None:
+    met.intake.take(rows_of(6, 7), met.older, 9)
+    met.intake.leave(DESK, 9)
+    assert met.box.log == [Gap(4, 7, LEFT), Gap(7, 9, UNKNOWN)]
+
+
+def test_a_beacon_after_which_nothing_is_missing_vouches_for_what_was_heard_of(met: Bench) -> None:
+    met.intake.take(rows_of(4), met.older, 9)
+    met.intake.leave(DESK, 9)
+    assert met.box.log == []
+
+
+def test_a_page_that_leads_nowhere_frees_the_room_that_it_was_to_fill(behind: Bench) -> None:
+    behind.intake.meet(OTHER, 4, behind.older)
+    behind.intake.meet(OTHER, 9, behind.older)
+    behind.turn(4, 4, 9)
+    assert behind.asked.pages == [(OTHER, 4, ROOM)]
+
+
+def test_a_source_that_was_forgotten_while_it_was_asked_is_not_taken_for_silent_later(
+    behind: Bench,
+) -> None:
+    behind.intake.forget(DESK)
+    behind.intake.meet(OTHER, 9, behind.younger)
+    behind.box.vacancy = 2 * ROOM
+    behind.intake.meet(DESK, 20, behind.younger)
+    assert behind.asked.pages == [(OTHER, 0, ROOM), (DESK, 0, ROOM)]
+
+
+def test_a_source_that_needed_no_answer_any_more_is_not_taken_for_silent_later(
+    behind: Bench,
+) -> None:
+    behind.take(4, 5, 9)
+    behind.intake.meet(OTHER, 9, behind.younger)
+    (asked,) = behind.asked.take()
+    behind.box.vacancy = ROOM + asked[2]
+    behind.intake.meet(DESK, 20, behind.older)
+    assert behind.asked.pages == [(DESK, 9, ROOM)]
+
+
+def test_one_that_was_taken_for_dead_and_answers_is_asked_for_what_is_missing(met: Bench) -> None:
+    met.intake.leave(DESK, 4, is_dead=True)
+    met.intake.meet(DESK, 6, met.older)
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+    met.take(7, 8, started=met.older)
+    assert met.box.log == []

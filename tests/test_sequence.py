@@ -682,3 +682,37 @@ def test_a_source_that_leaves_before_it_told_of_its_past_has_lost_what_was_heard
     cursor.hear(9)
     assert cursor.leave(0) == [Gap(0, 9, LEFT)]
     assert not cursor.behind
+
+
+# Fine rules, each of which something would go on without.
+
+
+def test_a_page_that_ends_where_a_frame_has_led_tells_what_is_lost_behind_it() -> None:
+    cursor = heard(4, 20)
+    cursor.ask(0.0)
+    cursor.take(4, 9, has_room=True)
+    assert cursor.advance(page(4, 9, 20, evicted=15)) == Gap(9, 15, EVICTED)
+
+
+def test_behind_what_is_missing_every_frame_is_skipped_and_counted_as_missing() -> None:
+    cursor = heard(4, 8)
+    assert cursor.skip(9)
+    assert cursor.missing == 10 - 4
+    assert cursor.skip(6)
+    assert cursor.missing == 10 - 4
+    assert not cursor.skip(4)
+
+
+def test_a_number_that_was_said_to_be_unknown_and_taken_back_hides_none_that_is_unknown_later() -> (
+    None
+):
+    cursor = Cursor(4)
+    assert cursor.leave(9) == [Gap(4, 9, UNKNOWN)]
+    cursor.go_back(6)
+    assert cursor.leave(8) == [Gap(6, 8, UNKNOWN)]
+
+
+def test_a_source_that_was_given_up_and_takes_back_what_it_said_is_asked_again() -> None:
+    cursor = given_up(4, 9)
+    cursor.go_back(6)
+    assert cursor.ask(1000.0) == 4

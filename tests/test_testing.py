@@ -3,7 +3,6 @@ goes wrong there.
 """
 
 import asyncio
-import random
 from typing import Any, Self
 
 import pytest
@@ -14,13 +13,12 @@ from aiobus import (
     BusError,
     Event,
     EventType,
-    Limits,
     NameInUse,
     Subscription,
     peers,
 )
 from aiobus.testing import Faults, MemoryNetwork, Message
-from aiobus.transport import marks, mesh, topic
+from aiobus.transport import marks, mesh
 from aiobus.transport.meeting import Member
 from aiobus.transport.network import Network
 
@@ -598,61 +596,6 @@ class Listener:
             ]
             lost = sorted(set(wanted) - set(got))
             assert [seq for seq in lost if not any(seq in each for each in ranges)] == [], "silent"
-
-
-def listeners() -> list[Listener]:
-    return [
-        Listener(["*"]),
-        Listener(["A"]),
-        Listener(["A", "C"], "x", maxsize=128),
-        Listener(["B"], maxsize=64),
-        Listener(["B", "C"], "y", overflow="block", maxsize=64),
-    ]
-
-
-@pytest.fixture
-def quiet_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever leaves two frames and misses ten events listens quietly."""
-    for name, few in (("LEFT", 2), ("FAR", 10), ("NEAR", 5)):
-        monkeypatch.setattr(topic, name, few)
-
-
-async def stormy(seed: int, limits: Limits) -> None:
-    """Two sources publish 1,000 events each while messages are lost, doubled and disordered."""
-    rng = random.Random(seed)
-    network = MemoryNetwork(seed=seed)
-    async with Desk(network, limits=limits) as desk:
-        sources = [await desk.bus("feed"), await desk.bus("gateway")]
-        strategy = await desk.bus("strategy")
-        everyone = listeners()
-        for listener in everyone:
-            await listener.join(strategy)
-        network.faults = Faults(loss=0.05, duplication=0.05, reorder=0.05)
-        published = []
-        for number in range(2000):
-            event = Event(rng.choice("AAABC"), number, key=rng.choice("xy"))
-            published.append(await rng.choice(sources).publish(event))
-            if rng.random() < 0.2:
-                await asyncio.sleep(0)  # so that frames of all lengths are sent
-        for source in sources:
-            assert await source.flush(25) == []
-        await strategy.settle()
-        for listener in everyone:
-            listener.check(published, has_gaps=limits.history_events < 1000)
-        assert min(network.lost, network.duplicated, network.reordered) > 0
-
-
-async def test_in_a_storm_everything_arrives_once_and_in_order_or_is_in_a_gap() -> None:
-    async with asyncio.TaskGroup() as group:
-        for seed in range(2):
-            group.create_task(stormy(seed, Limits()))
-        for seed in range(2, 4):
-            group.create_task(stormy(seed, Limits(history_events=60)))
-
-
-@pytest.mark.usefixtures("quiet_soon")
-async def test_in_a_storm_in_which_all_turn_quiet_and_loud_as_well() -> None:
-    await test_in_a_storm_everything_arrives_once_and_in_order_or_is_in_a_gap()
 
 
 async def feed_and_strategy(desk: Desk) -> tuple[AsyncEventBus, AsyncEventBus, Listener]:

@@ -316,7 +316,12 @@ def test_a_bus_with_sockets_does_not_start_and_says_why(tmp_path: Path) -> None:
         with pytest.raises(NotImplementedError, match="MemoryNetwork"):
             await AsyncEventBus(f"ipc://{tmp_path}/desk", name="feed").start()
 
+    async def again() -> None:
+        async with AsyncEventBus(f"ipc://{tmp_path}/desk", name="feed"):
+            pass
+
     run(main())
+    asyncio.run(again())  # nothing was left open, and so the name is free
 
 
 def test_a_silent_peer_is_said_to_be_stale_after_three_virtual_seconds() -> None:

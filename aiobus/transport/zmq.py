@@ -85,11 +85,11 @@ class ZmqNetwork:
             self._drains.append(self._down)
             members = await self._meeting.join(name, self._bind, ears.on_found)
             self._check_open()
-            self._up.start()  # raises NotImplementedError where a loop has no readers
-            self._down.start()
         except BaseException:
             await self.close(0)
             raise
+        self._up.start()
+        self._down.start()
         self._look(ears, asyncio.get_running_loop(), Context())
         return self._endpoint, members
 
