@@ -578,3 +578,12 @@ def test_who_names_a_key_is_led_past_any_number_of_events_with_others() -> None:
     keep(history, PAGE_LOOK + 10, "A", "y")
     page = history.page(Query.of("A", "y"), 0, 10, look=1)
     assert (seqs(page.rows), page.to) == ([PAGE_LOOK + 10], PAGE_LOOK + 10)
+
+
+def test_what_is_forgotten_leaves_neither_its_row_nor_its_key_in_memory() -> None:
+    history = History(Limits(history_events=2))
+    for seq in range(1, 5):
+        keep(history, seq, "A", f"key-{seq}")
+    ring = history.ring("A")
+    assert ring is not None
+    assert (ring.keys[: ring.start], ring.rows[: ring.start]) == (["", ""], [b"", b""])

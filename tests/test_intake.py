@@ -1185,3 +1185,14 @@ def test_one_that_was_taken_for_dead_and_answers_is_asked_for_what_is_missing(me
     assert met.asked.pages == [(DESK, 4, ROOM)]
     met.take(7, 8, started=met.older)
     assert met.box.log == []
+
+
+def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_older(
+    bench: Bench,
+) -> None:
+    made = bench.clock.now
+    assert bench.intake.has(DESK, 5, made)
+    bench.take(3, 4, 5, started=made)
+    bench.intake.leave(OTHER, 0, is_dead=True)
+    bench.intake.take(Frame(3, [4], *OTHER), made)
+    assert (bench.box.log, bench.asked.pages) == ([4, 5, 4], [])

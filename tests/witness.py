@@ -171,8 +171,11 @@ class Listener:
         """What is owed of before it."""
         self.floor: dict[Id, int] = {}
         """Up to which seq nothing may come."""
-        self.confirmed: dict[Id, tuple[int, list[Told]]] = {}
-        """Up to which seq a flush said that it has everything, and the gaps told by then."""
+        self.confirmed: dict[Id, tuple[int, int]] = {}
+        """Up to which seq a flush said that it has everything, and how many gaps there were then:
+        some of them may have been in the inbox still.
+        """
+        self._told: list[tuple[Id, Told]] = []
         self.made = math.inf
         self.has_left = False
         self._known: dict[Id, Desk] = {}
@@ -276,8 +279,11 @@ class Listener:
         if told.reason == WENT_BACK or told.upto >= FORGED:
             assert self.trouble.is_forged, f"{source} went back without a reason: {told}"
             # What is beyond was never there, and will be handed over once it is.
-            told = Told(told.after, min(told.upto, self._known[source].seq), told.reason)
+            known = self._known.get(source)  # None: it is only starting
+            newest = told.after if known is None else known.seq
+            told = Told(told.after, min(told.upto, newest), told.reason)
         self.log[source].append(told)
+        self._told.append((source, told))
 
     def is_owed(self, desk: Desk) -> bool:
         """True when it is certain that the desk owes it what it has published."""
@@ -287,7 +293,7 @@ class Listener:
 
     def note_confirmed(self, desk: Desk, upto: int) -> None:
         """A flush says that it has everything."""
-        self.confirmed[desk.source] = (upto, self.gaps(desk.source))
+        self.confirmed[desk.source] = (upto, self.subscription.stats.gaps)
 
     # What holds in the end.
 
@@ -407,7 +413,8 @@ class Listener:
         """What a flush said it had is not lost later."""
         if desk.source not in self.confirmed or self.trouble.is_disorderly or not self.is_open:
             return
-        upto, gaps = self.confirmed[desk.source]
+        upto, count = self.confirmed[desk.source]
+        gaps = [gap for source, gap in self._told[:count] if source == desk.source]
         seen = set(self.seen(desk.source))
         false = [
             event.seq
