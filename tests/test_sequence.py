@@ -696,11 +696,11 @@ def test_a_page_that_ends_where_a_frame_has_led_tells_what_is_lost_behind_it() -
 
 def test_behind_what_is_missing_every_frame_is_skipped_and_counted_as_missing() -> None:
     cursor = heard(4, 8)
-    assert cursor.skip(9)
+    assert cursor.take(9, 10, has_room=True) is None
     assert cursor.missing == 10 - 4
-    assert cursor.skip(6)
+    assert cursor.take(6, 7, has_room=True) is None
     assert cursor.missing == 10 - 4
-    assert not cursor.skip(4)
+    assert cursor.take(4, 5, has_room=True) == 4
 
 
 def test_a_number_that_was_said_to_be_unknown_and_taken_back_hides_none_that_is_unknown_later() -> (
