@@ -1194,5 +1194,5 @@ def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_
     assert bench.intake.has(DESK, 5, made)
     bench.take(3, 4, 5, started=made)
     bench.intake.leave(OTHER, 0, is_dead=True)
-    bench.intake.take(Frame(3, [4], *OTHER), made)
+    bench.intake.take(rows_of(3, 4, source=OTHER), made)
     assert (bench.box.log, bench.asked.pages) == ([4, 5, 4], [])
