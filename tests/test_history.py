@@ -587,4 +587,4 @@ def test_what_is_forgotten_leaves_neither_its_row_nor_its_key_in_memory() -> Non
     ring = history.ring("A")
     assert ring is not None
     assert not [cell for cell in ring.cells if cell in ("key-1", "key-2")]
-    assert [key for key in ring.cells[3 * ring.start + 1 :: 3]] == ["key-3", "key-4"]
+    assert list(ring.cells[3 * ring.start + 1 :: 3]) == ["key-3", "key-4"]
