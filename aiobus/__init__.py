@@ -12,9 +12,9 @@ from aiobus.errors import (
     WrongLoop,
 )
 from aiobus.event import Event, EventType
-from aiobus.eventstream import EventStream
 from aiobus.limits import Limits
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
+from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
 __all__ = [

@@ -15,28 +15,33 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
-from aiobus import epochs
-from aiobus.backpressure import wait_for_space
-from aiobus.dispatch import Callback, check_callback
+from aiobus import clock as epochs
+from aiobus.diagnostics import Diagnostics, LoopWatch
+from aiobus.dispatcher import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
-from aiobus.eventstream import EventStream
-from aiobus.held import Held
 from aiobus.inbox import Overflow
-from aiobus.life import Life, State
+from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import Limits
-from aiobus.pattern import Query, bad_name
+from aiobus.options import (
+    Keys,
+    Since,
+    SubscribeKeywords,
+    SubscriptionOptions,
+    Types,
+    Where,
+    check_timeout,
+)
 from aiobus.publisher import Publisher, Route
-from aiobus.receiver import Receiver
-from aiobus.reports import Reports
+from aiobus.query import Query, bad_name
 from aiobus.requests import Requests
 from aiobus.stats import BusStats
-from aiobus.subscription import Subscription
-from aiobus.subscriptions import Subscriptions
-from aiobus.terms import Keys, Since, SubscribeOptions, Terms, Types, Where, check_timeout
+from aiobus.stream import EventStream
+from aiobus.subscriber import Subscriber
+from aiobus.subscription import Receiver, Subscription
+from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
-from aiobus.transport.scheme import adapter
-from aiobus.turn import TURN_SECONDS, Turn
+from aiobus.url import adapter
 
 __all__ = ["AsyncEventBus"]
 
@@ -91,14 +96,16 @@ class AsyncEventBus:
         self.name = name or ""
         """The `source` of every event published here; "" before the start that makes it up."""
         self._transport = url if isinstance(url, Transport) else adapter(url, limits)
-        self._life = Life(self.name, lambda: self._subscriptions.at_work() is not None, self.url)
+        self._life = Lifecycle(
+            self.name, lambda: self._subscriptions.at_work() is not None, self.url
+        )
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
-        self._reports = Reports(self._publisher, raising, self._end)
-        self._held = Held(lambda text: self._reports.trouble(text, text))
+        self._reports = Diagnostics(self._publisher, raising, self._end)
+        self._held = LoopWatch(lambda text: self._reports.trouble(text, text))
         # A test must not depend on how fast the machine is: turns are counted in events alone.
         is_timed = raising is None
-        self._subscriptions = Subscriptions(
+        self._subscriptions = Subscriber(
             self._publisher,
             self._reports,
             self._transport,
@@ -106,11 +113,11 @@ class AsyncEventBus:
             self._held,
             is_timed=is_timed,
         )
-        self._turn = Turn(TURN_SECONDS if is_timed else math.inf)
+        self._turn = TimeSlice(TURN_SECONDS if is_timed else math.inf)
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._is_debugged = False
         self._requests = Requests(self._subscriptions, self._route, self._publish)
-        self._registered: list[tuple[Callback, Terms]] = []
+        self._registered: list[tuple[Callback, SubscriptionOptions]] = []
         self._life.on_fork = self._leave_process
 
     def __repr__(self) -> str:
@@ -388,7 +395,7 @@ class AsyncEventBus:
         """
         self._life.check()
         check_callback(callback)
-        terms = Terms(
+        terms = SubscriptionOptions(
             query=Query.of(types, key),
             where=where,
             overflow=overflow,
@@ -415,7 +422,7 @@ class AsyncEventBus:
         for receiver in found:
             self._subscriptions.drop(receiver)
 
-    def on(self, types: Types, **options: Unpack[SubscribeOptions]) -> Callable[[F], F]:
+    def on(self, types: Types, **options: Unpack[SubscribeKeywords]) -> Callable[[F], F]:
         """A decorator: subscribe the function when the bus starts, with the keywords of
         `subscribe`. The function stays itself.
 
@@ -425,7 +432,7 @@ class AsyncEventBus:
             hint = "decorate before start, or `await bus.subscribe(...)` now"
             raise BusError(f"{self._life.name} is {self._life.state.value}: {hint}")
         query = Query.of(types, options.pop("key", None))
-        terms = Terms(query=query, **options)  # type: ignore[misc]
+        terms = SubscriptionOptions(query=query, **options)  # type: ignore[misc]
 
         def register(callback: F) -> F:
             check_callback(callback)
@@ -453,7 +460,7 @@ class AsyncEventBus:
         closes. See `EventStream`. Raises WrongLoop in another thread.
         """
         self._life.check_thread()
-        terms = Terms(
+        terms = SubscriptionOptions(
             query=Query.of(types, key),
             where=where,
             overflow=overflow,

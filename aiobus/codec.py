@@ -8,6 +8,8 @@ not known here.
 orjson refuses most of what has no exact image. Two things it lets through: it writes `null` for NaN
 (orjson#170), and it copies an orjson.Fragment unread. The checks for these two must not cost what
 the encoding costs, so they look for evidence that there is none, and walk the data only without it.
+That no Fragment exists is told in constant time: each holds a reference to its type, so the count
+of those references tells.
 """
 
 import marshal
@@ -19,17 +21,60 @@ from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
+from functools import partial
+from gc import get_referents, get_referrers
+from sys import getrefcount
 from typing import Any
 from uuid import UUID
 
 import orjson
+from orjson import Fragment
 
 from aiobus.errors import EncodeError
 from aiobus.event import KNOWN, Event
-from aiobus.fragments import UNUSED, may_exist, references
-from aiobus.seconds import LATEST, way_out
+from aiobus.limits import LATEST, way_out
 
-__all__ = ["MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode", "seq_of"]
+__all__ = [
+    "MAX_CAUSE",
+    "MAX_DEPTH",
+    "UNUSED",
+    "copied",
+    "decode",
+    "encode",
+    "may_exist",
+    "references",
+    "seq_of",
+]
+
+references = partial(getrefcount, Fragment)
+"""How many references to the type there are: `UNUSED` as long as no Fragment exists, which is what
+`may_exist` asks, by one call more.
+"""
+
+
+def may_exist() -> bool:
+    """False only if no Fragment exists. True also while the type has another name than those it had
+    when this module was loaded.
+    """
+    return references() != UNUSED
+
+
+def _unused() -> int:
+    """The count while no Fragment exists; 0, which no count is, if the count tells nothing."""
+    count = references()
+    fragment = Fragment(b"")
+    counted = references()
+    del fragment
+    # The garbage collector knows all that refers to the type, `references` among it, except for
+    # Fragments, which may exist already, and orjson's own reference.
+    holders = get_referrers(Fragment)
+    held = sum(item is Fragment for holder in holders for item in get_referents(holder)) + 1
+    # A Fragment of orjson before 3.13 holds no reference. A later one may hold more of its own.
+    return held if counted == count + 1 and count >= held else 0
+
+
+UNUSED = _unused()
+
 
 MAX_DEPTH = 253
 """Levels of nested data. orjson encodes 254, and the row is one."""

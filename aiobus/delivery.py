@@ -19,7 +19,6 @@ __all__ = [
     "Hand",
     "Name",
     "StreamBody",
-    "closes_circle",
     "current",
     "current_id",
     "enter",
@@ -27,6 +26,7 @@ __all__ = [
     "holding",
     "leave",
     "waiting",
+    "would_deadlock",
 ]
 
 
@@ -226,7 +226,7 @@ def waiting(holders: Iterable[Delivery], consumers: Iterable[Consumer]) -> Itera
             holder.waits_for = tuple(left)
 
 
-def closes_circle(waiter: Consumer, target: Consumer) -> bool:
+def would_deadlock(waiter: Consumer, target: Consumer) -> bool:
     """True when `target` cannot go on before `waiter` does: it waits for it, if only by way of
     others (or is the same). One delivery that waits counts for its whole consumer, so with
     `concurrency` above 1 an event may overshoot that could have waited.

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from aiobus.codec import seq_of
 from aiobus.limits import Limits
-from aiobus.pattern import RESERVED, Query
+from aiobus.query import RESERVED, Query
 
 __all__ = ["History", "Page", "Since", "Want"]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from aiobus.event import Event
 from aiobus.rows import LazyBatch
 
-__all__ = ["Inbox", "Item", "Notice", "Offer", "Overflow", "make_inbox"]
+__all__ = ["GapMarker", "Inbox", "Item", "Overflow", "PutResult", "make_inbox"]
 
 BATCH = 64
 """Rows taken at once, where what is taken may not be dropped or conflated any more."""
@@ -21,7 +21,7 @@ Overflow = Literal["catch_up", "block", "latest", "drop_oldest"]
 """What a full inbox does. See `AsyncEventBus.subscribe`."""
 
 
-class Offer(Enum):
+class PutResult(Enum):
     """What became of an offered item."""
 
     TAKEN = auto()
@@ -33,10 +33,10 @@ class Offer(Enum):
     """There was no room; nothing changed."""
 
 
-TAKEN = Offer.TAKEN  # an Enum is slow to ask for its members, and each event does
+TAKEN = PutResult.TAKEN  # an Enum is slow to ask for its members, and each event does
 
 
-class Notice:
+class GapMarker:
     """An item that says something about the others (a gap), in its place among them.
 
     It is never conflated and never dropped.
@@ -50,28 +50,28 @@ class Notice:
 
 Offered = bytes | Event[Any]
 """An encoded event of this process, or an event of another."""
-Item = Offered | Notice
+Item = Offered | GapMarker
 
 
 class Inbox(Protocol):
     """What a subscription needs of its inbox, whatever the policy."""
 
     def __len__(self) -> int: ...
-    def offer(self, event: Offered, type: str, key: str) -> Offer:
+    def offer(self, event: Offered, type: str, key: str) -> PutResult:
         """Put an event in by the rules of the policy."""
         ...
 
-    def admit(self, event: Offered, type: str, key: str) -> Offer:
+    def admit(self, event: Offered, type: str, key: str) -> PutResult:
         """Put an event in even if there is no room: it was asked for, and must not be lost."""
         ...
 
-    def extend(self, events: list[Event[Any]]) -> list[Offer]:
+    def extend(self, events: list[Event[Any]]) -> list[PutResult]:
         """Offer all of these, and admit what would be refused. What became of those that were not
         simply taken.
         """
         ...
 
-    def notify(self, notice: Notice) -> None:
+    def notify(self, notice: GapMarker) -> None:
         """Put a notice in, whether there is room or not."""
         ...
 
@@ -94,7 +94,7 @@ class FifoInbox:
 
     __slots__ = ("_inner", "_items", "_maxsize", "_mixed", "_most", "_when_full")
 
-    def __init__(self, maxsize: int, when_full: Offer) -> None:
+    def __init__(self, maxsize: int, when_full: PutResult) -> None:
         self._items: deque[Item | LazyBatch] = deque()
         self._maxsize = maxsize
         self._inner = 0
@@ -103,18 +103,18 @@ class FifoInbox:
         """Items that are no rows."""
         self._when_full = when_full
         # What is taken can no longer be dropped, so that policy hands out one at a time.
-        self._most = 1 if when_full is Offer.DROPPED else BATCH
+        self._most = 1 if when_full is PutResult.DROPPED else BATCH
 
     def __len__(self) -> int:
         return len(self._items) + self._inner
 
-    def offer(self, event: Offered, type: str, key: str) -> Offer:
+    def offer(self, event: Offered, type: str, key: str) -> PutResult:
         outcome = TAKEN
         if len(self._items) + self._inner >= self._maxsize:
             outcome = self._when_full
-            if outcome is Offer.REFUSED:
+            if outcome is PutResult.REFUSED:
                 return outcome
-            if outcome is Offer.DROPPED and not self._drop_oldest():
+            if outcome is PutResult.DROPPED and not self._drop_oldest():
                 outcome = TAKEN
         self._items.append(event)
         if event.__class__ is not bytes:
@@ -123,26 +123,26 @@ class FifoInbox:
 
     def _drop_oldest(self) -> bool:
         for index, item in enumerate(self._items):
-            if not isinstance(item, Notice):
+            if not isinstance(item, GapMarker):
                 self._mixed -= type(item) is not bytes
                 del self._items[index]
                 return True
         return False
 
-    def admit(self, event: Offered, type: str, key: str) -> Offer:
+    def admit(self, event: Offered, type: str, key: str) -> PutResult:
         self._items.append(event)
         self._mixed += event.__class__ is not bytes
-        return Offer.TAKEN
+        return PutResult.TAKEN
 
-    def extend(self, events: list[Event[Any]]) -> list[Offer]:
-        if self._when_full is Offer.DROPPED:
+    def extend(self, events: list[Event[Any]]) -> list[PutResult]:
+        if self._when_full is PutResult.DROPPED:
             outcomes = [self.offer(event, event.type, event.key) for event in events]
-            return [outcome for outcome in outcomes if outcome is not Offer.TAKEN]
+            return [outcome for outcome in outcomes if outcome is not PutResult.TAKEN]
         self._items.extend(events)
         self._mixed += len(events)
         return []
 
-    def notify(self, notice: Notice) -> None:
+    def notify(self, notice: GapMarker) -> None:
         self._items.append(notice)
         self._mixed += 1
 
@@ -193,7 +193,7 @@ class FifoInbox:
 
 def _size(item: Item) -> int:
     """Its bytes, if it is to be parsed."""
-    return len(item) if type(item) is bytes else type(item) is not Notice
+    return len(item) if type(item) is bytes else type(item) is not GapMarker
 
 
 class LatestInbox:
@@ -205,36 +205,36 @@ class LatestInbox:
 
     def __init__(self, maxsize: int) -> None:
         # A plain dict's first key is slow to find after many pops.
-        self._items: OrderedDict[tuple[str, str] | Notice, Item] = OrderedDict()
+        self._items: OrderedDict[tuple[str, str] | GapMarker, Item] = OrderedDict()
         self._maxsize = maxsize
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def offer(self, event: Offered, type: str, key: str) -> Offer:
+    def offer(self, event: Offered, type: str, key: str) -> PutResult:
         if (type, key) in self._items or len(self._items) < self._maxsize:
             return self.admit(event, type, key)
         has_dropped = self._drop_oldest()
         self._items[type, key] = event
-        return Offer.DROPPED if has_dropped else Offer.TAKEN
+        return PutResult.DROPPED if has_dropped else PutResult.TAKEN
 
     def _drop_oldest(self) -> bool:
         for name in self._items:
-            if not isinstance(name, Notice):
+            if not isinstance(name, GapMarker):
                 del self._items[name]
                 return True
         return False
 
-    def admit(self, event: Offered, type: str, key: str) -> Offer:
-        outcome = Offer.CONFLATED if (type, key) in self._items else Offer.TAKEN
+    def admit(self, event: Offered, type: str, key: str) -> PutResult:
+        outcome = PutResult.CONFLATED if (type, key) in self._items else PutResult.TAKEN
         self._items[type, key] = event
         return outcome
 
-    def extend(self, events: list[Event[Any]]) -> list[Offer]:
+    def extend(self, events: list[Event[Any]]) -> list[PutResult]:
         outcomes = [self.offer(event, event.type, event.key) for event in events]
-        return [outcome for outcome in outcomes if outcome is not Offer.TAKEN]
+        return [outcome for outcome in outcomes if outcome is not PutResult.TAKEN]
 
-    def notify(self, notice: Notice) -> None:
+    def notify(self, notice: GapMarker) -> None:
         self._items[notice] = notice
 
     def take(self, max_bytes: int) -> list[Item]:
@@ -248,10 +248,10 @@ def make_inbox(overflow: Overflow, maxsize: int) -> Inbox:
     """The inbox for a policy."""
     match overflow:
         case "catch_up":
-            return FifoInbox(maxsize, Offer.REFUSED)
+            return FifoInbox(maxsize, PutResult.REFUSED)
         case "block":
-            return FifoInbox(maxsize, Offer.TAKEN)
+            return FifoInbox(maxsize, PutResult.TAKEN)
         case "drop_oldest":
-            return FifoInbox(maxsize, Offer.DROPPED)
+            return FifoInbox(maxsize, PutResult.DROPPED)
         case "latest":
             return LatestInbox(maxsize)

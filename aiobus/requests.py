@@ -10,15 +10,15 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from aiobus.backpressure import wait_for_space
 from aiobus.delivery import holding, waiting
 from aiobus.errors import BusClosed, NoSubscribers, RequestTimeout
 from aiobus.event import Event
-from aiobus.pattern import Query
+from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Route
-from aiobus.receiver import Receiver
-from aiobus.subscriptions import Subscriptions
-from aiobus.terms import Terms
+from aiobus.query import Query
+from aiobus.subscriber import Subscriber
+from aiobus.subscription import Receiver
+from aiobus.sync import wait_for_space
 
 __all__ = ["Requests"]
 
@@ -30,7 +30,7 @@ class Requests:
 
     def __init__(
         self,
-        subscriptions: Subscriptions,
+        subscriptions: Subscriber,
         route: Callable[[Event[Any]], Route],
         publish: Callable[[Event[Any]], object],
     ) -> None:
@@ -84,7 +84,9 @@ class Requests:
         task = self._listening.get(query)
         if task is None:
             making = self._subscriptions.serve(
-                "replies", Terms(query=query), lambda event: self._resolve(query, event)
+                "replies",
+                SubscriptionOptions(query=query),
+                lambda event: self._resolve(query, event),
             )
             task = asyncio.get_running_loop().create_task(making, context=Context())
             task.add_done_callback(lambda task: self._on_listening(query, task))

@@ -13,7 +13,7 @@ import orjson
 
 from aiobus.codec import MAX_CAUSE, MAX_DEPTH
 from aiobus.event import KNOWN, Event
-from aiobus.pattern import RESERVED, bad_key, bad_type
+from aiobus.query import RESERVED, bad_key, bad_type
 
 __all__ = ["MAX_NUMBER", "SEPARATOR", "LazyBatch", "Rows", "Source", "WireError", "shape"]
 

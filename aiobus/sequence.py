@@ -57,7 +57,7 @@ class Cursor:
 
     __slots__ = (
         "_asked", "_asked_after", "_deadline", "_known", "_limit", "_past", "_reported", "_sure",
-        "_unknown", "behind", "clear", "has_given_up", "last", "since", "upto",
+        "_unknown", "behind", "clear", "has_timed_out", "last", "since", "upto",
     )  # fmt: skip
 
     def __init__(self, last: int = 0, *, behind: bool = False, since: Since = None) -> None:
@@ -74,7 +74,7 @@ class Cursor:
         """Where it begins in the past, until the first page has said after which seq that is."""
         self.upto = 0
         """Above 0: only the newest of each (type, key) up to this seq is wanted so far."""
-        self.has_given_up = False
+        self.has_timed_out = False
         self._known = self._reported = self._past = self._unknown = 0
         self._sure = 0
         """Everything up to here was handed over or reported, even if what is above it is taken back
@@ -87,7 +87,7 @@ class Cursor:
 
     # Events of this process, one by one.
 
-    def fall_behind(self, seq: int) -> None:
+    def start_lagging(self, seq: int) -> None:
         """`seq` is the first event there was no room for; everything before it was handed over."""
         self.last = seq - 1
         self._be_behind(seq)
@@ -104,7 +104,7 @@ class Cursor:
         """How many numbers lie between its place and the last that is known to be missing, as far
         as it has a place and somebody answers.
         """
-        is_asking = self.behind and not self.has_given_up and self.since is None
+        is_asking = self.behind and not self.has_timed_out and self.since is None
         return self._known - self.last if is_asking else 0
 
     @property
@@ -114,7 +114,7 @@ class Cursor:
 
     def lost_before(self, prev: int) -> Gap | None:
         """After giving up, a frame that follows `prev` ends what is missing, and that is lost."""
-        if not self.has_given_up or (prev <= self.last and self.since is None):
+        if not self.has_timed_out or (prev <= self.last and self.since is None):
             return None
         gap = self._gap(prev, UNANSWERED)
         self.last = prev
@@ -139,8 +139,8 @@ class Cursor:
         if prev > last or self.since is not None:
             self._be_behind(newest)
             return None
-        if self.has_given_up:  # it is there again, perhaps only the room is not
-            self.has_given_up = False
+        if self.has_timed_out:  # it is there again, perhaps only the room is not
+            self.has_timed_out = False
             self._asked = self._deadline = None
         if not has_room and newest > last:
             self._be_behind(newest)
@@ -161,7 +161,7 @@ class Cursor:
         is_waiting = self._asked is not None and now < self._asked + RETRY
         if self._deadline is not None and now >= self._deadline:
             is_waiting = False
-        return self.behind and not self.has_given_up and not is_waiting
+        return self.behind and not self.has_timed_out and not is_waiting
 
     def ask(self, now: float) -> int | None:
         """After which seq a page is to be asked for; None unless it is due, or when nobody answers
@@ -173,7 +173,7 @@ class Cursor:
             self._deadline = now + PATIENCE
             self._limit = now + PATIENCE_ALIVE
         if now >= self._deadline:
-            self.has_given_up = True
+            self.has_timed_out = True
             return None
         self._asked, self._asked_after = now, self.last
         return self.last
@@ -215,7 +215,7 @@ class Cursor:
             self._asked = self._deadline = None
         self._move(page.to)
         self._known = max(self._known, page.newest)
-        self.has_given_up = False
+        self.has_timed_out = False
         if self.last >= self._known:
             self._be_live()
         return gap
@@ -246,7 +246,7 @@ class Cursor:
         self._known, self._reported = min(self._known, seq), min(self._reported, seq)
         self._past, self._unknown = min(self._past, seq), min(self._unknown, seq)
         self.upto = min(self.upto, seq)
-        self.has_given_up = False
+        self.has_timed_out = False
         self._asked = self._deadline = None
         self._move(self.last)
         if self.since is None and self.last >= self._known:
@@ -277,6 +277,6 @@ class Cursor:
         self._known = max(self._known, known)
 
     def _be_live(self) -> None:
-        self.behind = self.has_given_up = False
+        self.behind = self.has_timed_out = False
         self._asked = self._deadline = self.since = None
         self.upto = 0

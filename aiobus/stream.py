@@ -1,111 +1,153 @@
-"""What one query is sent of this process's events: joined into frames, each of which says what the
-one before ended with.
+"""`async with bus.stream(...) as events: async for event in events`: events pulled by the
+consumer's own task.
 
-Owns the batch and the `prev` link. Pure: it is given rows and hands out bytes; when a tick of the
-loop is over it must be told.
-
-The first event of a tick leaves at once, so a lone event has no batching delay; what follows in the
-same tick is joined, and after such a tick the first of the next one as well, so a burst has full
-frames.
+A class and not an async generator, because a generator that is cancelled or timed out while it
+waits is finished for good, while here the next step goes on where the last one stopped. Must not
+know how events arrive: it pops and waits.
 """
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
 
-from aiobus.codec import seq_of
-from aiobus.history import LARGE
-from aiobus.pattern import Query
-from aiobus.wire import frame, quiet
+from aiobus.delivery import Delivery, StreamBody, current, enter, leave
+from aiobus.errors import BusError
+from aiobus.event import Event
+from aiobus.subscription import Receiver, Subscription
+from aiobus.sync import TimeSlice
 
-__all__ = ["Stream"]
+__all__ = [
+    "EventStream",
+]
 
-FRAME_EVENTS = 64
-FRAME_BYTES = FRAME_EVENTS * LARGE
+log = logging.getLogger("aiobus.dispatcher")
 
 
-class Stream:
-    """The events of one query on their way to other processes.
+class EventStream:
+    """The events of one query, in order, for one consumer. Live on entry, closed on exit; it ends
+    when the bus closes.
 
-    The publisher appends to `rows`, since most events need nothing else, and calls `fill` when
-    there are `full_at` of them, or the row has more bytes than `LARGE`. Such a row takes the places
-    of several, so that a frame of full length has full size without a look at each row.
-
-    `newest` begins as the source's seq at that moment: whoever asks for the stream now is owed
-    nothing before. With 0 instead, 692 of 5,160 events were lost unnoticed over 12 reconnects.
-    `send` takes a frame and never waits; `join` is called with the first event of a tick, to have
-    `end_tick` called when that is over, and then each tick for as long as it says True.
+    Taking an event makes it the cause of whatever this task publishes until it takes the next one;
+    tasks spawned meanwhile inherit it (on Python 3.11 not if the step ran under asyncio.wait_for,
+    which makes a task of it; asyncio.timeout does not). If one task enters and another iterates,
+    let it begin before publishing to a "block" stream of this process.
+    A step that is cancelled or timed out loses nothing. A second task that iterates at the same
+    time gets a BusError.
     """
 
-    def __init__(
-        self,
-        query: Query,
-        topic: bytes,
-        source: tuple[str, int],
-        seq: int,
-        send: Callable[[bytes], None],
-        join: Callable[["Stream"], None],
-    ) -> None:
-        self.query = query
-        self.topic = topic
-        self.sent = seq
-        """The last event that was sent."""
-        self.rows: list[bytes] = []
-        """What was joined since."""
-        self.full_at = 1
-        """How many rows make a frame: one, while none was sent in this tick."""
-        self.is_loud = True
-        """Somebody wants the frames, and not the beacons alone."""
-        self._source, self._epoch = source
-        self._send = send
-        self._join = join
-        self._is_joining = self._is_busy = False
+    def __init__(self, open: Callable[[], Awaitable[Receiver]]) -> None:
+        self._open = open
+        self._receiver: Receiver | None = None
+        self._body: StreamBody | None = None
+        self._delivery: Delivery | None = None
+        self._turn = TimeSlice()
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._is_waiting = False
+        self._entered_by: asyncio.Task[Any] | None = None
+        self._stepping: asyncio.Task[Any] | None = None
 
     @property
-    def newest(self) -> int:
-        """The last event that was sent or is about to be."""
-        return seq_of(self.rows[-1]) if self.rows else self.sent
+    def subscription(self) -> Subscription:
+        """The subscription behind it: its stats and `reached`. Raises BusError before entry."""
+        return Subscription(self._entered())
 
-    def fill(self, size: int) -> None:
-        """A row of so many bytes was appended, which may make a frame."""
-        if not self._is_joining:
-            self._emit()
-            self._is_joining = True
-            self.full_at = FRAME_EVENTS
-            self._join(self)
-        else:
-            self.full_at -= size // LARGE
-            if len(self.rows) >= self.full_at:
-                self._emit()
+    def _entered(self) -> Receiver:
+        if self._receiver is None:
+            raise BusError(
+                "a stream is live inside `async with` only:"
+                " `async with bus.stream(...) as events: async for event in events: ...`"
+            )
+        return self._receiver
 
-    def flush(self) -> None:
-        """Send what was joined so far."""
-        if self.rows:
-            self._emit()
-
-    def end_tick(self) -> bool:
-        """Send what was joined. True to join what comes in the next tick as well; else the next
-        event leaves at once again.
+    async def __aenter__(self) -> Self:
+        """Subscribe; the stream is live when this returns. Raises BusError when entered twice.
+        Cancelling undoes it.
         """
-        self.flush()
-        self._is_joining, self._is_busy = self._is_busy, False
-        self.full_at = FRAME_EVENTS if self._is_joining else 1
-        return self._is_joining
+        if self._receiver is not None:
+            raise BusError("this stream was entered before; call bus.stream() for another")
+        self._receiver = receiver = await self._open()
+        self._entered_by = asyncio.current_task()
+        self._body = StreamBody(receiver, current(), self._is_iterated_here)
+        receiver.acting.add(self._body)
+        enter(self._body)
+        return self
 
-    def beacon(self) -> None:
-        """Send a frame in any case: one without events reveals that the last with some was lost."""
-        self._emit()
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Unsubscribe; never waits. Events not taken are gone. Raises WrongLoop elsewhere, but does
+        nothing in a forked child, which may leave the body by it.
+        """
+        receiver = self._entered()
+        if receiver.owner.is_forked:
+            return
+        receiver.owner.check_loop()
+        self._finish()
+        if self._body is not None:
+            self._body.finished = True
+            receiver.acting.discard(self._body)
+            leave(self._body)
+        receiver.owner.drop(receiver)
 
-    def quiet_beacon(self) -> None:
-        """Say the same to those who want nothing else, behind what was joined."""
-        self.flush()
-        self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, self.sent, ()))
+    def __aiter__(self) -> Self:
+        """Itself, once entered; raises BusError otherwise."""
+        self._entered()
+        return self
 
-    def _emit(self) -> None:
-        rows, prev = self.rows, self.sent
-        if rows:
-            self.sent = seq_of(rows[-1])
-            self.rows = []
-            if self._is_joining:
-                self._is_busy = True
-                self.full_at = FRAME_EVENTS
-        if self.is_loud:
-            self._send(frame(self.topic, self._source, self._epoch, prev, self.sent, rows))
+    async def __anext__(self) -> Event[Any]:
+        """Wait for the next event. Cancelling loses nothing and leaves the stream usable. Ends when
+        the bus or the stream closes. Raises WrongLoop elsewhere.
+        """
+        receiver = self._entered()
+        receiver.owner.check_loop()
+        if self._is_waiting:
+            raise BusError(
+                "another task waits for this stream's next event; give each task its own stream"
+            )
+        self._finish()
+        self._stepping = asyncio.current_task()
+        enter(self._body)
+        self._is_waiting = True
+        try:
+            if self._turn.spend():
+                await asyncio.sleep(0)
+                self._renew()
+            while (event := receiver.pop()) is None:
+                if receiver.closed:
+                    raise StopAsyncIteration
+                await receiver.wait()
+                self._renew()
+        finally:
+            self._is_waiting = False
+        if self._debug:
+            log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+        self._delivery = receiver.begin(event, self._body)
+        enter(self._delivery)
+        if self._body is not None:
+            self._body.hold(event)
+        return event
+
+    def _renew(self) -> None:
+        self._turn.renew()
+        self._debug = log.isEnabledFor(logging.DEBUG)  # once a turn, not once an event
+
+    def _finish(self) -> None:
+        """The event taken last is done with."""
+        if self._delivery is not None and self._body is not None and self._receiver is not None:
+            self._receiver.finish(self._delivery)
+            self._delivery = None
+            self._body.hold(None)
+            self._receiver.note_idle()
+
+    def _is_iterated_here(self) -> bool:
+        """True for the task that took the last step; once that has ended (asyncio.wait_for made it
+        for one step, before Python 3.12), and before the first step, for the one that entered.
+        """
+        task = self._stepping
+        owner = self._entered_by if task is None or task.done() else task
+        return asyncio.current_task() is owner

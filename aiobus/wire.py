@@ -18,14 +18,38 @@ from typing import Any
 import orjson
 
 from aiobus.history import Since
-from aiobus.pattern import MAX_QUERY, Query, bad_name, read_query
+from aiobus.query import MAX_QUERY, Query, bad_name, parse_query
 from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [
-    "HEARTBEATS", "QUIET", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
-    "Options", "OtherVersion", "PageAnswer", "PageAsk", "Refusal", "Who", "WireError", "answer",
-    "frame", "heartbeat", "mark", "page", "quiet", "read_down", "read_topic", "read_up", "read_who",
-    "topic", "up",
+    "HEARTBEATS",
+    "QUIET",
+    "VERSION",
+    "Ack",
+    "Answer",
+    "Ask",
+    "Frame",
+    "Heartbeat",
+    "Mark",
+    "Options",
+    "OtherVersion",
+    "PageAnswer",
+    "PageAsk",
+    "PeerId",
+    "Refusal",
+    "WireError",
+    "answer",
+    "frame",
+    "heartbeat",
+    "mark",
+    "page",
+    "parse_from_publisher",
+    "parse_from_subscriber",
+    "parse_peer_id",
+    "parse_topic",
+    "quiet",
+    "topic",
+    "up",
 ]  # fmt: skip
 
 VERSION = 2
@@ -54,7 +78,7 @@ class OtherVersion(WireError):
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class PeerId:
     """A bus as others know it: its name, which start of it, and where it listens."""
 
     name: str
@@ -63,7 +87,7 @@ class Who:
 
     @property
     def text(self) -> str:
-        """`name@epoch endpoint`, epoch in base 36: what `read_who` reads."""
+        """`name@epoch endpoint`, epoch in base 36: what `parse_peer_id` reads."""
         return f"{self} {self.endpoint}"
 
     @property
@@ -76,11 +100,11 @@ class Who:
 
 
 @lru_cache(maxsize=4096)
-def read_who(text: str) -> Who:
+def parse_peer_id(text: str) -> PeerId:
     """The bus that `text` is the text of, exactly. Raises WireError for every other text."""
     if not (found := _WHO.fullmatch(text)):
         raise WireError(f"no bus, which is `name@epoch endpoint`: {shape(text)}")
-    return Who(_part("name", found[1]), _part("epoch", int(found[2], 36)), found[3])
+    return PeerId(_part("name", found[1]), _part("epoch", int(found[2], 36)), found[3])
 
 
 @lru_cache(maxsize=4096)
@@ -102,7 +126,7 @@ def quiet(topic: bytes) -> bytes:
     return QUIET + topic
 
 
-def read_topic(topic: bytes) -> Query | Who | None:
+def parse_topic(topic: bytes) -> Query | PeerId | None:
     """What a subscription asks for: events or, quietly, beacons of a query, the mail of a bus, or
     heartbeats (None).
 
@@ -114,7 +138,9 @@ def read_topic(topic: bytes) -> Query | Who | None:
         return None
     try:
         text = topic[:-1].decode()
-        return read_who(text[1:]) if text.startswith("~") else read_query(text.removeprefix("-"))
+        return (
+            parse_peer_id(text[1:]) if text.startswith("~") else parse_query(text.removeprefix("-"))
+        )
     except ValueError as error:
         raise WireError(f"no subscription: {error}") from None
 
@@ -243,7 +269,7 @@ class Answer:
     """To an Ask: I know your subscriptions. I am `age` seconds old, my last event was `seq`."""
 
     nonce: int
-    who: Who
+    who: PeerId
     age: float
     seq: int
     is_open: bool
@@ -292,17 +318,17 @@ class Mark:
     """Send an Ack when you have reached these: (query, seq) of the streams you were sent."""
 
     mark: int
-    who: Who
+    who: PeerId
     streams: tuple[tuple[str, int], ...]
 
 
-def answer(to: Who, value: Answer) -> bytes:
+def answer(to: PeerId, value: Answer) -> bytes:
     """An Answer in the mailbox of `to`."""
     return to.topic + _dumps(value)
 
 
 def page(
-    to: Who,
+    to: PeerId,
     nonce: int,
     source: str,
     epoch: int,
@@ -318,12 +344,14 @@ def page(
     return b"%b%b\n,[%b]]" % (to.topic, orjson.dumps(fields)[:-1], SEPARATOR.join(rows))
 
 
-def mark(to: Who, value: Mark) -> bytes:
+def mark(to: PeerId, value: Mark) -> bytes:
     """A Mark in the mailbox of `to`."""
     return to.topic + _dumps(value)
 
 
-def read_down(message: bytes, me: Who) -> Frame | Heartbeat | Answer | PageAnswer | Mark:
+def parse_from_publisher(
+    message: bytes, me: PeerId
+) -> Frame | Heartbeat | Answer | PageAnswer | Mark:
     """What one message from a publisher says to `me`.
 
     Raises WireError for anything else, mail for other buses among it.
@@ -371,7 +399,7 @@ class Ask:
 
     to: str
     nonce: int
-    who: Who
+    who: PeerId
     options: Options = field(default=NO_OPTIONS, kw_only=True)
 
 
@@ -385,7 +413,7 @@ class PageAsk:
 
     to: str
     nonce: int
-    who: Who
+    who: PeerId
     epoch: int
     query: str
     after: int
@@ -400,7 +428,7 @@ class Ack:
 
     to: str
     mark: int
-    who: Who
+    who: PeerId
 
 
 def up(question: Ask | PageAsk | Ack) -> bytes:
@@ -408,7 +436,7 @@ def up(question: Ask | PageAsk | Ack) -> bytes:
     return _dumps(question)
 
 
-def read_up(message: bytes) -> Ask | PageAsk | Ack:
+def parse_from_subscriber(message: bytes) -> Ask | PageAsk | Ack:
     """What a message of another bus asks of `to`. Raises WireError for anything else."""
     question: Ask | PageAsk | Ack = _read((Ask, PageAsk, Ack), message)
     return question
@@ -437,7 +465,7 @@ def _dumps(value: Ask | PageAsk | Ack | Answer | Mark) -> bytes:
 
 
 def _text(field: Any) -> Any:
-    if isinstance(field, Who):
+    if isinstance(field, PeerId):
         return field.text
     return list(field.items()) if isinstance(field, dict) else field
 
@@ -493,7 +521,7 @@ def _part(name: str, value: Any) -> Any:
         return _options(value)
     if name == "streams":
         return tuple(tuple(_parts("query seq", stream)) for stream in value)
-    return read_who(value) if name == "who" else value
+    return parse_peer_id(value) if name == "who" else value
 
 
 def _options(said: dict[str, Any]) -> Options:

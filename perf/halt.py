@@ -16,7 +16,7 @@ import time
 import uvloop
 
 from aiobus import AsyncEventBus, Event, EventType
-from aiobus.terms import SubscribeOptions
+from aiobus.options import SubscribeKeywords
 
 SUBSCRIPTIONS = 10
 HANDLER_SECONDS = 20e-6
@@ -25,16 +25,16 @@ GOAL_SECONDS = 0.020
 
 BOOK = [[39_432.0 + level, 0.5 * level] for level in range(200)]
 QUOTE = {"bid": 39_432.0, "ask": 39_432.5}
-CATCHING_UP = SubscribeOptions(maxsize=64, where=lambda event: "bid" in event.data)
+CATCHING_UP = SubscribeKeywords(maxsize=64, where=lambda event: "bid" in event.data)
 
-FLOODS: list[tuple[str, int, object, SubscribeOptions]] = [
-    ("quotes", 10_000, QUOTE, SubscribeOptions()),
-    ("books", 1_000, BOOK, SubscribeOptions()),
+FLOODS: list[tuple[str, int, object, SubscribeKeywords]] = [
+    ("quotes", 10_000, QUOTE, SubscribeKeywords()),
+    ("books", 1_000, BOOK, SubscribeKeywords()),
     ("catching up", 10_000, QUOTE, CATCHING_UP),
 ]
 
 
-async def flood(events: int, data: object, options: SubscribeOptions) -> list[float]:
+async def flood(events: int, data: object, options: SubscribeKeywords) -> list[float]:
     """The seconds each HALT waited during one flood."""
     waits: list[float] = []
     left = events * SUBSCRIPTIONS

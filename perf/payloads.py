@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from aiobus.codec import encode
-from aiobus.wire import Who, frame, read_down, topic
+from aiobus.wire import PeerId, frame, parse_from_publisher, topic
 from perf.books import book, ladder, positions, text
 
 LEVELS = (1, 2, 5, 10, 20, 60, 100, 250, 500)
@@ -32,7 +32,7 @@ READ_LEVELS = 20
 SLACK_NS = 100
 """By which two calls that do the same differ in a run."""
 OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-ME = Who("me", 1, "inproc")
+ME = PeerId("me", 1, "inproc")
 
 
 def best(*calls: Callable[[], object]) -> list[float]:
@@ -99,8 +99,8 @@ def reading(data: Any) -> tuple[float, float]:
     flat, whole = message({"price": 1.5}), message(data)
     flat_json, json = (each.partition(b"\0")[2] for each in (flat, whole))
     read_flat, read, loads_flat, loads = best(
-        lambda: read_down(flat, ME),
-        lambda: read_down(whole, ME),
+        lambda: parse_from_publisher(flat, ME),
+        lambda: parse_from_publisher(whole, ME),
         lambda: orjson.loads(flat_json),
         lambda: orjson.loads(json),
     )

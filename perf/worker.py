@@ -1,7 +1,7 @@
 """One process of one system: it publishes, subscribes or both, as it is told line by line.
 
 Owns the commands. Each line of stdin is one, in JSON, and each is answered by one line of stdout.
-How fast and when to publish is `aiobus.bench`'s affair, how to is the system's. It ends when stdin
+How fast and when to publish is `perf.bench`'s affair, how to is the system's. It ends when stdin
 does, as it does however the measuring process ends. Run by `perf.desk`.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 import aiobus
-from aiobus.bench import Arrivals, latency, throughput
+from perf.bench import Arrivals, latency, throughput
 from perf.sampler import Sampler
 from perf.systems import SYSTEMS, Callback, Place
 from perf.tally import COUNTERS, Tally

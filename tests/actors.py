@@ -293,7 +293,7 @@ if __name__ == "__main__":
     import logging
 
     from aiobus.limits import Limits
-    from aiobus.transport.scheme import adapter
+    from aiobus.url import adapter
 
     for url in ("ipc://x", "tcp://127.0.0.1:7555"):
         adapter(url, Limits())  # imports what actors need, before they are forked

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aiobus.transport.address import Address, address_of, addresses_in
+from aiobus.discovery.roster import Address, address_of, addresses_in
 
 
 def test_several_addresses_are_separated_by_commas() -> None:

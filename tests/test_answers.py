@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiobus import AsyncEventBus, Event
+from aiobus.discovery import Member
+from aiobus.mesh.answers import MAX_PAGES
 from aiobus.testing import MemoryNetwork
-from aiobus.transport.meeting import Member
-from aiobus.transport.memory import SLICE
-from aiobus.transport.owed import MAX_PAGES
+from aiobus.testing.faults import SLICE
 from aiobus.wire import (
     Answer,
     Ask,
@@ -18,8 +18,8 @@ from aiobus.wire import (
     Mark,
     PageAnswer,
     PageAsk,
-    Who,
-    read_down,
+    PeerId,
+    parse_from_publisher,
     up,
 )
 
@@ -34,7 +34,7 @@ class Asker:
     """A port that listens to a bus and asks it what it is told to."""
 
     def __init__(self, network: MemoryNetwork, name: str, bus: AsyncEventBus) -> None:
-        self.who = Who(name, 1, f"memory://{name}")
+        self.who = PeerId(name, 1, f"memory://{name}")
         self.port = network.port()
         self.epoch = bus.stats().epoch
         self.pages: list[int] = []
@@ -49,7 +49,7 @@ class Asker:
         pass
 
     def on_down(self, message: bytes) -> None:
-        found = read_down(message, self.who)
+        found = parse_from_publisher(message, self.who)
         match found:
             case PageAnswer():
                 self.pages.append(found.nonce)
@@ -148,7 +148,7 @@ async def test_a_question_in_the_name_of_another_link_is_left(
     other.who = asker.who
     other.ask(5)
     other.port.ask(up(Ask("feed", 6, asker.who)))
-    other.who = Who("other", 1, "memory://other")
+    other.who = PeerId("other", 1, "memory://other")
     await other.answered()
     await asker.answered()
     assert (asker.pages, asker.answers) == ([], [1, 77])

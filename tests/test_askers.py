@@ -2,12 +2,12 @@
 
 import pytest
 
-from aiobus.transport import askers as module
-from aiobus.transport.askers import MAX_JUNK, MAX_NAMED, MAX_VAIN, Askers
-from aiobus.wire import Who
+from aiobus.mesh import fanout as module
+from aiobus.mesh.fanout import MAX_JUNK, MAX_NAMED, MAX_VAIN, Askers
+from aiobus.wire import PeerId
 
-BOT = Who("bot", 50, "ipc:///bot")
-FEED = Who("feed", 70, "ipc:///feed")
+BOT = PeerId("bot", 50, "ipc:///bot")
+FEED = PeerId("feed", 70, "ipc:///feed")
 ONE, TWO = 11, 12
 """Links."""
 
@@ -191,7 +191,7 @@ def test_a_link_is_abusive_beyond_a_number_of_queries_that_are_refused() -> None
 def test_a_link_on_which_more_and_more_say_hello_is_abusive() -> None:
     askers = Askers()
     for number in range(MAX_JUNK + 1):
-        askers.hello(ONE, Who(f"x{number}", 1, f"ipc:///x{number}"))
+        askers.hello(ONE, PeerId(f"x{number}", 1, f"ipc:///x{number}"))
         askers.hello(TWO, BOT)
     assert not askers.is_abusive(ONE)
     askers.hello(ONE, BOT)
@@ -220,7 +220,7 @@ def test_who_is_refused_something_is_named_with_it() -> None:
 
 
 def test_who_else_says_hello_from_an_endpoint_is_known_until_that_is_gone_too() -> None:
-    askers, before = Askers(), Who("bot", 49, BOT.endpoint)
+    askers, before = Askers(), PeerId("bot", 49, BOT.endpoint)
     askers.hello(ONE, BOT)
     askers.hello(TWO, before)
     askers.withdraw(before)

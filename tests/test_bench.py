@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event, EventType
-from aiobus.bench import Arrivals, Paced, Throughput, latency, throughput
+from perf.bench import Arrivals, Paced, Throughput, latency, throughput
 
 
 def events() -> Iterator[Event[int]]:
@@ -18,7 +18,7 @@ def events() -> Iterator[Event[int]]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiobus.bench.STALL_SECONDS", 0.01)
+    monkeypatch.setattr("perf.bench.STALL_SECONDS", 0.01)
 
 
 async def test_every_event_of_a_throughput_is_published_and_handled() -> None:
@@ -93,7 +93,7 @@ async def test_an_event_that_had_to_wait_for_the_publisher_is_timed_from_when_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("aiobus.bench.elapsed", lambda: now)
+    monkeypatch.setattr("perf.bench.elapsed", lambda: now)
     stamps = []
 
     async def until(due: float) -> None:

@@ -28,14 +28,13 @@ from aiobus import (
     NameInUse,
     NoSubscribers,
     RequestTimeout,
-    peers,
 )
+from aiobus.mesh import links, peers
+from aiobus.mesh import session as start_of
+from aiobus.mesh.links import BYE_SECONDS
+from aiobus.publisher import FRAME_EVENTS
 from aiobus.sequence import NO_EVENTS, WENT_BACK
-from aiobus.stream import FRAME_EVENTS
 from aiobus.testing import MemoryNetwork
-from aiobus.transport import links
-from aiobus.transport import mesh as start_of
-from aiobus.transport.links import BYE_SECONDS
 from aiobus.wire import frame, heartbeat, page, topic
 
 NETWORKS = ["memory", "ipc", "tcp"]
@@ -846,7 +845,7 @@ async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(m
 
     async def on_trade(event: Event) -> None:
         await publish(strategy, 400, EventType.FILL)
-        while not asked._inlets.marks:  # noqa: ASYNC110 - nothing tells that a flush has begun
+        while not asked._interest.marks:  # noqa: ASYNC110 - nothing tells that a flush has begun
             await asyncio.sleep(0)
         await publish(strategy, 400, EventType.ORDER)
         fills.gate.set()  # all that the flush has asked for is confirmed
@@ -1640,7 +1639,7 @@ async def test_of_a_page_whose_rows_are_no_events_exactly_what_it_reached_to_is_
     subscription = await strategy.subscribe(WANTED, seen.take)
     await number(feed, 5)
     mesh: Any = strategy._transport
-    nonce = mesh._inlets.number(subscription._receiver.intake)
+    nonce = mesh._interest.number(subscription._receiver.catchup)
     source, rows = ("feed", feed.stats().epoch), [t_row(1), t_row(2), bad_row(3), t_row(5)]
     forge(feed, 5, 5)  # a beacon, by which something is missing, and an answer before it is asked
     feed._transport._network.send(page(mesh.me, nonce, *source, 0, 0, 5, 5, None, rows))  # type: ignore[attr-defined]

@@ -14,12 +14,12 @@ from aiobus.delivery import (
     Consumer,
     Delivery,
     StreamBody,
-    closes_circle,
     current,
     current_id,
     enter,
     holding,
     waiting,
+    would_deadlock,
 )
 
 EVENT = Event(EventType.TRADE, 1, source="desk", epoch=36, seq=5)
@@ -355,41 +355,41 @@ def test_the_id_of_a_stream_stays_when_the_event_in_hand_is_changed() -> None:
     assert body.id == "desk@10.6"
 
 
-# Circles. `closes_circle(waiter, target)`: target cannot go on before waiter does.
+# Circles. `would_deadlock(waiter, target)`: target cannot go on before waiter does.
 
 
 def test_waiting_for_oneself_closes_a_circle() -> None:
     (a,) = handlers(1)
-    assert closes_circle(a, a)
+    assert would_deadlock(a, a)
 
 
 def test_waiting_for_one_who_waits_for_nobody_closes_none() -> None:
     a, b = handlers(2)
     b.waits_for()
-    assert not closes_circle(a, b)
+    assert not would_deadlock(a, b)
 
 
 def test_waiting_for_one_who_waits_for_me_closes_a_circle() -> None:
     a, b = handlers(2)
     b.waits_for(a)
-    assert closes_circle(a, b)
-    assert not closes_circle(b, a)
+    assert would_deadlock(a, b)
+    assert not would_deadlock(b, a)
 
 
 def test_a_circle_is_found_at_the_end_of_a_chain() -> None:
     a, b, c, d = handlers(4)
     b.waits_for(c)
     c.waits_for(d)
-    assert not closes_circle(a, b)
+    assert not would_deadlock(a, b)
     d.waits_for(a)
-    assert closes_circle(a, b)
+    assert would_deadlock(a, b)
 
 
 def test_a_circle_among_others_is_not_mine_and_is_left_again() -> None:
     a, b, c = handlers(3)
     b.waits_for(c)
     c.waits_for(b)
-    assert not closes_circle(a, b)
+    assert not would_deadlock(a, b)
 
 
 def test_a_diamond_is_no_circle_unless_it_ends_in_me() -> None:
@@ -397,33 +397,33 @@ def test_a_diamond_is_no_circle_unless_it_ends_in_me() -> None:
     b.waits_for(c, d)
     c.waits_for(e)
     d.waits_for(e)
-    assert not closes_circle(a, b)
+    assert not would_deadlock(a, b)
     e.waits_for(a)
-    assert closes_circle(a, b)
+    assert would_deadlock(a, b)
 
 
 def test_any_of_several_deliveries_at_work_may_close_the_circle() -> None:
     a, b, c = handlers(3)
     b.waits_for(c)
     b.waits_for(a)
-    assert closes_circle(a, b)
+    assert would_deadlock(a, b)
 
 
 def test_a_delivery_that_has_finished_closes_no_circle() -> None:
     a, b = handlers(2)
     delivery = b.waits_for(a)
     b.running.discard(delivery)
-    assert not closes_circle(a, b)
+    assert not would_deadlock(a, b)
 
 
 def test_the_body_of_a_stream_closes_a_circle_with_what_it_waits_for() -> None:
     a, stream = handlers(2)
     body = StreamBody(stream, None, here)
     stream.running.add(body)
-    assert not closes_circle(a, stream)
+    assert not would_deadlock(a, stream)
     with waiting((body,), (a,)):
-        assert closes_circle(a, stream)
-    assert not closes_circle(a, stream)
+        assert would_deadlock(a, stream)
+    assert not would_deadlock(a, stream)
 
 
 def test_the_body_of_a_stream_closes_a_circle_beside_an_event_that_waits_for_nobody() -> None:
@@ -432,7 +432,7 @@ def test_the_body_of_a_stream_closes_a_circle_beside_an_event_that_waits_for_nob
     body = StreamBody(stream, None, elsewhere)
     stream.running.add(body)
     with waiting((body,), (a,)):
-        assert closes_circle(a, stream)
+        assert would_deadlock(a, stream)
 
 
 def test_what_a_stream_waits_for_is_not_waited_for_by_what_was_before_it() -> None:
@@ -440,7 +440,7 @@ def test_what_a_stream_waits_for_is_not_waited_for_by_what_was_before_it() -> No
     body = StreamBody(stream, handler.waits_for(), here)
     stream.running.add(body)
     with waiting((body,), (a,)):
-        assert not closes_circle(a, handler)
+        assert not would_deadlock(a, handler)
 
 
 def test_a_stream_that_was_left_closes_no_circle() -> None:
@@ -449,14 +449,14 @@ def test_a_stream_that_was_left_closes_no_circle() -> None:
     stream.running.add(body)
     with waiting((body,), (a,)):
         stream.running.discard(body)
-        assert not closes_circle(a, stream)
+        assert not would_deadlock(a, stream)
 
 
 def test_a_long_chain_does_not_exhaust_the_stack() -> None:
     line = handlers(5000)
     for one, other in itertools.pairwise(line):
         one.waits_for(other)
-    assert closes_circle(line[-1], line[0])
+    assert would_deadlock(line[-1], line[0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=14))
@@ -468,4 +468,4 @@ def test_a_circle_is_closed_exactly_when_a_path_leads_back(waits: list[tuple[int
     reached: set[Any] = {1}
     for _ in everyone:
         reached |= {other for one, other in waits if one in reached}
-    assert closes_circle(everyone[0], everyone[1]) is (0 in reached)
+    assert would_deadlock(everyone[0], everyone[1]) is (0 in reached)

@@ -22,11 +22,10 @@ from typing import Any
 import pytest
 import zmq
 
+from aiobus.discovery import Discovery, Member, directory, doorway
+from aiobus.discovery.directory import AMPLE, DENIED, LOOKS, MAX_PATH, SHORT, Directory
+from aiobus.discovery.doorway import PAUSE_SECONDS
 from aiobus.errors import BusError, NameInUse
-from aiobus.transport import directory, doorway
-from aiobus.transport.directory import AMPLE, DENIED, LOOKS, MAX_PATH, SHORT, Directory
-from aiobus.transport.folder import PAUSE_SECONDS
-from aiobus.transport.meeting import Meeting, Member
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -162,7 +161,7 @@ sys.stdin.read()
 
 
 def test_it_is_a_meeting(place: Path) -> None:
-    meeting: Meeting = Directory("desk")
+    meeting: Discovery = Directory("desk")
     assert repr(meeting) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
 
 
@@ -1320,8 +1319,9 @@ async def test_a_child_forked_meanwhile_does_not_keep_the_lock(a_bus: MakeBus, d
 JOIN = """
 import asyncio, json, socket, sys
 from aiobus.errors import NameInUse
-from aiobus.transport import directory, doorway
-from aiobus.transport.directory import Directory
+from aiobus.discovery import directory
+from aiobus.discovery import doorway
+from aiobus.discovery.directory import Directory
 
 directory.TMP = sys.argv[2]
 
@@ -1384,8 +1384,9 @@ def test_of_17_processes_that_join_at_once_the_later_knows_the_earlier(
 
 COME_AND_GO = """
 import asyncio, os, socket, sys
-from aiobus.transport import directory, doorway
-from aiobus.transport.directory import Directory
+from aiobus.discovery import directory
+from aiobus.discovery import doorway
+from aiobus.discovery.directory import Directory
 
 directory.TMP = sys.argv[2]
 

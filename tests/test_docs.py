@@ -10,13 +10,13 @@ import pytest
 
 import aiobus
 from aiobus import AsyncEventBus, Limits, errors, sequence
+from aiobus.diagnostics import Diagnostics
 from aiobus.inbox import Overflow
-from aiobus.pattern import SYSTEM
+from aiobus.options import SubscribeKeywords
 from aiobus.publisher import Publisher
-from aiobus.reports import Reports
+from aiobus.query import SYSTEM
 from aiobus.sequence import Gap
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
-from aiobus.terms import SubscribeOptions
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -129,7 +129,7 @@ def test_every_proof_is_a_test() -> None:
 # Tables.
 
 
-class Announced(Reports):
+class Announced(Diagnostics):
     """Keeps the system events in place of publishing them."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ def test_the_limits_and_their_defaults_are_those_of_limits() -> None:
 def test_the_options_of_a_subscription_and_their_defaults_are_those_of_subscribe() -> None:
     told = table("## Options of a subscription", "option")
     parameters = inspect.signature(AsyncEventBus.subscribe).parameters
-    assert {quoted(name)[0] for name in told} == set(SubscribeOptions.__annotations__)
+    assert {quoted(name)[0] for name in told} == set(SubscribeKeywords.__annotations__)
     for name, (default, *_) in told.items():
         known = parameters[quoted(name)[0]].default
         assert quoted(default) == [f'"{known}"' if isinstance(known, str) else repr(known)]

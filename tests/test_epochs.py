@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from actors import nursery, tcp_url
 
-from aiobus import AsyncEventBus, Event, epochs
+from aiobus import AsyncEventBus, Event
+from aiobus import clock as epochs
 from aiobus.testing import MemoryNetwork
 
 NEW_YEAR = 1_704_067_200.0

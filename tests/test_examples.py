@@ -20,7 +20,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from aiobus import AsyncEventBus, Event, EventType
-from aiobus.transport import directory
+from aiobus.discovery import directory
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -41,7 +41,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     putting the directory in the place of /tmp.
     """
     with tempfile.TemporaryDirectory(prefix="aiobus-") as place:
-        code = f"from aiobus.transport import directory; directory.TMP = {place!r}"
+        code = f"from aiobus.discovery import directory; directory.TMP = {place!r}"
         (tmp_path / "sitecustomize.py").write_text(code)
         paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))

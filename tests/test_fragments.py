@@ -13,9 +13,9 @@ def refused(data):
     except EncodeError as error:
         return error.path
 """
-AFTER_IMPORT = (
-    f"from aiobus import EncodeError, fragments\nfrom aiobus.codec import encode\n{REFUSED}"
-)
+AFTER_IMPORT = f"""from aiobus import EncodeError, codec as fragments
+from aiobus.codec import encode
+{REFUSED}"""
 
 
 def run(code: str) -> None:

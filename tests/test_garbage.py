@@ -18,23 +18,23 @@ import zmq.asyncio
 from actors import nursery as make_nursery
 from actors import tcp_url
 
-from aiobus import AsyncEventBus, Event, peers
-from aiobus.transport import links
-from aiobus.transport.askers import MAX_JUNK
-from aiobus.transport.links import AT_SIGHT
-from aiobus.transport.meeting import Member
-from aiobus.transport.zmq import MAX_MESSAGE
+from aiobus import AsyncEventBus, Event
+from aiobus.discovery import Member
+from aiobus.mesh import links, peers
+from aiobus.mesh.fanout import MAX_JUNK
+from aiobus.mesh.links import AT_SIGHT
+from aiobus.mesh.sockets import MAX_MESSAGE
 from aiobus.wire import (
     Answer,
     Ask,
     Mark,
-    Who,
+    PeerId,
     answer,
     frame,
     heartbeat,
     mark,
-    read_down,
-    read_up,
+    parse_from_publisher,
+    parse_from_subscriber,
     topic,
     up,
 )
@@ -48,7 +48,7 @@ class Stranger:
     """A member that is no aiobus: it links like one, and otherwise sends what it is told."""
 
     def __init__(self, folder: str) -> None:
-        self.who = Who("stranger", 1, f"ipc://{folder}/stranger.sock")
+        self.who = PeerId("stranger", 1, f"ipc://{folder}/stranger.sock")
         self.context: zmq.asyncio.Context = zmq.asyncio.Context()
         self.down = self.context.socket(zmq.XPUB)
         self.up = self.context.socket(zmq.XSUB)
@@ -67,7 +67,7 @@ class Stranger:
         """Return when the bus has answered, and so has read all that was sent up before."""
         await self.up.send(up(Ask("*", 1, self.who)))
         message = await self.up.recv()
-        reply = read_down(message, self.who)
+        reply = parse_from_publisher(message, self.who)
         assert isinstance(reply, Answer)
         return reply
 
@@ -77,7 +77,7 @@ class Stranger:
             message = await self.down.recv()
             if message[:1] not in (b"\0", b"\1"):
                 break
-        asked = read_up(message)
+        asked = parse_from_subscriber(message)
         assert isinstance(asked, Ask)
         await self.down.send(answer(asked.who, Answer(asked.nonce, self.who, 60.0, self.seq, True)))
 
@@ -231,11 +231,11 @@ async def test_flush_marks_of_senders_that_are_no_peers_are_not_kept(
     mesh: Any = bus._transport
     async with bus.stream("TRADE") as trades:
         for number in range(100):
-            liar = Who(f"x{number}", 1, f"ipc:///x{number}")
+            liar = PeerId(f"x{number}", 1, f"ipc:///x{number}")
             await stranger.down.send(mark(mesh.me, Mark(1, liar, (("TRADE", 9),))))
         await stranger.publish(1)
         await anext(trades)
-    assert mesh._inlets.marks == {}
+    assert mesh._interest.marks == {}
 
 
 async def test_rows_that_are_no_events_are_counted_and_logged_once_a_second_without_what_they_are(
@@ -313,7 +313,7 @@ async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_lin
     for liar in liars:
         liar.up.connect(f"ipc://{folder}/{bus.name}.sock")
     for number in range(2_000):
-        who = Who(f"tool{number}", 1, f"ipc://{folder}/tool{number}.sock")
+        who = PeerId(f"tool{number}", 1, f"ipc://{folder}/tool{number}.sock")
         await liars[number % 2].up.send(b"\1" + who.topic)
     for number, liar in enumerate(liars):
         await liar.up.send(b"\1LAST/%d\0" % number)
@@ -340,7 +340,7 @@ async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_
     liar = Stranger(folder)
     liar.up.connect(f"ipc://{folder}/{bus.name}.sock")
     for number, each in enumerate(made_up):
-        who = Who(f"x{number}", 1, f"ipc://{folder}/x{number}.sock")
+        who = PeerId(f"x{number}", 1, f"ipc://{folder}/x{number}.sock")
         each.bind(who.endpoint.removeprefix("ipc://"))
         each.listen()
         await liar.up.send(b"\1" + who.topic)

@@ -24,8 +24,8 @@ from aiobus.history import (
     Page,
     Want,
 )
-from aiobus.pattern import Query
 from aiobus.publisher import Publisher
+from aiobus.query import Query
 
 ALL = Query.of("*")
 

@@ -8,16 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiobus import Event
-from aiobus.inbox import (
-    BATCH,
-    FifoInbox,
-    Inbox,
-    Item,
-    LatestInbox,
-    Notice,
-    Offer,
-    Overflow,
-)
+from aiobus.inbox import BATCH, FifoInbox, GapMarker, Inbox, Item, LatestInbox, Overflow, PutResult
 from aiobus.inbox import make_inbox as make
 from aiobus.rows import OPENED, SEPARATOR, LazyBatch, Rows
 
@@ -31,7 +22,7 @@ def filled(policy: Any, maxsize: int, *items: Item) -> Inbox:
     """An inbox with these rows, each with a key of its own, and notices."""
     inbox = make(policy, maxsize)
     for item in items:
-        if isinstance(item, Notice):
+        if isinstance(item, GapMarker):
             inbox.notify(item)
         else:
             inbox.offer(item, "T", item.decode())
@@ -62,17 +53,17 @@ def test_there_is_nothing_to_take_from_an_empty_inbox(policy: Overflow) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_cleared_inbox_is_empty_and_usable(policy: Overflow) -> None:
-    inbox = filled(policy, 2, b"1", Notice("gap"))
+    inbox = filled(policy, 2, b"1", GapMarker("gap"))
     inbox.clear()
     assert len(inbox) == 0
-    assert inbox.offer(b"3", "T", "3") is Offer.TAKEN
+    assert inbox.offer(b"3", "T", "3") is PutResult.TAKEN
     assert emptied(inbox) == [b"3"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_what_was_asked_for_is_admitted_even_if_there_is_no_room(policy: Overflow) -> None:
     inbox = filled(policy, 2, b"1", b"2")
-    assert inbox.admit(b"3", "T", "3") is Offer.TAKEN
+    assert inbox.admit(b"3", "T", "3") is PutResult.TAKEN
     assert emptied(inbox) == [b"1", b"2", b"3"]
 
 
@@ -94,7 +85,7 @@ def test_each_policy_has_its_inbox(policy: Overflow, kind: type) -> None:
 
 def test_a_full_catch_up_inbox_refuses_and_stays_as_it_is() -> None:
     inbox = filled("catch_up", 2, b"1", b"2")
-    assert inbox.offer(b"3", "T", "") is Offer.REFUSED
+    assert inbox.offer(b"3", "T", "") is PutResult.REFUSED
     assert emptied(inbox) == [b"1", b"2"]
 
 
@@ -102,26 +93,26 @@ def test_a_refused_row_leaves_no_trace_once_there_is_room() -> None:
     inbox = filled("catch_up", 1, b"1")
     inbox.offer(b"2", "T", "")
     inbox.take(PLENTY)
-    assert inbox.offer(b"3", "T", "") is Offer.TAKEN
+    assert inbox.offer(b"3", "T", "") is PutResult.TAKEN
     assert emptied(inbox) == [b"3"]
 
 
 def test_a_full_block_inbox_takes_more_because_its_publishers_wait() -> None:
     inbox = filled("block", 2, b"1", b"2")
-    assert inbox.offer(b"3", "T", "") is Offer.TAKEN
+    assert inbox.offer(b"3", "T", "") is PutResult.TAKEN
     assert emptied(inbox) == [b"1", b"2", b"3"]
 
 
 def test_a_full_drop_oldest_inbox_throws_the_oldest_away() -> None:
     inbox = filled("drop_oldest", 2, b"1", b"2")
-    assert inbox.offer(b"3", "T", "") is Offer.DROPPED
+    assert inbox.offer(b"3", "T", "") is PutResult.DROPPED
     assert emptied(inbox) == [b"2", b"3"]
 
 
 def test_latest_with_more_keys_than_room_throws_away_the_one_first_in_line() -> None:
     inbox = filled("latest", 2, b"1", b"2")
     inbox.offer(b"newer", "T", "1")
-    assert inbox.offer(b"3", "T", "3") is Offer.DROPPED
+    assert inbox.offer(b"3", "T", "3") is PutResult.DROPPED
     assert emptied(inbox) == [b"2", b"3"]
 
 
@@ -156,7 +147,7 @@ def fifo(policy: Overflow, maxsize: int) -> FifoInbox:
 
 @pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
 def test_a_batch_counts_as_its_events_and_comes_with_nothing_else(policy: Overflow) -> None:
-    inbox, gap = fifo(policy, 10), Notice("gap")
+    inbox, gap = fifo(policy, 10), GapMarker("gap")
     inbox.offer(b"1", "T", "")
     inbox.put_batch(batch_of(1, 2, 3))
     inbox.put_batch(batch_of(4, 5))
@@ -203,11 +194,11 @@ def test_a_batch_that_proves_to_be_wrong_counts_as_nothing_any_more(count: int) 
 def test_what_is_left_of_a_batch_fills_the_inbox() -> None:
     inbox = fifo("catch_up", OPENED + 2)
     inbox.put_batch(batch_of(*range(1, OPENED + 3)))
-    assert inbox.offer(b"1", "T", "") is Offer.REFUSED
+    assert inbox.offer(b"1", "T", "") is PutResult.REFUSED
     opened(inbox)
     for _ in range(OPENED):
-        assert inbox.offer(b"1", "T", "") is Offer.TAKEN
-    assert inbox.offer(b"1", "T", "") is Offer.REFUSED
+        assert inbox.offer(b"1", "T", "") is PutResult.TAKEN
+    assert inbox.offer(b"1", "T", "") is PutResult.REFUSED
 
 
 def test_a_batch_is_put_in_even_if_there_is_no_room() -> None:
@@ -230,46 +221,46 @@ def test_a_cleared_inbox_forgets_how_much_was_in_its_batches() -> None:
 
 def test_latest_puts_the_newer_in_the_place_of_the_older() -> None:
     inbox = filled("latest", 8, b"1", b"2", b"3")
-    assert inbox.offer(b"newer", "T", "1") is Offer.CONFLATED
+    assert inbox.offer(b"newer", "T", "1") is PutResult.CONFLATED
     assert emptied(inbox) == [b"newer", b"2", b"3"]
 
 
 def test_latest_tells_types_of_the_same_key_apart() -> None:
     inbox = filled("latest", 8, b"1")
-    assert inbox.offer(b"other", "QUOTE", "1") is Offer.TAKEN
+    assert inbox.offer(b"other", "QUOTE", "1") is PutResult.TAKEN
     assert emptied(inbox) == [b"1", b"other"]
 
 
 def test_latest_does_not_mix_up_where_the_type_ends_and_the_key_begins() -> None:
     inbox = make("latest", 8)
     inbox.offer(b"1", "A", "BC")
-    assert inbox.offer(b"2", "AB", "C") is Offer.TAKEN
+    assert inbox.offer(b"2", "AB", "C") is PutResult.TAKEN
 
 
 def test_latest_conflates_even_when_it_is_full() -> None:
     inbox = filled("latest", 2, b"1", b"2")
-    assert inbox.offer(b"newer", "T", "2") is Offer.CONFLATED
+    assert inbox.offer(b"newer", "T", "2") is PutResult.CONFLATED
     assert emptied(inbox) == [b"1", b"newer"]
 
 
 def test_latest_conflates_what_it_admits_and_says_so() -> None:
     inbox = filled("latest", 2, b"1", b"2")
-    assert inbox.admit(b"newer", "T", "1") is Offer.CONFLATED
+    assert inbox.admit(b"newer", "T", "1") is PutResult.CONFLATED
     assert emptied(inbox) == [b"newer", b"2"]
 
 
 def test_latest_has_a_new_place_for_a_key_that_was_taken() -> None:
     inbox = filled("latest", 8, b"1", b"2")
     inbox.take(PLENTY)
-    assert inbox.offer(b"again", "T", "1") is Offer.TAKEN
+    assert inbox.offer(b"again", "T", "1") is PutResult.TAKEN
     assert emptied(inbox) == [b"2", b"again"]
 
 
 @pytest.mark.parametrize("policy", ["catch_up", "block", "drop_oldest"])
 def test_no_other_policy_conflates(policy: Overflow) -> None:
     inbox = filled(policy, 8, b"1")
-    assert inbox.offer(b"again", "T", "1") is Offer.TAKEN
-    assert inbox.admit(b"again", "T", "1") is Offer.TAKEN
+    assert inbox.offer(b"again", "T", "1") is PutResult.TAKEN
+    assert inbox.admit(b"again", "T", "1") is PutResult.TAKEN
     assert emptied(inbox) == [b"1", b"again", b"again"]
 
 
@@ -278,46 +269,46 @@ def test_no_other_policy_conflates(policy: Overflow) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_notice_comes_out_in_its_place_among_the_rows(policy: Overflow) -> None:
-    gap = Notice("gap")
+    gap = GapMarker("gap")
     assert emptied(filled(policy, 8, b"1", gap, b"2")) == [b"1", gap, b"2"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_notice_goes_in_whether_there_is_room_or_not(policy: Overflow) -> None:
-    gap = Notice("gap")
+    gap = GapMarker("gap")
     assert emptied(filled(policy, 2, b"1", b"2", gap)) == [b"1", b"2", gap]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_two_notices_of_the_same_are_two(policy: Overflow) -> None:
-    one, other = Notice("gap"), Notice("gap")
+    one, other = GapMarker("gap"), GapMarker("gap")
     items = emptied(filled(policy, 8, one, other))
     assert [item is notice for item, notice in zip(items, (one, other), strict=True)] == [True] * 2
 
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_what_is_dropped_is_the_oldest_row_and_not_the_notice_before_it(policy: Overflow) -> None:
-    gap = Notice("gap")
+    gap = GapMarker("gap")
     inbox = filled(policy, 3, gap, b"1", b"2")
-    assert inbox.offer(b"3", "T", "3") is Offer.DROPPED
+    assert inbox.offer(b"3", "T", "3") is PutResult.DROPPED
     assert emptied(inbox) == [gap, b"2", b"3"]
 
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_where_only_notices_wait_nothing_is_dropped(policy: Overflow) -> None:
-    gaps = [Notice("gap"), Notice("gap")]
+    gaps = [GapMarker("gap"), GapMarker("gap")]
     inbox = filled(policy, 2, *gaps)
-    assert inbox.offer(b"1", "T", "1") is Offer.TAKEN
+    assert inbox.offer(b"1", "T", "1") is PutResult.TAKEN
     assert emptied(inbox) == [*gaps, b"1"]
 
 
 def test_a_notice_is_one_of_those_that_fill_an_inbox() -> None:
-    inbox = filled("catch_up", 2, b"1", Notice("gap"))
-    assert (len(inbox), inbox.offer(b"2", "T", "2")) == (2, Offer.REFUSED)
+    inbox = filled("catch_up", 2, b"1", GapMarker("gap"))
+    assert (len(inbox), inbox.offer(b"2", "T", "2")) == (2, PutResult.REFUSED)
 
 
 def test_a_notice_counts_as_no_bytes() -> None:
-    gap, again = Notice("a long story"), Notice("another")
+    gap, again = GapMarker("a long story"), GapMarker("another")
     assert filled("catch_up", 8, b"123", gap, again, b"4").take(3) == [b"123", gap, again]
 
 
@@ -332,7 +323,7 @@ def test_64_are_taken_at_once_where_nothing_that_waits_can_change(policy: Overfl
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_one_is_taken_at_once_where_what_waits_may_yet_go(policy: Overflow) -> None:
-    inbox = filled(policy, 8, b"1", Notice("gap"), b"2")
+    inbox = filled(policy, 8, b"1", GapMarker("gap"), b"2")
     assert [len(inbox.take(PLENTY)) for _ in range(4)] == [1, 1, 1, 0]
 
 
@@ -355,7 +346,7 @@ def test_rows_that_are_exactly_as_much_as_may_be_taken_come_together(policy: Ove
 
 
 def size_of(item: Item) -> int:
-    return 0 if isinstance(item, Notice) else len(item) if isinstance(item, bytes) else 1
+    return 0 if isinstance(item, GapMarker) else len(item) if isinstance(item, bytes) else 1
 
 
 def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
@@ -382,12 +373,12 @@ def test_as_much_is_taken_as_fits_and_at_least_one(
     policy: Overflow, sizes: list[int | None], max_bytes: int
 ) -> None:
     items: list[Item] = [
-        Notice("gap") if size is None else b"." * size if size else Event("T", "decoded")
+        GapMarker("gap") if size is None else b"." * size if size else Event("T", "decoded")
         for size in sizes
     ]
     inbox = make(policy, 200)
     for number, item in enumerate(items):
-        if isinstance(item, Notice):
+        if isinstance(item, GapMarker):
             inbox.notify(item)
         else:
             inbox.offer(item, "T", str(number))
@@ -430,19 +421,19 @@ class InboxIsAList(RuleBasedStateMachine):
         row = self.row(size)
         assert self.inbox.offer(row, type, key) is self.expect(row, type, key)
 
-    def expect(self, row: bytes, type: str, key: str) -> Offer:
+    def expect(self, row: bytes, type: str, key: str) -> PutResult:
         place = self.place(type, key)
         if place is not None:
             self.line[place] = ((type, key), row)
-            return Offer.CONFLATED
-        outcome = Offer.TAKEN
+            return PutResult.CONFLATED
+        outcome = PutResult.TAKEN
         if self.length >= self.maxsize and self.policy != "block":
             if self.policy == "catch_up":
-                return Offer.REFUSED
+                return PutResult.REFUSED
             rows = [place for place, (name, _) in enumerate(self.line) if name is not None]
             for oldest in rows[:1]:
                 del self.line[oldest]
-                outcome = Offer.DROPPED
+                outcome = PutResult.DROPPED
         self.line.append(((type, key), row))
         return outcome
 
@@ -475,16 +466,16 @@ class InboxIsAList(RuleBasedStateMachine):
         row, place = self.row(size), self.place(type, key)
         outcome = self.inbox.admit(row, type, key)
         if place is None:
-            assert outcome is Offer.TAKEN
+            assert outcome is PutResult.TAKEN
             self.extra += self.length >= self.maxsize
             self.line.append(((type, key), row))
         else:
-            assert outcome is Offer.CONFLATED
+            assert outcome is PutResult.CONFLATED
             self.line[place] = ((type, key), row)
 
     @rule()
     def notify(self) -> None:
-        notice = Notice("gap")
+        notice = GapMarker("gap")
         self.inbox.notify(notice)
         self.line.append((None, notice))
 

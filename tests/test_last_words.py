@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from actors import nursery, tcp_url
 
-from aiobus import AsyncEventBus, Event, peers
+from aiobus import AsyncEventBus, Event
+from aiobus.mesh import peers
 from aiobus.sequence import UNKNOWN
 from aiobus.testing import Faults, MemoryNetwork
 

@@ -6,23 +6,24 @@ from typing import Any
 
 import pytest
 
-from aiobus import epochs
+from aiobus import clock as epochs
+from aiobus.discovery import Member
 from aiobus.errors import BusError
-from aiobus.pattern import Query
-from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer
-from aiobus.transport import Source, unplaced
-from aiobus.transport import links as module
-from aiobus.transport.inlets import Inlets
-from aiobus.transport.links import BYE_SECONDS, LENIENCE, Links
-from aiobus.transport.meeting import Member
-from aiobus.transport.rounds import Rounds
-from aiobus.wire import Answer, Mark, Who, WireError
+from aiobus.mesh import links as module
+from aiobus.mesh import peers as unplaced
+from aiobus.mesh.interest import Interest
+from aiobus.mesh.links import BYE_SECONDS, LENIENCE, Links
+from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer
+from aiobus.mesh.round_trips import RoundTrips
+from aiobus.query import Query
+from aiobus.transport import Source
+from aiobus.wire import Answer, Mark, PeerId, WireError
 
-ME = Who("me", 100, "tcp://127.0.0.1:1")
-BOT = Who("bot", 50, "tcp://127.0.0.1:2")
-BOT_2 = Who("bot", 60, BOT.endpoint)
+ME = PeerId("me", 100, "tcp://127.0.0.1:1")
+BOT = PeerId("bot", 50, "tcp://127.0.0.1:2")
+BOT_2 = PeerId("bot", 60, BOT.endpoint)
 """The same, started anew."""
-FEED = Who("feed", 70, "tcp://127.0.0.1:3")
+FEED = PeerId("feed", 70, "tcp://127.0.0.1:3")
 
 
 class HandClock:
@@ -137,12 +138,12 @@ class Desk:
         self.clock = clock
         self.wires = Wires()
         self.watch = Watch()
-        self.inlets = Inlets()
+        self.inlets = Interest()
         self.sub = Sub()
         self.inlets.add(self.sub)  # type: ignore[arg-type]
-        self.rounds = Rounds()
+        self.rounds = RoundTrips()
         self.asked: list[tuple[int, list[str]]] = []
-        self.replies: list[Who] = []
+        self.replies: list[PeerId] = []
         network: Any = self.wires
         self.newest = 7
         newest = lambda: self.newest  # noqa: E731
@@ -158,24 +159,26 @@ class Desk:
         self.rounds.repeat()
         return [names for _, names in self.asked]
 
-    def find(self, who: Who) -> Peer:
+    def find(self, who: PeerId) -> Peer:
         self.links.find(Member(who.name, who.endpoint))
         return self.peer(who)
 
-    def peer(self, who: Who) -> Peer:
+    def peer(self, who: PeerId) -> Peer:
         (peer,) = [peer for peer in self.links if peer.endpoint == who.endpoint]
         return peer
 
-    def is_asked(self, who: Who) -> None:
+    def is_asked(self, who: PeerId) -> None:
         """It asks whether its queries are live here."""
         self.links.answer(who, lambda: self.replies.append(who))
 
-    def hear_answer(self, who: Who, nonce: int = 0, *, seq: int = 5, is_open: bool = True) -> None:
+    def hear_answer(
+        self, who: PeerId, nonce: int = 0, *, seq: int = 5, is_open: bool = True
+    ) -> None:
         """It answers the question of that number; without one, each that may be under way."""
         for number in [nonce] if nonce else range(1, 50):
             self.links.hear_answer(Answer(number, who, 10.0, seq, is_open))
 
-    def link(self, who: Who) -> Peer:
+    def link(self, who: PeerId) -> Peer:
         """Each asks the other and answers, until they are linked."""
         peer = self.find(who)
         self.links.hello(who)
@@ -185,7 +188,7 @@ class Desk:
         self.wires.take(), self.watch.take()
         return peer
 
-    async def succeed(self, who: Who) -> Peer:
+    async def succeed(self, who: PeerId) -> Peer:
         """The same beside one of its name, which is looked for first."""
         peer = self.find(who)
         self.links.hello(who)
@@ -195,7 +198,7 @@ class Desk:
         await searched()
         return peer
 
-    def wait(self, seconds: float, *heard: Who) -> None:
+    def wait(self, seconds: float, *heard: PeerId) -> None:
         """Seconds go by in halves; each is judged, and `heard` are heard of all the while."""
         for _ in range(int(seconds * 2)):
             self.clock.now += 0.5
@@ -269,11 +272,11 @@ async def test_a_hello_from_where_nobody_can_be_is_refused(desk: Desk) -> None:
 
 async def test_a_hello_from_the_own_endpoint_is_refused(desk: Desk) -> None:
     with pytest.raises(WireError, match="a hello from where nobody of this bus can be"):
-        desk.links.hello(Who("bot", 50, ME.endpoint))
+        desk.links.hello(PeerId("bot", 50, ME.endpoint))
 
 
-def tool(number: int) -> Who:
-    return Who(f"tool{number}", 1, f"tcp://127.0.0.1:{10_000 + number}")
+def tool(number: int) -> PeerId:
+    return PeerId(f"tool{number}", 1, f"tcp://127.0.0.1:{10_000 + number}")
 
 
 LEFT_OUT = (
@@ -933,7 +936,7 @@ async def test_the_epoch_of_a_peer_is_not_used_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epochs, "_highest", 0)
-    monkeypatch.setattr(epochs.clock, "machine", lambda: -10.0)
+    monkeypatch.setattr(epochs, "machine", lambda: -10.0)
     desk.link(BOT)
     assert epochs.fresh() > BOT.epoch
 
@@ -1019,8 +1022,8 @@ async def test_a_doubt_ends_with_the_peer(desk: Desk) -> None:
 # Another of the same name.
 
 
-def namesake(epoch: int, endpoint: str = BOT.endpoint) -> Who:
-    return Who("me", epoch, endpoint)
+def namesake(epoch: int, endpoint: str = BOT.endpoint) -> PeerId:
+    return PeerId("me", epoch, endpoint)
 
 
 @pytest.mark.parametrize(
@@ -1033,7 +1036,7 @@ def namesake(epoch: int, endpoint: str = BOT.endpoint) -> Who:
     ],
 )
 async def test_of_two_that_start_under_one_name_the_one_with_the_lower_epoch_stays(
-    desk: Desk, other: Who, is_late: bool
+    desk: Desk, other: PeerId, is_late: bool
 ) -> None:
     desk.find(other)
     desk.hear_answer(other, is_open=False)
@@ -1088,7 +1091,7 @@ async def test_other_names_are_no_matter(desk: Desk) -> None:
     assert not desk.links.is_late
 
 
-MOVED = Who("bot", 60, "tcp://127.0.0.1:9")
+MOVED = PeerId("bot", 60, "tcp://127.0.0.1:9")
 """The bot, started anew where another port was free."""
 
 

@@ -86,10 +86,10 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("aiobus.stream.FRAME_EVENTS", 3)  # a burst is several frames
-        self.patch.setattr("aiobus.transport.pages.AT_ONCE", 1)
+        self.patch.setattr("aiobus.publisher.FRAME_EVENTS", 3)  # a burst is several frames
+        self.patch.setattr("aiobus.mesh.interest.AT_ONCE", 1)
         for name, few in (("LEFT", 2), ("FAR", 4), ("NEAR", 2)):
-            self.patch.setattr(f"aiobus.transport.topic.{name}", few)
+            self.patch.setattr(f"aiobus.mesh.interest.{name}", few)
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
         self.loop = self.runner.get_loop()
         self.network = MemoryNetwork()

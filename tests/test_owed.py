@@ -1,14 +1,14 @@
 """Questions that wait for a page: bounded for each link, answered in turn, none of them twice."""
 
-from aiobus.transport.owed import MAX_PAGES, Owed
-from aiobus.wire import Ask, PageAsk, Who, WireError, up
+from aiobus.mesh.answers import MAX_PAGES, Owed
+from aiobus.wire import Ask, PageAsk, PeerId, WireError, up
 
-BOT = Who("bot", 50, "ipc:///bot")
-FEED = Who("feed", 70, "ipc:///feed")
+BOT = PeerId("bot", 50, "ipc:///bot")
+FEED = PeerId("feed", 70, "ipc:///feed")
 ONE, TWO = 11, 12
 
 
-def asked(nonce: int, after: int = 0, who: Who = BOT) -> PageAsk:
+def asked(nonce: int, after: int = 0, who: PeerId = BOT) -> PageAsk:
     return PageAsk("desk", nonce, who, 1, "T", after, 10, None, 0)
 
 

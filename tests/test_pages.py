@@ -1,8 +1,8 @@
 """Requests for pages: few at once to each source, the others in their turn."""
 
 from aiobus.history import Want
+from aiobus.mesh.interest import AT_ONCE, Pages
 from aiobus.sequence import RETRY
-from aiobus.transport.pages import AT_ONCE, Pages
 
 A, B = ("a", 1), ("b", 1)
 

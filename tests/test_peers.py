@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiobus.peers import DROP, GRACE, RELINK, STALE, Peer, Verdict
-from aiobus.wire import Who
+from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer, Verdict
+from aiobus.wire import PeerId
 
 START = 1000.0
-WHO = Who("bot", 36, "tcp://127.0.0.1:5001")
+WHO = PeerId("bot", 36, "tcp://127.0.0.1:5001")
 
 
 def new() -> Peer:

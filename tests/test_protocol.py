@@ -14,17 +14,17 @@ import zmq
 
 from aiobus import AsyncEventBus, Event, EventType
 from aiobus.codec import encode
-from aiobus.pattern import Query
-from aiobus.transport.meeting import Member
-from aiobus.transport.roster import hello_line, roster_line
+from aiobus.discovery import Member
+from aiobus.discovery.roster import hello_line, roster_line
+from aiobus.query import Query
 from aiobus.wire import (
     Ack,
     Answer,
     Ask,
     Mark,
     PageAsk,
+    PeerId,
     Refusal,
-    Who,
     answer,
     frame,
     heartbeat,
@@ -44,8 +44,8 @@ SHOWN = {
     name: text.replace("\n", "").replace("\\0", "\0").replace("\\n", "\n").encode()
     for name, text in re.findall(r"```text (\w+)\n(.*?)```", PAGE, re.DOTALL)
 }
-MONITOR = Who("monitor", 1_700_000_000_000_000, "tcp://127.0.0.1:7001")
-FEED = Who("feed", 1_700_000_000_000_001, "tcp://127.0.0.1:7002")
+MONITOR = PeerId("monitor", 1_700_000_000_000_000, "tcp://127.0.0.1:7001")
+FEED = PeerId("feed", 1_700_000_000_000_001, "tcp://127.0.0.1:7002")
 TRADES = topic(Query.of(EventType.TRADE, "BTCUSDT").text)
 
 

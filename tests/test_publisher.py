@@ -12,9 +12,8 @@ from aiobus import BusError, EncodeError, Event, EventType, Limits
 from aiobus.codec import decode
 from aiobus.delivery import BackpressureGate, Delivery, enter
 from aiobus.history import LARGE, ROW_OVERHEAD
-from aiobus.pattern import Query
-from aiobus.publisher import Publisher, Route
-from aiobus.stream import Stream
+from aiobus.publisher import Publisher, Route, Stream
+from aiobus.query import Query
 
 
 class OldKind(str, enum.Enum):  # noqa: UP042 - how it was written before there was StrEnum

@@ -13,10 +13,12 @@ import orjson
 import pytest
 
 from aiobus import AsyncEventBus, Event, EventType, Limits, Subscription
-from aiobus.stream import FRAME_EVENTS
+from aiobus.mesh import fanout as streams
+from aiobus.mesh import interest as topic
+from aiobus.mesh import session as mesh
+from aiobus.mesh.interest import FAR, LEFT
+from aiobus.publisher import FRAME_EVENTS
 from aiobus.testing import Faults, MemoryNetwork, Message
-from aiobus.transport import mesh, streams, topic
-from aiobus.transport.topic import FAR, LEFT
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -305,7 +307,7 @@ async def test_of_topics_that_turn_loud_together_is_asked_once(
     assert len([each for each in desk.said if each.startswith(b"\1-")]) == 1 + len(keys)
     monkeypatch.setattr(topic, "NEAR", 10**9)
     desk.questions = 0
-    desk.strategy._transport._inlets.tick(0.0, (), ())  # type: ignore[attr-defined]
+    desk.strategy._transport._interest.tick(0.0, (), ())  # type: ignore[attr-defined]
     desk.strategy._transport._queries.turn()  # type: ignore[attr-defined]
     await desk.at_rest()
     assert len([each for each in desk.said if each.startswith(b"\0-")]) == 1 + len(keys)
@@ -346,7 +348,7 @@ async def test_whoever_does_not_answer_that_is_asked_twice_and_no_more(
     transport: Any = desk.strategy._transport
     desk.network.partition({"feed"}, {"strategy"})
     monkeypatch.setattr(topic, "NEAR", 10**9)
-    transport._inlets.tick(0.0, (), ())
+    transport._interest.tick(0.0, (), ())
     desk.questions = 0
     transport._queries.turn()
     for _ in range(3):

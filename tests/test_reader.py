@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from aiobus.transport.reader import Drain, UpDrain
-from aiobus.turn import READER_MESSAGES
+from aiobus.mesh.sockets import Drain, UpDrain
+from aiobus.sync import READER_MESSAGES
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 

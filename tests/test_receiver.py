@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event, QueueFull
+from aiobus.catchup import PACE, CatchUp
 from aiobus.history import Page, Want
-from aiobus.intake import PACE, Intake
-from aiobus.receiver import Receiver
 from aiobus.rows import OPENED, SEPARATOR, LazyBatch, Rows, Source
+from aiobus.subscription import Receiver
 
 DESK = ("desk", 7)
 MANY_KEYS = ["k", *(f"{number}".ljust(100, ".") for number in range(20))]
@@ -54,7 +54,7 @@ class Answering:
     def __init__(self, newest: int) -> None:
         self.newest = newest
 
-    def ask(self, inlet: Intake, source: Any, want: Want, limit: int) -> bool:
+    def ask(self, inlet: CatchUp, source: Any, want: Want, limit: int) -> bool:
         to = min(self.newest, want.after + limit)
         page = Page(want.after, 0, to, self.newest, [])
         rows = batch_of(*range(want.after + 1, to + 1)).rows
@@ -85,7 +85,7 @@ async def test_what_came_together_is_decoded_when_it_is_its_turn(
     first, second = batch_of(1, 2), batch_of(3)
     box.keep(first)
     box.keep(second)
-    assert (box.pending, box.vacancy, first.left) == (3, box.maxsize - 3, 2)
+    assert (box.pending, box.free_slots, first.left) == (3, box.maxsize - 3, 2)
     assert (box.pop(), first.left, second.left) == (Event("A", 1, key="k"), 0, 1)
     assert (box.pending, popped(box)) == (2, [2, 3])
     assert (box.pending, second.left) == (0, 0)
@@ -154,14 +154,14 @@ async def test_of_what_proves_to_be_wrong_the_good_are_handed_over_and_the_sourc
     bus: AsyncEventBus, keywords: dict[str, Any], good: int
 ) -> None:
     box, asked = await receiver(bus, **keywords), Asked()
-    box.intake._transport = asked  # type: ignore[assignment]
+    box.catchup._transport = asked  # type: ignore[assignment]
     box.keep(batch_of(*range(1, good + 1), wrong=True))
     box.keep(batch_of(good + 2, good + 3))
     assert popped(box) == [*range(1, good + 1), good + 2, good + 3]
     assert asked.doubts == [DESK]
     assert box.pending == 0
     assert box.stats.gaps == 0, "its source is to say first where it is"
-    box.intake.note_said(DESK, good + 3)
+    box.catchup.note_said(DESK, good + 3)
     assert box.stats.gaps == 1
 
 
@@ -170,7 +170,7 @@ async def test_what_is_wrong_from_its_first_row_holds_up_nothing_behind_it(
     bus: AsyncEventBus, keywords: dict[str, Any]
 ) -> None:
     box, asked = await receiver(bus, **keywords), Asked()
-    box.intake._transport = asked  # type: ignore[assignment]
+    box.catchup._transport = asked  # type: ignore[assignment]
     for seq in (1, 3, 5):
         text = b"[what is no event at all]"
         rows = Rows(text, 0, len(text), DESK, (seq - 1, seq), 1, is_frame=True)
@@ -185,10 +185,10 @@ async def test_a_gap_that_is_found_when_rows_are_opened_is_told_to_who_asked_for
 ) -> None:
     subscription = await bus.subscribe(["A", "aiobus.gap"], lambda event: None)
     box = subscription._receiver
-    box.intake._transport = Asked()  # type: ignore[assignment]
+    box.catchup._transport = Asked()  # type: ignore[assignment]
     box.keep(batch_of(1, 2, wrong=True))
     assert [box.pop(), box.pop(), box.pop()][-1] is None
-    box.intake.note_said(DESK, 3)
+    box.catchup.note_said(DESK, 3)
     told = box.pop()
     assert told is not None
     assert told.type == "aiobus.gap"
@@ -213,9 +213,9 @@ async def test_it_is_hungry_until_an_eighth_waits_if_its_room_has_a_bound(
     box = await receiver(bus, **keywords)
     seen = []
     for count in (127, 1):
-        seen.append(box.is_hungry)
+        seen.append(box.wants_more)
         box.keep(batch_of(*range(1, 1 + count)))
-    assert [*seen, box.is_hungry] == wishes
+    assert [*seen, box.wants_more] == wishes
 
 
 @pytest.mark.parametrize(("overflow", "welcome"), [("latest", PACE), ("drop_oldest", PACE)])
@@ -224,7 +224,11 @@ async def test_an_inbox_that_drops_catches_up_by_whole_pages_however_small_it_is
 ) -> None:
     box = await receiver(bus, overflow=overflow, maxsize=1)
     box.keep(batch_of(*range(1, 4)))
-    assert (box.vacancy, popped(box), box.stats.dropped + box.stats.conflated) == (welcome, [3], 2)
+    assert (box.free_slots, popped(box), box.stats.dropped + box.stats.conflated) == (
+        welcome,
+        [3],
+        2,
+    )
 
 
 async def test_what_others_have_is_asked_for_beside_what_is_missing_of_the_own(
@@ -232,11 +236,11 @@ async def test_what_others_have_is_asked_for_beside_what_is_missing_of_the_own(
 ) -> None:
     box = await receiver(bus, maxsize=128)
     asked = Asked()
-    box.intake._transport = asked  # type: ignore[assignment]
+    box.catchup._transport = asked  # type: ignore[assignment]
     for number in range(1000):
         bus.publish_nowait(Event("A", number))
-    box.intake.meet(("desk", 7), 0, 0.0)
-    box.intake.meet(("desk", 7), 5000, 0.0)
+    box.catchup.meet(("desk", 7), 0, 0.0)
+    box.catchup.meet(("desk", 7), 5000, 0.0)
     for _ in range(300):
         box.pop()
     assert asked.limits[0] > 0, "the own history fills the inbox again and again"
@@ -265,12 +269,12 @@ async def test_publishers_here_that_fill_an_inbox_leave_room_for_what_another_bu
             await bus.publish(Event("A", 0))
 
     subscription = await bus.subscribe("A", on_event, overflow="block", maxsize=maxsize)
-    intake = subscription._receiver.intake
-    intake._transport = Answering(total)  # type: ignore[assignment]
+    catchup = subscription._receiver.catchup
+    catchup._transport = Answering(total)  # type: ignore[assignment]
     floods = [asyncio.create_task(flood()) for _ in range(publishers)]
     await is_full.wait()
-    intake.meet(("desk", 7), 0, 0.0)
-    intake.meet(("desk", 7), total, 0.0)
+    catchup.meet(("desk", 7), 0, 0.0)
+    catchup.meet(("desk", 7), total, 0.0)
     async with asyncio.timeout(20):
         await has_all.wait()
     for each in floods:
@@ -284,14 +288,14 @@ async def test_an_inbox_keeps_room_for_another_bus_while_it_misses_something_of_
     bus: AsyncEventBus, maxsize: int, accepted: int
 ) -> None:
     box = await receiver(bus, overflow="block", maxsize=maxsize)
-    box.intake._transport = Asked()  # type: ignore[assignment]
-    box.intake.meet(("desk", 7), 0, 0.0)
-    box.intake.meet(("desk", 7), 5_000, 0.0)
+    box.catchup._transport = Asked()  # type: ignore[assignment]
+    box.catchup.meet(("desk", 7), 0, 0.0)
+    box.catchup.meet(("desk", 7), 5_000, 0.0)
     for number in range(accepted):
         bus.publish_nowait(Event("A", number))
     with pytest.raises(QueueFull):
         bus.publish_nowait(Event("A", 0))
-    box.intake.leave(("desk", 7), 0)
+    box.catchup.leave(("desk", 7), 0)
     popped(box)
 
 

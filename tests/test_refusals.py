@@ -10,7 +10,8 @@ import pytest
 from test_contract import NETWORKS, Desk, Seen, arrive, open_desk
 
 from aiobus import AsyncEventBus, Event
-from aiobus.transport import askers, streams
+from aiobus.mesh import fanout as askers
+from aiobus.mesh import fanout as streams
 
 FULL = "2 queries are served already"
 

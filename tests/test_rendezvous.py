@@ -15,11 +15,10 @@ from itertools import pairwise
 import pytest
 from actors import tcp_url
 
+from aiobus.discovery import Discovery, Member, rendezvous
+from aiobus.discovery.rendezvous import Rendezvous
+from aiobus.discovery.roster import hello_line, parse_roster, roster_line
 from aiobus.errors import BusError
-from aiobus.transport import rendezvous
-from aiobus.transport.meeting import Meeting, Member
-from aiobus.transport.rendezvous import Rendezvous
-from aiobus.transport.roster import hello_line, parse_roster, roster_line
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -28,7 +27,7 @@ Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
 # A member with a process of its own: url, name. Says what it holds once it has joined.
 MEMBER = """
 import asyncio, socket, sys
-from aiobus.transport.rendezvous import Rendezvous
+from aiobus.discovery.rendezvous import Rendezvous
 
 async def main(url, name):
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -146,7 +145,7 @@ def descriptors() -> list[str]:
 
 
 def test_a_rendezvous_is_a_meeting() -> None:
-    meeting: Meeting = Rendezvous("localhost:7555")
+    meeting: Discovery = Rendezvous("localhost:7555")
     assert meeting.descriptors() == set()
 
 
@@ -557,7 +556,7 @@ async def test_an_address_that_cannot_be_reached_is_named_and_in_doubt(
 # Says what came of joining at the address of its argument, as a user that may not use low ports.
 FORBIDDEN = """
 import asyncio, os, socket, sys
-from aiobus.transport.rendezvous import Rendezvous
+from aiobus.discovery.rendezvous import Rendezvous
 
 async def main(url):
     with socket.create_server(("127.0.0.1", 0)) as listener:

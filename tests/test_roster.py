@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiobus.transport.meeting import Member
-from aiobus.transport.roster import (
+from aiobus.discovery import Member
+from aiobus.discovery.roster import (
     MAX_HELLO,
     MAX_MEMBERS,
     MAX_ROSTER,

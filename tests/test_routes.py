@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiobus.delivery import BackpressureGate, Delivery
-from aiobus.pattern import Query
 from aiobus.publisher import Routes
+from aiobus.query import Query
 
 
 class Box:

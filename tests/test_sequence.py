@@ -32,7 +32,7 @@ def test_a_cursor_can_begin_anywhere_and_behind() -> None:
 
 def test_falling_behind_keeps_the_place_before_the_first_event_without_room() -> None:
     cursor = Cursor()
-    cursor.fall_behind(5)
+    cursor.start_lagging(5)
     assert (cursor.last, cursor.behind) == (4, True)
 
 
@@ -91,7 +91,7 @@ def given_up(last: int, seq: int) -> Cursor:
     cursor = heard(last, seq)
     cursor.ask(0.0)
     cursor.ask(PATIENCE)
-    assert cursor.has_given_up
+    assert cursor.has_timed_out
     return cursor
 
 
@@ -111,7 +111,7 @@ def test_what_is_missing_is_counted_up_to_the_last_that_was_heard_of() -> None:
     assert cursor.missing == 4
     for now in (0.0, PATIENCE):
         cursor.ask(now)
-    assert (cursor.has_given_up, cursor.missing) == (True, 0)
+    assert (cursor.has_timed_out, cursor.missing) == (True, 0)
 
 
 def test_of_who_does_not_know_yet_where_it_begins_nothing_counts_as_missing() -> None:
@@ -227,15 +227,19 @@ def test_it_asks_until_its_patience_is_over_and_then_no_more() -> None:
     cursor = heard(4, 9)
     asked = [cursor.ask(float(second)) for second in range(20)]
     assert asked == [4] * int(PATIENCE / RETRY) + [None] * 10
-    assert (cursor.has_given_up, place(cursor)) == (True, (4, True))
+    assert (cursor.has_timed_out, place(cursor)) == (True, (4, True))
 
 
 def test_a_page_that_leads_on_renews_its_patience() -> None:
     cursor = heard(4, 9)
     cursor.ask(0.0)
     cursor.advance(page(4, to=6, newest=9))
-    assert [cursor.ask(9.0), cursor.ask(9.0 + PATIENCE - 0.5), cursor.has_given_up] == [6, 6, False]
-    assert [cursor.ask(9.0 + PATIENCE), cursor.has_given_up] == [None, True]
+    assert [cursor.ask(9.0), cursor.ask(9.0 + PATIENCE - 0.5), cursor.has_timed_out] == [
+        6,
+        6,
+        False,
+    ]
+    assert [cursor.ask(9.0 + PATIENCE), cursor.has_timed_out] == [None, True]
 
 
 def test_pages_that_lead_nowhere_do_not_renew_its_patience() -> None:
@@ -243,12 +247,12 @@ def test_pages_that_lead_nowhere_do_not_renew_its_patience() -> None:
     for second in range(10):
         assert cursor.ask(float(second)) == 4
         cursor.advance(page(4, to=4, newest=9))
-    assert (cursor.ask(PATIENCE), cursor.has_given_up) == (None, True)
+    assert (cursor.ask(PATIENCE), cursor.has_timed_out) == (None, True)
 
 
 def test_patience_begins_with_the_first_question_and_not_before() -> None:
     cursor = heard(4, 9)
-    assert (cursor.ask(1000.0), cursor.has_given_up) == (4, False)
+    assert (cursor.ask(1000.0), cursor.has_timed_out) == (4, False)
 
 
 def test_a_question_that_has_to_wait_for_its_turn_is_repeated_after_retry_and_never_given_up() -> (
@@ -267,7 +271,7 @@ def test_becoming_live_forgets_what_was_asked() -> None:
     cursor.ask(0.0)
     cursor.take(4, 9, has_room=True)
     cursor.hear(12)
-    assert [cursor.ask(0.0), cursor.ask(PATIENCE - 0.5), cursor.has_given_up] == [9, 9, False]
+    assert [cursor.ask(0.0), cursor.ask(PATIENCE - 0.5), cursor.has_timed_out] == [9, 9, False]
 
 
 # Which pages count.
@@ -370,7 +374,7 @@ def test_while_it_has_not_given_up_no_frame_ends_what_is_missing() -> None:
 def test_after_giving_up_the_next_frame_ends_what_is_missing_and_that_is_lost() -> None:
     cursor = given_up(4, 9)
     assert cursor.lost_before(9) == Gap(after=4, upto=9, reason="its source did not answer")
-    assert (place(cursor), cursor.has_given_up) == ((9, False), False)
+    assert (place(cursor), cursor.has_timed_out) == ((9, False), False)
     assert cursor.take(9, 12, has_room=True) == 9
 
 
@@ -379,7 +383,7 @@ def test_after_giving_up_a_frame_does_not_end_what_is_missing_behind_it() -> Non
     cursor = given_up(4, 20)
     assert cursor.lost_before(9) == Gap(4, 9, UNANSWERED)
     assert cursor.take(9, 12, has_room=True) == 9
-    assert (place(cursor), cursor.has_given_up, cursor.ask(PATIENCE)) == ((12, True), False, 12)
+    assert (place(cursor), cursor.has_timed_out, cursor.ask(PATIENCE)) == ((12, True), False, 12)
     assert cursor.leave(0) == [Gap(12, 20, LEFT)]
 
 
@@ -395,7 +399,7 @@ def test_after_giving_up_a_frame_that_goes_on_where_it_stands_ends_nothing(prev:
     cursor = given_up(4, 20)
     assert cursor.lost_before(prev) is None
     assert cursor.take(prev, 12, has_room=True) == 4
-    assert (place(cursor), cursor.has_given_up) == ((12, True), False)
+    assert (place(cursor), cursor.has_timed_out) == ((12, True), False)
     assert cursor.ask(PATIENCE) == 12, "what more is missing, its source can be asked for again"
 
 
@@ -412,7 +416,7 @@ def test_a_page_that_comes_after_giving_up_is_taken_all_the_same() -> None:
     cursor = given_up(4, 9)
     assert cursor.expects(page(4, to=6, newest=9))
     assert cursor.advance(page(4, to=6, newest=9)) is None
-    assert (place(cursor), cursor.has_given_up, cursor.ask(PATIENCE)) == ((6, True), False, 6)
+    assert (place(cursor), cursor.has_timed_out, cursor.ask(PATIENCE)) == ((6, True), False, 6)
 
 
 def test_what_is_lost_without_an_answer_is_told_from_where_the_forgotten_ended() -> None:
@@ -443,7 +447,7 @@ def test_what_is_missing_of_a_source_that_leaves_is_lost() -> None:
 def test_what_was_given_up_is_lost_when_its_source_leaves_as_well() -> None:
     cursor = given_up(4, 9)
     assert cursor.leave(0) == [Gap(after=4, upto=9, reason="its source has left")]
-    assert (place(cursor), cursor.has_given_up) == ((9, False), False)
+    assert (place(cursor), cursor.has_timed_out) == ((9, False), False)
 
 
 def test_nothing_is_lost_when_a_source_leaves_of_which_nothing_is_missing() -> None:

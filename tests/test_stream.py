@@ -5,13 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiobus import Event, Limits, wire
-from aiobus.pattern import Query
-from aiobus.publisher import Publisher
+from aiobus.publisher import FRAME_BYTES, FRAME_EVENTS, Publisher, Stream
+from aiobus.query import Query
 from aiobus.rows import LazyBatch
-from aiobus.stream import FRAME_BYTES, FRAME_EVENTS, Stream
-from aiobus.wire import Frame, Who
+from aiobus.wire import Frame, PeerId
 
-ME = Who("me", 7, "ipc:///me")
+ME = PeerId("me", 7, "ipc:///me")
 EPOCH = 36
 
 
@@ -49,7 +48,7 @@ class Link:
 
     @property
     def frames(self) -> list[Frame]:
-        frames = [wire.read_down(message, ME) for message in self.messages]
+        frames = [wire.parse_from_publisher(message, ME) for message in self.messages]
         assert all(isinstance(frame, Frame) for frame in frames)
         return frames  # type: ignore[return-value]
 

@@ -8,15 +8,15 @@ import pytest
 from aiobus import Event, Limits, wire
 from aiobus.delivery import Delivery, current, enter
 from aiobus.history import Want
-from aiobus.pattern import Query
+from aiobus.mesh import fanout as module
+from aiobus.mesh import fanout as streams
+from aiobus.mesh.fanout import LOOKS, PAGE_EVENTS, SLICE, Fanout
 from aiobus.publisher import Publisher
+from aiobus.query import Query
 from aiobus.rows import LazyBatch
-from aiobus.transport import streams
-from aiobus.transport import streams as module
-from aiobus.transport.streams import LOOKS, PAGE_EVENTS, SLICE, Streams
-from aiobus.wire import Frame, Who, WireError
+from aiobus.wire import Frame, PeerId, WireError
 
-ME = Who("me", 7, "ipc:///me")
+ME = PeerId("me", 7, "ipc:///me")
 A, B, C = map(wire.topic, "ABC")
 
 
@@ -35,7 +35,7 @@ class Desk:
     def __init__(self) -> None:
         self.messages: list[bytes] = []
         self.publisher = Publisher("desk", Limits())
-        self.streams = Streams(self.publisher, self.messages.append)
+        self.streams = Fanout(self.publisher, self.messages.append)
 
     def open(self, *texts: str) -> None:
         for text in texts:
@@ -49,7 +49,7 @@ class Desk:
     def told(self) -> list[tuple[bytes, int]]:
         """Of each quiet beacon its topic and its `prev`."""
         quiet = [message for message in self.messages if message.startswith(wire.QUIET)]
-        frames = [wire.read_down(message, ME) for message in quiet]
+        frames = [wire.parse_from_publisher(message, ME) for message in quiet]
         return [(frame.topic, frame.prev) for frame in frames if isinstance(frame, Frame)]
 
     def publish(self, *types: str) -> None:
@@ -60,7 +60,7 @@ class Desk:
     @property
     def sent(self) -> list[tuple[bytes, int, list[int]]]:
         """Of each frame its topic, its `prev` and its seqs."""
-        frames = [wire.read_down(message, ME) for message in self.messages]
+        frames = [wire.parse_from_publisher(message, ME) for message in self.messages]
         return [
             (frame.topic, frame.prev, [event.seq for event in events_of(frame)])
             for frame in frames
@@ -82,7 +82,7 @@ class Way:
         self._messages = desk.messages
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.failures.append(context["exception"]))
-        desk.streams = Streams(desk.publisher, self._send)
+        desk.streams = Fanout(desk.publisher, self._send)
 
     def _send(self, message: bytes) -> None:
         if self.is_broken:
@@ -216,7 +216,7 @@ async def test_a_query_is_owed_what_history_holds_no_more_or_has_not_been_looked
     desk: Desk,
 ) -> None:
     desk.publisher = Publisher("desk", Limits(history_events=1))
-    desk.streams = Streams(desk.publisher, desk.messages.append)
+    desk.streams = Fanout(desk.publisher, desk.messages.append)
     desk.publish("A", "A", "B")
     assert list(map(desk.streams.is_owed, ["A/x", "B/x", "C"])) == [True, False, False]
 
@@ -243,7 +243,7 @@ async def test_flushing_sends_what_waits_for_the_end_of_the_tick(desk: Desk) -> 
 
 async def test_what_leaves_at_the_end_of_a_tick_is_caused_by_no_event(desk: Desk) -> None:
     causes: list[Delivery | None] = []
-    desk.streams = Streams(desk.publisher, lambda _: causes.append(current()))
+    desk.streams = Fanout(desk.publisher, lambda _: causes.append(current()))
     desk.open("A")
     consumer: Any = None
     delivery = Delivery(consumer, Event("B", 1))

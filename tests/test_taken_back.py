@@ -12,7 +12,7 @@ from actors import tcp_url
 from aiobus import AsyncEventBus, Event, wire
 from aiobus.rows import MAX_NUMBER
 from aiobus.testing import Faults, MemoryNetwork
-from aiobus.wire import Answer, Mark, Who
+from aiobus.wire import Answer, Mark, PeerId
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -41,8 +41,8 @@ class Liar:
         self.bus = bus
         mesh: Any = bus._transport
         self.send = mesh._network.send
-        self.me: Who = mesh.me
-        self.them: Who = other._transport.me  # type: ignore[attr-defined]
+        self.me: PeerId = mesh.me
+        self.them: PeerId = other._transport.me  # type: ignore[attr-defined]
 
     def say(self, kind: str, query: str, seq: int = FORGED) -> None:
         source = (self.me.name, self.me.epoch)

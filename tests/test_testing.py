@@ -7,20 +7,12 @@ from typing import Any, Self
 
 import pytest
 
-from aiobus import (
-    AsyncEventBus,
-    BusClosed,
-    BusError,
-    Event,
-    EventType,
-    NameInUse,
-    Subscription,
-    peers,
-)
+from aiobus import AsyncEventBus, BusClosed, BusError, Event, EventType, NameInUse, Subscription
+from aiobus.discovery import Member
+from aiobus.mesh import Network, peers
+from aiobus.mesh import confirm as marks
+from aiobus.mesh import session as mesh
 from aiobus.testing import Faults, MemoryNetwork, Message
-from aiobus.transport import marks, mesh
-from aiobus.transport.meeting import Member
-from aiobus.transport.network import Network
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 

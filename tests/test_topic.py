@@ -2,8 +2,8 @@
 
 import pytest
 
-from aiobus.pattern import Query
-from aiobus.transport.topic import FAR, LEFT, NEAR, Topic
+from aiobus.mesh.interest import FAR, LEFT, NEAR, Topic
+from aiobus.query import Query
 
 
 class Behind:

@@ -214,7 +214,7 @@ async def test_a_link_to_a_frozen_peer_whose_socket_has_vanished_is_kept(
 ) -> None:
     """It was cut after a silence of 10 s, and could not be made again."""
     a, b = await nursery.actors(2)
-    await a("from aiobus import peers; peers.RELINK = 1.0")
+    await a("from aiobus.mesh import peers; peers.RELINK = 1.0")
     await a.start(url, "a")
     await b.start(url, "b")
     await a(LINKED, name="b")

@@ -11,7 +11,7 @@ import pytest
 import zmq.asyncio
 
 from aiobus import AsyncEventBus, Event, NameInUse
-from aiobus.wire import Who, topic
+from aiobus.wire import PeerId, topic
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -25,14 +25,14 @@ class Other:
     """A bus of another version: it says hello and asks as that has it, and answers nothing."""
 
     def __init__(self, folder: str, version: int, name: str = "other") -> None:
-        self.who = Who(name, 1, f"ipc://{folder}/{name}.sock")
+        self.who = PeerId(name, 1, f"ipc://{folder}/{name}.sock")
         self.context: zmq.asyncio.Context = zmq.asyncio.Context()
         self.down = self.context.socket(zmq.XPUB)
         self.down.bind(self.who.endpoint)
         self.ups: list[zmq.asyncio.Socket] = []
         self.question = orjson.dumps(QUESTIONS[version](self.who.text))
 
-    async def meet(self, bus: Who) -> None:
+    async def meet(self, bus: PeerId) -> None:
         """Link as far as it goes."""
         up = self.context.socket(zmq.XSUB)
         self.ups.append(up)
@@ -41,13 +41,13 @@ class Other:
             await up.send(b"\1" + name)
         await up.send(self.question)
 
-    async def greeted(self) -> Who:
+    async def greeted(self) -> PeerId:
         """The next bus that says hello."""
         while True:
             message = await self.down.recv()
             if message[:2] == b"\1~" and message[2:3] != b"\0":
                 name, _, endpoint = message[2:-1].decode().partition(" ")
-                return Who(name.partition("@")[0], 1, endpoint)
+                return PeerId(name.partition("@")[0], 1, endpoint)
 
     async def live(self) -> None:
         """Meet each bus that comes."""

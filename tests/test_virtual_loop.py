@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event, clock
+from aiobus.sync import TimeSlice
 from aiobus.testing import Faults, MemoryNetwork
 from aiobus.testing.virtual_loop import ABSENT, START, Deadlock, VirtualLoop
-from aiobus.turn import Turn
 
 DAY = 86_400.0
 
@@ -100,7 +100,7 @@ def test_a_turn_on_the_loop_ends_by_events_or_virtual_time_and_not_by_how_fast_t
     None
 ):
     async def main() -> list[bool]:
-        turn = Turn(seconds=1e-12)
+        turn = TimeSlice(seconds=1e-12)
         turns = [turn.spend() for _ in range(64)]
         turn.renew()
         loop().block(0.001)

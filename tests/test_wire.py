@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aiobus import Event, EventType, wire
 from aiobus.codec import decode, encode
-from aiobus.pattern import Query
+from aiobus.query import Query
 from aiobus.rows import LazyBatch, Rows
 from aiobus.wire import (
     HEARTBEATS,
@@ -26,25 +26,25 @@ from aiobus.wire import (
     OtherVersion,
     PageAnswer,
     PageAsk,
+    PeerId,
     Refusal,
-    Who,
     WireError,
     answer,
     frame,
     heartbeat,
     mark,
     page,
+    parse_from_publisher,
+    parse_from_subscriber,
+    parse_peer_id,
+    parse_topic,
     quiet,
-    read_down,
-    read_topic,
-    read_up,
-    read_who,
     topic,
     up,
 )
 
-ME = Who("me", 1_700_000_000_000_000, "tcp://127.0.0.1:7001")
-YOU = Who("you", 0, "ipc:///run/user/1000/aiobus/desk/you.sock")
+ME = PeerId("me", 1_700_000_000_000_000, "tcp://127.0.0.1:7001")
+YOU = PeerId("you", 0, "ipc:///run/user/1000/aiobus/desk/you.sock")
 MARKER = "S3CRET"
 
 times = st.floats(0, 1e12)
@@ -52,7 +52,7 @@ numbers = st.integers(0, 2**63 - 1)
 NAME_CHARACTERS = string.ascii_letters + string.digits + "._-"
 names = st.text(NAME_CHARACTERS, min_size=1, max_size=64)
 endpoints = st.text([chr(code) for code in range(33, 127)], min_size=1, max_size=256)
-whos = st.builds(Who, names, numbers, endpoints)
+whos = st.builds(PeerId, names, numbers, endpoints)
 queries = st.builds(
     lambda types, keys: Query.of(types, keys).text,
     st.lists(st.sampled_from(["A", "B", "TRADE", "*"]), min_size=1),
@@ -131,7 +131,7 @@ def taken(rows: Rows) -> list[Event]:
 
 
 def read_frame(message: bytes) -> Frame:
-    read = read_down(message, ME)
+    read = parse_from_publisher(message, ME)
     assert isinstance(read, Frame)
     return read
 
@@ -165,16 +165,16 @@ def said_by(read: Callable[[], object]) -> str:
 
 @given(whos)
 @settings(max_examples=60, deadline=None)
-def test_a_bus_is_read_as_it_was_written(who: Who) -> None:
-    assert read_who(who.text) == who
-    assert read_topic(who.topic) == who
+def test_a_bus_is_read_as_it_was_written(who: PeerId) -> None:
+    assert parse_peer_id(who.text) == who
+    assert parse_topic(who.topic) == who
 
 
 def test_a_bus_is_written_with_its_epoch_in_base_36_as_in_the_ids_of_its_events() -> None:
-    who = Who("desk", 1_700_000_000_000_000, "ipc://x")
+    who = PeerId("desk", 1_700_000_000_000_000, "ipc://x")
     assert Event("T", 1, source="desk", epoch=who.epoch, seq=9).id == f"{who}.9"
     assert who.text == f"{who} ipc://x"
-    assert str(Who("desk", 0, "ipc://x")) == "desk@0"
+    assert str(PeerId("desk", 0, "ipc://x")) == "desk@0"
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,11 @@ def test_a_bus_is_written_with_its_epoch_in_base_36_as_in_the_ids_of_its_events(
 )
 def test_a_bus_written_in_any_other_way_is_refused(text: str) -> None:
     with pytest.raises(WireError):
-        read_who(text)
+        parse_peer_id(text)
 
 
 def test_the_highest_epoch_is_still_an_epoch() -> None:
-    assert read_who("desk@1y2p0ij32e8e7 ipc://x").epoch == 2**63 - 1
+    assert parse_peer_id("desk@1y2p0ij32e8e7 ipc://x").epoch == 2**63 - 1
 
 
 # Subscriptions.
@@ -227,24 +227,24 @@ def long_query() -> str:
 @given(queries)
 @settings(max_examples=60, deadline=None)
 def test_a_query_is_read_from_its_topic(text: str) -> None:
-    query = read_topic(topic(text))
+    query = parse_topic(topic(text))
     assert isinstance(query, Query)
     assert query.text == text
 
 
 def test_a_quiet_topic_asks_for_the_same_query() -> None:
-    query = read_topic(quiet(topic("TRADE/BTC")))
+    query = parse_topic(quiet(topic("TRADE/BTC")))
     assert isinstance(query, Query)
     assert query.text == "TRADE/BTC"
 
 
 def test_the_topic_of_heartbeats_is_neither_a_query_nor_a_bus() -> None:
-    assert read_topic(HEARTBEATS) is None
+    assert parse_topic(HEARTBEATS) is None
 
 
 def test_a_topic_of_1024_bytes_and_its_zero_byte_is_read() -> None:
     assert len(topic(long_query())) == 1025
-    assert isinstance(read_topic(topic(long_query())), Query)
+    assert isinstance(parse_topic(topic(long_query())), Query)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_topic_of_1024_bytes_and_its_zero_byte_is_read() -> None:
 def test_a_subscription_to_anything_else_is_refused_with_the_reason(
     subscription: bytes, reason: str
 ) -> None:
-    assert reason in refusal(lambda: read_topic(subscription))
+    assert reason in refusal(lambda: parse_topic(subscription))
 
 
 # Data.
@@ -382,14 +382,14 @@ def test_a_lone_event_may_be_sent_as_one_of_several() -> None:
 def test_a_frame_whose_head_is_wrong_is_refused(changed: dict[str, Any]) -> None:
     rows = row(), row(seq=6)
     read_frame(data_frame(*rows))  # its source is known from now on
-    refusal(lambda: read_down(data_frame(*rows, **changed), ME))
+    refusal(lambda: parse_from_publisher(data_frame(*rows, **changed), ME))
     if not {"newest", "count"} & changed.keys():
-        refusal(lambda: read_down(data_frame(row(), **changed), ME))
+        refusal(lambda: parse_from_publisher(data_frame(row(), **changed), ME))
 
 
 @pytest.mark.parametrize("seq", [4, 0, -1, 2**63, 5.0, 1e19, True, "5", None, [5], {}])
 def test_a_lone_row_that_does_not_begin_with_a_seq_above_prev_is_refused(seq: Any) -> None:
-    refusal(lambda: read_down(data_frame(row(seq=seq)), ME))
+    refusal(lambda: parse_from_publisher(data_frame(row(seq=seq)), ME))
 
 
 @pytest.mark.parametrize(
@@ -414,12 +414,12 @@ def test_a_lone_row_that_does_not_begin_with_a_seq_above_prev_is_refused(seq: An
     ],
 )
 def test_a_lone_row_that_begins_with_no_number_is_refused(text: bytes) -> None:
-    refusal(lambda: read_down(b'TRADE\0[2,"desk",7,4\n,%b]' % text, ME))
+    refusal(lambda: parse_from_publisher(b'TRADE\0[2,"desk",7,4\n,%b]' % text, ME))
 
 
 def test_frames_of_ever_new_sources_leave_nothing_behind() -> None:
     for epoch in range(3 * MAX_SOURCES):
-        read_down(data_frame(row(), epoch=epoch), ME)
+        parse_from_publisher(data_frame(row(), epoch=epoch), ME)
     assert len(wire._sources) <= MAX_SOURCES
 
 
@@ -471,7 +471,7 @@ def test_frames_of_one_source_share_its_name() -> None:
     ],
 )
 def test_a_frame_of_another_form_is_refused(json: bytes) -> None:
-    refusal(lambda: read_down(topic("TRADE") + json, ME))
+    refusal(lambda: parse_from_publisher(topic("TRADE") + json, ME))
 
 
 @pytest.mark.parametrize(
@@ -496,13 +496,13 @@ def test_a_frame_whose_rows_end_elsewhere_than_its_head_says_is_an_error_once_it
 
 def test_rows_behind_a_head_that_says_there_are_none_are_refused() -> None:
     """Or what they are would be lost, and nothing would say so."""
-    assert said_by(lambda: read_down(data_frame(row(seq=4), newest=4, count=0), ME))
-    assert said_by(lambda: read_down(page_message(count=0), ME))
+    assert said_by(lambda: parse_from_publisher(data_frame(row(seq=4), newest=4, count=0), ME))
+    assert said_by(lambda: parse_from_publisher(page_message(count=0), ME))
 
 
 @pytest.mark.parametrize("text", ["TRADE", "*", "T/" + "x" * 128, long_query()])
 def test_a_quiet_beacon_is_read_as_one_of_its_topic(text: str) -> None:
-    read = read_down(frame(quiet(topic(text)), "desk", 7, 41, 41, []), ME)
+    read = parse_from_publisher(frame(quiet(topic(text)), "desk", 7, 41, 41, []), ME)
     assert isinstance(read, Frame)
     assert (read.topic, read.prev, read.newest, read.count) == (topic(text), 41, 41, 0)
 
@@ -513,7 +513,7 @@ def test_a_quiet_beacon_is_read_as_one_of_its_topic(text: str) -> None:
 )
 def test_a_frame_of_another_version_is_refused_as_such(rest: bytes, version: int) -> None:
     with pytest.raises(OtherVersion) as caught:
-        read_down(b"TRADE\0[%d%b" % (version, rest), ME)
+        parse_from_publisher(b"TRADE\0[%d%b" % (version, rest), ME)
     assert caught.value.version == version
     assert str(caught.value) == f"a message of version {version}, this is version 2"
 
@@ -532,7 +532,7 @@ def test_a_frame_of_another_version_is_refused_as_such(rest: bytes, version: int
     ],
 )
 def test_a_message_without_a_topic_is_refused(message: bytes) -> None:
-    assert "do not begin with a topic" in refusal(lambda: read_down(message, ME))
+    assert "do not begin with a topic" in refusal(lambda: parse_from_publisher(message, ME))
 
 
 # Depth.
@@ -557,8 +557,8 @@ def test_a_message_without_a_topic_is_refused(message: bytes) -> None:
 def test_depth_where_no_depth_belongs_is_refused_like_any_other_mistake(
     message: bytes, depth: int
 ) -> None:
-    refusal(lambda: read_down(message % nested(depth), ME))
-    refusal(lambda: read_up(message.partition(b"\0")[2] % nested(depth)))
+    refusal(lambda: parse_from_publisher(message % nested(depth), ME))
+    refusal(lambda: parse_from_subscriber(message.partition(b"\0")[2] % nested(depth)))
 
 
 # Heartbeats.
@@ -569,7 +569,7 @@ def test_depth_where_no_depth_belongs_is_refused_like_any_other_mistake(
 def test_a_heartbeat_is_read_as_it_was_sent(name: str, epoch: int, seq: int, leaving: bool) -> None:
     message = heartbeat(name, epoch, seq, leaving=leaving)
     assert message.startswith(HEARTBEATS)
-    assert read_down(message, ME) == Heartbeat(name, epoch, seq, leaving)
+    assert parse_from_publisher(message, ME) == Heartbeat(name, epoch, seq, leaving)
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_a_heartbeat_is_read_as_it_was_sent(name: str, epoch: int, seq: int, lea
     ],
 )
 def test_any_other_heartbeat_is_refused(fields: Any) -> None:
-    refusal(lambda: read_down(HEARTBEATS + orjson.dumps(fields), ME))
+    refusal(lambda: parse_from_publisher(HEARTBEATS + orjson.dumps(fields), ME))
 
 
 # Answers.
@@ -608,8 +608,8 @@ options = st.builds(
     whos,
 )
 @settings(max_examples=60, deadline=None)
-def test_an_answer_is_read_as_it_was_sent(value: Answer, to: Who) -> None:
-    assert read_down(answer(to, value), to) == value
+def test_an_answer_is_read_as_it_was_sent(value: Answer, to: PeerId) -> None:
+    assert parse_from_publisher(answer(to, value), to) == value
 
 
 refusals = st.builds(
@@ -620,8 +620,8 @@ refusals = st.builds(
 
 @given(refusals, whos)
 @settings(max_examples=60, deadline=None)
-def test_a_refusal_is_read_as_it_was_sent(value: Refusal, to: Who) -> None:
-    assert read_down(answer(to, value), to) == value
+def test_a_refusal_is_read_as_it_was_sent(value: Refusal, to: PeerId) -> None:
+    assert parse_from_publisher(answer(to, value), to) == value
 
 
 def test_a_refusal_tells_of_each_query_why_it_is_not_live() -> None:
@@ -649,13 +649,13 @@ def test_a_refusal_tells_of_each_query_why_it_is_not_live() -> None:
 )
 def test_any_other_refusal_is_refused(fields: list[Any]) -> None:
     right = mail("-", 2, 1, YOU.text, 3, 4, True, True, [], {})
-    assert read_down(right, ME) == Refusal(1, YOU, 3.0, 4, True, True, {})
-    refusal(lambda: read_down(mail("-", 2, 1, YOU.text, 3, 4, True, *fields, {}), ME))
-    refusal(lambda: read_down(mail("-", 2, 1, YOU.text, 3, 4, True, *fields), ME))
+    assert parse_from_publisher(right, ME) == Refusal(1, YOU, 3.0, 4, True, True, {})
+    refusal(lambda: parse_from_publisher(mail("-", 2, 1, YOU.text, 3, 4, True, *fields, {}), ME))
+    refusal(lambda: parse_from_publisher(mail("-", 2, 1, YOU.text, 3, 4, True, *fields), ME))
 
 
 def test_an_age_in_whole_seconds_is_an_age() -> None:
-    read = read_down(mail("?", 2, 1, YOU.text, 3, 4, True, {}), ME)
+    read = parse_from_publisher(mail("?", 2, 1, YOU.text, 3, 4, True, {}), ME)
     assert read == Answer(1, YOU, 3.0, 4, True)
 
 
@@ -669,7 +669,7 @@ def test_an_answer_of_another_version_is_refused_as_such_whatever_its_form(
     kind: str, version: int, rest: list[Any]
 ) -> None:
     with pytest.raises(OtherVersion) as caught:
-        read_down(mail(kind, version, *rest), ME)
+        parse_from_publisher(mail(kind, version, *rest), ME)
     assert caught.value.version == version
 
 
@@ -679,13 +679,13 @@ def test_a_question_of_another_version_is_refused_as_such_whatever_its_form(
     version: int, rest: list[Any]
 ) -> None:
     with pytest.raises(OtherVersion) as caught:
-        read_up(orjson.dumps(["?", version, *rest]))
+        parse_from_subscriber(orjson.dumps(["?", version, *rest]))
     assert caught.value.version == version
 
 
 def test_a_question_of_version_1_is_known_by_its_form_for_it_does_not_say_its_version() -> None:
     with pytest.raises(OtherVersion) as caught:
-        read_up(orjson.dumps(["?", "desk", 1, ME.text]))
+        parse_from_subscriber(orjson.dumps(["?", "desk", 1, ME.text]))
     assert caught.value.version == 1
 
 
@@ -696,9 +696,9 @@ def test_what_is_as_usual_is_not_said() -> None:
 
 def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> None:
     said = {"begin": 7, "colour": "red", "more": [None, {}]}
-    read = read_up(orjson.dumps(["?", 2, "desk", 1, ME.text, said]))
+    read = parse_from_subscriber(orjson.dumps(["?", 2, "desk", 1, ME.text, said]))
     assert read == Ask("desk", 1, ME, options=Options(begin=7))
-    read = read_down(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME)
+    read = parse_from_publisher(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME)
     assert read == Answer(1, YOU, 3.0, 4, True, options=Options(begin=7))
 
 
@@ -721,8 +721,8 @@ def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> No
     ],
 )
 def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
-    refusal(lambda: read_up(orjson.dumps(["?", 2, "desk", 1, ME.text, said])))
-    refusal(lambda: read_down(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME))
+    refusal(lambda: parse_from_subscriber(orjson.dumps(["?", 2, "desk", 1, ME.text, said])))
+    refusal(lambda: parse_from_publisher(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME))
 
 
 @given(
@@ -730,8 +730,8 @@ def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
     whos,
 )
 @settings(max_examples=60, deadline=None)
-def test_a_mark_is_read_as_it_was_sent(value: Mark, to: Who) -> None:
-    assert read_down(mark(to, value), to) == value
+def test_a_mark_is_read_as_it_was_sent(value: Mark, to: PeerId) -> None:
+    assert parse_from_publisher(mark(to, value), to) == value
 
 
 @given(
@@ -755,7 +755,7 @@ def test_a_page_is_read_as_it_was_sent(
     to, newest = to + len(batch), newest + len(batch)
     rows = [row_of(event, after + place) for place, event in enumerate(batch, 1)]
     where = (after, evicted, to, newest, reached)
-    read = read_down(page(ME, nonce, source, epoch, *where, rows), ME)
+    read = parse_from_publisher(page(ME, nonce, source, epoch, *where, rows), ME)
     assert isinstance(read, PageAnswer)
     assert (read.nonce, read.source, read.epoch) == (nonce, source, epoch)
     assert (read.after, read.evicted, read.to, read.newest, read.reached) == where
@@ -790,8 +790,8 @@ def test_a_page_is_read_as_it_was_sent(
     ],
 )
 def test_a_page_that_contradicts_itself_is_refused(changed: dict[str, Any]) -> None:
-    assert isinstance(read_down(page_message(), ME), PageAnswer)
-    refusal(lambda: read_down(page_message(**changed), ME))
+    assert isinstance(parse_from_publisher(page_message(), ME), PageAnswer)
+    refusal(lambda: parse_from_publisher(page_message(**changed), ME))
 
 
 @pytest.mark.parametrize(
@@ -812,7 +812,7 @@ def test_a_page_that_contradicts_itself_is_refused(changed: dict[str, Any]) -> N
     ],
 )
 def test_a_page_of_another_form_is_refused(json: bytes) -> None:
-    refusal(lambda: read_down(ME.topic + json, ME))
+    refusal(lambda: parse_from_publisher(ME.topic + json, ME))
 
 
 @pytest.mark.parametrize(
@@ -828,7 +828,7 @@ def test_a_page_of_another_form_is_refused(json: bytes) -> None:
 def test_what_a_page_says_of_itself_is_known_though_its_rows_are_no_events(
     rows: list[Any],
 ) -> None:
-    read = read_down(page_message(rows=rows), ME)
+    read = parse_from_publisher(page_message(rows=rows), ME)
     assert isinstance(read, PageAnswer)
     batch = LazyBatch(read.rows)
     while batch.left:
@@ -874,17 +874,17 @@ def test_what_a_page_says_of_itself_is_known_though_its_rows_are_no_events(
     ],
 )
 def test_any_other_mail_is_refused(fields: list[Any]) -> None:
-    assert isinstance(read_down(mail("?", 2, 1, YOU.text, 1.5, 2, True, {}), ME), Answer)
-    refusal(lambda: read_down(mail(*fields), ME))
+    assert isinstance(parse_from_publisher(mail("?", 2, 1, YOU.text, 1.5, 2, True, {}), ME), Answer)
+    refusal(lambda: parse_from_publisher(mail(*fields), ME))
 
 
 @pytest.mark.parametrize(
     "to",
-    [YOU, Who(ME.name, ME.epoch + 1, ME.endpoint), Who(ME.name, ME.epoch, ME.endpoint + "0")],
+    [YOU, PeerId(ME.name, ME.epoch + 1, ME.endpoint), PeerId(ME.name, ME.epoch, ME.endpoint + "0")],
 )
-def test_mail_for_another_bus_or_another_start_of_this_one_is_refused(to: Who) -> None:
+def test_mail_for_another_bus_or_another_start_of_this_one_is_refused(to: PeerId) -> None:
     message = answer(to, Answer(1, YOU, 1.5, 2, True))
-    assert refusal(lambda: read_down(message, ME)) == "mail for another bus"
+    assert refusal(lambda: parse_from_publisher(message, ME)) == "mail for another bus"
 
 
 # Questions.
@@ -901,7 +901,7 @@ questions = (
 @given(questions)
 @settings(max_examples=120, deadline=None)
 def test_a_question_is_read_as_it_was_sent(question: Ask | PageAsk | Ack) -> None:
-    assert read_up(up(question)) == question
+    assert parse_from_subscriber(up(question)) == question
 
 
 @given(questions)
@@ -913,7 +913,7 @@ def test_no_question_can_be_taken_for_a_subscription(question: Ask | PageAsk | A
 @pytest.mark.parametrize("query", ["", "B A", "no query at all", "T" * 1024, "é" * 512])
 def test_the_query_of_a_page_is_left_for_the_publisher_to_judge(query: str) -> None:
     question = PageAsk("desk", 1, ME, 7, query, 4, 10, None, 0)
-    assert read_up(up(question)) == question
+    assert parse_from_subscriber(up(question)) == question
 
 
 @pytest.mark.parametrize(
@@ -963,12 +963,12 @@ def test_the_query_of_a_page_is_left_for_the_publisher_to_judge(query: str) -> N
     ],
 )
 def test_any_other_question_is_refused(fields: Any) -> None:
-    refusal(lambda: read_up(orjson.dumps(fields)))
+    refusal(lambda: parse_from_subscriber(orjson.dumps(fields)))
 
 
 @pytest.mark.parametrize("message", [b"", b"\0", b"\1TRADE\0", b"[", b"\xff", b'["?"', b"[]]"])
 def test_a_question_that_is_no_json_is_refused(message: bytes) -> None:
-    assert "not JSON" in refusal(lambda: read_up(message))
+    assert "not JSON" in refusal(lambda: parse_from_subscriber(message))
 
 
 # Whatever comes.
@@ -1036,7 +1036,7 @@ def almost_valid(draw: st.DrawFn, messages: list[bytes]) -> bytes:
 
 
 def read_down_and_use(message: bytes) -> None:
-    read = read_down(message, ME)
+    read = parse_from_publisher(message, ME)
     if isinstance(read, PageAnswer):
         read = read.rows
     if isinstance(read, Rows):
@@ -1055,7 +1055,7 @@ def read_down_and_use(message: bytes) -> None:
 @settings(max_examples=1000, deadline=None)
 def test_whatever_a_peer_sends_is_read_or_a_wire_error(message: bytes) -> None:
     for sent in (message, topic("T") + message, HEARTBEATS + message, ME.topic + message):
-        for read in (read_up, read_topic, read_down_and_use):
+        for read in (parse_from_subscriber, parse_topic, read_down_and_use):
             assert len(said_by(lambda read=read, sent=sent: read(sent))) < 300
 
 
@@ -1068,7 +1068,9 @@ def test_no_field_of_an_event_is_quoted_when_it_is_refused(field: str, value: An
     spoilt = row(**SECRET | {field: value})
     for message in (data_frame(spoilt), data_frame(spoilt, count=1), page_message(rows=[spoilt])):
         assert MARKER not in said_by(lambda sent=message: read_down_and_use(sent))
-        assert MARKER not in said_by(lambda sent=message: read_up(sent.partition(b"\0")[2]))
+        assert MARKER not in said_by(
+            lambda sent=message: parse_from_subscriber(sent.partition(b"\0")[2])
+        )
 
 
 @given(
@@ -1085,11 +1087,11 @@ def test_nothing_that_was_published_is_quoted_whatever_is_wrong_with_the_message
     message: bytes,
 ) -> None:
     assert MARKER not in said_by(lambda: read_down_and_use(message))
-    assert MARKER not in said_by(lambda: read_up(message))
-    assert MARKER not in said_by(lambda: read_up(message.partition(b"\0")[2]))
+    assert MARKER not in said_by(lambda: parse_from_subscriber(message))
+    assert MARKER not in said_by(lambda: parse_from_subscriber(message.partition(b"\0")[2]))
 
 
 def test_a_refused_subscription_is_quoted_in_part_as_nothing_else_tells_whose_it_is() -> None:
-    said = refusal(lambda: read_topic(b"trade,%b\0" % (b"Z" * 900)))
+    said = refusal(lambda: parse_topic(b"trade,%b\0" % (b"Z" * 900)))
     assert "'trade,ZZ" in said
     assert said.count("Z") <= 80

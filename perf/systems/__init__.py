@@ -67,7 +67,7 @@ class Side(Protocol):
         ...
 
 
-class Offer(Protocol):
+class PutResult(Protocol):
     """What the module of a system has."""
 
     Side: Callable[[Place], Side]
@@ -113,9 +113,9 @@ class System:
         """Where its processes run; None: in this directory."""
         return copies.at(self.commit) if self.commit else None
 
-    def offer(self) -> Offer:
+    def offer(self) -> PutResult:
         """Its module."""
-        return cast(Offer, importlib.import_module(f"perf.systems.{self.module}"))
+        return cast(PutResult, importlib.import_module(f"perf.systems.{self.module}"))
 
 
 def program(name: str) -> str | None:

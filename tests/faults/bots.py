@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiobus import AsyncEventBus, Event
-from aiobus.peers import GRACE
+from aiobus.mesh.peers import GRACE
 from faults.ledger import Ledger
 
 __all__ = ["GAP", "GUEST", "Bot"]

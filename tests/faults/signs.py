@@ -15,9 +15,9 @@ class Watch(logging.Handler):
             self.signs.append(["relink", time.monotonic()])
         elif "no connection to" in record.getMessage():
             self.signs.append(["unmet", time.monotonic()])
-logging.getLogger("aiobus.transport").setLevel(logging.DEBUG)
-logging.getLogger("aiobus.transport").addHandler(Watch())
-logging.getLogger("aiobus.transport").propagate = False
+logging.getLogger("aiobus.mesh").setLevel(logging.DEBUG)
+logging.getLogger("aiobus.mesh").addHandler(Watch())
+logging.getLogger("aiobus.mesh").propagate = False
 async def on_event(event):
     self.signs.append([event.type.removeprefix("aiobus."), time.monotonic()])
 await bus.subscribe(["aiobus.stale", "aiobus.peer_left", "aiobus.peer_joined"], on_event)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from aiobus.peers import RELINK
+from aiobus.mesh.peers import RELINK
+from aiobus.mesh.sockets import RETRANSMIT, TCP_RTO_MAX_MS
 from aiobus.sequence import LEFT
-from aiobus.transport.zmq import RETRANSMIT, TCP_RTO_MAX_MS
 from faults.desk import LOOPS, Desk, Process
 from faults.namespaces import Wire, move, why_not
 from faults.scenario import Scenario, prove, scenario

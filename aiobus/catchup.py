@@ -1,0 +1,387 @@
+"""The events of other buses on their way into one subscription.
+
+Owns a cursor for each source, and so what is handed over, what is asked for again and what is said
+to be lost. Must not know how anything travels: frames and pages are given to it, and it asks for
+pages through the seam.
+"""
+
+from collections.abc import Collection
+from typing import Protocol
+
+from aiobus.clock import elapsed
+from aiobus.history import Page, Since, Want
+from aiobus.query import Query
+from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
+from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
+from aiobus.transport import Transport
+
+__all__ = [
+    "CatchUp",
+]
+
+PACE = 128
+"""Events asked for at once while others wait to be handed over. They are looked at in one go, so
+twice as many delay a HALT in a flood (`python -m perf.overload`); half as many, and the round trips
+between busy processes bound a recovery.
+"""
+MAX_SPOILED = 64
+"""Stretches of rows that are no events, of one source that is asked where it stands."""
+MAX_UNMET = 1024
+"""Sources whose frames came before their first answer; more are nobody honest's."""
+
+
+class Sink(Protocol):
+    """The subscription behind."""
+
+    maxsize: int
+    """How many events its inbox may hold."""
+
+    @property
+    def free_slots(self) -> int:
+        """How many more events its inbox takes."""
+        ...
+
+    @property
+    def wants_more(self) -> bool:
+        """True while so few events wait that it may ask for all that there is room for."""
+        ...
+
+    def keep(self, batch: LazyBatch, after: int = 0) -> None:
+        """Put its events above `after` in, whether there is room or not; there are some."""
+        ...
+
+    def lose(self, source: Source, gap: Gap) -> None:
+        """Say in the place of the events that they are lost."""
+        ...
+
+    def start_lagging(self) -> None:
+        """There was no room, so events are left to their source's history."""
+        ...
+
+    def note_idle(self) -> None:
+        """Nothing is missing any more: somebody may wait for that."""
+        ...
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Another bus does not send what is asked of it."""
+        ...
+
+    def reach(self, timestamp: float) -> None:
+        """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
+        ...
+
+
+class CatchUp:
+    """An `Inlet` in front of one subscription. `behind`: the sources of which something is missing.
+
+    A source younger than the subscription is owed from its seq 1, whoever connected first; an older
+    one from `since`, or else from what its first answer or frame says; a known one from where it
+    stands.
+    """
+
+    def __init__(self, query: Query, sink: Sink, transport: Transport, since: Since = None) -> None:
+        self.query = query
+        self.unconfirmed: frozenset[str] = frozenset()
+        self.behind: dict[Source, None] = {}
+        self._since = since
+        self._made = elapsed()
+        self._sink = sink
+        self._transport = transport
+        self._cursors: dict[Source, Cursor] = {}
+        self._unmet: dict[Source, Gap] = {}
+        """What was left of sources that have not answered yet."""
+        self._dead: set[Source] = set()
+        self._granted: dict[Source, int] = {}
+        """Room that is spoken for, until a page fills it."""
+        self._asked: set[Source] = set()
+        """Those whose answer is still to come."""
+        self._spoiled: dict[Source, list[Gap]] = {}
+        """What came as rows that are no events, of sources that have been asked where they are."""
+
+    def meet(self, source: Source, seq: int, started: float) -> None:
+        """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
+        self._dead.discard(source)  # it was taken for one that another had followed
+        cursor = self._cursors.get(source) or self._begin(source, seq, started)
+        cursor.hear(seq)
+        self._follow(source, cursor)
+
+    def _begin(self, source: Source, seq: int, started: float) -> Cursor:
+        """Of an older source, from `seq` on, or from where the first frame came that was left, if
+        that is before it.
+        """
+        left = self._unmet.pop(source, None)
+        if started > self._made:
+            cursor = Cursor(0)
+        elif self._since is not None:
+            cursor = Cursor(since=self._since)
+        else:
+            cursor = Cursor(seq if left is None else min(seq, left.after))
+        self._cursors[source] = cursor
+        return cursor
+
+    @property
+    def beginning(self) -> Collection[Source]:
+        """The sources of whose past it waits to hear where it begins."""
+        return [each for each in self.behind if self._cursors[each].since is not None]
+
+    def take(self, frame: Rows, started: float | None, heard: int = 0) -> bool:
+        """A frame has come: hand over what is new of it, or leave it and ask; False if it is left.
+        Before it, the source was heard of up to `heard`: what the query matches of that was sent by
+        now.
+        """
+        source = (frame.source, frame.epoch)
+        cursor = self._cursors.get(source)
+        if source in self._dead:
+            self._hand_over(frame, self._take_late(source, frame.prev, frame.newest, started))
+            return True
+        if cursor is None:
+            if started is None:
+                # Whether it is owed from its beginning is not known yet: pulled once it is.
+                if source in self._unmet or len(self._unmet) < MAX_UNMET:
+                    begin = self._unmet[source].after if source in self._unmet else frame.prev
+                    self._unmet[source] = Gap(begin, frame.newest, LEFT)
+                return False
+            cursor = self._begin(source, frame.prev, started)
+        has_room = self._sink.free_slots > 0
+        if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
+            cursor.clear = heard
+            self._sink.keep(LazyBatch(frame))
+            return True
+        gap = cursor.lost_before(frame.prev)
+        if gap is not None:
+            self._asked.discard(source)
+            self._sink.lose(source, gap)
+        is_asking = source in self.behind and not cursor.has_timed_out
+        after = cursor.take(frame.prev, frame.newest, has_room)
+        if after is not None:
+            self._hand_over(frame, after)
+        elif not has_room:
+            self._sink.start_lagging()
+        if not cursor.behind:
+            cursor.clear = heard
+        if after is None and is_asking:
+            return False  # a page on its way, room or a tick asks for it; there may be thousands
+        if cursor.behind or source in self.behind:
+            self._follow(source, cursor)
+        return after is not None
+
+    def _hand_over(self, rows: Rows, after: int) -> None:
+        if rows.count and rows.newest > after:
+            self._sink.keep(LazyBatch(rows), after)
+
+    def spoil(self, batch: LazyBatch) -> None:
+        """The rows of a batch were opened, and those above `batch.last` are no events. Where the
+        source stands, which says how much is lost, it is asked: the number in the head of the frame
+        may be as wrong as its rows.
+        """
+        source, after = (batch.rows.source, batch.rows.epoch), batch.last
+        cursor = self._cursors.get(source)
+        # If the source has taken back numbers meanwhile, no more than it stands by is lost.
+        upto = batch.rows.newest if cursor is None else min(batch.rows.newest, cursor.highest)
+        spoiled = self._spoiled.setdefault(source, [])
+        if spoiled and spoiled[-1].upto == after < upto:
+            after = spoiled.pop().after
+        if upto > after:
+            spoiled.append(Gap(after, upto, NO_EVENTS))
+        if len(spoiled) > MAX_SPOILED:
+            self._sink.lose(source, spoiled.pop(0))
+        is_asked = batch.error is not None and self._transport.doubt(source, batch.error)
+        if not is_asked or source in self._dead:
+            self._lose_spoiled(source)
+
+    def note_said(self, source: Source, seq: int) -> None:
+        """A source that was asked says that it is at `seq`, and takes nothing back."""
+        for gap in [each for each in self._spoiled.get(source, ()) if each.upto <= seq]:
+            self._spoiled[source].remove(gap)
+            self._sink.lose(source, gap)
+
+    def _lose_spoiled(
+        self, source: Source, told: Gap | None = None, upto: int = MAX_NUMBER
+    ) -> None:
+        """Nothing more will be said of it: it is lost, but for what the gap `told` has."""
+        for gap in self._spoiled.pop(source, ()):
+            end = min(gap.upto, upto)
+            if told is not None and told.upto >= end:
+                end = min(end, told.after)
+            if end > gap.after:
+                self._sink.lose(source, Gap(gap.after, end, NO_EVENTS))
+
+    def _take_late(self, source: Source, prev: int, newest: int, started: float | None) -> int:
+        """Of one that is dead, the seq above which events up to `newest` are to be handed over."""
+        cursor = self._cursors.get(source)
+        if cursor is None:
+            is_older = started is not None and started <= self._made
+            cursor = self._cursors[source] = Cursor(prev if is_older else 0)
+        gap, after = cursor.take_late(prev, newest)
+        if gap is not None:
+            self._sink.lose(source, gap)
+        return after
+
+    @property
+    def missing(self) -> int:
+        """How many numbers are missing of the source of which most are, or 0 while so little waits
+        to be handed over that whatever comes live would be next.
+        """
+        if self._sink.wants_more:
+            return 0
+        return max((self._cursors[source].missing for source in self.behind), default=0)
+
+    def turn(self, source: Source, page: Page, rows: Rows) -> None:
+        """A page has come: hand it over, unless it answers nothing that was asked."""
+        cursor = self._cursors.get(source)
+        if cursor is None or not cursor.expects(page):
+            return
+        self._granted.pop(source, None)
+        self._asked.discard(source)
+        self.behind.pop(source, None)
+        if cursor.since is not None:
+            self.confirm(source[0])
+        after = cursor.last
+        gap = cursor.advance(page)
+        if page.reached is not None:
+            self._sink.reach(page.reached)
+        if gap is not None:
+            self._sink.lose(source, gap)
+        self._hand_over(rows, after)
+        self._follow(source, cursor)
+
+    def has(self, source: Source, seq: int, started: float | None) -> bool:
+        """True when nothing up to `seq` is missing; what is, is asked for from now on, or lost if
+        the source is dead. Of one that has never answered (`started` is None) nobody can say.
+        """
+        cursor = self._cursors.get(source)
+        if source in self._dead:
+            self._take_late(source, seq, seq, started)
+            return True
+        if cursor is None:
+            if started is None:
+                return False
+            if started <= self._made and source not in self._unmet:
+                return True
+            cursor = self._begin(source, seq, started)
+        cursor.hear(seq)
+        self._follow(source, cursor)
+        return cursor.last >= seq
+
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
+        """A source has left, and was heard of up to `newest`: what is missing of it is lost.
+        `is_dead`: it will not come back, but frames of it may still be on their way.
+        """
+        self._lose_spoiled(source)
+        left = self._unmet.pop(source, None)
+        if left is not None and left.upto > 0:
+            # How old it was is not known any more, so it may be owed from its beginning.
+            self._cursors[source] = Cursor()
+            self._cursors[source].hear(left.upto)
+        if (cursor := self._cursors.get(source)) is not None:
+            gaps = cursor.leave(newest)
+            self._follow(source, cursor)
+            for gap in gaps:
+                self._sink.lose(source, gap)
+        if is_dead:
+            self._dead.add(source)
+
+    def go_back(self, source: Source, seq: int) -> None:
+        """A source takes back what it said beyond `seq`."""
+        if (cursor := self._cursors.get(source)) is not None:
+            gap = cursor.go_back(seq)
+            if gap is not None:
+                self._sink.lose(source, gap)
+            self._lose_spoiled(source, gap, seq)
+            self._follow(source, cursor)
+
+    def forget(self, source: Source) -> int | None:
+        """A source will hardly be heard of again. The seq up to which nothing of it is owed any
+        more; None when it was never met.
+        """
+        cursor = self._cursors.pop(source, None)
+        self._dead.discard(source)
+        self._lose_spoiled(source)
+        self.behind.pop(source, None)
+        self._granted.pop(source, None)
+        self._asked.discard(source)
+        return None if cursor is None else cursor.last
+
+    def resume(self, source: Source, low: int, high: int) -> None:
+        """A source that was forgotten is back. Nothing up to `low` is owed, and nothing above
+        `high` was handed over; what lies between counts as lost.
+        """
+        self._unmet.pop(source, None)
+        cursor = self._cursors.get(source)
+        self._cursors[source] = Cursor(high if cursor is None else max(high, cursor.last))
+        if high > low and cursor is None:
+            self._sink.lose(source, Gap(low, high, FORGOTTEN))
+
+    def extend_deadlines(self) -> None:
+        """This process was held up: that there is no answer yet is nobody's fault."""
+        for source in self.behind:
+            self._cursors[source].defer()
+
+    def tick(self, alive: Collection[Source]) -> None:
+        """A second has passed: ask again for what is missing. `alive`: who was heard of lately."""
+        if self.behind:
+            now = elapsed()
+            for source in self.behind:
+                if source in alive:
+                    self._cursors[source].wait_on(now)
+            self.pull(has_moved=True)
+
+    def confirm(self, name: str) -> None:
+        """The query is live at a peer that did not answer in time, or refused it."""
+        self.unconfirmed -= {name}
+
+    def refuse(self, name: str, reason: str) -> None:
+        """A peer does not serve the query: its events do not come until it confirms."""
+        self.unconfirmed |= {name}
+        self._sink.refuse(name, reason)
+
+    def pull(self, *, has_moved: bool = False) -> None:
+        """Ask for what is missing, as far as there is room and nothing is under way. While others
+        wait it asks for little, of one source after the other, and only when events were handed
+        over or a second has passed (`has_moved`): what comes in bursts holds up what is live. And
+        not before there is room for that little: pages of a few events cost several times as much.
+        """
+        now = elapsed()
+        due = [source for source in self.behind if self._cursors[source].is_due(now)]
+        if not due:
+            return
+        silent = self._asked.intersection(due)
+        for source in due:
+            self._granted.pop(source, None)
+        free = self._sink.free_slots - sum(self._granted.values())
+        is_paced = not self._sink.wants_more
+        if is_paced:
+            enough = min(PACE, max(1, self._sink.maxsize // 2))
+            free = min(PACE, free) if has_moved and free >= enough else 0
+        for place, source in enumerate(due):
+            cursor = self._cursors[source]
+            share = free if is_paced else -(-free // (len(due) - place))
+            if source in silent and len(self.behind) > 1:
+                share = 1  # it keeps no room from the others, and is given up in time
+            elif cursor.since is not None:  # whoever subscribes waits for that, room or not
+                share = max(share, 1)
+            if share <= 0:
+                cursor.defer()
+            elif (after := cursor.ask(now)) is not None:
+                self._granted[source] = share
+                free -= share
+                del self.behind[source]  # it queues up anew, behind the others
+                self.behind[source] = None
+                want = Want(after, cursor.since, cursor.upto)
+                if self._transport.ask(self, source, want, share):
+                    cursor.defer()
+                else:
+                    self._asked.add(source)
+
+    def _follow(self, source: Source, cursor: Cursor) -> None:
+        if cursor.behind:
+            self.behind[source] = None
+            self.pull()
+            return
+        self._granted.pop(source, None)
+        self._asked.discard(source)
+        self.behind.pop(source, None)
+        if self.behind:
+            self.pull()  # what was spoken for is free
+        else:
+            self._sink.note_idle()

@@ -1,0 +1,190 @@
+"""The task that hands a subscription's events to its callback.
+
+Owns the calling: one after another or `concurrency` at once, the isolation of failures, and giving
+the loop back in time. Must not know where events come from or what overflow means.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any
+
+from aiobus.delivery import Delivery, enter
+from aiobus.event import Event, event_id
+from aiobus.options import check_function
+from aiobus.subscription import Receiver
+from aiobus.sync import Notifier, TimeSlice
+
+__all__ = [
+    "Callback",
+    "Dispatcher",
+    "check_callback",
+]
+
+Callback = Callable[[Event[Any]], Awaitable[object] | object]
+
+log = logging.getLogger("aiobus.dispatcher")
+
+
+def check_callback(callback: object) -> None:
+    """Raise TypeError for what could never be called with events, as far as can be told."""
+    if not callable(callback):
+        hint = (
+            " (already called; give the function itself)" if inspect.iscoroutine(callback) else ""
+        )
+        raise TypeError(f"callback={callback!r}: a coroutine function of one event is needed{hint}")
+    check_function("callback", callback)
+
+
+def _is_to_await(result: object) -> bool:
+    """What to do with what a callback returned. Raises TypeError for a generator: a wrapper's, for
+    one, which `check_callback` cannot see through.
+    """
+    if inspect.isawaitable(result):
+        return True
+    if isinstance(result, GeneratorType | AsyncGeneratorType):
+        raise TypeError(f"the callback returned {result!r}: none of its code has run")
+    return False
+
+
+class Dispatcher:
+    """Calls `callback` with each event of `receiver` until that is closed. `run` is one task, and
+    `turn` how long it goes on before it lets the loop turn.
+    """
+
+    def __init__(self, receiver: Receiver, callback: Callback, turn: TimeSlice) -> None:
+        self.receiver = receiver
+        self._held = receiver.owner.held
+        self.callback = callback
+        self._turn = turn
+        self._concurrency = receiver.terms.concurrency
+        self._calls: set[asyncio.Task[None]] = set()
+        self._returned = Notifier()
+
+    async def run(self) -> None:
+        """Hand over events for as long as the subscription is open; end when it is closed and the
+        calls have returned. Say it where a call holds the loop.
+        """
+        work = self._hand_over if self._concurrency == 1 else self._spawn_calls
+        await self._held.timed(work, lambda: _place(self.receiver))
+
+    async def _hand_over(self) -> None:
+        """One event after another. All that is handed over goes through this loop."""
+        receiver, callback = self.receiver, self.callback
+        pop, batch = receiver.pop, receiver.batch
+        debug = log.isEnabledFor(logging.DEBUG)
+        left, until = self._turn.renew()
+        elapsed = self._turn.elapsed
+        while not receiver.closed:
+            event = batch.pop() if batch and receiver.is_plain else pop()
+            if event is None:
+                await receiver.wait()
+                debug = log.isEnabledFor(logging.DEBUG)
+                left, until = self._turn.renew()
+                continue
+            if debug:
+                log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+            # As `begin`, in a fifth of the time.
+            hand = (receiver, event.type, event.source, event.epoch, event.seq)
+            receiver.hand = hand
+            receiver.begun += 1
+            enter(hand)
+            try:
+                result = callback(event)
+                if type(result) is CoroutineType or (result is not None and _is_to_await(result)):
+                    await result  # type: ignore[misc]
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
+                self._fail(hand[1], event_id(*hand[2:]), error)
+            finally:
+                receiver.handled += 1
+                if receiver.delivery is not None:
+                    receiver.end_delivery()
+            left -= 1
+            if left <= 0 or elapsed() > until:
+                await asyncio.sleep(0)
+                debug = log.isEnabledFor(logging.DEBUG)
+                left, until = self._turn.renew()
+
+    async def _spawn_calls(self) -> None:
+        """Up to `concurrency` events at once, each in a task of its own."""
+        receiver, turn = self.receiver, self._turn
+        turn.renew()
+        try:
+            while not receiver.closed:
+                event = receiver.pop()
+                if event is None:
+                    await receiver.wait()
+                    turn.renew()
+                    continue
+                log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+                self._spawn(event)
+                while len(self._calls) >= self._concurrency:
+                    await self._returned.wait()
+                if turn.spend():
+                    await asyncio.sleep(0)
+                    turn.renew()
+            while self._calls:
+                await self._returned.wait()  # also when unsubscribed, no call is cut off
+        finally:
+            for call in self._calls:
+                call.cancel()
+            while self._calls:
+                await self._returned.wait()
+
+    async def _call(self, event: Event[Any], delivery: Delivery) -> None:
+        kind = event.type
+        enter(delivery)
+        try:
+            result = self.callback(event)
+            if type(result) is CoroutineType or (result is not None and _is_to_await(result)):
+                await result  # type: ignore[misc]
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
+            self._fail(kind, delivery.id, error)
+        finally:
+            self.receiver.finish(delivery)
+
+    def _fail(self, type: str, id: str, error: BaseException) -> None:
+        """Report what the callback raised; raise it again when this task is being cancelled."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise error
+            # Nobody cancelled this task: the error came out of something the callback awaited.
+        self.receiver.fail(type, id, error)
+
+    def _spawn(self, event: Event[Any]) -> None:
+        """Start a call in a task of its own. It counts as begun at once, whenever it first runs."""
+        type, delivery = event.type, self.receiver.begin(event)
+        call = asyncio.get_running_loop().create_task(
+            self._held.timed(
+                partial(self._call, event, delivery),
+                lambda: f"{self.receiver.name} at {delivery.id}",
+            ),
+            name=f"{self.receiver.name} call",
+            context=Context(),
+        )
+        self._calls.add(call)
+        call.add_done_callback(lambda call: self._on_return(call, type, delivery))
+
+    def _on_return(self, call: "asyncio.Task[None]", type: str, delivery: Delivery) -> None:
+        self._calls.discard(call)
+        self.receiver.finish(delivery)  # for a call that was cancelled before it first ran
+        if call.cancelled():
+            if not self.receiver.closed:
+                own = asyncio.CancelledError("the callback cancelled its own task")
+                self.receiver.fail(type, delivery.id, own)
+        elif (error := call.exception()) is not None:
+            # What pytest.fail raises, for one. It ends the bus, as where calls come one by one.
+            self.receiver.fail(type, delivery.id, error)
+        self._returned.wake()
+        self.receiver.note_idle()
+
+
+def _place(receiver: Receiver) -> str:
+    """The event whose call began last, or is in progress."""
+    hand = receiver.hand
+    return receiver.name if hand is None else f"{receiver.name} at {event_id(*hand[2:])}"

@@ -1,0 +1,374 @@
+"""What this bus has subscribed to: by topic, by number, and what is owed to it.
+
+Owns the way of a frame to the subscriptions that asked for it, when a flush mark is reached, how
+old each source is, and how many requests for pages are under way at each source: without that bound
+5,000 subscriptions that miss something ask at once, and most answers, more than ZeroMQ queues, are
+dropped. Owns the switch of a topic to progress messages alone while all its subscriptions lag far.
+Pure but for the time it is given.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from aiobus import wire
+from aiobus.history import Page, Want
+from aiobus.rows import Rows, Source
+from aiobus.sequence import RETRY
+from aiobus.transport import Inlet
+from aiobus.wire import Answer, Frame, Mark, PeerId, quiet, topic
+
+__all__ = [
+    "Interest",
+    "Pages",
+    "Topic",
+]
+
+LEFT = 32
+"""Frames in a row that all inlets leave before a topic turns quiet."""
+FAR = 2048
+NEAR = 1024
+"""Numbers that each inlet misses, at least, when a topic turns quiet (FAR) and while it stays so: a
+page, so that what is published while the last one is under way mostly comes by itself.
+"""
+
+
+class Topic:
+    """Who listens to one query. `name`: the topic of its frames."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.inlets: dict[Inlet, None] = {}
+        self.is_quiet = False
+        self._left = 0
+
+    def __str__(self) -> str:
+        return self.name[:-1].decode() + (" quietly" if self.is_quiet else " loudly")
+
+    @property
+    def live(self) -> bytes:
+        """What is subscribed to now."""
+        return quiet(self.name) if self.is_quiet else self.name
+
+    @property
+    def other(self) -> bytes:
+        """What would be, if it were not."""
+        return self.name if self.is_quiet else quiet(self.name)
+
+    def note_frame(self, *, is_taken: bool) -> bool:
+        """A frame with events has come; `is_taken` if any inlet took it. True when the topic has
+        turned quiet or loud.
+        """
+        if is_taken:
+            self._left = 0
+            return self.note_moved()
+        self._left += 1
+        if self.is_quiet or self._left < LEFT:
+            return False
+        self._left = 0
+        self.is_quiet = all(inlet.missing > FAR for inlet in self.inlets)
+        return self.is_quiet
+
+    def note_moved(self) -> bool:
+        """Somebody may miss less than before. True when it has turned loud."""
+        if not self.is_quiet or all(inlet.missing > NEAR for inlet in self.inlets):
+            return False
+        self.is_quiet = False
+        return True
+
+
+AT_ONCE = 32
+"""Questions to one source that have no answer yet."""
+
+Send = Callable[[Inlet, Source, Want, int], None]
+
+
+class Pages:
+    """The requests of one bus. `send` sends one: an inlet, a source, what is wanted, how many."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._under_way: dict[Source, dict[Inlet, float]] = {}
+        self._waiting: dict[Source, dict[Inlet, tuple[Want, int]]] = {}
+
+    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int, now: float) -> bool:
+        """Ask now or when it is its turn; True when it has to wait. Again for the same inlet: the
+        last counts.
+        """
+        under_way = self._under_way.setdefault(source, {})
+        if inlet in under_way or len(under_way) < AT_ONCE:
+            under_way[inlet] = now
+            self._send(inlet, source, want, limit)
+            return False
+        self._waiting.setdefault(source, {})[inlet] = (want, limit)
+        return True
+
+    def answered(self, inlet: Inlet, source: Source, now: float) -> None:
+        """An answer has come: the next may ask."""
+        self._under_way.get(source, {}).pop(inlet, None)
+        self._go_on(source, now)
+
+    def tick(self, now: float) -> None:
+        """A second has passed: what has no answer by now will have none."""
+        for source, under_way in list(self._under_way.items()):
+            for inlet in [each for each, asked in under_way.items() if now - asked >= RETRY]:
+                del under_way[inlet]
+            self._go_on(source, now)
+            if not under_way:
+                del self._under_way[source]
+
+    def _go_on(self, source: Source, now: float) -> None:
+        waiting = self._waiting.get(source, {})
+        while waiting and len(self._under_way.get(source, ())) < AT_ONCE:
+            inlet = next(iter(waiting))
+            self.ask(inlet, source, *waiting.pop(inlet), now)
+        if not waiting:
+            self._waiting.pop(source, None)
+
+    def forget(self, inlet: Inlet) -> None:
+        """It asks for nothing any more."""
+        for under_way in self._under_way.values():
+            under_way.pop(inlet, None)
+        for waiting in self._waiting.values():
+            waiting.pop(inlet, None)
+
+
+MEMORY = 3600.0
+"""Seconds for which the place in a source's numbers is kept after it left: it may come back."""
+MAX_LEFT = 1_024
+MAX_CURSORS = 65_536
+"""Sources that left of which each subscription keeps its own place, and places in all. Of one that
+left before them, the lowest and the highest of these places are kept.
+"""
+MAX_PAST = 16_384
+"""Sources of which only those two are kept: one each second for four hours."""
+
+
+class Past(NamedTuple):
+    """What is kept of a source that left long ago: its inlets stood between `low` and `high`."""
+
+    low: int
+    high: int
+    number: int
+    """The last inlet that there was by then."""
+    left: float
+
+
+class Interest:
+    """Who has subscribed to what."""
+
+    def __init__(self) -> None:
+        self._topics: dict[bytes, Topic] = {}
+        self.turned: list[Topic] = []
+        """Topics that have turned quiet or loud, of which no source knows yet."""
+        self._numbers: dict[Inlet, int] = {}
+        self._numbered: dict[int, Inlet] = {}
+        self._last_number = 0
+        self.started: dict[Source, float] = {}
+        """When each source that ever answered has started, in monotonic seconds of this process."""
+        self.marks: dict[Source, tuple[Mark, list[tuple[str, int]]]] = {}
+        """Flush marks, and what of each is not reached yet."""
+        self.refused: dict[PeerId, dict[Inlet, None]] = {}
+        """Those whose query a peer does not serve."""
+        self.ended: dict[Source, int] = {}
+        """Up to where each source was heard of when it left."""
+        self._left: dict[Source, float] = {}  # and when, the first to leave first
+        self._past: dict[Source, Past] = {}
+
+    def __iter__(self) -> Iterator[Inlet]:
+        return iter(self._numbers)
+
+    def add(self, inlet: Inlet) -> bytes | None:
+        """Hand frames of its query to `inlet`; return the topic if it is the first to ask."""
+        name = topic(inlet.query.text)
+        self._last_number += 1
+        self._numbers[inlet] = self._last_number
+        self._numbered[self._last_number] = inlet
+        if is_new := name not in self._topics:
+            self._topics[name] = Topic(name)
+        self._topics[name].inlets[inlet] = None
+        self._note_moved(self._topics[name])
+        return name if is_new else None
+
+    def _note_moved(self, asked: Topic) -> None:
+        if asked.note_moved():
+            self.turned.append(asked)
+
+    def remove(self, inlet: Inlet) -> bytes | None:
+        """No more; return what was subscribed to for it if it was the last to ask."""
+        number = self._numbers.pop(inlet, None)
+        if number is None:
+            return None
+        del self._numbered[number]
+        for refused in self.refused.values():
+            refused.pop(inlet, None)
+        name = topic(inlet.query.text)
+        asked = self._topics[name]
+        del asked.inlets[inlet]
+        if asked.inlets:
+            return None
+        del self._topics[name]
+        return asked.live
+
+    def number(self, inlet: Inlet) -> int | None:
+        """By which number `numbered` finds it."""
+        return self._numbers.get(inlet)
+
+    def note_start(self, source: Source, started: float) -> None:
+        """A source says how old it is. The earliest it may have started counts: what a message
+        takes to arrive makes its sender look younger.
+        """
+        self.started[source] = min(started, self.started.get(source, started))
+        self._left.pop(source, None)
+        if (past := self._past.pop(source, None)) is not None:
+            for inlet, number in self._numbers.items():
+                if number <= past.number:
+                    inlet.resume(source, past.low, past.high)
+
+    def meet(self, inlets: Iterable[Inlet], value: Answer) -> None:
+        """A source has answered: the queries of these are live there, or it says why not."""
+        source = _source(value.who)
+        for inlet in inlets:
+            if inlet not in self._numbers:
+                continue
+            if (reason := value.refusal(inlet.query.text)) is not None:
+                refused = self.refused.setdefault(value.who, {})
+                if inlet not in refused:
+                    refused[inlet] = None
+                    inlet.refuse(value.who.name, reason)
+            else:
+                self.refused.get(value.who, {}).pop(inlet, None)
+                inlet.meet(source, value.seq, self.started[source])
+                if source not in inlet.beginning:  # else it confirms when it has told where
+                    inlet.confirm(value.who.name)
+
+    def refusing(self, inlet: Inlet) -> set[str]:
+        """Names of the peers that do not serve its query."""
+        return {who.name for who, inlets in self.refused.items() if inlet in inlets}
+
+    def take(self, frame: Frame, heard: int = 0) -> None:
+        """Hand a frame to all who asked for it. Its source was heard of up to `heard`."""
+        if (asked := self._topics.get(frame.topic)) is None:
+            return
+        source = (frame.source, frame.epoch)
+        started, heard = self.started.get(source), max(heard, frame.newest)
+        is_taken = False
+        for inlet in tuple(asked.inlets):
+            is_taken |= inlet.take(frame, started, heard)
+        if frame.count:  # each peer has a beacon a second on it
+            if asked.note_frame(is_taken=is_taken):
+                self.turned.append(asked)
+        else:
+            self._note_moved(asked)
+
+    def turn(self, inlet: Inlet, source: Source, page: Page, rows: Rows) -> None:
+        """A page has come that `inlet` has asked for."""
+        inlet.turn(source, page, rows)
+        self._note_moved(self._topics[topic(inlet.query.text)])
+
+    def numbered(self, number: int) -> Inlet | None:
+        """The one with this number, if it is still there."""
+        return self._numbered.get(number)
+
+    def mark(self, value: Mark) -> None:
+        """A source wants to know when all it sent has arrived; only its last such wish counts."""
+        self.marks[value.who.name, value.who.epoch] = (value, list(value.streams))
+
+    def end(self, value: Mark, heard: int) -> None:
+        """A source that closes says where each stream ends: as much as a beacon on each."""
+        who = value.who
+        for query, seq in value.streams:
+            if (name := topic(query)) in self._topics:
+                self.take(Frame(name, wire.frame(name, who.name, who.epoch, seq, seq, ())), heard)
+
+    def reached(self, doubted: Collection[Source] = ()) -> list[Mark]:
+        """The marks that have been reached since the last time; not those of the `doubted`, since
+        they may take back what was heard of them.
+        """
+        found = []
+        for source, (value, streams) in list(self.marks.items()):
+            if source in doubted:
+                continue
+            while streams and self._has(source, *streams[-1]):
+                streams.pop()
+            if not streams:
+                del self.marks[source]
+                found.append(value)
+        return found
+
+    def _has(self, source: Source, query: str, seq: int) -> bool:
+        asked = self._topics.get(topic(query))
+        started = self.started.get(source)
+        inlets = () if asked is None else tuple(asked.inlets)
+        return all(inlet.has(source, seq, started) for inlet in inlets)
+
+    def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> None:
+        """A source has left and was heard of up to `newest`: what is missing is lost. `is_dead`: it
+        will not come back.
+        """
+        self.marks.pop(source, None)
+        self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
+        self.ended[source] = newest
+        self._left.pop(source, None)
+        self._left[source] = now
+        for inlet in self._numbers:
+            inlet.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
+            inlet.leave(source, newest, is_dead=is_dead)
+
+    def go_back(self, source: Source, seq: int) -> None:
+        """A source takes back what it said beyond `seq`."""
+        self.ended.pop(source, None)
+        self.marks.pop(source, None)  # if it is still wanted, it is said again
+        for inlet in self._numbers:
+            inlet.go_back(source, seq)
+
+    def note_said(self, source: Source, seq: int) -> None:
+        """A source that was asked says that it is at `seq`, and takes nothing back."""
+        for inlet in self._numbers:
+            inlet.note_said(source, seq)
+
+    def extend_deadlines(self) -> None:
+        """This process was held up."""
+        for inlet in self._numbers:
+            inlet.extend_deadlines()
+
+    def tick(self, now: float, alive: Collection[Source], known: Collection[Source]) -> None:
+        """A second has passed: these sources were heard of lately, and these may come back."""
+        for inlet in tuple(self._numbers):
+            inlet.tick(alive)
+            for source in [each for each in inlet.behind if each in self._left]:
+                if source not in known:  # something of it came late, and nobody can be asked
+                    inlet.leave(source, self.ended.get(source, 0))
+        for asked in self._topics.values():
+            self._note_moved(asked)  # perhaps its source has left
+        for source in [each for each in self._left if each in known]:
+            del self._left[source]  # it goes to the end
+            self._left[source] = now
+        while self._past and now - next(iter(self._past.values())).left > MEMORY:
+            del self._past[next(iter(self._past))]
+        most = min(MAX_LEFT, MAX_CURSORS // max(1, len(self._numbers)))
+        while self._left:
+            source, left = next(iter(self._left.items()))
+            if now - left > MEMORY:
+                self._forget(source)
+            elif len(self._left) > most and source not in known:
+                self._put_away(source, left)
+            else:
+                break
+
+    def _forget(self, source: Source) -> list[int | None]:
+        del self._left[source]
+        self.started.pop(source, None)
+        self.ended.pop(source, None)
+        return [inlet.forget(source) for inlet in self._numbers]
+
+    def _put_away(self, source: Source, left: float) -> None:
+        places = self._forget(source)
+        if known := [place for place in places if place is not None]:
+            low = min(known) if len(known) == len(places) else 0
+            self._past[source] = Past(low, max(known), self._last_number, left)
+            if len(self._past) > MAX_PAST:
+                del self._past[next(iter(self._past))]
+
+
+def _source(who: PeerId) -> Source:
+    return who.name, who.epoch

@@ -1,0 +1,294 @@
+"""What a bus knows of another one: whether it is linked, silent or gone; and of those for which
+there is no place.
+
+Owns the judgement from what was heard and when; the times are those of the contract. Owns the
+memory of peers that were left out, since when they are owed what is published here, and the bound
+of that memory. Pure: it is told what happened and what time it is, and answers what to do. Times
+are monotonic seconds.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import islice
+
+from aiobus.discovery import Member
+from aiobus.wire import PeerId
+
+__all__ = [
+    "MORE",
+    "Left",
+    "Peer",
+    "Unplaced",
+    "Verdict",
+]
+
+STALE = 3.0
+"""Silence after which a peer is announced as stale: three heartbeats."""
+RELINK = 10.0
+"""Silence after which the link is made anew; a loop that is blocked for less is not a dead one."""
+RELINK_MAX = 30.0
+GRACE = 5.0
+"""Between a hello that is withdrawn and `peer_left`: the link may only have been cut."""
+DROP = 60.0
+"""Silence after which a peer whose hello is not here is given up, unless it still listens or cannot
+be reached: then it may be frozen or cut off, and is looked for again as much later.
+"""
+
+
+class Verdict(Enum):
+    """What the silence of a peer calls for."""
+
+    STALE = auto()
+    RELINK = auto()
+    LEFT = auto()
+    DROP = auto()
+
+
+class Peer:
+    """Another bus, by the endpoint where it listens. `who` is None until it has said so."""
+
+    def __init__(self, name: str, endpoint: str, now: float, found_at: int = 0) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.renew(now, found_at)
+
+    def renew(self, now: float, found_at: int) -> None:
+        """Another bus listens there, or is about to, when this bus is at its seq `found_at`."""
+        self.found_at = found_at
+        """What was published later counts as missing there until the peer says otherwise."""
+        self.who: PeerId | None = None
+        self.has_answered = False
+        """It answered that my queries are live there."""
+        self.was_answered = False
+        """It asked the same of me and I answered."""
+        self.is_linked = False
+        self.has_said_hello = False
+        self.is_open = False
+        """It has started; until then another of its name may stay in its place."""
+        self.has_left = False
+        self.has_lost_place = False
+        """It had to give way to others, and may be there all the same."""
+        self.is_stale = False
+        self.other_version = 0
+        """The version of the protocol that it speaks, if that is not this bus's: it never links."""
+        self.last = 0
+        """The highest seq of its events that was heard of."""
+        self._recent = 0
+        """The same since it was doubted last."""
+        self._doubted = 0
+        self._heard = now
+        self._withdrawn: float | None = None
+        self._relinked = self._sought = now
+        self._backoff = RELINK
+
+    def __str__(self) -> str:
+        return str(self.who or self.name)
+
+    def hear(self, now: float, seq: int) -> float | None:
+        """It has sent something that shows that it is at `seq`, or beyond. For how many seconds it
+        was silent, if it was stale until now.
+        """
+        silent = self.silence(now) if self.is_stale else None
+        self.last = max(self.last, seq)
+        self._recent = max(self._recent, seq)
+        self._heard = self._relinked = self._sought = now
+        self._backoff = RELINK
+        self.is_stale = False
+        return silent
+
+    def silence(self, now: float) -> float:
+        """The seconds since it was last heard."""
+        return now - self._heard
+
+    def doubt(self) -> None:
+        """It says less than was heard of it, and is about to be asked: what it says from now on was
+        published before that, or is not true.
+        """
+        self._doubted, self._recent = self.last, 0
+
+    def confirm(self, seq: int) -> bool:
+        """It answers that it is at `seq`. True when that is still less than was heard of before it
+        was asked: then `last` goes back, and what is above it is not true.
+        """
+        self._recent = max(self._recent, seq)
+        if self._recent >= self._doubted:
+            return False
+        self.last = self._recent
+        return True
+
+    def is_silent(self, now: float) -> bool:
+        """True when it missed three heartbeats."""
+        return self.silence(now) >= STALE
+
+    def is_silent_since(self, then: float) -> bool:
+        """True when nothing was heard of it after `then`, and its hello is not here."""
+        return self._heard <= then and not self.is_listening
+
+    def say_hello(self) -> None:
+        """Its hello is there (again)."""
+        self.has_said_hello = True
+        self._withdrawn = None
+        self.has_left = False
+
+    def withdraw(self, now: float) -> None:
+        """Its hello is gone: it died, or its link to this bus was cut."""
+        if self._withdrawn is None:
+            self._withdrawn = now
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """True from the loss of its hello until it says hello again."""
+        return self._withdrawn is not None
+
+    @property
+    def is_cut(self) -> bool:
+        """True while its hello is gone and it has not been said to have left: it may come back."""
+        return self.is_withdrawn and not self.has_left
+
+    @property
+    def is_awaited(self) -> bool:
+        """True when it may still become linked soon."""
+        is_settled = self.is_linked or self.is_withdrawn or self.has_left
+        return not (is_settled or self.other_version)
+
+    def is_overdue(self, now: float) -> bool:
+        """True when it should have become linked by now, and has been silent instead, or when it
+        cannot.
+        """
+        return bool(self.other_version) or (self.is_awaited and self.is_silent(now))
+
+    @property
+    def is_there(self) -> bool:
+        """True when it is linked and, as far as is known, still listening."""
+        return self.is_linked and self._withdrawn is None and not self.has_left
+
+    @property
+    def is_listening(self) -> bool:
+        """True while its hello is here: it gets what it asked for, or will make up for it."""
+        return self.has_said_hello and not self.is_withdrawn and not self.has_left
+
+    @property
+    def may_link(self) -> bool:
+        """True when each has answered the other, and they are not linked yet."""
+        has_met = self.has_answered and self.was_answered
+        return has_met and not (self.is_linked or self.other_version)
+
+    def link(self) -> bool:
+        """True once, when it may be."""
+        if not self.may_link:
+            return False
+        self.is_linked = True
+        return True
+
+    def unlink(self) -> bool:
+        """It has left; True if it was linked."""
+        was_linked, self.is_linked, self.has_answered = self.is_linked, False, False
+        self.is_stale = False  # what comes next is that it joins, and not that it is heard again
+        return was_linked
+
+    def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
+        """What its silence calls for; `is_lenient` while it may be this process that was away."""
+        if self._withdrawn is not None and not self.has_left and now - self._withdrawn >= GRACE:
+            self.has_left = True
+            return Verdict.LEFT
+        # Of one whose link is cut, `peer_left` is to be said first.
+        if not self.is_listening and not self.is_cut and now - self._sought >= DROP:
+            self._sought = now
+            return Verdict.DROP
+        if is_lenient or self.has_left:
+            return None
+        if self.has_answered and self.is_silent(now) and not self.is_stale:
+            self.is_stale = True
+            return Verdict.STALE
+        return Verdict.RELINK if now - self._relinked >= self._backoff else None
+
+    def relink(self, now: float) -> None:
+        """Its link is made anew; not again so soon. Until then each second calls for it."""
+        self._relinked = now
+        self._backoff = min(self._backoff * 2, RELINK_MAX)
+
+
+MAX_LEFT_OUT = 16_384
+"""Peers that are remembered by name."""
+MORE = "(more peers than are remembered)"
+"""Stands for the peers beyond these. It is no name that a bus can have."""
+
+
+@dataclass(slots=True, eq=False)
+class Left:
+    """A peer that was left out. `who`: as it has said, while its hello is here."""
+
+    member: Member
+    found_at: int
+    who: PeerId | None
+    is_said: bool = False
+    """It was looked for, and is there."""
+    has_ended: bool = False
+    """It was looked for, and no process listens there."""
+
+
+class Unplaced:
+    """The peers without a place, by endpoint."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, Left] = {}
+        self._more_since: float = math.inf
+        """What was published after that is owed to peers whose names are not remembered."""
+
+    def __contains__(self, left: Left) -> bool:
+        return self._left.get(left.member.endpoint) is left
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def add(self, member: Member, found_at: int, who: PeerId | None) -> bool:
+        """There is no place for a peer that is owed what is published after `found_at`. False when
+        its name cannot be remembered.
+        """
+        before = self._left.get(member.endpoint)
+        if before is not None:
+            before.who = who or before.who
+        elif len(self._left) < MAX_LEFT_OUT:
+            self._left[member.endpoint] = Left(member, found_at, who)
+        else:
+            self._more_since = min(self._more_since, found_at)
+            return False
+        return True
+
+    def pop(self, endpoint: str) -> Left | None:
+        """The one at this endpoint has a place now, or is gone; return it if it was left out."""
+        return self._left.pop(endpoint, None)
+
+    def withdraw(self, who: PeerId) -> None:
+        """The hello of `who` is gone."""
+        left = self._left.get(who.endpoint)
+        if left is not None and left.who == who:
+            left.who = None
+
+    def unsaid(self, most: int) -> list[Left]:
+        """Some of those that were not looked for yet."""
+        return list(islice((each for each in self._left.values() if not each.is_said), most))
+
+    def turn(self, most: int) -> list[Left]:
+        """Some of all; each time those that had to wait."""
+        some = list(islice(self._left.values(), most))
+        for each in some:
+            self._left[each.member.endpoint] = self._left.pop(each.member.endpoint)
+        return some
+
+    def owed(self, newest: float) -> list[Left]:
+        """Those that are owed something of what was published up to `newest`."""
+        return [each for each in self._left.values() if each.found_at < newest]
+
+    def more(self, newest: float) -> set[str]:
+        """`MORE`, if something of that is owed to peers whose names are not remembered."""
+        return {MORE} if self._more_since < newest else set()
+
+
+def batches(some: Iterable[Left], size: int) -> Iterable[list[Left]]:
+    """`some` in lists of at most `size`."""
+    rest = iter(some)
+    while batch := list(islice(rest, size)):
+        yield batch

@@ -1,0 +1,182 @@
+"""The terms of a subscription: what the user asked for, checked once, at the call.
+
+Owns the keywords of `subscribe`, their defaults and the sentences for wrong ones. Pure: knows
+nothing of who will serve them.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, TypedDict, get_args
+
+from aiobus.event import Event
+from aiobus.history import Since
+from aiobus.inbox import Overflow
+from aiobus.limits import EARLIEST, LATEST, way_out
+from aiobus.query import Query
+
+__all__ = [
+    "Keys",
+    "Since",
+    "SubscribeKeywords",
+    "SubscriptionOptions",
+    "Types",
+    "Where",
+    "check_function",
+    "check_timeout",
+    "selects",
+]
+
+Types = str | Iterable[str]
+Keys = str | Iterable[str] | None
+Where = Callable[[Event[Any]], object]
+
+
+class SubscribeKeywords(TypedDict, total=False):
+    """The keywords of `subscribe`, for `on`."""
+
+    key: Keys
+    where: Where | None
+    overflow: Overflow
+    maxsize: int
+    concurrency: int
+    max_age: float | None
+    since: Since
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionOptions:
+    """What one subscription is to do. Raises TypeError or ValueError that names the value."""
+
+    query: Query
+    where: Where | None = None
+    overflow: Overflow = "catch_up"
+    maxsize: int = 8192
+    concurrency: int = 1
+    max_age: float | None = None
+    since: Since = None
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.where is not None and not callable(self.where):
+            raise TypeError(f"where={self.where!r}: a function of an event is needed")
+        if inspect.iscoroutinefunction(self.where) or inspect.iscoroutinefunction(
+            type(self.where).__call__
+        ):
+            raise TypeError(f"where={self.where!r}: a plain function is needed, it is not awaited")
+        if self.where is not None:
+            check_function("where", self.where)
+        if self.overflow not in get_args(Overflow):
+            raise ValueError(f"overflow={self.overflow!r}: one of {get_args(Overflow)} is needed")
+        if not _is_count(self.maxsize):
+            raise ValueError(f"maxsize={self.maxsize!r}: a whole number of events from 1 is needed")
+        if not _is_count(self.concurrency):
+            raise ValueError(f"concurrency={self.concurrency!r}: a whole number from 1 is needed")
+        if self.max_age is not None and not _is_age(self.max_age):
+            is_moment = _is_number(self.max_age) and self.max_age >= EARLIEST
+            hint = "a time is given as since=; " if is_moment else _length(self.max_age)
+            raise ValueError(
+                f"max_age={_shown(self.max_age)}: {hint}seconds that an event may be old, such as"
+                " 2.5, are needed"
+            )
+        if not (self.since in (None, "last") or _is_time(self.since)):
+            raise ValueError(
+                f"since={_shown(self.since)}: {_moment(self.since)}'last', or seconds since 1970"
+                " such as time.time() - 60 for the last minute, are needed"
+            )
+        check_timeout(self.timeout)
+
+
+def check_function(name: str, function: Callable[..., object]) -> None:
+    """Raise TypeError where it can be told that calling `function` with one event cannot succeed,
+    or runs none of its code. `name` is that of the argument.
+    """
+    is_generator = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(each) for kind in is_generator for each in (function, type(function).__call__)):
+        raise TypeError(
+            f"{name}={function!r} is a generator: calling it would run none of its code;"
+            " give a function that does not yield"
+        )
+    if hasattr(function, "__signature__"):  # functools.wraps copies it, so it may be another's
+        return
+    call: tuple[object, ...] = (None,)
+    if inspect.ismethod(function):  # of one without `self`, `inspect` makes no signature
+        call, function = (function.__self__, None), function.__func__
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # written in C, and says nothing
+        return
+    try:
+        signature.bind(*call)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}={function!r} takes {signature} and is called with the event alone: {error};"
+            " functools.partial or a lambda gives it the rest"
+        ) from None
+
+
+def selects(where: Where, event: Event[Any]) -> bool:
+    """Ask `where`. Raises what that raises, and TypeError for what is true whatever the event."""
+    answer = where(event)
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # or it would be missed as "never awaited"
+        raise TypeError("`where` returned an awaitable; a plain function is needed")
+    if isinstance(answer, GeneratorType | AsyncGeneratorType):
+        raise TypeError("`where` returned a generator; a plain function is needed")
+    return bool(answer)
+
+
+def check_timeout(timeout: object, *, optional: bool = False) -> None:
+    """Raise ValueError for what is no number of seconds from 0 (None is one where `optional`)."""
+    if timeout is None and optional:
+        return
+    if not (_is_number(timeout) and timeout >= 0):  # type: ignore[operator]
+        hint = _length(timeout)
+        raise ValueError(f"timeout={_shown(timeout)}: {hint}seconds from 0 are needed")
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return abs(value) <= LATEST  # a longer one may be no float
+    return isinstance(value, float) and value == value  # NaN is no number of seconds
+
+
+def _is_time(value: object) -> bool:
+    """True for a time, and for 0, which is before all."""
+    return _is_number(value) and (value == 0 or EARLIEST <= value <= LATEST)  # type: ignore[operator]
+
+
+def _is_age(value: float) -> bool:
+    """True for a duration, and for `inf`. A time would be one as well, of decades: nothing would
+    ever be too old.
+    """
+    return _is_number(value) and (0 < value < EARLIEST or value == math.inf)
+
+
+def _moment(value: object) -> str:
+    """What to do about a `value` that is no time, with "; " behind it."""
+    if _is_number(value) and abs(value) < EARLIEST:  # type: ignore[arg-type]
+        return f"for the last {abs(value):g} s, time.time() - {abs(value):g}; "  # type: ignore[arg-type]
+    return way_out(value)
+
+
+def _length(value: object) -> str:
+    """The same for one that is no duration."""
+    return "give its .total_seconds(); " if isinstance(value, timedelta) else ""
+
+
+def _shown(value: object) -> str:
+    # Python refuses to write integers of thousands of digits in decimal, but not in hexadecimal.
+    is_long = isinstance(value, int) and value.bit_length() > 128
+    return f"{value:#x}"[:20] + "..." if is_long else repr(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,42 @@
+"""Which adapter a URL asks for.
+
+Owns the schemes there are and the sentence for every other one. An adapter is imported only when
+its scheme is asked for, so that its libraries need not be there otherwise.
+"""
+
+from aiobus.discovery import Discovery
+from aiobus.limits import Limits
+from aiobus.transport import Transport
+
+__all__ = [
+    "adapter",
+]
+
+
+def adapter(url: str, limits: Limits) -> Transport:
+    """The transport of `url`. Raises ValueError that says what there is."""
+    scheme, found, address = str(url).partition("://")
+    if scheme == "inproc" and found:
+        if address:
+            hint = "'inproc://' has no address, it is this one bus object; share the object"
+            raise ValueError(f"url={url!r}: {hint}, or use ipc://{address}")
+        from aiobus.transport import Local
+
+        return Local()
+    if scheme == "ipc" and found:
+        from aiobus.discovery.directory import Directory
+
+        return _mesh(url, Directory(address), limits)
+    if scheme == "tcp" and found:
+        from aiobus.discovery.rendezvous import Rendezvous
+
+        return _mesh(url, Rendezvous(address), limits)
+    hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
+    raise ValueError(f"url={url!r}: {hint}")
+
+
+def _mesh(url: str, meeting: Discovery, limits: Limits) -> Transport:
+    from aiobus.mesh.session import MeshSession
+    from aiobus.mesh.sockets import ZmqNetwork
+
+    return MeshSession(url, ZmqNetwork(meeting, limits.high_water_mark))

@@ -1,0 +1,699 @@
+"""Which subscription is handed what, when a flush mark is reached, and what is forgotten when."""
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from aiobus import wire
+from aiobus.history import Page
+from aiobus.mesh import interest as module
+from aiobus.mesh.interest import FAR, LEFT, MAX_CURSORS, MAX_LEFT, MEMORY, Interest
+from aiobus.query import Query
+from aiobus.rows import Rows, Source
+from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, PeerId, Refusal
+
+ME = PeerId("me", 7, "ipc:///me")
+DESK = PeerId("desk", 36, "ipc:///desk")
+SOURCE = ("desk", 36)
+TRADE, FILL = wire.topic("TRADE"), wire.topic("FILL")
+
+
+class Sub:
+    """An `Inlet` that writes down what it is told."""
+
+    def __init__(self, types: Any = "TRADE") -> None:
+        self.query = Query.of(types)
+        self.log: list[tuple[Any, ...]] = []
+        self.last = self.heard = self.newest = 0
+        self.place: int | None = None
+
+    def meet(self, source: Source, seq: int, started: float) -> None:
+        self.log.append(("meet", source, seq, started))
+
+    is_busy = False
+    """It leaves all frames with events."""
+
+    def take(self, frame: Rows, started: float | None, heard: int) -> bool:
+        self.log.append(("take", frame, started))
+        self.heard = heard
+        return not (self.is_busy and frame.count)
+
+    def turn(self, source: Source, page: Page, rows: Rows) -> None:
+        self.log.append(("turn", source, page, rows))
+
+    missing = 0
+    beginning: Collection[Source] = ()
+    behind: Collection[Source] = ()
+
+    def extend_deadlines(self) -> None:
+        self.log.append(("excuse",))
+
+    def has(self, source: Source, seq: int, started: float | None) -> bool:
+        self.log.append(("has", source, seq))
+        return self.last >= seq
+
+    def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
+        self.log.append(("leave", source))
+        self.newest = newest
+
+    def go_back(self, source: Source, seq: int) -> None:
+        self.log.append(("go_back", source, seq))
+
+    def note_said(self, source: Source, seq: int) -> None:
+        self.log.append(("note_said", source, seq))
+
+    def forget(self, source: Source) -> int | None:
+        self.log.append(("forget", source))
+        return self.place
+
+    def resume(self, source: Source, low: int, high: int) -> None:
+        self.log.append(("resume", source, low, high))
+
+    def refuse(self, name: str, reason: str) -> None:
+        self.log.append(("refuse", name, reason))
+
+    def tick(self, alive: Collection[Source]) -> None:
+        self.log.append(("tick",))
+
+    def confirm(self, name: str) -> None:
+        self.log.append(("confirm", name))
+
+    def said(self, *kinds: str) -> list[tuple[Any, ...]]:
+        return [entry for entry in self.log if entry[0] in kinds]
+
+
+def inlets_of(*subs: Sub) -> Interest:
+    inlets = Interest()
+    for sub in subs:
+        inlets.add(sub)
+    return inlets
+
+
+def frame(topic: bytes = TRADE) -> Frame:
+    found = wire.parse_from_publisher(wire.frame(topic, "desk", 36, 4, 4, []), ME)
+    assert isinstance(found, Frame)
+    return found
+
+
+def answer(seq: int = 9) -> Answer:
+    return Answer(1, DESK, 2.0, seq, is_open=True)
+
+
+def mark(*streams: tuple[str, int], number: int = 1, who: PeerId = DESK) -> Mark:
+    return Mark(number, who, streams)
+
+
+PAGE = Page(4, 0, 9, 9, [])
+
+
+# Topics and numbers.
+
+
+def test_the_first_who_asks_for_a_query_and_the_last_who_leaves_it_say_its_topic() -> None:
+    inlets, first, second = Interest(), Sub(), Sub()
+    assert [inlets.add(first), inlets.add(second)] == [TRADE, None]
+    assert [inlets.remove(first), inlets.remove(second)] == [None, TRADE]
+    assert inlets.add(first) == TRADE
+
+
+def test_queries_of_the_same_text_are_one_topic() -> None:
+    inlets = inlets_of(Sub(["TRADE", "FILL"]))
+    assert inlets.add(Sub(["FILL", "TRADE"])) is None
+    assert inlets.add(Sub("FILL")) == FILL
+
+
+def test_removing_who_is_not_there_is_no_error() -> None:
+    inlets, sub = inlets_of(Sub()), Sub()
+    assert inlets.remove(sub) is None
+    inlets.add(sub)
+    assert [inlets.remove(sub), inlets.remove(sub)] == [None, None]
+
+
+def test_those_who_are_there_can_be_walked() -> None:
+    first, second, third = subs = Sub(), Sub(), Sub("FILL")
+    inlets = inlets_of(*subs)
+    inlets.remove(second)
+    assert list(inlets) == [first, third]
+
+
+def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
+    first, second = Sub(), Sub()
+    inlets = inlets_of(first, second)
+    numbers = inlets.number(first), inlets.number(second)
+    assert [inlets.numbered(number or 0) for number in numbers] == [first, second]
+    inlets.remove(first)
+    assert [inlets.numbered(number or 0) for number in numbers] == [None, second]
+    assert inlets.number(first) is None
+
+
+# Quiet and loud.
+
+FRAME = Frame(TRADE, b'TRADE\0[2,"bot",50,7\n,[8,1.0,"TRADE","",1]]')
+BOT = ("bot", 50)
+
+
+def subs(*are_busy: bool) -> tuple[Interest, list[Sub]]:
+    made = [Sub() for _ in are_busy]
+    for sub, is_busy in zip(made, are_busy, strict=True):
+        sub.is_busy = is_busy
+    return inlets_of(*made), made
+
+
+def far(count: int, missing: int = FAR + 1) -> tuple[Interest, list[Sub]]:
+    inlets, made = subs(*[True] * count)
+    for sub in made:
+        sub.missing = missing
+    return inlets, made
+
+
+def turned(inlets: Interest) -> list[tuple[bytes, bool]]:
+    found = [(topic.live, topic.is_quiet) for topic in inlets.turned]
+    inlets.turned.clear()
+    return found
+
+
+def quiet(count: int) -> tuple[Interest, list[Sub]]:
+    inlets, made = far(count)
+    for _ in range(LEFT):
+        inlets.take(FRAME)
+    assert turned(inlets) == [(b"-TRADE\0", True)]
+    return inlets, made
+
+
+def test_a_topic_whose_frames_all_leave_for_long_turns_quiet() -> None:
+    quiet(2)
+
+
+def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
+    inlets, (one, _) = far(2)
+    for _ in range(LEFT - 1):
+        inlets.take(FRAME)
+    one.is_busy = False
+    inlets.take(FRAME)
+    one.is_busy = True
+    inlets.take(FRAME)
+    assert turned(inlets) == []
+
+
+def test_a_frame_of_which_one_takes_the_events_comes_to_all() -> None:
+    inlets, made = subs(True, False, True)
+    inlets.take(FRAME)
+    assert [sub.log for sub in made] == [[("take", FRAME, None)]] * 3
+
+
+def test_a_quiet_topic_of_which_a_frame_is_taken_turns_loud_if_little_is_missing() -> None:
+    inlets, (one,) = quiet(1)
+    one.is_busy, one.missing = False, 0
+    inlets.take(FRAME)
+    assert turned(inlets) == [(TRADE, False)]
+
+
+def test_beacons_of_others_do_not_keep_a_topic_loud() -> None:
+    """Each peer has one a second, so of twenty they would for ever."""
+    inlets, _ = far(1)
+    for _ in range(LEFT):
+        inlets.take(FRAME)
+        inlets.take(frame())
+    assert turned(inlets) == [(b"-TRADE\0", True)]
+
+
+def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
+    inlets, (one, other) = quiet(2)
+    rows = FRAME
+    inlets.turn(one, BOT, PAGE, rows)
+    assert turned(inlets) == []
+    other.missing = 0
+    inlets.turn(other, BOT, PAGE, rows)
+    assert turned(inlets) == [(TRADE, False)]
+    assert other.said("turn") == [("turn", BOT, PAGE, rows)]
+
+
+def test_whoever_comes_to_a_quiet_topic_turns_it_loud() -> None:
+    inlets, _ = quiet(1)
+    assert inlets.add(Sub()) is None
+    assert turned(inlets) == [(TRADE, False)]
+
+
+def test_a_quiet_topic_of_whose_source_nothing_is_missing_any_more_turns_loud_in_a_second() -> None:
+    inlets, (one,) = quiet(1)
+    inlets.tick(1.0, (), ())
+    assert turned(inlets) == []
+    one.missing = 0
+    inlets.tick(2.0, (), ())
+    assert turned(inlets) == [(TRADE, False)]
+
+
+def test_the_last_who_leaves_a_quiet_topic_withdraws_the_quiet_one() -> None:
+    inlets, (one, other) = quiet(2)
+    assert [inlets.remove(one), inlets.remove(other)] == [None, b"-TRADE\0"]
+
+
+# Frames and answers.
+
+
+def test_whoever_is_still_to_tell_where_its_past_begins_is_not_confirmed_yet() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sub.beginning = [SOURCE]
+    inlets.note_start(SOURCE, 1.0)
+    inlets.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
+    assert sub.said("confirm") == []
+    sub.beginning = ()
+    inlets.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
+    assert sub.said("confirm") == [("confirm", "desk")]
+
+
+def test_a_source_that_is_looked_for_is_not_forgotten() -> None:
+    """Or it would be heard from its beginning again, or from now on only, when it comes back."""
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 0.0)
+    inlets.tick(MEMORY, (), [SOURCE])
+    inlets.tick(MEMORY + 1.0, (), ())
+    assert sub.said("forget") == []
+    inlets.tick(2 * MEMORY + 1.0, (), ())
+    assert sub.said("forget") == [("forget", SOURCE)]
+
+
+def test_a_frame_goes_to_all_who_asked_for_its_topic_and_to_nobody_else() -> None:
+    first, second, other = Sub(), Sub(), Sub("FILL")
+    inlets, came = inlets_of(first, second, other), frame()
+    inlets.take(came)
+    assert [sub.log for sub in (first, second, other)] == [[("take", came, None)]] * 2 + [[]]
+
+
+def test_a_frame_that_nobody_asked_for_is_left() -> None:
+    sub = Sub("FILL")
+    inlets_of(sub).take(frame())
+    assert sub.log == []
+
+
+def test_a_frame_comes_with_the_start_of_its_source_once_that_is_known() -> None:
+    sub = Sub()
+    inlets, came = inlets_of(sub), frame()
+    inlets.take(came)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.take(came)
+    assert sub.log == [("take", came, None), ("take", came, 50.0)]
+
+
+def test_the_earliest_start_that_was_told_counts() -> None:
+    inlets = Interest()
+    for started in (50.0, 50.2, 49.9, 50.1):
+        inlets.note_start(SOURCE, started)
+    assert inlets.started == {SOURCE: 49.9}
+
+
+def test_an_answer_is_met_and_confirmed_by_those_it_is_about() -> None:
+    sub, other = Sub(), Sub()
+    inlets = inlets_of(sub, other)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.meet([sub], answer(seq=9))
+    assert sub.log == [("meet", SOURCE, 9, 50.0), ("confirm", "desk")]
+    assert other.log == []
+
+
+def test_an_answer_about_who_is_not_there_any_more_is_left() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.remove(sub)
+    inlets.meet([sub], answer())
+    assert sub.log == []
+
+
+# Flush marks.
+
+
+def test_a_mark_is_reached_when_everybody_has_all_that_it_names() -> None:
+    first, second, other = Sub(), Sub(), Sub("FILL")
+    inlets, wanted = inlets_of(first, second, other), mark(("TRADE", 9), ("FILL", 5))
+    inlets.mark(wanted)
+    assert inlets.reached() == []
+    first.last = second.last = 9
+    assert inlets.reached() == []
+    other.last = 5
+    assert inlets.reached() == [wanted]
+
+
+def test_a_mark_is_not_reached_while_one_of_two_who_asked_for_the_same_lacks_it() -> None:
+    first, second = Sub(), Sub()
+    inlets, wanted = inlets_of(first, second), mark(("TRADE", 9))
+    inlets.mark(wanted)
+    first.last = 9
+    assert inlets.reached() == []
+    first.last, second.last = 8, 9
+    assert inlets.reached() == []
+    first.last = 9
+    assert inlets.reached() == [wanted]
+
+
+def test_a_mark_is_reached_once() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sub.last = 9
+    inlets.mark(mark(("TRADE", 9)))
+    assert len(inlets.reached()) == 1
+    assert inlets.reached() == []
+
+
+def test_what_was_reached_of_a_mark_is_not_looked_at_again() -> None:
+    sub, other = Sub(), Sub("FILL")
+    inlets = inlets_of(sub, other)
+    other.last = 5
+    inlets.mark(mark(("TRADE", 9), ("FILL", 5)))
+    inlets.reached()
+    inlets.reached()
+    assert (len(sub.said("has")), len(other.said("has"))) == (2, 1)
+
+
+def test_a_mark_of_what_nobody_here_asked_for_is_reached_at_once() -> None:
+    inlets, wanted = inlets_of(Sub()), mark(("FILL", 9))
+    inlets.mark(wanted)
+    assert inlets.reached() == [wanted]
+
+
+def test_a_mark_is_reached_when_who_lacks_it_leaves() -> None:
+    sub = Sub()
+    inlets, wanted = inlets_of(sub), mark(("TRADE", 9))
+    inlets.mark(wanted)
+    assert inlets.reached() == []
+    inlets.remove(sub)
+    assert inlets.reached() == [wanted]
+
+
+def test_of_one_source_only_the_last_mark_counts() -> None:
+    sub = Sub()
+    inlets, wanted = inlets_of(sub), mark(("TRADE", 12), number=2)
+    inlets.mark(mark(("TRADE", 9), number=1))
+    inlets.mark(wanted)
+    sub.last = 12
+    assert inlets.reached() == [wanted]
+
+
+def test_each_source_has_a_mark_of_its_own() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    feed = mark(("TRADE", 3), who=PeerId("feed", 1, "ipc:///feed"))
+    inlets.mark(mark(("TRADE", 9)))
+    inlets.mark(feed)
+    sub.last = 3
+    assert inlets.reached() == [feed]
+    assert list(inlets.marks) == [SOURCE]
+
+
+def test_the_mark_of_a_source_that_has_left_is_forgotten() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.mark(mark(("TRADE", 9)))
+    inlets.leave(SOURCE, 0.0)
+    sub.last = 9
+    assert (inlets.marks, inlets.reached()) == ({}, [])
+
+
+# Leaving and being forgotten.
+
+
+def test_everybody_is_told_that_a_source_has_left() -> None:
+    subs = [Sub(), Sub("FILL")]
+    inlets_of(*subs).leave(SOURCE, 0.0)
+    assert [sub.log for sub in subs] == [[("confirm", "desk"), ("leave", SOURCE)]] * 2
+
+
+def test_what_came_late_of_one_that_has_left_and_may_not_come_back_is_lost_at_the_next_tick() -> (
+    None
+):
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 0.0, 7)
+    sub.behind = [SOURCE, ("other", 1)]
+    sub.log.clear()
+    inlets.tick(1.0, (), [SOURCE])
+    assert sub.said("leave", "confirm") == []
+    inlets.tick(2.0, (), ())
+    assert sub.said("leave", "confirm") == [("leave", SOURCE)], "another of its name may be there"
+    assert sub.newest == 7
+
+
+def test_everybody_is_told_that_a_second_has_passed() -> None:
+    subs = [Sub(), Sub("FILL")]
+    inlets_of(*subs).tick(0.0, (), ())
+    assert [sub.log for sub in subs] == [[("tick",)]] * 2
+
+
+def test_a_source_is_forgotten_when_it_has_been_away_for_an_hour() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.leave(SOURCE, 100.0)
+    inlets.tick(100.0 + MEMORY, (), ())
+    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
+    inlets.tick(100.5 + MEMORY, (), ())
+    assert (sub.said("forget"), inlets.started) == ([("forget", SOURCE)], {})
+    inlets.tick(200.0 + MEMORY, (), ())
+    assert len(sub.said("forget")) == 1
+
+
+def test_sources_are_forgotten_in_the_order_in_which_they_left() -> None:
+    sub, other = Sub(), ("feed", 1)
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 100.0)
+    inlets.leave(other, 200.0)
+    inlets.tick(101.0 + MEMORY, (), ())
+    assert sub.said("forget") == [("forget", SOURCE)]
+    inlets.tick(201.0 + MEMORY, (), ())
+    assert sub.said("forget") == [("forget", SOURCE), ("forget", other)]
+
+
+def come_back(inlets: Interest, *subs: Sub) -> None:
+    """The source was only cut off: it answers again, as it does when its link is there again."""
+    inlets.note_start(SOURCE, 50.0)
+    inlets.meet(subs, answer())
+
+
+def test_a_source_that_left_and_came_back_is_not_forgotten() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.leave(SOURCE, 100.0)
+    come_back(inlets, sub)
+    inlets.tick(101.0 + MEMORY, (), ())
+    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
+
+
+def test_a_source_that_came_back_and_left_again_is_forgotten_an_hour_after_that() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.leave(SOURCE, 100.0)
+    come_back(inlets, sub)
+    inlets.leave(SOURCE, 2000.0)
+    inlets.tick(101.0 + MEMORY, (), ())
+    assert sub.said("forget") == []
+    inlets.tick(2001.0 + MEMORY, (), ())
+    assert sub.said("forget") == [("forget", SOURCE)]
+
+
+# Many sources that come and go.
+
+
+def many(count: int) -> list[Source]:
+    return [("tool", number) for number in range(count)]
+
+
+def left(inlets: Interest, *sources: Source, now: float = 1.0) -> None:
+    for source in sources:
+        inlets.note_start(source, 0.0)
+        inlets.leave(source, now)
+
+
+def test_of_sources_that_left_those_beyond_a_bound_are_forgotten_the_first_of_them_first() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    left(inlets, *many(MAX_LEFT + 3))
+    inlets.tick(2.0, (), ())
+    assert sub.said("forget") == [("forget", source) for source in many(3)]
+    assert len(inlets.started) == MAX_LEFT
+
+
+def test_the_more_subscriptions_there_are_the_fewer_sources_that_left_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_CURSORS", 100)
+    subs = [Sub(f"T{number}") for number in range(20)]
+    inlets = inlets_of(*subs)
+    left(inlets, *many(50))
+    inlets.tick(2.0, (), ())
+    assert {len(sub.said("forget")) for sub in subs} == {45}
+    assert MAX_CURSORS // 20 > MAX_LEFT
+
+
+def test_a_source_that_is_looked_for_is_not_forgotten_for_others_that_left() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sources = many(MAX_LEFT + 3)
+    left(inlets, *sources)
+    inlets.tick(2.0, (), sources)
+    assert sub.said("forget") == []
+
+
+def test_one_that_was_forgotten_for_others_and_comes_back_goes_on_where_the_last_stood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    one, other = subs = Sub(), Sub("FILL")
+    one.place, other.place = 7, 4
+    inlets = inlets_of(*subs)
+    left(inlets, SOURCE)
+    inlets.tick(2.0, (), ())
+    later = Sub()
+    inlets.add(later)
+    for _ in range(2):
+        come_back(inlets, *subs, later)
+    resumed = [("resume", SOURCE, 4, 7)]
+    assert [sub.said("resume") for sub in (one, other, later)] == [resumed, resumed, []]
+
+
+def test_where_one_of_them_had_no_place_nothing_is_taken_for_handed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    one, other = subs = Sub(), Sub("FILL")
+    one.place = 7
+    inlets = inlets_of(*subs)
+    left(inlets, SOURCE)
+    inlets.tick(2.0, (), ())
+    come_back(inlets, *subs)
+    assert other.said("resume") == [("resume", SOURCE, 0, 7)]
+
+
+def test_one_of_which_no_place_was_known_begins_as_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    sub = Sub()
+    inlets = inlets_of(sub)
+    left(inlets, SOURCE)
+    inlets.tick(2.0, (), ())
+    come_back(inlets, sub)
+    assert sub.said("resume") == []
+
+
+def test_what_is_kept_of_forgotten_sources_is_bounded_too_and_lasts_for_an_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEFT", 0)
+    monkeypatch.setattr(module, "MAX_PAST", 2)
+    sub = Sub()
+    sub.place = 5
+    inlets = inlets_of(sub)
+    sources = many(4)
+    left(inlets, *sources[:3])
+    left(inlets, sources[3], now=100.0)
+    inlets.tick(101.0, (), ())
+    inlets.tick(2.0 + MEMORY, (), ())
+    for source in sources:
+        inlets.note_start(source, 0.0)
+    assert sub.said("resume") == [("resume", sources[3], 5, 5)]
+
+
+# Refusals.
+
+
+def refusal(*queries: str, is_all: bool = True) -> Refusal:
+    return Refusal(1, DESK, 2.0, 9, True, is_all, dict.fromkeys(queries, "full"))
+
+
+def test_a_refused_subscription_meets_no_source_and_hears_the_reason_once() -> None:
+    refused, served = subs = Sub(), Sub("FILL")
+    inlets = inlets_of(*subs)
+    inlets.note_start(SOURCE, 1.0)
+    for _ in range(2):
+        inlets.meet(subs, refusal("TRADE"))
+    assert refused.log == [("refuse", "desk", "full")]
+    assert served.said("meet", "confirm")[:2] == [
+        ("meet", SOURCE, 9, 1.0),
+        ("confirm", "desk"),
+    ]
+    assert (inlets.refusing(refused), inlets.refusing(served)) == ({"desk"}, set())
+
+
+def test_where_not_all_refusals_are_named_everybody_is_refused() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.meet([sub], refusal(is_all=False))
+    assert sub.log == [("refuse", "desk", MORE_REFUSED)]
+
+
+def test_who_was_refused_meets_its_source_once_it_is_served() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 1.0)
+    inlets.meet([sub], refusal("TRADE"))
+    inlets.meet([sub], answer())
+    assert sub.said("meet", "confirm") == [("meet", SOURCE, 9, 1.0), ("confirm", "desk")]
+    assert inlets.refusing(sub) == set()
+
+
+def test_a_source_that_left_and_a_subscription_that_ended_are_refused_no_more() -> None:
+    one, other = subs = Sub(), Sub("FILL")
+    inlets = inlets_of(*subs)
+    inlets.meet(subs, refusal("TRADE", "FILL"))
+    inlets.remove(one)
+    assert [list(each) for each in inlets.refused.values()] == [[other]]
+    inlets.leave(SOURCE, 1.0)
+    assert inlets.refused == {}
+
+
+# How far a source was heard of.
+
+
+def test_a_frame_comes_with_how_far_its_source_was_heard_of() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.take(frame(), 9)
+    assert sub.heard == 9
+    inlets.take(frame(), 2)
+    assert sub.heard == 4
+
+
+def test_who_leaves_is_kept_with_how_far_it_was_heard_of() -> None:
+    inlets, (sub,) = subs(True)
+    inlets.leave(BOT, 0.0, 99)
+    assert (sub.newest, inlets.ended) == (99, {BOT: 99})
+
+
+def test_everybody_is_told_what_a_source_says_that_was_asked() -> None:
+    one, other = Sub(), Sub("FILL")
+    inlets_of(one, other).note_said(BOT, 9)
+    assert one.log == other.log == [("note_said", BOT, 9)]
+
+
+def test_the_last_mark_is_a_beacon_on_each_stream_that_is_asked_for() -> None:
+    first, second = Sub(), Sub("FILL")
+    inlets = inlets_of(first, second)
+    inlets.end(mark(("TRADE", 7), ("QUOTE", 9), ("FILL", 0), number=0), 12)
+    for sub, prev in ((first, 7), (second, 0)):
+        ((_, batch, _),) = sub.said("take")
+        assert (batch.prev, batch.newest, batch.count, sub.heard) == (prev, prev, 0, 12)
+    assert inlets.reached() == []
+
+
+def test_no_mark_of_a_source_in_doubt_is_reached() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    sub.last = 9
+    inlets.mark(mark(("TRADE", 9)))
+    assert inlets.reached([SOURCE]) == []
+    assert len(inlets.reached()) == 1
+
+
+def test_what_a_source_takes_back_is_not_waited_for_any_more() -> None:
+    inlets, (sub,) = subs(True)
+    inlets.mark(mark(("TRADE", 9)))
+    inlets.ended[BOT] = 9
+    inlets.go_back(BOT, 3)
+    inlets.go_back(SOURCE, 3)
+    assert inlets.ended == {}
+    assert inlets.marks == {}
+    assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]

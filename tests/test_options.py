@@ -1,0 +1,175 @@
+"""What `subscribe` can be told, its defaults, and the sentences for what it cannot."""
+
+import functools
+import inspect
+import re
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from aiobus import AsyncEventBus, Event
+from aiobus.options import SubscribeKeywords, SubscriptionOptions
+from aiobus.query import Query
+
+QUERY = Query.of("TRADE")
+NAN = float("nan")
+
+
+async def asks_later(event: Event[Any]) -> bool:
+    return True
+
+
+class AsksLater:
+    async def __call__(self, event: Event[Any]) -> bool:
+        return True
+
+
+def terms(**more: Any) -> SubscriptionOptions:
+    return SubscriptionOptions(query=QUERY, **more)
+
+
+def test_by_default_a_subscription_catches_up_and_is_handled_one_by_one() -> None:
+    assert terms() == SubscriptionOptions(
+        query=QUERY,
+        where=None,
+        overflow="catch_up",
+        maxsize=8192,
+        concurrency=1,
+        max_age=None,
+        since=None,
+        timeout=5.0,
+    )
+
+
+GOOD: list[dict[str, Any]] = [
+    {"where": callable},
+    {"where": bool},
+    {"overflow": "catch_up"},
+    {"overflow": "block"},
+    {"overflow": "latest"},
+    {"overflow": "drop_oldest"},
+    {"maxsize": 1},
+    {"concurrency": 100},
+    {"max_age": 0.001},
+    {"max_age": 5},
+    {"max_age": None},
+    {"max_age": float("inf")},
+    {"since": None},
+    {"since": "last"},
+    {"since": 0},
+    {"since": 0.0},
+    {"since": 1e8},
+    {"since": 1e11},
+    {"since": 1_700_000_000.5},
+    {"timeout": 0},
+    {"timeout": 0.5},
+    {"timeout": float("inf")},
+]
+
+
+@pytest.mark.parametrize("given", GOOD, ids=str)
+def test_what_makes_sense_is_kept_as_it_is(given: dict[str, Any]) -> None:
+    ((name, value),) = given.items()
+    assert getattr(terms(**given), name) == value
+
+
+BAD: list[tuple[type[Exception], str, Any]] = [
+    *((TypeError, "where", value) for value in ["price > 5", 5, True]),
+    *((ValueError, "overflow", value) for value in ["drop", "", None, 5, ["block"]]),
+    *((ValueError, "maxsize", value) for value in [0, -1, 1.5, 8.0, "8", None, True]),
+    *((ValueError, "concurrency", value) for value in [0, -1, 1.5, "8", None, True]),
+    *(
+        (ValueError, "max_age", value)
+        for value in [0, -1, NAN, "5", True, [], Decimal(5), 1.7e9, 10**9]
+    ),
+    *(
+        (ValueError, "since", value)
+        for value in ["first", NAN, True, [], "5", -60, -0.1, 60, 9.9e7, 1.7e12, float("inf")]
+    ),
+    *((ValueError, "timeout", value) for value in [-1, NAN, "5", None, True, Decimal(5)]),
+]
+
+
+@pytest.mark.parametrize(("error", "name", "value"), BAD, ids=map(str, BAD))
+def test_what_makes_no_sense_is_refused_by_name_and_value(
+    error: type[Exception], name: str, value: Any
+) -> None:
+    with pytest.raises(error, match=re.escape(f"{name}={value!r}: ")) as caught:
+        terms(**{name: value})
+    assert str(caught.value).endswith(("needed", "needed, it is not awaited"))
+
+
+NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "way_out"),
+    [
+        ("since", 60, "for the last 60 s, time.time() - 60;"),
+        ("since", -60, "for the last 60 s, time.time() - 60;"),
+        ("since", 0.5, "for the last 0.5 s, time.time() - 0.5;"),
+        ("since", 1_700_000_000_000, "these look like milliseconds: divide by 1_000;"),
+        ("since", 1.7e15, "these look like microseconds: divide by 1_000_000;"),
+        ("since", 1.7e18, "these look like nanoseconds: divide by 1_000_000_000;"),
+        ("since", NOON, "give its .timestamp();"),
+        ("since", NOON.replace(tzinfo=None), "it has no time zone: make it with one and give its"),
+        ("since", timedelta(minutes=1), "give time.time() less its .total_seconds();"),
+        ("max_age", timedelta(minutes=1), "give its .total_seconds();"),
+        ("max_age", 1_700_000_000.0, "a time is given as since=;"),
+        ("timeout", timedelta(minutes=1), "give its .total_seconds();"),
+    ],
+)
+def test_what_was_meant_by_a_wrong_time_or_duration_is_told(
+    name: str, value: Any, way_out: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: {way_out}")) as caught:
+        terms(**{name: value})
+    assert str(caught.value).endswith("needed")
+
+
+@pytest.mark.parametrize(
+    "where", [asks_later, functools.partial(asks_later), AsksLater(), AsksLater().__call__]
+)
+def test_a_coroutine_function_would_let_every_event_pass_so_it_is_refused(where: Any) -> None:
+    with pytest.raises(TypeError, match="a plain function is needed, it is not awaited"):
+        terms(where=where)
+
+
+@pytest.mark.parametrize("name", ["since", "timeout", "max_age"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["great", "small", "long"])
+def test_a_number_that_no_clock_knows_is_refused_in_one_short_sentence(
+    name: str, value: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=-?0x\w+\.\.\.: .*needed$") as caught:
+        terms(**{name: value})
+    assert len(str(caught.value)) < 130
+
+
+def test_terms_do_not_change() -> None:
+    made: Any = terms()
+    with pytest.raises(AttributeError):
+        made.maxsize = 5
+
+
+def test_the_keywords_of_on_are_those_of_terms_and_the_key() -> None:
+    names = {field.name for field in fields(SubscriptionOptions)} - {"query"}
+    assert set(SubscribeKeywords.__annotations__) == names | {"key"}
+
+
+@pytest.mark.parametrize("call", [AsyncEventBus.subscribe, AsyncEventBus.stream])
+def test_the_bus_has_the_same_keywords_with_the_same_defaults(call: Any) -> None:
+    keywords = {
+        name: parameter.default
+        for name, parameter in inspect.signature(call).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "key"
+    }
+    defaults = {
+        field.name: field.default
+        for field in fields(SubscriptionOptions)
+        if field.default is not MISSING
+    }
+    assert keywords == {name: defaults[name] for name in keywords}
+    assert set(defaults) - set(keywords) <= {"concurrency"}

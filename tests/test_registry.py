@@ -1,0 +1,334 @@
+"""One holder and what comes to its address: hellos, garbage, silence and too much of everything."""
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+
+import orjson
+import pytest
+
+from aiobus.discovery import Member
+from aiobus.discovery import registry as holder_module
+from aiobus.discovery.registry import MAX_GUESTS, Registry
+from aiobus.discovery.roster import MAX_HELLO, Address, Met, hello_line
+
+pytestmark = pytest.mark.usefixtures("no_task_is_left")
+
+ME, A, B = (Member(f"bot-{number}", f"tcp://127.0.0.1:{number}") for number in (1, 2, 3))
+
+
+def free_address() -> Address:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return Address(*free.getsockname())
+
+
+class Desk:
+    """A holder, why it refused, and raw connections to it."""
+
+    def __init__(self) -> None:
+        self.address = free_address()
+        self.met = Met()
+        self.came: list[Member] = []
+        self.refusals: list[str] = []
+        self.has_refused = asyncio.Event()
+        self.holder = self.another()
+        self._stack = AsyncExitStack()
+
+    def another(self) -> Registry:
+        return Registry(self.address, ME, self.met, came=self._take, refused=self._note)
+
+    def _take(self, member: Member) -> None:
+        self.came.append(member)
+        self.holder.tell(self.met.learn([member]))
+
+    def _note(self, reason: str) -> None:
+        self.refusals.append(reason)
+        self.has_refused.set()
+
+    async def connect(self, say: bytes = b"") -> "Raw":
+        sock = socket.socket()
+        self._stack.callback(sock.close)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self.address)
+        raw = Raw(sock)
+        if say:
+            await raw.say(say)
+        return raw
+
+    async def close(self) -> None:
+        self.holder.close()
+        await self._stack.aclose()
+
+
+class Raw:
+    """A connection that says what it likes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._lines = bytearray()
+
+    async def say(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def hear(self) -> set[Member]:
+        """The members on the next roster."""
+        while b"\n" not in self._lines:
+            data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+            assert data, "the holder closed the connection"
+            self._lines += data
+        line, _, self._lines = self._lines.partition(b"\n")
+        kind, version, rows = orjson.loads(line)
+        assert (kind, version) == ("roster", 1)
+        return {Member(*row) for row in rows}
+
+    async def is_closed(self) -> bool:
+        """Wait for the end of the connection; what comes before it does not count."""
+        try:
+            while await asyncio.get_running_loop().sock_recv(self.sock, 65536):
+                pass
+        except ConnectionError:
+            pass
+        return True
+
+
+@pytest.fixture
+async def desk(no_task_is_left: None) -> AsyncIterator[Desk]:
+    desk = Desk()
+    yield desk
+    await desk.close()
+
+
+async def test_who_says_hello_is_told_who_is_there_and_the_others_are_told_of_it(
+    desk: Desk,
+) -> None:
+    first = await desk.connect(hello_line(A))
+    assert await first.hear() == {ME, A}
+    second = await desk.connect(hello_line(B))
+    assert await second.hear() == {ME, A, B}
+    while B not in await first.hear():
+        pass
+    assert desk.came == [A, B]
+
+
+async def test_a_hello_may_come_in_pieces(desk: Desk) -> None:
+    raw = await desk.connect()
+    for byte in hello_line(A):
+        await raw.say(bytes([byte]))
+    assert await raw.hear() == {ME, A}
+
+
+async def test_a_member_whose_connection_has_ended_is_absent_and_on_the_roster_until_forgotten(
+    desk: Desk,
+) -> None:
+    gone = await desk.connect(hello_line(A))
+    await gone.hear()
+    assert desk.holder.absent == []
+    gone.sock.close()
+    while desk.holder.absent != [A]:  # noqa: ASYNC110 - nothing tells when the end was read
+        await asyncio.sleep(0)
+    assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
+    desk.met.forget(desk.holder.absent)
+    assert await (await desk.connect(hello_line(B))).hear() == {ME, B}
+
+
+async def test_a_member_that_was_met_elsewhere_is_on_the_roster_and_the_guests_are_told(
+    desk: Desk,
+) -> None:
+    guest = await desk.connect(hello_line(B))
+    assert await guest.hear() == {ME, B}
+    desk.holder.tell(desk.met.learn([A]))
+    while await guest.hear() != {A}:
+        pass
+    assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
+
+
+GARBAGE = {
+    "http": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "binary": bytes(range(256)) * 16,
+    "zmtp": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\n",
+    "not a hello": b"[]\n",
+    "another version": b'["hello", 2, "bot", "tcp://127.0.0.1:5"]\n',
+    "a name that cannot be": b'["hello", 1, "a b", "tcp://127.0.0.1:5"]\n',
+    "an endpoint elsewhere": b'["hello", 1, "bot", "tcp://10.0.0.1:5"]\n',
+    "a line too long": b"x" * (MAX_HELLO + 1),
+    "a hello and then garbage": hello_line(B) + b"more\n",
+    "a hello twice": hello_line(B) * 2,
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_what_is_no_hello_ends_its_own_connection_and_no_other(desk: Desk, kind: str) -> None:
+    good = await desk.connect(hello_line(A))
+    assert await good.hear() == {ME, A}
+    assert await (await desk.connect(GARBAGE[kind])).is_closed()
+    assert len(desk.refusals) == 1
+    assert A in await (await desk.connect(hello_line(B))).hear()
+    while B not in await good.hear():
+        pass
+
+
+async def test_half_a_hello_is_refused(desk: Desk) -> None:
+    raw = await desk.connect(hello_line(A)[:-5])
+    raw.sock.shutdown(socket.SHUT_WR)
+    assert await raw.is_closed()
+    assert desk.refusals == ["half a line"]
+
+
+async def test_a_connection_that_comes_and_goes_is_nobodys_fault(desk: Desk) -> None:
+    raw = await desk.connect()
+    raw.sock.shutdown(socket.SHUT_WR)
+    assert await raw.is_closed()
+    assert desk.refusals == []
+
+
+async def test_who_never_says_hello_is_sent_away(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    monkeypatch.setattr(holder_module, "HELLO_SECONDS", 0.05)
+    good = await desk.connect(hello_line(A))
+    silent = await desk.connect(b'["hello"')
+    assert await silent.is_closed()
+    assert desk.refusals == ["no hello within 0.05 s"]
+    assert await good.hear() == {ME, A}
+    await desk.connect(hello_line(B))
+    while B not in await good.hear():
+        pass
+
+
+async def test_an_error_of_our_own_is_logged_and_ends_one_connection(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(line: bytes) -> Member:
+        raise ZeroDivisionError("ours")
+
+    good = await desk.connect(hello_line(A))
+    assert await good.hear() == {ME, A}
+    with monkeypatch.context() as patch:
+        patch.setattr(holder_module, "parse_hello", fails)
+        assert await (await desk.connect(hello_line(B))).is_closed()
+    assert "ZeroDivisionError: ours" in caplog.text
+    assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("this process may not open 4,096 files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_one_connection_too_many_is_refused_until_another_ends(desk: Desk) -> None:
+    good = await desk.connect(hello_line(A))
+    assert await good.hear() == {ME, A}
+    others = [await desk.connect() for _ in range(MAX_GUESTS - 1)]
+    assert await (await desk.connect(hello_line(B))).is_closed()
+    assert desk.refusals == ["there are 1,024 connections already"]
+    others[0].sock.shutdown(socket.SHUT_WR)
+    assert await others[0].is_closed()
+    assert B in await (await desk.connect(hello_line(B))).hear()
+
+
+async def test_who_cannot_be_accepted_for_want_of_descriptors_is_accepted_later(
+    desk: Desk,
+) -> None:
+    sock = socket.socket()
+    sock.setblocking(False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, desk.address)
+        await desk.has_refused.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert desk.refusals == ["it cannot be accepted yet: Too many open files"]
+    raw = Raw(sock)
+    await raw.say(hello_line(A))
+    assert await raw.hear() == {ME, A}
+    sock.close()
+
+
+async def frozen(desk: Desk) -> Raw:
+    """A member that reads nothing, with the smallest buffers on the way to it."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    desk._stack.callback(sock.close)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, desk.address)
+    raw = Raw(sock)
+    await raw.say(hello_line(Member("frozen", "tcp://127.0.0.1:9")))
+    return raw
+
+
+async def test_a_member_that_does_not_read_delays_nobody_and_is_sent_away_when_too_much_waits(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    monkeypatch.setattr(holder_module, "MAX_UNSENT", 32 * 1024)
+    await frozen(desk)
+    good = await desk.connect(hello_line(A))
+    port = 10
+    while not desk.refusals:
+        port += 1
+        newcomer = Member("x" * 64, f"tcp://127.0.0.1:{port}")
+        raw = await desk.connect(hello_line(newcomer))
+        assert newcomer in await raw.hear()
+        raw.sock.close()
+        while newcomer not in await good.hear():
+            pass
+        desk.met.forget([newcomer])  # else the roster itself would be too much
+    assert desk.refusals == ["it does not read what it is told"]
+
+
+async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
+    slow = await frozen(desk)
+    told: set[Member] = set()
+    # Until the buffers on the way are full and much waits in the holder.
+    while sum(len(guest.unsent) for guest in desk.holder._guests) < 10_000:
+        told.add(newcomer := Member("x" * 64, f"tcp://127.0.0.1:{len(told) + 10}"))
+        raw = await desk.connect(hello_line(newcomer))
+        assert newcomer in await raw.hear()
+        raw.sock.close()
+    heard: set[Member] = set()
+    while not heard >= told:
+        heard |= await slow.hear()
+    assert desk.refusals == []
+
+
+async def test_an_address_has_one_holder(desk: Desk) -> None:
+    with pytest.raises(OSError, match="in use"):
+        desk.another()
+
+
+async def test_closing_frees_the_address_before_anybody_notices(desk: Desk) -> None:
+    guest = await desk.connect(hello_line(A))
+    await guest.hear()
+    knocking = await desk.connect()
+    desk.holder.close()
+    desk.holder.close()
+    desk.another().close()
+    assert await guest.is_closed()
+    assert await knocking.is_closed()
+
+
+async def test_an_ipv6_address_is_served_as_well() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+            address = Address(*free.getsockname()[:2])
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    holder = Registry(address, ME, Met(), came=print, refused=print)
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        raw = Raw(sock)
+        await raw.say(hello_line(A))
+        assert await raw.hear() == {ME, A}
+    holder.close()

@@ -1,0 +1,89 @@
+"""Fair shares of the loop, by a clock that is turned by hand."""
+
+import asyncio
+from typing import Literal
+
+import pytest
+
+from aiobus import AsyncEventBus, Event
+from aiobus.sync import EVENTS, HANDLER_EVENTS, HANDLER_SECONDS, TURN_SECONDS, TimeSlice
+
+
+class HandClock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    clock = HandClock()
+    monkeypatch.setattr("aiobus.sync.stopwatch", lambda: clock)
+    return clock
+
+
+def test_a_turn_is_64_events_while_time_stands_still(clock: HandClock) -> None:
+    turn = TimeSlice()
+    assert [turn.spend() for _ in range(EVENTS)] == [False] * 63 + [True]
+
+
+def test_a_turn_is_at_most_half_a_millisecond() -> None:
+    assert 0 < TURN_SECONDS <= 0.0005
+
+
+def test_a_turn_is_over_when_its_time_is(clock: HandClock) -> None:
+    turn = TimeSlice()
+    clock.now += TURN_SECONDS / 2
+    assert not turn.spend()
+    clock.now += TURN_SECONDS
+    assert turn.spend()
+
+
+def test_a_turn_that_is_over_stays_over_until_it_is_renewed(clock: HandClock) -> None:
+    turn = TimeSlice()
+    clock.now += 2 * TURN_SECONDS
+    assert [turn.spend(), turn.spend()] == [True, True]
+    turn.renew()
+    assert not turn.spend()
+
+
+def test_a_turn_that_goes_on_beyond_its_events_stays_over(clock: HandClock) -> None:
+    turn = TimeSlice()
+    assert [turn.spend() for _ in range(EVENTS + 3)][EVENTS:] == [True] * 3
+
+
+def test_a_renewed_turn_has_all_its_events_and_time_again(clock: HandClock) -> None:
+    turn = TimeSlice()
+    turn.spend()
+    clock.now += TURN_SECONDS / 2
+    turn.renew()
+    clock.now += TURN_SECONDS * 0.9
+    assert [turn.spend() for _ in range(EVENTS)] == [False] * 63 + [True]
+
+
+def test_by_the_real_clock_a_turn_ends_as_well() -> None:
+    turn = TimeSlice()
+    assert True in [turn.spend() for _ in range(EVENTS)]
+
+
+@pytest.mark.parametrize(("on_error", "turn"), [("log", 3), ("raise", HANDLER_EVENTS)])
+async def test_handlers_give_the_loop_back_in_time_and_in_tests_after_as_many_events_as_ever(
+    clock: HandClock, on_error: Literal["log", "raise"], turn: int
+) -> None:
+    handled = 0
+    turns: list[int] = []
+
+    async def on_event(event: Event) -> None:
+        nonlocal handled
+        if not handled:
+            asyncio.get_running_loop().call_soon(lambda: turns.append(handled))
+        handled += 1
+        clock.now += HANDLER_SECONDS * 0.4
+
+    async with AsyncEventBus(on_error=on_error) as bus:
+        await bus.subscribe("A", on_event)
+        for number in range(2 * HANDLER_EVENTS):
+            bus.publish_nowait(Event("A", number))
+        await bus.settle()
+    assert turns == [turn]
