@@ -109,7 +109,7 @@ for number in range(2_000):
 END = """
 while socket.poll(200):
     socket.recv()
-socket.context.destroy(linger=60_000)
+socket.context.destroy(linger=3_000)  # more than it needs, unless its connection is ended for good
 """
 BOUNDS = {"a subscriber to junk": 64 * MIB, "2,000 members that do not exist": 48 * MIB}
 """Of memory. ZeroMQ itself keeps each subscription: some 15 MiB of 60,000."""
