@@ -196,7 +196,7 @@ class AsyncEventBus:
                 try:
                     if drain:
                         await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
-                        # Or one would have just come when it ends, from whoever publishes on.
+                        # Else an event that another task publishes may come just as this ends.
                         self._subscriptions.hear_no_more()
                     self._reports.hush()
                     flushed = self._publisher.public_seq

@@ -198,7 +198,9 @@ class CatchUp:
     def _lose_spoiled(
         self, source: Source, told: Gap | None = None, upto: int = MAX_NUMBER
     ) -> None:
-        """Nothing more will be said of it: it is lost, but for what the gap `told` has."""
+        """The source says nothing more of its rows that were no events. Report the gaps that wait
+        for its word, up to `upto`, without what the gap `told` has.
+        """
         for gap in self._spoiled.pop(source, ()):
             end = min(gap.upto, upto)
             if told is not None and told.upto >= end:

@@ -941,6 +941,39 @@ async def test_the_epoch_of_a_peer_is_not_used_again(
     assert epochs.fresh() > BOT.epoch
 
 
+# One that asks in another version. Any process may say hello in any name and ask.
+
+
+async def test_a_peer_that_asks_in_another_version_is_not_linked_nor_waited_for(
+    desk: Desk,
+) -> None:
+    peer = desk.find(BOT)
+    desk.links.hello(BOT)
+    assert peer.is_awaited
+    desk.links.refuse_version(BOT, 3)
+    assert not peer.is_awaited
+    desk.is_asked(BOT)
+    assert not peer.is_linked
+    assert "speaks version 3" in str(desk.watch.log)
+
+
+async def test_a_peer_that_has_answered_is_not_taken_for_one_of_another_version(
+    desk: Desk,
+) -> None:
+    peer = desk.link(BOT)
+    desk.links.refuse_version(BOT, 3)
+    assert (peer.other_version, peer.is_there, desk.watch.log) == (0, True, [])
+
+
+async def test_a_peer_that_answers_is_linked_though_another_asked_in_its_name(desk: Desk) -> None:
+    peer = desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.links.refuse_version(BOT, 3)
+    desk.is_asked(BOT)
+    desk.hear_answer(BOT)
+    assert (peer.other_version, peer.is_there) == (0, True)
+
+
 # One that says less than was heard of it.
 
 SOURCE = (BOT.name, BOT.epoch)

@@ -282,7 +282,7 @@ class Directory:
         return [each for each in members if look(self._path_of(each.name)) is Stands.ALIVE]
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` of whom it is certain that no process listens for them any more. Waits
+        """Those of `members` for which it is certain that no process listens any more. Waits
         0.5 s at most for the lock; without it, a living bus that moves its socket seems gone.
 
         Certain is that a socket refuses and, where the kernel tells who listens without a file

@@ -114,7 +114,7 @@ class Stands(Enum):
 
     NOTHING = "nothing"
     ALIVE = "a socket of this user that accepts"
-    DEAD = "a socket of this user that nobody listens on"
+    DEAD = "a socket of this user on which no process listens"
     FOREIGN = "anything else: not ours to touch"
     UNKNOWN = "a socket of this user that cannot be connected to for want of a descriptor"
 
@@ -203,7 +203,7 @@ class Doorway:
 
     libzmq aborts the process when it accepts a connection for which there is no descriptor, and it
     accepts as long as others can connect. It has to close every connection to close the listening
-    socket. So to `shut` the doorway, the file of the listening socket is moved aside, where nobody
+    socket. So to `shut` the doorway, the file of the listening socket is moved aside, where no bus
     looks for it, and a plain socket that is never accepted on stands in its place: the bus still
     has its name, and its connections go on.
     """
@@ -221,7 +221,7 @@ class Doorway:
 
     @property
     def is_shut(self) -> bool:
-        """True while nobody is accepted."""
+        """True while the bus accepts no connection."""
         return self._plain is not None
 
     def open(self, listen: Callable[[], object]) -> None:
@@ -248,8 +248,8 @@ class Doorway:
             raise
 
     def shut(self) -> None:
-        """Hold the path, where nothing of others may stand, and accept nobody; connections that
-        there are go on.
+        """Keep the path, at which no file of another bus may be, and accept no connection. The
+        present connections go on.
         """
         aside = f"{self.path}{ASIDE}"
         is_moved = self.is_there and not self.is_shut
@@ -295,7 +295,7 @@ class Doorway:
 
 
 PAUSE_SECONDS = 0.005
-"""Between two tries of a lock that somebody has; it is held for less than this."""
+"""Seconds between two attempts to take the lock. Its holder keeps it for less than this."""
 
 
 class Folder:
@@ -348,8 +348,8 @@ class Folder:
         """A descriptor of the directory that has its lock; None when another has it. Makes the
         directory first, if `making`.
 
-        It is opened anew each time: who had the lock may have removed the directory, and a lock on
-        what is no longer there keeps nobody out.
+        It is opened each time: the last holder of the lock may have removed the directory, and a
+        lock on a directory that is gone excludes no other bus.
         """
         try:
             lock = self._open(making=making)
@@ -381,7 +381,7 @@ class Folder:
         os.close(lock)
 
     def _open(self, *, making: bool) -> int | None:
-        """The directory's descriptor; None when somebody who left removed it just now."""
+        """The directory's descriptor; None if a bus that left has just removed the directory."""
         if making:
             for parent in reversed(PurePath(self.path).parents):
                 if not os.path.isdir(parent):

@@ -89,7 +89,7 @@ async def connected(address: Address) -> socket.socket:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
         if sock.getsockname() == sock.getpeername():
-            # Nobody listens, and by chance the kernel gave the socket that very port.
+            # No process listens. By chance the kernel gave this socket that very port.
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"nobody listens at {address}")
     except BaseException:
         sock.close()

@@ -383,6 +383,7 @@ class Links:
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
+        peer.other_version = 0  # else it could not have answered
         peer.is_open = value.is_open
         self._strangers.pop(peer.endpoint, None)
         self.doubts.weigh(peer, value.seq)
@@ -423,6 +424,8 @@ class Links:
         peer = self._peers.get(who.endpoint)
         if peer is None or peer.who != who or peer.other_version == version:
             return
+        if peer.has_answered:
+            return  # it speaks this version, and another process has asked in its name
         peer.other_version = version
         text = (
             f"{who} at {who.endpoint} speaks version {version} of the protocol, and this bus"
