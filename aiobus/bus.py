@@ -16,21 +16,21 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 from aiobus import clock as epochs
-from aiobus.diagnostics import Diagnostics, LoopWatch
+from aiobus.diagnostics import Diagnostics
 from aiobus.dispatcher import Callback, check_callback
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
-from aiobus.inbox import Overflow
 from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import Limits
 from aiobus.options import (
     Keys,
-    Since,
+    StreamKeywords,
     SubscribeKeywords,
     SubscriptionOptions,
     Types,
     Where,
     check_timeout,
+    takes,
 )
 from aiobus.publisher import Publisher, Route
 from aiobus.query import Query, bad_name
@@ -38,7 +38,7 @@ from aiobus.requests import Requests
 from aiobus.stats import BusStats
 from aiobus.stream import EventStream
 from aiobus.subscriber import Subscriber
-from aiobus.subscription import Receiver, Subscription
+from aiobus.subscription import Subscription
 from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
 from aiobus.url import adapter
@@ -102,7 +102,6 @@ class AsyncEventBus:
         self._publisher = Publisher(self.name, limits)
         raising = self._fail if on_error == "raise" else None
         self._reports = Diagnostics(self._publisher, raising, self._end)
-        self._held = LoopWatch(lambda text: self._reports.trouble(text, text))
         # A test must not depend on how fast the machine is: turns are counted in events alone.
         is_timed = raising is None
         self._subscriptions = Subscriber(
@@ -110,7 +109,6 @@ class AsyncEventBus:
             self._reports,
             self._transport,
             self._life,
-            self._held,
             is_timed=is_timed,
         )
         self._turn = TimeSlice(TURN_SECONDS if is_timed else math.inf)
@@ -154,12 +152,12 @@ class AsyncEventBus:
             self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
         log.debug("start %s", self.name)
         self._loop = life.settle_here()
-        self._held.start(self.name)
+        self._reports.watch.start(self.name)
         self._publisher.epoch = epochs.fresh()
         try:
             await self._transport.start(self._publisher, self._reports)
-            for callback, terms in self._registered:
-                await self._subscriptions.serve(_name(callback), terms, callback)
+            for callback, options in self._registered:
+                await self._subscriptions.serve(_name(callback), options, callback)
             if life.state is not State.STARTING:
                 raise BusClosed(f"{self.name} was closed while it started")
         except BaseException as error:
@@ -187,7 +185,7 @@ class AsyncEventBus:
         exempt = self._subscriptions.at_work()
         return await self._life.close(lambda: self._shut(timeout, exempt, drain))
 
-    async def _shut(self, timeout: float, exempt: Receiver | None, drain: bool) -> list[str]:
+    async def _shut(self, timeout: float, exempt: Subscription | None, drain: bool) -> list[str]:
         log.debug("close %s", self.name)
         end = self._loop.time() + timeout
         missing: set[str] = set()
@@ -207,7 +205,7 @@ class AsyncEventBus:
                     self._life.end()
                     self._requests.close(self.name)
                     self._subscriptions.close(exempt)
-                    self._held.close()
+                    self._reports.watch.close()
                     self._reports.close()
                 if self._publisher.public_seq > flushed:  # by a handler that was still at work
                     missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
@@ -256,7 +254,7 @@ class AsyncEventBus:
 
     def _leave_process(self) -> None:
         """Hand over and say nothing in a forked child, whose loop may run on: its parent does."""
-        self._held.close()
+        self._reports.watch.close()
         self._reports.leave_process()
         self._subscriptions.leave_process()
 
@@ -354,19 +352,12 @@ class AsyncEventBus:
 
     # Subscribing.
 
+    @takes(SubscribeKeywords)
     async def subscribe(
         self,
         types: Types,
         callback: Callback,
-        *,
-        key: Keys = None,
-        where: Where | None = None,
-        overflow: Overflow = "catch_up",
-        maxsize: int = 8192,
-        concurrency: int = 1,
-        max_age: float | None = None,
-        since: Since = None,
-        timeout: float = 5.0,
+        **keywords: Unpack[SubscribeKeywords],
     ) -> Subscription:
         """Call `callback` with each matching event, from now on; live at every peer on return.
 
@@ -395,17 +386,8 @@ class AsyncEventBus:
         """
         self._life.check()
         check_callback(callback)
-        terms = SubscriptionOptions(
-            query=Query.of(types, key),
-            where=where,
-            overflow=overflow,
-            maxsize=maxsize,
-            concurrency=concurrency,
-            max_age=max_age,
-            since=since,
-            timeout=timeout,
-        )
-        return Subscription(await self._subscriptions.serve(_name(callback), terms, callback))
+        options = SubscriptionOptions.of("subscribe", types, keywords)
+        return await self._subscriptions.serve(_name(callback), options, callback)
 
     async def unsubscribe(self, types: Types, callback: Callback) -> None:
         """End every subscription of `callback` (compared by ==) to exactly these types, whatever
@@ -419,10 +401,11 @@ class AsyncEventBus:
         if not found:
             hint = "give the callback and all the types that `subscribe` was given"
             raise ValueError(f"{callback!r} is not subscribed to {types!r} here; {hint}")
-        for receiver in found:
-            self._subscriptions.drop(receiver)
+        for subscription in found:
+            self._subscriptions.drop(subscription)
 
-    def on(self, types: Types, **options: Unpack[SubscribeKeywords]) -> Callable[[F], F]:
+    @takes(SubscribeKeywords)
+    def on(self, types: Types, **keywords: Unpack[SubscribeKeywords]) -> Callable[[F], F]:
         """A decorator: subscribe the function when the bus starts, with the keywords of
         `subscribe`. The function stays itself.
 
@@ -431,28 +414,17 @@ class AsyncEventBus:
         if self._life.state is not State.NEW:
             hint = "decorate before start, or `await bus.subscribe(...)` now"
             raise BusError(f"{self._life.name} is {self._life.state.value}: {hint}")
-        query = Query.of(types, options.pop("key", None))
-        terms = SubscriptionOptions(query=query, **options)  # type: ignore[misc]
+        options = SubscriptionOptions.of("on", types, keywords)
 
         def register(callback: F) -> F:
             check_callback(callback)
-            self._registered.append((callback, terms))
+            self._registered.append((callback, options))
             return callback
 
         return register
 
-    def stream(
-        self,
-        types: Types,
-        *,
-        key: Keys = None,
-        where: Where | None = None,
-        overflow: Overflow = "catch_up",
-        maxsize: int = 8192,
-        max_age: float | None = None,
-        since: Since = None,
-        timeout: float = 5.0,
-    ) -> EventStream:
+    @takes(StreamKeywords)
+    def stream(self, types: Types, **keywords: Unpack[StreamKeywords]) -> EventStream:
         """`async with bus.stream(...) as events: async for event in events`: taken by the caller's
         own task.
 
@@ -460,21 +432,13 @@ class AsyncEventBus:
         closes. See `EventStream`. Raises WrongLoop in another thread.
         """
         self._life.check_thread()
-        terms = SubscriptionOptions(
-            query=Query.of(types, key),
-            where=where,
-            overflow=overflow,
-            maxsize=maxsize,
-            max_age=max_age,
-            since=since,
-            timeout=timeout,
-        )
+        options = SubscriptionOptions.of("stream", types, keywords)
 
-        async def open() -> Receiver:
+        async def enter() -> Subscription:
             self._life.check()
-            return await self._subscriptions.open("stream", terms)
+            return await self._subscriptions.open("stream", options)
 
-        return EventStream(open)
+        return EventStream(enter)
 
     async def wait_for(
         self,
@@ -562,7 +526,7 @@ class AsyncEventBus:
             refused=self._transport.refused,
             history_events=len(self._publisher.history),
             history_bytes=self._publisher.history.bytes,
-            subscriptions=tuple(receiver.stats for receiver in self._subscriptions),
+            subscriptions=tuple(each.stats for each in self._subscriptions),
         )
 
 

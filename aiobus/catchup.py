@@ -1,92 +1,68 @@
-"""The events of other buses on their way into one subscription.
+"""What one subscription misses: of other buses, whose frames and pages are given to it, and of its
+own bus.
 
 Owns a cursor for each source, and so what is handed over, what is asked for again and what is said
-to be lost. Must not know how anything travels: frames and pages are given to it, and it asks for
-pages through the seam.
+to be lost. Must not know how anything travels: it asks for pages through the seam, `PageSource`.
 """
 
 from collections.abc import Collection
 from typing import Protocol
 
 from aiobus.clock import elapsed
-from aiobus.history import Page, Since, Want
-from aiobus.query import Query
+from aiobus.history import Page, Want
+from aiobus.publisher import Publisher
 from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
 from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
-from aiobus.transport import Transport
+from aiobus.subscription import PACE, Subscription
 
-__all__ = [
-    "CatchUp",
-]
+__all__ = ["CatchUp", "PageSource"]
 
-PACE = 128
-"""Events asked for at once while others wait to be handed over. They are looked at in one go, so
-twice as many delay a HALT in a flood (`python -m perf.overload`); half as many, and the round trips
-between busy processes bound a recovery.
+PULL_ROWS = 64
+PULL_LOOK = 512
+"""Bounds of a page of the own history, in events and in events looked at. It is answered at once,
+so a larger one holds up the loop; the next one is as cheap.
 """
 MAX_SPOILED = 64
 """Stretches of rows that are no events, of one source that is asked where it stands."""
 MAX_UNMET = 1024
-"""Sources whose frames came before their first answer; more are nobody honest's."""
+"""Sources whose frames came before their first answer. No mesh of honest buses has more."""
 
 
-class Sink(Protocol):
-    """The subscription behind."""
+class PageSource(Protocol):
+    """Where pages of the history of other buses are asked for: a transport."""
 
-    maxsize: int
-    """How many events its inbox may hold."""
-
-    @property
-    def free_slots(self) -> int:
-        """How many more events its inbox takes."""
+    def ask(self, catchup: "CatchUp", source: Source, want: Want, limit: int) -> bool:
+        """Ask `source` for the next page of what is missing, with at most `limit` events. The
+        answer, if any, comes as `CatchUp.turn`. True when the question has to wait for its turn, so
+        that it cannot have been answered yet.
+        """
         ...
 
-    @property
-    def wants_more(self) -> bool:
-        """True while so few events wait that it may ask for all that there is room for."""
-        ...
-
-    def keep(self, batch: LazyBatch, after: int = 0) -> None:
-        """Put its events above `after` in, whether there is room or not; there are some."""
-        ...
-
-    def lose(self, source: Source, gap: Gap) -> None:
-        """Say in the place of the events that they are lost."""
-        ...
-
-    def start_lagging(self) -> None:
-        """There was no room, so events are left to their source's history."""
-        ...
-
-    def note_idle(self) -> None:
-        """Nothing is missing any more: somebody may wait for that."""
-        ...
-
-    def refuse(self, name: str, reason: str) -> None:
-        """Another bus does not send what is asked of it."""
-        ...
-
-    def reach(self, timestamp: float) -> None:
-        """Of what one more bus has published from then on, Unix seconds, nothing is missing."""
+    def doubt(self, source: Source, error: ValueError) -> bool:
+        """What `source` sent turned out to be wrong when it was opened: count it, say it, and ask
+        the source where it is. Each `CatchUp` hears the answer, by `go_back` or `note_said`, or
+        that the source leaves. False if it has left and cannot be asked.
+        """
         ...
 
 
 class CatchUp:
-    """An `Inlet` in front of one subscription. `behind`: the sources of which something is missing.
+    """A cursor for each source of one subscription. Nothing here waits or raises. `behind`: the
+    sources of which something is missing.
 
-    A source younger than the subscription is owed from its seq 1, whoever connected first; an older
-    one from `since`, or else from what its first answer or frame says; a known one from where it
-    stands.
+    A source younger than the subscription is owed from its seq 1, whichever connected first; an
+    older one from `since`, or else from what its first answer or frame says; a known one from where
+    it stands. The own bus is a source as well, whose history answers at once.
     """
 
-    def __init__(self, query: Query, sink: Sink, transport: Transport, since: Since = None) -> None:
-        self.query = query
-        self.unconfirmed: frozenset[str] = frozenset()
-        self.behind: dict[Source, None] = {}
-        self._since = since
+    def __init__(self, subscription: Subscription, publisher: Publisher, pages: PageSource) -> None:
+        self.query = subscription.selection
+        self.behind = subscription.behind
+        self._subscription = subscription
+        self._publisher = publisher
+        self._pages = pages
+        self._since = subscription.options.since
         self._made = elapsed()
-        self._sink = sink
-        self._transport = transport
         self._cursors: dict[Source, Cursor] = {}
         self._unmet: dict[Source, Gap] = {}
         """What was left of sources that have not answered yet."""
@@ -97,6 +73,9 @@ class CatchUp:
         """Those whose answer is still to come."""
         self._spoiled: dict[Source, list[Gap]] = {}
         """What came as rows that are no events, of sources that have been asked where they are."""
+        subscription.pull, subscription.spoil = self.refill, self.spoil
+        if subscription.own.behind:
+            self._pull_own()
 
     def meet(self, source: Source, seq: int, started: float) -> None:
         """A source has answered: it is at `seq`, and started at `started`, monotonic seconds."""
@@ -142,21 +121,21 @@ class CatchUp:
                     self._unmet[source] = Gap(begin, frame.newest, LEFT)
                 return False
             cursor = self._begin(source, frame.prev, started)
-        has_room = self._sink.free_slots > 0
+        has_room = self._subscription.free_slots > 0
         if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
             cursor.clear = heard
-            self._sink.keep(LazyBatch(frame))
+            self._subscription.keep(LazyBatch(frame))
             return True
         gap = cursor.lost_before(frame.prev)
         if gap is not None:
             self._asked.discard(source)
-            self._sink.lose(source, gap)
+            self._subscription.lose(source, gap)
         is_asking = source in self.behind and not cursor.has_timed_out
         after = cursor.take(frame.prev, frame.newest, has_room)
         if after is not None:
             self._hand_over(frame, after)
         elif not has_room:
-            self._sink.start_lagging()
+            self._subscription.start_lagging()
         if not cursor.behind:
             cursor.clear = heard
         if after is None and is_asking:
@@ -167,7 +146,7 @@ class CatchUp:
 
     def _hand_over(self, rows: Rows, after: int) -> None:
         if rows.count and rows.newest > after:
-            self._sink.keep(LazyBatch(rows), after)
+            self._subscription.keep(LazyBatch(rows), after)
 
     def spoil(self, batch: LazyBatch) -> None:
         """The rows of a batch were opened, and those above `batch.last` are no events. Where the
@@ -184,8 +163,8 @@ class CatchUp:
         if upto > after:
             spoiled.append(Gap(after, upto, NO_EVENTS))
         if len(spoiled) > MAX_SPOILED:
-            self._sink.lose(source, spoiled.pop(0))
-        is_asked = batch.error is not None and self._transport.doubt(source, batch.error)
+            self._subscription.lose(source, spoiled.pop(0))
+        is_asked = batch.error is not None and self._pages.doubt(source, batch.error)
         if not is_asked or source in self._dead:
             self._lose_spoiled(source)
 
@@ -193,7 +172,7 @@ class CatchUp:
         """A source that was asked says that it is at `seq`, and takes nothing back."""
         for gap in [each for each in self._spoiled.get(source, ()) if each.upto <= seq]:
             self._spoiled[source].remove(gap)
-            self._sink.lose(source, gap)
+            self._subscription.lose(source, gap)
 
     def _lose_spoiled(
         self, source: Source, told: Gap | None = None, upto: int = MAX_NUMBER
@@ -206,7 +185,7 @@ class CatchUp:
             if told is not None and told.upto >= end:
                 end = min(end, told.after)
             if end > gap.after:
-                self._sink.lose(source, Gap(gap.after, end, NO_EVENTS))
+                self._subscription.lose(source, Gap(gap.after, end, NO_EVENTS))
 
     def _take_late(self, source: Source, prev: int, newest: int, started: float | None) -> int:
         """Of one that is dead, the seq above which events up to `newest` are to be handed over."""
@@ -216,15 +195,15 @@ class CatchUp:
             cursor = self._cursors[source] = Cursor(prev if is_older else 0)
         gap, after = cursor.take_late(prev, newest)
         if gap is not None:
-            self._sink.lose(source, gap)
+            self._subscription.lose(source, gap)
         return after
 
     @property
     def missing(self) -> int:
-        """How many numbers are missing of the source of which most are, or 0 while so little waits
-        to be handed over that whatever comes live would be next.
+        """The largest lag, in sequence numbers, over all other buses. 0 while the inbox is nearly
+        empty, because a live event would be handed over next anyway.
         """
-        if self._sink.wants_more:
+        if self._subscription.wants_more:
             return 0
         return max((self._cursors[source].missing for source in self.behind), default=0)
 
@@ -239,17 +218,20 @@ class CatchUp:
         if cursor.since is not None:
             self.confirm(source[0])
         after = cursor.last
-        gap = cursor.advance(page)
-        if page.reached is not None:
-            self._sink.reach(page.reached)
-        if gap is not None:
-            self._sink.lose(source, gap)
+        self._advance(source, cursor, page)
         self._hand_over(rows, after)
         self._follow(source, cursor)
 
+    def _advance(self, source: Source, cursor: Cursor, page: Page) -> None:
+        gap = cursor.advance(page)
+        if page.reached is not None:
+            self._subscription.reach(page.reached)
+        if gap is not None:
+            self._subscription.lose(source, gap)
+
     def has(self, source: Source, seq: int, started: float | None) -> bool:
         """True when nothing up to `seq` is missing; what is, is asked for from now on, or lost if
-        the source is dead. Of one that has never answered (`started` is None) nobody can say.
+        the source is dead. Of one that has never answered (`started` is None) that is not known.
         """
         cursor = self._cursors.get(source)
         if source in self._dead:
@@ -279,7 +261,7 @@ class CatchUp:
             gaps = cursor.leave(newest)
             self._follow(source, cursor)
             for gap in gaps:
-                self._sink.lose(source, gap)
+                self._subscription.lose(source, gap)
         if is_dead:
             self._dead.add(source)
 
@@ -288,13 +270,13 @@ class CatchUp:
         if (cursor := self._cursors.get(source)) is not None:
             gap = cursor.go_back(seq)
             if gap is not None:
-                self._sink.lose(source, gap)
+                self._subscription.lose(source, gap)
             self._lose_spoiled(source, gap, seq)
             self._follow(source, cursor)
 
     def forget(self, source: Source) -> int | None:
-        """A source will hardly be heard of again. The seq up to which nothing of it is owed any
-        more; None when it was never met.
+        """Drop what is known of a source. Returns the seq up to which nothing of it is owed; None
+        if it was never met.
         """
         cursor = self._cursors.pop(source, None)
         self._dead.discard(source)
@@ -312,10 +294,10 @@ class CatchUp:
         cursor = self._cursors.get(source)
         self._cursors[source] = Cursor(high if cursor is None else max(high, cursor.last))
         if high > low and cursor is None:
-            self._sink.lose(source, Gap(low, high, FORGOTTEN))
+            self._subscription.lose(source, Gap(low, high, FORGOTTEN))
 
     def extend_deadlines(self) -> None:
-        """This process was held up: that there is no answer yet is nobody's fault."""
+        """The event loop was blocked: a missing answer does not count as a timeout."""
         for source in self.behind:
             self._cursors[source].defer()
 
@@ -330,12 +312,30 @@ class CatchUp:
 
     def confirm(self, name: str) -> None:
         """The query is live at a peer that did not answer in time, or refused it."""
-        self.unconfirmed -= {name}
+        self._subscription.confirm(name)
 
     def refuse(self, name: str, reason: str) -> None:
         """A peer does not serve the query: its events do not come until it confirms."""
-        self.unconfirmed |= {name}
-        self._sink.refuse(name, reason)
+        self._subscription.refuse(name, reason)
+
+    def refill(self) -> None:
+        """Events were handed over: fetch what is missing, of other buses and of this one."""
+        if self.behind:
+            self.pull(has_moved=True)
+        subscription = self._subscription
+        if subscription.own.behind and subscription.pending * 2 <= subscription.maxsize:
+            self._pull_own()
+
+    def _pull_own(self) -> None:
+        """Take a page of the own history, as far as there is room."""
+        subscription, publisher = self._subscription, self._publisher
+        cursor = subscription.own
+        want = Want(cursor.last, cursor.since, cursor.upto)
+        room = min(PULL_ROWS, subscription.maxsize - subscription.pending)
+        page = publisher.history.answer(self.query, want, room, PULL_LOOK)
+        with publisher.no_publish():
+            self._advance((publisher.name, publisher.epoch), cursor, page)
+            subscription.admit(page.rows)
 
     def pull(self, *, has_moved: bool = False) -> None:
         """Ask for what is missing, as far as there is room and nothing is under way. While others
@@ -350,27 +350,27 @@ class CatchUp:
         silent = self._asked.intersection(due)
         for source in due:
             self._granted.pop(source, None)
-        free = self._sink.free_slots - sum(self._granted.values())
-        is_paced = not self._sink.wants_more
+        free = self._subscription.free_slots - sum(self._granted.values())
+        is_paced = not self._subscription.wants_more
         if is_paced:
-            enough = min(PACE, max(1, self._sink.maxsize // 2))
+            enough = min(PACE, max(1, self._subscription.maxsize // 2))
             free = min(PACE, free) if has_moved and free >= enough else 0
         for place, source in enumerate(due):
             cursor = self._cursors[source]
             share = free if is_paced else -(-free // (len(due) - place))
             if source in silent and len(self.behind) > 1:
                 share = 1  # it keeps no room from the others, and is given up in time
-            elif cursor.since is not None:  # whoever subscribes waits for that, room or not
+            elif cursor.since is not None:  # `subscribe` waits for that, room or not
                 share = max(share, 1)
             if share <= 0:
                 cursor.defer()
             elif (after := cursor.ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
-                del self.behind[source]  # it queues up anew, behind the others
+                del self.behind[source]  # its next turn comes after those of the others
                 self.behind[source] = None
                 want = Want(after, cursor.since, cursor.upto)
-                if self._transport.ask(self, source, want, share):
+                if self._pages.ask(self, source, want, share):
                     cursor.defer()
                 else:
                     self._asked.add(source)
@@ -386,4 +386,4 @@ class CatchUp:
         if self.behind:
             self.pull()  # what was spoken for is free
         else:
-            self._sink.note_idle()
+            self._subscription.note_idle()

@@ -1,23 +1,21 @@
-"""The event being handled: who handles it, and for whose room that handler waits.
+"""The event being handled: which subscription handles it, and for what that handler waits.
 
-Owns lineage within a process (a context variable, inherited by every task a handler spawns) and the
-rule that no wait may close a circle. Pure: it starts no task, waits for nothing and reads no clock.
+Owns lineage within a process (a context variable, inherited by every task a handler spawns), what a
+subscription has in hand, and the rule that no wait may close a circle. Pure: it starts no task,
+waits for nothing and reads no clock.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from aiobus.event import event_id
+from aiobus.event import Event, event_id
 
 __all__ = [
-    "BackpressureGate",
     "Consumer",
     "Delivery",
     "Hand",
-    "Name",
     "StreamBody",
     "current",
     "current_id",
@@ -30,55 +28,63 @@ __all__ = [
 ]
 
 
-class Consumer(Protocol):
-    """Whoever is handed events: a subscription."""
+class Consumer:
+    """What handles events, and what it has in hand: a subscription."""
+
+    def __init__(self) -> None:
+        self.acting: set[Delivery] = set()
+        """Deliveries that have begun and are not finished, and the body of a stream."""
+        self.begun = self.handled = 0
+        """Events handed over, and those of them that are finished with."""
+        self.hand: Hand | None = None
+        """The last event that was handed to a handler of one at a time."""
+        self.delivery: Delivery | None = None
+        """The delivery of `hand`, if it was asked for and is not finished."""
+
+    def begin(self, event: Event[Any], body: "Delivery | None" = None) -> "Delivery":
+        """The handler starts with `event`, until `finish`; in a stream, as part of its `body`."""
+        delivery = Delivery(self, event.source, event.epoch, event.seq, body)
+        self.acting.add(delivery)
+        self.begun += 1
+        return delivery
+
+    def finish(self, delivery: "Delivery") -> None:
+        """The handler is done with the event, however it went. Again: nothing."""
+        if not delivery.finished:
+            delivery.finished = True
+            self.acting.discard(delivery)
+            self.handled += 1
+
+    def delivery_of(self, hand: "Hand") -> "Delivery":
+        """The delivery of an event that is, or was, in hand."""
+        if hand is self.hand and self.delivery is not None:
+            return self.delivery
+        delivery = Delivery(self, *hand[2:])
+        if hand is self.hand and self.begun > self.handled:
+            self.delivery = delivery
+            self.acting.add(delivery)
+        else:
+            delivery.finished = True
+        return delivery
+
+    def end_delivery(self) -> None:
+        """The event in hand is finished with, and its delivery was asked for."""
+        if self.delivery is not None:
+            self.delivery.finished = True
+            self.acting.discard(self.delivery)
+            self.delivery = None
 
     @property
-    def running(self) -> Collection["Delivery"]:
-        """Its deliveries that are not finished."""
-        ...
-
-
-class Space(Protocol):
-    """What a publisher waits at. Truth: a publisher does."""
-
-    def __bool__(self) -> bool: ...
-    async def wait(self) -> None:
-        """Return when there may be space; the caller looks, and waits again if not."""
-        ...
-
-
-class BackpressureGate(Consumer, Protocol):
-    """A consumer that publishers of this process wait for, because its policy is "block"."""
-
-    name: str
-    maxsize: int
-    overshoot: int
-    warning: Any
-    """The timer of a warning that publishers have waited for long; kept by those who wait."""
+    def in_hand(self) -> int:
+        """Events handed over and not yet finished with."""
+        return self.begun - self.handled
 
     @property
-    def is_full(self) -> bool:
-        """True when one more event would be one too many."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """True when the last event was one too many, so that its publisher should wait."""
-        ...
-
-    @property
-    def space_available(self) -> Space:
-        """Where to wait until `is_over` may have changed."""
-        ...
-
-
-class Origin(Protocol):
-    """What names an event: an event, or a delivery of one."""
-
-    source: str
-    epoch: int
-    seq: int
+    def running(self) -> "Collection[Delivery]":
+        """Deliveries that are not finished, and the body of a stream."""
+        if self.hand is not None and self.begun > self.handled:
+            self.delivery_of(self.hand)
+        return self.acting
 
 
 class Delivery:
@@ -90,11 +96,18 @@ class Delivery:
 
     __slots__ = ("consumer", "epoch", "finished", "outer", "seq", "source", "waits_for")
 
-    def __init__(self, consumer: Consumer, origin: Origin, outer: "Delivery | None" = None) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        source: str = "",
+        epoch: int = 0,
+        seq: int = 0,
+        outer: "Delivery | None" = None,
+    ) -> None:
         self.consumer = consumer
-        self.source = origin.source
-        self.epoch = origin.epoch
-        self.seq = origin.seq
+        self.source = source
+        self.epoch = epoch
+        self.seq = seq
         self.outer = outer
         self.finished = False
         self.waits_for: tuple[Consumer, ...] = ()
@@ -105,24 +118,7 @@ class Delivery:
         return event_id(self.source, self.epoch, self.seq)
 
 
-@dataclass(slots=True)
-class Name:
-    """What names an event; as it is, of what no event led to."""
-
-    source: str = ""
-    epoch: int = 0
-    seq: int = 0
-
-
-class Handler(Consumer, Protocol):
-    """A consumer that handles one event after another."""
-
-    def delivery_of(self, hand: "Hand") -> Delivery:
-        """The delivery of an event that it handles, or has handled."""
-        ...
-
-
-Hand = tuple[Handler, str, str, int, int]
+Hand = tuple[Consumer, str, str, int, int]
 """One event in the hands of a consumer that has one at a time: the consumer, and the event's type,
 source, epoch and seq. A tuple takes a fifth of the time of a `Delivery`, which is made when it is
 asked for.
@@ -133,9 +129,9 @@ class StreamBody(Delivery):
     """The inside of an `async with bus.stream(...)`, from entry to exit, between steps as well.
 
     It is about one task, the one that iterates (`is_here` tells), because that task's waiting holds
-    up the stream, even before the first step. Whoever else inherits it by its context sees `outer`
-    instead: a feed started inside a stream is not caused by what the stream takes, and waits for
-    room in it like anybody.
+    up the stream, even before the first step. Another task that inherits it by its context sees
+    `outer` instead: a feed started inside a stream is not caused by what the stream takes, and
+    waits for room in it like any other code.
     """
 
     __slots__ = ("is_here",)
@@ -143,13 +139,17 @@ class StreamBody(Delivery):
     def __init__(
         self, consumer: Consumer, outer: Delivery | None, is_here: Callable[[], bool]
     ) -> None:
-        super().__init__(consumer, outer or Name(), outer)
+        super().__init__(consumer, outer=outer)
         self.is_here = is_here
+        self.hold(None)
 
-    def hold(self, event: Origin | None) -> None:
+    def hold(self, event: Event[Any] | None) -> None:
         """`event` is in hand now; None: what was before the stream."""
-        origin = event or self.outer or Name()
-        self.source, self.epoch, self.seq = origin.source, origin.epoch, origin.seq
+        origin = event or self.outer
+        if origin is None:
+            self.source, self.epoch, self.seq = "", 0, 0
+        else:
+            self.source, self.epoch, self.seq = origin.source, origin.epoch, origin.seq
 
 
 _current: ContextVar[Delivery | Hand | None] = ContextVar("aiobus_delivery", default=None)
@@ -198,8 +198,8 @@ def current_id() -> str:
 
 
 def holding() -> list[Delivery]:
-    """The deliveries that are held up while this code waits: the unfinished ones it is part of,
-    from the innermost outwards (a handler may have opened a stream, in whose body this is).
+    """Unfinished deliveries that cannot complete while the calling code waits, innermost first.
+    There can be several: a handler may iterate a stream.
     """
     found = []
     delivery = current()

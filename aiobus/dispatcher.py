@@ -7,7 +7,7 @@ the loop back in time. Must not know where events come from or what overflow mea
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -16,8 +16,8 @@ from typing import Any
 from aiobus.delivery import Delivery, enter
 from aiobus.event import Event, event_id
 from aiobus.options import check_function
-from aiobus.subscription import Receiver
-from aiobus.sync import Notifier, TimeSlice
+from aiobus.subscription import Subscription
+from aiobus.sync import LoopWatch, Notifier, TimeSlice
 
 __all__ = [
     "Callback",
@@ -52,46 +52,49 @@ def _is_to_await(result: object) -> bool:
 
 
 class Dispatcher:
-    """Calls `callback` with each event of `receiver` until that is closed. `run` is one task, and
-    `turn` how long it goes on before it lets the loop turn.
+    """Calls `callback` with each event of `subscription` until that is closed. `run` is one task,
+    `turn` how long it goes on before it lets the loop turn, and `watch` is given the time of each
+    step.
     """
 
-    def __init__(self, receiver: Receiver, callback: Callback, turn: TimeSlice) -> None:
-        self.receiver = receiver
-        self._held = receiver.owner.held
+    def __init__(
+        self, subscription: Subscription, callback: Callback, turn: TimeSlice, watch: LoopWatch
+    ) -> None:
+        self.subscription = subscription
+        self._watch = watch
         self.callback = callback
         self._turn = turn
-        self._concurrency = receiver.terms.concurrency
+        self._concurrency = subscription.options.concurrency
         self._calls: set[asyncio.Task[None]] = set()
         self._returned = Notifier()
 
-    async def run(self) -> None:
+    def run(self) -> Coroutine[Any, Any, None]:
         """Hand over events for as long as the subscription is open; end when it is closed and the
-        calls have returned. Say it where a call holds the loop.
+        calls have returned. A call that holds the loop is reported.
         """
         work = self._hand_over if self._concurrency == 1 else self._spawn_calls
-        await self._held.timed(work, lambda: _place(self.receiver))
+        return self._watch.timed(work, lambda: _place(self.subscription))
 
     async def _hand_over(self) -> None:
         """One event after another. All that is handed over goes through this loop."""
-        receiver, callback = self.receiver, self.callback
-        pop, batch = receiver.pop, receiver.batch
+        subscription, callback = self.subscription, self.callback
+        pop, batch = subscription.pop, subscription.batch
         debug = log.isEnabledFor(logging.DEBUG)
         left, until = self._turn.renew()
         elapsed = self._turn.elapsed
-        while not receiver.closed:
-            event = batch.pop() if batch and receiver.is_plain else pop()
+        while not subscription.closed:
+            event = batch.pop() if batch and subscription.is_plain else pop()
             if event is None:
-                await receiver.wait()
+                await subscription.wait()
                 debug = log.isEnabledFor(logging.DEBUG)
                 left, until = self._turn.renew()
                 continue
             if debug:
-                log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+                log.debug("dispatch %s %s to %s", event.type, event.id, subscription.name)
             # As `begin`, in a fifth of the time.
-            hand = (receiver, event.type, event.source, event.epoch, event.seq)
-            receiver.hand = hand
-            receiver.begun += 1
+            hand = (subscription, event.type, event.source, event.epoch, event.seq)
+            subscription.hand = hand
+            subscription.begun += 1
             enter(hand)
             try:
                 result = callback(event)
@@ -100,9 +103,9 @@ class Dispatcher:
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
                 self._fail(hand[1], event_id(*hand[2:]), error)
             finally:
-                receiver.handled += 1
-                if receiver.delivery is not None:
-                    receiver.end_delivery()
+                subscription.handled += 1
+                if subscription.delivery is not None:
+                    subscription.end_delivery()
             left -= 1
             if left <= 0 or elapsed() > until:
                 await asyncio.sleep(0)
@@ -111,16 +114,16 @@ class Dispatcher:
 
     async def _spawn_calls(self) -> None:
         """Up to `concurrency` events at once, each in a task of its own."""
-        receiver, turn = self.receiver, self._turn
+        subscription, turn = self.subscription, self._turn
         turn.renew()
         try:
-            while not receiver.closed:
-                event = receiver.pop()
+            while not subscription.closed:
+                event = subscription.pop()
                 if event is None:
-                    await receiver.wait()
+                    await subscription.wait()
                     turn.renew()
                     continue
-                log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
+                log.debug("dispatch %s %s to %s", event.type, event.id, subscription.name)
                 self._spawn(event)
                 while len(self._calls) >= self._concurrency:
                     await self._returned.wait()
@@ -145,7 +148,7 @@ class Dispatcher:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported
             self._fail(kind, delivery.id, error)
         finally:
-            self.receiver.finish(delivery)
+            self.subscription.finish(delivery)
 
     def _fail(self, type: str, id: str, error: BaseException) -> None:
         """Report what the callback raised; raise it again when this task is being cancelled."""
@@ -153,18 +156,18 @@ class Dispatcher:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise error
-            # Nobody cancelled this task: the error came out of something the callback awaited.
-        self.receiver.fail(type, id, error)
+            # This task was not cancelled: something that the callback awaited was.
+        self.subscription.fail(type, id, error)
 
     def _spawn(self, event: Event[Any]) -> None:
         """Start a call in a task of its own. It counts as begun at once, whenever it first runs."""
-        type, delivery = event.type, self.receiver.begin(event)
+        type, delivery = event.type, self.subscription.begin(event)
         call = asyncio.get_running_loop().create_task(
-            self._held.timed(
+            self._watch.timed(
                 partial(self._call, event, delivery),
-                lambda: f"{self.receiver.name} at {delivery.id}",
+                lambda: f"{self.subscription.name} at {delivery.id}",
             ),
-            name=f"{self.receiver.name} call",
+            name=f"{self.subscription.name} call",
             context=Context(),
         )
         self._calls.add(call)
@@ -172,19 +175,19 @@ class Dispatcher:
 
     def _on_return(self, call: "asyncio.Task[None]", type: str, delivery: Delivery) -> None:
         self._calls.discard(call)
-        self.receiver.finish(delivery)  # for a call that was cancelled before it first ran
+        self.subscription.finish(delivery)  # for a call that was cancelled before it first ran
         if call.cancelled():
-            if not self.receiver.closed:
+            if not self.subscription.closed:
                 own = asyncio.CancelledError("the callback cancelled its own task")
-                self.receiver.fail(type, delivery.id, own)
+                self.subscription.fail(type, delivery.id, own)
         elif (error := call.exception()) is not None:
             # What pytest.fail raises, for one. It ends the bus, as where calls come one by one.
-            self.receiver.fail(type, delivery.id, error)
+            self.subscription.fail(type, delivery.id, error)
         self._returned.wake()
-        self.receiver.note_idle()
+        self.subscription.note_idle()
 
 
-def _place(receiver: Receiver) -> str:
+def _place(subscription: Subscription) -> str:
     """The event whose call began last, or is in progress."""
-    hand = receiver.hand
-    return receiver.name if hand is None else f"{receiver.name} at {event_id(*hand[2:])}"
+    hand = subscription.hand
+    return subscription.name if hand is None else f"{subscription.name} at {event_id(*hand[2:])}"

@@ -158,8 +158,8 @@ class Lifecycle:
         return self._cancels_before is not None
 
     def fail(self, error: BaseException) -> None:
-        """The bus cannot go on. The first failure nobody was told of counts: it wakes `wait_closed`
-        and cancels the body.
+        """The bus cannot go on. The first failure that was not raised yet counts: it wakes
+        `wait_closed` and cancels the body.
         """
         if self.has_news:
             return
@@ -186,8 +186,8 @@ class Lifecycle:
             raise self.failure
 
     def take_failure(self) -> None:
-        """Raise the failure, if there is one that nobody was told of, and let the bus go on: who
-        asked is a test, which may expect it.
+        """Raise the failure, if there is one that was not raised yet, and let the bus go on: the
+        caller is a test, which may expect it.
         """
         if (failure := self.failure) is not None and not self._is_raised:
             self.failure = None
@@ -197,7 +197,7 @@ class Lifecycle:
 
     @property
     def has_news(self) -> bool:
-        """True when there is a failure that nobody has been told of."""
+        """True when there is a failure that was not raised yet."""
         return self.failure is not None and not self._is_raised
 
     def end(self) -> None:
@@ -209,7 +209,8 @@ class Lifecycle:
         """Run `shut` once, in a task of its own, and return what it does; again: what it did.
 
         Cancelling stops the waiting only. A Ctrl-C falls anywhere, and a loop that ends for it
-        cancels every task, this one perhaps before it has begun: whoever waits then does its work.
+        cancels every task, this one perhaps before it has begun: the caller that waits then does
+        the work.
         """
         self.check_process()
         if self.state is State.NEW:

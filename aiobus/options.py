@@ -1,16 +1,16 @@
-"""The terms of a subscription: what the user asked for, checked once, at the call.
+"""The options of a subscription: what the user asked for, checked once, at the call.
 
-Owns the keywords of `subscribe`, their defaults and the sentences for wrong ones. Pure: knows
-nothing of who will serve them.
+Owns the keywords of `subscribe`, `on` and `stream`, their defaults and the sentences for wrong
+ones. Pure: must not know what serves them.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any, TypedDict, get_args
+from typing import Any, Self, TypedDict, TypeVar, get_args
 
 from aiobus.event import Event
 from aiobus.history import Since
@@ -21,6 +21,7 @@ from aiobus.query import Query
 __all__ = [
     "Keys",
     "Since",
+    "StreamKeywords",
     "SubscribeKeywords",
     "SubscriptionOptions",
     "Types",
@@ -28,6 +29,7 @@ __all__ = [
     "check_function",
     "check_timeout",
     "selects",
+    "takes",
 ]
 
 Types = str | Iterable[str]
@@ -35,17 +37,50 @@ Keys = str | Iterable[str] | None
 Where = Callable[[Event[Any]], object]
 
 
-class SubscribeKeywords(TypedDict, total=False):
-    """The keywords of `subscribe`, for `on`."""
+class StreamKeywords(TypedDict, total=False):
+    """The keywords of `stream`; their defaults are those of `SubscriptionOptions`."""
 
     key: Keys
     where: Where | None
     overflow: Overflow
     maxsize: int
-    concurrency: int
     max_age: float | None
     since: Since
     timeout: float
+
+
+class SubscribeKeywords(StreamKeywords, total=False):
+    """The keywords of `subscribe` and `on`."""
+
+    concurrency: int
+
+
+Call = TypeVar("Call", bound=Callable[..., object])
+
+
+def takes(keywords: type[StreamKeywords]) -> Callable[[Call], Call]:
+    """A decorator: `inspect.signature` and `help` show each of `keywords` with its default, in
+    place of `**keywords`.
+    """
+    defaults = {field.name: field.default for field in fields(SubscriptionOptions)}
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(name),
+            annotation=annotation,
+        )
+        for name, annotation in keywords.__annotations__.items()
+    ]
+
+    def show(call: Call) -> Call:
+        signature = inspect.signature(call)
+        named = list(signature.parameters.values())[:-1]
+        shown = signature.replace(parameters=[*named, *parameters])
+        call.__signature__ = shown  # type: ignore[attr-defined]
+        return call
+
+    return show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +95,18 @@ class SubscriptionOptions:
     max_age: float | None = None
     since: Since = None
     timeout: float = 5.0
+
+    @classmethod
+    def of(cls, call: str, types: Types, keywords: StreamKeywords) -> Self:
+        """What was asked for with the method `call`. Raises what making it raises, and TypeError
+        for a keyword that `call` does not have.
+        """
+        options: dict[str, Any] = {**keywords}
+        known = StreamKeywords if call == "stream" else SubscribeKeywords
+        for name in options.keys() - known.__annotations__.keys():
+            hint = f"it has {', '.join(known.__annotations__)}"
+            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}: {hint}")
+        return cls(query=Query.of(types, options.pop("key", None)), **options)
 
     def __post_init__(self) -> None:
         if self.where is not None and not callable(self.where):

@@ -14,15 +14,17 @@ frames.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from aiobus.codec import encode, seq_of
-from aiobus.delivery import BackpressureGate, Consumer, current, entered
+from aiobus.delivery import Consumer, current, entered
 from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event, own_fields
 from aiobus.history import LARGE, History, Ring
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query, bad_key, bad_type, plain, starred
+from aiobus.sync import BackpressureGate
 from aiobus.wire import frame, quiet
 
 __all__ = [
@@ -135,19 +137,16 @@ Place = str | tuple[str, str]
 """A type, or a type and a key."""
 
 
-class Sink(Consumer, Protocol):
-    """Where matching events go in this process: the inbox of a subscription."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Sink:
+    """Where matching events go in this process: a subscription."""
 
     query: Query
-
-    @property
-    def gate(self) -> BackpressureGate | None:
-        """Itself when publishers wait for it, else None."""
-        ...
-
-    def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
-        """Take the next event. Must not raise, wait or publish."""
-        ...
+    deliver: Callable[[int, bytes, str, str], None]
+    """Takes the seq, row, type and key of the next event. Must not raise, wait or publish."""
+    consumer: Consumer
+    gate: BackpressureGate | None = None
+    """Where publishers wait for space, if they do."""
 
 
 Target = Sink | Stream
@@ -171,7 +170,7 @@ class Route:
         self.sinks: tuple[Sink, ...] = sinks
         self.streams = streams if self.is_public else ()
         self.blocking = tuple(gate for sink in sinks if (gate := sink.gate) is not None)
-        """Those of the sinks that publishers wait for while they are over their bound."""
+        """Those of the sinks whose publishers wait while an inbox is over its bound."""
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -17,7 +17,7 @@ from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Route
 from aiobus.query import Query
 from aiobus.subscriber import Subscriber
-from aiobus.subscription import Receiver
+from aiobus.subscription import Subscription
 from aiobus.sync import wait_for_space
 
 __all__ = ["Requests"]
@@ -37,7 +37,7 @@ class Requests:
         self._subscriptions = subscriptions
         self._route = route
         self._publish = publish
-        self._listening: dict[Query, asyncio.Task[Receiver]] = {}
+        self._listening: dict[Query, asyncio.Task[Subscription]] = {}
         self._futures: dict[tuple[str, Query], asyncio.Future[Event[Any]]] = {}
 
     async def request(self, event: Event[Any], query: Query, timeout: float | None) -> Event[Any]:
@@ -62,9 +62,9 @@ class Requests:
 
     def _has_subscriber(self, route: Route) -> bool:
         """True when a subscription names the type. A monitor, which has `*`, answers nothing, and
-        nor do the receivers of replies.
+        nor do the subscriptions to replies.
         """
-        own = {task.result() for task in self._listening.values() if task.done()}
+        own = {task.result().sink for task in self._listening.values() if task.done()}
         named = (each for each in route.targets if route.type in each.query.types)
         return any(target not in own for target in named)
 
@@ -72,8 +72,8 @@ class Requests:
         await wait_for_space(route.blocking)
         if not (holders := holding()):
             return await reply
-        # Whoever answers must not wait for room that only this handler, once answered, can make.
-        with waiting(holders, route.sinks):
+        # The handler that answers must not wait for room that only this one, once answered, makes.
+        with waiting(holders, [sink.consumer for sink in route.sinks]):
             self._subscriptions.recheck()
             return await reply
 
@@ -93,7 +93,7 @@ class Requests:
             self._listening[query] = task
         await asyncio.shield(task)
 
-    def _on_listening(self, query: Query, task: "asyncio.Task[Receiver]") -> None:
+    def _on_listening(self, query: Query, task: "asyncio.Task[Subscription]") -> None:
         if task.cancelled() or task.exception() is not None:
             self._listening.pop(query, None)
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from aiobus.delivery import Delivery, StreamBody, current, enter, leave
 from aiobus.errors import BusError
 from aiobus.event import Event
-from aiobus.subscription import Receiver, Subscription
+from aiobus.subscription import Subscription
 from aiobus.sync import TimeSlice
 
 __all__ = [
@@ -37,9 +37,9 @@ class EventStream:
     time gets a BusError.
     """
 
-    def __init__(self, open: Callable[[], Awaitable[Receiver]]) -> None:
+    def __init__(self, open: Callable[[], Awaitable[Subscription]]) -> None:
         self._open = open
-        self._receiver: Receiver | None = None
+        self._subscription: Subscription | None = None
         self._body: StreamBody | None = None
         self._delivery: Delivery | None = None
         self._turn = TimeSlice()
@@ -51,26 +51,26 @@ class EventStream:
     @property
     def subscription(self) -> Subscription:
         """The subscription behind it: its stats and `reached`. Raises BusError before entry."""
-        return Subscription(self._entered())
+        return self._entered()
 
-    def _entered(self) -> Receiver:
-        if self._receiver is None:
+    def _entered(self) -> Subscription:
+        if self._subscription is None:
             raise BusError(
                 "a stream is live inside `async with` only:"
                 " `async with bus.stream(...) as events: async for event in events: ...`"
             )
-        return self._receiver
+        return self._subscription
 
     async def __aenter__(self) -> Self:
         """Subscribe; the stream is live when this returns. Raises BusError when entered twice.
         Cancelling undoes it.
         """
-        if self._receiver is not None:
+        if self._subscription is not None:
             raise BusError("this stream was entered before; call bus.stream() for another")
-        self._receiver = receiver = await self._open()
+        self._subscription = subscription = await self._open()
         self._entered_by = asyncio.current_task()
-        self._body = StreamBody(receiver, current(), self._is_iterated_here)
-        receiver.acting.add(self._body)
+        self._body = StreamBody(subscription, current(), self._is_iterated_here)
+        subscription.acting.add(self._body)
         enter(self._body)
         return self
 
@@ -83,16 +83,16 @@ class EventStream:
         """Unsubscribe; never waits. Events not taken are gone. Raises WrongLoop elsewhere, but does
         nothing in a forked child, which may leave the body by it.
         """
-        receiver = self._entered()
-        if receiver.owner.is_forked:
+        subscription = self._entered()
+        if subscription.life.is_forked:
             return
-        receiver.owner.check_loop()
+        subscription.life.check_loop()
         self._finish()
         if self._body is not None:
             self._body.finished = True
-            receiver.acting.discard(self._body)
+            subscription.acting.discard(self._body)
             leave(self._body)
-        receiver.owner.drop(receiver)
+        await subscription.unsubscribe()
 
     def __aiter__(self) -> Self:
         """Itself, once entered; raises BusError otherwise."""
@@ -103,8 +103,8 @@ class EventStream:
         """Wait for the next event. Cancelling loses nothing and leaves the stream usable. Ends when
         the bus or the stream closes. Raises WrongLoop elsewhere.
         """
-        receiver = self._entered()
-        receiver.owner.check_loop()
+        subscription = self._entered()
+        subscription.life.check_loop()
         if self._is_waiting:
             raise BusError(
                 "another task waits for this stream's next event; give each task its own stream"
@@ -117,16 +117,16 @@ class EventStream:
             if self._turn.spend():
                 await asyncio.sleep(0)
                 self._renew()
-            while (event := receiver.pop()) is None:
-                if receiver.closed:
+            while (event := subscription.pop()) is None:
+                if subscription.closed:
                     raise StopAsyncIteration
-                await receiver.wait()
+                await subscription.wait()
                 self._renew()
         finally:
             self._is_waiting = False
         if self._debug:
-            log.debug("dispatch %s %s to %s", event.type, event.id, receiver.name)
-        self._delivery = receiver.begin(event, self._body)
+            log.debug("dispatch %s %s to %s", event.type, event.id, subscription.name)
+        self._delivery = subscription.begin(event, self._body)
         enter(self._delivery)
         if self._body is not None:
             self._body.hold(event)
@@ -138,11 +138,11 @@ class EventStream:
 
     def _finish(self) -> None:
         """The event taken last is done with."""
-        if self._delivery is not None and self._body is not None and self._receiver is not None:
-            self._receiver.finish(self._delivery)
+        if self._delivery is not None and self._body is not None and self._subscription is not None:
+            self._subscription.finish(self._delivery)
             self._delivery = None
             self._body.hold(None)
-            self._receiver.note_idle()
+            self._subscription.note_idle()
 
     def _is_iterated_here(self) -> bool:
         """True for the task that took the last step; once that has ended (asyncio.wait_for made it

@@ -4,25 +4,34 @@ Owns the one way in which anything here waits for something to change: a waiter 
 again, it is never given anything. So a waiter that is cancelled, even after it was woken, takes
 nothing with it. Owns the budget of one turn, too: so many events or so long, whichever is used up
 first. A task that does not yield delays every HALT; one that yields after every event is slow, and
-its frames are empty. And owns the wait of a publisher for space in the inboxes of its own process:
-a wait that would close a circle is not waited, so no policy and no size of inbox can make handlers
-that publish to each other stop for ever.
+its frames are empty. Owns the wait of a publisher for space in the inboxes of its own process: a
+wait that would close a circle is not waited, so no policy and no size of inbox can make handlers
+that publish to each other stop for ever. And owns the measure of what blocks the loop: how long
+each step of the bus's own tasks takes, and, ten times a second, how late the loop is. Lateness that
+no step of the bus explains is other code of the process.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextvars import Context
+from types import coroutine
+from typing import Any
+from weakref import ref
 
 from aiobus.clock import stopwatch
-from aiobus.delivery import BackpressureGate, holding, waiting, would_deadlock
+from aiobus.delivery import Consumer, holding, waiting, would_deadlock
 
 __all__ = [
     "EVENTS",
     "HANDLER_EVENTS",
     "HANDLER_SECONDS",
+    "LONG",
     "READER_MESSAGES",
     "READER_SECONDS",
     "TURN_SECONDS",
+    "BackpressureGate",
+    "LoopWatch",
     "Notifier",
     "TimeSlice",
     "wait_for_space",
@@ -30,13 +39,13 @@ __all__ = [
 
 
 class Notifier:
-    """Whoever waits for one kind of change. Truth: somebody does."""
+    """Those that wait for one kind of change. True while there are any."""
 
     __slots__ = ("futures",)
 
     def __init__(self) -> None:
         self.futures: set[asyncio.Future[None]] = set()
-        """One for each that waits. Asking for them costs half of asking whether somebody does."""
+        """One for each that waits. To look at them costs half of a call of `__bool__`."""
 
     def __bool__(self) -> bool:
         return bool(self.futures)
@@ -51,7 +60,7 @@ class Notifier:
             self.futures.discard(future)
 
     def wake(self) -> None:
-        """Let everybody look again."""
+        """Let all that wait look again."""
         for future in self.futures:
             if not future.done():
                 future.set_result(None)
@@ -105,6 +114,63 @@ WARN_SECONDS = 1.0
 log = logging.getLogger("aiobus.sync")
 
 
+class BackpressureGate:
+    """Where publishers of this process wait for space in the inbox of `consumer`, whose policy is
+    "block". `is_full` tells whether one more event would be one too many, and `is_over` whether the
+    last one was, so that its publisher waits.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        name: str,
+        maxsize: int,
+        is_full: Callable[[], bool],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self.consumer = consumer
+        self.name = name
+        self.maxsize = maxsize
+        self.overshoot = 0
+        """Events that were put in over the bound, because waiting would never have ended."""
+        self.space_available = Notifier()
+        """Woken when `is_over` may have changed."""
+        self._is_full = is_full
+        self._is_over = is_over
+        self._warning: asyncio.TimerHandle | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """True when one more event would be one too many."""
+        return self._is_full()
+
+    @property
+    def is_over(self) -> bool:
+        """True when the last event was one too many, so that its publisher waits."""
+        return self._is_over()
+
+    async def wait(self) -> None:
+        """Return when `is_over` is false, or when waiting for that would never end."""
+        if self._warning is None:
+            text = "a publisher has waited %g s for room in the inbox of %s"
+            loop = asyncio.get_running_loop()
+            self._warning = loop.call_later(
+                WARN_SECONDS, log.warning, text, WARN_SECONDS, self.name
+            )
+        try:
+            while self.is_over:
+                holders = holding()
+                if any(would_deadlock(holder.consumer, self.consumer) for holder in holders):
+                    self.overshoot += 1
+                    return
+                with waiting(holders, (self.consumer,)):
+                    await self.space_available.wait()
+        finally:
+            if not self.space_available and self._warning is not None:  # the last that waited
+                self._warning.cancel()
+                self._warning = None
+
+
 async def wait_for_space(gates: Iterable[BackpressureGate]) -> None:
     """Wait until none of `gates` holds more than its maxsize. Cancelling it stops the waiting and
     nothing else.
@@ -114,27 +180,103 @@ async def wait_for_space(gates: Iterable[BackpressureGate]) -> None:
     """
     for gate in gates:
         if gate.is_over:
-            await _wait(gate)
+            await gate.wait()
 
 
-async def _wait(gate: BackpressureGate) -> None:
-    if gate.warning is None:
-        gate.warning = _warn_later(gate)
-    try:
-        while gate.is_over:
-            holders = holding()
-            if any(would_deadlock(holder.consumer, gate) for holder in holders):
-                gate.overshoot += 1
+LONG = 1.0
+"""Seconds that whatever shares the loop notices: heartbeats, timeouts, a HALT."""
+LOOK = 0.1
+"""Seconds between two looks at how late the loop is; a look comes late by this much less than the
+loop was held.
+"""
+
+
+class LoopWatch:
+    """Of one bus: `say` logs a text. Each is about a second of its own, so none need be held back
+    for another.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._ours = self._said = 0.0
+        """Seconds that the bus's own steps have taken, and those of them that were named."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, name: str) -> None:
+        """Look at the running loop from now on, for the bus of this name."""
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._look_later()
+
+    def close(self) -> None:
+        """Look no more. Again: nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_later(self) -> None:
+        self._due = self._loop.time() + LOOK
+        self._before = (self._ours, self._said)
+        # The loop is not to keep a bus alive that was dropped without being closed.
+        self._timer = self._loop.call_at(self._due, _look, ref(self), context=Context())
+
+    def look(self) -> None:
+        """Say how long the loop was held since the last look, without the steps that are named
+        already, and by whom.
+        """
+        late = self._loop.time() - self._due
+        ours, said = (
+            now - then for now, then in zip((self._ours, self._said), self._before, strict=True)
+        )
+        late, ours = late - said, ours - said
+        if late > LONG - LOOK:
+            shares = [
+                (ours, "by several of its handlers"),
+                (late - ours, "by other code of this process, or the process was stopped"),
+            ]
+            # A share that is shorter than a look may be an error of the measure.
+            told = [(seconds, who) for seconds, who in shares if seconds > LOOK]
+            parts = ", ".join(f"{seconds:.1f} s {who}" for seconds, who in told)
+            by = f", {told[0][1]}" if len(told) == 1 else f": {parts}"
+            more = " more" if said else ""
+            self._say(f"the event loop of {self._name} was held for {late:.1f} s{more}{by}")
+        self._look_later()
+
+    def note(self, seconds: float, whose: Callable[[], str]) -> None:
+        """A step of the bus's own has taken so long; if that is long, it is said whose it was."""
+        self._ours += seconds
+        if seconds > LONG:
+            self._said += seconds
+            self._say(f"{whose()} held the event loop for {seconds:.1f} s")
+
+    async def timed(
+        self, work: Callable[[], Coroutine[Any, Any, None]], whose: Callable[[], str]
+    ) -> None:
+        """Run `work`, and note each of its steps, from one wait to the next."""
+        await self._steps(work(), whose)
+
+    @coroutine
+    def _steps(
+        self, work: Coroutine[Any, Any, None], whose: Callable[[], str]
+    ) -> Generator[Any, Any, None]:
+        elapsed = stopwatch()
+        step: Callable[[Any], Any] = work.send
+        value: Any = None
+        while True:
+            began, ours = elapsed(), self._ours
+            try:
+                awaited = step(value)
+            except StopIteration:
                 return
-            with waiting(holders, (gate,)):
-                await gate.space_available.wait()
-    finally:
-        if not gate.space_available:  # the last that waited
-            gate.warning.cancel()
-            gate.warning = None
+            finally:
+                # Less what was noted meanwhile: the `where` of a subscription, for one.
+                self.note(elapsed() - began - (self._ours - ours), whose)
+            try:
+                step, value = work.send, (yield awaited)
+            except BaseException as error:  # noqa: BLE001 - it is for `work` to take
+                step, value = work.throw, error
 
 
-def _warn_later(gate: BackpressureGate) -> asyncio.TimerHandle:
-    text = "a publisher has waited %g s for room in the inbox of %s"
-    loop = asyncio.get_running_loop()
-    return loop.call_later(WARN_SECONDS, log.warning, text, WARN_SECONDS, gate.name)
+def _look(held: "ref[LoopWatch]") -> None:
+    if (alive := held()) is not None:
+        alive.look()

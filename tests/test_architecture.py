@@ -32,12 +32,14 @@ ORDER = [
         "aiobus.sequence  aiobus.wire"
     ),
     "aiobus.mesh.peers  aiobus.options  aiobus.publisher  aiobus.testing.faults",
-    "aiobus.diagnostics  aiobus.mesh.fanout  aiobus.transport",
-    "aiobus.catchup  aiobus.mesh.answers  aiobus.mesh.interest",
-    "aiobus.mesh.links  aiobus.subscription",
-    "aiobus.dispatcher  aiobus.mesh.confirm  aiobus.stream",
-    "aiobus.mesh.session  aiobus.subscriber",
-    "aiobus.requests  aiobus.url",
+    "aiobus.diagnostics  aiobus.mesh.fanout",
+    "aiobus.mesh.answers  aiobus.subscription",
+    "aiobus.catchup  aiobus.dispatcher  aiobus.stream",
+    "aiobus.mesh.interest  aiobus.transport",
+    "aiobus.mesh.links  aiobus.subscriber",
+    "aiobus.mesh.confirm  aiobus.requests",
+    "aiobus.mesh.session",
+    "aiobus.url",
     "aiobus.bus",
     "aiobus  aiobus.testing.network",
     "aiobus.testing  aiobus.testing.plugin",
@@ -184,6 +186,105 @@ def test_nothing_is_imported_but_the_standard_library_orjson_and_zmq() -> None:
         and not (found.module in PLUGINS and found.top in FOR_PYTEST)
     ]
     assert wrong == []
+
+
+# A Protocol is a seam, which has two sides: what asks, and at least two classes that answer.
+
+ONE_TENANT = {"Ears", "Told", "Keeper"}
+"""Protocols that may have one."""
+
+
+def base_names(node: ast.ClassDef) -> list[str]:
+    return [ast.unparse(base).partition("[")[0] for base in node.bases]
+
+
+def classes_of(trees: dict[str, ast.Module]) -> dict[str, list[ast.ClassDef]]:
+    """Every class of the package by its name."""
+    found: dict[str, list[ast.ClassDef]] = {}
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(node)
+    return found
+
+
+def members_of(node: ast.ClassDef, classes: dict[str, list[ast.ClassDef]]) -> set[str]:
+    """Methods, properties, and attributes that are declared or set in `__init__`; inherited ones
+    as well.
+    """
+    found: set[str] = set()
+    for base in base_names(node):
+        for each in classes.get(base, []):
+            found |= members_of(each, classes)
+    for step in node.body:
+        if isinstance(step, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(step.name)
+            if step.name == "__init__":
+                found |= {
+                    inner.attr
+                    for inner in ast.walk(step)
+                    if isinstance(inner, ast.Attribute)
+                    and isinstance(inner.ctx, ast.Store)
+                    and ast.unparse(inner.value) == "self"
+                }
+        targets = step.targets if isinstance(step, ast.Assign) else []
+        if isinstance(step, ast.AnnAssign):
+            targets = [step.target]
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def one_tenant_seams(trees: dict[str, ast.Module]) -> list[str]:
+    """A sentence for each Protocol that has fewer than two classes behind it."""
+    classes = classes_of(trees)
+    everything = [node for nodes in classes.values() for node in nodes]
+    protocols = [node for node in everything if "Protocol" in base_names(node)]
+    concrete = [node for node in everything if node not in protocols]
+    wrong = []
+    for seam in protocols:
+        wanted = members_of(seam, classes)
+        tenants = [node.name for node in concrete if wanted <= members_of(node, classes)]
+        if len(tenants) < 2:
+            who = " and ".join(tenants) or "no class"
+            wrong.append(
+                f"{seam.name} is a Protocol that only {who} of the package has all members of:"
+                " use that class, or plain callables"
+            )
+    return wrong
+
+
+def test_every_protocol_has_at_least_two_classes_behind_it() -> None:
+    wrong = one_tenant_seams(TREES)
+    assert [each for each in wrong if each.partition(" ")[0] not in ONE_TENANT] == []
+
+
+SEAMS = """
+class Two(Protocol):
+    name: str
+    @property
+    def size(self) -> int: ...
+    def ask(self) -> None: ...
+class One(Two, Protocol):
+    def close(self) -> None: ...
+class A:
+    size = 1
+    def __init__(self, name):
+        self.name = name
+    def ask(self): ...
+class B(A):
+    def close(self): ...
+class C:
+    name: str
+    def ask(self): ...
+"""
+
+
+def test_a_protocol_with_one_class_behind_it_is_named_in_a_sentence() -> None:
+    (sentence,) = one_tenant_seams({"aiobus.seams": ast.parse(SEAMS)})
+    assert sentence == (
+        "One is a Protocol that only B of the package has all members of: use that class, or plain"
+        " callables"
+    )
 
 
 # The walker itself sees what it is there to see.

@@ -2,8 +2,11 @@
 
 import pytest
 
-from aiobus.catchup import MAX_UNMET, PACE, CatchUp
-from aiobus.history import Page, Want
+from aiobus import Limits
+from aiobus.catchup import MAX_UNMET, CatchUp
+from aiobus.history import Page, Since, Want
+from aiobus.options import SubscriptionOptions
+from aiobus.publisher import Publisher
 from aiobus.query import Query
 from aiobus.rows import SEPARATOR, LazyBatch, Rows, Source
 from aiobus.sequence import (
@@ -16,13 +19,15 @@ from aiobus.sequence import (
     UNANSWERED,
     UNKNOWN,
     WENT_BACK,
+    Cursor,
     Gap,
 )
-from aiobus.transport import Inlet
+from aiobus.subscription import PACE
 
 DESK = ("desk", 1)
 OTHER = ("other", 1)
 ROOM = 10
+PAST = 1_700_000_000.0
 
 
 class HandClock:
@@ -33,7 +38,7 @@ class HandClock:
 
 
 class Asked:
-    """What an intake wants of a transport, written down."""
+    """What a catch-up wants of a transport, written down."""
 
     def __init__(self) -> None:
         self.wants: list[Want] = []
@@ -46,7 +51,7 @@ class Asked:
         self.doubts.append(source)
         return not self.has_left
 
-    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
+    def ask(self, catchup: CatchUp, source: Source, want: Want, limit: int) -> bool:
         self.wants.append(want)
         self.pages.append((source, want.after, limit))
         return self.is_full
@@ -67,6 +72,10 @@ class Box:
         self.reached: list[float] = []
         self.rests = 0
         self.refusals: list[tuple[str, str]] = []
+        self.unconfirmed: set[str] = set()
+        self.selection = Query.of("A")
+        self.own = Cursor()
+        self.behind: dict[Source, None] = {}
         self.spoilt: list[LazyBatch] = []
 
     def keep(self, batch: LazyBatch, after: int = 0) -> None:
@@ -92,6 +101,10 @@ class Box:
 
     def refuse(self, name: str, reason: str) -> None:
         self.refusals.append((name, reason))
+        self.unconfirmed.add(name)
+
+    def confirm(self, name: str) -> None:
+        self.unconfirmed.discard(name)
 
 
 WRONG = b"[what is no event at all]"
@@ -117,15 +130,21 @@ def rows_of(
 
 
 class Bench:
-    """An intake between a box and a transport."""
+    """A catch-up between a box and a transport."""
 
     def __init__(self, clock: HandClock) -> None:
         self.clock = clock
         self.box = Box()
         self.asked = Asked()
-        self.catchup = CatchUp(Query.of("A"), self.box, self.asked)  # type: ignore[arg-type]
+        self.begin()
         self.older = clock.now - 1.0
         self.younger = clock.now + 1.0
+
+    def begin(self, since: Since = None) -> None:
+        """A subscription is made."""
+        self.box.options = SubscriptionOptions(query=self.box.selection, since=since)
+        publisher = Publisher("me", Limits())
+        self.catchup = CatchUp(self.box, publisher, self.asked)  # type: ignore[arg-type]
 
     def take(self, prev: int, *seqs: int, started: float | None = None) -> None:
         self.catchup.take(rows_of(prev, *seqs), started)
@@ -666,9 +685,9 @@ def test_a_peer_that_refuses_is_unconfirmed_until_it_confirms_and_the_reason_is_
     bench: Bench,
 ) -> None:
     bench.catchup.refuse("desk", "full")
-    assert (bench.catchup.unconfirmed, bench.box.refusals) == ({"desk"}, [("desk", "full")])
+    assert (bench.box.unconfirmed, bench.box.refusals) == ({"desk"}, [("desk", "full")])
     bench.catchup.confirm("desk")
-    assert bench.catchup.unconfirmed == set()
+    assert bench.box.unconfirmed == set()
 
 
 def test_forgetting_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
@@ -718,10 +737,10 @@ def test_while_it_catches_up_it_has_what_was_handed_over_before(behind: Bench) -
 
 
 def test_a_peer_that_confirms_is_unconfirmed_no_more(bench: Bench) -> None:
-    bench.catchup.unconfirmed = frozenset({"desk", "feed"})
+    bench.box.unconfirmed = {"desk", "feed"}
     bench.catchup.confirm("desk")
     bench.catchup.confirm("desk")
-    assert bench.catchup.unconfirmed == {"feed"}
+    assert bench.box.unconfirmed == {"feed"}
 
 
 # Taken or left.
@@ -977,10 +996,10 @@ def test_what_was_left_before_the_first_answer_is_owed_whoever_hears_that_answer
     bench.take(4, 5)
     assert not bench.catchup.has(DESK, 5, bench.older)
     assert bench.asked.pages == [(DESK, 4, ROOM)]
-    other = CatchUp(Query.of("A"), bench.box, bench.asked)  # type: ignore[arg-type]
-    other.take(rows_of(4, 5), None)
-    other.take(rows_of(5, 6), bench.older)
-    assert bench.asked.pages[1:] == [(DESK, 4, ROOM)]
+    other = Bench(bench.clock)
+    other.take(4, 5)
+    other.take(5, 6, started=bench.older)
+    assert other.asked.pages == [(DESK, 4, ROOM)]
 
 
 # Dead, but not yet silent.
@@ -1034,7 +1053,7 @@ def test_of_one_that_is_dead_and_was_never_met_a_mark_tells_what_is_lost_if_it_w
 
 
 def test_of_a_past_that_is_empty_nothing_is_handed_over(bench: Bench) -> None:
-    bench.catchup = CatchUp(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.begin(PAST)
     bench.catchup.meet(DESK, 40, bench.older)
     bench.turn(40, 40, 40)
     assert (bench.box.log, set(bench.catchup.behind)) == ([], set())
@@ -1073,7 +1092,7 @@ def test_when_nothing_is_missing_any_more_whoever_waits_for_that_is_woken(behind
 @pytest.fixture
 def late(bench: Bench) -> Bench:
     """One that wants the past, and has met a source, which was at 40."""
-    bench.catchup = CatchUp(Query.of("A"), bench.box, bench.asked, "last")  # type: ignore[arg-type]
+    bench.begin("last")
     bench.catchup.meet(DESK, 40, bench.older)
     return bench
 
@@ -1100,7 +1119,7 @@ def test_behind_the_past_all_that_came_meanwhile_is_handed_over(late: Bench) -> 
 def test_of_a_source_younger_than_the_subscription_everything_is_owed_and_no_past(
     bench: Bench,
 ) -> None:
-    bench.catchup = CatchUp(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.begin(PAST)
     bench.catchup.meet(DESK, 3, bench.younger)
     assert bench.asked.wants == [Want(0)]
 
@@ -1108,12 +1127,12 @@ def test_of_a_source_younger_than_the_subscription_everything_is_owed_and_no_pas
 def test_a_source_that_says_where_the_past_begins_is_confirmed_and_how_far_it_reached_is_told(
     bench: Bench,
 ) -> None:
-    bench.catchup = CatchUp(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
-    bench.catchup.unconfirmed = frozenset({"desk", "other"})
+    bench.begin(PAST)
+    bench.box.unconfirmed = {"desk", "other"}
     bench.catchup.meet(DESK, 3, bench.older)
     bench.catchup.turn(DESK, Page(1, 1, 3, 3, [], 7.5), rows_of(1, 2, 3, is_frame=False))
     assert (bench.box.log, bench.box.reached) == ([2, 3], [7.5])
-    assert bench.catchup.unconfirmed == {"other"}
+    assert bench.box.unconfirmed == {"other"}
 
 
 def test_a_mark_is_not_reached_before_the_past_has_been_told(late: Bench) -> None:
@@ -1130,7 +1149,7 @@ def test_what_a_source_was_at_when_it_left_without_telling_of_its_past_is_lost(l
 
 def test_the_past_is_asked_for_even_where_there_is_no_room(bench: Bench) -> None:
     """Nobody may take anything out of a stream's inbox before its entry returns."""
-    bench.catchup = CatchUp(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.begin(PAST)
     bench.box.free_slots = 0
     bench.catchup.meet(DESK, 40, bench.older)
     assert bench.asked.pages == [(DESK, 0, 1)]

@@ -25,17 +25,13 @@ from aiobus.delivery import (
 EVENT = Event(EventType.TRADE, 1, source="desk", epoch=36, seq=5)
 
 
-class Handler:
+class Handler(Consumer):
     """A consumer that may be at work on several events."""
-
-    def __init__(self) -> None:
-        self.running: set[Delivery] = set()
 
     def waits_for(self, *consumers: Consumer) -> Delivery:
         """Begin an event that cannot go on before `consumers` do."""
-        delivery = Delivery(self, EVENT)
+        delivery = self.begin(EVENT)
         delivery.waits_for = consumers
-        self.running.add(delivery)
         return delivery
 
 
@@ -47,48 +43,48 @@ def handlers(count: int) -> list[Handler]:
 
 
 def test_a_delivery_names_the_event_by_its_id() -> None:
-    assert Delivery(Handler(), EVENT).id == EVENT.id == "desk@10.5"
+    assert Handler().begin(EVENT).id == EVENT.id == "desk@10.5"
 
 
 def test_its_id_stays_when_the_handler_changes_the_event_or_publishes_it_again() -> None:
     event = Event(EventType.TRADE, 1, source="desk", epoch=36, seq=5)
-    delivery = Delivery(Handler(), event)
+    delivery = Handler().begin(event)
     event.source, event.epoch, event.seq = "other", 1, 99
     assert delivery.id == "desk@10.5"
 
 
 def test_the_id_of_an_event_without_a_number_is_empty() -> None:
-    assert Delivery(Handler(), Event(EventType.TRADE, 1)).id == ""
+    assert Handler().begin(Event(EventType.TRADE, 1)).id == ""
 
 
 def test_a_new_delivery_is_unfinished_and_waits_for_nobody() -> None:
-    delivery = Delivery(Handler(), EVENT)
+    delivery = Handler().begin(EVENT)
     assert (delivery.finished, delivery.waits_for) == (False, ())
 
 
 def test_it_waits_for_consumers_just_as_long_as_the_block_lasts() -> None:
-    delivery, (a, b) = Delivery(Handler(), EVENT), handlers(2)
+    delivery, (a, b) = Handler().begin(EVENT), handlers(2)
     with waiting((delivery,), (a, b)):
         assert delivery.waits_for == (a, b)
     assert delivery.waits_for == ()
 
 
 def test_it_stops_waiting_when_the_block_is_left_by_an_exception() -> None:
-    delivery = Delivery(Handler(), EVENT)
+    delivery = Handler().begin(EVENT)
     with pytest.raises(KeyError), waiting((delivery,), handlers(2)):
         raise KeyError
     assert delivery.waits_for == ()
 
 
 def test_an_iterator_of_consumers_is_read_once() -> None:
-    delivery, both = Delivery(Handler(), EVENT), handlers(2)
+    delivery, both = Handler().begin(EVENT), handlers(2)
     with waiting((delivery,), iter(both)):
         assert delivery.waits_for == tuple(both)
     assert delivery.waits_for == ()
 
 
 def test_waits_of_gathered_publishes_end_in_any_order() -> None:
-    delivery, (a, b) = Delivery(Handler(), EVENT), handlers(2)
+    delivery, (a, b) = Handler().begin(EVENT), handlers(2)
     first, second = waiting((delivery,), (a,)), waiting((delivery,), (b,))
     first.__enter__()
     second.__enter__()
@@ -99,7 +95,7 @@ def test_waits_of_gathered_publishes_end_in_any_order() -> None:
 
 
 def test_two_waits_for_the_same_consumer_are_two() -> None:
-    delivery, (a,) = Delivery(Handler(), EVENT), handlers(1)
+    delivery, (a,) = Handler().begin(EVENT), handlers(1)
     with waiting((delivery,), (a,)):
         with waiting((delivery,), (a,)):
             pass
@@ -114,7 +110,7 @@ def test_outside_of_all_deliveries_there_is_no_current_one() -> None:
 
 
 def test_a_delivery_is_current_in_its_context_and_in_copies_of_it_only() -> None:
-    delivery, context = Delivery(Handler(), EVENT), contextvars.Context()
+    delivery, context = Handler().begin(EVENT), contextvars.Context()
     context.run(enter, delivery)
     assert context.run(current) is delivery
     assert context.copy().run(current) is delivery
@@ -123,7 +119,7 @@ def test_a_delivery_is_current_in_its_context_and_in_copies_of_it_only() -> None
 
 def test_a_context_can_be_emptied_again() -> None:
     context = contextvars.Context()
-    context.run(enter, Delivery(Handler(), EVENT))
+    context.run(enter, Handler().begin(EVENT))
     context.run(enter, None)
     assert context.run(current) is None
 
@@ -156,7 +152,7 @@ async def test_while_an_event_is_in_hand_its_delivery_is_one_and_unfinished(
     assert seen[0] is seen[1]
     assert seen[1] is not seen[2]
     assert all(delivery.finished for delivery in seen)
-    assert subscription._receiver.running == set()
+    assert subscription.running == set()
 
 
 async def test_a_task_that_outlives_its_handler_has_its_event_as_cause_and_holds_nothing_up(
@@ -207,7 +203,7 @@ async def test_a_task_of_an_earlier_event_does_not_take_the_one_in_hand_for_its_
     one, other = [await bus.publish(Event("A", number)) for number in range(2)]
     await first.wait()
     assert await late[0] == (one.id, [])
-    (running,) = subscription._receiver.running
+    (running,) = subscription.running
     assert (running.id, running.finished) == (other.id, False)
     second.set()
     await bus.settle()
@@ -225,15 +221,18 @@ async def test_an_event_that_is_asked_about_by_nobody_counts_as_running_while_it
         await leave.wait()
 
     subscription = await bus.subscribe("A", on_event)
-    assert list(subscription._receiver.running) == []
+    assert list(subscription.running) == []
     event = await bus.publish(Event("A", 1))
     await inside.wait()
-    receiver = subscription._receiver
-    (delivery,) = receiver.running
-    assert (delivery.id, list(receiver.running), receiver.in_hand) == (event.id, [delivery], 1)
+    (delivery,) = subscription.running
+    assert (delivery.id, list(subscription.running), subscription.in_hand) == (
+        event.id,
+        [delivery],
+        1,
+    )
     leave.set()
     await bus.settle()
-    assert (delivery.finished, list(receiver.running), receiver.in_hand) == (True, [], 0)
+    assert (delivery.finished, list(subscription.running), subscription.in_hand) == (True, [], 0)
 
 
 async def test_a_handler_that_raises_has_finished_with_its_event() -> None:
@@ -250,7 +249,7 @@ async def test_a_handler_that_raises_has_finished_with_its_event() -> None:
         (delivery,) = seen
         assert delivery is not None
         assert delivery.finished
-        assert (subscription.stats.failed, subscription._receiver.in_hand) == (1, 0)
+        assert (subscription.stats.failed, subscription.in_hand) == (1, 0)
 
 
 def test_outside_of_all_there_is_no_id() -> None:
@@ -259,7 +258,7 @@ def test_outside_of_all_there_is_no_id() -> None:
 
 def test_the_current_id_is_that_of_the_current_delivery() -> None:
     context = contextvars.Context()
-    context.run(enter, Delivery(Handler(), EVENT))
+    context.run(enter, Handler().begin(EVENT))
     assert context.run(current_id) == EVENT.id
 
 
@@ -284,12 +283,12 @@ def current_after(delivery: Delivery) -> Delivery | None:
 
 
 def test_the_body_of_a_stream_is_current_in_the_task_that_entered_it() -> None:
-    body = StreamBody(Handler(), Delivery(Handler(), EVENT), here)
+    body = StreamBody(Handler(), Handler().begin(EVENT), here)
     assert current_after(body) is body
 
 
 def test_the_body_of_a_stream_of_another_task_is_passed_over_for_what_was_before_it() -> None:
-    outer = Delivery(Handler(), EVENT)
+    outer = Handler().begin(EVENT)
     assert current_after(StreamBody(Handler(), outer, elsewhere)) is outer
 
 
@@ -298,7 +297,7 @@ def test_where_nothing_was_before_the_stream_of_another_task_nothing_is_current(
 
 
 def test_streams_of_another_task_within_each_other_are_all_passed_over() -> None:
-    outer = Delivery(Handler(), EVENT)
+    outer = Handler().begin(EVENT)
     body = StreamBody(Handler(), outer, elsewhere)
     assert current_after(StreamBody(Handler(), body, elsewhere)) is outer
 
@@ -309,7 +308,7 @@ def test_a_stream_of_this_task_is_found_below_one_of_another() -> None:
 
 
 async def test_a_task_spawned_inside_a_stream_sees_what_was_before_it() -> None:
-    task, outer = asyncio.current_task(), Delivery(Handler(), EVENT)
+    task, outer = asyncio.current_task(), Handler().begin(EVENT)
     body = StreamBody(Handler(), outer, lambda: asyncio.current_task() is task)
 
     async def look() -> Delivery | None:
@@ -319,25 +318,21 @@ async def test_a_task_spawned_inside_a_stream_sees_what_was_before_it() -> None:
     assert (current(), await look(), await asyncio.create_task(look())) == (body, body, outer)
 
 
-@pytest.mark.parametrize(
-    ("outer", "event_id"), [(Delivery(Handler(), EVENT), "desk@10.5"), (None, "")]
-)
+@pytest.mark.parametrize(("outer", "event_id"), [(Handler().begin(EVENT), "desk@10.5"), (None, "")])
 def test_before_its_first_event_a_stream_is_caused_by_what_was_before_it(
     outer: Delivery | None, event_id: str
 ) -> None:
     assert StreamBody(Handler(), outer, here).id == event_id
 
 
-@pytest.mark.parametrize("outer", [Delivery(Handler(), EVENT), None])
+@pytest.mark.parametrize("outer", [Handler().begin(EVENT), None])
 def test_the_id_of_a_stream_is_that_of_the_event_in_hand(outer: Delivery | None) -> None:
     body = StreamBody(Handler(), outer, here)
     body.hold(LATER)
     assert body.id == LATER.id == "desk@10.6"
 
 
-@pytest.mark.parametrize(
-    ("outer", "event_id"), [(Delivery(Handler(), EVENT), "desk@10.5"), (None, "")]
-)
+@pytest.mark.parametrize(("outer", "event_id"), [(Handler().begin(EVENT), "desk@10.5"), (None, "")])
 def test_between_events_a_stream_is_caused_by_what_was_before_it_again(
     outer: Delivery | None, event_id: str
 ) -> None:
@@ -412,14 +407,14 @@ def test_any_of_several_deliveries_at_work_may_close_the_circle() -> None:
 def test_a_delivery_that_has_finished_closes_no_circle() -> None:
     a, b = handlers(2)
     delivery = b.waits_for(a)
-    b.running.discard(delivery)
+    b.acting.discard(delivery)
     assert not would_deadlock(a, b)
 
 
 def test_the_body_of_a_stream_closes_a_circle_with_what_it_waits_for() -> None:
     a, stream = handlers(2)
     body = StreamBody(stream, None, here)
-    stream.running.add(body)
+    stream.acting.add(body)
     assert not would_deadlock(a, stream)
     with waiting((body,), (a,)):
         assert would_deadlock(a, stream)
@@ -430,7 +425,7 @@ def test_the_body_of_a_stream_closes_a_circle_beside_an_event_that_waits_for_nob
     a, stream = handlers(2)
     stream.waits_for()
     body = StreamBody(stream, None, elsewhere)
-    stream.running.add(body)
+    stream.acting.add(body)
     with waiting((body,), (a,)):
         assert would_deadlock(a, stream)
 
@@ -438,7 +433,7 @@ def test_the_body_of_a_stream_closes_a_circle_beside_an_event_that_waits_for_nob
 def test_what_a_stream_waits_for_is_not_waited_for_by_what_was_before_it() -> None:
     a, handler, stream = handlers(3)
     body = StreamBody(stream, handler.waits_for(), here)
-    stream.running.add(body)
+    stream.acting.add(body)
     with waiting((body,), (a,)):
         assert not would_deadlock(a, handler)
 
@@ -446,9 +441,9 @@ def test_what_a_stream_waits_for_is_not_waited_for_by_what_was_before_it() -> No
 def test_a_stream_that_was_left_closes_no_circle() -> None:
     a, stream = handlers(2)
     body = StreamBody(stream, None, here)
-    stream.running.add(body)
+    stream.acting.add(body)
     with waiting((body,), (a,)):
-        stream.running.discard(body)
+        stream.acting.discard(body)
         assert not would_deadlock(a, stream)
 
 

@@ -178,8 +178,7 @@ async def test_large_events_are_decoded_a_few_at_a_time(bus: AsyncEventBus) -> N
         for _ in range(64):
             bus.publish_nowait(Event(EventType.QUOTE, ["x" * 6_000]))
         await anext(quotes)
-        receiver = quotes.subscription._receiver
-        assert len(receiver.batch) == 1  # two of 6 kB at once, not 64
+        assert len(quotes.subscription.batch) == 1  # two of 6 kB at once, not 64
 
 
 async def test_a_concurrent_call_that_fails_leaves_the_others_alone() -> None:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiobus import Event
-from aiobus.inbox import BATCH, FifoInbox, GapMarker, Inbox, Item, LatestInbox, Overflow, PutResult
-from aiobus.inbox import make_inbox as make
+from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Overflow, PutResult, make_inbox
 from aiobus.rows import OPENED, SEPARATOR, LazyBatch, Rows
 
 POLICIES: list[Any] = [*get_args(Overflow)]
@@ -18,11 +17,24 @@ ONE_AT_A_TIME: list[Any] = ["latest", "drop_oldest"]
 PLENTY = 1 << 20
 
 
+def make(policy: Overflow, maxsize: int, errors: list[LazyBatch] | None = None) -> Inbox:
+    """An inbox that writes down which of its batches prove to be wrong."""
+    return make_inbox(policy, maxsize, [].append if errors is None else errors.append)
+
+
+def notice() -> Event[Any]:
+    return Event("aiobus.gap", {})
+
+
+def is_notice(item: object) -> bool:
+    return isinstance(item, Event) and item.type == "aiobus.gap"
+
+
 def filled(policy: Any, maxsize: int, *items: Item) -> Inbox:
     """An inbox with these rows, each with a key of its own, and notices."""
     inbox = make(policy, maxsize)
     for item in items:
-        if isinstance(item, GapMarker):
+        if is_notice(item):
             inbox.notify(item)
         else:
             inbox.offer(item, "T", item.decode())
@@ -53,7 +65,7 @@ def test_there_is_nothing_to_take_from_an_empty_inbox(policy: Overflow) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_cleared_inbox_is_empty_and_usable(policy: Overflow) -> None:
-    inbox = filled(policy, 2, b"1", GapMarker("gap"))
+    inbox = filled(policy, 2, b"1", notice())
     inbox.clear()
     assert len(inbox) == 0
     assert inbox.offer(b"3", "T", "3") is PutResult.TAKEN
@@ -129,37 +141,31 @@ def batch_of(*seqs: int, wrong: bool = False) -> LazyBatch:
     return LazyBatch(Rows(text, 0, len(text), ("desk", 7), span, len(parts), is_frame=True))
 
 
-def opened(inbox: FifoInbox) -> list[int]:
+def opened(inbox: Inbox) -> list[int]:
     """What of the batch that comes first is opened next."""
-    batch = inbox.first_batch
-    assert batch is not None
-    left = batch.left
-    events = batch.take()
-    inbox.note_taken(batch, left)
-    return [event.seq for event in events]
+    return [event.seq for event in inbox.take(0)]
 
 
-def fifo(policy: Overflow, maxsize: int) -> FifoInbox:
-    inbox = make(policy, maxsize)
+def fifo(policy: Overflow, maxsize: int, errors: list[LazyBatch] | None = None) -> FifoInbox:
+    inbox = make(policy, maxsize, errors)
     assert isinstance(inbox, FifoInbox)
     return inbox
 
 
 @pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
 def test_a_batch_counts_as_its_events_and_comes_with_nothing_else(policy: Overflow) -> None:
-    inbox, gap = fifo(policy, 10), GapMarker("gap")
+    inbox, gap = fifo(policy, 10), notice()
     inbox.offer(b"1", "T", "")
     inbox.put_batch(batch_of(1, 2, 3))
     inbox.put_batch(batch_of(4, 5))
     inbox.notify(gap)
     inbox.offer(b"2", "T", "")
-    assert (len(inbox), inbox.first_batch) == (8, None)
+    assert len(inbox) == 8
     assert (inbox.take(PLENTY), len(inbox)) == ([b"1"], 7)
-    assert (inbox.take(PLENTY), len(inbox)) == ([], 7)  # a batch is not taken, but opened
     assert (opened(inbox), len(inbox)) == ([1, 2, 3], 4)
     assert (opened(inbox), len(inbox)) == ([4, 5], 2)
-    assert inbox.first_batch is None
-    assert (inbox.take(PLENTY), len(inbox)) == ([gap, b"2"], 0)
+    assert (inbox.take(PLENTY), len(inbox)) == ([gap], 1)
+    assert (inbox.take(PLENTY), len(inbox)) == ([b"2"], 0)
 
 
 @pytest.mark.parametrize("count", [1, OPENED - 1, OPENED, OPENED + 1, 3 * OPENED, 3 * OPENED + 5])
@@ -174,20 +180,21 @@ def test_a_batch_that_is_opened_a_few_at_once_counts_as_what_is_left_of_it(count
         assert len(inbox) == count - len(seqs)
     assert seqs == [*range(1, count + 1)]
     inbox.offer(b"1", "T", "")
-    assert (len(inbox), inbox.first_batch) == (1, None)
+    assert len(inbox) == 1
     assert inbox.take(PLENTY) == [b"1"]
 
 
 @pytest.mark.parametrize("count", [1, OPENED - 1, OPENED, 2 * OPENED + 5])
 def test_a_batch_that_proves_to_be_wrong_counts_as_nothing_any_more(count: int) -> None:
-    inbox = fifo("catch_up", 1_000)
-    inbox.put_batch(batch_of(*range(1, count + 1), wrong=True))
+    errors: list[LazyBatch] = []
+    inbox, batch = fifo("catch_up", 1_000, errors), batch_of(*range(1, count + 1), wrong=True)
+    inbox.put_batch(batch)
     inbox.offer(b"1", "T", "")
     assert len(inbox) == count + 2
     seqs: list[int] = []
-    while inbox.first_batch is not None:
+    while not errors:
         seqs += opened(inbox)
-    assert seqs == [*range(1, count + 1)]
+    assert (seqs, errors) == ([*range(1, count + 1)], [batch])
     assert (len(inbox), inbox.take(PLENTY), len(inbox)) == (1, [b"1"], 0)
 
 
@@ -212,7 +219,7 @@ def test_a_cleared_inbox_forgets_how_much_was_in_its_batches() -> None:
     inbox = fifo("catch_up", 3)
     inbox.put_batch(batch_of(1, 2, 3))
     inbox.clear()
-    assert (len(inbox), inbox.first_batch) == (0, None)
+    assert (len(inbox), opened(inbox)) == (0, [])
     assert filled("catch_up", 3, b"1").take(PLENTY) == [b"1"]
 
 
@@ -269,26 +276,26 @@ def test_no_other_policy_conflates(policy: Overflow) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_notice_comes_out_in_its_place_among_the_rows(policy: Overflow) -> None:
-    gap = GapMarker("gap")
+    gap = notice()
     assert emptied(filled(policy, 8, b"1", gap, b"2")) == [b"1", gap, b"2"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_notice_goes_in_whether_there_is_room_or_not(policy: Overflow) -> None:
-    gap = GapMarker("gap")
+    gap = notice()
     assert emptied(filled(policy, 2, b"1", b"2", gap)) == [b"1", b"2", gap]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_two_notices_of_the_same_are_two(policy: Overflow) -> None:
-    one, other = GapMarker("gap"), GapMarker("gap")
+    one, other = notice(), notice()
     items = emptied(filled(policy, 8, one, other))
     assert [item is notice for item, notice in zip(items, (one, other), strict=True)] == [True] * 2
 
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_what_is_dropped_is_the_oldest_row_and_not_the_notice_before_it(policy: Overflow) -> None:
-    gap = GapMarker("gap")
+    gap = notice()
     inbox = filled(policy, 3, gap, b"1", b"2")
     assert inbox.offer(b"3", "T", "3") is PutResult.DROPPED
     assert emptied(inbox) == [gap, b"2", b"3"]
@@ -296,20 +303,15 @@ def test_what_is_dropped_is_the_oldest_row_and_not_the_notice_before_it(policy: 
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_where_only_notices_wait_nothing_is_dropped(policy: Overflow) -> None:
-    gaps = [GapMarker("gap"), GapMarker("gap")]
+    gaps = [notice(), notice()]
     inbox = filled(policy, 2, *gaps)
     assert inbox.offer(b"1", "T", "1") is PutResult.TAKEN
     assert emptied(inbox) == [*gaps, b"1"]
 
 
 def test_a_notice_is_one_of_those_that_fill_an_inbox() -> None:
-    inbox = filled("catch_up", 2, b"1", GapMarker("gap"))
+    inbox = filled("catch_up", 2, b"1", notice())
     assert (len(inbox), inbox.offer(b"2", "T", "2")) == (2, PutResult.REFUSED)
-
-
-def test_a_notice_counts_as_no_bytes() -> None:
-    gap, again = GapMarker("a long story"), GapMarker("another")
-    assert filled("catch_up", 8, b"123", gap, again, b"4").take(3) == [b"123", gap, again]
 
 
 # How much is taken at once.
@@ -323,7 +325,7 @@ def test_64_are_taken_at_once_where_nothing_that_waits_can_change(policy: Overfl
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_one_is_taken_at_once_where_what_waits_may_yet_go(policy: Overflow) -> None:
-    inbox = filled(policy, 8, b"1", GapMarker("gap"), b"2")
+    inbox = filled(policy, 8, b"1", notice(), b"2")
     assert [len(inbox.take(PLENTY)) for _ in range(4)] == [1, 1, 1, 0]
 
 
@@ -345,17 +347,13 @@ def test_rows_that_are_exactly_as_much_as_may_be_taken_come_together(policy: Ove
     assert [inbox.take(4), inbox.take(4)] == [[b"12", b"34"], [b"5"]]
 
 
-def size_of(item: Item) -> int:
-    return 0 if isinstance(item, GapMarker) else len(item) if isinstance(item, bytes) else 1
-
-
 def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
-    """What ought to be taken of `items`: the first, and more as long as they fit, but no batch."""
-    taken = [] if items and isinstance(items[0], LazyBatch) else items[:1]
-    if not taken:
-        return taken
+    """What ought to be taken of `items`: the first, and more of its kind as long as they fit."""
+    taken = items[:1]
     for item in items[1 : BATCH if policy in SEVERAL_AT_ONCE else 1]:
-        if isinstance(item, LazyBatch) or sum(map(size_of, [*taken, item])) > max_bytes:
+        if type(item) is not type(items[0]):
+            break
+        if isinstance(item, bytes) and sum(map(len, [*taken, item])) > max_bytes:
             break
         taken.append(item)
     return taken
@@ -373,12 +371,12 @@ def test_as_much_is_taken_as_fits_and_at_least_one(
     policy: Overflow, sizes: list[int | None], max_bytes: int
 ) -> None:
     items: list[Item] = [
-        GapMarker("gap") if size is None else b"." * size if size else Event("T", "decoded")
+        notice() if size is None else b"." * size if size else Event("T", "decoded")
         for size in sizes
     ]
     inbox = make(policy, 200)
     for number, item in enumerate(items):
-        if isinstance(item, GapMarker):
+        if is_notice(item):
             inbox.notify(item)
         else:
             inbox.offer(item, "T", str(number))
@@ -451,11 +449,14 @@ class InboxIsAList(RuleBasedStateMachine):
         self.inbox.put_batch(batch)
         self.line.append(((".", "batch"), batch))
 
-    @precondition(lambda self: self.line and isinstance(self.line[0][1], LazyBatch))
+    @property
+    def is_batch_next(self) -> bool:
+        return bool(self.line) and isinstance(self.line[0][1], LazyBatch)
+
+    @precondition(lambda self: self.is_batch_next)
     @rule()
     def open(self) -> None:
         ((_, batch), *others) = self.line
-        assert self.inbox.first_batch is batch
         before = batch.last
         assert opened(self.inbox) == [*range(before + 1, batch.last + 1)]
         if not batch.left:
@@ -475,10 +476,11 @@ class InboxIsAList(RuleBasedStateMachine):
 
     @rule()
     def notify(self) -> None:
-        notice = GapMarker("gap")
-        self.inbox.notify(notice)
-        self.line.append((None, notice))
+        gap = notice()
+        self.inbox.notify(gap)
+        self.line.append((None, gap))
 
+    @precondition(lambda self: not self.is_batch_next)
     @rule(max_bytes=st.integers(0, 40))
     def take(self, max_bytes: int) -> None:
         taken = self.inbox.take(max_bytes)
@@ -501,7 +503,7 @@ class InboxIsAList(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         while any(isinstance(item, LazyBatch) for _, item in self.line):
-            self.take(PLENTY) if not isinstance(self.line[0][1], LazyBatch) else self.open()
+            self.open() if self.is_batch_next else self.take(PLENTY)
         assert emptied(self.inbox) == [item for _, item in self.line]
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from aiobus import AsyncEventBus, BusClosed, BusError, Event, EventType
 from aiobus import sync as turn
+from aiobus.catchup import CatchUp
+from aiobus.diagnostics import Diagnostics
 from aiobus.publisher import Publisher
-from aiobus.transport import Inlet, Local, Witness
+from aiobus.transport import Local
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -326,7 +328,7 @@ class SlowTransport(Local):
     def __init__(self, failing: str = "") -> None:
         self.failing = failing
         self.is_open = False
-        self.inlets: list[Inlet] = []
+        self.catchups: list[CatchUp] = []
 
     async def pause(self, name: str) -> None:
         for _ in range(3):
@@ -334,18 +336,18 @@ class SlowTransport(Local):
         if name == self.failing:
             raise OSError(name)
 
-    async def start(self, publisher: Publisher, witness: Witness) -> None:
+    async def start(self, publisher: Publisher, reports: Diagnostics) -> None:
         self.is_open = True
         await self.pause("start")
 
-    async def subscribe(self, inlet: Inlet, timeout: float) -> list[str]:
-        self.inlets.append(inlet)
+    async def subscribe(self, catchup: CatchUp, timeout: float) -> list[str]:
+        self.catchups.append(catchup)
         await self.pause("subscribe")
         return []
 
-    def unsubscribe(self, inlet: Inlet) -> None:
-        if inlet in self.inlets:  # as the seam has it, twice is no error: a closing bus does it
-            self.inlets.remove(inlet)
+    def unsubscribe(self, catchup: CatchUp) -> None:
+        if catchup in self.catchups:  # as the seam has it, twice is no error: a closing bus does it
+            self.catchups.remove(catchup)
 
     async def flush(self, timeout: float) -> list[str]:
         await self.pause("flush")
@@ -377,7 +379,7 @@ async def test_cancelling_start_at_any_await_closes_what_it_opened(turns: int) -
     if was_done:
         await bus.close()
     await bus.close()
-    assert (transport.is_open, transport.inlets) == (False, [])
+    assert (transport.is_open, transport.catchups) == (False, [])
 
 
 @pytest.mark.parametrize("failing", ["start", "subscribe"])
@@ -385,7 +387,7 @@ async def test_a_failing_start_closes_what_it_opened_and_raises(failing: str) ->
     transport = SlowTransport(failing)
     with pytest.raises(OSError, match=failing):
         await slow_bus(transport).start()
-    assert (transport.is_open, transport.inlets) == (False, [])
+    assert (transport.is_open, transport.catchups) == (False, [])
 
 
 async def test_closing_while_it_starts_ends_the_start() -> None:
@@ -396,7 +398,7 @@ async def test_closing_while_it_starts_ends_the_start() -> None:
     await bus.close()
     with pytest.raises(BusClosed):
         await starting
-    assert (transport.is_open, transport.inlets) == (False, [])
+    assert (transport.is_open, transport.catchups) == (False, [])
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -410,7 +412,7 @@ async def test_cancelling_subscribe_at_any_await_leaves_nothing_subscribed(turns
     if not subscribing.done():
         subscribing.cancel()
         await asyncio.wait([subscribing])
-        assert len(transport.inlets) == len(bus.stats().subscriptions) == 3
+        assert len(transport.catchups) == len(bus.stats().subscriptions) == 3
     await bus.close()
 
 
@@ -420,7 +422,7 @@ async def test_a_transport_that_fails_to_flush_is_closed_all_the_same() -> None:
     await bus.start()
     with pytest.raises(OSError, match="flush"):
         await bus.close()
-    assert (transport.is_open, transport.inlets) == (False, [])
+    assert (transport.is_open, transport.catchups) == (False, [])
 
 
 async def test_a_handler_inside_a_stream_may_publish_while_the_bus_closes() -> None:

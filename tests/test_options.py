@@ -173,3 +173,33 @@ def test_the_bus_has_the_same_keywords_with_the_same_defaults(call: Any) -> None
     }
     assert keywords == {name: defaults[name] for name in keywords}
     assert set(defaults) - set(keywords) <= {"concurrency"}
+
+
+@pytest.mark.parametrize("name", ["subscribe", "on", "stream"])
+def test_the_signature_names_each_keyword_and_its_default(name: str) -> None:
+    parameters = inspect.signature(getattr(AsyncEventBus, name)).parameters
+    known = set(SubscribeKeywords.__annotations__) - (
+        {"concurrency"} if name == "stream" else set()
+    )
+    keywords = [each for each in parameters.values() if each.kind is each.KEYWORD_ONLY]
+    assert {each.name for each in keywords} == known
+    assert all(each.kind is not each.VAR_KEYWORD for each in parameters.values())
+
+
+@pytest.mark.parametrize("name", ["subscribe", "on", "stream"])
+async def test_an_unknown_keyword_is_named_with_those_that_there_are(name: str) -> None:
+    bus = AsyncEventBus()
+    if name != "on":
+        await bus.start()
+    hint = rf"{name}\(\) got an unexpected keyword argument 'maxsise': it has key, where, "
+    with pytest.raises(TypeError, match=hint):
+        if name == "subscribe":
+            await bus.subscribe("A", print, maxsise=1)
+        else:
+            getattr(bus, name)("A", maxsise=1)
+    await bus.close()
+
+
+async def test_a_stream_has_no_concurrency(bus: AsyncEventBus) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'concurrency'"):
+        bus.stream("A", concurrency=2)  # type: ignore[call-arg]

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from aiobus import BusError, EncodeError, Event, EventType, Limits
 from aiobus.codec import decode
-from aiobus.delivery import BackpressureGate, Delivery, enter
+from aiobus.delivery import Consumer, enter
 from aiobus.history import LARGE, ROW_OVERHEAD
 from aiobus.publisher import Publisher, Route, Stream
 from aiobus.query import Query
+from aiobus.sync import BackpressureGate
 
 
 class OldKind(str, enum.Enum):  # noqa: UP042 - how it was written before there was StrEnum
@@ -25,7 +26,6 @@ class Box:
 
     def __init__(self, types: Any = "*", key: Any = None, *, order: Any = None) -> None:
         self.query = Query.of(types, key)
-        self.running: set[Delivery] = set()
         self.gate: BackpressureGate | None = None
         self.got: list[tuple[int, str, str]] = []
         self.rows: list[bytes] = []
@@ -110,10 +110,10 @@ def test_publishing_a_received_event_makes_it_a_new_one() -> None:
 
 
 def test_the_cause_is_the_event_in_hand_unless_the_caller_or_the_bus_itself_names_it() -> None:
-    desk, box = publisher(), Box()
+    desk = publisher()
 
     def in_hand() -> list[str]:
-        enter(Delivery(box, Event("ORDER", 1, source="other", epoch=36, seq=5)))
+        enter(Consumer().begin(Event("ORDER", 1, source="other", epoch=36, seq=5)))
         received = Event("TRADE", 1, source="other", epoch=36, seq=4, cause="other@10.3")
         desk.publish(received)
         events = [publish(desk, "TRADE"), publish(desk, "TRADE", cause="a@1.1"), received]

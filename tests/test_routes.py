@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiobus.delivery import BackpressureGate, Delivery
 from aiobus.publisher import Routes
 from aiobus.query import Query
+from aiobus.sync import BackpressureGate
 
 
 class Box:
@@ -17,7 +17,6 @@ class Box:
     def __init__(self, query: Query) -> None:
         self._query = query
         self.looks = 0
-        self.running: set[Delivery] = set()
         self.gate: BackpressureGate | None = None
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 
+from aiobus.catchup import CatchUp as Inlet
 from aiobus.clock import elapsed
 from aiobus.mesh import Network
 from aiobus.mesh.fanout import Fanout
@@ -20,7 +21,6 @@ from aiobus.mesh.interest import Interest
 from aiobus.mesh.links import Links
 from aiobus.mesh.peers import Peer
 from aiobus.mesh.round_trips import RoundTrip, RoundTrips, Send
-from aiobus.transport import Inlet
 from aiobus.wire import Ack, Mark, PeerId, mark, up
 
 __all__ = [

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from aiobus import wire
+from aiobus.catchup import CatchUp as Inlet
 from aiobus.history import Page, Want
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
-from aiobus.transport import Inlet
 from aiobus.wire import Answer, Frame, Mark, PeerId, quiet, topic
 
 __all__ = [

@@ -19,6 +19,7 @@ from typing import Any
 
 from aiobus import clock as epochs
 from aiobus.clock import elapsed
+from aiobus.diagnostics import Diagnostics as Witness
 from aiobus.discovery import Member
 from aiobus.mesh import Network
 from aiobus.mesh.interest import Interest
@@ -26,7 +27,6 @@ from aiobus.mesh.peers import MAX_LEFT_OUT, Left, Peer, Unplaced, Verdict, batch
 from aiobus.mesh.round_trips import RoundTrip, RoundTrips, Send
 from aiobus.rows import Source
 from aiobus.sync import Notifier
-from aiobus.transport import Witness
 from aiobus.wire import VERSION, Answer, PeerId, WireError
 
 __all__ = [

@@ -11,7 +11,9 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 
+from aiobus.catchup import CatchUp as Inlet
 from aiobus.clock import elapsed
+from aiobus.diagnostics import Diagnostics as Witness
 from aiobus.discovery import Member
 from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.history import Page, Want
@@ -25,7 +27,6 @@ from aiobus.mesh.round_trips import RoundTrips
 from aiobus.publisher import Publisher
 from aiobus.rows import Source
 from aiobus.stats import PeerStats
-from aiobus.transport import Inlet, Witness
 from aiobus.wire import (
     HEARTBEATS,
     Ack,

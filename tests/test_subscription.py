@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event, QueueFull
-from aiobus.catchup import PACE, CatchUp
+from aiobus.catchup import CatchUp
 from aiobus.history import Page, Want
 from aiobus.rows import OPENED, SEPARATOR, LazyBatch, Rows, Source
-from aiobus.subscription import Receiver
+from aiobus.subscription import PACE, Subscription
 
 DESK = ("desk", 7)
 MANY_KEYS = ["k", *(f"{number}".ljust(100, ".") for number in range(20))]
@@ -41,7 +41,7 @@ class Asked:
         self.doubts.append(source)
         return True
 
-    def ask(self, inlet: object, source: object, want: object, limit: int) -> bool:
+    def ask(self, catchup: object, source: object, want: object, limit: int) -> bool:
         self.limits.append(limit)
         return False
 
@@ -54,24 +54,31 @@ class Answering:
     def __init__(self, newest: int) -> None:
         self.newest = newest
 
-    def ask(self, inlet: CatchUp, source: Any, want: Want, limit: int) -> bool:
+    def ask(self, catchup: CatchUp, source: Any, want: Want, limit: int) -> bool:
         to = min(self.newest, want.after + limit)
         page = Page(want.after, 0, to, self.newest, [])
         rows = batch_of(*range(want.after + 1, to + 1)).rows
-        asyncio.get_running_loop().call_soon(inlet.turn, source, page, rows)
+        asyncio.get_running_loop().call_soon(catchup.turn, source, page, rows)
         return False
 
 
-async def receiver(bus: AsyncEventBus, **keywords: Any) -> Receiver:
-    """Of a subscription that hands nothing over while the test does not let the loop turn."""
-    subscription = await bus.subscribe("A", lambda event: None, **keywords)
-    return subscription._receiver
+async def subscribed(bus: AsyncEventBus, **keywords: Any) -> Subscription:
+    """One that hands nothing over while the test does not let the loop turn."""
+    return await bus.subscribe("A", lambda event: None, **keywords)
 
 
-def popped(receiver: Receiver) -> list[int]:
+def catchup_of(bus: AsyncEventBus, subscription: Subscription, pages: Any = None) -> CatchUp:
+    """What catches up for `subscription`; from now on it asks `pages`, if given."""
+    catchup = bus._subscriptions._open[subscription]
+    if pages is not None:
+        catchup._pages = pages
+    return catchup
+
+
+def popped(subscription: Subscription) -> list[int]:
     """The numbers of all that is handed over."""
     seqs = []
-    while (event := receiver.pop()) is not None:
+    while (event := subscription.pop()) is not None:
         seqs.append(event.seq)
     return seqs
 
@@ -81,7 +88,7 @@ def popped(receiver: Receiver) -> list[int]:
 async def test_what_came_together_is_decoded_when_it_is_its_turn(
     bus: AsyncEventBus, overflow: str, max_age: float | None
 ) -> None:
-    box = await receiver(bus, overflow=overflow, max_age=max_age)
+    box = await subscribed(bus, overflow=overflow, max_age=max_age)
     first, second = batch_of(1, 2), batch_of(3)
     box.keep(first)
     box.keep(second)
@@ -92,7 +99,7 @@ async def test_what_came_together_is_decoded_when_it_is_its_turn(
 
 
 async def test_of_many_that_came_together_32_are_decoded_at_once(bus: AsyncEventBus) -> None:
-    box = await receiver(bus)
+    box = await subscribed(bus)
     batch = batch_of(*range(1, 101))
     box.keep(batch)
     for handed in range(1, 101):
@@ -103,7 +110,7 @@ async def test_of_many_that_came_together_32_are_decoded_at_once(bus: AsyncEvent
 
 
 async def test_events_that_are_too_old_expire_when_they_are_popped(bus: AsyncEventBus) -> None:
-    box = await receiver(bus, max_age=1.0)
+    box = await subscribed(bus, max_age=1.0)
     box.keep(batch_of(*range(1, 101), age=60))
     assert (box.pending, box.stats.expired) == (100, 0)
     assert popped(box) == []
@@ -122,7 +129,7 @@ async def test_events_that_are_too_old_expire_when_they_are_popped(bus: AsyncEve
 async def test_where_the_events_decide_they_are_looked_at_on_arrival(
     bus: AsyncEventBus, keywords: dict[str, Any], seqs: list[int]
 ) -> None:
-    box = await receiver(bus, **keywords)
+    box = await subscribed(bus, **keywords)
     batch = batch_of(1, 2, 3)
     box.keep(batch)
     assert (batch.left, popped(box)) == (0, seqs)
@@ -133,7 +140,7 @@ async def test_where_the_events_decide_they_are_looked_at_on_arrival(
 async def test_of_what_came_together_only_what_is_above_a_seq_is_handed_over(
     bus: AsyncEventBus, keywords: dict[str, Any], after: int
 ) -> None:
-    box = await receiver(bus, **keywords)
+    box = await subscribed(bus, **keywords)
     box.keep(batch_of(*range(1, 101)), after)
     assert popped(box) == list(range(after + 1, 101))
 
@@ -153,15 +160,15 @@ WAYS: list[dict[str, Any]] = [
 async def test_of_what_proves_to_be_wrong_the_good_are_handed_over_and_the_source_is_asked(
     bus: AsyncEventBus, keywords: dict[str, Any], good: int
 ) -> None:
-    box, asked = await receiver(bus, **keywords), Asked()
-    box.catchup._transport = asked  # type: ignore[assignment]
+    box, asked = await subscribed(bus, **keywords), Asked()
+    catchup = catchup_of(bus, box, asked)
     box.keep(batch_of(*range(1, good + 1), wrong=True))
     box.keep(batch_of(good + 2, good + 3))
     assert popped(box) == [*range(1, good + 1), good + 2, good + 3]
     assert asked.doubts == [DESK]
     assert box.pending == 0
     assert box.stats.gaps == 0, "its source is to say first where it is"
-    box.catchup.note_said(DESK, good + 3)
+    catchup.note_said(DESK, good + 3)
     assert box.stats.gaps == 1
 
 
@@ -169,8 +176,8 @@ async def test_of_what_proves_to_be_wrong_the_good_are_handed_over_and_the_sourc
 async def test_what_is_wrong_from_its_first_row_holds_up_nothing_behind_it(
     bus: AsyncEventBus, keywords: dict[str, Any]
 ) -> None:
-    box, asked = await receiver(bus, **keywords), Asked()
-    box.catchup._transport = asked  # type: ignore[assignment]
+    box, asked = await subscribed(bus, **keywords), Asked()
+    catchup_of(bus, box, asked)
     for seq in (1, 3, 5):
         text = b"[what is no event at all]"
         rows = Rows(text, 0, len(text), DESK, (seq - 1, seq), 1, is_frame=True)
@@ -183,12 +190,11 @@ async def test_what_is_wrong_from_its_first_row_holds_up_nothing_behind_it(
 async def test_a_gap_that_is_found_when_rows_are_opened_is_told_to_who_asked_for_gaps(
     bus: AsyncEventBus,
 ) -> None:
-    subscription = await bus.subscribe(["A", "aiobus.gap"], lambda event: None)
-    box = subscription._receiver
-    box.catchup._transport = Asked()  # type: ignore[assignment]
+    box = await bus.subscribe(["A", "aiobus.gap"], lambda event: None)
+    catchup = catchup_of(bus, box, Asked())
     box.keep(batch_of(1, 2, wrong=True))
     assert [box.pop(), box.pop(), box.pop()][-1] is None
-    box.catchup.note_said(DESK, 3)
+    catchup.note_said(DESK, 3)
     told = box.pop()
     assert told is not None
     assert told.type == "aiobus.gap"
@@ -210,7 +216,7 @@ async def test_a_gap_that_is_found_when_rows_are_opened_is_told_to_who_asked_for
 async def test_it_is_hungry_until_an_eighth_waits_if_its_room_has_a_bound(
     bus: AsyncEventBus, keywords: dict[str, Any], wishes: list[bool]
 ) -> None:
-    box = await receiver(bus, **keywords)
+    box = await subscribed(bus, **keywords)
     seen = []
     for count in (127, 1):
         seen.append(box.wants_more)
@@ -222,7 +228,7 @@ async def test_it_is_hungry_until_an_eighth_waits_if_its_room_has_a_bound(
 async def test_an_inbox_that_drops_catches_up_by_whole_pages_however_small_it_is(
     bus: AsyncEventBus, overflow: str, welcome: int
 ) -> None:
-    box = await receiver(bus, overflow=overflow, maxsize=1)
+    box = await subscribed(bus, overflow=overflow, maxsize=1)
     box.keep(batch_of(*range(1, 4)))
     assert (box.free_slots, popped(box), box.stats.dropped + box.stats.conflated) == (
         welcome,
@@ -234,13 +240,13 @@ async def test_an_inbox_that_drops_catches_up_by_whole_pages_however_small_it_is
 async def test_what_others_have_is_asked_for_beside_what_is_missing_of_the_own(
     bus: AsyncEventBus,
 ) -> None:
-    box = await receiver(bus, maxsize=128)
+    box = await subscribed(bus, maxsize=128)
     asked = Asked()
-    box.catchup._transport = asked  # type: ignore[assignment]
+    catchup = catchup_of(bus, box, asked)
     for number in range(1000):
         bus.publish_nowait(Event("A", number))
-    box.catchup.meet(("desk", 7), 0, 0.0)
-    box.catchup.meet(("desk", 7), 5000, 0.0)
+    catchup.meet(("desk", 7), 0, 0.0)
+    catchup.meet(("desk", 7), 5000, 0.0)
     for _ in range(300):
         box.pop()
     assert asked.limits[0] > 0, "the own history fills the inbox again and again"
@@ -269,8 +275,7 @@ async def test_publishers_here_that_fill_an_inbox_leave_room_for_what_another_bu
             await bus.publish(Event("A", 0))
 
     subscription = await bus.subscribe("A", on_event, overflow="block", maxsize=maxsize)
-    catchup = subscription._receiver.catchup
-    catchup._transport = Answering(total)  # type: ignore[assignment]
+    catchup = catchup_of(bus, subscription, Answering(total))
     floods = [asyncio.create_task(flood()) for _ in range(publishers)]
     await is_full.wait()
     catchup.meet(("desk", 7), 0, 0.0)
@@ -287,15 +292,15 @@ async def test_publishers_here_that_fill_an_inbox_leave_room_for_what_another_bu
 async def test_an_inbox_keeps_room_for_another_bus_while_it_misses_something_of_it(
     bus: AsyncEventBus, maxsize: int, accepted: int
 ) -> None:
-    box = await receiver(bus, overflow="block", maxsize=maxsize)
-    box.catchup._transport = Asked()  # type: ignore[assignment]
-    box.catchup.meet(("desk", 7), 0, 0.0)
-    box.catchup.meet(("desk", 7), 5_000, 0.0)
+    box = await subscribed(bus, overflow="block", maxsize=maxsize)
+    catchup = catchup_of(bus, box, Asked())
+    catchup.meet(("desk", 7), 0, 0.0)
+    catchup.meet(("desk", 7), 5_000, 0.0)
     for number in range(accepted):
         bus.publish_nowait(Event("A", number))
     with pytest.raises(QueueFull):
         bus.publish_nowait(Event("A", 0))
-    box.catchup.leave(("desk", 7), 0)
+    catchup.leave(("desk", 7), 0)
     popped(box)
 
 
@@ -309,7 +314,7 @@ async def test_an_inbox_keeps_room_for_another_bus_while_it_misses_something_of_
 async def test_an_event_of_another_program_whose_timestamp_is_no_time_is_not_taken_for_fresh(
     bus: AsyncEventBus, timestamp: float, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old, plain = await receiver(bus, max_age=60), await receiver(bus)
+    old, plain = await subscribed(bus, max_age=60), await subscribed(bus)
     other = Event("A", 1, timestamp, source="desk", epoch=7, seq=1)
     young = Event("A", 2, source="desk", epoch=7, seq=2)
     for box in (old, plain):
@@ -319,4 +324,4 @@ async def test_an_event_of_another_program_whose_timestamp_is_no_time_is_not_tak
     assert line == (
         "<lambda>(A) cannot tell how old events of desk are: desk@7.1 is left out,"
         f" its timestamp is {timestamp!r}; {says}"
-    ).replace("<lambda>", receiver.__qualname__ + ".<locals>.<lambda>")
+    ).replace("<lambda>", subscribed.__qualname__ + ".<locals>.<lambda>")
