@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event, EventType
-from aiobus.diagnostics import LOOK
+from aiobus.sync import LOOK
 from aiobus.testing import MemoryNetwork
 
 Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
