@@ -112,10 +112,17 @@ class LazyBatch:
         if not self._parts:
             self._parts = self._split()
         some = self._parts[self._at : self._at + OPENED]
-        while len(some) > 1 and sum(map(len, some)) > OPENED_BYTES:
+        while len(some) > 1 and sum(map(len, some)) >= OPENED_BYTES + len(some):  # their commas
             some = some[: len(some) // 2]
+        text = b"\n".join(some)
+        if self._at + len(some) < len(self._parts):
+            if text.endswith(b","):
+                text = text[:-1]
+            else:  # the rest is parted in another way
+                some = self._parts[self._at :]
+                text = b"\n".join(some)
         self._at += len(some)
-        events = self._parse(SEPARATOR.join(some), len(some) if len(self._parts) > 1 else None)
+        events = self._parse(text, len(some) if len(self._parts) > 1 else None)
         self.left -= len(events)
         if self.error is None and (self.left <= 0 or self._at >= len(self._parts)):
             self.error = self._wrong_end()
@@ -126,7 +133,7 @@ class LazyBatch:
     def _split(self) -> list[bytes]:
         text, count = self.rows.text, self.rows.count
         if count > OPENED or len(text) > OPENED_BYTES:
-            parts = text.split(SEPARATOR)
+            parts = text.split(b"\n")  # in a tenth of the time that two bytes take
             if len(parts) == count:
                 return parts
         return [text]
