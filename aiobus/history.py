@@ -10,8 +10,8 @@ costs it next to nothing; the seq is read from the row when somebody asks.
 
 Publishing is frequent and asking is rare. So an event is kept by extending one list, and its size
 is counted later: a ring pays in advance for as many rows as fit into every limit even if each has
-`LARGE` bytes, and is settled when these are used up, or when a row is larger. So no limit is passed
-in between.
+`LARGE` bytes, a larger row takes the places of several, and the ring is settled when these are used
+up. So no limit is passed in between.
 """
 
 import math
@@ -102,7 +102,7 @@ class Ring:
         self.paid = 0
         """Bytes paid in advance for what comes behind it."""
         self.settle_at = 0
-        """More cells than these are not paid for."""
+        """More cells than these are not paid for. A row above `LARGE` bytes lowers it."""
         self.bytes = 0
         """What is counted and paid."""
         self.evicted = 0
@@ -231,8 +231,9 @@ class History:
         """Count what was appended to `ring`, and forget the oldest where a limit is passed.
 
         The publisher extends `ring.cells` by the row, key and timestamp of an event whose seq is
-        above all before, which is then the `newest`. It calls this at once when there are more
-        cells than `ring.settle_at`, or the row has more bytes than `LARGE`.
+        above all before, which is then the `newest`. For each whole `LARGE` of a row with more
+        bytes than that it lowers `ring.settle_at` by 3 cells. It calls this at once when there are
+        more cells than `ring.settle_at`.
         """
         self._bytes += ring.count()
         while len(ring) > self._most_events or ring.bytes > self._most_bytes:

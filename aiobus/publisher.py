@@ -266,7 +266,9 @@ class Publisher:
                 self.public_seq = seq
             is_large, ring = len(row) > LARGE, route.ring
             ring.cells += (row, key, timestamp)
-            if is_large or len(ring.cells) > ring.settle_at:
+            if is_large:  # it takes the places of several
+                ring.settle_at -= 3 * (len(row) // LARGE)
+            if len(ring.cells) > ring.settle_at:
                 self.history.settle(ring)
             event.source = self.name
             event.epoch = self.epoch

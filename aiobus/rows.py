@@ -35,6 +35,8 @@ OPENED_BYTES = 16 * 1024
 and waits is looked at by each full garbage collection: with 6,000 books of 2 x 20 levels that took
 two thirds of a subscriber's time.
 """
+SHORT = 512
+"""Bytes of a row that is copied in less time than a view of it is made."""
 SURELY_SHORT = 32
 """Characters of a key. None has more than 4 bytes, so it is within the limit of 128."""
 MOSTLY_FEW = 4_096
@@ -84,9 +86,23 @@ class Rows:
         self._end = end
 
     @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return self._end - self._begin
+
+    @property
     def text(self) -> bytes:
         """The rows, with commas between them."""
         return self._message[self._begin : self._end]
+
+    def lines(self) -> list[memoryview]:
+        """What is between the newlines of the text, not copied."""
+        view, find = memoryview(self._message), self._message.find
+        lines, begin = [], self._begin
+        while (newline := find(b"\n", begin, self._end)) >= 0:
+            lines.append(view[begin:newline])
+            begin = newline + 1
+        return [*lines, view[begin : self._end]]
 
 
 class LazyBatch:
@@ -102,7 +118,7 @@ class LazyBatch:
         self.left = rows.count
         self.last = rows.prev
         self.error: WireError | None = None
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] | list[memoryview] = []
         self._at = 0
 
     def take(self) -> list[Event[Any]]:
@@ -112,10 +128,17 @@ class LazyBatch:
         if not self._parts:
             self._parts = self._split()
         some = self._parts[self._at : self._at + OPENED]
-        while len(some) > 1 and sum(map(len, some)) > OPENED_BYTES:
+        while len(some) > 1 and sum(map(len, some)) >= OPENED_BYTES + len(some):  # their commas
             some = some[: len(some) // 2]
+        text = b"\n".join(some)
+        if self._at + len(some) < len(self._parts):
+            if text.endswith(b","):
+                text = text[:-1]
+            else:  # the rest is parted in another way
+                some = self._parts[self._at :]
+                text = b"\n".join(some)
         self._at += len(some)
-        events = self._parse(SEPARATOR.join(some), len(some) if len(self._parts) > 1 else None)
+        events = self._parse(text, len(some) if len(self._parts) > 1 else None)
         self.left -= len(events)
         if self.error is None and (self.left <= 0 or self._at >= len(self._parts)):
             self.error = self._wrong_end()
@@ -123,13 +146,15 @@ class LazyBatch:
             self.left = 0
         return events
 
-    def _split(self) -> list[bytes]:
-        text, count = self.rows.text, self.rows.count
-        if count > OPENED or len(text) > OPENED_BYTES:
-            parts = text.split(SEPARATOR)
+    def _split(self) -> "list[bytes] | list[memoryview]":
+        count, size = self.rows.count, self.rows.size
+        if count > OPENED or size > OPENED_BYTES:
+            is_short = size < count * SHORT
+            # One byte is sought in a tenth of the time that the two of the separator take.
+            parts = self.rows.text.split(b"\n") if is_short else self.rows.lines()
             if len(parts) == count:
                 return parts
-        return [text]
+        return [self.rows.text]
 
     def _wrong_end(self) -> WireError | None:
         if self.left or self._at < len(self._parts):

@@ -38,7 +38,9 @@ def keep(
     assert ring is not None
     history.newest = seq
     ring.cells += (row, key, float(seq) if time is None else time)
-    if len(row) > LARGE or len(ring.cells) > ring.settle_at:
+    if len(row) > LARGE:
+        ring.settle_at -= 3 * (len(row) // LARGE)
+    if len(ring.cells) > ring.settle_at:
         history.settle(ring)
 
 
@@ -179,6 +181,17 @@ def test_sizes_are_not_counted_one_by_one_while_there_is_space() -> None:
         assert ring.counted == 1
     keep(history, 2 + AHEAD, "A")
     assert ring.counted == 2 + AHEAD
+
+
+def test_a_large_event_is_paid_for_with_the_places_of_several() -> None:
+    history = history_of("A")
+    ring = history.ring("A")
+    assert ring is not None
+    for seq in range(2, 2 + AHEAD // 11):
+        keep(history, seq, "A", size=10 * LARGE)
+        assert ring.counted == 1
+    keep(history, 2 + AHEAD // 11, "A", size=10 * LARGE)
+    assert ring.counted == 2 + AHEAD // 11
 
 
 def test_nothing_is_forgotten_for_what_was_only_paid_in_advance() -> None:

@@ -136,6 +136,16 @@ def test_the_row_that_is_kept_and_handed_out_says_the_same() -> None:
     assert desk.history.page(Query.of("*"), 0, 1).rows == [("TRADE", "BTC", box.rows[0])]
 
 
+def test_the_sizes_of_large_events_are_not_counted_one_by_one() -> None:
+    desk = publisher(event_bytes=1_000_000)
+    publish(desk, "TRADE", "")
+    for _ in range(5):
+        publish(desk, "TRADE", "." * 10 * LARGE)
+    ring = desk.history.ring("TRADE")
+    assert ring is not None
+    assert ring.counted == 1
+
+
 def test_the_bounds_of_history_hold_after_every_event() -> None:
     desk = publisher(history_events=50, history_bytes=20_000)
     for size in [*[1] * 70, *[LARGE] * 10, *[1] * 70, *[5 * LARGE] * 5, *[1] * 70]:

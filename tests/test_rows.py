@@ -19,6 +19,7 @@ from aiobus.rows import (
     OPENED,
     OPENED_BYTES,
     SEPARATOR,
+    SHORT,
     LazyBatch,
     Rows,
     WireError,
@@ -181,6 +182,27 @@ def test_rows_that_are_not_parted_by_comma_and_newline_are_opened_whole(separato
     batch = batch_of(*numbered(5, 104), separator=separator)
     assert [event.seq for event in batch.take()] == list(range(5, 105))
     assert (batch.left, batch.error) == (0, None)
+
+
+@pytest.mark.parametrize("data", [1, "x" * SHORT])
+def test_rows_that_are_parted_in_another_way_from_some_row_on_all_arrive(data: object) -> None:
+    parts = numbered(5, 104, data)
+    parts[OPENED:] = [b"\n, ".join(parts[OPENED:])]
+    batch = batch_of(*parts, count=100, newest=104)
+    assert [event.seq for event in taken(batch)] == list(range(5, 105))
+    assert batch.error is None
+
+
+@pytest.mark.parametrize("data", [1, "x" * SHORT, "x" * 2 * OPENED_BYTES])
+@pytest.mark.parametrize("lacking", [1, OPENED, OPENED + 1, 2 * OPENED, 99])
+def test_a_row_without_a_comma_before_it_and_all_behind_it_are_no_events(
+    lacking: int, data: object
+) -> None:
+    parts = numbered(5, 104, data)
+    parts[lacking - 1 : lacking + 1] = [b"\n".join(parts[lacking - 1 : lacking + 1])]
+    batch = batch_of(*parts, count=100, newest=104)
+    assert [event.seq for event in taken(batch)] == list(range(5, 4 + lacking))
+    assert batch.error is not None
 
 
 def test_rows_with_newlines_of_another_hand_within_them_are_opened_whole() -> None:
