@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiobus import Event, EventType, Limits
@@ -154,7 +154,6 @@ bursts = st.lists(
 
 
 @given(any_limits, bursts)
-@settings(max_examples=150, deadline=None)
 def test_no_bound_is_ever_passed_and_nothing_forgotten_for_less(
     limits: Limits, events: list[tuple[str, int, int]]
 ) -> None:
@@ -280,7 +279,6 @@ looks = st.integers(1, 8) | st.just(PAGE_LOOK)
 
 
 @given(small_limits, kept_events, queries, st.integers(0, 40), st.integers(1, 8), looks)
-@settings(max_examples=100, deadline=None)
 def test_walking_the_pages_gives_every_kept_matching_event_once_in_order(
     limits: Limits,
     events: list[tuple[str, str, int]],
@@ -297,7 +295,6 @@ def test_walking_the_pages_gives_every_kept_matching_event_once_in_order(
 
 
 @given(small_limits, kept_events, queries, st.integers(0, 40), st.integers(1, 8))
-@settings(max_examples=50, deadline=None)
 def test_a_page_is_led_no_further_than_it_may_look(
     limits: Limits, events: list[tuple[str, str, int]], query: Query, after: int, look: int
 ) -> None:
@@ -313,7 +310,6 @@ def test_a_page_is_led_no_further_than_it_may_look(
 
 
 @given(small_limits, kept_events, queries, st.integers(0, 40), st.integers(1, 8))
-@settings(max_examples=50, deadline=None)
 def test_a_page_holds_all_that_matches_between_after_and_to(
     limits: Limits, events: list[tuple[str, str, int]], query: Query, after: int, limit: int
 ) -> None:
@@ -326,7 +322,6 @@ def test_a_page_holds_all_that_matches_between_after_and_to(
 
 
 @given(small_limits, kept_events, queries)
-@settings(max_examples=50, deadline=None)
 def test_a_page_says_exactly_how_far_the_forgotten_reach(
     limits: Limits, events: list[tuple[str, str, int]], query: Query
 ) -> None:
@@ -405,7 +400,6 @@ def test_the_page_of_an_empty_history_is_empty(query: Query) -> None:
 
 
 @given(small_limits, kept_events, queries, st.integers(0, 40))
-@settings(max_examples=70, deadline=None)
 def test_the_count_is_that_of_the_kept_events_of_its_types_above_a_place(
     limits: Limits, events: list[tuple[str, str, int]], query: Query, after: int
 ) -> None:
@@ -423,7 +417,6 @@ def test_the_count_goes_on_where_a_page_would_end() -> None:
 
 
 @given(small_limits, kept_events, queries, st.integers(0, 41))
-@settings(max_examples=70, deadline=None)
 def test_since_a_time_begins_where_nothing_newer_is_left_out_or_missing(
     limits: Limits, events: list[tuple[str, str, int]], query: Query, timestamp: int
 ) -> None:
@@ -441,7 +434,6 @@ def test_since_a_time_begins_where_nothing_newer_is_left_out_or_missing(
 
 
 @given(small_limits, kept_events, queries, st.integers(0, 41))
-@settings(max_examples=50, deadline=None)
 @example(Limits(), [("A", "x", 0)] * 3, ALL, 2)
 def test_since_a_time_begins_no_earlier_than_it_must(
     limits: Limits, events: list[tuple[str, str, int]], query: Query, timestamp: int
@@ -478,7 +470,6 @@ def test_since_a_time_when_all_is_forgotten_is_later_than_that() -> None:
 
 
 @given(small_limits, kept_events, queries, st.integers(1, 3), st.integers(1, 40))
-@settings(max_examples=70, deadline=None)
 def test_the_last_are_the_newest_kept_of_each_type_and_key_in_order_however_the_pages_fall(
     limits: Limits, events: list[tuple[str, str, int]], query: Query, limit: int, look: int
 ) -> None:
@@ -519,7 +510,6 @@ def test_since_a_time_the_first_page_tells_how_far_history_reached() -> None:
     queries,
     st.integers(0, 10),
 )
-@settings(max_examples=200, deadline=None)
 def test_from_reached_on_nothing_is_missing_though_timestamps_do_not_rise(
     limits: Limits, events: list[tuple[str, int]], query: Query, asked: int
 ) -> None:
@@ -558,7 +548,6 @@ def test_reached_is_a_float_though_timestamps_may_be_whole_numbers() -> None:
 
 
 @given(small_limits, kept_events, st.sets(st.sampled_from(["x", "y", ""]), min_size=1))
-@settings(max_examples=70, deadline=None)
 def test_what_names_its_keys_gets_what_a_look_at_every_event_would_find(
     limits: Limits, events: list[tuple[str, str, int]], keys: set[str]
 ) -> None:

@@ -5,7 +5,7 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobus import BusError, EncodeError, Event, EventType, Limits
@@ -186,7 +186,6 @@ def test_a_refused_event_keeps_the_stamps_it_had() -> None:
 
 
 @given(st.lists(st.sampled_from([1, None, "x", float("nan"), {1}, 2**64]), max_size=20))
-@settings(max_examples=60, deadline=None)
 def test_the_numbers_handed_out_have_no_holes_whatever_was_refused(datas: list[Any]) -> None:
     desk, box = publisher(), Box()
     desk.attach(box)
