@@ -108,6 +108,15 @@ async def no_task_is_left() -> AsyncIterator[None]:
     assert not left, f"tasks left behind: {left}"
 
 
+class HandClock:
+    """A clock in the place of `elapsed`, which a test turns."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @contextmanager
 def line_logged(text: str) -> Iterator[asyncio.Event]:
     """An event that is set once the package logs a line with `text` in it."""

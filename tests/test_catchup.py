@@ -1,6 +1,7 @@
 """What comes from other buses into one subscription, by a clock that is turned by hand."""
 
 import pytest
+from conftest import HandClock
 
 from aiobus.catchup import MAX_UNMET, PACE, CatchUp
 from aiobus.history import Page, Want
@@ -22,13 +23,6 @@ from aiobus.transport import Inlet
 DESK = ("desk", 1)
 OTHER = ("other", 1)
 ROOM = 10
-
-
-class HandClock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Asked:
@@ -265,6 +259,34 @@ def test_while_others_wait_it_asks_once_there_is_room_for_a_page_or_half_of_the_
     assert behind.asked.take() == [(DESK, 4, enough)]
 
 
+def both_behind(bench: Bench) -> None:
+    """A second source of which something is missing, and a large inbox in which many events wait.
+    Nobody has been asked for anything.
+    """
+    bench.box.free_slots = 0
+    bench.clock.now += RETRY
+    bench.turn(4, 5, 9, 5)
+    bench.catchup.meet(OTHER, 4, bench.older)
+    bench.catchup.meet(OTHER, 9, bench.older)
+    bench.asked.take()
+    bench.box.maxsize, bench.box.wants_more, bench.box.free_slots = 10 * PACE, False, 3 * PACE
+
+
+def pulled(bench: Bench, times: int) -> list[tuple[Source, int, int]]:
+    """What is asked for while events are handed over so many times."""
+    for _ in range(times):
+        bench.catchup.pull(has_moved=True)
+    return bench.asked.take()
+
+
+def test_a_source_that_does_not_answer_keeps_no_room_from_another(behind: Bench) -> None:
+    both_behind(behind)
+    pulled(behind, 2)
+    behind.clock.now += RETRY
+    behind.turn(5, 6, 9, 6)
+    assert pulled(behind, 1) == [(OTHER, 4, 1), (DESK, 6, PACE)]
+
+
 def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_left(met: Bench) -> None:
     met.catchup.meet(OTHER, 4, met.older)
     met.catchup.meet(DESK, 9, met.older)
@@ -444,6 +466,11 @@ def test_without_room_a_frame_is_left_and_a_beacon_is_not(met: Bench) -> None:
     met.box.free_slots = 0
     assert is_taken(met, 4)
     assert not is_taken(met, 4, 5)
+
+
+def test_a_frame_of_one_that_is_dead_is_taken(met: Bench) -> None:
+    met.catchup.leave(DESK, 0, is_dead=True)
+    assert is_taken(met, 8, 9)
 
 
 def test_while_a_page_is_on_its_way_frames_that_are_left_ask_for_nothing(behind: Bench) -> None:

@@ -107,28 +107,6 @@ async def turn() -> None:
 # Streams.
 
 
-async def test_a_query_that_is_asked_for_is_served_from_then_on(desk: Desk) -> None:
-    desk.publish("A")
-    desk.open("A")
-    desk.publish("A", "B")
-    assert (desk.sent, len(desk.streams)) == ([(A, 1, [2])], 1)
-
-
-async def test_a_stream_begins_with_the_last_event_that_others_may_have(desk: Desk) -> None:
-    desk.publish("A")
-    desk.publisher.publish(Event("aiobus.gap", 1), is_own=True)
-    desk.open("A")
-    desk.streams.beacon(A)
-    assert desk.sent == [(A, 1, [])]
-
-
-async def test_a_query_that_nobody_asks_for_any_more_is_served_no_more(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.streams.close(A)
-    desk.publish("A", "B")
-    assert (desk.sent, len(desk.streams)) == ([(B, 0, [2])], 1)
-
-
 async def test_a_frame_that_could_not_be_sent_holds_up_nothing_that_comes_later(desk: Desk) -> None:
     way = Way(desk)
     desk.open("A")
@@ -142,38 +120,11 @@ async def test_a_frame_that_could_not_be_sent_holds_up_nothing_that_comes_later(
     assert [seq for _, _, seqs in desk.sent for seq in seqs] == [1, 3, 4]
 
 
-async def test_closing_what_nobody_asked_for_is_no_error(desk: Desk) -> None:
-    desk.streams.close(A)
-    assert len(desk.streams) == 0
-
-
-async def test_a_query_that_is_asked_for_anew_begins_where_the_source_is(desk: Desk) -> None:
-    desk.open("A")
-    desk.streams.close(A)
-    desk.publish("A", "A")
-    desk.open("A")
-    desk.publish("A")
-    assert desk.sent == [(A, 2, [3])]
-
-
 async def test_when_all_are_closed_nobody_is_served(desk: Desk) -> None:
     desk.open("A", "B")
     desk.streams.close_all()
     desk.publish("A", "B")
     assert (desk.messages, len(desk.streams)) == ([], 0)
-
-
-async def test_one_query_too_many_is_refused_and_the_others_are_served(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_STREAMS", 2)
-    desk.open("A", "B", "A")
-    with pytest.raises(WireError, match="2 queries are served already"):
-        desk.open("C")
-    desk.streams.close(B)
-    desk.open("C")
-    desk.publish("A", "C")
-    assert len(desk.sent) == 2
 
 
 async def test_one_query_too_many_of_a_link_is_refused_and_other_links_are_served(
@@ -233,23 +184,6 @@ async def test_a_query_is_owed_what_history_holds_no_more_or_has_not_been_looked
 # Ticks.
 
 
-async def test_what_is_published_in_one_tick_is_joined_and_leaves_at_its_end(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A", "B", "A", "B", "A")
-    assert desk.sent == [(A, 0, [1]), (B, 0, [2])]
-    await turn()
-    assert desk.sent[2:] == [(A, 1, [3, 5]), (B, 2, [4])]
-
-
-async def test_flushing_sends_what_waits_for_the_end_of_the_tick(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A", "B", "A", "B")
-    desk.streams.flush()
-    assert desk.sent[2:] == [(A, 1, [3]), (B, 2, [4])]
-    await turn()
-    assert len(desk.sent) == 4
-
-
 async def test_what_leaves_at_the_end_of_a_tick_is_caused_by_no_event(desk: Desk) -> None:
     causes: list[Delivery | None] = []
     desk.streams = Fanout(desk.publisher, lambda _: causes.append(current()))
@@ -260,19 +194,6 @@ async def test_what_leaves_at_the_end_of_a_tick_is_caused_by_no_event(desk: Desk
     desk.publish("A", "A")
     await turn()
     assert causes == [delivery, None]
-
-
-async def test_the_frames_of_a_query_leave_in_order_though_it_is_asked_for_anew_in_one_tick(
-    desk: Desk,
-) -> None:
-    desk.open("A")
-    desk.publish("A", "A")
-    desk.streams.close(A)
-    desk.open("A")
-    desk.publish("A")
-    await turn()
-    prevs = [prev for _, prev, _ in desk.sent]
-    assert prevs == sorted(prevs)
 
 
 # Pages.
@@ -309,14 +230,6 @@ async def test_a_page_names_no_number_that_heartbeats_do_not(desk: Desk) -> None
 # Beacons.
 
 
-async def test_a_beacon_says_on_each_stream_what_was_sent_last(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A")
-    desk.open("B")
-    desk.streams.beacons()
-    assert desk.sent[1:] == [(A, 1, []), (B, 1, [])]
-
-
 async def beacons_sent(desk: Desk) -> int:
     """How many beacons leave until all have."""
     before = len(desk.messages)
@@ -330,13 +243,6 @@ async def beacons_sent(desk: Desk) -> int:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One slice after the other, without the pauses."""
     monkeypatch.setattr(streams, "BEACON_SECONDS", 0.0)
-
-
-async def test_beacons_of_many_streams_do_not_leave_at_once(desk: Desk) -> None:
-    desk.open(*(f"T{number}" for number in range(2 * SLICE + 1)))
-    desk.streams.beacons()
-    assert len(desk.messages) == SLICE
-    desk.streams.close_all()
 
 
 @pytest.mark.usefixtures("at_once")
@@ -354,27 +260,12 @@ async def test_beacons_that_are_under_way_are_not_begun_again(desk: Desk) -> Non
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("count", [1, SLICE, SLICE + 1])
-async def test_beacons_can_be_sent_again_once_they_have_left(desk: Desk, count: int) -> None:
-    desk.open(*(f"T{number}" for number in range(count)))
-    assert [await beacons_sent(desk) for _ in range(3)] == [count] * 3
-
-
-@pytest.mark.usefixtures("at_once")
 async def test_who_is_gone_when_its_turn_comes_gets_no_beacon(desk: Desk) -> None:
     desk.open(*(f"T{number}" for number in range(SLICE)), "A", "B")
     desk.streams.beacons()
     desk.streams.close(A)
     await beacons_sent(desk)
     assert [topic for topic, _, _ in desk.sent[SLICE:]] == [B]
-
-
-async def test_one_stream_alone_can_have_a_beacon(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A")
-    desk.streams.beacon(A)
-    desk.streams.beacon(wire.topic("C"))
-    assert desk.sent[1:] == [(A, 1, [])]
 
 
 # Those who listen quietly.
@@ -487,15 +378,6 @@ async def test_of_very_many_each_is_told_in_its_turn(desk: Desk, count: int) -> 
     desk.streams.close_all()
 
 
-@pytest.mark.usefixtures("told_at_once")
-async def test_behind_very_many_of_whom_there_is_no_news_one_is_told_as_well(desk: Desk) -> None:
-    desk.open_quietly(*(f"T{number}" for number in range(LOOKS)), "A")
-    desk.messages.clear()
-    desk.publish("A")
-    assert await told(desk, 1) == [(A, 1)]
-    desk.streams.close_all()
-
-
 @pytest.mark.parametrize("closed_first", [A, wire.quiet(A)])
 async def test_a_query_is_served_until_nobody_asks_for_it_loudly_or_quietly(
     desk: Desk, closed_first: bytes
@@ -524,20 +406,6 @@ async def test_who_does_not_listen_quietly_any_more_is_told_no_more(desk: Desk) 
     desk.streams.close_all()
 
 
-@pytest.mark.usefixtures("told_at_once")
-async def test_when_all_are_closed_nobody_is_told_and_the_next_who_comes_is(desk: Desk) -> None:
-    desk.open_quietly("A")
-    telling = desk.streams._telling
-    assert telling is not None
-    desk.streams.close_all()
-    assert telling.cancelled()
-    desk.messages.clear()
-    desk.open_quietly("B")
-    desk.publish("B")
-    assert await told(desk, 2) == [(B, 0), (B, 1)]
-    desk.streams.close_all()
-
-
 # What is owed.
 
 
@@ -554,22 +422,6 @@ async def test_what_was_published_before_a_query_is_owed_to_whose_link_was_cut(d
     assert desk.streams.owed() == {A: 1}
 
 
-async def test_what_waits_for_the_end_of_the_tick_is_sent_and_owed(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A", "A")
-    assert desk.streams.owed() == {A: 2}
-    assert desk.sent == [(A, 0, [1]), (A, 1, [2])]
-
-
-async def test_what_everybody_has_is_owed_no_more(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A", "B")
-    desk.streams.confirm(desk.streams.owed())
-    assert desk.streams.owed() == {}
-    desk.publish("B")
-    assert desk.streams.owed() == {B: 3}
-
-
 async def test_what_was_published_since_is_still_owed(desk: Desk) -> None:
     desk.open("A")
     desk.publish("A")
@@ -577,25 +429,6 @@ async def test_what_was_published_since_is_still_owed(desk: Desk) -> None:
     desk.publish("A")
     desk.streams.confirm(owed)
     assert desk.streams.owed() == {A: 2}
-
-
-async def test_a_late_confirmation_takes_nothing_back(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A")
-    early = desk.streams.owed()
-    desk.publish("A")
-    desk.streams.confirm(desk.streams.owed())
-    desk.streams.confirm(early)
-    assert desk.streams.owed() == {}
-
-
-async def test_confirming_what_nobody_asks_for_any_more_is_no_error(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A")
-    owed = desk.streams.owed()
-    desk.streams.close(A)
-    desk.streams.confirm(owed)
-    assert desk.streams.owed() == {}
 
 
 # Who listens on which link, and what each link is refused.
@@ -653,31 +486,6 @@ def test_links_beyond_the_bound_push_the_oldest_out(monkeypatch: pytest.MonkeyPa
     assert [link in askers for link in (1, 2, 3)] == [False, True, True]
 
 
-def test_what_a_link_is_refused_is_told_with_its_reason_and_to_no_other_link() -> None:
-    askers = Askers()
-    askers.refuse(ONE, b"T/a\0", "full")
-    askers.refuse(ONE, b"-T/b\0", "x" * 1_000)
-    assert askers.refused(ONE) == (True, {"T/a": "full", "T/b": "x" * module.MAX_REASON})
-    assert askers.refused(TWO) is None
-
-
-def test_what_is_served_or_withdrawn_is_refused_no_more() -> None:
-    askers = refused_all(3)
-    askers.refuse(TWO, b"T/1\0", "full")
-    askers.serve(ONE, b"T/0\0")
-    askers.close(b"T/1\0", TWO)
-    assert askers.refused(ONE) == (True, {"T/2": "full"})
-    askers.close(b"T/2\0", ONE)
-    assert (askers.refused(ONE), askers.refused(TWO)) == (None, None)
-
-
-def test_serving_what_was_never_refused_is_no_error() -> None:
-    askers = Askers()
-    askers.serve(ONE, b"T\0")
-    askers.close(b"T\0", ONE)
-    assert askers.refused(ONE) is None
-
-
 @pytest.mark.parametrize(
     "name", [b"", b"\0", b"T", b"T\0T\0", b"\xff\0", b"~bot@1 x\0", b"T" * 1_025 + b"\0"]
 )
@@ -717,18 +525,6 @@ def test_beyond_the_bytes_that_are_remembered_no_answer_is_complete_until_the_li
     assert askers.refused(ONE) is None
     askers.refuse(TWO, b"T/a\0", "full")
     assert askers.refused(TWO) == (True, {"T/a": "full"})
-
-
-def test_a_link_without_a_hello_that_dies_leaves_nothing_behind(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", module.OVERHEAD + 4)
-    askers = Askers()
-    askers.refuse(ONE, b"T/a\0", "full")
-    askers.refuse(ONE, b"T/b\0", "full")
-    for name in (b"T/a\0", b"T/b\0"):
-        askers.close(name, None)
-    assert askers.refused(ONE) is None
 
 
 @pytest.mark.parametrize("has_said_hello", [True, False])

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+from conftest import HandClock
 
 from aiobus import clock as epochs
 from aiobus.discovery import Member
@@ -24,13 +25,6 @@ BOT = PeerId("bot", 50, "tcp://127.0.0.1:2")
 BOT_2 = PeerId("bot", 60, BOT.endpoint)
 """The same, started anew."""
 FEED = PeerId("feed", 70, "tcp://127.0.0.1:3")
-
-
-class HandClock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Wires:
@@ -451,6 +445,15 @@ async def test_no_peer_is_looked_for_any_more_once_the_bus_ends(
     desk.links.end()
     await searched()
     assert len(desk.wires.log) == module.AT_SIGHT
+
+
+async def test_two_buses_are_linked_when_each_has_answered_the_other(desk: Desk) -> None:
+    peer = desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.hear_answer(BOT, nonce=1)
+    assert (peer.is_linked, desk.watch.log) == (False, [])
+    desk.is_asked(BOT)
+    assert (peer.is_linked, desk.watch.log) == (True, [("joined", "bot", 50)])
 
 
 async def test_who_asks_is_answered_once_it_has_said_hello(desk: Desk) -> None:
