@@ -279,6 +279,14 @@ def pulled(bench: Bench, times: int) -> list[tuple[Source, int, int]]:
     return bench.asked.take()
 
 
+def test_while_others_wait_sources_are_asked_one_after_another(behind: Bench) -> None:
+    both_behind(behind)
+    assert pulled(behind, 1) == [(DESK, 5, PACE)]
+    assert pulled(behind, 2) == [(OTHER, 4, PACE)]
+    behind.turn(5, 6, 9, 6)
+    assert pulled(behind, 2) == [(DESK, 6, PACE)]
+
+
 def test_a_source_that_does_not_answer_keeps_no_room_from_another(behind: Bench) -> None:
     both_behind(behind)
     pulled(behind, 2)
@@ -759,6 +767,14 @@ def test_a_source_that_needed_no_answer_any_more_is_not_taken_for_silent_later(
     behind.box.free_slots = ROOM + asked[2]
     behind.catchup.meet(DESK, 20, behind.older)
     assert behind.asked.pages == [(DESK, 9, ROOM)]
+
+
+def test_one_that_was_taken_for_dead_and_answers_is_asked_for_what_is_missing(met: Bench) -> None:
+    met.catchup.leave(DESK, 4, is_dead=True)
+    met.catchup.meet(DESK, 6, met.older)
+    assert met.asked.pages == [(DESK, 4, ROOM)]
+    met.take(7, 8, started=met.older)
+    assert met.box.log == []
 
 
 def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_older(
