@@ -52,8 +52,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: a fifth of the time a test waits for another process."""
-    return (os.cpu_count() or 1) + 1
+    """Two for each processor: more than half of the time a test waits, mostly for other processes."""
+    return 2 * (os.cpu_count() or 1)
 
 
 TEST_SECONDS = 50.0

@@ -226,6 +226,11 @@ def test_two_sources_are_together_asked_for_no_more_than_there_is_room(bench: Be
     assert sum(limit for _, _, limit in bench.asked.pages) <= ROOM
 
 
+def test_a_page_of_a_source_that_nobody_knows_is_ignored(bench: Bench) -> None:
+    bench.turn(0, 9, 9, 1)
+    assert bench.box.log == []
+
+
 def test_a_page_without_an_answer_is_asked_for_again_every_second(behind: Bench) -> None:
     for _ in range(4):
         behind.clock.now += RETRY / 2
@@ -293,6 +298,21 @@ def test_a_source_that_does_not_answer_keeps_no_room_from_another(behind: Bench)
     behind.clock.now += RETRY
     behind.turn(5, 6, 9, 6)
     assert pulled(behind, 1) == [(OTHER, 4, 1), (DESK, 6, PACE)]
+
+
+def test_a_source_that_does_not_answer_is_given_up_though_another_has_the_room(
+    behind: Bench,
+) -> None:
+    both_behind(behind)
+    pulled(behind, 2)
+    for seq in range(6, 6 + int(PATIENCE / RETRY) + 1):
+        behind.clock.now += RETRY
+        behind.turn(seq - 1, seq, 99, seq)
+        behind.box.free_slots = 0
+        behind.catchup.tick(())
+    assert [source for source, _, _ in behind.asked.take()].count(OTHER) == 9
+    behind.catchup.take(rows_of(8, 9, source=OTHER), None)
+    assert Gap(4, 8, UNANSWERED) in behind.box.log
 
 
 def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_left(met: Bench) -> None:
@@ -504,6 +524,13 @@ def test_where_rows_are_no_events_the_source_is_asked_and_its_answer_says_what_i
     assert met.box.log == [5, Gap(5, 9, NO_EVENTS)]
     met.catchup.note_said(DESK, 12)
     assert met.box.log == [5, Gap(5, 9, NO_EVENTS)], "it is said once"
+
+
+def test_two_that_are_no_events_one_behind_the_other_are_one_gap(met: Bench) -> None:
+    met.spoil(4, 5, newest=9)
+    met.spoil(9, newest=12)
+    met.catchup.note_said(DESK, 12)
+    assert met.box.log == [5, Gap(5, 12, NO_EVENTS)]
 
 
 def test_where_only_the_number_of_rows_is_wrong_and_all_are_there_no_gap_is_told(
@@ -753,6 +780,37 @@ def test_what_a_source_was_at_when_it_left_without_telling_of_its_past_is_lost(l
     late.catchup.leave(DESK, 0)
     assert late.box.log == [Gap(0, 40, LEFT)]
     assert list(late.catchup.beginning) == []
+
+
+def test_the_past_is_asked_for_even_where_there_is_no_room(bench: Bench) -> None:
+    """Nobody may take anything out of a stream's inbox before its entry returns."""
+    bench.catchup = CatchUp(Query.of("A"), bench.box, bench.asked, 5.0)  # type: ignore[arg-type]
+    bench.box.free_slots = 0
+    bench.catchup.meet(DESK, 40, bench.older)
+    assert bench.asked.pages == [(DESK, 0, 1)]
+
+
+def test_a_beacon_after_which_nothing_is_missing_vouches_for_what_was_heard_of(met: Bench) -> None:
+    met.catchup.take(rows_of(4), met.older, 9)
+    met.catchup.leave(DESK, 9)
+    assert met.box.log == []
+
+
+def test_a_page_that_leads_nowhere_frees_the_room_that_it_was_to_fill(behind: Bench) -> None:
+    behind.catchup.meet(OTHER, 4, behind.older)
+    behind.catchup.meet(OTHER, 9, behind.older)
+    behind.turn(4, 4, 9)
+    assert behind.asked.pages == [(OTHER, 4, ROOM)]
+
+
+def test_a_source_that_was_forgotten_while_it_was_asked_is_not_taken_for_silent_later(
+    behind: Bench,
+) -> None:
+    behind.catchup.forget(DESK)
+    behind.catchup.meet(OTHER, 9, behind.younger)
+    behind.box.free_slots = 2 * ROOM
+    behind.catchup.meet(DESK, 20, behind.younger)
+    assert behind.asked.pages == [(OTHER, 0, ROOM), (DESK, 0, ROOM)]
 
 
 # Fine rules, each of which something would go on without.

@@ -431,6 +431,16 @@ async def test_what_was_published_since_is_still_owed(desk: Desk) -> None:
     assert desk.streams.owed() == {A: 2}
 
 
+async def test_a_late_confirmation_takes_nothing_back(desk: Desk) -> None:
+    desk.open("A")
+    desk.publish("A")
+    early = desk.streams.owed()
+    desk.publish("A")
+    desk.streams.confirm(desk.streams.owed())
+    desk.streams.confirm(early)
+    assert desk.streams.owed() == {}
+
+
 # Who listens on which link, and what each link is refused.
 
 
@@ -525,6 +535,18 @@ def test_beyond_the_bytes_that_are_remembered_no_answer_is_complete_until_the_li
     assert askers.refused(ONE) is None
     askers.refuse(TWO, b"T/a\0", "full")
     assert askers.refused(TWO) == (True, {"T/a": "full"})
+
+
+def test_a_link_without_a_hello_that_dies_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", module.OVERHEAD + 4)
+    askers = Askers()
+    askers.refuse(ONE, b"T/a\0", "full")
+    askers.refuse(ONE, b"T/b\0", "full")
+    for name in (b"T/a\0", b"T/b\0"):
+        askers.close(name, None)
+    assert askers.refused(ONE) is None
 
 
 @pytest.mark.parametrize("has_said_hello", [True, False])

@@ -467,6 +467,13 @@ async def test_who_asks_is_answered_once_it_has_said_hello(desk: Desk) -> None:
     assert desk.replies == [BOT]
 
 
+async def test_what_is_sent_shows_that_a_peer_is_there_and_where(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.wait(100, BOT)
+    assert desk.links.hear(("bot", 50), 30) is peer
+    assert (peer.last, desk.watch.log, desk.wires.log) == (30, [], [])
+
+
 # Silence.
 
 

@@ -169,13 +169,6 @@ async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(
     assert [bot.name for bot in (a, b, c) if bot.meeting.held] == ["a"]
 
 
-async def test_all_who_come_at_once_find_each_other(crowd: Crowd, at: str) -> None:
-    names = [f"bot-{number}" for number in range(20)]
-    for bot in await crowd.join(at, *names):
-        assert await bot.knows(*{*names} - {bot.name})
-        assert bot.name not in bot.joined
-
-
 async def test_somebody_of_the_same_name_is_told_of(crowd: Crowd, at: str) -> None:
     [first, second] = await crowd.join(at, "twin", "twin")
     assert await first.knows("twin")
