@@ -227,6 +227,16 @@ async def test_a_bus_does_not_link_with_itself(desk: Desk) -> None:
     assert (desk.wires.log, list(desk.links)) == ([], [])
 
 
+async def test_who_says_hello_by_itself_is_remembered_and_who_was_found_is_not(
+    desk: Desk,
+) -> None:
+    desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.links.hello(FEED)
+    desk.links.hello(FEED)
+    assert desk.wires.remembered == [Member("feed", FEED.endpoint)]
+
+
 async def test_a_hello_from_where_nobody_can_be_is_refused(desk: Desk) -> None:
     desk.wires.outside.add(BOT.endpoint)
     with pytest.raises(WireError, match="a hello from where nobody of this bus can be"):
@@ -965,3 +975,13 @@ async def test_a_peer_that_is_heard_after_it_was_stale_is_fresh_once(desk: Desk)
     desk.links.hear((BOT.name, BOT.epoch), 9)
     desk.links.hear((BOT.name, BOT.epoch), 9)
     assert desk.watch.take() == [("stale", "bot", 50, 5), ("fresh", "bot", 50, 9, STALE + 1)]
+
+
+async def test_a_peer_that_left_after_it_was_stale_joins_and_is_not_fresh(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wait(GRACE)
+    desk.watch.take()
+    desk.links.hello(BOT)
+    desk.hear_answer(BOT)
+    assert desk.watch.take() == [("joined", "bot", 50)]

@@ -178,6 +178,16 @@ def test_a_peer_is_called_by_its_name_until_it_has_said_who_it_is() -> None:
     assert str(peer) == "bot@10"
 
 
+def test_renewing_a_peer_forgets_everything_but_where_it_listens() -> None:
+    peer, later = linked(), START + 100
+    peer.is_open = True
+    verdicts(peer, 40)
+    peer.withdraw(START)
+    peer.judge(START + GRACE, is_lenient=True)
+    peer.renew(later, 7)
+    assert vars(peer) == vars(Peer("bot", WHO.endpoint, later, 7))
+
+
 HAPPENINGS = ["wait", "wait", "wait", "hear", "withdraw", "say_hello", "answer"]
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from aiobus import BusError, EncodeError, Event, EventType, Limits
 from aiobus.codec import decode
 from aiobus.delivery import BackpressureGate, Delivery, enter
-from aiobus.history import LARGE, ROW_OVERHEAD
 from aiobus.publisher import Publisher, Route, Stream
 from aiobus.query import Query
 
