@@ -52,7 +52,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each processor: more than half of the time a test waits, mostly for other processes."""
+    """Two for each processor: more than half of its time a test waits for other processes."""
     return 2 * (os.cpu_count() or 1)
 
 
