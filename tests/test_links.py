@@ -630,6 +630,13 @@ async def test_a_peer_that_closes_is_dropped_after_the_turn(desk: Desk) -> None:
     assert desk.wires.log == [("disconnect", BOT.endpoint)]
 
 
+async def test_a_peer_that_closes_is_not_missed_by_those_who_await_its_answer(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    desk.links.bye(peer)
+    assert (round.gone, round.waiting) == (set(), set())
+
+
 async def test_the_hello_of_a_peer_that_has_closed_may_go_afterwards(desk: Desk) -> None:
     desk.links.bye(desk.link(BOT))
     desk.links.withdraw(BOT)
@@ -750,6 +757,20 @@ async def test_a_peer_that_answers_is_linked_though_another_asked_in_its_name(de
     desk.is_asked(BOT)
     desk.hear_answer(BOT)
     assert (peer.other_version, peer.is_there) == (0, True)
+
+
+async def test_a_peer_that_says_less_than_was_heard_of_it_is_asked_once(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hear(SOURCE, 2**62)
+    desk.asked.clear()
+    desk.links.hear_beat(SOURCE, 6)
+    desk.links.hear_beat(SOURCE, 7)
+    assert (len(desk.asked), list(desk.links.doubts.sources)) == (1, [SOURCE])
+    desk.hear_answer(BOT, desk.asked[0][0], seq=8)
+    assert (desk.sub.back, peer.last, list(desk.links.doubts.sources)) == ([(SOURCE, 8)], 8, [])
+    ((kind, text),) = desk.watch.take()
+    assert kind == "trouble"
+    assert f"says that it is at seq 8, and was heard of up to {2**62}" in text
 
 
 # One that says less than was heard of it.
