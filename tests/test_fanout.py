@@ -1,4 +1,4 @@
-"""When frames, beacons and pages leave, on a real loop; what leaves is written down."""
+"""When frames, beacons and pages leave, and what each link is refused."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whoever is far behind is not sent what it would leave, and loses nothing by it.
+"""A subscription that lags far behind is sent no frames, and loses nothing by it.
 
 On a network in memory that writes down what goes where; at the end over real sockets.
 """

@@ -1,4 +1,4 @@
-"""What a holder knows of its address, what a member knows of all, and how it is said."""
+"""What a holder knows of its address, what a member knows of all, and which addresses there are."""
 
 import json
 
