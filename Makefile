@@ -46,7 +46,8 @@ perf-quick: $(PEERS)
 	@$(BIN)/python -m perf --quick
 
 soak: $(DEV)
-	@MACHINE_EXAMPLES=5000 $(BIN)/python -m pytest -q -o timeout=1800 -o faulthandler_timeout=0 tests/test_machine.py
+	@MACHINE_EXAMPLES=5000 $(BIN)/python -m pytest -q -o timeout=1800 -o faulthandler_timeout=0 \
+		--hypothesis-profile=soak -m hypothesis
 	@PYTHONPATH=tests $(BIN)/python -m faults.soak
 
 clean:

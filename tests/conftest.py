@@ -6,18 +6,43 @@ import inspect
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from actors import Nursery, tcp_url
+from actors import nursery as make_nursery
+from hypothesis import settings
 
 from aiobus import AsyncEventBus
+from aiobus.testing.virtual_loop import VirtualLoop
+
+settings.register_profile("test", max_examples=40, deadline=None)
+settings.register_profile("soak", max_examples=2_000, deadline=None)
+settings.load_profile("test")
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+REAL: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loops of a test: both real ones, if no marker of pyproject.toml says otherwise."""
+    if item.get_closest_marker("virtual"):
+        return {"virtual": VirtualLoop}
+    if item.get_closest_marker("transports"):
+        return {**REAL, "virtual": VirtualLoop}
+    if item.get_closest_marker("one_loop"):
+        return {"uvloop": REAL["uvloop"]}
+    return REAL
 
 
 def pytest_configure() -> None:
@@ -27,8 +52,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: a fifth of the time a test waits for another process."""
-    return (os.cpu_count() or 1) + 1
+    """Two for each processor: more than half of its time a test waits for other processes."""
+    return 2 * (os.cpu_count() or 1)
 
 
 TEST_SECONDS = 50.0
@@ -48,8 +73,14 @@ def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
     return run
 
 
-LEFT_OUT = {"paired": ("[asyncio-tcp", "[uvloop-ipc"), "one_loop": ("[asyncio",)}
-"""What of a marked test does not run: it starts processes, and takes long."""
+LEFT_OUT = {
+    "paired": ("[asyncio-tcp", "[uvloop-ipc"),
+    "transports": (
+        *("[asyncio-memory", "[uvloop-memory"),
+        *("[virtual-inproc", "[virtual-ipc", "[virtual-tcp", "[virtual]"),
+    ),
+}
+"""What of a marked test does not run."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,6 +106,15 @@ async def no_task_is_left() -> AsyncIterator[None]:
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     assert not left, f"tasks left behind: {left}"
+
+
+class HandClock:
+    """A clock in the place of `elapsed`, which a test turns."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @contextmanager
@@ -106,3 +146,27 @@ async def bus(no_task_is_left: None) -> AsyncIterator[AsyncEventBus]:
     """An open bus named `desk`. A handler that fails, fails the test."""
     async with AsyncEventBus(name="desk", on_error="raise") as bus:
         yield bus
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory of this test; pytest's own have paths that are too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="ab", dir="/tmp") as made:
+        yield Path(made)
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """An address of this test. At the end no file of it is left."""
+    yield tcp_url() if request.param == "tcp" else f"ipc://{folder}/d"
+    left = list((folder / "d").glob("*"))
+    assert not left, f"files left behind: {left}"
+
+
+@pytest.fixture
+async def nursery(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Nursery]:
+    """Makes processes, which have ended before `url` looks for files that were left."""
+    if "url" in request.fixturenames:
+        request.getfixturevalue("url")
+    async with make_nursery() as made:
+        yield made

@@ -281,6 +281,7 @@ async def test_a_step_that_timed_out_counts_as_iterating(bus: AsyncEventBus) -> 
     assert (await bus.publish(Event("B", 1))).cause == ""
 
 
+@pytest.mark.virtual
 async def test_the_warning_outlives_the_first_publisher_that_waits(
     bus: AsyncEventBus, logged: Logged
 ) -> None:
@@ -315,6 +316,7 @@ async def test_while_it_catches_up_a_block_inbox_makes_publishers_wait(bus: Asyn
     assert seen == list(range(100))
 
 
+@pytest.mark.virtual
 async def test_many_publishers_that_wait_are_warned_of_once(
     bus: AsyncEventBus, caplog: pytest.LogCaptureFixture, logged: Logged
 ) -> None:

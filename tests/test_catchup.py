@@ -1,6 +1,7 @@
 """What comes from other buses into one subscription, by a clock that is turned by hand."""
 
 import pytest
+from conftest import HandClock
 
 from aiobus import Limits
 from aiobus.catchup import MAX_UNMET, CatchUp
@@ -17,7 +18,6 @@ from aiobus.sequence import (
     PATIENCE_ALIVE,
     RETRY,
     UNANSWERED,
-    UNKNOWN,
     WENT_BACK,
     Cursor,
     Gap,
@@ -28,13 +28,6 @@ DESK = ("desk", 1)
 OTHER = ("other", 1)
 ROOM = 10
 PAST = 1_700_000_000.0
-
-
-class HandClock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Asked:
@@ -179,62 +172,11 @@ def met(bench: Bench) -> Bench:
 # Where a source is read from.
 
 
-def test_an_older_source_is_read_from_where_it_was_when_it_answered(bench: Bench) -> None:
-    bench.catchup.meet(DESK, 4, bench.older)
-    bench.take(4, 5, 6)
-    assert (bench.box.log, bench.asked.pages) == ([5, 6], [])
-
-
-def test_a_younger_source_is_read_from_its_first_event(bench: Bench) -> None:
-    bench.catchup.meet(DESK, 4, bench.younger)
-    assert bench.asked.pages == [(DESK, 0, ROOM)]
-    bench.turn(0, 4, 4, 1, 3)
-    bench.take(3, 5)
-    assert bench.box.log == [1, 3, 5]
-
-
-def test_a_younger_source_that_has_published_nothing_is_asked_for_nothing(bench: Bench) -> None:
-    bench.catchup.meet(DESK, 0, bench.younger)
-    bench.take(0, 1)
-    assert (bench.box.log, bench.asked.pages) == ([1], [])
-
-
-def test_an_older_source_whose_age_is_known_is_read_from_its_first_frame(bench: Bench) -> None:
-    bench.take(4, 5, 6, started=bench.older)
-    assert (bench.box.log, bench.asked.pages) == ([5, 6], [])
-
-
 def test_a_younger_source_whose_age_is_known_is_asked_for_what_came_before_its_first_frame(
     bench: Bench,
 ) -> None:
     bench.take(4, 5, 6, started=bench.younger)
     assert (bench.box.log, bench.asked.pages) == ([], [(DESK, 0, ROOM)])
-
-
-def test_frames_of_a_source_of_unknown_age_are_left_and_pulled_once_it_has_answered(
-    bench: Bench,
-) -> None:
-    bench.take(2, 5)
-    bench.take(5, 6)
-    assert (bench.box.log, bench.asked.pages) == ([], [])
-    bench.catchup.meet(DESK, 6, bench.older)
-    assert bench.asked.pages == [(DESK, 2, ROOM)]
-    bench.turn(2, 6, 6, 5, 6)
-    assert bench.box.log == [5, 6]
-
-
-def test_frames_of_a_source_that_turns_out_to_be_younger_are_pulled_from_its_first_event(
-    bench: Bench,
-) -> None:
-    bench.take(2, 5)
-    bench.catchup.meet(DESK, 6, bench.younger)
-    assert bench.asked.pages == [(DESK, 0, ROOM)]
-
-
-def test_a_beacon_before_the_first_answer_leaves_nothing_to_pull(bench: Bench) -> None:
-    bench.take(4)
-    bench.catchup.meet(DESK, 4, bench.older)
-    assert bench.asked.pages == []
 
 
 def test_sources_of_unknown_age_are_remembered_up_to_a_bound(bench: Bench) -> None:
@@ -245,26 +187,7 @@ def test_sources_of_unknown_age_are_remembered_up_to_a_bound(bench: Bench) -> No
     assert bench.asked.pages == [((f"bot-{MAX_UNMET - 1}", 1), 2, ROOM)]
 
 
-def test_a_later_answer_does_not_move_the_place_it_is_a_reason_to_ask(met: Bench) -> None:
-    met.catchup.meet(DESK, 9, met.older)
-    assert met.asked.pages == [(DESK, 4, ROOM)]
-
-
-def test_a_new_epoch_is_another_source(met: Bench) -> None:
-    met.take(4, 5)
-    met.catchup.meet(("desk", 2), 0, met.younger)
-    met.catchup.take(rows_of(0, 1, source=("desk", 2)), met.younger)
-    assert met.box.log == [5, 1]
-
-
 # Frames.
-
-
-def test_what_was_handed_over_is_not_handed_over_again(met: Bench) -> None:
-    met.take(4, 5, 6)
-    met.take(4, 5, 6, 7)
-    met.take(4, 5, 6)
-    assert met.box.log == [5, 6, 7]
 
 
 def test_a_frame_behind_which_one_is_missing_is_left_and_what_is_missing_asked_for(
@@ -274,12 +197,6 @@ def test_a_frame_behind_which_one_is_missing_is_left_and_what_is_missing_asked_f
     assert (met.box.log, met.asked.pages, met.box.falls) == ([], [(DESK, 4, ROOM)], 0)
     met.turn(4, 7, 7, 5, 6, 7)
     assert (met.box.log, set(met.catchup.behind)) == ([5, 6, 7], set())
-
-
-def test_a_frame_is_taken_whole_where_there_is_any_room(met: Bench) -> None:
-    met.box.free_slots = 1
-    met.take(4, 5, 6, 7)
-    assert met.box.log == [5, 6, 7]
 
 
 def test_without_room_a_frame_is_left_and_nothing_asked_for_until_there_is(met: Bench) -> None:
@@ -310,27 +227,6 @@ def test_of_several_sources_that_counts_of_which_most_is_missing(met: Bench) -> 
     assert met.catchup.missing == 5
 
 
-def test_a_beacon_needs_no_room(met: Bench) -> None:
-    met.box.free_slots = 0
-    met.take(4)
-    assert (set(met.catchup.behind), met.box.falls) == (set(), 0)
-
-
-def test_however_many_frames_are_left_the_missing_is_asked_for_once(met: Bench) -> None:
-    for prev in range(6, 20):
-        met.take(prev, prev + 1)
-    assert met.asked.pages == [(DESK, 4, ROOM)]
-
-
-def test_a_frame_that_goes_on_where_it_stands_ends_the_asking(met: Bench) -> None:
-    met.catchup.meet(DESK, 9, met.older)
-    met.take(4, 5, 9)
-    assert (met.box.log, set(met.catchup.behind)) == ([5, 9], set())
-    met.clock.now += RETRY
-    met.catchup.tick(())
-    assert met.asked.pages == [(DESK, 4, ROOM)]
-
-
 # Pages.
 
 
@@ -343,52 +239,10 @@ def behind(met: Bench) -> Bench:
     return met
 
 
-def test_after_a_page_the_next_is_asked_for_at_once_until_there_is_no_more(behind: Bench) -> None:
-    behind.turn(4, 6, 9, 5, 6)
-    assert behind.asked.take() == [(DESK, 6, ROOM - 2)]
-    behind.turn(6, 9, 9, 7, 9)
-    assert (behind.asked.pages, set(behind.catchup.behind)) == ([], set())
-    assert behind.box.log == [5, 6, 7, 9]
-
-
-def test_no_more_is_asked_for_than_there_is_room(behind: Bench) -> None:
-    behind.turn(4, 6, 90, 5, 6)
-    behind.box.free_slots = 0
-    behind.turn(6, 8, 90, 7, 8)
-    assert behind.asked.pages == [(DESK, 6, ROOM - 2)]
-
-
 def test_two_sources_are_together_asked_for_no_more_than_there_is_room(bench: Bench) -> None:
     for name in ("desk", "feed"):
         bench.catchup.meet((name, 1), 100, bench.younger)
     assert sum(limit for _, _, limit in bench.asked.pages) <= ROOM
-
-
-@pytest.mark.parametrize("after", [3, 5])
-def test_a_page_that_answers_nothing_that_was_asked_is_ignored(behind: Bench, after: int) -> None:
-    behind.turn(after, 9, 9, 6, 7)
-    assert (behind.box.log, behind.asked.pages) == ([], [])
-
-
-def test_of_a_page_before_which_a_frame_led_on_only_the_rest_is_handed_over(behind: Bench) -> None:
-    behind.take(4, 5, 6)
-    assert (behind.box.log, behind.asked.pages) == ([5, 6], [])
-    behind.turn(4, 8, 9, 5, 6, 8)
-    assert (behind.box.log, [each[:2] for each in behind.asked.pages]) == ([5, 6, 8], [(DESK, 8)])
-
-
-def test_after_a_page_that_a_frame_has_overtaken_the_next_is_asked_for_at_once(
-    behind: Bench,
-) -> None:
-    behind.take(4, 5, 6)
-    behind.turn(4, 5, 9, 5)
-    assert (behind.box.log, [each[:2] for each in behind.asked.pages]) == ([5, 6], [(DESK, 6)])
-
-
-def test_a_page_that_comes_twice_is_handed_over_once(behind: Bench) -> None:
-    behind.turn(4, 6, 9, 5, 6)
-    behind.turn(4, 6, 9, 5, 6)
-    assert behind.box.log == [5, 6]
 
 
 def test_a_page_of_a_source_that_nobody_knows_is_ignored(bench: Bench) -> None:
@@ -403,23 +257,6 @@ def test_a_page_without_an_answer_is_asked_for_again_every_second(behind: Bench)
     assert behind.asked.pages == [(DESK, 4, ROOM)] * 2
 
 
-def test_a_source_of_which_nothing_is_missing_is_asked_for_nothing(met: Bench) -> None:
-    met.clock.now += 100
-    met.catchup.tick(())
-    assert met.asked.pages == []
-
-
-def test_each_source_that_misses_something_is_asked(behind: Bench) -> None:
-    behind.catchup.meet(("feed", 1), 3, behind.younger)
-    behind.clock.now += RETRY
-    behind.asked.take()
-    behind.catchup.tick(())
-    assert {(source, after) for source, after, _ in behind.asked.pages} == {
-        (DESK, 4),
-        (("feed", 1), 0),
-    }
-
-
 # What is lost.
 
 
@@ -429,21 +266,6 @@ def test_what_history_has_forgotten_is_told_before_the_events_that_follow(behind
 
 
 # How much is asked for, and when.
-
-
-def test_while_enough_wait_little_is_asked_for_and_only_as_they_are_handed_over(
-    behind: Bench,
-) -> None:
-    behind.asked.take()
-    behind.box.wants_more, behind.box.free_slots = False, 10 * PACE
-    behind.turn(4, 6, 9, 5, 6)
-    assert behind.asked.take() == []
-    behind.catchup.pull(has_moved=True)
-    assert behind.asked.take() == [(DESK, 6, PACE)]
-    behind.turn(6, 8, 9, 7, 8)
-    behind.clock.now += RETRY
-    behind.catchup.tick(())
-    assert behind.asked.take() == [(DESK, 8, PACE)]
 
 
 @pytest.mark.parametrize(("maxsize", "enough"), [(10 * PACE, PACE), (20, 10), (1, 1)])
@@ -512,15 +334,6 @@ def test_a_source_that_does_not_answer_is_given_up_though_another_has_the_room(
     assert Gap(4, 8, UNANSWERED) in behind.box.log
 
 
-def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_all(met: Bench) -> None:
-    met.catchup.meet(OTHER, 4, met.older)
-    met.catchup.meet(DESK, 9, met.older)
-    met.catchup.meet(OTHER, 9, met.older)
-    assert met.asked.take() == [(DESK, 4, ROOM)]
-    met.turn(4, 9, 9)
-    assert met.asked.take() == [(OTHER, 4, ROOM)]
-
-
 def test_a_source_for_which_there_was_no_room_is_asked_once_another_has_left(met: Bench) -> None:
     met.catchup.meet(OTHER, 4, met.older)
     met.catchup.meet(DESK, 9, met.older)
@@ -535,13 +348,6 @@ def give_up(bench: Bench) -> None:
         bench.clock.now += RETRY
         bench.catchup.tick(())
     bench.asked.take()
-
-
-def test_after_10_s_without_an_answer_nothing_more_is_asked_for(behind: Bench) -> None:
-    give_up(behind)
-    behind.clock.now += 100
-    behind.catchup.tick(())
-    assert (behind.asked.pages, behind.box.log) == ([], [])
 
 
 def test_a_source_is_not_given_up_that_could_not_be_asked_for_want_of_room(behind: Bench) -> None:
@@ -560,15 +366,6 @@ def test_what_nobody_answers_for_is_told_before_the_next_frame(behind: Bench) ->
     behind.take(8, 10)
     assert behind.box.log == [Gap(4, 8, UNANSWERED), 10]
     assert set(behind.catchup.behind) == set()
-
-
-def test_what_nobody_answers_for_is_told_with_the_next_beacon(behind: Bench) -> None:
-    give_up(behind)
-    behind.take(8)
-    assert (behind.box.log, set(behind.catchup.behind)) == (
-        [Gap(4, 8, UNANSWERED)],
-        set(),
-    )
 
 
 def test_a_frame_without_room_after_what_nobody_answers_for_is_asked_for_as_usual(
@@ -605,29 +402,12 @@ def test_what_is_missing_of_a_source_that_leaves_is_told(behind: Bench) -> None:
     assert set(behind.catchup.behind) == set()
 
 
-def test_nothing_is_told_of_a_source_that_leaves_with_nothing_missing(met: Bench) -> None:
-    met.take(4, 5)
-    met.catchup.leave(DESK, 0)
-    assert met.box.log == [5]
-
-
-def test_leaving_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
-    bench.catchup.leave(DESK, 0)
-    assert bench.box.log == []
-
-
 def test_of_a_source_that_leaves_unanswered_all_is_lost_that_its_beacon_told_of(
     bench: Bench,
 ) -> None:
     bench.take(4)
     bench.catchup.leave(DESK, 0)
     assert bench.box.log == [Gap(0, 4, "its source has left")]
-
-
-def test_nothing_is_lost_of_a_source_that_leaves_unanswered_and_had_nothing(bench: Bench) -> None:
-    bench.take(0)
-    bench.catchup.leave(DESK, 0)
-    assert bench.box.log == []
 
 
 def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_source_leaves(
@@ -637,13 +417,6 @@ def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_sourc
     bench.take(5, 6)
     bench.catchup.leave(DESK, 0)
     assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(0, 6)]
-
-
-def test_a_source_that_comes_back_goes_on_where_it_was(met: Bench) -> None:
-    met.take(4, 5)
-    met.catchup.leave(DESK, 0)
-    met.catchup.meet(DESK, 8, met.older)
-    assert met.asked.pages == [(DESK, 5, ROOM - 1)]
 
 
 def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
@@ -690,18 +463,7 @@ def test_a_peer_that_refuses_is_unconfirmed_until_it_confirms_and_the_reason_is_
     assert bench.box.unconfirmed == set()
 
 
-def test_forgetting_is_no_error_for_a_source_that_nobody_knows(bench: Bench) -> None:
-    assert bench.catchup.forget(DESK) is None
-    assert set(bench.catchup.behind) == set()
-
-
 # Flush marks.
-
-
-def test_it_has_what_was_handed_over_and_not_what_is_missing(met: Bench) -> None:
-    met.take(4, 5)
-    assert [met.catchup.has(DESK, seq, met.older) for seq in (3, 5)] == [True, True]
-    assert not met.catchup.has(DESK, 6, met.older)
 
 
 def test_asking_for_a_mark_asks_for_what_is_missing(met: Bench) -> None:
@@ -718,18 +480,6 @@ def test_it_has_what_was_told_to_be_lost(behind: Bench) -> None:
 
 def test_it_has_all_of_a_source_that_sends_it_nothing(bench: Bench) -> None:
     assert bench.catchup.has(DESK, 9, bench.older)
-
-
-def test_it_has_not_what_was_left_before_the_first_answer(bench: Bench) -> None:
-    bench.take(2, 5)
-    assert not bench.catchup.has(DESK, 5, None)
-
-
-def test_it_has_not_all_of_a_source_of_unknown_age_though_nothing_but_a_beacon_came(
-    bench: Bench,
-) -> None:
-    bench.take(5)
-    assert not bench.catchup.has(DESK, 5, None)
 
 
 def test_while_it_catches_up_it_has_what_was_handed_over_before(behind: Bench) -> None:
@@ -765,10 +515,6 @@ def test_without_room_a_frame_is_left_and_a_beacon_is_not(met: Bench) -> None:
     assert not is_taken(met, 4, 5)
 
 
-def test_a_frame_of_a_source_that_has_not_answered_is_left(bench: Bench) -> None:
-    assert not bench.catchup.take(rows_of(4, 5), None)
-
-
 def test_a_frame_of_one_that_is_dead_is_taken(met: Bench) -> None:
     met.catchup.leave(DESK, 0, is_dead=True)
     assert is_taken(met, 8, 9)
@@ -799,50 +545,11 @@ def test_where_rows_are_no_events_the_source_is_asked_and_its_answer_says_what_i
     assert met.box.log == [5, Gap(5, 9, NO_EVENTS)], "it is said once"
 
 
-def test_what_comes_behind_rows_that_are_no_events_is_handed_over(met: Bench) -> None:
-    met.spoil(4, 5, newest=9)
-    met.take(9, 10, 12)
-    met.catchup.note_said(DESK, 12)
-    met.take(12, 13)
-    assert met.box.log == [5, 10, 12, Gap(5, 9, NO_EVENTS), 13]
-    assert met.asked.pages == []
-
-
-def test_a_frame_of_which_no_row_is_an_event_is_lost_whole(met: Bench) -> None:
-    met.spoil(4, newest=5)
-    met.catchup.note_said(DESK, 5)
-    assert met.box.log == [Gap(4, 5, NO_EVENTS)]
-
-
-def test_what_another_source_says_tells_nothing_of_it(met: Bench) -> None:
-    met.spoil(4, 5, newest=9)
-    met.catchup.note_said(OTHER, 50)
-    assert met.box.log == [5]
-
-
-def test_what_a_source_says_of_which_all_rows_are_events_tells_of_no_loss(met: Bench) -> None:
-    met.take(4, 5)
-    met.catchup.note_said(DESK, 50)
-    assert met.box.log == [5]
-
-
 def test_two_that_are_no_events_one_behind_the_other_are_one_gap(met: Bench) -> None:
     met.spoil(4, 5, newest=9)
     met.spoil(9, newest=12)
     met.catchup.note_said(DESK, 12)
     assert met.box.log == [5, Gap(5, 12, NO_EVENTS)]
-
-
-def test_a_gap_of_what_is_no_events_has_nothing_in_it_that_was_handed_over(met: Bench) -> None:
-    met.spoil(4, 5, newest=6)
-    met.take(6, 7, 8)
-    met.spoil(8, 9, newest=10)
-    met.catchup.note_said(DESK, 10)
-    lost = [gap for gap in met.box.log if isinstance(gap, Gap)]
-    handed = [seq for seq in met.box.log if isinstance(seq, int)]
-    assert handed == [5, 7, 8, 9]
-    assert not [seq for seq in handed for gap in lost if gap.after < seq <= gap.upto]
-    assert {seq for gap in lost for seq in range(gap.after + 1, gap.upto + 1)} == {6, 10}
 
 
 def test_where_only_the_number_of_rows_is_wrong_and_all_are_there_no_gap_is_told(
@@ -858,13 +565,6 @@ def test_where_only_the_number_of_rows_is_wrong_and_all_are_there_no_gap_is_told
     met.catchup.note_said(DESK, 6)
     assert met.asked.doubts == [DESK]
     assert met.box.log == [5, 6]
-
-
-def test_of_a_source_that_leaves_before_it_answered_what_is_no_events_is_lost(met: Bench) -> None:
-    met.spoil(4, 5, newest=9)
-    met.catchup.leave(DESK, 9)
-    met.catchup.note_said(DESK, 9)
-    assert met.box.log == [5, Gap(5, 9, NO_EVENTS)]
 
 
 def test_of_what_is_found_to_be_no_events_when_its_source_has_left_the_loss_is_told_at_once(
@@ -892,16 +592,6 @@ def test_of_a_source_that_is_dead_what_is_no_events_is_lost_at_once(met: Bench) 
     assert met.box.log == [5, Gap(5, 9, NO_EVENTS)]
 
 
-def test_of_a_page_whose_rows_are_no_events_what_it_reached_to_is_lost(behind: Bench) -> None:
-    rows = rows_of(4, 5, newest=8, is_frame=False)
-    behind.catchup.turn(DESK, Page(4, 0, 8, 9, []), rows)
-    behind.catchup.spoil(behind.box.spoilt[0])
-    behind.turn(8, 9, 9, 9)
-    behind.catchup.note_said(DESK, 9)
-    assert behind.box.log == [5, 9, Gap(5, 8, NO_EVENTS)]
-    assert [each[:2] for each in behind.asked.take()] == [(DESK, 8)]
-
-
 def test_a_number_that_its_source_takes_back_is_not_waited_for(met: Bench) -> None:
     met.take(4)
     met.spoil(4, 5, newest=2**62)
@@ -923,16 +613,6 @@ def lost(bench: Bench) -> set[int]:
 def test_what_is_no_events_is_told_if_its_source_takes_back_something_beyond(met: Bench) -> None:
     """It says that it is at 9, while a heartbeat of another hand said more."""
     met.spoil(4, 5, newest=9)
-    met.catchup.go_back(DESK, 9)
-    assert {6, 7, 8, 9} <= lost(met)
-
-
-def test_what_is_no_events_is_told_if_a_beacon_came_before_its_source_took_back_something(
-    met: Bench,
-) -> None:
-    met.spoil(4, 5, newest=9)
-    met.take(9)
-    met.catchup.take(rows_of(9, newest=2**62), met.older)
     met.catchup.go_back(DESK, 9)
     assert {6, 7, 8, 9} <= lost(met)
 
@@ -1074,12 +754,6 @@ def test_one_that_was_given_up_and_sends_again_may_have_all_the_room(behind: Ben
     assert asked[2] > 1
 
 
-def test_one_that_left_and_may_come_back_is_asked_for_what_is_missing(met: Bench) -> None:
-    met.catchup.leave(DESK, 0)
-    met.take(8, 9, started=met.older)
-    assert (met.box.log, met.asked.pages) == ([], [(DESK, 4, ROOM)])
-
-
 def test_when_nothing_is_missing_any_more_whoever_waits_for_that_is_woken(behind: Bench) -> None:
     before = behind.box.rests
     behind.catchup.leave(DESK, 0)
@@ -1110,20 +784,6 @@ def test_until_the_source_has_told_where_it_begins_its_frames_are_left(late: Ben
     assert late.asked.wants[1:] == [Want(30, upto=42)]
 
 
-def test_behind_the_past_all_that_came_meanwhile_is_handed_over(late: Bench) -> None:
-    late.turn(0, 40, 40, 10, 40)
-    late.take(40, 41, started=late.older)
-    assert late.box.log == [10, 40, 41]
-
-
-def test_of_a_source_younger_than_the_subscription_everything_is_owed_and_no_past(
-    bench: Bench,
-) -> None:
-    bench.begin(PAST)
-    bench.catchup.meet(DESK, 3, bench.younger)
-    assert bench.asked.wants == [Want(0)]
-
-
 def test_a_source_that_says_where_the_past_begins_is_confirmed_and_how_far_it_reached_is_told(
     bench: Bench,
 ) -> None:
@@ -1133,12 +793,6 @@ def test_a_source_that_says_where_the_past_begins_is_confirmed_and_how_far_it_re
     bench.catchup.turn(DESK, Page(1, 1, 3, 3, [], 7.5), rows_of(1, 2, 3, is_frame=False))
     assert (bench.box.log, bench.box.reached) == ([2, 3], [7.5])
     assert bench.box.unconfirmed == {"other"}
-
-
-def test_a_mark_is_not_reached_before_the_past_has_been_told(late: Bench) -> None:
-    assert not late.catchup.has(DESK, 40, late.older)
-    late.turn(0, 40, 40, 40)
-    assert late.catchup.has(DESK, 40, late.older)
 
 
 def test_what_a_source_was_at_when_it_left_without_telling_of_its_past_is_lost(late: Bench) -> None:
@@ -1153,15 +807,6 @@ def test_the_past_is_asked_for_even_where_there_is_no_room(bench: Bench) -> None
     bench.box.free_slots = 0
     bench.catchup.meet(DESK, 40, bench.older)
     assert bench.asked.pages == [(DESK, 0, 1)]
-
-
-# Fine rules, each of which something would go on without.
-
-
-def test_what_was_heard_of_while_something_is_missing_is_not_vouched_for(met: Bench) -> None:
-    met.catchup.take(rows_of(6, 7), met.older, 9)
-    met.catchup.leave(DESK, 9)
-    assert met.box.log == [Gap(4, 7, LEFT), Gap(7, 9, UNKNOWN)]
 
 
 def test_a_beacon_after_which_nothing_is_missing_vouches_for_what_was_heard_of(met: Bench) -> None:
@@ -1185,6 +830,9 @@ def test_a_source_that_was_forgotten_while_it_was_asked_is_not_taken_for_silent_
     behind.box.free_slots = 2 * ROOM
     behind.catchup.meet(DESK, 20, behind.younger)
     assert behind.asked.pages == [(OTHER, 0, ROOM), (DESK, 0, ROOM)]
+
+
+# Fine rules, each of which something would go on without.
 
 
 def test_a_source_that_needed_no_answer_any_more_is_not_taken_for_silent_later(

@@ -41,6 +41,11 @@ NETWORKS = ["memory", "ipc", "tcp"]
 TRANSPORTS = ["inproc", *NETWORKS]
 
 
+def waits(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a test that takes seconds: each transport and each loop, not each with each."""
+    return pytest.mark.paired(pytest.mark.transports(test))
+
+
 class Desk:
     """Makes buses that meet; closes them at the end."""
 
@@ -241,6 +246,7 @@ async def receive_by_stream(bus: AsyncEventBus, seen: Seen) -> None:
     task.add_done_callback(lambda task: task.exception())
 
 
+@pytest.mark.paired
 @pytest.mark.parametrize("receive", [receive_by_subscribe, receive_by_stream])
 async def test_what_is_published_by_a_bus_that_has_just_started_arrives(
     mesh: Desk, receive: Callable[[AsyncEventBus, Seen], Any]
@@ -261,6 +267,7 @@ async def test_what_is_published_by_a_bus_that_has_just_started_arrives(
         await asyncio.gather(feed.close(), strategy.close())
 
 
+@pytest.mark.paired
 async def test_a_request_to_a_bus_that_has_just_started_is_answered(mesh: Desk) -> None:
     for number in range(10):
         broker = await mesh.bus(f"broker{number}")
@@ -444,6 +451,27 @@ async def test_the_largest_event_that_is_accepted_arrives(desk: Desk) -> None:
     await feed.publish(Event(EventType.NEW_DATA, "y" * 1_048_000))
     await arrive(feed, strategy)
     assert [(text[0], len(text)) for text in seen.data] == [("x", 1_048_000), ("y", 1_048_000)]
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+async def test_the_deepest_data_arrives_through_a_predicate_that_is_shown_a_copy(
+    desk: Desk,
+) -> None:
+    feed, bot = await desk.bus("feed"), await desk.bus("bot")
+    heard: list[Any] = []
+    await bot.subscribe(
+        "BOOK", lambda event: heard.append(event.data), where=lambda event: event.data.clear() or 1
+    )
+    await feed.publish(Event("BOOK", nested(253)))
+    assert await feed.flush() == []
+    await bot.settle()
+    assert heard == [nested(253)]
 
 
 KEYS = ["", "BTC", "BTCUSDT", "ETH", "a b", "a/b", "50%", "x", "%2A", "ключ", "k" * 128, "\n"]
@@ -835,6 +863,7 @@ async def test_what_a_handler_publishes_while_its_bus_closes_arrives(mesh: Desk)
     assert seen.data == list(range(100))
 
 
+@pytest.mark.paired
 async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(mesh: Desk) -> None:
     """The handler is still at work when the time for handlers is over."""
     strategy, gateway, log = [await mesh.bus(name) for name in ("strategy", "gateway", "log")]
@@ -857,6 +886,7 @@ async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(m
     orders.gate.set()
 
 
+@pytest.mark.paired
 async def test_close_says_nobody_when_what_a_handler_published_while_it_flushed_has_arrived(
     mesh: Desk,
 ) -> None:
@@ -1096,6 +1126,7 @@ async def test_who_joins_and_who_leaves_is_announced(mesh: Desk) -> None:
     assert strategy.stats().peers == ()
 
 
+@waits
 async def test_no_bus_that_has_closed_is_said_to_join_again(mesh: Desk) -> None:
     """Its hello may be here for a moment after its bye, and is no sign of life."""
     watch = await mesh.bus("watch")
@@ -1116,6 +1147,7 @@ async def test_no_bus_that_has_closed_is_said_to_join_again(mesh: Desk) -> None:
     ]
 
 
+@waits
 async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh: Desk) -> None:
     feed, strategy, liar = [await mesh.bus(name) for name in ("feed", "strategy", "liar")]
     seen = Seen()
@@ -1138,6 +1170,7 @@ async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh
     assert seen.data == [1, 2]
 
 
+@waits
 async def test_what_was_owed_to_a_bus_before_a_forged_bye_is_owed_to_it_afterwards(
     mesh: Desk,
 ) -> None:
@@ -1202,6 +1235,7 @@ async def test_a_name_in_use_is_refused_and_its_owner_goes_on(mesh: Desk) -> Non
     assert seen.data == list(range(10))
 
 
+@waits
 async def test_a_bus_without_a_place_among_the_peers_is_named_on_both_sides_until_it_has_one(
     mesh: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1411,6 +1445,7 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.paired
 @pytest.mark.parametrize("way", WAYS)
 async def test_of_rows_behind_one_that_is_no_event_exactly_these_are_lost_and_that_is_said(
     doubted: Desk, way: dict[str, Any]
@@ -1430,6 +1465,7 @@ async def test_of_rows_behind_one_that_is_no_event_exactly_these_are_lost_and_th
     assert (feed.stats().refused, strategy.stats().refused) == (0, 1)
 
 
+@pytest.mark.paired
 @pytest.mark.parametrize("good", [0, 1, 31, 32, 33, 100])
 async def test_however_many_good_rows_come_before_one_that_is_no_event_all_are_handed_over(
     doubted: Desk, good: int
@@ -1459,6 +1495,7 @@ async def test_a_lone_row_that_is_no_event_is_lost_and_that_is_said(doubted: Des
     assert (seqs(seen), gaps(seen)) == ([last.seq], [(0, 1, NO_EVENTS)])
 
 
+@pytest.mark.paired
 @pytest.mark.parametrize(
     ("rows", "handed"),
     [

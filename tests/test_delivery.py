@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobus import AsyncEventBus, Event, EventType
@@ -353,57 +353,6 @@ def test_the_id_of_a_stream_stays_when_the_event_in_hand_is_changed() -> None:
 # Circles. `would_deadlock(waiter, target)`: target cannot go on before waiter does.
 
 
-def test_waiting_for_oneself_closes_a_circle() -> None:
-    (a,) = handlers(1)
-    assert would_deadlock(a, a)
-
-
-def test_waiting_for_one_who_waits_for_nobody_closes_none() -> None:
-    a, b = handlers(2)
-    b.waits_for()
-    assert not would_deadlock(a, b)
-
-
-def test_waiting_for_one_who_waits_for_me_closes_a_circle() -> None:
-    a, b = handlers(2)
-    b.waits_for(a)
-    assert would_deadlock(a, b)
-    assert not would_deadlock(b, a)
-
-
-def test_a_circle_is_found_at_the_end_of_a_chain() -> None:
-    a, b, c, d = handlers(4)
-    b.waits_for(c)
-    c.waits_for(d)
-    assert not would_deadlock(a, b)
-    d.waits_for(a)
-    assert would_deadlock(a, b)
-
-
-def test_a_circle_among_others_is_not_mine_and_is_left_again() -> None:
-    a, b, c = handlers(3)
-    b.waits_for(c)
-    c.waits_for(b)
-    assert not would_deadlock(a, b)
-
-
-def test_a_diamond_is_no_circle_unless_it_ends_in_me() -> None:
-    a, b, c, d, e = handlers(5)
-    b.waits_for(c, d)
-    c.waits_for(e)
-    d.waits_for(e)
-    assert not would_deadlock(a, b)
-    e.waits_for(a)
-    assert would_deadlock(a, b)
-
-
-def test_any_of_several_deliveries_at_work_may_close_the_circle() -> None:
-    a, b, c = handlers(3)
-    b.waits_for(c)
-    b.waits_for(a)
-    assert would_deadlock(a, b)
-
-
 def test_a_delivery_that_has_finished_closes_no_circle() -> None:
     a, b = handlers(2)
     delivery = b.waits_for(a)
@@ -455,7 +404,6 @@ def test_a_long_chain_does_not_exhaust_the_stack() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=14))
-@settings(max_examples=100, deadline=None)
 def test_a_circle_is_closed_exactly_when_a_path_leads_back(waits: list[tuple[int, int]]) -> None:
     everyone = handlers(6)
     for one, other in waits:

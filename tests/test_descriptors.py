@@ -2,15 +2,11 @@
 
 import os
 import resource
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from actors import Actor, ActorError, Nursery, tcp_url
-from actors import nursery as make_nursery
+from actors import Actor, ActorError, Nursery
 
 from aiobus.discovery import doorway as descriptors
 from aiobus.discovery.doorway import NEEDED, Reserve, raise_limit, spare
@@ -90,24 +86,6 @@ def test_without_a_descriptor_an_address_counts_as_left_open_by_a_frozen_member(
 
 
 # A process.
-
-
-@pytest.fixture(params=["ipc", "tcp"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "tcp":
-        yield tcp_url()
-        return
-    folder = Path(tempfile.mkdtemp(prefix="ab", dir="/tmp"))
-    yield f"ipc://{folder}/d"
-    left = list((folder / "d").glob("*"))
-    shutil.rmtree(folder)
-    assert not left, f"files left behind: {left}"
-
-
-@pytest.fixture
-async def nursery(url: str, no_task_is_left: None) -> AsyncIterator[Nursery]:
-    async with make_nursery() as made:
-        yield made
 
 
 WATCH_LOG = """

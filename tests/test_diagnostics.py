@@ -155,16 +155,6 @@ async def test_a_property_that_publishes_while_its_event_is_encoded_is_refused()
         assert (await bus.publish(Event(EventType.TRADE, 1))).seq == 1
 
 
-async def test_a_star_never_matches_system_events() -> None:
-    seen: list[str] = []
-    async with AsyncEventBus() as bus:
-        await bus.subscribe("*", lambda event: seen.append(event.type))
-        await bus.subscribe(EventType.TRADE, fails)
-        await bus.publish(Event(EventType.TRADE, 1))
-        await bus.settle()
-    assert seen == ["TRADE"]
-
-
 async def test_a_handler_of_system_events_that_fails_is_logged_but_not_announced(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -215,6 +205,7 @@ def test_each_type_that_is_announced_can_be_subscribed_to() -> None:
     assert sorted(constants) == sorted(SYSTEM)
 
 
+@pytest.mark.virtual
 async def test_repeats_of_a_line_are_counted_with_what_was_said_last(
     logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -256,6 +256,7 @@ async def test_a_failure_is_logged_with_its_traceback_and_repeats_only_counted(
     assert lines[1].getMessage().endswith(told)
 
 
+@pytest.mark.virtual
 async def test_the_count_of_a_repeated_failure_is_logged_after_a_second(
     logged: Logged,
 ) -> None:

@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobus import AsyncEventBus, EncodeError, Event, EventType
@@ -98,7 +98,6 @@ def test_the_id_is_name_epoch_in_base_36_and_seq(
 
 
 @given(st.integers(-(2**63), 2**63), st.integers(1, 2**63))
-@settings(max_examples=100, deadline=None)
 def test_epoch_and_seq_can_be_read_back_from_the_id(epoch: int, seq: int) -> None:
     source, _, rest = event_id("desk", epoch, seq).partition("@")
     digits, _, number = rest.partition(".")

@@ -10,15 +10,6 @@ from aiobus import AsyncEventBus, BusError, Event, EventType, WrongLoop
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 
-async def test_a_stream_is_live_on_entry_and_closed_on_exit(bus: AsyncEventBus) -> None:
-    async with bus.stream(EventType.FILL) as fills:
-        await bus.publish(Event(EventType.FILL, 1))
-        async for fill in fills:
-            assert fill.data == 1
-            break
-    assert bus.stats().subscriptions == ()
-
-
 async def test_iterating_without_entering_says_so(bus: AsyncEventBus) -> None:
     with pytest.raises(BusError, match="live inside `async with` only"):
         async for _ in bus.stream(EventType.FILL):

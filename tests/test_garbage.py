@@ -4,11 +4,10 @@ import asyncio
 import logging
 import os
 import random
-import shutil
 import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -47,7 +46,7 @@ SEED = 7
 class Stranger:
     """A member that is no aiobus: it links like one, and otherwise sends what it is told."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.who = PeerId("stranger", 1, f"ipc://{folder}/stranger.sock")
         self.context: zmq.asyncio.Context = zmq.asyncio.Context()
         self.down = self.context.socket(zmq.XPUB)
@@ -56,7 +55,7 @@ class Stranger:
         self.heard: list[Event] = []
         self.seq = 0
 
-    async def link(self, folder: str, bus: AsyncEventBus) -> None:
+    async def link(self, folder: Path, bus: AsyncEventBus) -> None:
         """Return when each has answered the other."""
         self.down.bind(self.who.endpoint)
         self.up.connect(f"ipc://{folder}/{bus.name}.sock")
@@ -98,20 +97,13 @@ class Stranger:
 
 
 @pytest.fixture
-def folder() -> Iterator[str]:
-    made = tempfile.mkdtemp(prefix="ab")
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture
-async def bus(folder: str) -> AsyncIterator[AsyncEventBus]:
+async def bus(folder: Path) -> AsyncIterator[AsyncEventBus]:
     async with AsyncEventBus(f"ipc://{folder}", name="bus") as made:
         yield made
 
 
 @pytest.fixture
-async def stranger(folder: str, bus: AsyncEventBus) -> AsyncIterator[Stranger]:
+async def stranger(folder: Path, bus: AsyncEventBus) -> AsyncIterator[Stranger]:
     made = Stranger(folder)
     async with bus.stream("aiobus.peer_joined") as joined:
         await made.link(folder, bus)
@@ -277,6 +269,7 @@ async def test_a_frame_that_claims_to_be_from_the_bus_itself_is_refused(
     assert bus.stats().refused == before + 1
 
 
+@pytest.mark.one_loop
 async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
     bus: AsyncEventBus, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +300,7 @@ async def turn() -> None:
 
 
 async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_links(
-    bus: AsyncEventBus, folder: str
+    bus: AsyncEventBus, folder: Path
 ) -> None:
     liars = [Stranger(folder), Stranger(folder)]  # one alone says too much, and is cut off
     for liar in liars:
@@ -328,7 +321,7 @@ async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_lin
 
 
 async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_listens(
-    bus: AsyncEventBus, folder: str, monkeypatch: pytest.MonkeyPatch
+    bus: AsyncEventBus, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(links, "MAX_PEERS", 4)
     frozen, *made_up = [socket.socket(socket.AF_UNIX) for _ in range(8)]
@@ -368,7 +361,7 @@ with open("/proc/self/statm") as statm:
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])
 @pytest.mark.paired
 async def test_random_subscriptions_without_end_fill_no_memory_and_hold_up_no_other_link(
-    scheme: str, folder: str
+    scheme: str, folder: Path
 ) -> None:
     """Of a process that is no aiobus. ZeroMQ needs 12 KiB for each, so that these are 240 MiB; and
     it makes a link again that has ended, and asks for all of it once more.
@@ -401,7 +394,7 @@ async def test_random_subscriptions_without_end_fill_no_memory_and_hold_up_no_ot
 
 
 async def test_no_descriptor_is_ended_that_is_not_of_a_connection_to_the_bus(
-    bus: AsyncEventBus, folder: str
+    bus: AsyncEventBus, folder: Path
 ) -> None:
     """A connection may have ended, and its number be that of another file of this process."""
     network: Any = bus._transport._network  # type: ignore[attr-defined]
@@ -416,7 +409,7 @@ async def test_no_descriptor_is_ended_that_is_not_of_a_connection_to_the_bus(
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])
-async def test_bytes_that_are_no_zmtp_change_nothing(scheme: str, folder: str) -> None:
+async def test_bytes_that_are_no_zmtp_change_nothing(scheme: str, folder: Path) -> None:
     """Straight to the sockets, below ZeroMQ's protocol."""
     url = f"ipc://{folder}/d" if scheme == "ipc" else tcp_url()
     async with AsyncEventBus(url, name="a") as a, AsyncEventBus(url, name="b") as b:

@@ -6,11 +6,23 @@ from typing import Any
 import pytest
 
 from aiobus import wire
-from aiobus.history import Page
+from aiobus.history import Page, Want
 from aiobus.mesh import interest as module
-from aiobus.mesh.interest import FAR, LEFT, MAX_CURSORS, MAX_LEFT, MEMORY, Interest
+from aiobus.mesh.interest import (
+    AT_ONCE,
+    FAR,
+    LEFT,
+    MAX_CURSORS,
+    MAX_LEFT,
+    MEMORY,
+    NEAR,
+    Interest,
+    Pages,
+    Topic,
+)
 from aiobus.query import Query
 from aiobus.rows import Rows, Source
+from aiobus.sequence import RETRY
 from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, PeerId, Refusal
 
 ME = PeerId("me", 7, "ipc:///me")
@@ -117,26 +129,6 @@ def test_the_first_who_asks_for_a_query_and_the_last_who_leaves_it_say_its_topic
     assert inlets.add(first) == TRADE
 
 
-def test_queries_of_the_same_text_are_one_topic() -> None:
-    inlets = inlets_of(Sub(["TRADE", "FILL"]))
-    assert inlets.add(Sub(["FILL", "TRADE"])) is None
-    assert inlets.add(Sub("FILL")) == FILL
-
-
-def test_removing_who_is_not_there_is_no_error() -> None:
-    inlets, sub = inlets_of(Sub()), Sub()
-    assert inlets.remove(sub) is None
-    inlets.add(sub)
-    assert [inlets.remove(sub), inlets.remove(sub)] == [None, None]
-
-
-def test_those_who_are_there_can_be_walked() -> None:
-    first, second, third = subs = Sub(), Sub(), Sub("FILL")
-    inlets = inlets_of(*subs)
-    inlets.remove(second)
-    assert list(inlets) == [first, third]
-
-
 def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
     first, second = Sub(), Sub()
     inlets = inlets_of(first, second)
@@ -181,10 +173,6 @@ def quiet(count: int) -> tuple[Interest, list[Sub]]:
     return inlets, made
 
 
-def test_a_topic_whose_frames_all_leave_for_long_turns_quiet() -> None:
-    quiet(2)
-
-
 def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
     inlets, (one, _) = far(2)
     for _ in range(LEFT - 1):
@@ -194,28 +182,6 @@ def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
     one.is_busy = True
     inlets.take(FRAME)
     assert turned(inlets) == []
-
-
-def test_a_frame_of_which_one_takes_the_events_comes_to_all() -> None:
-    inlets, made = subs(True, False, True)
-    inlets.take(FRAME)
-    assert [sub.log for sub in made] == [[("take", FRAME, None)]] * 3
-
-
-def test_a_quiet_topic_of_which_a_frame_is_taken_turns_loud_if_little_is_missing() -> None:
-    inlets, (one,) = quiet(1)
-    one.is_busy, one.missing = False, 0
-    inlets.take(FRAME)
-    assert turned(inlets) == [(TRADE, False)]
-
-
-def test_beacons_of_others_do_not_keep_a_topic_loud() -> None:
-    """Each peer has one a second, so of twenty they would for ever."""
-    inlets, _ = far(1)
-    for _ in range(LEFT):
-        inlets.take(FRAME)
-        inlets.take(frame())
-    assert turned(inlets) == [(b"-TRADE\0", True)]
 
 
 def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
@@ -276,53 +242,6 @@ def test_a_source_that_is_looked_for_is_not_forgotten() -> None:
     assert sub.said("forget") == [("forget", SOURCE)]
 
 
-def test_a_frame_goes_to_all_who_asked_for_its_topic_and_to_nobody_else() -> None:
-    first, second, other = Sub(), Sub(), Sub("FILL")
-    inlets, came = inlets_of(first, second, other), frame()
-    inlets.take(came)
-    assert [sub.log for sub in (first, second, other)] == [[("take", came, None)]] * 2 + [[]]
-
-
-def test_a_frame_that_nobody_asked_for_is_left() -> None:
-    sub = Sub("FILL")
-    inlets_of(sub).take(frame())
-    assert sub.log == []
-
-
-def test_a_frame_comes_with_the_start_of_its_source_once_that_is_known() -> None:
-    sub = Sub()
-    inlets, came = inlets_of(sub), frame()
-    inlets.take(came)
-    inlets.note_start(SOURCE, 50.0)
-    inlets.take(came)
-    assert sub.log == [("take", came, None), ("take", came, 50.0)]
-
-
-def test_the_earliest_start_that_was_told_counts() -> None:
-    inlets = Interest()
-    for started in (50.0, 50.2, 49.9, 50.1):
-        inlets.note_start(SOURCE, started)
-    assert inlets.started == {SOURCE: 49.9}
-
-
-def test_an_answer_is_met_and_confirmed_by_those_it_is_about() -> None:
-    sub, other = Sub(), Sub()
-    inlets = inlets_of(sub, other)
-    inlets.note_start(SOURCE, 50.0)
-    inlets.meet([sub], answer(seq=9))
-    assert sub.log == [("meet", SOURCE, 9, 50.0), ("confirm", "desk")]
-    assert other.log == []
-
-
-def test_an_answer_about_who_is_not_there_any_more_is_left() -> None:
-    sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.note_start(SOURCE, 50.0)
-    inlets.remove(sub)
-    inlets.meet([sub], answer())
-    assert sub.log == []
-
-
 # Flush marks.
 
 
@@ -349,46 +268,12 @@ def test_a_mark_is_not_reached_while_one_of_two_who_asked_for_the_same_lacks_it(
     assert inlets.reached() == [wanted]
 
 
-def test_a_mark_is_reached_once() -> None:
-    sub = Sub()
-    inlets = inlets_of(sub)
-    sub.last = 9
-    inlets.mark(mark(("TRADE", 9)))
-    assert len(inlets.reached()) == 1
-    assert inlets.reached() == []
-
-
-def test_what_was_reached_of_a_mark_is_not_looked_at_again() -> None:
-    sub, other = Sub(), Sub("FILL")
-    inlets = inlets_of(sub, other)
-    other.last = 5
-    inlets.mark(mark(("TRADE", 9), ("FILL", 5)))
-    inlets.reached()
-    inlets.reached()
-    assert (len(sub.said("has")), len(other.said("has"))) == (2, 1)
-
-
-def test_a_mark_of_what_nobody_here_asked_for_is_reached_at_once() -> None:
-    inlets, wanted = inlets_of(Sub()), mark(("FILL", 9))
-    inlets.mark(wanted)
-    assert inlets.reached() == [wanted]
-
-
 def test_a_mark_is_reached_when_who_lacks_it_leaves() -> None:
     sub = Sub()
     inlets, wanted = inlets_of(sub), mark(("TRADE", 9))
     inlets.mark(wanted)
     assert inlets.reached() == []
     inlets.remove(sub)
-    assert inlets.reached() == [wanted]
-
-
-def test_of_one_source_only_the_last_mark_counts() -> None:
-    sub = Sub()
-    inlets, wanted = inlets_of(sub), mark(("TRADE", 12), number=2)
-    inlets.mark(mark(("TRADE", 9), number=1))
-    inlets.mark(wanted)
-    sub.last = 12
     assert inlets.reached() == [wanted]
 
 
@@ -413,12 +298,6 @@ def test_the_mark_of_a_source_that_has_left_is_forgotten() -> None:
 
 
 # Leaving and being forgotten.
-
-
-def test_everybody_is_told_that_a_source_has_left() -> None:
-    subs = [Sub(), Sub("FILL")]
-    inlets_of(*subs).leave(SOURCE, 0.0)
-    assert [sub.log for sub in subs] == [[("confirm", "desk"), ("leave", SOURCE)]] * 2
 
 
 def test_what_came_late_of_one_that_has_left_and_may_not_come_back_is_lost_at_the_next_tick() -> (
@@ -472,28 +351,6 @@ def come_back(inlets: Interest, *subs: Sub) -> None:
     inlets.meet(subs, answer())
 
 
-def test_a_source_that_left_and_came_back_is_not_forgotten() -> None:
-    sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.note_start(SOURCE, 50.0)
-    inlets.leave(SOURCE, 100.0)
-    come_back(inlets, sub)
-    inlets.tick(101.0 + MEMORY, (), ())
-    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
-
-
-def test_a_source_that_came_back_and_left_again_is_forgotten_an_hour_after_that() -> None:
-    sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.leave(SOURCE, 100.0)
-    come_back(inlets, sub)
-    inlets.leave(SOURCE, 2000.0)
-    inlets.tick(101.0 + MEMORY, (), ())
-    assert sub.said("forget") == []
-    inlets.tick(2001.0 + MEMORY, (), ())
-    assert sub.said("forget") == [("forget", SOURCE)]
-
-
 # Many sources that come and go.
 
 
@@ -528,15 +385,6 @@ def test_the_more_subscriptions_there_are_the_fewer_sources_that_left_are_kept(
     assert MAX_CURSORS // 20 > MAX_LEFT
 
 
-def test_a_source_that_is_looked_for_is_not_forgotten_for_others_that_left() -> None:
-    sub = Sub()
-    inlets = inlets_of(sub)
-    sources = many(MAX_LEFT + 3)
-    left(inlets, *sources)
-    inlets.tick(2.0, (), sources)
-    assert sub.said("forget") == []
-
-
 def test_one_that_was_forgotten_for_others_and_comes_back_goes_on_where_the_last_stood(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -565,18 +413,6 @@ def test_where_one_of_them_had_no_place_nothing_is_taken_for_handed_over(
     inlets.tick(2.0, (), ())
     come_back(inlets, *subs)
     assert other.said("resume") == [("resume", SOURCE, 0, 7)]
-
-
-def test_one_of_which_no_place_was_known_begins_as_a_new_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MAX_LEFT", 0)
-    sub = Sub()
-    inlets = inlets_of(sub)
-    left(inlets, SOURCE)
-    inlets.tick(2.0, (), ())
-    come_back(inlets, sub)
-    assert sub.said("resume") == []
 
 
 def test_what_is_kept_of_forgotten_sources_is_bounded_too_and_lasts_for_an_hour(
@@ -648,15 +484,6 @@ def test_a_source_that_left_and_a_subscription_that_ended_are_refused_no_more() 
 # How far a source was heard of.
 
 
-def test_a_frame_comes_with_how_far_its_source_was_heard_of() -> None:
-    sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.take(frame(), 9)
-    assert sub.heard == 9
-    inlets.take(frame(), 2)
-    assert sub.heard == 4
-
-
 def test_who_leaves_is_kept_with_how_far_it_was_heard_of() -> None:
     inlets, (sub,) = subs(True)
     inlets.leave(BOT, 0.0, 99)
@@ -697,3 +524,171 @@ def test_what_a_source_takes_back_is_not_waited_for_any_more() -> None:
     assert inlets.ended == {}
     assert inlets.marks == {}
     assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]
+
+
+# When a topic turns quiet, and when loud again.
+
+
+class Behind:
+    """The only thing of an `Inlet` that counts here."""
+
+    query = Query.of("TRADE")
+
+    def __init__(self, missing: int) -> None:
+        self.missing = missing
+
+
+def topic_of(*missing: int) -> Topic:
+    topic = Topic(b"TRADE\0")
+    topic.inlets = {Behind(each): None for each in missing}  # type: ignore[misc]
+    return topic
+
+
+def frames_left(topic: Topic, frames: int) -> list[bool]:
+    return [topic.note_frame(is_taken=False) for _ in range(frames)]
+
+
+def test_a_topic_is_loud_at_first() -> None:
+    topic = topic_of(FAR + 1)
+    assert (topic.is_quiet, topic.live, topic.other) == (False, b"TRADE\0", b"-TRADE\0")
+
+
+def test_it_turns_quiet_with_the_last_of_so_many_frames_that_all_leave() -> None:
+    topic = topic_of(FAR + 1, FAR + 2)
+    assert frames_left(topic, LEFT) == [False] * (LEFT - 1) + [True]
+    assert (topic.is_quiet, topic.live, topic.other) == (True, b"-TRADE\0", b"TRADE\0")
+
+
+def test_it_does_not_turn_quiet_while_one_of_its_inlets_is_not_far_behind() -> None:
+    topic = topic_of(FAR + 1, FAR)
+    assert not any(frames_left(topic, 3 * LEFT))
+
+
+def test_a_frame_that_was_handed_to_all_makes_the_count_begin_anew() -> None:
+    topic = topic_of(FAR + 1)
+    frames_left(topic, LEFT - 1)
+    assert not topic.note_frame(is_taken=True)
+    assert frames_left(topic, LEFT) == [False] * (LEFT - 1) + [True]
+
+
+def test_a_quiet_one_of_which_a_frame_is_taken_turns_loud_if_it_misses_no_more_than_a_page() -> (
+    None
+):
+    topic = topic_of(NEAR + 1)
+    topic.is_quiet = True
+    assert not topic.note_frame(is_taken=True)
+    (inlet,) = topic.inlets
+    inlet.missing = NEAR  # type: ignore[misc]
+    assert topic.note_frame(is_taken=True)
+    assert not topic.is_quiet
+
+
+def test_frames_that_were_under_way_when_it_turned_do_not_turn_it_again() -> None:
+    topic = topic_of(FAR + 1)
+    frames_left(topic, LEFT)
+    assert not any(frames_left(topic, 2 * LEFT))
+    assert topic.is_quiet
+
+
+def test_once_it_was_loud_again_the_count_begins_anew() -> None:
+    topic = topic_of(FAR + 1)
+    (inlet,) = topic.inlets
+    frames_left(topic, LEFT)
+    inlet.missing = 0  # type: ignore[misc]
+    assert topic.note_moved()
+    inlet.missing = FAR + 1  # type: ignore[misc]
+    assert frames_left(topic, LEFT) == [False] * (LEFT - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("missing", "is_loud"), [((NEAR + 1, NEAR + 1), False), ((NEAR + 1, NEAR), True), ((0,), True)]
+)
+def test_it_turns_loud_when_one_misses_no_more_than_a_page(
+    missing: tuple[int, ...], is_loud: bool
+) -> None:
+    topic = topic_of(*missing)
+    topic.is_quiet = True
+    assert topic.note_moved() == is_loud
+    assert topic.is_quiet != is_loud
+
+
+def test_what_it_missed_between_two_bounds_turns_it_neither_way() -> None:
+    """Or it would turn to and fro with each page."""
+    topic = topic_of(NEAR + 1)
+    assert not any(frames_left(topic, 2 * LEFT))
+    topic.is_quiet = True
+    assert not topic.note_moved()
+
+
+# Requests for pages: few at once to each source.
+
+
+A, B = ("a", 1), ("b", 1)
+
+
+class Requests:
+    """`Pages`, and what it has sent; inlets are plain names."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, tuple[str, int], Want, int]] = []
+        self.pages = Pages(lambda *request: self.sent.append(request))  # type: ignore[arg-type]
+
+    def ask(self, *names: str, source: tuple[str, int] = A, after: int = 0) -> None:
+        for name in names:
+            self.pages.ask(name, source, Want(after), 10, 0.0)  # type: ignore[arg-type]
+
+    def answered(self, name: str) -> None:
+        self.pages.answered(name, A, 0.0)  # type: ignore[arg-type]
+
+    def names(self) -> list[str]:
+        names = [name for name, *_ in self.sent]
+        self.sent.clear()
+        return names
+
+
+MANY = [f"s{number}" for number in range(AT_ONCE)]
+
+
+def test_one_too_many_waits_until_another_is_answered() -> None:
+    requests = Requests()
+    requests.ask(*MANY, "late")
+    assert requests.names() == MANY
+    requests.answered(MANY[3])
+    assert requests.names() == ["late"]
+
+
+def test_who_asks_again_is_sent_again_and_takes_no_second_place() -> None:
+    requests = Requests()
+    requests.ask(*MANY, MANY[0], "late")
+    assert requests.names() == [*MANY, MANY[0]]
+    requests.answered(MANY[0])
+    assert requests.names() == ["late"]
+
+
+def test_of_what_one_that_waits_asks_the_last_counts() -> None:
+    requests = Requests()
+    requests.ask(*MANY, "late")
+    requests.ask("late", after=5)
+    requests.sent.clear()
+    requests.answered(MANY[0])
+    assert requests.sent == [("late", A, Want(5), 10)]
+
+
+def test_what_has_no_answer_after_a_second_makes_room_for_others() -> None:
+    requests = Requests()
+    requests.ask(*MANY, "late")
+    requests.names()
+    requests.pages.tick(RETRY / 2)
+    assert requests.names() == []
+    requests.pages.tick(RETRY)
+    assert requests.names() == ["late"]
+
+
+def test_who_is_forgotten_asks_nothing_more_and_makes_room_with_the_next_tick() -> None:
+    requests = Requests()
+    requests.ask(*MANY, "gone", "late")
+    requests.names()
+    for name in ("gone", MANY[0]):
+        requests.pages.forget(name)  # type: ignore[arg-type]
+    requests.pages.tick(0.1)
+    assert requests.names() == ["late"]

@@ -9,26 +9,6 @@ from aiobus import AsyncEventBus, Event, EventType
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 
-async def test_a_fill_can_be_walked_back_to_its_tick(bus: AsyncEventBus) -> None:
-    chain = [EventType.TRADE, EventType.SIGNAL, EventType.ORDER, EventType.FILL]
-    events: dict[str, Event] = {}
-
-    async def next_in_chain(event: Event) -> None:
-        events[event.id] = event
-        if event.type != EventType.FILL:
-            await bus.publish(Event(chain[chain.index(EventType(event.type)) + 1], None))
-
-    await bus.subscribe("*", next_in_chain)
-    await bus.publish(Event(EventType.TRADE, None))
-    await bus.settle()
-    event = next(event for event in events.values() if event.type == EventType.FILL)
-    walked = [event.type]
-    while event.cause:
-        event = events[event.cause]
-        walked.append(event.type)
-    assert walked == chain[::-1]
-
-
 async def test_a_plain_functions_publish_is_caused_as_well(bus: AsyncEventBus) -> None:
     signals: list[Event] = []
     await bus.subscribe(

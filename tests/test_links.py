@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+from conftest import HandClock
 
 from aiobus import clock as epochs
 from aiobus.discovery import Member
@@ -24,13 +25,6 @@ BOT = PeerId("bot", 50, "tcp://127.0.0.1:2")
 BOT_2 = PeerId("bot", 60, BOT.endpoint)
 """The same, started anew."""
 FEED = PeerId("feed", 70, "tcp://127.0.0.1:3")
-
-
-class HandClock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Wires:
@@ -228,29 +222,9 @@ async def searched() -> None:
 # Finding and linking.
 
 
-async def test_who_is_found_is_connected_to_and_asked(desk: Desk) -> None:
-    desk.find(BOT)
-    assert desk.wires.log == [("connect", BOT.endpoint)]
-    assert desk.asked == [(1, ["bot"])]
-
-
-async def test_who_is_found_twice_is_one_peer(desk: Desk) -> None:
-    desk.find(BOT)
-    desk.find(BOT)
-    assert (len(desk.wires.log), len(desk.asked), len(list(desk.links))) == (1, 1, 1)
-
-
 async def test_a_bus_does_not_link_with_itself(desk: Desk) -> None:
     desk.links.find(Member("me", ME.endpoint))
     assert (desk.wires.log, list(desk.links)) == ([], [])
-
-
-async def test_who_says_hello_is_connected_to_and_asked_though_nobody_told_of_it(
-    desk: Desk,
-) -> None:
-    desk.links.hello(BOT)
-    assert (desk.wires.log, desk.asked) == ([("connect", BOT.endpoint)], [(1, ["bot"])])
-    assert desk.peer(BOT).who == BOT
 
 
 async def test_who_says_hello_by_itself_is_remembered_and_who_was_found_is_not(
@@ -310,17 +284,6 @@ async def test_who_had_to_give_way_is_missed_by_those_who_asked_it(
     round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
     desk.find(FEED)
     assert (round.waiting, round.gone) == (set(), {BOT.endpoint})
-
-
-async def test_one_that_has_left_and_gives_way_is_not_left_out(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
-    desk.links.hello(BOT)
-    desk.links.withdraw(BOT)
-    desk.wait(GRACE)
-    desk.links.hello(FEED)
-    assert left_out(desk) == []
 
 
 @pytest.mark.parametrize("way", ["hello", "find"])
@@ -434,19 +397,6 @@ async def test_where_all_peers_are_linked_one_more_is_refused_however_it_is_foun
     assert list(desk.links) == [desk.peer(BOT)]
 
 
-async def test_one_peer_too_many_pushes_out_the_oldest_that_never_answered(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 3)
-    desk.link(BOT)
-    desk.links.hello(tool(1))
-    desk.find(tool(2))
-    desk.links.hello(FEED)
-    await turn()
-    assert [peer.name for peer in desk.links] == ["bot", "tool2", "feed"]
-    assert ("disconnect", tool(1).endpoint) in desk.wires.log
-
-
 async def test_the_flush_mark_of_a_peer_that_is_pushed_out_is_forgotten(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,16 +457,6 @@ async def test_no_peer_is_looked_for_any_more_once_the_bus_ends(
     assert len(desk.wires.log) == module.AT_SIGHT
 
 
-async def test_a_hello_that_is_repeated_is_a_reason_to_ask_again_and_nothing_else(
-    desk: Desk,
-) -> None:
-    peer = desk.link(BOT)
-    desk.links.hello(BOT)
-    await turn()
-    assert (desk.wires.log, desk.watch.log, peer.is_there) == ([], [], True)
-    assert desk.questions() == [["bot"]]
-
-
 async def test_two_buses_are_linked_when_each_has_answered_the_other(desk: Desk) -> None:
     peer = desk.find(BOT)
     desk.links.hello(BOT)
@@ -524,29 +464,6 @@ async def test_two_buses_are_linked_when_each_has_answered_the_other(desk: Desk)
     assert (peer.is_linked, desk.watch.log) == (False, [])
     desk.is_asked(BOT)
     assert (peer.is_linked, desk.watch.log) == (True, [("joined", "bot", 50)])
-
-
-async def test_they_are_linked_whoever_answers_first(desk: Desk) -> None:
-    desk.find(BOT)
-    desk.links.hello(BOT)
-    desk.is_asked(BOT)
-    assert desk.watch.log == []
-    desk.hear_answer(BOT, nonce=1)
-    assert desk.watch.log == [("joined", "bot", 50)]
-
-
-async def test_they_are_linked_once_however_often_each_answers(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.is_asked(BOT)
-    desk.hear_answer(BOT)
-    assert desk.watch.log == []
-
-
-async def test_who_waits_for_links_is_woken_by_one(desk: Desk) -> None:
-    waiting = asyncio.create_task(desk.links.changed.wait())
-    await turn()
-    desk.link(BOT)
-    await waiting
 
 
 async def test_who_asks_is_answered_once_it_has_said_hello(desk: Desk) -> None:
@@ -560,57 +477,11 @@ async def test_who_asks_is_answered_once_it_has_said_hello(desk: Desk) -> None:
     assert desk.replies == [BOT]
 
 
-async def test_an_answer_tells_subscriptions_whom_they_meet_and_how_old_it_is(desk: Desk) -> None:
-    desk.link(BOT)
-    assert desk.sub.met == [("bot", 50)]
-    assert desk.inlets.started == {("bot", 50): desk.clock.now - 10.0}
-
-
-async def test_an_answer_to_a_question_tells_those_subscriptions_it_was_about(desk: Desk) -> None:
-    desk.find(BOT)
-    later = Sub()
-    desk.inlets.add(later)  # type: ignore[arg-type]
-    desk.hear_answer(BOT, nonce=1)
-    assert (desk.sub.met, later.met) == ([("bot", 50)], [])
-
-
-async def test_an_answer_from_where_nobody_is_known_is_left(desk: Desk) -> None:
-    desk.find(BOT)
-    desk.hear_answer(FEED)
-    assert (list(desk.links), desk.sub.met) == ([desk.peer(BOT)], [])
-
-
-async def test_one_question_is_under_way_for_a_peer_however_often_its_link_is_made(
-    desk: Desk,
-) -> None:
-    peer = desk.find(BOT)
-    for _ in range(3):
-        desk.links.link(peer)
-    assert desk.questions() == [["bot"]]
-    desk.wait(RELINK + 2)
-    await turn()
-    assert desk.questions() == [["bot"]]
-
-
-async def test_a_bus_that_is_called_otherwise_than_was_heard_is_asked_by_its_own_name(
-    desk: Desk,
-) -> None:
-    desk.links.find(Member("old", BOT.endpoint))  # a roster may be older than who is there now
-    desk.links.hello(BOT)
-    await turn()
-    assert desk.questions() == [["bot"]]
-
-
 async def test_what_is_sent_shows_that_a_peer_is_there_and_where(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.wait(100, BOT)
     assert desk.links.hear(("bot", 50), 30) is peer
     assert (peer.last, desk.watch.log, desk.wires.log) == (30, [], [])
-
-
-async def test_a_source_that_nobody_knows_is_nobody(desk: Desk) -> None:
-    desk.link(BOT)
-    assert desk.links.hear(("bot", 51), 30) is None
 
 
 # Silence.
@@ -643,15 +514,6 @@ async def test_a_link_that_was_only_silent_is_kept_while_no_better_one_can_be_ha
     desk.wait(RELINK)
     await searched()
     assert desk.wires.log == []  # the next one is 20 s later
-
-
-async def test_a_silent_peer_that_is_heard_of_while_it_is_probed_keeps_its_link(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.wait(RELINK)
-    await turn()
-    desk.links.hear(("bot", 50), 6)
-    await searched()
-    assert desk.wires.log == []
 
 
 async def test_after_an_own_delay_nobody_is_judged_for_a_while(desk: Desk) -> None:
@@ -726,40 +588,6 @@ async def test_who_answers_while_it_is_looked_for_is_not_given_up(desk: Desk) ->
 # Leaving.
 
 
-async def test_a_peer_whose_hello_is_gone_has_left_after_the_grace(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.links.withdraw(BOT)
-    desk.wait(GRACE - 0.5, BOT)
-    assert (desk.watch.log, desk.sub.left) == ([], [])
-    desk.wait(0.5, BOT)
-    reason = "its link was cut and did not come back"
-    assert desk.watch.log == [("left", "bot", 50, 5, reason)]
-    assert desk.sub.left == [("bot", 50)]
-
-
-async def test_who_awaits_an_answer_is_told_that_the_peer_is_gone(desk: Desk) -> None:
-    desk.link(BOT)
-    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
-    desk.links.withdraw(BOT)
-    assert (round.gone, round.waiting) == ({BOT.endpoint}, set())
-
-
-async def test_a_hello_of_another_start_cannot_be_withdrawn_from_this_one(desk: Desk) -> None:
-    peer = desk.link(BOT)
-    desk.links.withdraw(BOT_2)
-    desk.links.withdraw(FEED)
-    assert peer.is_there
-
-
-async def test_a_peer_that_was_cut_off_is_asked_again_when_it_says_hello(desk: Desk) -> None:
-    peer = desk.link(BOT)
-    desk.links.withdraw(BOT)
-    desk.links.hello(BOT)
-    assert (peer.is_there, desk.questions()) == (True, [["bot"]])
-    desk.wait(2 * GRACE, BOT)
-    assert desk.watch.log == []
-
-
 async def test_a_peer_that_had_left_joins_again_when_it_answers_again(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.links.withdraw(BOT)
@@ -780,19 +608,6 @@ async def test_a_peer_that_has_left_and_stays_silent_is_dropped(desk: Desk) -> N
     assert list(desk.links) == []
     assert desk.wires.log == [("disconnect", BOT.endpoint)]
     assert [entry[0] for entry in desk.watch.log if entry[0] != "stale"] == ["left"]
-
-
-async def test_a_peer_that_was_cut_off_for_long_is_not_dropped_and_joins_again(desk: Desk) -> None:
-    """Nobody would tell of it a second time, and so it was lost for good."""
-    desk.link(BOT)
-    desk.links.withdraw(BOT)
-    desk.wait(2 * DROP)
-    await searched()
-    assert ("disconnect", BOT.endpoint) not in desk.wires.log
-    desk.watch.take()
-    desk.links.hello(BOT)
-    desk.hear_answer(BOT)
-    assert desk.watch.log == [("joined", "bot", 50)]
 
 
 async def test_a_peer_that_says_hello_while_it_is_looked_for_is_not_dropped(desk: Desk) -> None:
@@ -829,27 +644,9 @@ async def test_the_hello_of_a_peer_that_has_closed_may_go_afterwards(desk: Desk)
     assert len(desk.watch.log) == 1
 
 
-async def test_a_peer_that_comes_back_in_the_very_turn_in_which_it_closed_stays_connected(
-    desk: Desk,
-) -> None:
-    desk.links.bye(desk.link(BOT))
-    desk.links.hello(BOT_2)
-    await turn()
-    assert ("disconnect", BOT.endpoint) not in desk.wires.log
-    assert desk.questions() == [["bot"]]
-
-
 # Another start at the same endpoint.
 
 TAKEN = ("left", "bot", 50, 5, "another has taken its place")
-
-
-async def test_who_was_heard_of_within_3_s_is_alive(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.links.hear(("bot", 50), 1)
-    now = desk.clock.now
-    assert desk.links.alive(now + STALE - 0.1) == {("bot", 50)}
-    assert desk.links.alive(now + STALE) == set()
 
 
 async def test_a_new_start_settles_the_old_one_and_is_linked_anew(desk: Desk) -> None:
@@ -920,18 +717,6 @@ async def test_the_bye_of_the_old_start_is_not_that_of_the_new_one(desk: Desk) -
     assert [peer.who for peer in desk.links] == [BOT_2]
 
 
-async def test_a_new_start_whose_old_one_had_left_already_is_linked_anew(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.links.withdraw(BOT)
-    desk.wait(GRACE, BOT)
-    desk.watch.take()
-    desk.links.hello(BOT_2)
-    await turn()
-    desk.is_asked(BOT_2)
-    desk.hear_answer(BOT_2)
-    assert desk.watch.log == [("joined", "bot", 60)]
-
-
 async def test_the_epoch_of_a_peer_is_not_used_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -974,11 +759,6 @@ async def test_a_peer_that_answers_is_linked_though_another_asked_in_its_name(de
     assert (peer.other_version, peer.is_there) == (0, True)
 
 
-# One that says less than was heard of it.
-
-SOURCE = (BOT.name, BOT.epoch)
-
-
 async def test_a_peer_that_says_less_than_was_heard_of_it_is_asked_once(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.links.hear(SOURCE, 2**62)
@@ -993,6 +773,11 @@ async def test_a_peer_that_says_less_than_was_heard_of_it_is_asked_once(desk: De
     assert f"says that it is at seq 8, and was heard of up to {2**62}" in text
 
 
+# One that says less than was heard of it.
+
+SOURCE = (BOT.name, BOT.epoch)
+
+
 async def test_a_heartbeat_that_is_late_changes_nothing(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.links.hear(SOURCE, 9)
@@ -1002,14 +787,6 @@ async def test_a_heartbeat_that_is_late_changes_nothing(desk: Desk) -> None:
     desk.links.hear_beat(SOURCE, 9)
     assert (desk.sub.back, peer.last, desk.watch.take()) == ([], 9, [])
     assert (len(desk.asked), list(desk.links.doubts.sources)) == (1, [])
-
-
-async def test_an_answer_to_an_earlier_question_does_not_take_anything_back(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.links.hear(SOURCE, 9)
-    desk.asked.clear()
-    desk.links.hear_answer(Answer(999, BOT, 10.0, 6, is_open=True))
-    assert (desk.sub.back, len(desk.asked)) == ([], 1)
 
 
 async def test_what_was_heard_of_since_it_was_asked_is_not_taken_back(desk: Desk) -> None:
@@ -1043,13 +820,6 @@ async def test_what_was_heard_of_a_peer_counts_when_it_is_found_again(desk: Desk
     desk.links.bye(desk.peer(BOT))
     peer = desk.link(BOT)
     assert (desk.sub.back, peer.last) == ([(SOURCE, 5)], 5)
-
-
-async def test_a_doubt_ends_with_the_peer(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.links.hear_beat(SOURCE, 1)
-    desk.links.withdraw(BOT)
-    assert list(desk.links.doubts.sources) == []
 
 
 # Another of the same name.
@@ -1126,35 +896,6 @@ async def test_other_names_are_no_matter(desk: Desk) -> None:
 
 MOVED = PeerId("bot", 60, "tcp://127.0.0.1:9")
 """The bot, started anew where another port was free."""
-
-
-async def test_the_question_to_a_successor_goes_on_when_its_predecessor_has_left(
-    desk: Desk,
-) -> None:
-    desk.link(BOT)
-    desk.links.withdraw(BOT)
-    desk.find(MOVED)
-    desk.links.hello(MOVED)
-    desk.wait(GRACE, BOT, MOVED)
-    assert desk.questions() == [["bot"]]
-
-
-async def test_a_successor_is_not_missed_when_its_predecessor_has_left(desk: Desk) -> None:
-    desk.link(BOT)
-    desk.links.withdraw(BOT)
-    await desk.succeed(MOVED)
-    round = desk.rounds.ask([MOVED.endpoint], desk.ask, lambda _: None)
-    desk.wait(GRACE, BOT, MOVED)
-    assert (round.gone, round.waiting) == (set(), {MOVED.endpoint})
-
-
-async def test_what_one_answers_does_not_link_another_of_its_name(desk: Desk) -> None:
-    desk.link(BOT)
-    peer = desk.find(MOVED)
-    desk.links.hello(MOVED)
-    desk.is_asked(MOVED)
-    desk.hear_answer(BOT)
-    assert not peer.is_linked
 
 
 async def test_the_end_of_a_dead_one_is_told_before_the_beginning_of_its_successor(

@@ -85,32 +85,6 @@ async def test_falling_behind_is_warned_of_once_per_episode(
     assert "fell behind: its inbox of 4 is full" in lines[0]
 
 
-async def test_what_history_no_longer_holds_is_reported_in_its_place() -> None:
-    entered, go = asyncio.Event(), asyncio.Event()
-    seen: list[Event] = []
-
-    async def handle(event: Event) -> None:
-        entered.set()
-        await go.wait()
-        seen.append(event)
-
-    async with AsyncEventBus(name="desk", limits=Limits(history_events=10)) as bus:
-        await bus.subscribe([EventType.QUOTE, "aiobus.gap"], handle, maxsize=5)
-        await bus.publish(Event(EventType.QUOTE, 0))
-        await entered.wait()  # one in hand
-        for number in range(1, 100):  # five into the inbox, then history turns over
-            bus.publish_nowait(Event(EventType.QUOTE, number))
-        go.set()
-        await bus.settle()
-        epoch = bus.stats().epoch
-    numbers = [event.data if event.type == "QUOTE" else "gap" for event in seen]
-    assert numbers == [0, 1, 2, 3, 4, 5, "gap", *range(90, 100)]
-    gap = seen[6].data
-    assert (gap["source"], gap["epoch"], gap["query"]) == ("desk", epoch, "QUOTE")
-    assert (gap["after"], gap["upto"]) == (6, 90)
-    assert gap["reason"] == "history no longer holds it"
-
-
 async def test_every_gap_of_the_bus_reaches_who_subscribed_to_gaps_alone() -> None:
     gate = Gate()
     gaps: list[Event] = []
@@ -147,20 +121,6 @@ async def test_delivered_and_reported_are_all_that_was_published() -> None:
     assert len(set(delivered)) == len(delivered)
     assert not lost & set(delivered)
     assert published <= lost | set(delivered)
-
-
-async def test_latest_keeps_the_newest_of_each_key(bus: AsyncEventBus) -> None:
-    gate = Gate()
-    await bus.subscribe(EventType.QUOTE, gate.handle, overflow="latest")
-    await bus.publish(Event(EventType.QUOTE, "first", key="BTC"))
-    await gate.entered.wait()
-    for number in range(100):
-        await bus.publish(Event(EventType.QUOTE, number, key="BTC"))
-        await bus.publish(Event(EventType.QUOTE, -number, key="ETH"))
-    gate.open.set()
-    await bus.settle()
-    assert gate.seen == ["first", 99, -99]
-    assert bus.stats().subscriptions[0].conflated == 198
 
 
 async def test_conflation_is_not_announced(bus: AsyncEventBus) -> None:
@@ -241,6 +201,7 @@ async def test_publish_nowait_raises_where_a_block_inbox_is_full_and_publishes_n
     await bus.settle()
 
 
+@pytest.mark.virtual
 async def test_a_wait_for_room_over_a_second_is_warned_of_and_names_the_subscription(
     bus: AsyncEventBus, logged: Logged
 ) -> None:
@@ -313,46 +274,6 @@ async def test_a_where_that_fails_on_history_is_announced_without_waiting_for_a_
         await bus.subscribe(EventType.QUOTE, print, since="last", where=lambda e: 1 / e.data)
         await bus.settle()
         assert len(errors) == 1
-
-
-async def test_since_last_begins_with_the_newest_of_each_key_then_goes_on_live(
-    bus: AsyncEventBus,
-) -> None:
-    seen: list[object] = []
-    for number in range(5):
-        await bus.publish(Event(EventType.QUOTE, f"BTC {number}", key="BTC"))
-        await bus.publish(Event(EventType.QUOTE, f"ETH {number}", key="ETH"))
-    await bus.subscribe(EventType.QUOTE, lambda e: seen.append(e.data), since="last", maxsize=1)
-    await bus.publish(Event(EventType.QUOTE, "BTC 5", key="BTC"))
-    await bus.settle()
-    assert seen == ["BTC 4", "ETH 4", "BTC 5"]
-
-
-NOON = 1_700_000_000
-
-
-async def test_since_a_time_begins_there_without_gap_or_duplicate(bus: AsyncEventBus) -> None:
-    seen: list[object] = []
-    for number in range(100):
-        await bus.publish(Event(EventType.QUOTE, number, NOON + number))
-    subscription = await bus.subscribe(
-        EventType.QUOTE, lambda e: seen.append(e.data), since=NOON + 90, maxsize=3
-    )
-    await bus.publish(Event(EventType.QUOTE, 100))
-    await bus.settle()
-    assert seen == list(range(90, 101))
-    assert subscription.reached == NOON + 90
-
-
-async def test_reached_says_how_far_back_history_went() -> None:
-    seen: list[object] = []
-    async with AsyncEventBus(limits=Limits(history_events=10)) as bus:
-        for number in range(100):
-            await bus.publish(Event(EventType.QUOTE, number, 1000.0 + number))
-        subscription = await bus.subscribe(EventType.QUOTE, lambda e: seen.append(e.data), since=0)
-        await bus.settle()
-    assert seen == list(range(90, 100))
-    assert subscription.reached == 1090
 
 
 @pytest.mark.parametrize("policy", ["catch_up", "block", "latest", "drop_oldest"])

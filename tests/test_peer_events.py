@@ -1,18 +1,18 @@
 """The system events of buses that end, freeze or come back, as docs/contract.md has them."""
 
 import asyncio
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from actors import nursery, tcp_url
+from actors import nursery
 
-from aiobus import Event, EventType
-from aiobus.testing import Faults, MemoryNetwork
+from aiobus import AsyncEventBus, Event, EventType
+from aiobus.mesh import peers
+from aiobus.sequence import UNKNOWN
+from aiobus.testing import Faults, MemoryNetwork, Message
+from aiobus.testing.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -32,17 +32,6 @@ async with self.came:
     await self.came.wait_for(has_come)
 return self.heard
 """
-
-
-@pytest.fixture(params=["ipc", "tcp"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "tcp":
-        yield tcp_url()
-        return
-    folder = Path(tempfile.mkdtemp(prefix="ab"))
-    (folder / "d").mkdir(mode=0o700)
-    yield f"ipc://{folder}/d"
-    shutil.rmtree(folder)
 
 
 @pytest.mark.paired
@@ -140,3 +129,232 @@ async def test_the_gap_of_a_killed_source_comes_before_its_end_and_that_before_i
     assert left.data["reason"] == "another has taken its place"
     assert left.data["last"] == last.seq
     assert again.data["epoch"] != left.data["epoch"] == lost.epoch
+
+
+# What is known of a source that has ended.
+
+
+class Watch:
+    """Two subscriptions of one bus, one of everything, and what is said of who leaves."""
+
+    def __init__(self, bus: AsyncEventBus) -> None:
+        self.bus = bus
+        self.seqs: dict[str, list[int]] = {"*": [], "T5": []}
+        self.gaps: dict[str, list[dict[str, Any]]] = {"*": [], "T5": []}
+
+    async def subscribe(self) -> "asyncio.Task[Event]":
+        """Return what waits for the end of a source."""
+        for types in self.seqs:
+            await self.bus.subscribe([types, "aiobus.gap"], self._taker(types))
+        task = asyncio.create_task(self.bus.wait_for("aiobus.peer_left"))
+        await asyncio.sleep(0)
+        return task
+
+    def _taker(self, types: str) -> Callable[[Event], None]:
+        def take(event: Event) -> None:
+            if event.type == "aiobus.gap":
+                self.gaps[types].append(event.data)
+            else:
+                self.seqs[types].append(event.seq)
+
+        return take
+
+    def unaccounted(self, types: str, first: int, last: int) -> list[int]:
+        """The numbers of `(first, last]` beyond the last that was handed over without a gap."""
+        reached = max([first, *self.seqs[types]])
+        told = self.gaps[types]
+        return [
+            seq
+            for seq in range(reached + 1, last + 1)
+            if not any(gap["after"] < seq <= gap["upto"] for gap in told)
+        ]
+
+
+@pytest.mark.paired
+async def test_what_a_killed_source_had_joined_for_one_subscription_is_in_a_gap(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of a tick on `T5` left at once; on `*` it was joined to what waited."""
+    monkeypatch.setattr(peers, "GRACE", 0.5)
+    async with nursery() as made, AsyncEventBus(url, name="strategy") as bus:
+        watch = Watch(bus)
+        ended = await watch.subscribe()
+        feed = await made.actor()
+        await feed.start(url, "feed")
+        first = await feed("return (await bus.publish(Event('T1', 0))).seq - 1")
+        await feed("await bus.flush()")
+        feed.is_expected_to_die = True
+        dying = feed.tell(
+            "import os, signal, time\n"
+            "bus.publish_nowait(Event('T1', 5)); bus.publish_nowait(Event('T1', 6))\n"
+            "bus.publish_nowait(Event('T5', 7))\n"
+            "time.sleep(0.3)  # ZeroMQ's thread sends what it has\n"
+            "os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        last = (await ended).data["last"]
+        await asyncio.gather(dying, return_exceptions=True)
+        await bus.settle()
+    assert last == first + 4
+    assert watch.seqs == {"*": [first + 1, first + 2], "T5": [first + 4]}
+    assert (watch.unaccounted("*", first, last), watch.gaps["T5"]) == ([], [])
+    (gap,) = watch.gaps["*"]
+    assert (gap["after"], gap["upto"], gap["reason"]) == (first + 2, last, UNKNOWN)
+
+
+async def test_an_orderly_end_leaves_no_gap_whatever_was_published_for_others(url: str) -> None:
+    gaps: list[Event] = []
+    async with AsyncEventBus(url, name="strategy") as bus:
+        await bus.subscribe(["T5", "aiobus.gap"], gaps.append)
+        ended = asyncio.create_task(bus.wait_for("aiobus.peer_left"))
+        async with AsyncEventBus(url, name="feed") as feed:
+            for number in range(50):
+                await feed.publish(Event("T1", number))
+        left = await ended
+        await bus.settle()
+    assert (gaps, left.data["reason"]) == ([], "it closed")
+    assert left.data["last"] >= 50
+
+
+async def test_of_an_orderly_end_of_which_the_last_message_was_lost_a_gap_tells() -> None:
+    """Frames, beacons and marks are lost, the bye is not: the queue had room again."""
+    network = MemoryNetwork()
+    async with network.bus("strategy") as bus:
+        watch = Watch(bus)
+        ended = await watch.subscribe()
+        feed = network.bus("feed")
+        await feed.start()
+        first = (await feed.publish(Event("T1", 0))).seq - 1
+        assert await feed.flush() == []
+        network.faults = Faults(
+            loss=lambda message: message.source == "feed" and b"bye" not in message.data
+        )
+        for number in range(3):
+            await feed.publish(Event("T1", number))
+        assert await feed.close(0.1) == ["strategy"]
+        last = (await ended).data["last"]
+        await bus.settle()
+    assert last == first + 4
+    for types in ("*", "T5"):
+        assert watch.unaccounted(types, first, last) == []
+        assert [gap["reason"] for gap in watch.gaps[types]] == [UNKNOWN]
+
+
+@pytest.mark.virtual
+async def test_last_is_as_high_as_what_a_frame_said_that_was_left_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "GRACE", 0.5)
+    network = MemoryNetwork()
+    async with network.bus("strategy") as bus:
+        gate = asyncio.Event()
+        gaps: list[Event] = []
+
+        async def hang(event: Event) -> None:
+            if event.type == "aiobus.gap":
+                gaps.append(event)
+            else:
+                await gate.wait()
+
+        await bus.subscribe(["T1", "aiobus.gap"], hang, maxsize=1)
+        ended = asyncio.create_task(bus.wait_for("aiobus.peer_left"))
+        feed = network.bus("feed")
+        await feed.start()
+        network.faults = Faults(loss=lambda message: message.kind in ("page", "heartbeat"))
+        for number in range(300):
+            await feed.publish(Event("T1", number))
+            await asyncio.sleep(0)
+        sent = feed.stats().published
+        network.kill("feed")
+        await feed.close(0)
+        left = await ended
+        gate.set()
+        await bus.settle()
+    assert gaps, "some of it was lost"
+    assert max(gap.data["upto"] for gap in gaps) <= left.data["last"] <= sent
+
+
+# What still comes of a source that has left.
+
+
+class Ears:
+    """Of what listens on the network and is no bus."""
+
+    def on_up(self, message: bytes, link: int | None) -> None:
+        pass
+
+
+async def say(network: MemoryNetwork, name: str, message: bytes) -> None:
+    """Let the bus of this name hear a message of somebody who is no bus."""
+    port = network.port()
+    await port.open("stranger", Ears())  # type: ignore[arg-type]
+    port.connect(f"memory://{name}")
+    port.subscribe(b"~stranger@1 memory://stranger\0")
+    await asyncio.sleep(0.1)
+    port.send(message)
+    await asyncio.sleep(0.1)
+    await port.close(0)
+
+
+def test_what_a_frame_shows_to_be_missing_of_a_source_that_has_left_is_said_to_be_lost() -> None:
+    """Or its subscription would be behind, and `settle` wait, for the hour after which the source
+    is forgotten.
+    """
+    seen: list[Any] = []
+
+    async def main() -> None:
+        network, sent = MemoryNetwork(), []
+
+        def loss(message: Message) -> float:
+            sent.append(message)
+            return bool(message.events)
+
+        async with network.bus("bot") as bot:
+            await bot.subscribe(["A", "aiobus.gap"], seen.append)
+            async with network.bus("feed") as feed:
+                await feed.flush()
+                network.faults = Faults(loss=loss)
+                for number in range(2):
+                    await feed.publish(Event("A", number))
+                    await asyncio.sleep(0.01)
+                network.faults = Faults()
+                network.kill("feed")
+                await feed.close(0)
+            await asyncio.sleep(100)
+            before = len(seen)
+            (_, last) = [message.data for message in sent if message.events]
+            await say(network, "bot", last)
+            await bot.settle(3)
+            assert [event.type for event in seen[before:]] == ["aiobus.gap"]
+            assert bot.stats().subscriptions[0].behind is False
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+
+def test_a_hello_of_the_one_before_that_comes_late_does_not_hide_who_is_there() -> None:
+    """Each start has a connection of its own, so the hello of an earlier one may be read last."""
+    seen: list[Any] = []
+
+    async def main() -> None:
+        network = MemoryNetwork(seed=4)
+        async with network.bus("bot") as bot:
+            await bot.subscribe("A", seen.append)
+            before = network.bus("feed")
+            await before.start()
+            network.partition({"feed"}, {"bot"}, cut=True)
+            await asyncio.sleep(0.1)
+            network.faults = Faults(delay=lambda message: 20 * (message.target == "bot"))
+            network.heal()  # so it says hello again, which takes a while
+            await asyncio.sleep(0.1)
+            await before.close(0)
+            network.faults = Faults()
+            async with network.bus("feed") as feed:
+                for number in range(60):
+                    await feed.publish(Event("A", number))
+                    await asyncio.sleep(1)
+                assert [each.epoch for each in bot.stats().links] == [feed.stats().epoch]
+                assert await feed.flush(3) == []
+            assert [event.data for event in seen] == [*range(60)]
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())

@@ -2,42 +2,19 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 from actors import Actor, Nursery, tcp_url
-from actors import nursery as make_nursery
 
 pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.paired]
 
 NAMES = "abcdefghij"
 TCP_ONLY = pytest.mark.parametrize("url", ["tcp"], indirect=True)
-
-
-@pytest.fixture(params=["ipc", "tcp"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An address of this test alone. Nothing of it is left on disk."""
-    if request.param == "tcp":
-        yield tcp_url()
-        return
-    folder = Path(tempfile.mkdtemp(prefix="ab"))
-    (folder / "d").mkdir(mode=0o700)
-    yield f"ipc://{folder}/d"
-    left = list((folder / "d").glob("*"))
-    shutil.rmtree(folder)
-    assert not left, f"files left behind: {left}"
-
-
-@pytest.fixture
-async def nursery(url: str) -> AsyncIterator[Nursery]:
-    """Its processes have ended before anybody looks for files that were left."""
-    async with make_nursery() as made:
-        yield made
 
 
 async def desk(nursery: Nursery, url: str, names: Sequence[str]) -> list[Actor]:
@@ -197,36 +174,6 @@ async def test_the_name_of_one_that_was_killed_is_free_at_once(nursery: Nursery,
 # Frozen.
 
 
-@TCP_ONLY
-async def test_while_the_holder_of_the_address_is_frozen_the_rest_goes_on_and_start_warns(
-    nursery: Nursery, url: str
-) -> None:
-    holder, b, c = await desk(nursery, url, "abc")
-    await c.hear("T")
-    holder.kill(signal.SIGSTOP)
-    await b(PUBLISH, numbers=[1, 2, 3])
-    assert await c.heard(3) == [["b", 1], ["b", 2], ["b", 3]]
-    newcomer = await nursery.actor()
-    await newcomer(WATCH_LOG)
-    await newcomer.start(url, "d")
-    assert any(url.removeprefix("tcp://") in line for line in await newcomer("return self.lines"))
-    await newcomer.hear("aiobus.peer_joined")
-    holder.kill(signal.SIGCONT)
-    joined = await newcomer.heard(3)
-    assert sorted(each["name"] for each in joined) == ["a", "b", "c"]
-
-
-WATCH_LOG = """
-import logging
-self.lines = []
-class Watch(logging.Handler):
-    def emit(watch, record):
-        self.lines.append(record.getMessage())
-logging.getLogger("aiobus").setLevel(logging.WARNING)
-logging.getLogger("aiobus").addHandler(Watch(logging.WARNING))
-"""
-
-
 async def test_a_frozen_subscriber_catches_up_when_it_goes_on(nursery: Nursery, url: str) -> None:
     """More than its queues hold was published meanwhile, and less than history does."""
     a, b, c = await desk(nursery, url, "abc")
@@ -293,21 +240,6 @@ async def test_a_tool_closes_at_once_beside_what_dead_processes_have_left(
     await tool("await bus.publish(Event('HALT', 'now'))")
     assert await tool("return await bus.close(600)") == []
     assert a.code.done() is False
-
-
-async def test_the_end_of_a_killed_feed_is_told_before_its_successor_joins(
-    nursery: Nursery, url: str
-) -> None:
-    """Or a strategy that goes by the name stops trading beside a feed that lives."""
-    strategy, feed = await desk(nursery, url, ["strategy", "feed"])
-    await strategy.hear("aiobus.peer_joined", "aiobus.peer_left", "aiobus.stale")
-    for number in range(3):
-        feed.kill()
-        await feed.code
-        feed = await nursery.actor()
-        await feed.start(url, "feed")
-        said = await strategy.heard(2 * number + 2)
-        assert ["reason" in each for each in said] == [True, False] * (number + 1)
 
 
 # Many.
@@ -442,13 +374,6 @@ async def test_a_message_that_comes_while_a_busy_process_sends_wakes_it(
 
 
 # Forked.
-
-
-async def test_a_forked_child_is_refused(nursery: Nursery, url: str) -> None:
-    (a,) = await desk(nursery, url, "a")
-    said = await a(FORK + "os.waitpid(pid, 0)\nreturn os.read(out, 1000).decode()")
-    assert said == "WrongLoop"
-    await a(PUBLISH, numbers=[1])
 
 
 async def test_what_a_forked_child_does_not_close_does_not_keep_its_dead_parent_on_the_bus(

@@ -4,8 +4,7 @@ import asyncio
 import importlib
 import re
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -121,15 +120,8 @@ async def reader(endpoint: str) -> AsyncIterator[asyncio.StreamReader]:
         await process.communicate()
 
 
-@pytest.fixture
-def folder() -> Iterator[str]:
-    """A directory with a path that is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="aiobus-") as folder:
-        yield folder
-
-
 async def test_the_reader_reads_every_event_of_a_bus_once_it_is_connected(
-    folder: str, no_task_is_left: None
+    folder: Path, no_task_is_left: None
 ) -> None:
     async with (
         AsyncEventBus(f"ipc://{folder}", name="feed") as bus,
@@ -148,7 +140,7 @@ async def test_the_reader_reads_every_event_of_a_bus_once_it_is_connected(
         assert await lines.readline() == b'feed %d BTC {"price": 2}\n' % (seq + 2)
 
 
-async def test_the_reader_tells_what_it_missed_and_prints_nothing_twice(folder: str) -> None:
+async def test_the_reader_tells_what_it_missed_and_prints_nothing_twice(folder: Path) -> None:
     with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
         publisher.setsockopt(zmq.LINGER, 0)
         publisher.bind(f"ipc://{folder}/feed.sock")

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aiobus import EventType
@@ -50,7 +50,6 @@ def test_a_name_that_is_no_string_is_refused_by_its_class(name: object) -> None:
 
 
 @given(st.text("aZ09._- @é\n", max_size=4).map(lambda text: text * 13))
-@settings(max_examples=60, deadline=None)
 def test_the_rule_for_names_is_the_one_in_the_sentence(name: str) -> None:
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
     assert (bad_name(name) == "") == (1 <= len(name) <= 64 and set(name) <= allowed)
@@ -314,7 +313,6 @@ events = st.tuples(st.sampled_from(TYPES), KEYS)
 
 
 @given(queries, events)
-@settings(max_examples=120, deadline=None)
 def test_a_query_matches_exactly_what_was_asked_for(
     query: tuple[list[str], list[str] | None], event: tuple[str, str]
 ) -> None:
@@ -322,7 +320,6 @@ def test_a_query_matches_exactly_what_was_asked_for(
 
 
 @given(queries, events)
-@settings(max_examples=120, deadline=None)
 def test_a_type_matches_when_some_key_of_it_could(
     query: tuple[list[str], list[str] | None], event: tuple[str, str]
 ) -> None:
@@ -348,7 +345,6 @@ MANY_TYPES = st.sampled_from([3, 20]).map(lambda count: [f"{n:060}" for n in ran
     keys=st.none() | LONG_KEYS,
     others=st.lists(KEYS, max_size=4),
 )
-@settings(max_examples=60, deadline=None)
 @example(types=["A", "*"], keys=[f"BTC {n}*" for n in range(300)], others=["BTC 5", "BTC"])
 @example(types=["A"], keys=[f"BTC {n}*" for n in range(300)], others=["BTC 5", "BTC"])
 @example(types=["A"], keys=[f"{n}" for n in range(1000)], others=[""])
@@ -371,7 +367,6 @@ def test_the_text_asks_for_at_least_what_is_wanted(
     types=st.lists(st.sampled_from([*TYPES, "*"]), min_size=1, max_size=4) | MANY_TYPES,
     keys=st.none() | LONG_KEYS,
 )
-@settings(max_examples=60, deadline=None)
 def test_the_text_is_at_most_1024_bytes_of_sorted_patterns(
     types: list[str], keys: list[str] | None
 ) -> None:
@@ -383,7 +378,6 @@ def test_the_text_is_at_most_1024_bytes_of_sorted_patterns(
 
 
 @given(queries, events)
-@settings(max_examples=120, deadline=None)
 def test_a_text_that_fits_asks_for_nothing_else(
     query: tuple[list[str], list[str] | None], event: tuple[str, str]
 ) -> None:
@@ -462,7 +456,6 @@ def test_types_too_many_for_the_text_become_everything() -> None:
 
 @given(queries)
 @example((["A"], ["ab*", "a", "a*", "", "/a"]))
-@settings(max_examples=120, deadline=None)
 def test_a_text_is_read_as_the_query_it_is_of(query: tuple[list[str], list[str] | None]) -> None:
     made = Query.of(*query)
     assume(made.wants_data)
@@ -476,7 +469,6 @@ def test_a_text_is_read_as_the_query_it_is_of(query: tuple[list[str], list[str] 
     types=st.lists(st.sampled_from(["A", "B", "*"]), min_size=1, max_size=4) | MANY_TYPES,
     keys=st.none() | LONG_KEYS,
 )
-@settings(max_examples=60, deadline=None)
 def test_a_text_that_asks_for_more_than_was_wanted_can_be_read_as_well(
     types: list[str], keys: list[str] | None
 ) -> None:
@@ -547,7 +539,6 @@ def test_types_that_each_have_a_key_of_their_own_are_refused_before_all_pairs_ar
 
 
 @given(st.text("AB*/ %20a_é\0~", max_size=12) | st.text())
-@settings(max_examples=300, deadline=None)
 def test_any_text_is_refused_or_the_text_of_what_was_read(text: str) -> None:
     try:
         query = parse_query(text)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from test_contract import NETWORKS, Desk, Seen, arrive, open_desk
+from test_contract import NETWORKS, Desk, Seen, arrive, open_desk, waits
 
 from aiobus import AsyncEventBus, Event
 from aiobus.mesh import fanout as askers
@@ -79,6 +79,7 @@ async def test_flush_names_who_asked_in_vain_for_what_was_published_and_for_noth
     assert (a.data, c.data) == ([1], [])
 
 
+@waits
 async def test_what_was_refused_is_confirmed_once_it_is_served_and_its_events_come(
     mesh: Desk,
 ) -> None:
@@ -94,6 +95,7 @@ async def test_what_was_refused_is_confirmed_once_it_is_served_and_its_events_co
     assert seen.data == [3]
 
 
+@pytest.mark.paired
 async def test_of_a_younger_bus_that_refuses_at_first_nothing_is_lost_in_the_end(
     mesh: Desk,
 ) -> None:
@@ -157,6 +159,7 @@ async def test_of_more_than_an_answer_names_none_is_taken_for_confirmed(
     assert [set(each.unconfirmed) for each in made] == [set(), set(), {"feed"}, {"feed"}]
 
 
+@waits
 async def test_a_link_on_which_too_much_is_asked_for_is_ended_and_its_bus_loses_nothing(
     mesh: Desk,
     monkeypatch: pytest.MonkeyPatch,

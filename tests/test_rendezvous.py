@@ -169,13 +169,6 @@ async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(
     assert [bot.name for bot in (a, b, c) if bot.meeting.held] == ["a"]
 
 
-async def test_all_who_come_at_once_find_each_other(crowd: Crowd, at: str) -> None:
-    names = [f"bot-{number}" for number in range(20)]
-    for bot in await crowd.join(at, *names):
-        assert await bot.knows(*{*names} - {bot.name})
-        assert bot.name not in bot.joined
-
-
 async def test_somebody_of_the_same_name_is_told_of(crowd: Crowd, at: str) -> None:
     [first, second] = await crowd.join(at, "twin", "twin")
     assert await first.knows("twin")
@@ -261,6 +254,7 @@ async def test_a_killed_holder_is_replaced_and_a_newcomer_meets_all_survivors(
         assert [held for bot in crowd.bots for held in bot.meeting.held] == [at]
 
 
+@pytest.mark.one_loop
 async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_nobody(
     crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +356,7 @@ async def test_a_member_holds_one_address_at_most_and_the_others_take_what_is_fr
         await until(lambda: are_spread(bots, places))
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize("comes_to_both", [True, False])
 async def test_a_newcomer_hears_of_a_frozen_holder_at_the_other_address(
     crowd: Crowd, *, comes_to_both: bool
@@ -406,6 +401,7 @@ async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_anoth
             await until(lambda: newcomer.meeting.unreached == [])
 
 
+@pytest.mark.one_loop
 async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
     crowd: Crowd, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -518,6 +514,7 @@ async def test_a_holder_that_is_none_is_distrusted_and_asked_again(
         await bot.leave()
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize("kind", WRONG)
 async def test_a_join_where_something_else_answers_fails_and_names_the_address(
     crowd: Crowd, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -580,6 +577,7 @@ async def told_where_it_is_forbidden(url: str) -> str:
     return (await asyncio.to_thread(subprocess.check_output, command, text=True)).strip()
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize("is_first", [True, False])
 async def test_a_join_where_this_process_may_not_listen_fails_and_names_the_address(
     *, is_first: bool
@@ -787,6 +785,7 @@ async def test_addresses_of_the_rendezvous_and_of_members_are_its_own(
         assert not b.meeting.mine(foreign)
 
 
+@pytest.mark.one_loop
 async def test_who_accepts_who_refuses_and_who_does_neither_are_told_apart() -> None:
     """Who does neither may be cut off: it is not given up, and its link not made anew."""
     meeting = Rendezvous(free_address())

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobus.publisher import Routes
@@ -104,7 +104,6 @@ steps = st.lists(queries | st.integers(0, 20), max_size=25)
 
 
 @given(steps)
-@settings(max_examples=150, deadline=None)
 def test_those_are_found_whose_query_matches_each_once(steps: list[Query | int]) -> None:
     routes = Routes()
     there: list[Box] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobus import Event, EventType, rows
@@ -120,7 +120,6 @@ def said(batch: LazyBatch) -> str:
     separator=st.sampled_from([SEPARATOR, b",", b", ", b"\n,\n"]),
     is_frame=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
 def test_events_arrive_as_the_codec_would_decode_them(
     sent: list[tuple[Event, int]], prev: int, separator: bytes, is_frame: bool
 ) -> None:
@@ -135,7 +134,6 @@ def test_events_arrive_as_the_codec_would_decode_them(
 
 
 @given(st.lists(st.integers(0, OPENED_BYTES * 2), min_size=1, max_size=100))
-@settings(max_examples=60, deadline=None)
 def test_however_large_they_are_all_arrive_in_chunks_of_32_and_of_16_kib_if_of_several(
     sizes: list[int],
 ) -> None:
@@ -342,7 +340,7 @@ def with_wrong(good: int, wrong: bytes, after: int) -> LazyBatch:
 
 
 @pytest.mark.parametrize("after", [0, 40])
-@pytest.mark.parametrize("good", [0, 1, 31, 32, 100])
+@pytest.mark.parametrize("good", [0, 31, 32])
 @pytest.mark.parametrize("wrong", ALL_WRONG)
 def test_before_a_row_that_is_wrong_all_are_handed_over_and_none_behind_it(
     wrong: bytes, good: int, after: int
@@ -353,7 +351,7 @@ def test_before_a_row_that_is_wrong_all_are_handed_over_and_none_behind_it(
     assert (batch.left, batch.last) == (0, 4 + good)
 
 
-@pytest.mark.parametrize("good", [0, 1, 32, 100])
+@pytest.mark.parametrize("good", [0, 32])
 @pytest.mark.parametrize("separator", [b",", b", "])
 @pytest.mark.parametrize(("changed", "_"), WRONG)
 def test_before_an_event_that_no_bus_sends_all_are_handed_over_of_rows_that_are_opened_whole(
@@ -507,7 +505,6 @@ def almost_right(draw: st.DrawFn) -> bytes:
     st.integers(0, 80),
     st.booleans(),
 )
-@settings(max_examples=600, deadline=None)
 def test_of_whatever_a_peer_sends_events_that_rise_are_handed_over_and_the_rest_is_an_error(
     text: bytes, count: int, span: int, is_frame: bool
 ) -> None:

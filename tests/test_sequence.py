@@ -20,56 +20,10 @@ def page(after: int, to: int, newest: int, evicted: int = 0) -> Page:
     return Page(after=after, evicted=evicted, to=to, newest=newest, rows=[])
 
 
-def test_a_new_cursor_is_live_at_the_beginning() -> None:
-    cursor = Cursor()
-    assert (cursor.last, cursor.behind) == (0, False)
-
-
-def test_a_cursor_can_begin_anywhere_and_behind() -> None:
-    cursor = Cursor(7, behind=True)
-    assert (cursor.last, cursor.behind) == (7, True)
-
-
 def test_falling_behind_keeps_the_place_before_the_first_event_without_room() -> None:
     cursor = Cursor()
     cursor.start_lagging(5)
     assert (cursor.last, cursor.behind) == (4, True)
-
-
-def test_a_page_that_is_not_the_last_leaves_it_behind_where_the_page_ended() -> None:
-    cursor = Cursor(4, behind=True)
-    assert cursor.advance(page(4, to=8, newest=9)) is None
-    assert (cursor.last, cursor.behind) == (8, True)
-
-
-def test_a_page_that_reaches_the_newest_makes_it_live() -> None:
-    cursor = Cursor(4, behind=True)
-    assert cursor.advance(page(4, to=9, newest=9)) is None
-    assert (cursor.last, cursor.behind) == (9, False)
-
-
-def test_what_was_forgotten_above_the_place_is_a_gap_of_exactly_that() -> None:
-    gap = Cursor(4, behind=True).advance(page(4, to=9, newest=9, evicted=6))
-    assert gap == Gap(after=4, upto=6, reason="history no longer holds it")
-
-
-@pytest.mark.parametrize("evicted", [0, 3, 4])
-def test_what_was_forgotten_up_to_the_place_had_been_handed_over(evicted: int) -> None:
-    assert Cursor(4, behind=True).advance(page(4, to=9, newest=9, evicted=evicted)) is None
-
-
-def test_the_same_loss_is_reported_once_however_many_pages_tell_of_it() -> None:
-    cursor = Cursor(0, behind=True)
-    first = cursor.advance(page(0, to=3, newest=9, evicted=6))
-    assert (first and first.after, first and first.upto) == (0, 6)
-    assert cursor.advance(page(3, to=5, newest=9, evicted=6)) is None
-
-
-def test_a_loss_that_grows_between_two_pages_is_continued_where_it_ended() -> None:
-    cursor = Cursor(0, behind=True)
-    cursor.advance(page(0, to=3, newest=9, evicted=6))
-    gap = cursor.advance(page(3, to=5, newest=9, evicted=8))
-    assert (gap and gap.after, gap and gap.upto) == (6, 8)
 
 
 # Frames of another process.
@@ -95,15 +49,6 @@ def given_up(last: int, seq: int) -> Cursor:
     return cursor
 
 
-def test_a_source_that_is_further_is_a_reason_to_ask_and_not_to_skip() -> None:
-    assert place(heard(4, 9)) == (4, True)
-
-
-@pytest.mark.parametrize("seq", [3, 4])
-def test_a_source_that_is_where_it_stands_or_before_changes_nothing(seq: int) -> None:
-    assert place(heard(4, seq)) == (4, False)
-
-
 def test_what_is_missing_is_counted_up_to_the_last_that_was_heard_of() -> None:
     cursor = Cursor(5)
     assert cursor.missing == 0
@@ -120,30 +65,11 @@ def test_of_who_does_not_know_yet_where_it_begins_nothing_counts_as_missing() ->
     assert cursor.missing == 0
 
 
-def test_a_frame_that_goes_on_where_it_stands_is_handed_over_whole() -> None:
-    cursor = Cursor(4)
-    assert cursor.take(4, 9, has_room=True) == 4
-    assert place(cursor) == (9, False)
-
-
-def test_of_a_frame_that_reaches_back_only_what_is_new_is_handed_over() -> None:
-    cursor = Cursor(6)
-    assert cursor.take(4, 9, has_room=True) == 6
-    assert place(cursor) == (9, False)
-
-
 @pytest.mark.parametrize("has_room", [True, False])
 def test_a_frame_that_comes_twice_brings_nothing_new_and_needs_no_room(has_room: bool) -> None:
     cursor = Cursor(9)
     assert cursor.take(4, 9, has_room) == 9
     assert place(cursor) == (9, False)
-
-
-@pytest.mark.parametrize("has_room", [True, False])
-def test_a_frame_behind_which_one_is_missing_is_left(has_room: bool) -> None:
-    cursor = Cursor(4)
-    assert cursor.take(5, 9, has_room) is None
-    assert place(cursor) == (4, True)
 
 
 def test_a_frame_without_room_is_left() -> None:
@@ -159,68 +85,14 @@ def test_a_beacon_of_where_it_stands_leaves_it_live(has_room: bool) -> None:
     assert place(cursor) == (4, False)
 
 
-@pytest.mark.parametrize("has_room", [True, False])
-def test_a_beacon_reveals_that_the_last_frame_was_lost(has_room: bool) -> None:
-    cursor = Cursor(4)
-    assert cursor.take(9, 9, has_room) is None
-    assert place(cursor) == (4, True)
-
-
-@pytest.mark.parametrize("prev", [2, 4])
-def test_a_frame_that_goes_on_to_all_that_was_heard_of_makes_one_that_is_behind_live(
-    prev: int,
-) -> None:
-    cursor = heard(4, 20)
-    assert cursor.take(prev, 9, has_room=True) == 4
-    assert place(cursor) == (9, True)
-    assert cursor.take(9, 20, has_room=True) == 9
-    assert place(cursor) == (20, False)
-
-
-def test_a_frame_of_before_does_not_hide_what_is_known_to_be_missing() -> None:
-    """It may have been left unread, and be read when its source is dead."""
-    cursor = Cursor(450)
-    cursor.hear(3201)
-    assert cursor.take(199, 200, has_room=True) == 450
-    assert cursor.take(440, 460, has_room=True) == 450
-    assert (place(cursor), cursor.leave(0)) == ((460, True), [Gap(460, 3201, LEFT)])
-
-
-def test_a_beacon_says_that_nothing_the_source_has_published_since_was_for_it() -> None:
-    cursor = heard(4, 20)
-    assert cursor.take(4, 4, has_room=True) == 4
-    assert place(cursor) == (4, False)
-
-
-# Asking.
-
-
-def test_who_misses_nothing_asks_nothing() -> None:
-    assert Cursor(4).ask(0.0) is None
-
-
-def test_what_is_missing_is_asked_for_from_where_it_stands() -> None:
-    assert heard(4, 9).ask(0.0) == 4
-
-
-def test_one_question_is_under_way_and_it_is_repeated_after_retry() -> None:
-    cursor = heard(4, 9)
-    times = [100.0, 100.0, 100.0 + RETRY * 0.99, 100.0 + RETRY, 100.0 + RETRY * 1.99, 102.0]
-    assert [cursor.ask(now) for now in times] == [4, None, None, 4, None, 4]
-
-
-def test_a_page_that_leads_on_lets_it_ask_for_the_next_at_once() -> None:
-    cursor = heard(4, 9)
-    cursor.ask(0.0)
-    cursor.advance(page(4, to=6, newest=9))
-    assert cursor.ask(0.0) == 6
-
-
 def test_a_page_that_leads_nowhere_does_not_let_it_ask_again_at_once() -> None:
     cursor = heard(4, 9)
     cursor.ask(0.0)
     cursor.advance(page(4, to=4, newest=9))
     assert [cursor.ask(0.0), cursor.ask(RETRY)] == [None, 4]
+
+
+# Asking.
 
 
 def test_it_asks_until_its_patience_is_over_and_then_no_more() -> None:
@@ -240,19 +112,6 @@ def test_a_page_that_leads_on_renews_its_patience() -> None:
         False,
     ]
     assert [cursor.ask(9.0 + PATIENCE), cursor.has_timed_out] == [None, True]
-
-
-def test_pages_that_lead_nowhere_do_not_renew_its_patience() -> None:
-    cursor = heard(4, 9)
-    for second in range(10):
-        assert cursor.ask(float(second)) == 4
-        cursor.advance(page(4, to=4, newest=9))
-    assert (cursor.ask(PATIENCE), cursor.has_timed_out) == (None, True)
-
-
-def test_patience_begins_with_the_first_question_and_not_before() -> None:
-    cursor = heard(4, 9)
-    assert (cursor.ask(1000.0), cursor.has_timed_out) == (4, False)
 
 
 def test_a_question_that_has_to_wait_for_its_turn_is_repeated_after_retry_and_never_given_up() -> (
@@ -277,48 +136,6 @@ def test_becoming_live_forgets_what_was_asked() -> None:
 # Which pages count.
 
 
-def test_the_page_that_was_asked_for_is_expected_and_others_are_not() -> None:
-    cursor = heard(4, 9)
-    cursor.ask(0.0)
-    assert [cursor.expects(page(after, to=9, newest=9)) for after in (3, 4, 5)] == [
-        False,
-        True,
-        False,
-    ]
-
-
-def test_a_page_is_expected_though_a_frame_has_led_on_since_it_was_asked_for() -> None:
-    cursor = heard(4, 20)
-    cursor.ask(0.0)
-    cursor.take(4, 7, has_room=True)
-    assert [cursor.expects(page(after, to=9, newest=9)) for after in (4, 7)] == [True, False]
-    assert cursor.advance(page(4, to=9, newest=9)) is None
-    assert (place(cursor), cursor.ask(0.0)) == ((9, True), 9)
-
-
-def test_a_page_that_a_frame_has_overtaken_does_not_lead_back() -> None:
-    cursor = heard(4, 20)
-    cursor.ask(0.0)
-    cursor.take(4, 12, has_room=True)
-    assert cursor.advance(page(4, to=9, newest=9)) is None
-    assert (place(cursor), cursor.ask(0.0)) == ((12, True), 12)
-
-
-def test_of_what_was_forgotten_that_is_lost_which_no_frame_has_brought_meanwhile() -> None:
-    cursor = heard(4, 20)
-    cursor.ask(0.0)
-    cursor.take(4, 7, has_room=True)
-    assert cursor.advance(page(4, to=9, newest=9, evicted=8)) == Gap(7, 8, EVICTED)
-
-
-def test_an_answer_to_a_question_before_the_last_is_not_expected() -> None:
-    cursor = heard(4, 20)
-    cursor.ask(0.0)
-    cursor.take(4, 7, has_room=True)
-    assert cursor.ask(RETRY) == 7
-    assert not cursor.expects(page(4, to=9, newest=9))
-
-
 def test_no_page_is_expected_while_none_was_asked_for() -> None:
     assert not heard(4, 9).expects(page(4, to=9, newest=9))
     assert not Cursor(4).expects(page(4, to=9, newest=9))
@@ -332,50 +149,14 @@ def test_the_same_page_is_not_expected_twice() -> None:
     assert not cursor.expects(page(4, to=6, newest=9))
 
 
-def test_a_page_is_not_expected_any_more_once_it_is_live() -> None:
-    cursor = heard(4, 9)
-    cursor.ask(0.0)
-    cursor.take(4, 4, has_room=True)
-    assert not cursor.expects(page(4, to=9, newest=9))
-
-
-@pytest.mark.parametrize(("to", "newest"), [(3, 9), (8, 7), (3, 2)])
-def test_a_page_whose_numbers_contradict_each_other_is_not_expected(to: int, newest: int) -> None:
-    cursor = heard(4, 9)
-    cursor.ask(0.0)
-    assert not cursor.expects(page(4, to, newest))
-
-
-def test_a_page_of_before_the_source_said_where_it_is_does_not_make_it_live() -> None:
-    cursor = heard(4, 20)
-    cursor.ask(0.0)
-    cursor.advance(page(4, to=9, newest=9))
-    assert (place(cursor), cursor.ask(0.0)) == ((9, True), 9)
-
-
-def test_the_furthest_that_was_heard_of_counts_whatever_is_heard_later() -> None:
-    cursor = heard(4, 20)
-    cursor.hear(9)
-    cursor.take(5, 9, has_room=True)
-    cursor.ask(0.0)
-    cursor.advance(page(4, to=9, newest=9))
-    assert place(cursor) == (9, True)
-
-
-# Giving up, and the source leaving.
-
-
-def test_while_it_has_not_given_up_no_frame_ends_what_is_missing() -> None:
-    cursor = heard(4, 9)
-    assert cursor.lost_before(9) is None
-    assert place(cursor) == (4, True)
-
-
 def test_after_giving_up_the_next_frame_ends_what_is_missing_and_that_is_lost() -> None:
     cursor = given_up(4, 9)
     assert cursor.lost_before(9) == Gap(after=4, upto=9, reason="its source did not answer")
     assert (place(cursor), cursor.has_timed_out) == ((9, False), False)
     assert cursor.take(9, 12, has_room=True) == 9
+
+
+# Giving up, and the source leaving.
 
 
 def test_after_giving_up_a_frame_does_not_end_what_is_missing_behind_it() -> None:
@@ -385,13 +166,6 @@ def test_after_giving_up_a_frame_does_not_end_what_is_missing_behind_it() -> Non
     assert cursor.take(9, 12, has_room=True) == 9
     assert (place(cursor), cursor.has_timed_out, cursor.ask(PATIENCE)) == ((12, True), False, 12)
     assert cursor.leave(0) == [Gap(12, 20, LEFT)]
-
-
-def test_after_giving_up_a_beacon_ends_what_is_missing() -> None:
-    cursor = given_up(4, 20)
-    assert cursor.lost_before(9) == Gap(4, 9, UNANSWERED)
-    assert cursor.take(9, 9, has_room=True) == 9
-    assert place(cursor) == (9, False)
 
 
 @pytest.mark.parametrize("prev", [3, 4])
@@ -436,52 +210,6 @@ def test_what_is_lost_without_an_answer_is_not_told_where_the_forgotten_covers_i
     cursor.ask(PATIENCE)
     assert cursor.lost_before(9) is None
     assert place(cursor) == (9, True)
-
-
-def test_what_is_missing_of_a_source_that_leaves_is_lost() -> None:
-    cursor = heard(4, 9)
-    assert cursor.leave(0) == [Gap(after=4, upto=9, reason="its source has left")]
-    assert place(cursor) == (9, False)
-
-
-def test_what_was_given_up_is_lost_when_its_source_leaves_as_well() -> None:
-    cursor = given_up(4, 9)
-    assert cursor.leave(0) == [Gap(after=4, upto=9, reason="its source has left")]
-    assert (place(cursor), cursor.has_timed_out) == ((9, False), False)
-
-
-def test_nothing_is_lost_when_a_source_leaves_of_which_nothing_is_missing() -> None:
-    cursor = Cursor(4)
-    assert cursor.leave(0) == []
-    assert place(cursor) == (4, False)
-
-
-def test_a_source_that_leaves_after_a_beacon_has_vouched_for_it_loses_nothing() -> None:
-    cursor = heard(4, 20)
-    cursor.take(4, 4, has_room=True)
-    assert cursor.leave(0) == []
-    assert place(cursor) == (4, False)
-
-
-def test_a_source_that_leaves_twice_loses_it_once() -> None:
-    cursor = heard(4, 9)
-    cursor.leave(0)
-    assert cursor.leave(0) == []
-
-
-def test_what_a_source_sent_before_it_left_is_not_handed_over_once_it_is_lost() -> None:
-    cursor = heard(4, 9)
-    cursor.leave(0)
-    assert cursor.take(4, 7, has_room=True) == 9
-    assert cursor.take(7, 12, has_room=True) == 9
-    assert place(cursor) == (12, False)
-
-
-def test_a_source_that_comes_back_goes_on_behind_what_was_lost() -> None:
-    cursor = heard(4, 9)
-    cursor.leave(0)
-    assert cursor.take(11, 12, has_room=True) is None
-    assert cursor.ask(0.0) == 9
 
 
 def vouched(last: int, clear: int) -> Cursor:
@@ -534,14 +262,6 @@ def test_what_was_taken_for_a_repetition_before_it_was_taken_back_is_in_the_gap(
     assert cursor.go_back(62) == Gap(60, 100, WENT_BACK)
 
 
-def test_who_was_misled_about_what_is_missing_goes_on_catching_up_with_the_rest() -> None:
-    cursor = heard(4, 2**62)
-    assert cursor.go_back(9) is None
-    assert (place(cursor), cursor.ask(0.0)) == ((4, True), 4)
-    cursor.advance(page(4, 9, 9))
-    assert place(cursor) == (9, False)
-
-
 def test_who_has_all_that_is_left_is_live_again() -> None:
     cursor = heard(4, 2**62)
     assert cursor.go_back(4) is None
@@ -565,12 +285,6 @@ def test_who_has_no_more_than_its_source_says_is_not_moved(seq: int) -> None:
 
 
 # Beginning in the past.
-
-
-def test_who_begins_in_the_past_is_behind_and_asks_for_that() -> None:
-    cursor = Cursor(since="last")
-    assert cursor.behind
-    assert (cursor.ask(0.0), cursor.since) == (0, "last")
 
 
 @pytest.mark.parametrize(("prev", "newest"), [(0, 0), (0, 3), (5, 9)])
@@ -608,13 +322,6 @@ def test_of_the_past_that_is_lost_which_history_still_held_when_its_source_left(
     assert cursor.leave(0) == [Gap(20, 80, LEFT)]
 
 
-def test_what_is_forgotten_after_it_began_is_a_gap() -> None:
-    cursor = Cursor(since=1.5)
-    cursor.ask(0.0)
-    cursor.advance(page(40, 60, 80, evicted=40))
-    assert cursor.advance(page(60, 80, 80, evicted=70)) == Gap(60, 70, EVICTED)
-
-
 def test_only_the_last_are_wanted_up_to_where_the_source_was_and_all_after_that() -> None:
     cursor = Cursor(since="last")
     cursor.ask(0.0)
@@ -628,63 +335,12 @@ def test_only_the_last_are_wanted_up_to_where_the_source_was_and_all_after_that(
     assert place(cursor) == (85, False)
 
 
-def test_a_frame_that_leads_beyond_where_only_the_last_are_wanted_ends_that() -> None:
-    cursor = Cursor(since="last")
-    cursor.ask(0.0)
-    cursor.advance(page(0, 10, 42))
-    cursor.hear(60)
-    assert (cursor.ask(0.0), cursor.take(10, 50, has_room=True), cursor.upto) == (10, 10, 0)
-    assert cursor.expects(page(10, 42, 60))
-    cursor.advance(page(10, 42, 60))
-    assert (place(cursor), cursor.upto, cursor.ask(0.0)) == ((50, True), 0, 50)
-
-
-def test_of_a_page_that_was_overtaken_nothing_is_said_to_be_lost() -> None:
-    cursor = heard(4, 20)
-    cursor.ask(0.0)
-    cursor.take(4, 12, has_room=True)
-    assert cursor.advance(page(4, 9, 20, evicted=15)) is None
-    assert cursor.ask(0.0) == 12
-    assert cursor.advance(page(12, 20, 20, evicted=15)) == Gap(12, 15, EVICTED)
-
-
-def test_a_source_that_has_published_nothing_has_no_past() -> None:
-    cursor = Cursor(since="last")
-    cursor.ask(0.0)
-    cursor.advance(page(0, 0, 0))
-    assert (place(cursor), cursor.since, cursor.upto) == ((0, False), None, 0)
-
-
-def test_a_late_second_answer_to_where_it_begins_changes_nothing() -> None:
-    cursor = Cursor(since="last")
-    cursor.ask(0.0)
-    first = page(40, 60, 80)
-    cursor.advance(first)
-    cursor.ask(0.0)
-    assert not cursor.expects(first)
-
-
-def test_a_past_that_nobody_tells_of_is_given_up_and_said_to_be_lost() -> None:
-    cursor = Cursor(since=1.5)
-    cursor.ask(0.0)
-    assert cursor.ask(PATIENCE) is None
-    assert cursor.lost_before(7) == Gap(0, 7, UNANSWERED)
-    assert cursor.take(7, 9, has_room=True) == 7
-
-
 def test_a_past_that_was_given_up_of_a_source_that_has_published_nothing_is_no_loss() -> None:
     cursor = Cursor(since="last")
     cursor.ask(0.0)
     cursor.ask(PATIENCE)
     assert cursor.lost_before(0) is None
     assert cursor.take(0, 1, has_room=True) == 0
-    assert not cursor.behind
-
-
-def test_a_source_that_leaves_before_it_told_of_its_past_has_lost_what_was_heard_of() -> None:
-    cursor = Cursor(since="last")
-    cursor.hear(9)
-    assert cursor.leave(0) == [Gap(0, 9, LEFT)]
     assert not cursor.behind
 
 
@@ -696,15 +352,6 @@ def test_a_page_that_ends_where_a_frame_has_led_tells_what_is_lost_behind_it() -
     cursor.ask(0.0)
     cursor.take(4, 9, has_room=True)
     assert cursor.advance(page(4, 9, 20, evicted=15)) == Gap(9, 15, EVICTED)
-
-
-def test_behind_what_is_missing_every_frame_is_skipped_and_counted_as_missing() -> None:
-    cursor = heard(4, 8)
-    assert cursor.take(9, 10, has_room=True) is None
-    assert cursor.missing == 10 - 4
-    assert cursor.take(6, 7, has_room=True) is None
-    assert cursor.missing == 10 - 4
-    assert cursor.take(4, 5, has_room=True) == 4
 
 
 def test_a_number_that_was_said_to_be_unknown_and_taken_back_hides_none_that_is_unknown_later() -> (

@@ -237,6 +237,7 @@ async def test_an_inbox_that_drops_catches_up_by_whole_pages_however_small_it_is
     )
 
 
+@pytest.mark.virtual
 async def test_what_others_have_is_asked_for_beside_what_is_missing_of_the_own(
     bus: AsyncEventBus,
 ) -> None:

@@ -4,16 +4,10 @@ import asyncio
 from typing import Literal
 
 import pytest
+from conftest import HandClock
 
 from aiobus import AsyncEventBus, Event
 from aiobus.sync import EVENTS, HANDLER_EVENTS, HANDLER_SECONDS, TURN_SECONDS, TimeSlice
-
-
-class HandClock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -400,6 +400,7 @@ async def test_a_fault_that_depends_on_the_message_draws_as_the_same_figure_does
     assert {(each.source, each.target) for each in heard} == {("above", "below")}
 
 
+@pytest.mark.virtual
 async def test_a_message_says_what_it_is() -> None:
     said: list[Message] = []
     beacon = asyncio.Event()
@@ -686,6 +687,7 @@ async def test_flush_asks_for_more_streams_than_one_mark_names(
         assert await feed.flush() == []
 
 
+@pytest.mark.virtual
 async def test_a_clean_exit_loses_nothing_over_a_lossy_link_and_names_nobody() -> None:
     async with Desk(MemoryNetwork(seed=3)) as desk:
         feed, strategy, listener = await feed_and_strategy(desk)
@@ -786,6 +788,7 @@ async def test_flush_and_close_name_a_peer_that_was_found_and_has_not_answered(
         assert await tool.close(0.05) == ["strategy"]
 
 
+@pytest.mark.virtual
 async def test_a_flush_asks_a_peer_that_comes_back_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -882,6 +885,7 @@ async def test_a_peer_that_was_cut_off_before_subscribe_is_named_without_waiting
         assert subscription.unconfirmed == {"feed"}
 
 
+@pytest.mark.virtual
 async def test_a_peer_that_left_is_not_unconfirmed_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -897,6 +901,7 @@ async def test_a_peer_that_left_is_not_unconfirmed_any_more(
             assert subscription.unconfirmed == frozenset()
 
 
+@pytest.mark.virtual
 async def test_stats_tell_how_long_each_peer_has_been_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -981,6 +986,7 @@ async def test_a_handler_that_is_called_while_its_bus_still_starts_may_publish()
         await strategy.close()
 
 
+@pytest.mark.virtual
 @pytest.mark.parametrize("cut", [False, True])
 async def test_a_last_event_that_was_lost_arrives_without_another(cut: bool) -> None:
     async with Desk(MemoryNetwork()) as desk:
@@ -1043,6 +1049,7 @@ async def test_of_who_died_while_something_was_missing_is_said_what_was_lost() -
         listener.check(published, has_gaps=True)
 
 
+@pytest.mark.virtual
 async def test_flush_waits_for_a_bus_that_has_just_started() -> None:
     async def start_and_flush(seed: int) -> None:
         async with Desk(MemoryNetwork(seed=seed, faults=Faults(delay=0.02))) as desk:
@@ -1058,6 +1065,7 @@ async def test_flush_waits_for_a_bus_that_has_just_started() -> None:
             group.create_task(start_and_flush(seed))
 
 
+@pytest.mark.one_loop
 async def test_flush_waits_for_a_bus_that_has_not_heard_the_first_answer_yet() -> None:
     async def start_and_flush(seed: int) -> None:
         async with Desk(MemoryNetwork(seed=seed)) as desk:
@@ -1114,13 +1122,6 @@ async def test_an_answer_of_the_one_before_that_comes_late_does_not_settle_with_
         assert strategy.stats().peers == ("feed",)
 
 
-async def test_a_name_in_use_is_refused() -> None:
-    async with Desk(MemoryNetwork()) as desk:
-        await desk.bus("feed")
-        with pytest.raises(NameInUse, match="feed"):
-            await desk.network.bus("feed").start()
-
-
 # Settling.
 
 
@@ -1142,6 +1143,7 @@ async def chain(network: MemoryNetwork) -> tuple[AsyncEventBus, AsyncEventBus, l
 
 # With half of all messages lost, a question and its answer both arrive once in four seconds on
 # average, and one run in twenty takes longer than is waited here.
+@pytest.mark.virtual
 @pytest.mark.parametrize("faults", [Faults(), Faults(delay=0.02), Faults(loss=0.3, reorder=0.2)])
 async def test_settled_is_when_what_followed_has_come_back_whatever_was_lost(
     faults: Faults,
@@ -1172,6 +1174,7 @@ async def test_settling_during_a_partition_waits_for_what_can_arrive(cut: bool) 
     await asyncio.gather(feed.close(), strategy.close())
 
 
+@pytest.mark.virtual
 async def test_settling_during_a_partition_waits_for_handlers_and_not_for_what_is_missing() -> None:
     network = MemoryNetwork()
     feed, strategy, signals = await chain(network)
@@ -1217,6 +1220,7 @@ async def test_settling_does_not_wait_for_the_dead() -> None:
     await asyncio.gather(feed.close(), strategy.close(0))
 
 
+@pytest.mark.virtual
 async def test_settling_that_takes_too_long_names_who_is_busy() -> None:
     network = MemoryNetwork()
     feed, strategy, _ = await chain(network)

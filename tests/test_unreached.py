@@ -6,23 +6,16 @@ import asyncio
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from actors import Actor, ActorError, Nursery, tcp_url
-from actors import nursery as make_nursery
 
 from aiobus import AsyncEventBus, BusClosed, BusError, Event, NameInUse
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
-
-
-@pytest.fixture
-async def nursery(no_task_is_left: None) -> AsyncIterator[Nursery]:
-    async with make_nursery() as made:
-        yield made
+pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.one_loop]
 
 
 @pytest.fixture(params=["ipc", "tcp", "tcp with two addresses"])

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -24,7 +23,7 @@ QUESTIONS = {
 class Other:
     """A bus of another version: it says hello and asks as that has it, and answers nothing."""
 
-    def __init__(self, folder: str, version: int, name: str = "other") -> None:
+    def __init__(self, folder: Path, version: int, name: str = "other") -> None:
         self.who = PeerId(name, 1, f"ipc://{folder}/{name}.sock")
         self.context: zmq.asyncio.Context = zmq.asyncio.Context()
         self.down = self.context.socket(zmq.XPUB)
@@ -55,15 +54,8 @@ class Other:
             await self.meet(await self.greeted())
 
 
-@pytest.fixture
-def folder() -> Iterator[str]:
-    made = tempfile.mkdtemp(prefix="ab")
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
 @pytest.fixture(params=[1, 3])
-async def other(folder: str, request: pytest.FixtureRequest) -> AsyncIterator[Other]:
+async def other(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[Other]:
     made = Other(folder, request.param)
     living = asyncio.create_task(made.live())
     yield made
@@ -73,7 +65,7 @@ async def other(folder: str, request: pytest.FixtureRequest) -> AsyncIterator[Ot
 
 
 async def test_a_peer_of_another_version_is_named_and_not_waited_for(
-    folder: str, other: Other, caplog: pytest.LogCaptureFixture
+    folder: Path, other: Other, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "aiobus")
     async with asyncio.timeout(4):  # a start waits 5 s for a peer that says nothing
@@ -91,7 +83,7 @@ async def test_a_peer_of_another_version_is_named_and_not_waited_for(
 
 
 @pytest.mark.parametrize("version", [1, 3])
-async def test_the_name_of_a_bus_of_another_version_is_in_use(folder: str, version: int) -> None:
+async def test_the_name_of_a_bus_of_another_version_is_in_use(folder: Path, version: int) -> None:
     other = Other(folder, version, "bus")
     living = asyncio.create_task(other.live())
     try:
@@ -104,7 +96,7 @@ async def test_the_name_of_a_bus_of_another_version_is_in_use(folder: str, versi
 
 
 async def test_a_peer_of_this_version_at_the_place_of_one_of_another_is_linked(
-    folder: str, other: Other
+    folder: Path, other: Other
 ) -> None:
     async with AsyncEventBus(f"ipc://{folder}", name="bus") as bus:
         await bus.publish(Event("TRADE", 1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobus import Event, EventType, wire
@@ -164,7 +164,6 @@ def said_by(read: Callable[[], object]) -> str:
 
 
 @given(whos)
-@settings(max_examples=60, deadline=None)
 def test_a_bus_is_read_as_it_was_written(who: PeerId) -> None:
     assert parse_peer_id(who.text) == who
     assert parse_topic(who.topic) == who
@@ -225,7 +224,6 @@ def long_query() -> str:
 
 
 @given(queries)
-@settings(max_examples=60, deadline=None)
 def test_a_query_is_read_from_its_topic(text: str) -> None:
     query = parse_topic(topic(text))
     assert isinstance(query, Query)
@@ -278,29 +276,6 @@ def test_a_subscription_to_anything_else_is_refused_with_the_reason(
 
 
 # Data.
-
-
-@given(
-    batch=st.lists(st.tuples(events, st.integers(1, 1000)), max_size=5),
-    query=queries,
-    source=names,
-    epoch=numbers,
-    prev=st.integers(0, 2**40),
-)
-@settings(max_examples=100, deadline=None)
-def test_events_arrive_as_the_codec_would_decode_them(
-    batch: list[tuple[Event, int]], query: str, source: str, epoch: int, prev: int
-) -> None:
-    rows, seq = [], prev
-    for event, step in batch:
-        seq += step
-        rows.append(row_of(event, seq))
-    read = read_frame(frame(topic(query), source, epoch, prev, seq, rows))
-    assert (read.topic, read.source, read.epoch) == (topic(query), source, epoch)
-    assert (read.prev, read.newest, read.count) == (prev, seq, len(batch))
-    expected = [all_of(event) for event in decode(rows, source, epoch)]
-    assert [all_of(event) for event in taken(read)] == expected
-    assert [all_of(event) for event in taken(read)] == expected
 
 
 def test_a_frame_is_a_topic_and_json_that_any_client_can_read() -> None:
@@ -565,7 +540,6 @@ def test_depth_where_no_depth_belongs_is_refused_like_any_other_mistake(
 
 
 @given(names, numbers, numbers, st.booleans())
-@settings(max_examples=60, deadline=None)
 def test_a_heartbeat_is_read_as_it_was_sent(name: str, epoch: int, seq: int, leaving: bool) -> None:
     message = heartbeat(name, epoch, seq, leaving=leaving)
     assert message.startswith(HEARTBEATS)
@@ -607,7 +581,6 @@ options = st.builds(
     st.builds(Answer, numbers, whos, st.floats(0, 1e300), numbers, st.booleans(), options=options),
     whos,
 )
-@settings(max_examples=60, deadline=None)
 def test_an_answer_is_read_as_it_was_sent(value: Answer, to: PeerId) -> None:
     assert parse_from_publisher(answer(to, value), to) == value
 
@@ -619,7 +592,6 @@ refusals = st.builds(
 
 
 @given(refusals, whos)
-@settings(max_examples=60, deadline=None)
 def test_a_refusal_is_read_as_it_was_sent(value: Refusal, to: PeerId) -> None:
     assert parse_from_publisher(answer(to, value), to) == value
 
@@ -729,7 +701,6 @@ def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
     st.builds(Mark, numbers, whos, st.lists(st.tuples(queries, numbers), max_size=3).map(tuple)),
     whos,
 )
-@settings(max_examples=60, deadline=None)
 def test_a_mark_is_read_as_it_was_sent(value: Mark, to: PeerId) -> None:
     assert parse_from_publisher(mark(to, value), to) == value
 
@@ -742,7 +713,6 @@ def test_a_mark_is_read_as_it_was_sent(value: Mark, to: PeerId) -> None:
     st.lists(st.integers(0, 2**40), min_size=4, max_size=4).map(sorted),
     st.none() | times,
 )
-@settings(max_examples=60, deadline=None)
 def test_a_page_is_read_as_it_was_sent(
     batch: list[Event],
     nonce: int,
@@ -899,13 +869,11 @@ questions = (
 
 
 @given(questions)
-@settings(max_examples=120, deadline=None)
 def test_a_question_is_read_as_it_was_sent(question: Ask | PageAsk | Ack) -> None:
     assert parse_from_subscriber(up(question)) == question
 
 
 @given(questions)
-@settings(max_examples=60, deadline=None)
 def test_no_question_can_be_taken_for_a_subscription(question: Ask | PageAsk | Ack) -> None:
     assert up(question)[0] not in (0, 1)
 
@@ -1052,7 +1020,6 @@ def read_down_and_use(message: bytes) -> None:
 
 
 @given(st.binary() | almost_valid(VALID) | json_values.map(orjson.dumps))
-@settings(max_examples=1000, deadline=None)
 def test_whatever_a_peer_sends_is_read_or_a_wire_error(message: bytes) -> None:
     for sent in (message, topic("T") + message, HEARTBEATS + message, ME.topic + message):
         for read in (parse_from_subscriber, parse_topic, read_down_and_use):
@@ -1060,17 +1027,6 @@ def test_whatever_a_peer_sends_is_read_or_a_wire_error(message: bytes) -> None:
 
 
 SECRET = {"type": f"T.{MARKER}", "key": MARKER, "data": {MARKER: [MARKER]}, "cause": MARKER}
-
-
-@pytest.mark.parametrize("field", ["seq", "timestamp", "type", "key", "data", "cause", "more"])
-@pytest.mark.parametrize("value", [MARKER * 50, [MARKER], {MARKER: MARKER}, f"aiobus.{MARKER}"])
-def test_no_field_of_an_event_is_quoted_when_it_is_refused(field: str, value: Any) -> None:
-    spoilt = row(**SECRET | {field: value})
-    for message in (data_frame(spoilt), data_frame(spoilt, count=1), page_message(rows=[spoilt])):
-        assert MARKER not in said_by(lambda sent=message: read_down_and_use(sent))
-        assert MARKER not in said_by(
-            lambda sent=message: parse_from_subscriber(sent.partition(b"\0")[2])
-        )
 
 
 @given(
@@ -1082,7 +1038,6 @@ def test_no_field_of_an_event_is_quoted_when_it_is_refused(field: str, value: An
         ]
     )
 )
-@settings(max_examples=300, deadline=None)
 def test_nothing_that_was_published_is_quoted_whatever_is_wrong_with_the_message(
     message: bytes,
 ) -> None:

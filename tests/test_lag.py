@@ -1,4 +1,4 @@
-"""Whoever is far behind is not sent what it would leave, and loses nothing by it.
+"""A subscription that lags far behind is sent no frames, and loses nothing by it.
 
 On a network in memory that writes down what goes where; at the end over real sockets.
 """
@@ -314,6 +314,7 @@ async def test_of_topics_that_turn_loud_together_is_asked_once(
     assert desk.questions == 1
 
 
+@pytest.mark.one_loop
 async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_comes_then() -> None:
     """From the moment its stream begins, though it is asked later."""
     async with Desk() as desk, asyncio.timeout(20):

@@ -1,7 +1,7 @@
 """What one query is sent: how events join into frames, and what each says of the one before."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiobus import Event, Limits, wire
@@ -218,7 +218,6 @@ ROWS = ["event", "event", "event", "burst", "large", "flush", "end_tick", "beaco
 
 
 @given(st.integers(0, 5), st.lists(st.sampled_from(ROWS), max_size=40))
-@settings(max_examples=100, deadline=None)
 def test_frames_bring_every_event_once_in_order_each_after_the_one_before(
     begin: int, steps: list[str]
 ) -> None:

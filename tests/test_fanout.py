@@ -1,4 +1,4 @@
-"""When frames, beacons and pages leave, on a real loop; what leaves is written down."""
+"""When frames, beacons and pages leave, and what each link is refused."""
 
 import asyncio
 from typing import Any
@@ -10,7 +10,16 @@ from aiobus.delivery import Delivery, current, enter
 from aiobus.history import Want
 from aiobus.mesh import fanout as module
 from aiobus.mesh import fanout as streams
-from aiobus.mesh.fanout import LOOKS, PAGE_EVENTS, SLICE, Fanout
+from aiobus.mesh.fanout import (
+    LOOKS,
+    MAX_JUNK,
+    MAX_NAMED,
+    MAX_VAIN,
+    PAGE_EVENTS,
+    SLICE,
+    Askers,
+    Fanout,
+)
 from aiobus.publisher import Publisher
 from aiobus.query import Query
 from aiobus.rows import LazyBatch
@@ -98,28 +107,6 @@ async def turn() -> None:
 # Streams.
 
 
-async def test_a_query_that_is_asked_for_is_served_from_then_on(desk: Desk) -> None:
-    desk.publish("A")
-    desk.open("A")
-    desk.publish("A", "B")
-    assert (desk.sent, len(desk.streams)) == ([(A, 1, [2])], 1)
-
-
-async def test_a_stream_begins_with_the_last_event_that_others_may_have(desk: Desk) -> None:
-    desk.publish("A")
-    desk.publisher.publish(Event("aiobus.gap", 1), is_own=True)
-    desk.open("A")
-    desk.streams.beacon(A)
-    assert desk.sent == [(A, 1, [])]
-
-
-async def test_a_query_that_nobody_asks_for_any_more_is_served_no_more(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.streams.close(A)
-    desk.publish("A", "B")
-    assert (desk.sent, len(desk.streams)) == ([(B, 0, [2])], 1)
-
-
 async def test_a_frame_that_could_not_be_sent_holds_up_nothing_that_comes_later(desk: Desk) -> None:
     way = Way(desk)
     desk.open("A")
@@ -133,38 +120,11 @@ async def test_a_frame_that_could_not_be_sent_holds_up_nothing_that_comes_later(
     assert [seq for _, _, seqs in desk.sent for seq in seqs] == [1, 3, 4]
 
 
-async def test_closing_what_nobody_asked_for_is_no_error(desk: Desk) -> None:
-    desk.streams.close(A)
-    assert len(desk.streams) == 0
-
-
-async def test_a_query_that_is_asked_for_anew_begins_where_the_source_is(desk: Desk) -> None:
-    desk.open("A")
-    desk.streams.close(A)
-    desk.publish("A", "A")
-    desk.open("A")
-    desk.publish("A")
-    assert desk.sent == [(A, 2, [3])]
-
-
 async def test_when_all_are_closed_nobody_is_served(desk: Desk) -> None:
     desk.open("A", "B")
     desk.streams.close_all()
     desk.publish("A", "B")
     assert (desk.messages, len(desk.streams)) == ([], 0)
-
-
-async def test_one_query_too_many_is_refused_and_the_others_are_served(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_STREAMS", 2)
-    desk.open("A", "B", "A")
-    with pytest.raises(WireError, match="2 queries are served already"):
-        desk.open("C")
-    desk.streams.close(B)
-    desk.open("C")
-    desk.publish("A", "C")
-    assert len(desk.sent) == 2
 
 
 async def test_one_query_too_many_of_a_link_is_refused_and_other_links_are_served(
@@ -224,23 +184,6 @@ async def test_a_query_is_owed_what_history_holds_no_more_or_has_not_been_looked
 # Ticks.
 
 
-async def test_what_is_published_in_one_tick_is_joined_and_leaves_at_its_end(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A", "B", "A", "B", "A")
-    assert desk.sent == [(A, 0, [1]), (B, 0, [2])]
-    await turn()
-    assert desk.sent[2:] == [(A, 1, [3, 5]), (B, 2, [4])]
-
-
-async def test_flushing_sends_what_waits_for_the_end_of_the_tick(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A", "B", "A", "B")
-    desk.streams.flush()
-    assert desk.sent[2:] == [(A, 1, [3]), (B, 2, [4])]
-    await turn()
-    assert len(desk.sent) == 4
-
-
 async def test_what_leaves_at_the_end_of_a_tick_is_caused_by_no_event(desk: Desk) -> None:
     causes: list[Delivery | None] = []
     desk.streams = Fanout(desk.publisher, lambda _: causes.append(current()))
@@ -251,19 +194,6 @@ async def test_what_leaves_at_the_end_of_a_tick_is_caused_by_no_event(desk: Desk
     desk.publish("A", "A")
     await turn()
     assert causes == [delivery, None]
-
-
-async def test_the_frames_of_a_query_leave_in_order_though_it_is_asked_for_anew_in_one_tick(
-    desk: Desk,
-) -> None:
-    desk.open("A")
-    desk.publish("A", "A")
-    desk.streams.close(A)
-    desk.open("A")
-    desk.publish("A")
-    await turn()
-    prevs = [prev for _, prev, _ in desk.sent]
-    assert prevs == sorted(prevs)
 
 
 # Pages.
@@ -300,14 +230,6 @@ async def test_a_page_names_no_number_that_heartbeats_do_not(desk: Desk) -> None
 # Beacons.
 
 
-async def test_a_beacon_says_on_each_stream_what_was_sent_last(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A")
-    desk.open("B")
-    desk.streams.beacons()
-    assert desk.sent[1:] == [(A, 1, []), (B, 1, [])]
-
-
 async def beacons_sent(desk: Desk) -> int:
     """How many beacons leave until all have."""
     before = len(desk.messages)
@@ -321,13 +243,6 @@ async def beacons_sent(desk: Desk) -> int:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One slice after the other, without the pauses."""
     monkeypatch.setattr(streams, "BEACON_SECONDS", 0.0)
-
-
-async def test_beacons_of_many_streams_do_not_leave_at_once(desk: Desk) -> None:
-    desk.open(*(f"T{number}" for number in range(2 * SLICE + 1)))
-    desk.streams.beacons()
-    assert len(desk.messages) == SLICE
-    desk.streams.close_all()
 
 
 @pytest.mark.usefixtures("at_once")
@@ -345,27 +260,12 @@ async def test_beacons_that_are_under_way_are_not_begun_again(desk: Desk) -> Non
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("count", [1, SLICE, SLICE + 1])
-async def test_beacons_can_be_sent_again_once_they_have_left(desk: Desk, count: int) -> None:
-    desk.open(*(f"T{number}" for number in range(count)))
-    assert [await beacons_sent(desk) for _ in range(3)] == [count] * 3
-
-
-@pytest.mark.usefixtures("at_once")
 async def test_who_is_gone_when_its_turn_comes_gets_no_beacon(desk: Desk) -> None:
     desk.open(*(f"T{number}" for number in range(SLICE)), "A", "B")
     desk.streams.beacons()
     desk.streams.close(A)
     await beacons_sent(desk)
     assert [topic for topic, _, _ in desk.sent[SLICE:]] == [B]
-
-
-async def test_one_stream_alone_can_have_a_beacon(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A")
-    desk.streams.beacon(A)
-    desk.streams.beacon(wire.topic("C"))
-    assert desk.sent[1:] == [(A, 1, [])]
 
 
 # Those who listen quietly.
@@ -478,15 +378,6 @@ async def test_of_very_many_each_is_told_in_its_turn(desk: Desk, count: int) -> 
     desk.streams.close_all()
 
 
-@pytest.mark.usefixtures("told_at_once")
-async def test_behind_very_many_of_whom_there_is_no_news_one_is_told_as_well(desk: Desk) -> None:
-    desk.open_quietly(*(f"T{number}" for number in range(LOOKS)), "A")
-    desk.messages.clear()
-    desk.publish("A")
-    assert await told(desk, 1) == [(A, 1)]
-    desk.streams.close_all()
-
-
 @pytest.mark.parametrize("closed_first", [A, wire.quiet(A)])
 async def test_a_query_is_served_until_nobody_asks_for_it_loudly_or_quietly(
     desk: Desk, closed_first: bytes
@@ -515,20 +406,6 @@ async def test_who_does_not_listen_quietly_any_more_is_told_no_more(desk: Desk) 
     desk.streams.close_all()
 
 
-@pytest.mark.usefixtures("told_at_once")
-async def test_when_all_are_closed_nobody_is_told_and_the_next_who_comes_is(desk: Desk) -> None:
-    desk.open_quietly("A")
-    telling = desk.streams._telling
-    assert telling is not None
-    desk.streams.close_all()
-    assert telling.cancelled()
-    desk.messages.clear()
-    desk.open_quietly("B")
-    desk.publish("B")
-    assert await told(desk, 2) == [(B, 0), (B, 1)]
-    desk.streams.close_all()
-
-
 # What is owed.
 
 
@@ -543,22 +420,6 @@ async def test_what_was_published_before_a_query_is_owed_to_whose_link_was_cut(d
     desk.publish("A")
     desk.open("A")
     assert desk.streams.owed() == {A: 1}
-
-
-async def test_what_waits_for_the_end_of_the_tick_is_sent_and_owed(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A", "A")
-    assert desk.streams.owed() == {A: 2}
-    assert desk.sent == [(A, 0, [1]), (A, 1, [2])]
-
-
-async def test_what_everybody_has_is_owed_no_more(desk: Desk) -> None:
-    desk.open("A", "B")
-    desk.publish("A", "B")
-    desk.streams.confirm(desk.streams.owed())
-    assert desk.streams.owed() == {}
-    desk.publish("B")
-    assert desk.streams.owed() == {B: 3}
 
 
 async def test_what_was_published_since_is_still_owed(desk: Desk) -> None:
@@ -580,10 +441,203 @@ async def test_a_late_confirmation_takes_nothing_back(desk: Desk) -> None:
     assert desk.streams.owed() == {}
 
 
-async def test_confirming_what_nobody_asks_for_any_more_is_no_error(desk: Desk) -> None:
-    desk.open("A")
-    desk.publish("A")
-    owed = desk.streams.owed()
-    desk.streams.close(A)
-    desk.streams.confirm(owed)
-    assert desk.streams.owed() == {}
+# Who listens on which link, and what each link is refused.
+
+
+BOT = PeerId("bot", 50, "ipc:///bot")
+FEED = PeerId("feed", 70, "ipc:///feed")
+ONE, TWO = 11, 12
+"""Links."""
+
+
+def topics(count: int) -> list[bytes]:
+    return [b"T/%d\0" % number for number in range(count)]
+
+
+def refused_all(count: int) -> Askers:
+    askers = Askers()
+    for name in topics(count):
+        askers.refuse(ONE, name, "full")
+    return askers
+
+
+def test_a_link_is_from_who_said_hello_on_it_and_from_no_other() -> None:
+    askers = Askers()
+    assert ONE not in askers
+    assert askers.hello(ONE, BOT) == []
+    assert ONE in askers
+    assert [askers.is_from(ONE, BOT), askers.is_from(ONE, FEED), askers.is_from(TWO, BOT)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_who_says_hello_on_a_second_link_is_known_on_both_until_the_last_is_gone() -> None:
+    askers = Askers()
+    askers.hello(ONE, BOT)
+    assert askers.hello(TWO, BOT) == [ONE]
+    assert askers.withdraw(BOT) == [ONE, TWO]
+    assert (ONE in askers, TWO in askers) == (False, False)
+
+
+def test_a_link_number_that_is_used_again_is_from_who_says_hello_last() -> None:
+    askers = Askers()
+    askers.hello(ONE, BOT)
+    askers.hello(ONE, FEED)
+    assert (askers.is_from(ONE, FEED), askers.withdraw(BOT)) == (True, [])
+
+
+def test_links_beyond_the_bound_push_the_oldest_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LINKS", 2)
+    askers = Askers()
+    for link in (1, 2, 3):
+        askers.hello(link, BOT)
+    assert [link in askers for link in (1, 2, 3)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"\0", b"T", b"T\0T\0", b"\xff\0", b"~bot@1 x\0", b"T" * 1_025 + b"\0"]
+)
+def test_what_is_no_topic_of_a_query_is_not_remembered(name: bytes) -> None:
+    askers = Askers()
+    askers.refuse(ONE, name, "no subscription")
+    assert askers.refused(ONE) is None
+
+
+def test_an_answer_names_a_bounded_number_and_says_that_there_are_more() -> None:
+    refused = refused_all(MAX_NAMED).refused(ONE)
+    assert refused is not None
+    assert (refused[0], len(refused[1])) == (True, MAX_NAMED)
+    refused = refused_all(MAX_NAMED + 1).refused(ONE)
+    assert refused is not None
+    assert (refused[0], len(refused[1])) == (False, MAX_NAMED)
+
+
+def test_of_many_that_are_refused_each_is_tried_in_its_turn() -> None:
+    askers = refused_all(2 * MAX_NAMED)
+    assert [*askers.some(ONE), *askers.some(ONE)] == topics(2 * MAX_NAMED)
+
+
+def test_beyond_the_bytes_that_are_remembered_no_answer_is_complete_until_the_link_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 2 * (module.OVERHEAD + 4))
+    askers = Askers()
+    askers.hello(ONE, BOT)
+    for name in (b"T/a\0", b"T/a\0", b"T/b\0", b"T/c\0"):
+        askers.refuse(ONE, name, "full")
+    assert askers.refused(ONE) == (False, {"T/a": "full", "T/b": "full"})
+    askers.serve(ONE, b"T/a\0")
+    askers.close(b"T/b\0", ONE)
+    assert askers.refused(ONE) == (False, {})
+    askers.withdraw(BOT)
+    assert askers.refused(ONE) is None
+    askers.refuse(TWO, b"T/a\0", "full")
+    assert askers.refused(TWO) == (True, {"T/a": "full"})
+
+
+def test_a_link_without_a_hello_that_dies_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", module.OVERHEAD + 4)
+    askers = Askers()
+    askers.refuse(ONE, b"T/a\0", "full")
+    askers.refuse(ONE, b"T/b\0", "full")
+    for name in (b"T/a\0", b"T/b\0"):
+        askers.close(name, None)
+    assert askers.refused(ONE) is None
+
+
+@pytest.mark.parametrize("has_said_hello", [True, False])
+def test_a_refusal_that_is_not_remembered_outlasts_the_death_of_another_link(
+    monkeypatch: pytest.MonkeyPatch, *, has_said_hello: bool
+) -> None:
+    """Its queries come before its hello, so the other may die between the two."""
+    monkeypatch.setattr(module, "MAX_BYTES", module.OVERHEAD + 4)
+    askers = Askers()
+    askers.refuse(TWO, b"T/a\0", "full")
+    if has_said_hello:
+        askers.hello(ONE, BOT)
+    askers.refuse(ONE, b"T/b\0", "full")
+    for name in (b"T/a\0", b"T/c\0"):
+        askers.close(name, None)
+    askers.hello(ONE, BOT)
+    assert askers.refused(ONE) == (False, {})
+    assert list(askers.lacking()) == [("bot", [], False)]
+
+
+def test_a_link_that_said_hello_and_is_refused_more_than_is_remembered_keeps_that_until_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last link that asks for a topic dies; this one asked for it as well, and lives."""
+    monkeypatch.setattr(module, "MAX_BYTES", module.OVERHEAD + 4)
+    askers = Askers()
+    askers.hello(ONE, BOT)
+    for name in (b"T/a\0", b"T/b\0"):
+        askers.refuse(ONE, name, "full")
+    askers.close(b"T/a\0", ONE)
+    askers.close(b"T/a\0", None)
+    assert askers.refused(ONE) == (False, {})
+
+
+JUNK = b"\xff\0"
+
+
+def test_a_link_is_abusive_beyond_a_number_of_topics_that_no_member_asks_for() -> None:
+    askers = Askers()
+    for _ in range(MAX_JUNK):
+        askers.refuse(ONE, JUNK, "no subscription")
+        askers.refuse(TWO, JUNK, "no subscription")
+    assert not askers.is_abusive(ONE)
+    askers.refuse(ONE, JUNK, "no subscription")
+    assert (askers.is_abusive(ONE), askers.is_abusive(TWO)) == (True, False)
+
+
+def test_a_link_is_abusive_beyond_a_number_of_queries_that_are_refused() -> None:
+    askers = refused_all(MAX_VAIN)
+    assert not askers.is_abusive(ONE)
+    askers.refuse(ONE, b"T\0", "full")
+    assert askers.is_abusive(ONE)
+
+
+def test_a_link_on_which_more_and_more_say_hello_is_abusive() -> None:
+    askers = Askers()
+    for number in range(MAX_JUNK + 1):
+        askers.hello(ONE, PeerId(f"x{number}", 1, f"ipc:///x{number}"))
+        askers.hello(TWO, BOT)
+    assert not askers.is_abusive(ONE)
+    askers.hello(ONE, BOT)
+    assert (askers.is_abusive(ONE), askers.is_abusive(TWO)) == (True, False)
+
+
+@pytest.mark.parametrize("how", ["renew", "withdraw"])
+def test_what_a_link_asked_for_in_vain_is_not_held_against_the_next_of_its_number(how: str) -> None:
+    askers = refused_all(MAX_VAIN + 1)
+    for _ in range(MAX_JUNK + 1):
+        askers.refuse(ONE, JUNK, "no subscription")
+    if how == "renew":
+        askers.renew(ONE)
+    else:
+        askers.hello(ONE, BOT)
+        askers.withdraw(BOT)
+    assert not askers.is_abusive(ONE)
+
+
+def test_who_is_refused_something_is_named_with_it() -> None:
+    askers = refused_all(1)
+    assert list(askers.lacking()) == []
+    askers.hello(ONE, BOT)
+    askers.hello(TWO, FEED)
+    assert list(askers.lacking()) == [("bot", ["T/0"], True)]
+
+
+def test_who_else_says_hello_from_an_endpoint_is_known_until_that_is_gone_too() -> None:
+    askers, before = Askers(), PeerId("bot", 49, BOT.endpoint)
+    askers.hello(ONE, BOT)
+    askers.hello(TWO, before)
+    askers.withdraw(before)
+    assert askers.at(BOT.endpoint) == BOT
+    assert askers.at(FEED.endpoint) is None
+    askers.withdraw(BOT)
+    assert askers.at(BOT.endpoint) is None

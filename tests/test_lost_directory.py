@@ -6,13 +6,12 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from actors import ActorError, Nursery
-from actors import nursery as make_nursery
 
 from aiobus import AsyncEventBus, BusClosed, Event, NameInUse
 
@@ -34,12 +33,6 @@ def desk() -> Iterator[Path]:
 @pytest.fixture
 def url(desk: Path) -> str:
     return f"ipc://{desk}"
-
-
-@pytest.fixture
-async def nursery() -> AsyncIterator[Nursery]:
-    async with make_nursery() as made:
-        yield made
 
 
 async def all_linked(bus: AsyncEventBus, *names: str) -> None:
@@ -105,6 +98,7 @@ async def test_one_that_comes_while_another_cannot_notice_is_told_no_success(
     assert await strategy.heard(1) == ["now"]
 
 
+@pytest.mark.one_loop
 async def test_one_that_comes_right_after_that_is_told_success_only_when_it_is_heard(
     desk: Path, url: str
 ) -> None:
@@ -209,6 +203,7 @@ async def test_of_two_processes_with_one_name_the_one_without_the_path_ends(
     assert await peer.heard(1) == ["other"]
 
 
+@pytest.mark.one_loop
 async def test_a_link_to_a_frozen_peer_whose_socket_has_vanished_is_kept(
     desk: Path, url: str, nursery: Nursery
 ) -> None:

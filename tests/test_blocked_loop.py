@@ -18,7 +18,7 @@ from aiobus.testing import MemoryNetwork
 
 Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
+pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.one_loop]
 
 HELD = 1.2
 """Seconds: more than one."""

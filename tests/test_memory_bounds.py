@@ -89,12 +89,12 @@ socket.connect(f"ipc://{folder}/feed.sock")
 EVIL = {
     "an asker without a pause": """
 socket.send(b"\\1~" + me.encode() + b"\\0")
-for number in range(200_000):
+for number in range(100_000):
     question = ["!", "feed", number % 1_000, me, epoch, "*", 0, 1_000, None, 0]
     socket.send(json.dumps(question, separators=(",", ":")).encode())
 """,
     "an asker that never said hello": """
-for number in range(200_000):
+for number in range(100_000):
     socket.send(json.dumps(["!", "feed", 1, me, epoch, "*", 0, 1_000, None, 0]).encode())
 """,
     "a subscriber to junk": """

@@ -2,12 +2,9 @@
 
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from actors import tcp_url
 
 START = """
 import asyncio, atexit, gc, os, sys, uvloop
@@ -24,17 +21,6 @@ async def start():
 factory = uvloop.new_event_loop if sys.argv[2] == "uvloop" else asyncio.new_event_loop
 """
 WARNED = "ResourceWarning: bus 'forgotten' was never closed"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ab", dir="/tmp") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(params=["ipc", "tcp"])
-def url(request: pytest.FixtureRequest, folder: Path) -> str:
-    return tcp_url() if request.param == "tcp" else f"ipc://{folder}/d"
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -1,4 +1,4 @@
-"""Failures are loud: whatever a handler does wrong reaches the one who runs the bus."""
+"""What a handler may be, and that each of its failures reaches the one who runs the bus."""
 
 import asyncio
 import functools

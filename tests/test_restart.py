@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actors import nursery, tcp_url
+from actors import nursery
 
 from aiobus import AsyncEventBus, Event
 from aiobus import clock as epochs
 from aiobus.testing import MemoryNetwork
 
 NEW_YEAR = 1_704_067_200.0
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return tcp_url() if request.param == "tcp" else f"ipc://{tmp_path}/desk"
 
 
 @pytest.fixture

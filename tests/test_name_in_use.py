@@ -1,13 +1,11 @@
 """Two buses of one name: what the later is told, and where both are to be found."""
 
 import logging
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from actors import ActorError, Nursery, tcp_url
-from actors import nursery as make_nursery
 
 from aiobus import AsyncEventBus, NameInUse
 from aiobus.testing import MemoryNetwork
@@ -15,12 +13,6 @@ from aiobus.testing import MemoryNetwork
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 HERE = "this very process has a bus named 'a' on {}: use that object, close it first, or give"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ab", dir="/tmp") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(params=["memory", "ipc", "tcp"])
@@ -31,12 +23,6 @@ def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], AsyncEven
         return lambda: network.bus("a")
     url = f"ipc://{folder}/d" if request.param == "ipc" else tcp_url()
     return lambda: AsyncEventBus(url, name="a")
-
-
-@pytest.fixture
-async def nursery() -> AsyncIterator[Nursery]:
-    async with make_nursery() as made:
-        yield made
 
 
 async def test_if_the_other_is_of_this_very_process_that_is_said(
