@@ -38,7 +38,7 @@ ROW_OVERHEAD = 80
 """Bytes counted for each kept event beside its row: the rest of the bytes object, a float and three
 pointers (sys.getsizeof).
 """
-LARGE = 1024
+LARGE = 512
 """Bytes up to which a row is paid for in advance."""
 AHEAD = 64
 """Events that a ring pays for in advance, at most, and of what is left of the total of all rings

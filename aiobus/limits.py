@@ -26,7 +26,7 @@ class Limits:
     number raises ValueError.
     """
 
-    history_events: int = 32_768
+    history_events: int = 65_536
     """Events kept per type for those who fell behind, at most; the oldest go first, and of more
     than 1,000 one in 512 at once.
     """
@@ -40,9 +40,9 @@ class Limits:
     a message over 16 MiB ends the link that it comes on.
     """
     high_water_mark: int = 256
-    """Messages (frames of up to 64 events or 64 KiB) that ZeroMQ queues for each peer, on either
+    """Messages (frames of up to 128 events or 64 KiB) that ZeroMQ queues for each peer, on either
     side. Beyond it they are left out, until half of them are read; the peer notices and makes up
-    for it from history, which must reach back further (`history_events` of at least 128 times as
+    for it from history, which must reach back further (`history_events` of at least 256 times as
     many, with full frames).
     """
     types: int = 4_096

@@ -66,7 +66,7 @@ class Notifier:
                 future.set_result(None)
 
 
-EVENTS = 64
+EVENTS = 128
 """Of a turn that publishes, or consumes a stream: a full frame."""
 HANDLER_EVENTS = 2 * EVENTS
 """A handler's turn is longer, or it falls behind a publisher that does nothing else."""

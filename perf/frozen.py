@@ -33,7 +33,7 @@ from aiobus import AsyncEventBus, Event, EventStream, EventType, Limits
 ROUNDS = 11
 EVENTS = 60_000
 LIMITS = Limits(history_events=EVENTS + 10_000)
-"""A publisher at full rate outruns any subscriber: with the default of 32,768 one that is healthy
+"""A publisher at full rate outruns any subscriber: with the default of 65,536 one that is healthy
 but short of a core may lose the beginning of a round, and would report it.
 """
 STEADY_EVENTS = 10_000

@@ -129,11 +129,11 @@ def test_after_a_tick_of_several_events_the_first_of_the_next_is_joined_however_
     assert link.stream.end_tick()
 
 
-def test_a_burst_makes_frames_of_64_events() -> None:
+def test_a_burst_makes_frames_of_128_events() -> None:
     link = Link()
-    link.deliver(*range(1, 201))
+    link.deliver(*range(1, 401))
     link.stream.end_tick()
-    assert [len(seqs) for _, seqs in link.sent] == [1, 64, 64, 64, 7]
+    assert [len(seqs) for _, seqs in link.sent] == [1, 128, 128, 128, 15]
 
 
 def test_large_events_leave_as_soon_as_there_are_64_kib_of_them() -> None:

@@ -9,12 +9,12 @@ from aiobus import Limits
 
 NAMES = [field.name for field in fields(Limits)]
 HIGH_WATER_MARK = 256  # frames that ZeroMQ queues before it drops
-FRAME_EVENTS = 64
+FRAME_EVENTS = 128
 
 
-def test_by_default_a_bus_keeps_32768_events_a_type_and_64_mib_in_all() -> None:
+def test_by_default_a_bus_keeps_65536_events_a_type_and_64_mib_in_all() -> None:
     limits = Limits()
-    assert (limits.history_events, limits.history_bytes) == (32_768, 16 * 2**20)
+    assert (limits.history_events, limits.history_bytes) == (65_536, 16 * 2**20)
     assert (limits.history_total_bytes, limits.event_bytes) == (64 * 2**20, 2**20)
 
 

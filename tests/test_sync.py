@@ -19,7 +19,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
 
 def test_a_turn_is_64_events_while_time_stands_still(clock: HandClock) -> None:
     turn = TimeSlice()
-    assert [turn.spend() for _ in range(EVENTS)] == [False] * 63 + [True]
+    assert [turn.spend() for _ in range(EVENTS)] == [False] * 127 + [True]
 
 
 def test_a_turn_is_at_most_half_a_millisecond() -> None:
@@ -53,7 +53,7 @@ def test_a_renewed_turn_has_all_its_events_and_time_again(clock: HandClock) -> N
     clock.now += TURN_SECONDS / 2
     turn.renew()
     clock.now += TURN_SECONDS * 0.9
-    assert [turn.spend() for _ in range(EVENTS)] == [False] * 63 + [True]
+    assert [turn.spend() for _ in range(EVENTS)] == [False] * 127 + [True]
 
 
 def test_by_the_real_clock_a_turn_ends_as_well() -> None:
