@@ -215,6 +215,12 @@ def test_one_is_taken_at_once_where_what_waits_may_yet_go(policy: Overflow) -> N
     assert [len(inbox.take(PLENTY)) for _ in range(4)] == [1, 1, 1, 0]
 
 
+@pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
+def test_rows_that_are_exactly_as_much_as_may_be_taken_come_together(policy: Overflow) -> None:
+    inbox = filled(policy, 8, b"12", b"34", b"5")
+    assert [inbox.take(4), inbox.take(4)] == [[b"12", b"34"], [b"5"]]
+
+
 def size_of(item: Item) -> int:
     return 0 if isinstance(item, GapMarker) else len(item) if isinstance(item, bytes) else 1
 
