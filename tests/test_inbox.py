@@ -79,6 +79,19 @@ def test_each_policy_has_its_inbox(policy: Overflow, kind: type) -> None:
     assert isinstance(make(policy, 1), kind)
 
 
+def test_a_full_drop_oldest_inbox_throws_the_oldest_away() -> None:
+    inbox = filled("drop_oldest", 2, b"1", b"2")
+    assert inbox.offer(b"3", "T", "") is PutResult.DROPPED
+    assert emptied(inbox) == [b"2", b"3"]
+
+
+def test_latest_with_more_keys_than_room_throws_away_the_one_first_in_line() -> None:
+    inbox = filled("latest", 2, b"1", b"2")
+    inbox.offer(b"newer", "T", "1")
+    assert inbox.offer(b"3", "T", "3") is PutResult.DROPPED
+    assert emptied(inbox) == [b"2", b"3"]
+
+
 # A full inbox.
 
 
@@ -169,6 +182,28 @@ def test_latest_does_not_mix_up_where_the_type_ends_and_the_key_begins() -> None
     assert inbox.offer(b"2", "AB", "C") is PutResult.TAKEN
 
 
+def test_latest_conflates_even_when_it_is_full() -> None:
+    inbox = filled("latest", 2, b"1", b"2")
+    assert inbox.offer(b"newer", "T", "2") is PutResult.CONFLATED
+    assert emptied(inbox) == [b"1", b"newer"]
+
+
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
+def test_what_is_dropped_is_the_oldest_row_and_not_the_notice_before_it(policy: Overflow) -> None:
+    gap = GapMarker("gap")
+    inbox = filled(policy, 3, gap, b"1", b"2")
+    assert inbox.offer(b"3", "T", "3") is PutResult.DROPPED
+    assert emptied(inbox) == [gap, b"2", b"3"]
+
+
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
+def test_where_only_notices_wait_nothing_is_dropped(policy: Overflow) -> None:
+    gaps = [GapMarker("gap"), GapMarker("gap")]
+    inbox = filled(policy, 2, *gaps)
+    assert inbox.offer(b"1", "T", "1") is PutResult.TAKEN
+    assert emptied(inbox) == [*gaps, b"1"]
+
+
 # Notices.
 
 
@@ -185,6 +220,12 @@ def test_64_are_taken_at_once_where_nothing_that_waits_can_change(policy: Overfl
 def test_one_is_taken_at_once_where_what_waits_may_yet_go(policy: Overflow) -> None:
     inbox = filled(policy, 8, b"1", notice(), b"2")
     assert [len(inbox.take(PLENTY)) for _ in range(4)] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("policy", SEVERAL_AT_ONCE)
+def test_rows_that_are_exactly_as_much_as_may_be_taken_come_together(policy: Overflow) -> None:
+    inbox = filled(policy, 8, b"12", b"34", b"5")
+    assert [inbox.take(4), inbox.take(4)] == [[b"12", b"34"], [b"5"]]
 
 
 def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
@@ -206,6 +247,7 @@ def due(items: list[Item], policy: Overflow, max_bytes: int) -> list[Item]:
 )
 @example("catch_up", [1] * 150, PLENTY)
 @example("block", [None] * 150, 0)
+@example("catch_up", [0, 0, 3, 3], 2)
 def test_as_much_is_taken_as_fits_and_at_least_one(
     policy: Overflow, sizes: list[int | None], max_bytes: int
 ) -> None:

@@ -129,6 +129,13 @@ def test_the_first_who_asks_for_a_query_and_the_last_who_leaves_it_say_its_topic
     assert inlets.add(first) == TRADE
 
 
+def test_those_who_are_there_can_be_walked() -> None:
+    first, second, third = subs = Sub(), Sub(), Sub("FILL")
+    inlets = inlets_of(*subs)
+    inlets.remove(second)
+    assert list(inlets) == [first, third]
+
+
 def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
     first, second = Sub(), Sub()
     inlets = inlets_of(first, second)
@@ -297,6 +304,12 @@ def test_the_mark_of_a_source_that_has_left_is_forgotten() -> None:
     assert (inlets.marks, inlets.reached()) == ({}, [])
 
 
+def test_everybody_is_told_that_a_source_has_left() -> None:
+    subs = [Sub(), Sub("FILL")]
+    inlets_of(*subs).leave(SOURCE, 0.0)
+    assert [sub.log for sub in subs] == [[("confirm", "desk"), ("leave", SOURCE)]] * 2
+
+
 # Leaving and being forgotten.
 
 
@@ -349,6 +362,16 @@ def come_back(inlets: Interest, *subs: Sub) -> None:
     """The source was only cut off: it answers again, as it does when its link is there again."""
     inlets.note_start(SOURCE, 50.0)
     inlets.meet(subs, answer())
+
+
+def test_a_source_that_left_and_came_back_is_not_forgotten() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    inlets.note_start(SOURCE, 50.0)
+    inlets.leave(SOURCE, 100.0)
+    come_back(inlets, sub)
+    inlets.tick(101.0 + MEMORY, (), ())
+    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
 
 
 # Many sources that come and go.
@@ -692,3 +715,9 @@ def test_who_is_forgotten_asks_nothing_more_and_makes_room_with_the_next_tick() 
         requests.pages.forget(name)  # type: ignore[arg-type]
     requests.pages.tick(0.1)
     assert requests.names() == ["late"]
+
+
+def test_who_has_to_wait_is_told_so() -> None:
+    pages = Pages(lambda *request: None)
+    asked = [pages.ask(name, A, 0, 10, 0.0) for name in (*MANY, "late")]  # type: ignore[arg-type]
+    assert asked == [False] * AT_ONCE + [True]
