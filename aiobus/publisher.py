@@ -44,8 +44,7 @@ class Stream:
     """The events of one query on their way to other processes.
 
     The publisher appends to `rows`, since most events need nothing else, and calls `fill` when
-    there are `full_at` of them. For each whole `LARGE` of a row with more bytes than that it lowers
-    `full_at` by 1, so that a full frame has at most `FRAME_BYTES` without a look at each row.
+    there are `full_at` of them. For each whole `LARGE` of a row it lowers `full_at` by 1, so that a full frame has at most `FRAME_BYTES` without a look at each row.
 
     `newest` begins as the source's seq at that moment: whoever asks for the stream now is owed
     nothing before. With 0 instead, 692 of 5,160 events were lost unnoticed over 12 reconnects.
@@ -263,10 +262,9 @@ class Publisher:
             self.seq = self.history.newest = seq
             if route.is_public:
                 self.public_seq = seq
-            is_large, ring = len(row) > LARGE, route.ring
+            places, ring = len(row) // LARGE, route.ring
             ring.cells += (row, key, timestamp)
-            if is_large:
-                places = len(row) // LARGE
+            if places:
                 ring.settle_at -= 3 * places
             if len(ring.cells) > ring.settle_at:
                 self.history.settle(ring)
@@ -276,7 +274,7 @@ class Publisher:
             event.cause = cause
             for stream in route.streams:
                 stream.rows.append(row)
-                if is_large:
+                if places:
                     stream.full_at -= places
                 if len(stream.rows) >= stream.full_at:
                     stream.fill()

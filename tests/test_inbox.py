@@ -190,7 +190,7 @@ def test_latest_conflates_even_when_it_is_full() -> None:
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_what_is_dropped_is_the_oldest_row_and_not_the_notice_before_it(policy: Overflow) -> None:
-    gap = GapMarker("gap")
+    gap = notice()
     inbox = filled(policy, 3, gap, b"1", b"2")
     assert inbox.offer(b"3", "T", "3") is PutResult.DROPPED
     assert emptied(inbox) == [gap, b"2", b"3"]
@@ -198,7 +198,7 @@ def test_what_is_dropped_is_the_oldest_row_and_not_the_notice_before_it(policy: 
 
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_where_only_notices_wait_nothing_is_dropped(policy: Overflow) -> None:
-    gaps = [GapMarker("gap"), GapMarker("gap")]
+    gaps = [notice(), notice()]
     inbox = filled(policy, 2, *gaps)
     assert inbox.offer(b"1", "T", "1") is PutResult.TAKEN
     assert emptied(inbox) == [*gaps, b"1"]
