@@ -151,7 +151,7 @@ class AsyncEventBus:
         if not self.name:  # not sooner: a process forked before the start gets another
             self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
         log.debug("start %s", self.name)
-        self._loop = life.settle_here()
+        self._loop = life.bind_to_loop()
         self._reports.watch.start(self.name)
         self._publisher.epoch = epochs.fresh()
         try:
@@ -500,7 +500,7 @@ class AsyncEventBus:
             is_idle = await self._subscriptions.until_idle(timeout)
         finally:
             self._life.settling.discard(task)
-        self._life.take_failure()
+        self._life.pop_failure()
         if not is_idle:
             busy = [
                 f"{each.name} ({each.backlog} waiting, {each.in_hand} in hand)"

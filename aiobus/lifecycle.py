@@ -62,7 +62,7 @@ class Lifecycle:
         self._has_begun = False
         _lives.add(self)
 
-    def settle_here(self) -> asyncio.AbstractEventLoop:
+    def bind_to_loop(self) -> asyncio.AbstractEventLoop:
         """The bus belongs to the loop that runs here, from now on; return it."""
         self.loop = loop = asyncio.get_running_loop()
         self.thread, self.is_running = get_ident(), loop.is_running
@@ -161,7 +161,7 @@ class Lifecycle:
         """The bus cannot go on. The first failure that was not raised yet counts: it wakes
         `wait_closed` and cancels the body.
         """
-        if self.has_news:
+        if self.has_unraised_failure:
             return
         self.failure = error
         self._is_raised = False
@@ -185,7 +185,7 @@ class Lifecycle:
             self._is_raised = True
             raise self.failure
 
-    def take_failure(self) -> None:
+    def pop_failure(self) -> None:
         """Raise the failure, if there is one that was not raised yet, and let the bus go on: the
         caller is a test, which may expect it.
         """
@@ -196,7 +196,7 @@ class Lifecycle:
             raise failure
 
     @property
-    def has_news(self) -> bool:
+    def has_unraised_failure(self) -> bool:
         """True when there is a failure that was not raised yet."""
         return self.failure is not None and not self._is_raised
 

@@ -170,7 +170,7 @@ class Subscriber:
         """
         try:
             async with asyncio.timeout(timeout):
-                while self.busy(exempt) and not self._life.has_news:
+                while self.busy(exempt) and not self._life.has_unraised_failure:
                     await self._idle.wait()
         except TimeoutError:
             return False

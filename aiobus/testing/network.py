@@ -104,7 +104,7 @@ class Settling:
     def _under_way(self, buses: list[AsyncEventBus]) -> str:
         """The same where some things cannot arrive: what is missing is not waited for."""
         for bus in buses:
-            bus._life.take_failure()
+            bus._life.pop_failure()
         busy = [
             f"{bus.name} is at {receiver.name}"
             for bus in buses
