@@ -6,6 +6,7 @@ import contextlib
 import pytest
 
 from aiobus import AsyncEventBus, BusError, Event, EventType, WrongLoop
+from aiobus.sync import EVENTS
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -168,7 +169,7 @@ async def test_a_body_that_never_awaits_anything_else_lets_the_loop_turn(
                 break
     stop = True
     await counting
-    assert turns >= 1000 // 64
+    assert turns >= 1000 // EVENTS
 
 
 async def test_settle_waits_for_a_consumer_to_come_back_for_more(bus: AsyncEventBus) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event, clock
-from aiobus.sync import TimeSlice
+from aiobus.sync import EVENTS, TimeSlice
 from aiobus.testing import Faults, MemoryNetwork
 from aiobus.testing.virtual_loop import ABSENT, START, Deadlock, VirtualLoop
 
@@ -101,12 +101,12 @@ def test_a_turn_on_the_loop_ends_by_events_or_virtual_time_and_not_by_how_fast_t
 ):
     async def main() -> list[bool]:
         turn = TimeSlice(seconds=1e-12)
-        turns = [turn.spend() for _ in range(64)]
+        turns = [turn.spend() for _ in range(EVENTS)]
         turn.renew()
         loop().block(0.001)
         return [*turns, turn.spend()]
 
-    assert run(main()) == [False] * 63 + [True, True]
+    assert run(main()) == [False] * (EVENTS - 1) + [True, True]
 
 
 def test_while_the_loop_is_blocked_time_passes_and_timers_come_late() -> None:
