@@ -873,10 +873,10 @@ async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(m
     asked: Any = log._transport
 
     async def on_trade(event: Event) -> None:
-        await publish(strategy, 40, EventType.FILL)
+        await publish(strategy, 200, EventType.FILL)
         while not asked._interest.marks:  # noqa: ASYNC110 - nothing tells that a flush has begun
             await asyncio.sleep(0)
-        await publish(strategy, 40, EventType.ORDER)
+        await publish(strategy, 200, EventType.ORDER)
         fills.gate.set()  # all that the flush has asked for is confirmed
         await asyncio.Event().wait()
 
