@@ -3,22 +3,17 @@
 import asyncio
 from typing import Any
 
+from ports import opened
+
 from aiobus import Event
 from aiobus.testing import Faults, MemoryNetwork, Message
 from aiobus.testing.virtual_loop import VirtualLoop
 
 
-class Ears:
-    """Of what listens on the network and is no bus."""
-
-    def on_up(self, message: bytes, link: int | None) -> None:
-        pass
-
-
 async def say(network: MemoryNetwork, name: str, message: bytes) -> None:
     """Let the bus of this name hear a message of somebody who is no bus."""
     port = network.port()
-    await port.open("stranger", Ears())  # type: ignore[arg-type]
+    await opened(port, "stranger")
     port.connect(f"memory://{name}")
     port.subscribe(b"~stranger@1 memory://stranger\0")
     await asyncio.sleep(0.1)

@@ -28,16 +28,17 @@ ORDER = [
     ),
     "aiobus.discovery.registry  aiobus.history  aiobus.rows  aiobus.sync",
     (
-        "aiobus.discovery.rendezvous  aiobus.inbox  aiobus.mesh.round_trips  aiobus.mesh.sockets  "
-        "aiobus.sequence  aiobus.wire"
+        "aiobus.discovery.rendezvous  aiobus.inbox  aiobus.mesh.sockets  aiobus.sequence  "
+        "aiobus.wire"
     ),
     "aiobus.mesh.peers  aiobus.options  aiobus.publisher  aiobus.testing.faults",
     "aiobus.diagnostics  aiobus.mesh.fanout  aiobus.transport",
     "aiobus.catchup  aiobus.mesh.answers  aiobus.mesh.interest",
     "aiobus.mesh.links  aiobus.subscription",
-    "aiobus.dispatcher  aiobus.mesh.confirm  aiobus.stream",
-    "aiobus.mesh.session  aiobus.subscriber",
-    "aiobus.requests  aiobus.url",
+    "aiobus.dispatcher  aiobus.mesh.session  aiobus.stream",
+    "aiobus.mesh.confirm  aiobus.subscriber",
+    "aiobus.mesh.transport  aiobus.requests",
+    "aiobus.url",
     "aiobus.bus",
     "aiobus  aiobus.testing.network",
     "aiobus.testing  aiobus.testing.plugin",
@@ -156,6 +157,22 @@ def test_a_module_that_calls_itself_pure_knows_no_loop_no_clock_and_no_io(module
         f"{found}, but it is to be pure"
         for found in imports_of(module)
         if found.top in IMPURE or found.what in IMPURE
+    ]
+    assert wrong == []
+
+
+SANS_IO = [
+    f"aiobus.mesh.{name}" for name in ["answers", "fanout", "interest", "links", "peers", "session"]
+]
+"""The conversation of a mesh: bytes in, bytes and decisions out."""
+
+
+@pytest.mark.parametrize("module", SANS_IO)
+def test_the_conversation_of_a_mesh_owns_no_loop_and_no_socket(module: str) -> None:
+    wrong = [
+        f"{found}: what waits or has a timer belongs to aiobus.mesh.transport"
+        for found in imports_of(module)
+        if found.top in ("asyncio", "socket", "threading", "time", "zmq")
     ]
     assert wrong == []
 

@@ -168,8 +168,8 @@ def far(count: int, missing: int = FAR + 1) -> tuple[Interest, list[Sub]]:
 
 
 def turned(inlets: Interest) -> list[tuple[bytes, bool]]:
-    found = [(topic.live, topic.is_quiet) for topic in inlets.turned]
-    inlets.turned.clear()
+    found = [(topic.subscribed, topic.is_progress_only) for topic in inlets.switched]
+    inlets.switched.clear()
     return found
 
 
@@ -221,10 +221,10 @@ def test_beacons_of_others_do_not_keep_a_topic_loud() -> None:
 def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
     inlets, (one, other) = quiet(2)
     rows = FRAME
-    inlets.turn(one, BOT, PAGE, rows)
+    inlets.take_page(one, BOT, PAGE, rows)
     assert turned(inlets) == []
     other.missing = 0
-    inlets.turn(other, BOT, PAGE, rows)
+    inlets.take_page(other, BOT, PAGE, rows)
     assert turned(inlets) == [(TRADE, False)]
     assert other.said("turn") == [("turn", BOT, PAGE, rows)]
 

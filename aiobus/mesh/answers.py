@@ -1,23 +1,19 @@
-"""What a bus gives to those that listen to it: their queries served or refused, answers, and
-pages.
+"""What a bus gives to its subscribers: their queries served or refused, answers, and pages.
 
 Owns what it says of itself to each link, and the questions that wait for an answer, with their
 bound and their order: so many of each link, and one of each link in turn. An asker without a pause
-then costs itself the most. Must not know who is linked (`links`) nor what it asks of others itself
-(`confirm`).
+then costs itself the most. Must not know who is linked (`links`), nor when a question is answered
+(`session`).
 """
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import Context
 
 from aiobus.clock import elapsed
 from aiobus.history import Want
 from aiobus.mesh.fanout import Askers, Fanout, Link
 from aiobus.publisher import Publisher
 from aiobus.query import parse_query
-from aiobus.sync import TimeSlice
 from aiobus.wire import (
     Answer,
     Ask,
@@ -70,8 +66,8 @@ class Owed:
         return False
 
     def put(self, link: Link, message: bytes, asked: Ask | PageAsk) -> None:
-        """To be answered. Of several questions with one number, the last counts. Raises WireError
-        for one too many; an asker repeats what it still wants to know.
+        """Keep a question until it is answered. Of several with one number, the last counts. Raises
+        WireError for one too many; an asker repeats what it still wants to know.
         """
         waiting = self._links.setdefault(link, {})
         messages = self._messages.setdefault(link, set())
@@ -107,35 +103,20 @@ class Owed:
 
 
 class Answers:
-    """The answers of one bus. `send` takes a message and never waits; `on_ask` is told whose turn
-    it is to be answered whether its queries are live (`tell`), and `refuse` why a question could
-    not be answered.
-    """
+    """The answers of one bus. `send` takes a message and never waits."""
 
     def __init__(
-        self,
-        me: PeerId,
-        publisher: Publisher,
-        streams: Fanout,
-        send: Callable[[bytes], None],
-        on_ask: Callable[[Ask, Link], None],
-        refuse: Callable[[WireError], None],
+        self, me: PeerId, publisher: Publisher, streams: Fanout, send: Callable[[bytes], None]
     ) -> None:
         self._me = me
         self._publisher = publisher
         self._streams = streams
         self._send = send
-        self._on_ask = on_ask
-        self._refuse = refuse
         self.born = elapsed()
         """When this bus started, in monotonic seconds of this process."""
         self._askers = Askers()
         self._asks = Owed("?", MAX_ASKS)
         self._pages = Owed("!", MAX_PAGES)
-        self._loop = asyncio.get_running_loop()
-        self._context = Context()
-        self._next: asyncio.Handle | None = None
-        self._is_over = False
 
     # Subscriptions.
 
@@ -221,36 +202,23 @@ class Answers:
         reply = Answer(*fields) if refused is None else Refusal(*fields, *refused)
         self._send(answer(asked.who, reply))
 
-    def owe(self, asked: Ask | PageAsk, link: Link, message: bytes) -> None:
-        """Answer now or, when others are before it, in one of the next turns of the loop. Raises
-        WireError for one too many.
-        """
+    def put(self, asked: Ask | PageAsk, link: Link, message: bytes) -> None:
+        """A question is to be answered. Raises WireError for one too many of its link."""
         (self._pages if isinstance(asked, PageAsk) else self._asks).put(link, message, asked)
-        if self._next is None and not self._is_over:
-            self._answer()
 
-    def _answer(self) -> None:
-        self._next = None
-        turn = TimeSlice()
-        while self._asks or self._pages:
-            if self._next is None:
-                self._next = self._loop.call_soon(self._answer, context=self._context)
-            for owed in (self._asks.take(), self._pages.take()):
-                if owed is not None:
-                    self._answer_one(*owed)
-            if turn.spend():
-                break
+    @property
+    def is_asked(self) -> bool:
+        """True while a question waits for its answer."""
+        return bool(self._asks or self._pages)
 
-    def _answer_one(self, link: Link, asked: Ask | PageAsk) -> None:
-        try:
-            if isinstance(asked, PageAsk):
-                self._send_page(asked)
-            else:
-                self._on_ask(asked, link)
-        except WireError as error:
-            self._refuse(error)
+    def next(self) -> Iterator[tuple[Link, Ask | PageAsk]]:
+        """The next question of each kind, of the link that has waited the longest."""
+        for owed in (self._asks, self._pages):
+            if (found := owed.take()) is not None:
+                yield found
 
-    def _send_page(self, asked: PageAsk) -> None:
+    def send_page(self, asked: PageAsk) -> None:
+        """Answer with a page. Raises WireError if what is asked for is no query."""
         try:
             query = parse_query(asked.query)
         except ValueError as error:
@@ -261,9 +229,3 @@ class Answers:
         where = (found.after, found.evicted, found.to, found.newest)
         me = (self._me.name, self._me.epoch)
         self._send(page(asked.who, asked.nonce, *me, *where, found.reached, rows))
-
-    def end(self) -> None:
-        """Answer no more."""
-        self._is_over = True
-        if self._next is not None:
-            self._next.cancel()

@@ -7,13 +7,12 @@ leave: at the end of each tick of the loop, a beacon once a second, and one for 
 quietly soon after something was published. Must not know how bytes get there.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
-from contextvars import Context
 from dataclasses import replace
 from itertools import islice
 
 from aiobus.history import Page, Want
+from aiobus.mesh import Driver
 from aiobus.publisher import Publisher, Stream
 from aiobus.query import MAX_QUERY, Query, parse_query
 from aiobus.wire import QUIET, PeerId, WireError
@@ -196,15 +195,15 @@ LOOKS = 256
 class Fanout:
     """The streams of one publisher. `send` takes a message and never waits."""
 
-    def __init__(self, publisher: Publisher, send: Callable[[bytes], None]) -> None:
+    def __init__(self, publisher: Publisher, send: Callable[[bytes], None], driver: Driver) -> None:
         self._publisher = publisher
         self._send = send
-        self._loop = asyncio.get_running_loop()
-        self._context = Context()  # what leaves at the end of a tick is caused by no event
+        self._driver = driver
         self._streams: dict[bytes, Stream] = {}
         self._joining: list[Stream] = []
         self._beacons: Iterator[Stream] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._pause = 0.0
+        """Seconds between two slices of the beacons."""
         self._confirmed: dict[bytes, int] = {}
         self.doubts = 0
         """How often that was doubted."""
@@ -213,7 +212,7 @@ class Fanout:
         """The streams that each link was the first to ask for."""
         self._quiet: dict[bytes, int] = {}
         """Topics that somebody listens to quietly, and what those were told of last."""
-        self._telling: asyncio.TimerHandle | None = None
+        self._is_telling = False
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -230,7 +229,7 @@ class Fanout:
         else:
             # At once: it says where a new stream begins, and of an old one what was published while
             # this was on its way, when ZeroMQ was already leaving out the frames.
-            if self._telling is None:
+            if not self._is_telling:
                 self._tell_later()
             self._tell_of(topic)
 
@@ -289,18 +288,14 @@ class Fanout:
 
     def close_all(self) -> None:
         """Serve nobody any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
+        self._beacons = None
         self._quiet.clear()
         for stream in list(self._streams.values()):
             self._end(stream)
 
     def _join(self, stream: Stream) -> None:
         if not self._joining:
-            self._loop.call_soon(self._end_tick, context=self._context)
+            self._driver.soon(self._end_tick)
         self._joining.append(stream)
 
     def _end_tick(self) -> None:
@@ -308,7 +303,7 @@ class Fanout:
             self._joining = [stream for stream in self._joining if stream.end_tick()]
         finally:  # also where one could not send, or the others would never be told again
             if self._joining:
-                self._loop.call_soon(self._end_tick, context=self._context)
+                self._driver.soon(self._end_tick)
 
     def flush(self) -> None:
         """Send what waits for the end of the tick."""
@@ -342,17 +337,16 @@ class Fanout:
         """Say on every stream what was sent last, within the second that follows."""
         if self._beacons is None and self._streams:
             self._beacons = iter(list(self._streams.values()))
-            self._send_beacons(BEACON_SECONDS * SLICE / len(self._streams))
+            self._pause = BEACON_SECONDS * SLICE / len(self._streams)
+            self._send_beacons()
 
-    def _send_beacons(self, pause: float) -> None:
+    def _send_beacons(self) -> None:
         some = [] if self._beacons is None else list(islice(self._beacons, SLICE))
         for stream in some:
             if self._streams.get(stream.topic) is stream:
                 self.beacon(stream.topic)
         if len(some) == SLICE:
-            self._timer = self._loop.call_later(
-                pause, self._send_beacons, pause, context=self._context
-            )
+            self._driver.later(self._pause, self._send_beacons)
         else:
             self._beacons = None
 
@@ -369,10 +363,11 @@ class Fanout:
                 self._tell_of(topic)
 
     def _tell_later(self) -> None:
-        self._telling = self._loop.call_later(QUIET_SECONDS, self._tell, context=self._context)
+        self._is_telling = True
+        self._driver.later(QUIET_SECONDS, self._tell)
 
     def _tell(self) -> None:
-        self._telling = None
+        self._is_telling = False
         if not self._quiet:
             return
         self._tell_later()  # first, or nobody would be told again where one could not be sent

@@ -24,55 +24,53 @@ __all__ = [
 ]
 
 LEFT = 32
-"""Frames in a row that all inlets leave before a topic turns quiet."""
+"""Frames in a row that all subscriptions leave before a topic is switched to progress messages."""
 FAR = 2048
 NEAR = 1024
-"""Numbers that each inlet misses, at least, when a topic turns quiet (FAR) and while it stays so: a
-page, so that what is published while the last one is under way mostly comes by itself.
+"""Hysteresis of progress-only mode, in sequence numbers. A topic enters it if every subscription
+lags more than FAR, and leaves it once one lags NEAR or less: a page, so that what is published
+while the last page is under way mostly comes by itself.
 """
 
 
 class Topic:
-    """Who listens to one query. `name`: the topic of its frames."""
+    """The subscriptions to one query. `name`: the topic of its frames."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.inlets: dict[Inlet, None] = {}
-        self.is_quiet = False
-        self._left = 0
+        self.is_progress_only = False
+        self.left = 0
+        """Frames in a row that all subscriptions have left."""
 
     def __str__(self) -> str:
-        return self.name[:-1].decode() + (" quietly" if self.is_quiet else " loudly")
+        what = "progress" if self.is_progress_only else "events"
+        return f"the {what} of {self.name[:-1].decode()}"
 
     @property
-    def live(self) -> bytes:
-        """What is subscribed to now."""
-        return quiet(self.name) if self.is_quiet else self.name
+    def subscribed(self) -> bytes:
+        """The topic that is subscribed to now: that of the frames, or of the progress messages."""
+        return quiet(self.name) if self.is_progress_only else self.name
 
     @property
     def other(self) -> bytes:
-        """What would be, if it were not."""
-        return self.name if self.is_quiet else quiet(self.name)
+        """The topic that is not subscribed to now."""
+        return self.name if self.is_progress_only else quiet(self.name)
 
-    def note_frame(self, *, is_taken: bool) -> bool:
-        """A frame with events has come; `is_taken` if any inlet took it. True when the topic has
-        turned quiet or loud.
-        """
-        if is_taken:
-            self._left = 0
-            return self.note_moved()
-        self._left += 1
-        if self.is_quiet or self._left < LEFT:
+    def note_left(self) -> bool:
+        """All subscriptions have left a frame with events. True if the mode changes."""
+        self.left += 1
+        if self.is_progress_only or self.left < LEFT:
             return False
-        self._left = 0
-        self.is_quiet = all(inlet.missing > FAR for inlet in self.inlets)
-        return self.is_quiet
+        self.left = 0
+        self.is_progress_only = all(inlet.missing > FAR for inlet in self.inlets)
+        return self.is_progress_only
 
     def note_moved(self) -> bool:
-        """Somebody may miss less than before. True when it has turned loud."""
-        if not self.is_quiet or all(inlet.missing > NEAR for inlet in self.inlets):
+        """A subscription may lag less than before. True if the mode changes."""
+        if not self.is_progress_only or all(inlet.missing > NEAR for inlet in self.inlets):
             return False
-        self.is_quiet = False
+        self.is_progress_only, self.left = False, 0
         return True
 
 
@@ -158,8 +156,8 @@ class Interest:
 
     def __init__(self) -> None:
         self._topics: dict[bytes, Topic] = {}
-        self.turned: list[Topic] = []
-        """Topics that have turned quiet or loud, of which no source knows yet."""
+        self.switched: list[Topic] = []
+        """Topics whose mode has changed. No source knows of it yet."""
         self._numbers: dict[Inlet, int] = {}
         self._numbered: dict[int, Inlet] = {}
         self._last_number = 0
@@ -191,7 +189,7 @@ class Interest:
 
     def _note_moved(self, asked: Topic) -> None:
         if asked.note_moved():
-            self.turned.append(asked)
+            self.switched.append(asked)
 
     def remove(self, inlet: Inlet) -> bytes | None:
         """No more; return what was subscribed to for it if it was the last to ask."""
@@ -207,7 +205,7 @@ class Interest:
         if asked.inlets:
             return None
         del self._topics[name]
-        return asked.live
+        return asked.subscribed
 
     def number(self, inlet: Inlet) -> int | None:
         """By which number `numbered` finds it."""
@@ -254,13 +252,16 @@ class Interest:
         is_taken = False
         for inlet in tuple(asked.inlets):
             is_taken |= inlet.take(frame, started, heard)
-        if frame.count:  # each peer has a beacon a second on it
-            if asked.note_frame(is_taken=is_taken):
-                self.turned.append(asked)
-        else:
-            self._note_moved(asked)
+        if asked.is_progress_only or not is_taken:
+            if frame.count and not is_taken:  # a frame without events comes from each peer a second
+                if asked.note_left():
+                    self.switched.append(asked)
+            else:
+                self._note_moved(asked)
+        elif frame.count:
+            asked.left = 0
 
-    def turn(self, inlet: Inlet, source: Source, page: Page, rows: Rows) -> None:
+    def take_page(self, inlet: Inlet, source: Source, page: Page, rows: Rows) -> None:
         """A page has come that `inlet` has asked for."""
         inlet.turn(source, page, rows)
         self._note_moved(self._topics[topic(inlet.query.text)])

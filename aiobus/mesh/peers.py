@@ -1,28 +1,35 @@
-"""What a bus knows of another one: whether it is linked, silent or gone; and of those for which
-there is no place.
+"""What a bus knows of another one: whether it is linked, silent or gone; of the peers for which
+there is no place; and which questions to peers are under way.
 
 Owns the judgement from what was heard and when; the times are those of the contract. Owns the
 memory of peers that were left out, since when they are owed what is published here, and the bound
-of that memory. Pure: it is told what happened and what time it is, and answers what to do. Times
-are monotonic seconds.
+of that memory. Owns the repetition of questions: ZeroMQ does not send a message again after a
+break. Pure: it takes what happened and what time it is, and returns what to do. Times are monotonic
+seconds.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
+from typing import Any, TypeVar
 
 from aiobus.discovery import Member
+from aiobus.sync import Notifier
 from aiobus.wire import PeerId
 
 __all__ = [
     "MORE",
     "Left",
     "Peer",
+    "RoundTrip",
+    "RoundTrips",
     "Unplaced",
     "Verdict",
 ]
+
+T = TypeVar("T")
 
 STALE = 3.0
 """Silence after which a peer is announced as stale: three heartbeats."""
@@ -287,8 +294,85 @@ class Unplaced:
         return {MORE} if self._more_since < newest else set()
 
 
-def batches(some: Iterable[Left], size: int) -> Iterable[list[Left]]:
+def batches(some: Iterable[T], size: int) -> Iterator[list[T]]:
     """`some` in lists of at most `size`."""
     rest = iter(some)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+Send = Callable[[int, Collection[str]], None]
+"""Asks the peers at these endpoints, under a number that their answers will have."""
+
+
+class RoundTrip:
+    """One question under way. `waiting`: the peers that have not answered; `gone`: those that will
+    not any more. Peers go by their endpoint: a name may be that of a dead one and of its successor.
+    `on_answer` takes what a peer answered, once.
+    """
+
+    def __init__(
+        self, number: int, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]
+    ) -> None:
+        self.number = number
+        self.waiting = set(peers)
+        self.gone: set[str] = set()
+        self.send = send
+        self.on_answer = on_answer
+        self.changed = Notifier()
+
+
+class RoundTrips:
+    """The questions under way of one bus."""
+
+    def __init__(self, number: int = 0) -> None:
+        self._rounds: dict[int, RoundTrip] = {}
+        self.number = number
+        """The number of the last question."""
+
+    def ask(self, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]) -> RoundTrip:
+        """Ask each of `peers` now, and again with each `repeat` until it has answered."""
+        self.number += 1
+        round = RoundTrip(self.number, peers, send, on_answer)
+        if round.waiting:
+            self._rounds[self.number] = round
+            send(self.number, round.waiting)
+        return round
+
+    def repeat(self) -> None:
+        """A second has passed."""
+        for number, round in self._rounds.items():
+            round.send(number, round.waiting)
+
+    def answer(self, number: int, peer: str, value: object) -> None:
+        """A peer has answered; twice is no error."""
+        round = self._rounds.get(number)
+        if round is not None and peer in round.waiting:
+            self._leave(number, round, peer)
+            round.on_answer(value)
+
+    def lose(self, peer: str, *, is_missed: bool = True) -> None:
+        """A peer will not answer any more. It is not missed if it closed, or was never there."""
+        for number, round in list(self._rounds.items()):
+            if peer in round.waiting:
+                if is_missed:
+                    round.gone.add(peer)
+                self._leave(number, round, peer)
+
+    def drop(self, round: RoundTrip | None) -> None:
+        """The answer is not wanted any more. No error if the question is not under way."""
+        if round is not None and self._rounds.get(round.number) is round:
+            del self._rounds[round.number]
+
+    def end(self) -> None:
+        """No peer will answer any more."""
+        for number, round in list(self._rounds.items()):
+            for peer in tuple(round.waiting):
+                round.gone.add(peer)
+                self._leave(number, round, peer)
+
+    def _leave(self, number: int, round: RoundTrip, peer: str) -> None:
+        round.waiting.discard(peer)
+        if not round.waiting:
+            del self._rounds[number]
+        round.changed.wake()
