@@ -196,7 +196,7 @@ def test_a_hello_within_the_grace_leaves_it_linked() -> None:
     peer.withdraw(START + 1)
     peer.say_hello()
     peer.hear(START + 4, 6)
-    assert (peer.is_withdrawn, peer.is_linked, peer.is_there) == (False, True, True)
+    assert (peer.is_gone, peer.is_linked, peer.is_there) == (False, True, True)
     assert verdicts(peer, 6.5, begin=4) == []
 
 
@@ -206,7 +206,7 @@ def test_a_hello_after_the_grace_brings_it_back() -> None:
     assert peer.judge(START + GRACE, is_lenient=False) is Verdict.LEFT
     assert peer.unlink()
     peer.say_hello()
-    assert (peer.has_left, peer.is_withdrawn, peer.is_awaited) == (False, False, True)
+    assert (peer.has_left, peer.is_gone, peer.is_awaited) == (False, False, True)
     peer.has_answered = True
     assert peer.link()
     assert peer.is_there

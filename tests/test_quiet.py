@@ -271,7 +271,7 @@ async def test_what_was_published_before_it_was_loud_again_is_asked_for_at_once(
     page brings all that is missing.
     """
     monkeypatch.setattr(mesh, "TICK", 3600.0)
-    monkeypatch.setattr(streams, "QUIET_SECONDS", 3600.0)
+    monkeypatch.setattr(streams, "PROGRESS_SECONDS", 3600.0)
     number = MAXSIZE + 3 * LEFT
     async with Desk() as desk, asyncio.timeout(20):
         await desk.open()

@@ -1,7 +1,11 @@
-"""The conversation of two buses, fed with bytes by hand: no loop, no socket, no clock that runs."""
+"""The conversation of two buses, fed with bytes by hand, without a loop; and the probes of a bus
+that runs on one.
+"""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -10,11 +14,13 @@ from aiobus import Event, Limits, wire
 from aiobus.clock import elapsed
 from aiobus.discovery import Member
 from aiobus.mesh import Driver
+from aiobus.mesh.links import AT_SIGHT
 from aiobus.mesh.peers import STALE
 from aiobus.mesh.session import Session
 from aiobus.publisher import Publisher
 from aiobus.query import Query
 from aiobus.rows import Rows, Source
+from aiobus.testing import MemoryNetwork
 from aiobus.wire import PeerId
 
 
@@ -173,3 +179,44 @@ def test_what_is_no_message_is_refused_and_counted(message: bytes) -> None:
     one, _ = linked()
     one.session.receive_from_publisher(message, 0.0)
     assert one.session.refused == 1
+
+
+async def test_a_probe_of_endpoints_ends_with_its_bus(
+    monkeypatch: pytest.MonkeyPatch, no_task_is_left: None
+) -> None:
+    began, forever = asyncio.Event(), asyncio.Event()
+
+    async def absent(members: Collection[Member]) -> list[Member]:
+        began.set()
+        await forever.wait()
+        return []
+
+    async with MemoryNetwork().bus("feed") as bus:
+        transport: Any = bus._transport
+        monkeypatch.setattr(transport.discovery, "absent", absent)
+        for number in range(AT_SIGHT + 1):
+            transport.find(Member(f"tool{number}", f"memory://tool{number}"))
+        await began.wait()
+
+
+async def test_a_probe_that_fails_is_logged_and_the_next_one_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[str], AbstractContextManager[asyncio.Event]],
+) -> None:
+    async with MemoryNetwork().bus("feed") as bus:
+        transport: Any = bus._transport
+        links, absent = transport.session.links, transport.discovery.absent
+
+        async def fails(members: Collection[Member]) -> list[Member]:
+            monkeypatch.setattr(transport.discovery, "absent", absent)
+            raise OSError("no more descriptors")
+
+        monkeypatch.setattr(transport.discovery, "absent", fails)
+        with logged("looking for peers failed") as failed:
+            for number in range(AT_SIGHT + 1):
+                transport.find(Member(f"tool{number}", f"memory://tool{number}"))
+            await failed.wait()
+        assert len(list(links)) == AT_SIGHT + 1
+        transport.find(Member("late", "memory://late"))
+        await links.changed.wait()
+        assert links.at("memory://late") is None, "it was probed, and is not there"

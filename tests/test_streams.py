@@ -388,7 +388,7 @@ async def test_one_stream_alone_can_have_a_beacon(desk: Desk) -> None:
 @pytest.fixture
 def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """With each turn of the loop."""
-    monkeypatch.setattr(streams, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(streams, "PROGRESS_SECONDS", 0.0)
 
 
 async def told(desk: Desk, count: int) -> list[tuple[bytes, int]]:

@@ -17,7 +17,7 @@ class Behind:
 
 def topic_of(*missing: int) -> Topic:
     topic = Topic(b"TRADE\0")
-    topic.inlets = {Behind(each): None for each in missing}  # type: ignore[misc]
+    topic.catchups = {Behind(each): None for each in missing}  # type: ignore[misc]
     return topic
 
 
@@ -58,7 +58,7 @@ def test_frames_that_were_under_way_when_it_was_switched_do_not_switch_it_again(
 
 def test_once_it_was_live_again_the_count_begins_anew() -> None:
     topic = topic_of(FAR + 1)
-    (inlet,) = topic.inlets
+    (inlet,) = topic.catchups
     left(topic, LEFT)
     inlet.missing = 0  # type: ignore[misc]
     assert topic.note_moved()

@@ -121,8 +121,8 @@ class Answers:
     # Subscriptions.
 
     def serve(self, name: bytes, link: Link) -> PeerId | None:
-        """A topic is asked for on `link`: serve it, or return who says hello with it. Raises
-        WireError when it is refused, which the answers on this link tell from then on.
+        """A topic is asked for on `link`: serve it, or return the bus that says hello with it.
+        Raises WireError if it is refused, which the answers on this link say from then on.
         """
         try:
             asked = parse_topic(name)
@@ -153,8 +153,8 @@ class Answers:
         self._askers.close(name, link)
 
     def part(self, who: PeerId) -> PeerId | None:
-        """The hello of `who` is gone, and with it what it has asked and not been told. Returns who
-        else says hello from its endpoint.
+        """The hello of `who` is gone, and with it its questions without an answer. Returns the bus
+        that says hello from its endpoint otherwise.
         """
         for link in self._askers.withdraw(who):
             self._asks.drop(link)

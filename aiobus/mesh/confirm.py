@@ -159,8 +159,8 @@ class Confirmations:
         finally:
             self._links.rounds.drop(round)
 
-    async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
-        """Ask every other bus for the query of `inlet`; return the names of those that did not
+    async def subscribe(self, catchup: Inlet, timeout: float) -> Collection[str]:
+        """Ask every other bus for the query of `catchup`; return the names of those that did not
         confirm, or refuse it. They are asked again until they confirm.
 
         A peer that has not answered anything yet is waited for like a linked one, as long as it is
@@ -168,18 +168,18 @@ class Confirmations:
         answer. A peer whose link is cut cannot be asked, and is named, unless
         its bye is just about to be read; so is one for which there was no place.
         """
-        self._session.add(inlet)
+        self._session.add(catchup)
         end = elapsed() + timeout
         known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
         cut = [each for each in self._links if each.is_cut or each.other_version]
         left_out = self._links.left_out()
         round = self._links.rounds.ask(
-            known, self._links.ask, partial(self._interest.meet, [inlet])
+            known, self._links.ask, partial(self._interest.meet, [catchup])
         )
         try:
             # One that was found long ago and never linked holds up no subscription.
             missing = await answered(round, timeout, lambda each: known[each].is_overdue(elapsed()))
-            names = await self._begun(inlet, end - elapsed()) | self._interest.refusing(inlet)
+            names = await self._begun(catchup, end - elapsed()) | self._interest.refusing(catchup)
             lost = [known[each] for each in missing | round.gone] + cut
             if ended := [each for each in lost if each.is_cut]:
                 await self._see_off(ended)
@@ -202,15 +202,15 @@ class Confirmations:
                 if not self._session.is_closing and (peer := known[endpoint]) in self._links:
                     self._links.link(peer)
 
-    async def _begun(self, inlet: Inlet, timeout: float) -> set[str]:
-        """Wait until `inlet` has heard from each peer where in its past it begins; return the names
-        of those that did not say.
+    async def _begun(self, catchup: Inlet, timeout: float) -> set[str]:
+        """Wait until each peer has said where in its past the subscription begins; return the names
+        of those that have not.
         """
 
         def waiting() -> set[str]:
             if self._session.is_closing:
                 return set()
-            return {each[0] for each in inlet.beginning if self._links.is_there(each)}
+            return {each[0] for each in catchup.beginning if self._links.is_there(each)}
 
         try:
             async with asyncio.timeout(max(0.0, timeout)):

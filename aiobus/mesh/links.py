@@ -1,9 +1,9 @@
 """The peers of one bus: found, linked, silent, gone, and the links to them.
 
-Owns who is there and what is done about it: connecting, asking whether all that is subscribed here
-is live there, making a link again, and settling with a peer that has left. Owns what follows from a
-look at endpoints, and the question to a peer that says less of itself than was heard of it. Must
-not know what else is said over a link. When silence is too long is for `peers` to judge.
+Owns which peers there are and what is done about them: connecting, asking whether all that is
+subscribed here is live there, making a link again, and settling with a peer that has left. Owns
+what follows from a probe of endpoints, and the question to a peer that says less of itself than was
+heard of it. Must not know what else is said over a link. `peers` judges when silence is too long.
 """
 
 import logging
@@ -22,6 +22,7 @@ from aiobus.mesh.peers import (
     MAX_LEFT_OUT,
     Left,
     Peer,
+    PeerState,
     RoundTrip,
     RoundTrips,
     Send,
@@ -45,11 +46,13 @@ log = logging.getLogger("aiobus.mesh")
 class Doubts:
     """The doubts of one bus. `ask` sends a `?` under a number of `rounds`."""
 
-    def __init__(self, rounds: RoundTrips, ask: Send, witness: Witness, inlets: Interest) -> None:
+    def __init__(
+        self, rounds: RoundTrips, ask: Send, diagnostics: Witness, interest: Interest
+    ) -> None:
         self._rounds = rounds
         self._ask = ask
-        self._witness = witness
-        self._interest = inlets
+        self._diagnostics = diagnostics
+        self._interest = interest
         self._questions: dict[Source, RoundTrip] = {}
 
     @property
@@ -79,7 +82,9 @@ class Doubts:
         was = peer.last
         if peer.confirm(value.seq):
             text = f"{peer} says that it is at seq {peer.last}, and was heard of up to {was}:"
-            self._witness.trouble(f"{peer.name} went back", f"{text} its events go on from there")
+            self._diagnostics.trouble(
+                f"{peer.name} went back", f"{text} its events go on from there"
+            )
             self._interest.go_back(source, peer.last)
         else:
             self._interest.note_said(source, value.seq)
@@ -124,7 +129,7 @@ class Links:
         publisher: Publisher,
         network: Network,
         discovery: Discovery,
-        witness: Witness,
+        diagnostics: Witness,
         interest: Interest,
         driver: Driver,
     ) -> None:
@@ -139,13 +144,13 @@ class Links:
         self.unconfirmed: set[str] = set()
         """Names of the peers that did not confirm a subscription in time, as its user was told."""
         self.rounds = RoundTrips(me.epoch)  # an answer to an earlier start of this bus is none
-        self.doubts = Doubts(self.rounds, self.ask, witness, interest)
+        self.doubts = Doubts(self.rounds, self.ask, diagnostics, interest)
         self.sources: dict[Source, Peer] = {}
         """Those of the peers that are linked or looked for."""
         self._publisher = publisher
         self._network = network
         self._discovery = discovery
-        self._witness = witness
+        self._diagnostics = diagnostics
         self._interest = interest
         self._driver = driver
         self._peers: dict[str, Peer] = {}  # by endpoint
@@ -191,7 +196,7 @@ class Links:
     # Coming.
 
     def find(self, member: Member) -> None:
-        """Somebody listens there: link. Again: nothing."""
+        """A member listens there: link. Again: nothing."""
         if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
             self._add(member, self._found_at())
 
@@ -250,7 +255,7 @@ class Links:
     def _leave_out(self, member: Member, found_at: int, who: PeerId | None) -> None:
         if not self._unplaced.add(member, found_at, who):
             text = f"more than {MAX_LEFT_OUT:,} peers are left out: not all are known by name"
-            self._witness.trouble("more peers are left out than are remembered", text)
+            self._diagnostics.trouble("more peers are left out than are remembered", text)
         elif self._sorting is None or self._sorting.is_over:
             self._sort_new()
 
@@ -286,7 +291,7 @@ class Links:
                     f"{name} is left out: {MAX_PEERS:,} peers are known already; it is named as"
                     " unconfirmed until there is a place for it, or it ends"
                 )
-                self._witness.trouble("peers are left out", text)
+                self._diagnostics.trouble("peers are left out", text)
         if is_new:
             self._sort_new()
 
@@ -303,10 +308,10 @@ class Links:
         each peer, until it has answered.
         """
         self.rounds.drop(self._linking.get(peer.endpoint))
-        inlets = list(self._interest)
+        catchups = list(self._interest)
 
         def on_answer(value: Answer) -> None:
-            self._interest.meet(inlets, value)
+            self._interest.meet(catchups, value)
             if peer in self:
                 peer.has_answered = True
                 self._note_link(peer)
@@ -314,15 +319,15 @@ class Links:
         self._linking[peer.endpoint] = self.rounds.ask([peer.endpoint], self.ask, on_answer)
 
     def hello(self, who: PeerId) -> None:
-        """Somebody who listens to this bus says who it is. Raises WireError for who cannot be. One
-        for which there is no place is left out, and says it again here as soon as there is one.
+        """A subscriber of this bus says who it is. Raises WireError if it cannot be a peer. If
+        there is no place for it, it is left out, and linked as soon as there is one.
         """
         member = Member(who.name, who.endpoint)
         before = self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
             if not self._discovery.admits(member) or who.endpoint == self.me.endpoint:
-                raise WireError("a hello from where nobody of this bus can be")
+                raise WireError("a hello from an endpoint that no member of this bus can have")
             found_at = self._found_at()
             if before is not None and before.who == who:
                 found_at = before.found_at  # it never closed, and is owed what it was before
@@ -332,8 +337,8 @@ class Links:
             self._discovery.remember(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
-        # A repeated hello says that its link was made anew; perhaps ours was cut as well.
-        is_news = peer.has_said_hello or peer.name != who.name
+        # A repeated hello says that its link was made again; perhaps ours was cut as well.
+        is_news = peer.state is not PeerState.FOUND or peer.name != who.name
         self._introduce(peer, who)
         peer.say_hello()
         self.changed.wake()
@@ -358,11 +363,11 @@ class Links:
         self._note_link(peer)
 
     def hear_answer(self, value: Answer) -> None:
-        """Somebody has answered, and says how old it is."""
+        """A peer has answered, and says how old it is."""
         who = value.who
         peer = self._peers.get(who.endpoint)
         if peer is None or (peer.is_listening and peer.who != who):
-            return  # of one that was there before: who says hello now is who is there
+            return  # stale answer from an earlier process there: the latest hello decides
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
@@ -386,7 +391,7 @@ class Links:
         if self.is_open:
             if other.is_open:  # one that starts is about to be refused
                 text = f"another bus named {me.name!r} has come, at {who.endpoint}"
-                self._witness.trouble(f"the name {me.name!r} is used twice", text)
+                self._diagnostics.trouble(f"the name {me.name!r} is used twice", text)
                 self.is_late |= self._is_younger(other)
         elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
             self.is_late = True
@@ -415,7 +420,7 @@ class Links:
             f" version {VERSION}: they are not linked, and get nothing of each other; run the same"
             " version of aiobus on both sides"
         )
-        self._witness.trouble(f"{who.name} speaks another version", text)
+        self._diagnostics.trouble(f"{who.name} speaks another version", text)
         self.changed.wake()
 
     def _note_link(self, peer: Peer) -> None:
@@ -435,7 +440,7 @@ class Links:
         if peer.link() and peer.who is not None:
             log.debug("%s is linked with %s", self.me, peer)
             self.unconfirmed.discard(peer.name)  # what it does not serve, it says
-            self._witness.peer_joined(peer.who.name, peer.who.epoch)
+            self._diagnostics.peer_joined(peer.who.name, peer.who.epoch)
             self.changed.wake()
 
     def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
@@ -452,14 +457,14 @@ class Links:
             is_dead = rival.endpoint in dead
             if rival not in self or not rival.is_linked:
                 continue
-            if not (is_dead or rival.is_withdrawn or peer.is_open):
+            if not (is_dead or rival.is_gone or peer.is_open):
                 return  # it is about to be refused, and would be said to join and to leave
-            if is_dead or rival.is_withdrawn:
+            if is_dead or rival.is_gone:
                 self._settle(rival, "another has taken its place", is_dead=is_dead)
-                rival.has_left = True
+                rival.leave()
             else:
                 text = f"two buses are named {peer.name!r}, at {rival.endpoint} and {peer.endpoint}"
-                self._witness.trouble(f"the name {peer.name!r} is used twice", text)
+                self._diagnostics.trouble(f"the name {peer.name!r} is used twice", text)
             if is_dead:
                 self._drop(rival)
         if peer in self:
@@ -502,7 +507,7 @@ class Links:
     def note_fresh(self, peer: Peer, silent: float) -> None:
         """A peer that was stale is heard again, after `silent` seconds."""
         if peer.who is not None:
-            self._witness.fresh(peer.name, peer.who.epoch, peer.last, silent)
+            self._diagnostics.fresh(peer.name, peer.who.epoch, peer.last, silent)
 
     # Silence.
 
@@ -520,7 +525,7 @@ class Links:
                 self.link(peer)  # it had not started yet, beside a living one of its name
             match peer.judge(now, is_lenient=now < self._lenient_until):
                 case Verdict.STALE if peer.who is not None:
-                    self._witness.stale(peer.name, peer.who.epoch, peer.last)
+                    self._diagnostics.stale(peer.name, peer.who.epoch, peer.last)
                 case Verdict.RELINK:
                     overdue.append(peer)
                 case Verdict.LEFT:
@@ -549,7 +554,7 @@ class Links:
         """
         for member in accepting:
             if (peer := members[member]) in self and peer.is_silent(now := elapsed()):
-                log.debug("%s links anew with %s", self.me, peer)
+                log.debug("%s links again with %s", self.me, peer)
                 peer.relink(now)
                 self._relink(peer)
 
@@ -584,7 +589,7 @@ class Links:
         return {each.who.name for each in self._closed.values() if each.found_at < newest}
 
     def withdraw(self, who: PeerId) -> None:
-        """Its hello is gone: it died, or its link to this bus was cut."""
+        """The hello of a peer is gone: it died, or its link to this bus was cut."""
         if who.endpoint in self._closed and self._closed[who.endpoint].who == who:
             del self._closed[who.endpoint]
             self.changed.wake()
@@ -597,7 +602,7 @@ class Links:
             self.changed.wake()
 
     def bye(self, peer: Peer) -> None:
-        """It has closed, and this was the last of it."""
+        """A peer has closed, and this was its last message."""
         if peer.is_listening and peer.who is not None:
             self._closed[peer.endpoint] = Closed(peer.who, elapsed(), peer.found_at)
         self.rounds.lose(peer.endpoint, is_missed=False)
@@ -617,24 +622,24 @@ class Links:
                 self.changed.wake()
             else:
                 text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
-                self._witness.trouble("a bye was wrong", text)
+                self._diagnostics.trouble("a bye was wrong", text)
                 self.hello(who)
 
     def _restart(self, peer: Peer) -> None:
-        """Somebody new listens there, so the old one is dead: settle with it first."""
+        """Another process listens there, so the old one is dead: settle with it first."""
         self._settle(peer, "another has taken its place", is_dead=True)
         self._forget(peer)
         peer.renew(elapsed(), self._found_at())
         self._driver.soon(partial(self._relink, peer))
 
     def _settle(self, peer: Peer, reason: str, *, is_dead: bool = False) -> None:
-        """It has left: what is missing of its events is lost."""
+        """A peer has left: what is missing of its events is lost."""
         who = peer.who
         if who is not None:
             source = (who.name, who.epoch)
             self._interest.leave(source, elapsed(), peer.last, is_dead=is_dead)
             if peer.unlink():
-                self._witness.peer_left(who.name, who.epoch, peer.last, reason)
+                self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)
         self.rounds.lose(peer.endpoint)
         self.changed.wake()
 
@@ -652,14 +657,14 @@ class Links:
         self._driver.soon(partial(self._disconnect, peer.endpoint))
 
     def _excuse(self, name: str) -> None:
-        """No process is there: it is not unconfirmed but gone."""
+        """No process of that name is there: it is not unconfirmed but gone."""
         if name in self.unconfirmed and not any(each.name == name for each in self):
             self.unconfirmed.discard(name)
-            for inlet in self._interest:
-                inlet.confirm(name)
+            for catchup in self._interest:
+                catchup.confirm(name)
 
     def _forget(self, peer: Peer) -> None:
-        """What still comes of its events says nothing of who is there now."""
+        """Events of it that still come say nothing of the peer that is there now."""
         for source in [source for source, each in self.sources.items() if each is peer]:
             del self.sources[source]
             self._interest.marks.pop(source, None)

@@ -75,7 +75,7 @@ class Session:
         publisher: Publisher,
         network: Network,
         discovery: Discovery,
-        witness: Witness,
+        diagnostics: Witness,
         driver: Driver,
     ) -> None:
         self.url = url
@@ -85,13 +85,13 @@ class Session:
         self.interest = Interest()
         self.fanout = Fanout(publisher, network.send, driver)
         self.answers = Answers(me, publisher, self.fanout, network.send)
-        self.links = Links(me, publisher, network, discovery, witness, self.interest, driver)
+        self.links = Links(me, publisher, network, discovery, diagnostics, self.interest, driver)
         self.links.born = self.answers.born
         self.pages = Pages(self._ask_page)
         self.is_closing = False
         self._publisher = publisher
         self._network = network
-        self._witness = witness
+        self._diagnostics = diagnostics
         self._driver = driver
         self._source = (me.name, me.epoch)
         self._sources = self.links.sources
@@ -119,7 +119,7 @@ class Session:
 
     def _refuse(self, error: WireError) -> None:
         self.refused += 1
-        self._witness.trouble("messages are refused", f"a message was refused: {error}")
+        self._diagnostics.trouble("messages are refused", f"a message was refused: {error}")
 
     def _on_subscribed(self, name: bytes, link: Link) -> None:
         if self.is_closing:
@@ -132,7 +132,7 @@ class Session:
         finally:
             if link is not None and self.answers.gives_up(link):
                 text = "more subscriptions came on a connection than are served: it is ended"
-                self._witness.trouble("a connection is ended", text)
+                self._diagnostics.trouble("a connection is ended", text)
                 self._network.end_link(link)
 
     def _on_unsubscribed(self, name: bytes, link: Link) -> None:
@@ -225,7 +225,7 @@ class Session:
         was_late = self.links.is_late
         self.links.hear_answer(value)
         if self.links.is_open and self.links.is_late and not was_late:
-            self._witness.fail(NameInUse(self.me.name, self.url))
+            self._diagnostics.fail(NameInUse(self.me.name, self.url))
 
     def _on_mark(self, value: Mark) -> None:
         newest = max((seq for _, seq in value.streams), default=0)
@@ -240,9 +240,9 @@ class Session:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
         self.links.hear(source, value.newest)
-        if (inlet := self.interest.numbered(value.nonce)) is not None:
-            self.pages.answered(inlet, source, now)
-            self.interest.take_page(inlet, source, page, value.rows)
+        if (catchup := self.interest.numbered(value.nonce)) is not None:
+            self.pages.answered(catchup, source, now)
+            self.interest.take_page(catchup, source, page, value.rows)
             self.links.changed.wake()  # it may have begun
         self.follow_up()
 
@@ -270,31 +270,31 @@ class Session:
             # Not before: a stream that no peer asks for closes, and owes nothing any more.
             self._network.unsubscribe(topic.other)
             if not topic.is_progress_only:
-                live.extend(topic.inlets)
+                live.extend(topic.catchups)
         if live:
             there = [peer.endpoint for peer in self.links if peer.is_there]
             self._ask_about(there, live)
 
-    def _ask_about(self, endpoints: Collection[str], inlets: Collection[Inlet]) -> None:
-        meet = partial(self.interest.meet, list(inlets))
+    def _ask_about(self, endpoints: Collection[str], catchups: Collection[Inlet]) -> None:
+        meet = partial(self.interest.meet, list(catchups))
         self._switching.append(self.links.rounds.ask(endpoints, self.links.ask, meet))
 
-    def add(self, inlet: Inlet) -> None:
-        """Subscribe at every peer to the query of `inlet`."""
-        if (new := self.interest.add(inlet)) is not None:
+    def add(self, catchup: Inlet) -> None:
+        """Subscribe at every peer to the query of `catchup`."""
+        if (new := self.interest.add(catchup)) is not None:
             self._network.subscribe(new)
         self.follow_up()
 
-    def remove(self, inlet: Inlet) -> None:
+    def remove(self, catchup: Inlet) -> None:
         """Withdraw it. No error if it was not subscribed."""
-        if (old := self.interest.remove(inlet)) is not None:
+        if (old := self.interest.remove(catchup)) is not None:
             self._network.unsubscribe(old)
-        self.pages.forget(inlet)
+        self.pages.forget(catchup)
 
-    def _ask_page(self, inlet: Inlet, source: Source, want: Want, limit: int) -> None:
-        if (number := self.interest.number(inlet)) is not None:
+    def _ask_page(self, catchup: Inlet, source: Source, want: Want, limit: int) -> None:
+        if (number := self.interest.number(catchup)) is not None:
             name, epoch = source
-            what = (epoch, inlet.query.text, want.after, limit, want.since, want.upto)
+            what = (epoch, catchup.query.text, want.after, limit, want.since, want.upto)
             self._network.ask(up(PageAsk(name, number, self.me, *what)))
 
     def doubt(self, source: Source, error: ValueError) -> bool:
@@ -303,7 +303,7 @@ class Session:
         """
         text = f"rows of {source[0]} are lost, which are no events: {error}"
         self.refused += 1
-        self._witness.trouble(f"rows of {source[0]} are no events", text)
+        self._diagnostics.trouble(f"rows of {source[0]} are no events", text)
         return self.links.doubt(source)
 
     def send_mark(self, to: PeerId, number: int, streams: Collection[tuple[str, int]]) -> None:
@@ -340,9 +340,9 @@ class Session:
 
     def _ask_refused(self) -> None:
         """Ask each peer that refused a query whether it serves it by now."""
-        for who, inlets in self.interest.refused.items():
-            if inlets and self.links.is_there((who.name, who.epoch)):
-                self._ask_about([who.endpoint], inlets)
+        for who, catchups in self.interest.refused.items():
+            if catchups and self.links.is_there((who.name, who.epoch)):
+                self._ask_about([who.endpoint], catchups)
 
     # Going.
 

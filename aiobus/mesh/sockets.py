@@ -92,6 +92,14 @@ LOOKS = 3
 log = logging.getLogger("aiobus.mesh")
 
 
+def _leave(message: bytes, beside: Any) -> None:
+    """Nothing is read before there is a receiver."""
+
+
+MISTAKE = "a message of %d bytes could not be handled"
+"""It brought a mistake of ours to light. The next messages must be read."""
+
+
 class SocketReader:
     """Reads one socket dry, for a slice of the loop's time at each turn, and hands over each
     message with the time at which it was read.
@@ -102,11 +110,12 @@ class SocketReader:
         """Without futures: they cost 20 x in throughput and lose messages when cancelled
         (pyzmq#1925).
         """
-        self._send = super(zmq.Socket, socket).send  # two calls less than the Python one
-        self._receive: Callable[[bytes, Any], None] | None = None
+        self.send_raw = super(zmq.Socket, socket).send  # two calls less than the Python one
+        self._receive: Callable[[bytes, Any], None] = _leave
+        self._is_started = False
         self._loop = asyncio.get_running_loop()
         self._context = Context()
-        self._is_due = self._is_closed = self._is_within_end = False
+        self.is_due = self.is_closed = self._is_within_end = False
         self._moved = Notifier()
         self._runs = 0
         self.found = 0
@@ -114,15 +123,15 @@ class SocketReader:
 
     def start(self, receive: Callable[[bytes, Any], None]) -> None:
         """Read from now on, beginning with the next turn of the loop."""
-        self._receive = receive
+        self._receive, self._is_started = receive, True
         # The loop runs the reader in a copy of the context that is current here.
         self._context.run(self._loop.add_reader, self.socket.FD, self.run, True)
         self.soon()
 
     def soon(self) -> None:
         """Read at the next turn of the loop: the socket was used."""
-        if not (self._is_due or self._is_closed or self._receive is None):
-            self._is_due = True
+        if self._is_started and not (self.is_due or self.is_closed):
+            self.is_due = True
             self._loop.call_soon(self.run, context=self._context)
 
     def run(self, is_readable: bool = False) -> None:
@@ -130,25 +139,26 @@ class SocketReader:
         `is_readable`: there probably is something.
         """
         if not is_readable:
-            self._is_due = False
-        elif self._is_due:  # else both would run in this turn, and schedule a run each: one more
+            self.is_due = False
+        elif self.is_due:  # else both would run in this turn, and schedule a run each: one more
             return
         self._runs += 1
-        left, clock = READER_MESSAGES, stopwatch()
-        now = clock()
-        until = now + READER_SECONDS
-        # Asking first takes half the time of the exception that tells there is nothing.
-        while not self._is_closed and (is_readable or self.socket.get(EVENTS) & POLLIN):  # type: ignore[operator]
-            is_readable = False
-            try:
-                self._read(now)
-            except zmq.Again:  # a link was made, or a peer took something
-                continue
-            left, now = left - 1, clock()
-            if left <= 0 or now > until:
-                self.soon()
-                break
-        if self._is_within_end and (self._is_closed or not self._has_message()):
+        if is_readable or (not self.is_closed and self.socket.get(EVENTS) & POLLIN):  # type: ignore[operator]
+            left, clock = READER_MESSAGES, stopwatch()
+            now = clock()
+            until = now + READER_SECONDS
+            # Asking first takes half the time of the exception that tells there is nothing.
+            while not self.is_closed and (is_readable or self.socket.get(EVENTS) & POLLIN):  # type: ignore[operator]
+                is_readable = False
+                try:
+                    self._read(now)
+                except zmq.Again:  # a link was made, or a peer took something
+                    continue
+                left, now = left - 1, clock()
+                if left <= 0 or now > until:
+                    self.soon()
+                    break
+        if self._is_within_end and (self.is_closed or not self._has_message()):
             self._is_within_end = False
         if self._moved.futures:
             self._moved.wake()
@@ -161,29 +171,25 @@ class SocketReader:
             self._read(stopwatch()())
 
     def _read(self, now: float) -> None:
-        self._hand_over(self.socket.recv(zmq.NOBLOCK), now)
+        message = self.socket.recv(zmq.NOBLOCK)
+        try:
+            self._receive(message, now)
+        except Exception:
+            log.exception(MISTAKE, len(message))
 
     def _has_message(self) -> bool:
         return bool(self.socket.get(EVENTS) & POLLIN)  # type: ignore[operator]
 
-    def _hand_over(self, message: bytes, beside: Any) -> None:
-        try:
-            if self._receive is not None:
-                self._receive(message, beside)
-        except Exception:
-            # A mistake of ours that a message brought to light: the next ones must be read.
-            log.exception("a message of %d bytes could not be handled", len(message))
-
     def send(self, message: bytes) -> None:
         """Send, unless closed: never waits."""
-        if not self._is_closed:
-            self._send(message, zmq.NOBLOCK)
-            if not self._is_due:
+        if not self.is_closed:
+            self.send_raw(message, zmq.NOBLOCK)
+            if not self.is_due:
                 self.soon()
 
     async def read_ends(self) -> None:
         """Return once no end of a connection is half read. Cancelling stops the waiting."""
-        while self._is_within_end and not self._is_closed:
+        while self._is_within_end and not self.is_closed:
             await self._moved.wait()
 
     def check_wakeup(self) -> None:
@@ -193,7 +199,7 @@ class SocketReader:
         self._suspect(self._runs, LOOKS)
 
     def _suspect(self, runs: int, looks: int) -> None:
-        if self._is_due or self._is_closed or runs != self._runs or not self.socket.poll(0):
+        if self.is_due or self.is_closed or runs != self._runs or not self.socket.poll(0):
             return
         if looks:
             self._loop.call_soon(self._suspect, runs, looks - 1, context=self._context)
@@ -205,12 +211,12 @@ class SocketReader:
         """This process is a forked child. Its loop may run on, and a socket of the parent seems to
         have messages without end here.
         """
-        self._is_closed = True
+        self.is_closed = True
 
     def close(self, linger: float) -> None:
         """Read no more; what was sent has `linger` seconds to leave. Again: nothing."""
-        if not self._is_closed:
-            self._is_closed = True
+        if not self.is_closed:
+            self.is_closed = True
             self._loop.remove_reader(self.socket.FD)
             self.socket.close(linger=int(linger * 1000))
         self._moved.wake()
@@ -231,7 +237,10 @@ class SubscriberReader(SocketReader):
         except zmq.ZMQError:  # a withdrawal of ZeroMQ itself: its connection has ended
             link = None
         self._is_within_end = link is None
-        self._hand_over(frame.bytes, link)
+        try:
+            self._receive(frame.bytes, link)
+        except Exception:
+            log.exception(MISTAKE, len(frame.bytes))
 
 
 MAX_MESSAGE = 16 * 1024 * 1024
@@ -322,7 +331,7 @@ class ZmqNetwork:
             # faster than it can file them: 30,000 held up the loop for 1 s and took 350 MB. None is
             # lost, since the other side keeps what is not taken.
             options[zmq.RCVHWM] = 1
-            # So that a hello is heard again when its link was made anew.
+            # So that a hello is heard again when its link was made again.
             options[zmq.XPUB_VERBOSE] = 1
         for option, value in options.items():
             socket.set(option, value)
@@ -406,7 +415,11 @@ class ZmqNetwork:
 
     def send(self, message: bytes) -> None:
         """Send a message to all subscribers of its topic."""
-        self._xpub.send(message)
+        xpub = self._xpub  # `SocketReader.send`, one call less for each frame
+        if not xpub.is_closed:
+            xpub.send_raw(message, zmq.NOBLOCK)
+            if not xpub.is_due:
+                xpub.soon()
 
     async def read_ends(self) -> None:
         """Return once no end of a link is half read."""

@@ -89,7 +89,7 @@ class MeshTransport:
 
     # Coming.
 
-    async def start(self, publisher: Publisher, witness: Witness) -> None:
+    async def start(self, publisher: Publisher, diagnostics: Witness) -> None:
         """Join. Wait until every bus that is there is linked, or 5 s; then log which are not.
 
         Raises NameInUse when another of this name is there that has started, or is the one of two
@@ -97,8 +97,8 @@ class MeshTransport:
         once `close` was called.
         """
         self._loop = asyncio.get_running_loop()
-        self._witness = witness
-        self._told = Told(self.find, witness.trouble, witness.fail)
+        self._diagnostics = diagnostics
+        self._told = Told(self.find, diagnostics.trouble, diagnostics.fail)
         try:
             self.network.open(publisher.name)
             members = await self.discovery.join(publisher.name, self._bind, self.find)
@@ -110,7 +110,9 @@ class MeshTransport:
         log.info("%s listens at %s", me.name, me.endpoint)
         soon = partial(self._loop.call_soon, context=self._context)
         driver = Driver(soon, self._later, self._begin_probe)
-        session = Session(self.url, me, publisher, self.network, self.discovery, witness, driver)
+        session = Session(
+            self.url, me, publisher, self.network, self.discovery, diagnostics, driver
+        )
         self.session = session
         self._confirmations = Confirmations(session, self.network, self._probe)
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher)
@@ -198,34 +200,34 @@ class MeshTransport:
     def _report_unreached(self, session: Session, unreached: Collection[str]) -> None:
         if session.links.is_open and self._reported != unreached:
             self._reported = unreached
-            self._witness.unreached(unreached)
+            self._diagnostics.unreached(unreached)
         for address in self._unconfirmed.difference(unreached):
             self._unconfirmed.discard(address)
-            for inlet in session.interest:
-                inlet.confirm(address)
+            for catchup in session.interest:
+                catchup.confirm(address)
 
     # Subscribing and flushing.
 
-    async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
-        """Ask every other bus for the query of `inlet`; return the names of those that did not
+    async def subscribe(self, catchup: Inlet, timeout: float) -> Collection[str]:
+        """Ask every other bus for the query of `catchup`; return the names of those that did not
         confirm, and the addresses that do not answer. They are asked again until they do.
         """
-        if not inlet.query.wants_data or self._confirmations is None:
+        if not catchup.query.wants_data or self._confirmations is None:
             return ()
-        missing = await self._confirmations.subscribe(inlet, timeout)
+        missing = await self._confirmations.subscribe(catchup, timeout)
         self._unconfirmed.update(self.unreached)
         return {*missing, *self.unreached}
 
-    def unsubscribe(self, inlet: Inlet) -> None:
+    def unsubscribe(self, catchup: Inlet) -> None:
         """Withdraw it. No error if it was not subscribed."""
         if self.session is not None:
-            self.session.remove(inlet)
+            self.session.remove(catchup)
 
-    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
-        """Ask a source for the next page of what `inlet` misses, as soon as few others do."""
+    def ask(self, catchup: Inlet, source: Source, want: Want, limit: int) -> bool:
+        """Ask a source for the next page of what `catchup` misses, as soon as few others do."""
         if self.session is None:
             return False
-        return self.session.pages.ask(inlet, source, want, limit, elapsed())
+        return self.session.pages.ask(catchup, source, want, limit, elapsed())
 
     def doubt(self, source: Source, error: ValueError) -> bool:
         """Rows of a source are no events: count it, say it, and ask the source where it is."""
