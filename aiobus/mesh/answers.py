@@ -114,7 +114,7 @@ class Answers:
         self._send = send
         self.born = elapsed()
         """When this bus started, in monotonic seconds of this process."""
-        self._askers = Askers()
+        self.askers = Askers()
         self._asks = Owed("?", MAX_ASKS)
         self._pages = Owed("!", MAX_PAGES)
 
@@ -130,43 +130,43 @@ class Answers:
                 return asked
             if asked is not None:
                 self._streams.open(name, asked, link)
-                self._askers.serve(link, name)
+                self.askers.serve(link, name)
         except WireError as error:
-            self._askers.refuse(link, name, str(error))
+            self.askers.refuse(link, name, str(error))
             raise WireError(f"{error}: {name[:100]!r}") from None
         return None
 
     def greet(self, link: Link, who: PeerId) -> None:
         """`who` has said hello on `link`, behind all its queries."""
-        for before in self._askers.hello(link, who):
+        for before in self.askers.hello(link, who):
             self._streams.recharge(before, link)
 
     def gives_up(self, link: Link) -> bool:
         """True, once, when a link asks for more in vain than any member does: it is to be ended."""
-        if is_abusive := self._askers.is_abusive(link):
-            self._askers.renew(link)
+        if is_abusive := self.askers.is_abusive(link):
+            self.askers.renew(link)
         return is_abusive
 
     def close(self, name: bytes, link: Link) -> None:
         """No link asks for a topic any more; `link` was the last."""
         self._streams.close(name)
-        self._askers.close(name, link)
+        self.askers.close(name, link)
 
     def part(self, who: PeerId) -> PeerId | None:
         """The hello of `who` is gone, and with it its questions without an answer. Returns the bus
         that says hello from its endpoint otherwise.
         """
-        for link in self._askers.withdraw(who):
+        for link in self.askers.withdraw(who):
             self._asks.drop(link)
             self._pages.drop(link)
             self._streams.recharge(link, None)
-        return self._askers.at(who.endpoint)
+        return self.askers.at(who.endpoint)
 
     def lacking(self) -> set[str]:
         """Names of those to whom something was published that they asked for in vain."""
         return {
             name
-            for name, queries, is_all in self._askers.lacking()
+            for name, queries, is_all in self.askers.lacking()
             if any(map(self._streams.is_owed, queries)) or (not is_all and self._streams.newest)
         }
 
@@ -177,28 +177,20 @@ class Answers:
         already. Raises WireError for one too many. An asker without a pause sends more than can be
         read.
         """
-        if link not in self._askers:
+        if link not in self.askers:
             return True
         return self._asks.leaves(link, message) or self._pages.leaves(link, message)
 
-    def is_from(self, link: Link, who: PeerId) -> bool:
-        """True when `who` has said hello on this link, and so has sent its queries before."""
-        return self._askers.is_from(link, who)
-
-    def asker(self, link: Link) -> PeerId | None:
-        """The bus that has said hello on this link."""
-        return self._askers.who(link)
-
     def tell(self, asked: Ask, link: Link, *, is_open: bool) -> None:
         """Answer whether the queries of a link are live here."""
-        for name in self._askers.some(link):
+        for name in self.askers.some(link):
             if self._streams.may_open(name, link):  # less is asked for than before
                 with suppress(WireError):
                     self.serve(name, link)
         self._streams.flush()  # so that what was published before is received before
         age, seq = elapsed() - self.born, self._publisher.public_seq
         fields = (asked.nonce, self._me, age, seq, is_open)
-        refused = self._askers.refused(link)
+        refused = self.askers.refused(link)
         reply = Answer(*fields) if refused is None else Refusal(*fields, *refused)
         self._send(answer(asked.who, reply))
 

@@ -113,7 +113,10 @@ class Session:
             elif not self.answers.leaves(link, message):
                 self._on_question(parse_from_subscriber(message), message, link)
         except WireError as error:
-            if isinstance(error, OtherVersion) and (who := self.answers.asker(link)) is not None:
+            if (
+                isinstance(error, OtherVersion)
+                and (who := self.answers.askers.who(link)) is not None
+            ):
                 self.links.refuse_version(who, error.version)
             self._refuse(error)
 
@@ -145,7 +148,9 @@ class Session:
                 self.links.hello(other)
 
     def _on_question(self, question: Ask | PageAsk | Ack, message: bytes, link: Link) -> None:
-        if question.to not in (self.me.name, "*") or not self.answers.is_from(link, question.who):
+        if question.to not in (self.me.name, "*") or not self.answers.askers.is_from(
+            link, question.who
+        ):
             return
         if isinstance(question, Ack):
             self.links.rounds.answer(question.mark, question.who.endpoint, question)

@@ -235,9 +235,7 @@ class MemoryNetwork(Medium):
 
 
 class _Port:
-    """The side of one bus: its `Network`, and its `Discovery`, since the network knows who is
-    there.
-    """
+    """The `Network` and the `Discovery` of one bus, as the Protocols have them."""
 
     unreached: Collection[str] = ()
 
@@ -270,11 +268,9 @@ class _Port:
         return members
 
     def bind(self, endpoint: str) -> str:
-        """The endpoint itself."""
         return endpoint
 
     def start(self, from_subscriber: FromSubscriber, from_publisher: FromPublisher) -> None:
-        """Hand over what arrives."""
         self._from_subscriber, self._from_publisher = from_subscriber, from_publisher
 
     def watch(self, told: Told, bind: Callable[[str], str]) -> None:
@@ -301,22 +297,18 @@ class _Port:
         ]
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` that are not open."""
         return [member for member in members if member.endpoint not in self._network._ports]
 
     def mine(self, address: object) -> bool:
-        """False: nothing here has an address."""
         return False
 
     def descriptors(self) -> set[int]:
-        """None: nothing here has a descriptor."""
         return set()
 
     async def leave(self) -> None:
         """Nothing to do before it is closed."""
 
     def connect(self, endpoint: str) -> None:
-        """Link to whoever listens there, now or later. Twice is once."""
         if endpoint not in self._above and self._is_open:
             link = self._above[endpoint] = _Link(self._network, self, endpoint)
             link.go_on()
@@ -335,20 +327,17 @@ class _Port:
                 asyncio.get_running_loop().call_soon(each.go_on, context=Context())
 
     def subscribe(self, topic: bytes) -> None:
-        """Ask every link for a topic."""
         self.topics[topic] += 1
         if self.topics[topic] == 1:
             self._say(b"\1" + topic)
 
     def unsubscribe(self, topic: bytes) -> None:
-        """Withdraw it."""
         self.topics[topic] -= 1
         if self.topics[topic] <= 0:
             del self.topics[topic]
             self._say(b"\0" + topic)
 
     def ask(self, question: bytes) -> None:
-        """Send a question up every link."""
         self._say(question)
 
     def _say(self, message: bytes) -> None:
@@ -356,7 +345,6 @@ class _Port:
             link.say(message)
 
     def send(self, message: bytes) -> None:
-        """Send a message down to all who asked for its topic."""
         if self._is_open:
             for link in self.below:
                 link.send(message)
@@ -383,7 +371,6 @@ class _Port:
         self._above.clear()
 
     def hear_up(self, message: bytes, link: int | None) -> None:
-        """Something came from a subscriber."""
         if self._from_subscriber is not None:
             self._from_subscriber(message, link)
 
