@@ -52,8 +52,8 @@ class Driver(NamedTuple):
     soon: Callable[[Callable[[], None]], object]
     """Calls a function at the next turn of the loop."""
     later: Callable[[float, Callable[[], None]], object]
-    """Calls a function after so many seconds, unless the bus closes before. A function that is
-    asked for again before it was called is called once.
+    """Calls a function after so many seconds, unless the bus closes before. Asked again for the
+    same function before that, it calls it once, at the later request's time.
     """
     probe: Callable[[Probe], object]
     """Begins a probe, which concludes at a later turn of the loop, unless the bus closes before."""

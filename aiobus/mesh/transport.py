@@ -164,6 +164,8 @@ class MeshTransport:
 
     def _later(self, seconds: float, step: Callable[[], None]) -> None:
         if not self._is_closing:
+            if step in self._timers:
+                self._timers[step].cancel()
             self._timers[step] = self._loop.call_later(seconds, step, context=self._context)
 
     def _begin_probe(self, probe: Probe) -> None:
