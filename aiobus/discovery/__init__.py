@@ -24,20 +24,15 @@ class Member(NamedTuple):
     endpoint: str
 
 
-class Told(Protocol):
-    """Who is told what a meeting notices after `join`. Nothing here waits or raises."""
+class Told(NamedTuple):
+    """What is called with what `Discovery.watch` notices. Nothing here waits or raises."""
 
-    def on_found(self, member: Member) -> None:
-        """Another member was heard of."""
-        ...
-
-    def on_trouble(self, topic: str, text: str) -> None:
-        """Something is wrong, or is no more, that a user should read of."""
-        ...
-
-    def on_lost(self, error: BusError) -> None:
-        """Another bus has this one's name by now: this one is to end."""
-        ...
+    on_found: Callable[[Member], None]
+    """Another member was found."""
+    on_trouble: Callable[[str, str], None]
+    """Something is wrong, or is no more, that a user should read: a topic, and a sentence."""
+    on_lost: Callable[[BusError], None]
+    """Another bus has this one's name by now: this one is to end."""
 
 
 class Discovery(Protocol):
