@@ -114,6 +114,7 @@ class SocketReader:
         self._receive: Callable[[bytes, Any], None] = _leave
         self._is_started = False
         self._loop = asyncio.get_running_loop()
+        self._clock = stopwatch()
         self._context = Context()
         self.is_due = self.is_closed = self._is_within_end = False
         self._moved = Notifier()
@@ -144,7 +145,7 @@ class SocketReader:
             return
         self._runs += 1
         if is_readable or (not self.is_closed and self.socket.get(EVENTS) & POLLIN):  # type: ignore[operator]
-            left, clock = READER_MESSAGES, stopwatch()
+            left, clock = READER_MESSAGES, self._clock
             now = clock()
             until = now + READER_SECONDS
             # Asking first takes half the time of the exception that tells there is nothing.
@@ -168,7 +169,7 @@ class SocketReader:
         for _ in range(most):
             if not self._has_message():
                 return
-            self._read(stopwatch()())
+            self._read(self._clock())
 
     def _read(self, now: float) -> None:
         message = self.socket.recv(zmq.NOBLOCK)
