@@ -21,12 +21,16 @@ from aiobus.mesh.interest import Interest
 from aiobus.mesh.links import Links
 from aiobus.mesh.peers import Peer
 from aiobus.mesh.round_trips import RoundTrip, RoundTrips, Send
-from aiobus.wire import Ack, Mark, PeerId, mark, up
+from aiobus.query import Query
+from aiobus.rows import Source
+from aiobus.transport import Standing
+from aiobus.wire import Ack, Mark, PacedMark, PeerId, mark, up
 
 __all__ = [
     "LAST",
     "Marks",
     "Queries",
+    "Readers",
 ]
 
 LAST = 0
@@ -164,6 +168,124 @@ class Marks:
             return not (await round.done(max(0.0, timeout)) | round.gone)
         finally:
             self._rounds.drop(round)
+
+
+class Readers:
+    """What each peer has confirmed of each type, for a publisher that does not outrun its readers.
+
+    A peer confirms a type at once if it has not subscribed to it. Which peers have is not known
+    here: ZeroMQ tells of a subscription once, whoever else has it. `beat` tells all of the seq that
+    this bus is at, and `on_move` is called when a peer has shown that it reads.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        network: Network,
+        links: Links,
+        rounds: RoundTrips,
+        streams: Fanout,
+        beat: Callable[[], None],
+        on_move: Callable[[], None],
+    ) -> None:
+        self._me = me
+        self._network = network
+        self._links = links
+        self._rounds = rounds
+        self._streams = streams
+        self._beat = beat
+        self._on_move = on_move
+        self._confirmed: dict[str, dict[Source, int]] = {}
+        self._moves: dict[Source, int] = {}
+        self._asked: dict[tuple[str, bool], list[RoundTrip]] = {}
+
+    def standings(self, type: str) -> dict[Source, Standing]:
+        """Where each peer is that may listen to `type`. One whose link is cut counts until it is
+        said to have left: it may come back and ask for what it has missed. What it listens to is
+        not known meanwhile.
+        """
+        is_served, moves = self._streams.serves(type), self._moves
+        confirmed = self._confirmed.get(type, {})
+        if not (is_served or confirmed):
+            return {}
+        return {
+            source: Standing(confirmed.get(source, 0), moves.get(source, 0))
+            for source, peer in self._peers().items()
+            if is_served or (peer.is_cut and source in confirmed)
+        }
+
+    def _peers(self) -> dict[Source, Peer]:
+        return {
+            _source(each.who): each
+            for each in self._links
+            if each.who is not None and each.has_said_hello and not each.has_left
+        }
+
+    def ask(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
+        """Ask each for its word that it has what it wants of `type` up to this seq, in place of
+        what was asked before: ahead of time (None), or while a publisher waits.
+        """
+        for before in self._asked.pop((type, waiting is None), ()):
+            self._rounds.drop(before)
+        streams = [(text, min(sent, upto)) for text, sent in self._streams.of_type(type).items()]
+        if not streams:
+            return
+        known = self._peers()
+        was = self._confirmed.get(type, {})
+        confirmed = self._confirmed[type] = {each: was[each] for each in known if each in was}
+        self._moves = {each: count for each, count in self._moves.items() if each in known}
+        lacking = [peer.endpoint for each, peer in known.items() if confirmed.get(each, 0) < upto]
+        parts = [
+            tuple(streams[begin : begin + MARK_STREAMS])
+            for begin in range(0, len(streams), MARK_STREAMS)
+        ]
+        left = dict.fromkeys(known, len(parts))
+
+        def confirm(ack: Ack) -> None:
+            source = _source(ack.who)
+            left[source] = left.get(source, len(parts)) - 1
+            if not left[source]:
+                confirmed[source] = max(upto, confirmed.get(source, 0))
+            self._note_move(source)
+
+        self._beat()  # a peer that was misled about this bus is to ask before it confirms
+        self._asked[type, waiting is None] = [
+            self._rounds.ask(lacking, partial(self._send, part, tuple(waiting or ())), confirm)
+            for part in parts
+        ]
+
+    def _send(
+        self,
+        streams: tuple[tuple[str, int], ...],
+        waiting: tuple[str, ...],
+        number: int,
+        endpoints: Collection[str],
+    ) -> None:
+        fields = (number, self._me, streams)
+        value = PacedMark(*fields, waiting) if waiting else Mark(*fields)
+        for endpoint in endpoints:
+            if (peer := self._links.at(endpoint)) is not None and peer.who is not None:
+                self._network.send(mark(peer.who, value))
+
+    def go_back(self, who: PeerId, query: Query, after: int) -> Collection[str]:
+        """A peer asks for what `query` matches after this seq, so it has not got that yet. Returns
+        the types of which it had confirmed more.
+        """
+        source = _source(who)
+        self._note_move(source)
+        types = [type for type, seqs in self._confirmed.items() if seqs.get(source, 0) > after]
+        lowered = [type for type in types if query.matches_type(type)]
+        for type in lowered:
+            self._confirmed[type][source] = after
+        return lowered
+
+    def _note_move(self, source: Source) -> None:
+        self._moves[source] = self._moves.get(source, 0) + 1
+        self._on_move()
+
+
+def _source(who: PeerId) -> Source:
+    return who.name, who.epoch
 
 
 log = logging.getLogger("aiobus.mesh")

@@ -6,7 +6,7 @@ Owns the conversation: hello, `?`, frames, pages, flush marks, bye. Must not kno
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -19,14 +19,16 @@ from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.history import Page, Want
 from aiobus.mesh import Network
 from aiobus.mesh.answers import Answers
-from aiobus.mesh.confirm import LAST, Marks, Queries
+from aiobus.mesh.confirm import LAST, Marks, Queries, Readers
 from aiobus.mesh.fanout import Fanout, Link
 from aiobus.mesh.interest import Interest, Pages
 from aiobus.mesh.links import Links
 from aiobus.mesh.round_trips import RoundTrips
 from aiobus.publisher import Publisher
+from aiobus.query import parse_query
 from aiobus.rows import Source
 from aiobus.stats import PeerStats
+from aiobus.transport import Standing
 from aiobus.wire import (
     HEARTBEATS,
     Ack,
@@ -122,6 +124,9 @@ class MeshSession:
         self._links = links
         self._queries = Queries(self._network, links, self._interest, self._rounds, self._ask)
         self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._interest)
+        self._readers = Readers(
+            me, self._network, links, self._rounds, self._streams, self._beat, publisher.room.wake
+        )
         self._network.subscribe(HEARTBEATS)
         self._network.subscribe(me.topic)
         for member in members:
@@ -233,9 +238,20 @@ class MeshSession:
             case Ask():
                 self._answers.owe(question, link, message)
             case PageAsk() if question.epoch == self.me.epoch:
+                self._note_place(question)
                 self._answers.owe(question, link, message)
             case Ack():
                 self._rounds.answer(question.mark, question.who.endpoint, question)
+
+    def _note_place(self, asked: PageAsk) -> None:
+        if self._publisher.pace is not None:
+            with suppress(ValueError):
+                query, after = (
+                    parse_query(asked.query),
+                    0 if asked.since is not None else asked.after,
+                )
+                for type in self._readers.go_back(asked.who, query, after):
+                    self._publisher.history.safe.pop(type, None)
 
     def _on_ask(self, asked: Ask, link: Link) -> None:
         is_open = self._known.is_open
@@ -291,6 +307,7 @@ class MeshSession:
         elif peer is not None:  # else it is nobody that is known, or asks again before long
             self._interest.mark(value)
             self._marks.acknowledge()
+            self._publisher.room.wake()  # a circle may have closed
 
     def _on_page(self, value: PageAnswer) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
@@ -330,6 +347,21 @@ class MeshSession:
             name, epoch = source
             what = (epoch, inlet.query.text, want.after, limit, want.since, want.upto)
             self._network.ask(up(PageAsk(name, number, self.me, *what)))
+
+    # Publishing that waits for its readers.
+
+    def standings(self, type: str) -> Mapping[Source, Standing]:
+        """What each peer has confirmed, where any listens to events of `type`."""
+        return {} if self._links is None else self._readers.standings(type)
+
+    def mark(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
+        """Ask the peers to confirm the events of `type` up to a seq."""
+        if self._links is not None:
+            self._readers.ask(type, upto, waiting)
+
+    def held(self) -> Iterable[tuple[Inlet, Collection[str]]]:
+        """Whose cursors have not passed what another bus waits for."""
+        return self._interest.held()
 
     def doubt(self, source: Source, error: ValueError) -> bool:
         """Rows of a source are no events: count it, say it, and ask the source where it is."""
