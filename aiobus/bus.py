@@ -37,7 +37,7 @@ from aiobus.query import Query, bad_name
 from aiobus.requests import Requests
 from aiobus.stats import BusStats
 from aiobus.stream import EventStream
-from aiobus.subscriber import Subscriber
+from aiobus.subscriber import Pace, Subscriber
 from aiobus.subscription import Subscription
 from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
@@ -72,7 +72,11 @@ class AsyncEventBus:
     `name`: 1-64 characters of A-Z a-z 0-9 . _ -, by default made up at the start; it is the
     `source` of what is published here. `on_error`: "log" goes on after a handler failed; "raise",
     for tests, raises the first failure in the `async with` body and from `settle`. `limits`: what
-    may be held in memory. Wrong values raise ValueError, limits that are no Limits TypeError.
+    may be held in memory. `pace`: `publish` waits before history would forget what a reader (a peer
+    that listens, or a subscription of this bus that lags) has not taken in, so a replay at full
+    rate loses nothing. A reader that takes in nothing for `Limits.pace_seconds` is left behind, and
+    `aiobus.left_behind` says so. Wrong values raise ValueError, limits that are no Limits
+    TypeError.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class AsyncEventBus:
         name: str | None = None,
         on_error: Literal["log", "raise"] = "log",
         limits: Limits | None = None,
+        pace: bool = False,
     ) -> None:
         if name is not None and (reason := bad_name(name)):
             raise ValueError(f"name={reason}")
@@ -112,9 +117,11 @@ class AsyncEventBus:
             is_timed=is_timed,
         )
         self._turn_seconds = TURN_SECONDS if is_timed else math.inf
+        parts = (self._publisher, self._subscriptions, self._transport, self._reports, self._life)
+        self._pace = Pace(*parts, limits) if pace else None
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._is_debugged = False
-        self._requests = Requests(self._subscriptions, self._route, self._publish)
+        self._requests = Requests(self._subscriptions, self._route, self._publish_paced)
         self._registered: list[tuple[Callback, SubscriptionOptions]] = []
         self._life.on_fork = self._leave_process
 
@@ -205,6 +212,7 @@ class AsyncEventBus:
                     # transport may wait.
                     self._life.end()
                     self._requests.close(self.name)
+                    self._publisher.room.wake()
                     self._subscriptions.close(exempt)
                     self._reports.watch.close()
                     self._reports.close()
@@ -277,7 +285,9 @@ class AsyncEventBus:
         """Encode, number, keep and hand out `event`; return the same object, stamped with source,
         epoch, seq and cause.
 
-        All of that happens before the first wait, so a cancelled publish has published. It waits
+        All of that happens before the first wait, so a cancelled publish has published. With
+        `pace=True` it may wait before, for readers: cancelled then, nothing is published, and
+        `event.seq` stays as it was. It waits otherwise
         only for room in full "block" inboxes of this process, and lets the loop turn now and then,
         so that a loop that only publishes starves nobody. Raises EncodeError (no number is used
         up), BusClosed, WrongLoop, TypeError for what is no Event.
@@ -289,7 +299,12 @@ class AsyncEventBus:
             life.check()
         if not self._is_in_tick:
             self._begin_tick()
-        route = self._publisher.publish(event)
+        try:
+            route = self._publisher.publish(event)
+        except QueueFull:
+            if self._pace is None:
+                raise
+            route = await self._pace.publish(event)
         if self._is_debugged:
             log.debug(SAID, route.type, event.id, route.key, event.cause)
         for gate in route.blocking:
@@ -304,7 +319,7 @@ class AsyncEventBus:
 
     def publish_nowait(self, event: E) -> E:
         """The same without ever waiting. Raises QueueFull, with nothing published, where a "block"
-        inbox is full.
+        inbox is full, or where `publish` would wait for readers (`pace=True`).
         """
         for gate in self._route(event).blocking:
             if gate.is_full:
@@ -325,6 +340,15 @@ class AsyncEventBus:
         if self._is_debugged:
             log.debug(SAID, route.type, event.id, route.key, event.cause)
         return route
+
+    async def _publish_paced(self, event: Event[Any]) -> Route:
+        """The same, once history may forget what it has to for that."""
+        try:
+            return self._publish(event)
+        except QueueFull:
+            if self._pace is None:
+                raise
+            return await self._pace.publish(event)
 
     def _begin_tick(self) -> None:
         """The first event in this turn of the loop."""

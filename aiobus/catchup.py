@@ -58,7 +58,7 @@ class CatchUp:
     def __init__(self, subscription: Subscription, publisher: Publisher, pages: PageSource) -> None:
         self.query = subscription.selection
         self.behind = subscription.behind
-        self._subscription = subscription
+        self.consumer = self._subscription = subscription
         self._publisher = publisher
         self._pages = pages
         self._since = subscription.options.since
@@ -336,6 +336,7 @@ class CatchUp:
         with publisher.no_publish():
             self._advance((publisher.name, publisher.epoch), cursor, page)
             subscription.admit(page.rows)
+        publisher.room.wake()
 
     def pull(self, *, has_moved: bool = False) -> None:
         """Ask for what is missing, as far as there is room and nothing is under way. While others

@@ -36,6 +36,10 @@ class Consumer:
         """Deliveries that have begun and are not finished, and the body of a stream."""
         self.begun = self.handled = 0
         """Events handed over, and those of them that are finished with."""
+        self.outran = 0
+        """Events that its handler published past a reader, because waiting for that would never
+        have ended.
+        """
         self.hand: Hand | None = None
         """The last event that was handed to a handler of one at a time."""
         self.delivery: Delivery | None = None

@@ -26,6 +26,7 @@ __all__ = [
     "GAP",
     "JOINED",
     "LEFT",
+    "LEFT_BEHIND",
     "OVERFLOW",
     "STALE",
     "UNREACHED",
@@ -40,6 +41,7 @@ FRESH = "aiobus.fresh"
 UNREACHED = "aiobus.unreached"
 ERROR = "aiobus.error"
 OVERFLOW = "aiobus.overflow"
+LEFT_BEHIND = "aiobus.left_behind"
 
 REPEAT_SECONDS = 1.0
 MAX_TEXT = 8_000
@@ -157,6 +159,15 @@ class Diagnostics:
         text = f"{name} is heard again after {silent:.1f} s of silence"
         self._say(logging.WARNING, f"{name} is heard again", text)
         self.announce(FRESH, {"name": name, "epoch": epoch, "last": last, "silent": silent}, "")
+
+    def left_behind(self, reader: str, type: str, after: int, seconds: int) -> None:
+        """A reader has taken in nothing for so many seconds while `publish` waited for it."""
+        topic = f"{reader} is left behind"
+        text = (
+            f"{topic}: {type} after seq {after} is not confirmed, and nothing was for {seconds} s"
+        )
+        self._say(logging.WARNING, topic, text)
+        self.announce(LEFT_BEHIND, {"reader": reader, "type": type, "after": after}, "")
 
     def unreached(self, places: Collection[str]) -> None:
         """Which meeting addresses do not answer has changed."""

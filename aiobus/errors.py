@@ -3,7 +3,7 @@
     BusError
     ├── BusClosed         the bus is not open (not started, closing or closed)
     ├── EncodeError       the event cannot travel as it is            (also a ValueError)
-    ├── QueueFull         publish_nowait() met a full "block" inbox
+    ├── QueueFull         publish_nowait() met a full "block" inbox, or a reader it must not outrun
     ├── NameInUse         another bus of this name is on the network
     ├── NoSubscribers     no subscription names the type of a request()
     ├── RequestTimeout    request() was published but not answered    (also a TimeoutError)
@@ -62,7 +62,8 @@ class EncodeError(BusError, ValueError):
 class QueueFull(BusError):
     """`publish_nowait` published nothing, because the "block" inbox of `subscription`, whose bound
     is `maxsize` events, is full; while it catches up with another bus, 256 of those are kept for
-    that.
+    that. Or, with `pace=True`, because the history of a type, whose bound is `maxsize` events, is
+    full of what a reader has not confirmed; `subscription` is "" then.
     """
 
     def __init__(self, subscription: str, maxsize: int) -> None:
@@ -71,6 +72,12 @@ class QueueFull(BusError):
         self.maxsize = maxsize
 
     def __str__(self) -> str:
+        if not self.subscription:
+            return (
+                "history is full of events that a reader has not confirmed (pace=True,"
+                f" Limits.history_events={self.maxsize}): nothing was published."
+                " `await bus.publish(event)` waits for that, or give history more room"
+            )
         return (
             f"the inbox of {self.subscription} is full (maxsize={self.maxsize}), its policy is"
             " 'block': nothing was published. `await bus.publish(event)` waits for room, or give"

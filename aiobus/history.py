@@ -17,7 +17,7 @@ up. So no limit is passed in between.
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
@@ -143,6 +143,11 @@ class Ring:
         self.settle_at = len(self.cells) + 3 * events
         return self.paid
 
+    @property
+    def doomed(self) -> int:
+        """The seq up to which `evict` forgets. There must be an event."""
+        return self.seq(self.start + max(1, len(self) // EVICT_PART) - 1)
+
     def evict(self) -> int:
         """Forget the oldest event, and of many the oldest 512th at once; return the bytes that were
         counted for them. Only what was counted can be forgotten.
@@ -210,6 +215,10 @@ class History:
         self._bytes = 0
         """Of all rings, counted and paid."""
         self.newest = 0
+        self.is_paced = False
+        """`make_room` is called before each event of a user that `settle` is called for."""
+        self.safe: dict[str, int] = {}
+        """Paced: up to which seq the events of a type may be forgotten, as far as is known."""
 
     def __len__(self) -> int:
         return sum(map(len, self._rings.values()))
@@ -241,7 +250,8 @@ class History:
         if self._bytes > self._most_total:  # perhaps only by what is paid in advance
             self._count_all()
         while self._bytes > self._most_total:
-            self._bytes -= max(self._rings.values(), key=lambda ring: ring.bytes).evict()
+            # Paced, a system event, which does not wait, forgets none that readers may still need.
+            self._bytes -= (ring if self.is_paced else self._largest()).evict()
         each = LARGE + ROW_OVERHEAD
         ahead = min(
             AHEAD,
@@ -251,6 +261,27 @@ class History:
         )
         if ahead:
             self._bytes += ring.pay(ahead)
+
+    def make_room(self, ring: Ring, size: int, may_forget: Callable[[Ring], bool]) -> Ring | None:
+        """Forget the oldest until one more row of `size` bytes fits into `ring`. Returns the ring
+        whose `doomed` may not be forgotten, so that the row does not fit yet.
+        """
+        size += ROW_OVERHEAD
+        self._bytes += ring.count()
+        while len(ring) >= self._most_events or ring.bytes + size > self._most_bytes:
+            if not may_forget(ring):
+                return ring
+            self._bytes -= ring.evict()
+        if self._bytes + size > self._most_total:
+            self._count_all()
+        while self._bytes + size > self._most_total:
+            if not may_forget(largest := self._largest()):
+                return largest
+            self._bytes -= largest.evict()
+        return None
+
+    def _largest(self) -> Ring:
+        return max(self._rings.values(), key=lambda ring: ring.bytes)
 
     def _count_all(self) -> None:
         for ring in self._rings.values():

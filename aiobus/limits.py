@@ -45,6 +45,10 @@ class Limits:
     for it from history, which must reach back further (`history_events` of at least 256 times as
     many, with full frames).
     """
+    pace_seconds: int = 30
+    """With `pace=True`: seconds that `publish` waits for a reader that takes nothing in. It is then
+    left behind, that is, not waited for until it reads on.
+    """
     types: int = 4_096
     """Distinct event types this bus may publish; what varies from event to event belongs into
     `key`.

@@ -24,7 +24,7 @@ from aiobus.event import Event, own_fields
 from aiobus.history import LARGE, History, Ring
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query, bad_key, bad_type, plain, starred
-from aiobus.sync import BackpressureGate
+from aiobus.sync import BackpressureGate, Notifier
 from aiobus.wire import frame, quiet
 
 __all__ = [
@@ -230,6 +230,12 @@ class Publisher:
         self.history = History(limits)
         self.is_handing_out = False
         """True while events are handed to the sinks, which then must not publish."""
+        self.pace: Callable[[Ring, int], None] | None = None
+        """Makes room in a ring for a row of so many bytes; raises QueueFull when that has to wait
+        for a reader.
+        """
+        self.room = Notifier()
+        """Woken when a reader may have moved for which that waits."""
         self._limits = limits
         self._most_bytes = limits.event_bytes
         self._targets = Routes()
@@ -241,7 +247,8 @@ class Publisher:
         Never waits.
 
         `is_own`: a system event of the bus itself, which has a reserved type and is caused by what
-        it says. Raises EncodeError before a number is taken, TypeError for what is no Event, and
+        it says. Raises EncodeError before a number is taken, QueueFull as well where `pace` does,
+        TypeError for what is no Event, and
         BusError when called from within itself (a `where` that publishes): other sinks would then
         see the later event first.
         """
@@ -261,14 +268,17 @@ class Publisher:
         try:
             seq, timestamp, type_, key = self.seq + 1, event.timestamp, route.type, route.key
             row = encode(seq, timestamp, type_, key, event.data, cause, self._most_bytes)
+            places, ring = len(row) // LARGE, route.ring
+            if places:
+                ring.settle_at -= 3 * places
+            is_due = len(ring.cells) >= ring.settle_at
+            if is_due and self.pace is not None and not is_own:
+                self.pace(ring, len(row))
             self.seq = self.history.newest = seq
             if route.is_public:
                 self.public_seq = seq
-            places, ring = len(row) // LARGE, route.ring
             ring.cells += (row, key, timestamp)
-            if places:
-                ring.settle_at -= 3 * places
-            if len(ring.cells) > ring.settle_at:
+            if is_due:
                 self.history.settle(ring)
             event.source = self.name
             event.epoch = self.epoch

@@ -27,7 +27,7 @@ RESERVED = "aiobus."
 bus, never matched by `*`.
 """
 
-_OWN = "error fresh gap overflow peer_joined peer_left stale unreached"
+_OWN = "error fresh gap left_behind overflow peer_joined peer_left stale unreached"
 SYSTEM = tuple(RESERVED + name for name in _OWN.split())
 """The reserved types there are, for the sentence that refuses every other one."""
 

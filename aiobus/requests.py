@@ -6,7 +6,7 @@ whoever sends it need not know that it was asked for.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
@@ -25,14 +25,14 @@ __all__ = ["Requests"]
 
 class Requests:
     """The requests of one bus. `route` tells where an event would go, or raises what publishing it
-    would raise; `publish` publishes it without waiting.
+    would raise; `publish` publishes it, and waits for nothing that must be awaited after that.
     """
 
     def __init__(
         self,
         subscriptions: Subscriber,
         route: Callable[[Event[Any]], Route],
-        publish: Callable[[Event[Any]], object],
+        publish: Callable[[Event[Any]], Awaitable[object]],
     ) -> None:
         self._subscriptions = subscriptions
         self._route = route
@@ -47,7 +47,7 @@ class Requests:
         route = self._route(event)
         if not self._has_subscriber(route):
             raise NoSubscribers(route.type, route.key)
-        self._publish(event)
+        await self._publish(event)
         reply = self._expect(event.id, query)
         limit = asyncio.timeout(timeout)
         try:

@@ -43,7 +43,7 @@ class SubscriptionStats:
     """Not handed over because they were older than `max_age`."""
     overshoot: int
     """Accepted beyond `maxsize` by "block", because the publisher could only have waited for
-    itself.
+    itself; and, with `pace=True`, what its handler published past a reader for that reason.
     """
     gaps: int
     """`aiobus.gap`s reported: ranges that history no longer held."""

@@ -155,7 +155,7 @@ class Subscription(Consumer):
             dropped=self._dropped,
             conflated=self._conflated,
             expired=self._expired,
-            overshoot=0 if self._gate is None else self._gate.overshoot,
+            overshoot=self.outran + (0 if self._gate is None else self._gate.overshoot),
             gaps=self._gaps,
             behind=self.is_behind,
         )

@@ -6,8 +6,8 @@ receives to the `CatchUp` of each subscription, and reports to `Diagnostics` who
 must not know of callbacks, handlers or tasks of the user.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from aiobus.catchup import CatchUp, PageSource
 from aiobus.diagnostics import Diagnostics
@@ -16,7 +16,16 @@ from aiobus.publisher import Publisher
 from aiobus.rows import Source
 from aiobus.stats import PeerStats
 
-__all__ = ["Local", "Transport"]
+__all__ = ["Local", "Standing", "Transport"]
+
+
+class Standing(NamedTuple):
+    """How far a reader has confirmed the events of one type, and how often it has shown that it
+    reads.
+    """
+
+    seq: int
+    moves: int
 
 
 @runtime_checkable
@@ -63,6 +72,24 @@ class Transport(PageSource, Protocol):
         """
         ...
 
+    def standings(self, type: str) -> Mapping[Source, Standing]:
+        """The peers that have not left, where any of them listens to events of `type`. It lowers
+        `history.safe` where a peer goes back, and wakes `room` when one has moved.
+        """
+        ...
+
+    def mark(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
+        """Ask those peers to confirm the events of `type` up to a seq. `waiting`: the buses whose
+        handlers cannot go on before; None if nothing waits yet.
+        """
+        ...
+
+    def held(self) -> Iterable[tuple[CatchUp, Collection[str]]]:
+        """Whose cursors have not passed what another bus waits for, and the buses whose handlers
+        wait with it.
+        """
+        ...
+
     async def close(self, timeout: float) -> Collection[str]:
         """Leave: nothing stays open when this returns or is cancelled. Returns as `flush` does."""
         ...
@@ -92,6 +119,17 @@ class Local:
     def doubt(self, source: Source, error: ValueError) -> bool:
         """There is no other bus to ask."""
         return False
+
+    def standings(self, type: str) -> Mapping[Source, Standing]:
+        """There is no other bus."""
+        return {}
+
+    def mark(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
+        """There is no other bus to ask."""
+
+    def held(self) -> Iterable[tuple[CatchUp, Collection[str]]]:
+        """There is no other bus that waits."""
+        return ()
 
     async def flush(self, timeout: float) -> Collection[str]:
         """There is no other bus to wait for."""

@@ -33,6 +33,7 @@ __all__ = [
     "Mark",
     "Options",
     "OtherVersion",
+    "PacedMark",
     "PageAnswer",
     "PageAsk",
     "PeerId",
@@ -321,6 +322,13 @@ class Mark:
     streams: tuple[tuple[str, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PacedMark(Mark):
+    """The same, and handlers of the buses `waiting` cannot go on before."""
+
+    waiting: tuple[str, ...]
+
+
 def answer(to: PeerId, value: Answer) -> bytes:
     """An Answer in the mailbox of `to`."""
     return to.topic + _dumps(value)
@@ -370,7 +378,7 @@ def parse_from_publisher(
         raise WireError("mail for another bus")
     if message.startswith(b'["!"', end):
         return _read_page(message, end)
-    found: Answer | Mark = _read((Answer, Refusal, Mark), message[end:])
+    found: Answer | Mark = _read((Answer, Refusal, Mark, PacedMark), message[end:])
     return found
 
 
@@ -449,6 +457,7 @@ _FORMS: dict[Any, str] = {
     Refusal: "- version nonce who age seq flag flag refused options",
     PageAsk: "! name nonce who epoch query seq limit since seq",
     Mark: "= mark who streams",
+    PacedMark: "& mark who streams waiting",
     Ack: "= name mark who",
 }
 ASK_OF_1 = ["?", str, int, str]
@@ -507,7 +516,7 @@ def _part(name: str, value: Any) -> Any:
             right = kind in (int, float) and value >= 0
         case "since" | "reached":
             right = value is None or kind in (int, float) or (name, value) == ("since", "last")
-        case "who" | "flag" | "streams" | "refused" | "options":
+        case "who" | "flag" | "streams" | "refused" | "options" | "waiting":
             right = kind is {"who": str, "flag": bool, "options": dict}.get(name, list)
         case _:
             least, most = (1, 1_000_000) if name == "limit" else (0, MAX_NUMBER)
@@ -520,6 +529,8 @@ def _part(name: str, value: Any) -> Any:
         return _options(value)
     if name == "streams":
         return tuple(tuple(_parts("query seq", stream)) for stream in value)
+    if name == "waiting":
+        return tuple(_part("name", each) for each in value)
     return parse_peer_id(value) if name == "who" else value
 
 

@@ -284,6 +284,18 @@ def test_a_mark_is_reached_when_who_lacks_it_leaves() -> None:
     assert inlets.reached() == [wanted]
 
 
+def test_of_one_source_the_last_8_marks_count_each_by_its_number() -> None:
+    sub = Sub()
+    inlets = inlets_of(sub)
+    marks = [mark(("TRADE", 9), number=number) for number in range(1, 11)]
+    for each in [*marks, marks[2]]:  # the third is repeated, so it came last
+        inlets.mark(each)
+    assert inlets.reached() == []
+    sub.last = 9
+    assert inlets.reached() == [*marks[3:], marks[2]]
+    assert inlets.reached() == []
+
+
 def test_each_source_has_a_mark_of_its_own() -> None:
     sub = Sub()
     inlets = inlets_of(sub)

@@ -406,3 +406,46 @@ if pid == 0:
         os.write(into, type(error).__name__.encode())
     os._exit(0)
 """
+
+
+# A feed that does not outrun its readers.
+
+
+async def test_a_frozen_reader_of_a_paced_feed_is_left_behind_and_the_others_have_everything(
+    nursery: Nursery, url: str
+) -> None:
+    feed, victim, other = await nursery.actors(3)
+    await feed(
+        """
+        self.bus = aiobus.AsyncEventBus(
+            url, name="feed", pace=True, limits=aiobus.Limits(history_events=50, pace_seconds=2)
+        )
+        await self.bus.start()
+        self.left = asyncio.get_running_loop().create_future()
+        async def on_left(event):
+            self.left.set_result(event.data)
+        await self.bus.subscribe("aiobus.left_behind", on_left)
+        """,
+        url=url,
+    )
+    for actor, name in ((victim, "victim"), (other, "other")):
+        await actor.start(url, name)
+        await actor.hear("T", "aiobus.gap", maxsize=10)
+    replay = "for i in numbers: await bus.publish(aiobus.Event('T', [i, 'x' * 10_240]))"
+    await feed(replay, numbers=list(range(500)))
+    victim.kill(signal.SIGSTOP)
+    await feed(replay, numbers=list(range(500, 1_000)))
+    told = await feed("return await self.left")
+    assert (told["reader"], told["type"]) == ("victim", "T")
+    assert [number for number, _ in await other.heard(1_000)] == list(range(1_000))
+    victim.kill(signal.SIGCONT)
+    await feed(replay, numbers=list(range(1_000, 1_200)))
+    assert await feed("return await bus.flush(20)") == []
+    for actor, is_told in ((victim, True), (other, False)):
+        await actor("await bus.settle(20)")
+        heard = await actor.heard(1)
+        numbers = [each[0] for each in heard if isinstance(each, list)]
+        assert (len(heard) > len(numbers)) == is_told
+        assert numbers[:500] == list(range(500))
+        assert numbers[-1] == 1_199
+        assert numbers == sorted({*numbers})

@@ -21,6 +21,7 @@ from aiobus.wire import (
     Answer,
     Ask,
     Mark,
+    PacedMark,
     PageAsk,
     PeerId,
     Refusal,
@@ -75,6 +76,7 @@ SENT = {
     "page_ask": up(PageAsk("feed", 3, MONITOR, FEED.epoch, "TRADE/BTCUSDT", 41, 8192, None, 0)),
     "page": page(MONITOR, 3, "feed", FEED.epoch, 41, 0, 43, 44, None, [FIRST]),
     "mark": mark(MONITOR, Mark(9, FEED, (("TRADE/BTCUSDT", 44),))),
+    "paced_mark": mark(MONITOR, PacedMark(9, FEED, (("TRADE/BTCUSDT", 44),), ("feed",))),
     "ack": up(Ack("feed", 9, MONITOR)),
     "hello_line": hello_line(Member("monitor", MONITOR.endpoint)).rstrip(b"\n"),
     "roster_line": roster_line(

@@ -24,6 +24,7 @@ from aiobus.wire import (
     Mark,
     Options,
     OtherVersion,
+    PacedMark,
     PageAnswer,
     PageAsk,
     PeerId,
@@ -703,6 +704,25 @@ def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
 )
 def test_a_mark_is_read_as_it_was_sent(value: Mark, to: PeerId) -> None:
     assert parse_from_publisher(mark(to, value), to) == value
+
+
+@given(
+    st.builds(
+        PacedMark,
+        numbers,
+        whos,
+        st.lists(st.tuples(queries, numbers), max_size=3).map(tuple),
+        st.lists(st.sampled_from(["feed", "bot"]), max_size=3).map(tuple),
+    ),
+    whos,
+)
+def test_a_mark_of_a_waiting_publisher_is_read_as_it_was_sent(value: PacedMark, to: PeerId) -> None:
+    assert parse_from_publisher(mark(to, value), to) == value
+
+
+@pytest.mark.parametrize("waiting", [None, {}, "feed", [1], ["no name"], [["feed"]], [""]])
+def test_a_mark_of_a_waiting_publisher_has_names_of_buses(waiting: Any) -> None:
+    refusal(lambda: parse_from_publisher(mail("&", 9, YOU.text, [["T", 44]], waiting), ME))
 
 
 @given(

@@ -15,11 +15,17 @@ from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed
 from aiobus.mesh import Network, Probe
 from aiobus.mesh.links import AT_SIGHT
-from aiobus.mesh.peers import Left, Peer, RoundTrip, batches
+from aiobus.mesh.peers import Left, Peer, PeerState, RoundTrip, batches
 from aiobus.mesh.session import Session, in_marks
+from aiobus.publisher import Publisher
+from aiobus.query import parse_query
+from aiobus.rows import Source
+from aiobus.transport import Standing
+from aiobus.wire import Ack, PageAsk
 
 __all__ = [
     "Confirmations",
+    "Readers",
     "answered",
 ]
 
@@ -255,3 +261,106 @@ class Confirmations:
                     await self._probe(self._links.sorting(some))
                     await asyncio.sleep(0)
         return [left for left in owed if not left.has_ended]
+
+
+class Readers:
+    """What each peer has confirmed of each type, for a publisher that does not outrun its readers.
+
+    A peer confirms a type at once if it has not subscribed to it. Which peers have is not known
+    here: ZeroMQ tells of a subscription once, whoever else has it.
+    """
+
+    def __init__(self, session: Session, publisher: Publisher) -> None:
+        self._session = session
+        self._links = session.links
+        self._fanout = session.fanout
+        self._publisher = publisher
+        self._confirmed: dict[str, dict[Source, int]] = {}
+        self._moves: dict[Source, int] = {}
+        self._asked: dict[tuple[str, bool], list[RoundTrip]] = {}
+        session.note_place = self._note_place
+
+    def standings(self, type: str) -> dict[Source, Standing]:
+        """Where each peer is that may listen to `type`. One whose link is cut counts until it is
+        said to have left: it may come back and ask for what it has missed. What it listens to is
+        not known meanwhile.
+        """
+        is_served, moves = self._fanout.serves(type), self._moves
+        confirmed = self._confirmed.get(type, {})
+        if not (is_served or confirmed):
+            return {}
+        return {
+            source: Standing(confirmed.get(source, 0), moves.get(source, 0))
+            for source, peer in self._peers().items()
+            if is_served or (peer.state is PeerState.CUT and source in confirmed)
+        }
+
+    def _peers(self) -> dict[Source, Peer]:
+        return {
+            (each.who.name, each.who.epoch): each
+            for each in self._links
+            if each.who is not None and each.state in (PeerState.LISTENING, PeerState.CUT)
+        }
+
+    def ask(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
+        """Ask each for its word that it has what it wants of `type` up to this seq, in place of
+        what was asked before: ahead of time (None), or while a publisher waits.
+        """
+        for before in self._asked.pop((type, waiting is None), ()):
+            self._links.rounds.drop(before)
+        streams = [(text, min(sent, upto)) for text, sent in self._fanout.of_type(type).items()]
+        if not streams:
+            return
+        known = self._peers()
+        was = self._confirmed.get(type, {})
+        confirmed = self._confirmed[type] = {each: was[each] for each in known if each in was}
+        self._moves = {each: count for each, count in self._moves.items() if each in known}
+        lacking = [peer.endpoint for each, peer in known.items() if confirmed.get(each, 0) < upto]
+        parts = [tuple(part) for part in in_marks(streams)]
+        left = dict.fromkeys(known, len(parts))
+
+        def confirm(ack: Ack) -> None:
+            source = (ack.who.name, ack.who.epoch)
+            left[source] = left.get(source, len(parts)) - 1
+            if not left[source]:
+                confirmed[source] = max(upto, confirmed.get(source, 0))
+            self._note_move(source)
+
+        self._session.beat()  # a peer that was misled about this bus is to ask before it confirms
+        self._asked[type, waiting is None] = [
+            self._links.rounds.ask(
+                lacking, partial(self._send, part, tuple(waiting or ())), confirm
+            )
+            for part in parts
+        ]
+
+    def _send(
+        self,
+        streams: tuple[tuple[str, int], ...],
+        waiting: tuple[str, ...],
+        number: int,
+        endpoints: Collection[str],
+    ) -> None:
+        for endpoint in endpoints:
+            if (peer := self._links.at(endpoint)) is not None and peer.who is not None:
+                self._session.send_mark(peer.who, number, streams, waiting)
+
+    def _note_place(self, asked: PageAsk) -> None:
+        """A peer asks for what a query matches after a seq, so it has not got that yet: of some
+        types it may have confirmed more.
+        """
+        source = (asked.who.name, asked.who.epoch)
+        self._note_move(source)
+        try:
+            query = parse_query(asked.query)
+        except ValueError:
+            return  # it is refused when it is its turn
+        after = asked.after if asked.since is None else 0
+        for type, seqs in self._confirmed.items():
+            if seqs.get(source, 0) > after and query.matches_type(type):
+                seqs[source] = after
+                self._publisher.history.safe.pop(type, None)
+
+    def _note_move(self, source: Source) -> None:
+        self._moves[source] = self._moves.get(source, 0) + 1
+        self._publisher.room.wake()

@@ -385,6 +385,18 @@ class Fanout:
         self._progress[topic] = stream.newest
         stream.quiet_beacon()
 
+    def serves(self, type: str) -> bool:
+        """True when a query that others have asked for may match events of this type."""
+        return any(each.query.matches_type(type) for each in self._streams.values())
+
+    def of_type(self, type: str) -> dict[str, int]:
+        """What was sent last, by query, where the query may match events of this type."""
+        streams = self._streams.values()
+        found = [each for each in streams if each.query.matches_type(type)]
+        for each in found:
+            each.flush()
+        return {each.query.text: each.sent for each in found}
+
     def sent(self) -> dict[str, int]:
         """What was sent last, by query."""
         self.flush()

@@ -15,7 +15,7 @@ from aiobus.catchup import CatchUp
 from aiobus.history import Page, Want
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
-from aiobus.wire import Answer, Frame, Mark, PeerId, quiet, topic
+from aiobus.wire import Answer, Frame, Mark, PacedMark, PeerId, quiet, topic
 
 __all__ = [
     "Interest",
@@ -130,6 +130,8 @@ class Pages:
             waiting.pop(catchup, None)
 
 
+MAX_MARKS = 8
+"""Of one source that are not reached; it repeats them, so none is left out for good."""
 MEMORY = 3600.0
 """Seconds for which the place in a source's numbers is kept after it left: it may come back."""
 MAX_LEFT = 1_024
@@ -163,8 +165,8 @@ class Interest:
         self._last_number = 0
         self.started: dict[Source, float] = {}
         """When each source that ever answered has started, in monotonic seconds of this process."""
-        self.marks: dict[Source, tuple[Mark, list[tuple[str, int]]]] = {}
-        """Flush marks, and what of each is not reached yet."""
+        self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
+        """The last marks of each source, by number, and what of each is not reached yet."""
         self.refused: dict[PeerId, dict[CatchUp, None]] = {}
         """Those whose query a peer does not serve."""
         self.ended: dict[Source, int] = {}
@@ -271,8 +273,24 @@ class Interest:
         return self._numbered.get(number)
 
     def mark(self, value: Mark) -> None:
-        """A source wants to know when all it sent has arrived; only its last such wish counts."""
-        self.marks[value.who.name, value.who.epoch] = (value, list(value.streams))
+        """A source wants to know when all it sent has arrived; its last such wishes count."""
+        marks = self.marks.setdefault(_source(value.who), {})
+        marks.pop(value.mark, None)  # it goes to the end
+        marks[value.mark] = (value, list(value.streams))
+        if len(marks) > MAX_MARKS:
+            del marks[next(iter(marks))]
+
+    def held(self) -> Iterator[tuple[CatchUp, Collection[str]]]:
+        """Each that has not passed what is marked, and the buses whose handlers wait for it."""
+        for source, marks in self.marks.items():
+            started = self.started.get(source)
+            for value, streams in marks.values():
+                waiting = value.waiting if isinstance(value, PacedMark) else ()
+                for query, seq in streams if waiting else ():
+                    asked = self._topics.get(topic(query))
+                    for inlet in () if asked is None else tuple(asked.catchups):
+                        if not inlet.has(source, seq, started):
+                            yield inlet, waiting
 
     def end(self, value: Mark, heard: int) -> None:
         """A source that closes says where each stream ends: as much as a beacon on each."""
@@ -286,14 +304,17 @@ class Interest:
         they may take back what was heard of them.
         """
         found = []
-        for source, (value, streams) in list(self.marks.items()):
+        for source, marks in list(self.marks.items()):
             if source in doubted:
                 continue
-            while streams and self._has(source, *streams[-1]):
-                streams.pop()
-            if not streams:
+            for number, (value, streams) in list(marks.items()):
+                while streams and self._has(source, *streams[-1]):
+                    streams.pop()
+                if not streams:
+                    del marks[number]
+                    found.append(value)
+            if not marks:
                 del self.marks[source]
-                found.append(value)
         return found
 
     def _has(self, source: Source, query: str, seq: int) -> bool:

@@ -10,7 +10,7 @@ answer (`confirm`). Nothing here waits. What is to happen later is left to the `
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 
 from aiobus.catchup import CatchUp
@@ -36,6 +36,7 @@ from aiobus.wire import (
     Heartbeat,
     Mark,
     OtherVersion,
+    PacedMark,
     PageAnswer,
     PageAsk,
     PeerId,
@@ -90,6 +91,8 @@ class Session:
         self.links.born = self.answers.born
         self.pages = Pages(self._ask_page)
         self.is_closing = False
+        self.note_place: Callable[[PageAsk], None] | None = None
+        """Takes each question for a page, which shows what a reader lacks; of a paced bus."""
         self._publisher = publisher
         self._network = network
         self._diagnostics = diagnostics
@@ -156,6 +159,8 @@ class Session:
         if isinstance(question, Ack):
             self.links.rounds.answer(question.mark, question.who.endpoint, question)
         elif isinstance(question, Ask) or question.epoch == self.me.epoch:
+            if self.note_place is not None and isinstance(question, PageAsk):
+                self.note_place(question)
             self.answers.put(question, link, message)
             if not self._is_answering:
                 self._answer()
@@ -241,6 +246,7 @@ class Session:
         elif peer is not None:  # else it is no peer that is known, or it asks again before long
             self.interest.mark(value)
         self.follow_up()
+        self._publisher.room.wake()  # a circle may have closed
 
     def _on_page(self, value: PageAnswer, now: float) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
@@ -312,9 +318,18 @@ class Session:
         self._diagnostics.trouble(f"rows of {source[0]} are no events", text)
         return self.links.doubt(source)
 
-    def send_mark(self, to: PeerId, number: int, streams: Collection[tuple[str, int]]) -> None:
-        """Ask a peer to acknowledge when it has these: the text of a query, and a seq."""
-        self._network.send(mark(to, Mark(number, self.me, tuple(streams))))
+    def send_mark(
+        self,
+        to: PeerId,
+        number: int,
+        streams: Collection[tuple[str, int]],
+        waiting: tuple[str, ...] = (),
+    ) -> None:
+        """Ask a peer to acknowledge when it has these: the text of a query, and a seq. `waiting`:
+        the buses whose handlers cannot go on before.
+        """
+        fields = (number, self.me, tuple(streams))
+        self._network.send(mark(to, PacedMark(*fields, waiting) if waiting else Mark(*fields)))
 
     # Time.
 

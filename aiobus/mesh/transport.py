@@ -7,7 +7,7 @@ message says or who is there (`session`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -19,11 +19,12 @@ from aiobus.discovery import Discovery, Member, Told
 from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Want
 from aiobus.mesh import Driver, Network, Probe
-from aiobus.mesh.confirm import Confirmations
+from aiobus.mesh.confirm import Confirmations, Readers
 from aiobus.mesh.session import Session
 from aiobus.publisher import Publisher
 from aiobus.rows import Source
 from aiobus.stats import PeerStats
+from aiobus.transport import Standing
 from aiobus.wire import PeerId
 
 __all__ = [
@@ -57,6 +58,7 @@ class MeshTransport:
         self._is_closing = False
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._probes: set[asyncio.Task[None]] = set()
+        self._readers: Readers | None = None
         self._context = Context()
         self._reported: Collection[str] = []
         """What was reported as unreached."""
@@ -116,6 +118,8 @@ class MeshTransport:
         )
         self.session = session
         self._confirmations = Confirmations(session, self.network, self._probe)
+        if publisher.pace is not None:
+            self._readers = Readers(session, publisher)
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher)
         for member in members:
             session.links.find(member)
@@ -273,6 +277,21 @@ class MeshTransport:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK)):
                     await session.links.changed.wait()
+
+    # Publishing that waits for its readers.
+
+    def standings(self, type: str) -> Mapping[Source, Standing]:
+        """What each peer has confirmed, where any listens to events of `type`."""
+        return {} if self._readers is None else self._readers.standings(type)
+
+    def mark(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
+        """Ask the peers to confirm the events of `type` up to a seq."""
+        if self._readers is not None and not self._is_closing:
+            self._readers.ask(type, upto, waiting)
+
+    def held(self) -> Iterable[tuple[CatchUp, Collection[str]]]:
+        """Whose cursors have not passed what another bus waits for."""
+        return () if self.session is None else self.session.interest.held()
 
     # Going.
 
