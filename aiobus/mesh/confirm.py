@@ -197,7 +197,8 @@ class Readers:
         self._on_move = on_move
         self._confirmed: dict[str, dict[Source, int]] = {}
         self._moves: dict[Source, int] = {}
-        self._asked: dict[tuple[str, bool], list[RoundTrip]] = {}
+        self._asked: dict[tuple[str, bool], tuple[object, list[RoundTrip]]] = {}
+        """What was asked last of each type, while a publisher waits and ahead of time."""
 
     def standings(self, type: str) -> dict[Source, Standing]:
         """Where each peer is that may listen to `type`. One whose link is cut counts until it is
@@ -225,11 +226,8 @@ class Readers:
         """Ask each for its word that it has what it wants of `type` up to this seq, in place of
         what was asked before: ahead of time (None), or while a publisher waits.
         """
-        for before in self._asked.pop((type, waiting is None), ()):
-            self._rounds.drop(before)
+        said, before = self._asked.pop((type, waiting is None), (None, []))
         streams = [(text, min(sent, upto)) for text, sent in self._streams.of_type(type).items()]
-        if not streams:
-            return
         known = self._peers()
         was = self._confirmed.get(type, {})
         confirmed = self._confirmed[type] = {each: was[each] for each in known if each in was}
@@ -239,20 +237,30 @@ class Readers:
             tuple(streams[begin : begin + MARK_STREAMS])
             for begin in range(0, len(streams), MARK_STREAMS)
         ]
+        say = (parts, waiting)
+        if say == said and all({*lacking} <= each.waiting for each in before):
+            self._asked[type, waiting is None] = (say, before)
+            for each in before:  # under the number it has, or it would count several times there
+                each.send(each.number, each.waiting)
+            return
+        for each in before:
+            self._rounds.drop(each)
         left = dict.fromkeys(known, len(parts))
 
         def confirm(ack: Ack) -> None:
             source = _source(ack.who)
             left[source] = left.get(source, len(parts)) - 1
             if not left[source]:
-                confirmed[source] = max(upto, confirmed.get(source, 0))
+                seqs = self._confirmed.setdefault(type, {})
+                seqs[source] = max(upto, seqs.get(source, 0))
             self._note_move(source)
 
         self._beat()  # a peer that was misled about this bus is to ask before it confirms
-        self._asked[type, waiting is None] = [
+        asked = [
             self._rounds.ask(lacking, partial(self._send, part, tuple(waiting or ())), confirm)
             for part in parts
         ]
+        self._asked[type, waiting is None] = (say, asked)
 
     def _send(
         self,
