@@ -2,7 +2,8 @@
 was sent.
 
 Owns the conversation that begins with `subscribe`, the swapping of topics between frames and
-progress messages, the flush marks that are sent, and the acknowledgements that are given as soon as
+progress messages, the marks that are sent, for a flush or for a publisher that does not outrun its
+readers, and the acknowledgements that are given as soon as
 they are true. Must not know when a mark is reached (`interest`), what was sent (`fanout`) or who is
 there (`links`).
 """
