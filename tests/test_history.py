@@ -21,6 +21,7 @@ from aiobus.history import (
     ROW_OVERHEAD,
     History,
     Page,
+    Ring,
     Want,
 )
 from aiobus.publisher import Publisher
@@ -245,6 +246,41 @@ def test_a_large_ring_forgets_its_oldest_512th_at_once_and_knows_which(limit: in
     kept = [seq for page in walk(history, ALL, 0, 100) for seq in seqs(page.rows)]
     assert kept == list(range(evicted + 1, 3 * limit))
     assert history.bytes == sum(len(row_of(seq)) + ROW_OVERHEAD for seq in kept)
+
+
+def test_room_is_made_for_a_row_to_the_byte_and_only_by_what_may_be_forgotten() -> None:
+    row = 100 + ROW_OVERHEAD
+    history = History(Limits(history_bytes=3 * row, history_total_bytes=4 * row))
+    for seq in (1, 2, 3):
+        keep(history, seq, "A", size=100)
+    keep(history, 4, "B", size=100)
+    asked: list[tuple[str, int]] = []
+
+    def may_forget(ring: Ring) -> bool:
+        asked.append((ring.type, ring.doomed))
+        return ring.doomed < 2
+
+    a, b = history.ring("A"), history.ring("B")
+    assert a is not None
+    assert b is not None
+    assert history.make_room(b, 100, may_forget) is None  # in all, by the type that holds most
+    assert asked == [("A", 1)]
+    assert history.make_room(b, 100, may_forget) is None
+    assert history.make_room(a, 101, may_forget) is a
+    assert asked == [("A", 1), ("A", 2)]
+    assert (history.evicted(Query.of("A")), len(history)) == (1, 3)
+
+
+def test_in_a_paced_history_an_event_of_the_bus_itself_forgets_no_other() -> None:
+    row = 100 + ROW_OVERHEAD
+    history = History(Limits(history_total_bytes=3 * row))
+    history.is_paced = True
+    for seq in (1, 2):
+        keep(history, seq, "A", size=100)
+    for seq in (3, 4, 5):
+        keep(history, seq, "aiobus.gap", size=100)
+    assert history.evicted(Query.of("A")) == 0
+    assert history.evicted(Query.of("aiobus.gap")) == 4
 
 
 def test_there_is_no_ring_for_one_type_too_many() -> None:

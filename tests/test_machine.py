@@ -99,14 +99,21 @@ class AnyOrder(RuleBasedStateMachine):
         seed=st.integers(0, 2**32),
         events=st.sampled_from([1, 2, 5, 1000]),
         high_water_mark=st.sampled_from([4, 1000, 1000]),
+        is_paced=st.sampled_from([False, False, True]),
         asked=st.lists(listening, min_size=2, max_size=3),
     )
     def begin(
-        self, seed: int, events: int, high_water_mark: int, asked: list[dict[str, Any]]
+        self,
+        seed: int,
+        events: int,
+        high_water_mark: int,
+        is_paced: bool,
+        asked: list[dict[str, Any]],
     ) -> None:
         self.network = MemoryNetwork(seed=seed, high_water_mark=high_water_mark)
         self.trouble.is_tight = high_water_mark < 1000
         self.limits = Limits(history_events=events)
+        self.is_paced = is_paced
         self.set_faults()
         for name in range(3):
             self.start(name)
@@ -128,8 +135,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     async def _start(self, name: str) -> None:
         await asyncio.sleep(0.001)
-        bus = self.network.bus(name, limits=self.limits, on_error="raise")
-        desk = Desk(bus, self.loop.time(), self.limits.history_events)
+        bus = self.network.bus(name, limits=self.limits, pace=self.is_paced, on_error="raise")
+        few = self.limits.history_events
+        desk = Desk(bus, self.loop.time(), few, is_paced=self.is_paced)
         await bus.start()
         await desk.watch()
         self.open[name] = desk
@@ -182,8 +190,9 @@ class AnyOrder(RuleBasedStateMachine):
                 else:
                     desk.bus.publish_nowait(event)
             except TimeoutError:
-                pass  # it has been published, and was not waited for
-            except BusError:  # an inbox that blocks is full
+                if not event.seq:  # else it has been published, and was not waited for
+                    break
+            except BusError:  # an inbox that blocks is full, or a reader would be outrun
                 assert not event.seq
                 break
             desk.note(event)

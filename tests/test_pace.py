@@ -3,8 +3,8 @@ history holds; and no wait for a reader lasts for ever.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from test_contract import NETWORKS, TRANSPORTS, Desk, open_desk
 
 from aiobus import AsyncEventBus, BusClosed, Event, Limits, QueueFull
 from aiobus.mesh import peers
-from aiobus.testing import MemoryNetwork
+from aiobus.testing import Faults, MemoryNetwork
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -365,6 +365,39 @@ async def test_handlers_that_publish_to_each_other_do_not_stand_still(
     await buses[-1].publish(Event("A", None))
     await is_over.wait()
     assert sum(each.stats.overshoot for each in subscriptions) > 0
+
+
+async def test_a_circle_ends_although_marks_are_lost() -> None:
+    loss = Faults(loss=lambda message: 0.5 if message.kind == "mark" else 0.0)
+    async with AsyncExitStack() as stack:
+        network = MemoryNetwork(faults=loss)
+        one, two = [
+            await stack.enter_async_context(
+                network.bus(name, limits=Limits(history_events=8), pace=True)
+            )
+            for name in ("one", "two")
+        ]
+        is_over = asyncio.Event()
+        counts = {"A": 0, "B": 0}
+
+        def handler(bus: AsyncEventBus, gives: str) -> Callable[[Event[Any]], Awaitable[None]]:
+            async def on_event(event: Event[Any]) -> None:
+                counts[event.type] += 1
+                if min(counts.values()) > 25:
+                    is_over.set()
+                if not is_over.is_set():
+                    await bus.publish(Event(gives, None))
+                    await bus.publish(Event(gives, None))
+
+            return on_event
+
+        subscriptions = [
+            await one.subscribe("A", handler(one, "B"), maxsize=3),
+            await two.subscribe("B", handler(two, "A"), maxsize=3),
+        ]
+        await two.publish(Event("A", None))
+        await is_over.wait()
+        assert sum(each.stats.overshoot for each in subscriptions) > 0
 
 
 async def test_a_chain_of_handlers_waits_for_its_slow_end_and_loses_nothing(mesh: Desk) -> None:

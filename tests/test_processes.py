@@ -433,6 +433,7 @@ async def test_a_frozen_reader_of_a_paced_feed_is_left_behind_and_the_others_hav
         await actor.hear("T", "aiobus.gap", maxsize=10)
     replay = "for i in numbers: await bus.publish(aiobus.Event('T', [i, 'x' * 10_240]))"
     await feed(replay, numbers=list(range(500)))
+    await victim.heard(500)
     victim.kill(signal.SIGSTOP)
     await feed(replay, numbers=list(range(500, 1_000)))
     told = await feed("return await self.left")

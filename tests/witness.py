@@ -75,8 +75,11 @@ class Published:
 class Desk:
     """One start of a bus, what it published, and whom it knew."""
 
-    def __init__(self, bus: AsyncEventBus, born: float, history_events: int) -> None:
+    def __init__(
+        self, bus: AsyncEventBus, born: float, history_events: int, *, is_paced: bool = False
+    ) -> None:
         self.bus = bus
+        self.is_paced = is_paced
         self.name = bus.name
         self.born = born
         self.history_events = history_events
@@ -402,7 +405,11 @@ class Listener:
                     told = entry.upto
 
     def _check_evicted(self, desk: Desk, gap: Told) -> None:
-        """It ends with an event that is forgotten, of a type that was asked for."""
+        """It ends with an event that is forgotten, of a type that was asked for. A publisher that
+        is paced outruns none that it has not taken for gone.
+        """
+        has_left = self.desk.source in desk.left or self.trouble.is_forged
+        assert has_left or not desk.is_paced, f"{self.label} was outrun: {gap}"
         held = {event.seq for event in desk.held()}
         last = [event for event in desk.published if event.seq == gap.upto]
         is_forgotten = bool(last) and gap.upto not in held

@@ -277,7 +277,8 @@ class Readers:
         self._publisher = publisher
         self._confirmed: dict[str, dict[Source, int]] = {}
         self._moves: dict[Source, int] = {}
-        self._asked: dict[tuple[str, bool], list[RoundTrip]] = {}
+        self._asked: dict[tuple[str, bool], tuple[object, list[RoundTrip]]] = {}
+        """What was asked last of each type, while a publisher waits and ahead of time."""
         session.note_place = self._note_place
 
     def standings(self, type: str) -> dict[Source, Standing]:
@@ -306,33 +307,40 @@ class Readers:
         """Ask each for its word that it has what it wants of `type` up to this seq, in place of
         what was asked before: ahead of time (None), or while a publisher waits.
         """
-        for before in self._asked.pop((type, waiting is None), ()):
-            self._links.rounds.drop(before)
+        said, before = self._asked.pop((type, waiting is None), (None, []))
         streams = [(text, min(sent, upto)) for text, sent in self._fanout.of_type(type).items()]
-        if not streams:
-            return
         known = self._peers()
         was = self._confirmed.get(type, {})
         confirmed = self._confirmed[type] = {each: was[each] for each in known if each in was}
         self._moves = {each: count for each, count in self._moves.items() if each in known}
         lacking = [peer.endpoint for each, peer in known.items() if confirmed.get(each, 0) < upto]
         parts = [tuple(part) for part in in_marks(streams)]
+        say = (parts, waiting)
+        if say == said and all({*lacking} <= each.waiting for each in before):
+            self._asked[type, waiting is None] = (say, before)
+            for each in before:  # under the number it has, or it would count several times there
+                each.send(each.number, each.waiting)
+            return
+        for each in before:
+            self._links.rounds.drop(each)
         left = dict.fromkeys(known, len(parts))
 
         def confirm(ack: Ack) -> None:
             source = (ack.who.name, ack.who.epoch)
             left[source] = left.get(source, len(parts)) - 1
             if not left[source]:
-                confirmed[source] = max(upto, confirmed.get(source, 0))
+                seqs = self._confirmed.setdefault(type, {})
+                seqs[source] = max(upto, seqs.get(source, 0))
             self._note_move(source)
 
         self._session.beat()  # a peer that was misled about this bus is to ask before it confirms
-        self._asked[type, waiting is None] = [
+        asked = [
             self._links.rounds.ask(
                 lacking, partial(self._send, part, tuple(waiting or ())), confirm
             )
             for part in parts
         ]
+        self._asked[type, waiting is None] = (say, asked)
 
     def _send(
         self,

@@ -47,6 +47,7 @@ _KINDS: dict[tuple[bool, bytes], Kind] = {
     (False, b"-"): "answer",
     (False, b"!"): "page",
     (False, b"="): "mark",
+    (False, b"&"): "mark",
 }
 
 
