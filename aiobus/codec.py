@@ -82,7 +82,9 @@ MAX_CAUSE = 256
 """Characters; the longest id has 98."""
 _DEEP_END = MAX_DEPTH + 2
 """Brackets of a row with one level too many."""
-_L, _U = b"lu"
+_DEEP = 2 * _DEEP_END
+"""Bytes of the shortest such row."""
+_N, _U = b"nu"
 _CLOSING = b"]}"
 _SCALARS = frozenset({str, int, bool, type(None)})
 # Dataclasses and datetimes come to `_image`: by itself orjson drops _private fields and accepts
@@ -119,27 +121,27 @@ def encode(
         _examine(data, "data")
         _examine(cause, "cause")
         raise EncodeError("data", str(error)) from error
-    # A number is sought much faster than bytes, and from the right faster than from the left.
-    has_null = _L in encoded and _U in encoded and encoded.rfind(b"null") >= 0
+    # A byte is sought in a tenth of the time of `null`: 9 ns, and 60 to 180.
+    has_null = _N in encoded and _U in encoded and encoded.rfind(b"null") >= 0
     if (
-        (
-            (has_null or references() != UNUSED)
-            and not _is_flat(data)
-            # What went through `_image` may show marshal other bytes than it shows orjson.
-            and (_images != before or not _is_plain(data))
-        )
-        or (
-            # Tuples in tuples, which orjson from 3.12 on does not count as levels.
-            len(encoded) >= 2 * _DEEP_END
-            and encoded[-_DEEP_END] in _CLOSING
-            and not encoded[-_DEEP_END:].strip(_CLOSING)
-        )
+        (has_null or references() != UNUSED)
+        and not _is_flat(data)
+        # What went through `_image` may show marshal other bytes than it shows orjson.
+        and (_images != before or not _is_plain(data))
     ):
         _examine(data, "data")
-    if len(encoded) > limit:
+    size = len(encoded)
+    # Tuples in tuples, which orjson from 3.12 on does not count as levels.
+    if (
+        size >= _DEEP
+        and encoded[-_DEEP_END] in _CLOSING
+        and not encoded[-_DEEP_END:].strip(_CLOSING)
+    ):
+        _examine(data, "data")
+    if size > limit:
         raise EncodeError(
             "data",
-            f"{len(encoded)} bytes encoded, more than the limit of {limit}: publish it in parts, or"
+            f"{size} bytes encoded, more than the limit of {limit}: publish it in parts, or"
             " give the bus limits=Limits(event_bytes=...)",
         )
     # orjson 3.12 and later keep 4 KiB behind every result (home-assistant/core#181245), which a
