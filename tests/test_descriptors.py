@@ -10,7 +10,7 @@ from actors import Actor, ActorError, Nursery
 
 from aiobus.discovery import doorway as descriptors
 from aiobus.discovery.doorway import NEEDED, Reserve, raise_limit, spare
-from aiobus.discovery.rendezvous import is_left_open
+from aiobus.discovery.rendezvous import has_half_closed
 from aiobus.discovery.roster import addresses_in
 from aiobus.errors import BusError
 
@@ -77,10 +77,10 @@ def test_a_bus_does_not_start_with_less_than_it_needs(
 
 def test_without_a_descriptor_an_address_counts_as_left_open_by_a_frozen_member() -> None:
     (address,) = addresses_in("127.0.0.1:9")
-    assert not is_left_open(address)
+    assert not has_half_closed(address)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
-    is_open = is_left_open(address)
+    is_open = has_half_closed(address)
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert is_open
 
