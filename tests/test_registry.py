@@ -12,8 +12,9 @@ import pytest
 
 from aiobus.discovery import Member
 from aiobus.discovery import registry as registry_module
-from aiobus.discovery.registry import MAX_CONNECTIONS, Registry
-from aiobus.discovery.roster import MAX_HELLO, Address, KnownMembers, hello_line
+from aiobus.discovery.registry import Registry
+from aiobus.discovery.roster import Address, KnownMembers, hello_line
+from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 

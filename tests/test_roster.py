@@ -8,9 +8,6 @@ from hypothesis import strategies as st
 
 from aiobus.discovery import Member
 from aiobus.discovery.roster import (
-    MAX_HELLO,
-    MAX_MEMBERS,
-    MAX_ROSTER,
     Address,
     KnownMembers,
     LineReader,
@@ -24,6 +21,7 @@ from aiobus.discovery.roster import (
     parse_roster,
     roster_line,
 )
+from aiobus.limits import MAX_HELLO, MAX_MEMBERS, MAX_ROSTER
 
 
 def member(number: int, name: str = "") -> Member:

@@ -16,8 +16,6 @@ from collections.abc import Callable
 
 from aiobus.discovery import Member
 from aiobus.discovery.roster import (
-    MAX_HELLO,
-    MAX_MEMBERS,
     Address,
     KnownMembers,
     LineReader,
@@ -26,6 +24,7 @@ from aiobus.discovery.roster import (
     parse_hello,
     roster_line,
 )
+from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_UNSENT
 
 __all__ = [
     "Registry",
@@ -36,9 +35,6 @@ __all__ = [
 
 log = logging.getLogger("aiobus.mesh")
 
-MAX_CONNECTIONS = 1_024
-MAX_UNSENT = 1024 * 1024
-"""Bytes that wait for a member that does not read; beyond it, its connection is closed."""
 HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024

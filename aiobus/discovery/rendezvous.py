@@ -21,7 +21,6 @@ from aiobus.clock import elapsed
 from aiobus.discovery import Member, Told
 from aiobus.discovery.registry import CHUNK, Registry, bound_socket, keep_alive, new_socket
 from aiobus.discovery.roster import (
-    MAX_ROSTER,
     Address,
     KnownMembers,
     LineReader,
@@ -33,6 +32,7 @@ from aiobus.discovery.roster import (
     parse_roster,
 )
 from aiobus.errors import BusError
+from aiobus.limits import MAX_ROSTER
 
 __all__ = [
     "Rendezvous",

@@ -14,13 +14,11 @@ from typing import NamedTuple
 import orjson
 
 from aiobus.discovery import Member
+from aiobus.limits import MAX_MEMBERS
 from aiobus.query import bad_name
 
 __all__ = [
     "MAX_ADDRESSES",
-    "MAX_HELLO",
-    "MAX_MEMBERS",
-    "MAX_ROSTER",
     "Address",
     "KnownMembers",
     "LineReader",
@@ -123,11 +121,6 @@ def _literal(host: str, part: str) -> str:
 
 
 VERSION = 1
-MAX_MEMBERS = 4_096
-MAX_HELLO = 64 * 1024
-"""Bytes of a line that a registry reads."""
-MAX_ROSTER = 512 * 1024
-"""Bytes of a line that a member reads: 4,096 members with the longest names take 400 kB."""
 
 
 class ProtocolError(ValueError):
