@@ -111,7 +111,7 @@ class AsyncEventBus:
             self._life,
             is_timed=is_timed,
         )
-        self._turn = TimeSlice(TURN_SECONDS if is_timed else math.inf)
+        self._turn_seconds = TURN_SECONDS if is_timed else math.inf
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._is_debugged = False
         self._requests = Requests(self._subscriptions, self._route, self._publish)
@@ -152,6 +152,7 @@ class AsyncEventBus:
             self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
         log.debug("start %s", self.name)
         self._loop = life.bind_to_loop()
+        self._turn = TimeSlice(self._turn_seconds)
         self._reports.watch.start(self.name)
         self._publisher.epoch = epochs.fresh()
         try:
@@ -281,7 +282,7 @@ class AsyncEventBus:
         so that a loop that only publishes starves nobody. Raises EncodeError (no number is used
         up), BusClosed, WrongLoop, TypeError for what is no Event.
         """
-        life, turn = self._life, self._turn
+        life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
         # makes a system call of that.
         if life.state is not OPEN or get_ident() != life.thread or not life.is_running():
@@ -295,6 +296,7 @@ class AsyncEventBus:
             if gate.is_over:
                 await wait_for_space(route.blocking)
                 break
+        turn = self._turn
         turn.left -= 1
         if turn.left <= 0 or turn.elapsed() > turn.until:
             await asyncio.sleep(0)

@@ -101,7 +101,8 @@ class Stream:
         """Send what was joined. True to join what comes in the next tick as well; else the next
         event leaves at once again.
         """
-        self.flush()
+        if self.rows:
+            self._emit()
         self._is_joining, self._is_busy = self._is_busy, False
         self.full_at = FRAME_EVENTS if self._is_joining else 1
         return self._is_joining

@@ -61,7 +61,8 @@ class Rows:
     """
 
     __slots__ = (
-        "_begin", "_end", "_message", "count", "epoch", "is_frame", "newest", "prev", "source",
+        "_begin", "_end", "_message", "count", "epoch", "is_frame", "newest", "prev", "size",
+        "source",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +76,10 @@ class Rows:
         *,
         is_frame: bool,
     ) -> None:
-        if count * MIN_ROW > max(0, end - begin) or (count == 0 and end > begin):
-            raise WireError(f"{count} rows in {end - begin} bytes")
+        self.size = size = end - begin
+        """Bytes of the text."""
+        if count * MIN_ROW > max(0, size) or (count == 0 and size > 0):
+            raise WireError(f"{count} rows in {size} bytes")
         self.source, self.epoch = source
         self.prev, self.newest = span
         self.count = count
@@ -84,11 +87,6 @@ class Rows:
         self._message = message
         self._begin = begin
         self._end = end
-
-    @property
-    def size(self) -> int:
-        """Bytes of the text."""
-        return self._end - self._begin
 
     @property
     def text(self) -> bytes:
@@ -140,8 +138,8 @@ class LazyBatch:
         self._at += len(some)
         events = self._parse(text, len(some) if len(self._parts) > 1 else None)
         self.left -= len(events)
-        if self.error is None and (self.left <= 0 or self._at >= len(self._parts)):
-            self.error = self._wrong_end()
+        if self.left or self._at < len(self._parts) or self.last != self.rows.newest:
+            self.error = self.error or self._wrong_end()
         if self.error is not None:
             self.left = 0
         return events
@@ -157,6 +155,8 @@ class LazyBatch:
         return [self.rows.text]
 
     def _wrong_end(self) -> WireError | None:
+        if self.left > 0 and self._at < len(self._parts):
+            return None  # there are more to open
         if self.left or self._at < len(self._parts):
             return WireError(f"not {self.rows.count} rows, as the head says")
         if self.rows.is_frame and self.last != self.rows.newest:

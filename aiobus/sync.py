@@ -84,7 +84,8 @@ it fell behind ten busy handlers, and a HALT waited for seconds in ZeroMQ's queu
 
 class TimeSlice:
     """One turn at the loop. Call `spend` for each event; once it says True, await something and
-    `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone.
+    `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone. It belongs
+    to the loop in which it is made, whose clock it reads.
     """
 
     __slots__ = ("_events", "_seconds", "elapsed", "left", "until")
@@ -92,6 +93,7 @@ class TimeSlice:
     def __init__(self, seconds: float = TURN_SECONDS, events: int = EVENTS) -> None:
         self._seconds = seconds
         self._events = events
+        self.elapsed = stopwatch()
         self.renew()
 
     def renew(self) -> tuple[int, float]:
@@ -99,7 +101,6 @@ class TimeSlice:
         counts by itself: a call for each event takes as long as what it counts.
         """
         self.left = self._events
-        self.elapsed = stopwatch()
         self.until = self.elapsed() + self._seconds
         return self.left, self.until
 

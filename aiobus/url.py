@@ -35,8 +35,8 @@ def adapter(url: str, limits: Limits) -> Transport:
     raise ValueError(f"url={url!r}: {hint}")
 
 
-def _mesh(url: str, meeting: Discovery, limits: Limits) -> Transport:
-    from aiobus.mesh.session import MeshSession
+def _mesh(url: str, discovery: Discovery, limits: Limits) -> Transport:
     from aiobus.mesh.sockets import ZmqNetwork
+    from aiobus.mesh.transport import MeshTransport
 
-    return MeshSession(url, ZmqNetwork(meeting, limits.high_water_mark))
+    return MeshTransport(url, ZmqNetwork(discovery, limits.high_water_mark), discovery)

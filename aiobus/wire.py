@@ -172,7 +172,11 @@ class Frame(Rows):
         self.topic = topic
         begin = message.find(b"\0") + 1
         end = message.find(b"\n", begin)
-        fields = _loads(message[begin:] if end < 0 else message[begin:end] + b"]")
+        head = message[begin:] if end < 0 else message[begin:end] + b"]"
+        try:
+            fields = orjson.loads(head)
+        except orjson.JSONDecodeError as error:
+            raise _no_json(head, error) from None
         if type(fields) is not list:
             raise WireError(f"no frame: {shape(fields)}")
         length, size = len(fields), len(message)
@@ -180,19 +184,14 @@ class Frame(Rows):
             newest, count = fields[4:]
             end, size = end + 3, size - 2
         elif length == 4 and message[end : end + 3] == b"\n,[" and message.endswith(b"]"):
-            newest, count = _lone(message, end + 3), 1
+            comma = message.find(b",", end + 3, end + 3 + MAX_DIGITS)
+            seq = message[end + 3 : max(end + 3, comma)]  # the number at the beginning of the row
+            newest, count = int(seq) if seq.isdigit() else None, 1
             end, size = end + 2, size - 1
         else:
             newest, count, end = fields[3] if length == 4 and end < 0 else None, 0, size
         source, prev = _checked(fields, newest, count)
         super().__init__(message, end, size, source, (prev, newest), count, is_frame=True)
-
-
-def _lone(message: bytes, begin: int) -> int | None:
-    """The number at the beginning of a row."""
-    comma = message.find(b",", begin, begin + MAX_DIGITS)
-    digits = message[begin : max(begin, comma)]
-    return int(digits) if digits.isdigit() else None
 
 
 def _checked(fields: Any, newest: Any, count: Any) -> tuple[Source, int]:
@@ -536,4 +535,8 @@ def _loads(json: bytes) -> Any:
     try:
         return orjson.loads(json)
     except orjson.JSONDecodeError as error:
-        raise WireError(f"{len(json)} bytes that are not JSON at character {error.pos}") from None
+        raise _no_json(json, error) from None
+
+
+def _no_json(json: bytes, error: orjson.JSONDecodeError) -> WireError:
+    return WireError(f"{len(json)} bytes that are not JSON at character {error.pos}")

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from ports import opened
 
 from aiobus import AsyncEventBus, Event
-from aiobus.discovery import Member
 from aiobus.mesh.answers import MAX_PAGES, Owed
 from aiobus.testing import MemoryNetwork
 from aiobus.testing.faults import SLICE
@@ -43,13 +43,7 @@ class Asker:
         self.answers: list[int] = []
         self._grown = asyncio.Event()
 
-    def on_up(self, message: bytes, link: int | None = None) -> None:
-        pass
-
-    def on_found(self, member: Member) -> None:
-        pass
-
-    def on_down(self, message: bytes) -> None:
+    def from_publisher(self, message: bytes, now: float) -> None:
         found = parse_from_publisher(message, self.who)
         match found:
             case PageAnswer():
@@ -61,7 +55,7 @@ class Asker:
         self._grown.set()
 
     async def connect(self, *, says_hello: bool = True) -> None:
-        await self.port.open(self.who.name, self)
+        await opened(self.port, self.who.name, from_publisher=self.from_publisher)
         self.port.connect("memory://feed")
         self.port.subscribe(self.who.topic if says_hello else b"~other@1 memory://other\0")
 
@@ -214,7 +208,7 @@ async def test_what_one_that_is_gone_has_asked_is_dropped(
     await asker.answered()
     await asker.port.close(0)
     await turns(5)
-    owed = feed._transport._answers._pages  # type: ignore[attr-defined]
+    owed = feed._transport.session.answers._pages  # type: ignore[attr-defined]
     assert len(owed) == 0
 
 

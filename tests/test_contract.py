@@ -30,7 +30,7 @@ from aiobus import (
     RequestTimeout,
 )
 from aiobus.mesh import links, peers
-from aiobus.mesh import session as start_of
+from aiobus.mesh import transport as start_of
 from aiobus.mesh.links import BYE_SECONDS
 from aiobus.publisher import FRAME_EVENTS
 from aiobus.sequence import NO_EVENTS, WENT_BACK
@@ -874,7 +874,7 @@ async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(m
 
     async def on_trade(event: Event) -> None:
         await publish(strategy, 200, EventType.FILL)
-        while not asked._interest.marks:  # noqa: ASYNC110 - nothing tells that a flush has begun
+        while not asked.session.interest.marks:  # noqa: ASYNC110 - nothing tells that a flush has begun
             await asyncio.sleep(0)
         await publish(strategy, 200, EventType.ORDER)
         fills.gate.set()  # all that the flush has asked for is confirmed
@@ -1154,7 +1154,7 @@ async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh
     await strategy.subscribe("T", seen.take)
     async with strategy.stream(["aiobus.peer_joined", "aiobus.peer_left"]) as news:
         epoch = feed.stats().epoch
-        liar._transport._network.send(heartbeat("feed", epoch, 0, leaving=True))
+        liar._transport.network.send(heartbeat("feed", epoch, 0, leaving=True))
         assert ((left := await anext(news)).type, left.data["name"]) == (
             "aiobus.peer_left",
             "feed",
@@ -1186,7 +1186,7 @@ async def test_what_was_owed_to_a_bus_before_a_forged_bye_is_owed_to_it_afterwar
             await feed.publish(Event("T", number))
         assert await feed.flush(0.1) == ["strategy"]
         epoch = strategy.stats().epoch
-        liar._transport._network.send(heartbeat("strategy", epoch, 0, leaving=True))
+        liar._transport.network.send(heartbeat("strategy", epoch, 0, leaving=True))
         while (await anext(news)).type != "aiobus.peer_left":
             pass
         assert "strategy" in await feed.flush(0.1)
@@ -1417,7 +1417,7 @@ async def number(feed: AsyncEventBus, count: int) -> None:
 def forge(feed: AsyncEventBus, prev: int, newest: int, *rows: bytes) -> None:
     """Send a frame of these rows in the name of `feed`, on its own links."""
     source = feed.name, feed.stats().epoch
-    feed._transport._network.send(frame(topic("T"), *source, prev, newest, rows))  # type: ignore[attr-defined]
+    feed._transport.network.send(frame(topic("T"), *source, prev, newest, rows))  # type: ignore[attr-defined]
 
 
 def seqs(seen: Seen) -> list[int]:
@@ -1676,10 +1676,10 @@ async def test_of_a_page_whose_rows_are_no_events_exactly_what_it_reached_to_is_
     subscription = await strategy.subscribe(WANTED, seen.take)
     await number(feed, 5)
     mesh: Any = strategy._transport
-    nonce = mesh._interest.number(strategy._subscriptions._open[subscription])
+    nonce = mesh.session.interest.number(strategy._subscriptions._open[subscription])
     source, rows = ("feed", feed.stats().epoch), [t_row(1), t_row(2), bad_row(3), t_row(5)]
     forge(feed, 5, 5)  # a beacon, by which something is missing, and an answer before it is asked
-    feed._transport._network.send(page(mesh.me, nonce, *source, 0, 0, 5, 5, None, rows))  # type: ignore[attr-defined]
+    feed._transport.network.send(page(mesh.session.me, nonce, *source, 0, 0, 5, 5, None, rows))  # type: ignore[attr-defined]
     await told(seen)
     last = await feed.publish(Event("T", 6))
     await arrive(feed, strategy)

@@ -146,7 +146,7 @@ async def test_who_runs_out_of_descriptors_lives_on_when_others_start_and_links_
     await victim(USE_UP)
     if url.startswith("ipc"):
         await says(victim, "fewer than")
-    await newcomer("from aiobus.mesh import session; session.START_SECONDS = 0.5")
+    await newcomer("from aiobus.mesh import transport; transport.START_SECONDS = 0.5")
     await newcomer.start(url, "newcomer")
     await newcomer.hear("T", timeout=0)
     await victim("await bus.publish(Event('T', 1))")
@@ -204,7 +204,7 @@ async def test_a_bus_without_a_descriptor_names_a_frozen_one_in_flush_and_close(
     await frozen.start(url, "frozen")
     frozen.kill(signal.SIGSTOP)
     victim = await nursery.actor()
-    await victim("from aiobus.mesh import session; session.START_SECONDS = 0.5")
+    await victim("from aiobus.mesh import transport; transport.START_SECONDS = 0.5")
     await victim("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))")
     await victim.start(url, "victim")
     await victim(USE_UP)

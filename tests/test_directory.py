@@ -160,7 +160,7 @@ sys.stdin.read()
 # The address.
 
 
-def test_it_is_a_meeting(place: Path) -> None:
+def test_it_is_a_discovery(place: Path) -> None:
     meeting: Discovery = Directory("desk")
     assert repr(meeting) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
 
@@ -1272,11 +1272,11 @@ async def test_the_sockets_of_the_meeting_are_known_by_their_addresses(
 @pytest.mark.parametrize(
     "address", ["", b"", b"\0abstract", "a.sock", ("127.0.0.1", 7555), ("::1", 7, 0, 0), None, 3]
 )
-def test_no_other_address_is_of_the_meeting(place: Path, address: object) -> None:
+def test_no_other_address_is_of_the_discovery(place: Path, address: object) -> None:
     assert not Directory("desk").mine(address)
 
 
-def test_neither_the_directory_nor_what_is_beside_it_is_a_socket_of_the_meeting(
+def test_neither_the_directory_nor_what_is_beside_it_is_a_socket_of_the_discovery(
     place: Path,
 ) -> None:
     for rest in ("", "/x/a.sock", "-2/a.sock", "/../a.sock"):

@@ -1,6 +1,8 @@
 """When frames, beacons and pages leave, and what each link is refused."""
 
 import asyncio
+from contextvars import Context
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from aiobus import Event, Limits, wire
 from aiobus.delivery import Delivery, current, enter
 from aiobus.history import Want
+from aiobus.mesh import Driver
 from aiobus.mesh import fanout as module
 from aiobus.mesh import fanout as streams
 from aiobus.mesh.fanout import (
@@ -38,13 +41,24 @@ def events_of(frame: Frame) -> list[Event]:
     return events
 
 
+def driver() -> Driver:
+    """That of the loop that runs."""
+    loop = asyncio.get_running_loop()
+    context = Context()
+    return Driver(
+        partial(loop.call_soon, context=context),
+        partial(loop.call_later, context=context),
+        lambda probe: None,
+    )
+
+
 class Desk:
     """A publisher, its streams and what they have sent."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
         self.publisher = Publisher("desk", Limits())
-        self.streams = Fanout(self.publisher, self.messages.append)
+        self.streams = Fanout(self.publisher, self.messages.append, driver())
 
     def open(self, *texts: str) -> None:
         for text in texts:
@@ -91,7 +105,7 @@ class Way:
         self._messages = desk.messages
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.failures.append(context["exception"]))
-        desk.streams = Fanout(desk.publisher, self._send)
+        desk.streams = Fanout(desk.publisher, self._send, driver())
 
     def _send(self, message: bytes) -> None:
         if self.is_broken:
@@ -176,7 +190,7 @@ async def test_a_query_is_owed_what_history_holds_no_more_or_has_not_been_looked
     desk: Desk,
 ) -> None:
     desk.publisher = Publisher("desk", Limits(history_events=1))
-    desk.streams = Fanout(desk.publisher, desk.messages.append)
+    desk.streams = Fanout(desk.publisher, desk.messages.append, driver())
     desk.publish("A", "A", "B")
     assert list(map(desk.streams.is_owed, ["A/x", "B/x", "C"])) == [True, False, False]
 
@@ -186,7 +200,7 @@ async def test_a_query_is_owed_what_history_holds_no_more_or_has_not_been_looked
 
 async def test_what_leaves_at_the_end_of_a_tick_is_caused_by_no_event(desk: Desk) -> None:
     causes: list[Delivery | None] = []
-    desk.streams = Fanout(desk.publisher, lambda _: causes.append(current()))
+    desk.streams = Fanout(desk.publisher, lambda _: causes.append(current()), driver())
     desk.open("A")
     consumer: Any = None
     delivery = Delivery(consumer, Event("B", 1))
@@ -274,7 +288,7 @@ async def test_who_is_gone_when_its_turn_comes_gets_no_beacon(desk: Desk) -> Non
 @pytest.fixture
 def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """With each turn of the loop."""
-    monkeypatch.setattr(streams, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(streams, "PROGRESS_SECONDS", 0.0)
 
 
 async def told(desk: Desk, count: int) -> list[tuple[bytes, int]]:

@@ -40,9 +40,9 @@ class Liar:
     def __init__(self, bus: AsyncEventBus, other: AsyncEventBus) -> None:
         self.bus = bus
         mesh: Any = bus._transport
-        self.send = mesh._network.send
-        self.me: PeerId = mesh.me
-        self.them: PeerId = other._transport.me  # type: ignore[attr-defined]
+        self.send = mesh.network.send
+        self.me: PeerId = mesh.session.me
+        self.them: PeerId = other._transport.session.me  # type: ignore[attr-defined]
 
     def say(self, kind: str, query: str, seq: int = FORGED) -> None:
         source = (self.me.name, self.me.epoch)
@@ -123,7 +123,7 @@ async def test_what_a_source_published_after_it_went_back_is_handed_over_or_in_t
 
 async def go_back(watch: AsyncEventBus, feed: AsyncEventBus) -> None:
     publisher = feed._publisher
-    streams: Any = feed._transport._streams  # type: ignore[attr-defined]
+    streams: Any = feed._transport.session.fanout  # type: ignore[attr-defined]
     for number in range(3):
         await feed.publish(Event("TRADE", number))
     assert await feed.flush() == []

@@ -224,10 +224,10 @@ async def test_flush_marks_of_senders_that_are_no_peers_are_not_kept(
     async with bus.stream("TRADE") as trades:
         for number in range(100):
             liar = PeerId(f"x{number}", 1, f"ipc:///x{number}")
-            await stranger.down.send(mark(mesh.me, Mark(1, liar, (("TRADE", 9),))))
+            await stranger.down.send(mark(mesh.session.me, Mark(1, liar, (("TRADE", 9),))))
         await stranger.publish(1)
         await anext(trades)
-    assert mesh._interest.marks == {}
+    assert mesh.session.interest.marks == {}
 
 
 async def test_rows_that_are_no_events_are_counted_and_logged_once_a_second_without_what_they_are(
@@ -291,7 +291,7 @@ async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
 
 async def served(bus: AsyncEventBus, count: int = 1) -> None:
     """It has read subscriptions, and so all that came before on the same links."""
-    while len(bus._transport._streams) < count:  # type: ignore[attr-defined]
+    while len(bus._transport.session.fanout) < count:  # type: ignore[attr-defined]
         await turn()
 
 
@@ -315,7 +315,7 @@ async def test_after_the_hellos_of_2000_members_that_do_not_exist_a_real_bus_lin
         assert "real" in bus.stats().peers
         await bus.publish(Event("TRADE", 1))
         assert (await anext(got)).data == 1
-        assert len(list(bus._transport._links)) <= AT_SIGHT + 2  # type: ignore[attr-defined]
+        assert len(list(bus._transport.session.links)) <= AT_SIGHT + 2  # type: ignore[attr-defined]
     for liar in liars:
         liar.close()
 
@@ -327,7 +327,7 @@ async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_
     frozen, *made_up = [socket.socket(socket.AF_UNIX) for _ in range(8)]
     frozen.bind(f"{folder}/frozen.sock")
     frozen.listen()
-    bus._transport.on_found(  # type: ignore[attr-defined]
+    bus._transport.find(  # type: ignore[attr-defined]
         Member("frozen", f"ipc://{folder}/frozen.sock")
     )
     liar = Stranger(folder)
@@ -339,7 +339,7 @@ async def test_a_frozen_bus_that_made_up_hellos_push_out_is_named_as_long_as_it_
         await liar.up.send(b"\1" + who.topic)
     await liar.up.send(b"\1LAST\0")
     await served(bus)
-    assert "frozen" not in [each.name for each in bus._transport._links]  # type: ignore[attr-defined]
+    assert "frozen" not in [each.name for each in bus._transport.session.links]  # type: ignore[attr-defined]
     await bus.publish(Event("TRADE", 1))
     assert "frozen" in await bus.flush(0.2)
     liar.close()
@@ -372,7 +372,7 @@ async def test_random_subscriptions_without_end_fill_no_memory_and_hold_up_no_ot
         await victim.start(url, "victim")
         await friend.start(url, "friend")
         await friend.hear("T")
-        endpoint = await victim("return bus._transport.me.endpoint")
+        endpoint = await victim("return bus._transport.session.me.endpoint")
         before = await victim(RSS)
         liar = Stranger(folder)
         try:
@@ -397,7 +397,7 @@ async def test_no_descriptor_is_ended_that_is_not_of_a_connection_to_the_bus(
     bus: AsyncEventBus, folder: Path
 ) -> None:
     """A connection may have ended, and its number be that of another file of this process."""
-    network: Any = bus._transport._network  # type: ignore[attr-defined]
+    network: Any = bus._transport.network  # type: ignore[attr-defined]
     one, other = socket.socketpair()
     file = os.open(f"{folder}/file", os.O_RDWR | os.O_CREAT)
     with one, other:
@@ -413,7 +413,7 @@ async def test_bytes_that_are_no_zmtp_change_nothing(scheme: str, folder: Path) 
     """Straight to the sockets, below ZeroMQ's protocol."""
     url = f"ipc://{folder}/d" if scheme == "ipc" else tcp_url()
     async with AsyncEventBus(url, name="a") as a, AsyncEventBus(url, name="b") as b:
-        endpoint = a._transport.me.endpoint  # type: ignore[attr-defined]
+        endpoint = a._transport.session.me.endpoint  # type: ignore[attr-defined]
         for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, *rubbish(20)):
             if scheme == "ipc":
                 opened = asyncio.open_unix_connection(endpoint.removeprefix("ipc://"))

@@ -167,8 +167,8 @@ def far(count: int, missing: int = FAR + 1) -> tuple[Interest, list[Sub]]:
 
 
 def turned(inlets: Interest) -> list[tuple[bytes, bool]]:
-    found = [(topic.live, topic.is_quiet) for topic in inlets.turned]
-    inlets.turned.clear()
+    found = [(topic.subscribed, topic.is_progress_only) for topic in inlets.switched]
+    inlets.switched.clear()
     return found
 
 
@@ -194,10 +194,10 @@ def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
 def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
     inlets, (one, other) = quiet(2)
     rows = FRAME
-    inlets.turn(one, BOT, PAGE, rows)
+    inlets.take_page(one, BOT, PAGE, rows)
     assert turned(inlets) == []
     other.missing = 0
-    inlets.turn(other, BOT, PAGE, rows)
+    inlets.take_page(other, BOT, PAGE, rows)
     assert turned(inlets) == [(TRADE, False)]
     assert other.said("turn") == [("turn", BOT, PAGE, rows)]
 
@@ -549,7 +549,7 @@ def test_what_a_source_takes_back_is_not_waited_for_any_more() -> None:
     assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]
 
 
-# When a topic turns quiet, and when loud again.
+# When a topic is switched to progress messages alone, and when back.
 
 
 class Behind:
@@ -563,59 +563,48 @@ class Behind:
 
 def topic_of(*missing: int) -> Topic:
     topic = Topic(b"TRADE\0")
-    topic.inlets = {Behind(each): None for each in missing}  # type: ignore[misc]
+    topic.catchups = {Behind(each): None for each in missing}  # type: ignore[misc]
     return topic
 
 
 def frames_left(topic: Topic, frames: int) -> list[bool]:
-    return [topic.note_frame(is_taken=False) for _ in range(frames)]
+    return [topic.note_left() for _ in range(frames)]
 
 
-def test_a_topic_is_loud_at_first() -> None:
+def test_a_topic_is_live_at_first() -> None:
     topic = topic_of(FAR + 1)
-    assert (topic.is_quiet, topic.live, topic.other) == (False, b"TRADE\0", b"-TRADE\0")
+    assert (topic.is_progress_only, topic.subscribed, topic.other) == (
+        False,
+        b"TRADE\0",
+        b"-TRADE\0",
+    )
 
 
-def test_it_turns_quiet_with_the_last_of_so_many_frames_that_all_leave() -> None:
+def test_it_is_progress_only_from_the_last_of_so_many_frames_that_all_leave() -> None:
     topic = topic_of(FAR + 1, FAR + 2)
     assert frames_left(topic, LEFT) == [False] * (LEFT - 1) + [True]
-    assert (topic.is_quiet, topic.live, topic.other) == (True, b"-TRADE\0", b"TRADE\0")
+    assert (topic.is_progress_only, topic.subscribed, topic.other) == (
+        True,
+        b"-TRADE\0",
+        b"TRADE\0",
+    )
 
 
-def test_it_does_not_turn_quiet_while_one_of_its_inlets_is_not_far_behind() -> None:
+def test_it_stays_live_while_one_of_its_subscriptions_does_not_lag_far() -> None:
     topic = topic_of(FAR + 1, FAR)
     assert not any(frames_left(topic, 3 * LEFT))
 
 
-def test_a_frame_that_was_handed_to_all_makes_the_count_begin_anew() -> None:
-    topic = topic_of(FAR + 1)
-    frames_left(topic, LEFT - 1)
-    assert not topic.note_frame(is_taken=True)
-    assert frames_left(topic, LEFT) == [False] * (LEFT - 1) + [True]
-
-
-def test_a_quiet_one_of_which_a_frame_is_taken_turns_loud_if_it_misses_no_more_than_a_page() -> (
-    None
-):
-    topic = topic_of(NEAR + 1)
-    topic.is_quiet = True
-    assert not topic.note_frame(is_taken=True)
-    (inlet,) = topic.inlets
-    inlet.missing = NEAR  # type: ignore[misc]
-    assert topic.note_frame(is_taken=True)
-    assert not topic.is_quiet
-
-
-def test_frames_that_were_under_way_when_it_turned_do_not_turn_it_again() -> None:
+def test_frames_that_were_under_way_when_it_was_switched_do_not_switch_it_again() -> None:
     topic = topic_of(FAR + 1)
     frames_left(topic, LEFT)
     assert not any(frames_left(topic, 2 * LEFT))
-    assert topic.is_quiet
+    assert topic.is_progress_only
 
 
-def test_once_it_was_loud_again_the_count_begins_anew() -> None:
+def test_once_it_was_live_again_the_count_begins_anew() -> None:
     topic = topic_of(FAR + 1)
-    (inlet,) = topic.inlets
+    (inlet,) = topic.catchups
     frames_left(topic, LEFT)
     inlet.missing = 0  # type: ignore[misc]
     assert topic.note_moved()
@@ -624,22 +613,26 @@ def test_once_it_was_loud_again_the_count_begins_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "is_loud"), [((NEAR + 1, NEAR + 1), False), ((NEAR + 1, NEAR), True), ((0,), True)]
+    ("missing", "is_live"), [((NEAR + 1, NEAR + 1), False), ((NEAR + 1, NEAR), True), ((0,), True)]
 )
-def test_it_turns_loud_when_one_misses_no_more_than_a_page(
-    missing: tuple[int, ...], is_loud: bool
+def test_it_is_live_again_when_one_misses_no_more_than_a_page(
+    missing: tuple[int, ...], is_live: bool
 ) -> None:
     topic = topic_of(*missing)
-    topic.is_quiet = True
-    assert topic.note_moved() == is_loud
-    assert topic.is_quiet != is_loud
+    topic.is_progress_only = True
+    assert topic.note_moved() == is_live
+    assert topic.is_progress_only != is_live
 
 
-def test_what_it_missed_between_two_bounds_turns_it_neither_way() -> None:
-    """Or it would turn to and fro with each page."""
+def test_what_moves_while_it_is_live_turns_nothing() -> None:
+    assert not topic_of(0).note_moved()
+
+
+def test_what_it_misses_between_the_two_bounds_switches_it_neither_way() -> None:
+    """Else it would switch to and fro with each page."""
     topic = topic_of(NEAR + 1)
     assert not any(frames_left(topic, 2 * LEFT))
-    topic.is_quiet = True
+    topic.is_progress_only = True
     assert not topic.note_moved()
 
 

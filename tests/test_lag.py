@@ -15,7 +15,7 @@ import pytest
 from aiobus import AsyncEventBus, Event, EventType, Limits, Subscription
 from aiobus.mesh import fanout as streams
 from aiobus.mesh import interest as topic
-from aiobus.mesh import session as mesh
+from aiobus.mesh import transport as mesh
 from aiobus.mesh.interest import FAR, LEFT
 from aiobus.publisher import FRAME_EVENTS
 from aiobus.testing import Faults, MemoryNetwork, Message
@@ -246,13 +246,13 @@ async def test_over_sockets_it_listens_quietly_catches_up_and_is_live_again(
         ):
             await strategy.subscribe(EventType.TRADE, handler, maxsize=MAXSIZE)
             published = 0
-            with logged("listens to TRADE quietly") as is_quiet:
+            with logged("subscribes to the progress of TRADE") as is_quiet:
                 while not is_quiet.is_set() and published < 3 * MANY:
                     await feed.publish(Event(EventType.TRADE, published))
                     published += 1
                     await asyncio.sleep(0)
             assert is_quiet.is_set()
-            with logged("listens to TRADE loudly") as is_loud:
+            with logged("subscribes to the events of TRADE") as is_loud:
                 handler.gate.set()
                 assert await feed.flush(20) == []
                 assert is_loud.is_set()
@@ -271,7 +271,7 @@ async def test_what_was_published_before_it_was_loud_again_is_asked_for_at_once(
     page brings all that is missing.
     """
     monkeypatch.setattr(mesh, "TICK", 3600.0)
-    monkeypatch.setattr(streams, "QUIET_SECONDS", 3600.0)
+    monkeypatch.setattr(streams, "PROGRESS_SECONDS", 3600.0)
     number = MAXSIZE + 3 * LEFT
     async with Desk() as desk, asyncio.timeout(20):
         await desk.open()
@@ -288,7 +288,7 @@ async def test_what_was_published_before_it_was_loud_again_is_asked_for_at_once(
             await turn()
         await desk.feed.publish(Event(EventType.TRADE, number))
         if is_ticking:
-            desk.strategy._transport._queries.tick()  # type: ignore[attr-defined]
+            desk.strategy._transport.session._drop_late()  # type: ignore[attr-defined]
         while number not in desk.handler.numbers:
             await turn()
         assert desk.handler.numbers == list(range(number + 1))
@@ -307,8 +307,8 @@ async def test_of_topics_that_turn_loud_together_is_asked_once(
     assert len([each for each in desk.said if each.startswith(b"\1-")]) == 1 + len(keys)
     monkeypatch.setattr(topic, "NEAR", 10**9)
     desk.questions = 0
-    desk.strategy._transport._interest.tick(0.0, (), ())  # type: ignore[attr-defined]
-    desk.strategy._transport._queries.turn()  # type: ignore[attr-defined]
+    desk.strategy._transport.session.interest.tick(0.0, (), ())  # type: ignore[attr-defined]
+    desk.strategy._transport.session.follow_up()  # type: ignore[attr-defined]
     await desk.at_rest()
     assert len([each for each in desk.said if each.startswith(b"\0-")]) == 1 + len(keys)
     assert desk.questions == 1
@@ -325,7 +325,7 @@ async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_com
         await desk.turn_quiet()
         desk.delay = 0.02
         desk.network.heal()
-        while not len(broker._transport._streams):  # type: ignore[attr-defined]
+        while not len(broker._transport.session.fanout):  # type: ignore[attr-defined]
             await turn()
         for number in range(-5, 0):
             await broker.publish(Event(EventType.TRADE, number))
@@ -338,21 +338,21 @@ async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_com
 async def test_a_subscription_that_is_heard_while_a_bus_closes_is_not_served(desk: Desk) -> None:
     transport = desk.feed._transport
     await desk.feed.close(0.2)
-    transport.on_up(QUIET, 1)  # type: ignore[attr-defined]
-    assert len(transport._streams) == 0  # type: ignore[attr-defined]
+    transport.session.receive_from_subscriber(QUIET, 1)  # type: ignore[attr-defined]
+    assert len(transport.session.fanout) == 0  # type: ignore[attr-defined]
 
 
 async def test_whoever_does_not_answer_that_is_asked_twice_and_no_more(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its beacon tells as well, and questions for each time a topic turned would pile up."""
-    transport: Any = desk.strategy._transport
+    session: Any = desk.strategy._transport.session  # type: ignore[attr-defined]
     desk.network.partition({"feed"}, {"strategy"})
     monkeypatch.setattr(topic, "NEAR", 10**9)
-    transport._interest.tick(0.0, (), ())
+    session.interest.tick(0.0, (), ())
     desk.questions = 0
-    transport._queries.turn()
+    session.follow_up()
     for _ in range(3):
-        transport._queries.tick()
-        transport._rounds.repeat()
+        session._drop_late()
+        session.links.rounds.repeat()
     assert desk.questions == 2

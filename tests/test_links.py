@@ -10,15 +10,17 @@ from conftest import HandClock
 from aiobus import clock as epochs
 from aiobus.discovery import Member
 from aiobus.errors import BusError
+from aiobus.limits import Limits
+from aiobus.mesh import Driver, Probe
 from aiobus.mesh import links as module
 from aiobus.mesh import peers as unplaced
 from aiobus.mesh.interest import Interest
 from aiobus.mesh.links import BYE_SECONDS, LENIENCE, Links
 from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer
-from aiobus.mesh.round_trips import RoundTrips
+from aiobus.publisher import Publisher
 from aiobus.query import Query
 from aiobus.transport import Source
-from aiobus.wire import Answer, Mark, PeerId, WireError
+from aiobus.wire import Answer, Ask, Mark, PeerId, WireError, parse_from_subscriber
 
 ME = PeerId("me", 100, "tcp://127.0.0.1:1")
 BOT = PeerId("bot", 50, "tcp://127.0.0.1:2")
@@ -28,9 +30,13 @@ FEED = PeerId("feed", 70, "tcp://127.0.0.1:3")
 
 
 class Wires:
-    """A `Network`, as far as links go, that writes down what it is told."""
+    """A `Network` and a `Discovery`, as far as links go, that write down what they are told."""
+
+    unreached = ()
 
     def __init__(self) -> None:
+        self.asked: list[tuple[int, list[str]]] = []
+        """The number of each question, and whom it is to."""
         self.log: list[tuple[str, str]] = []
         self.outside: set[str] = set()
         self.deaf: set[str] = set()
@@ -51,6 +57,11 @@ class Wires:
     def admits(self, member: Member) -> bool:
         return member.endpoint not in self.outside
 
+    def ask(self, question: bytes) -> None:
+        found = parse_from_subscriber(question)
+        assert isinstance(found, Ask)
+        self.asked.append((found.nonce, [found.to]))
+
     def connect(self, endpoint: str) -> None:
         self.log.append(("connect", endpoint))
 
@@ -63,7 +74,7 @@ class Wires:
 
 
 class Watch:
-    """A `Witness`, and an inlet's ear for those who leave."""
+    """A `Diagnostics`, and a catch-up's ear for those who leave."""
 
     def __init__(self) -> None:
         self.log: list[tuple[Any, ...]] = []
@@ -135,17 +146,24 @@ class Desk:
         self.inlets = Interest()
         self.sub = Sub()
         self.inlets.add(self.sub)  # type: ignore[arg-type]
-        self.rounds = RoundTrips()
-        self.asked: list[tuple[int, list[str]]] = []
         self.replies: list[PeerId] = []
-        network: Any = self.wires
-        self.newest = 7
-        newest = lambda: self.newest  # noqa: E731
-        self.links = Links(ME, network, self.watch, self.inlets, self.rounds, self.ask, newest)
+        self.publisher = Publisher("me", Limits())
+        self.publisher.public_seq = 7
+        self._probes: set[asyncio.Task[None]] = set()
+        wires: Any = self.wires
+        driver = Driver(asyncio.get_running_loop().call_soon, lambda *_: None, self._begin)
+        self.links = Links(ME, self.publisher, wires, wires, self.watch, self.inlets, driver)
+        self.links.rounds.number = 0
+        self.rounds, self.asked = self.links.rounds, self.wires.asked
 
-    def ask(self, number: int, endpoints: Collection[str]) -> None:
-        names = [peer.name for each in endpoints if (peer := self.links.at(each)) is not None]
-        self.asked.append((number, sorted(names)))
+    def _begin(self, probe: Probe) -> None:
+        self._probes.add(asyncio.create_task(self.probe(probe)))
+
+    async def probe(self, probe: Probe) -> None:
+        """Carry a probe out."""
+        look = self.wires.accepting if probe.for_accepting else self.wires.absent
+        probe.conclude(await look(probe.members))
+        probe.is_over = True
 
     def questions(self) -> list[list[str]]:
         """Who is asked when what is unanswered is asked again, question by question."""
@@ -163,7 +181,9 @@ class Desk:
 
     def is_asked(self, who: PeerId) -> None:
         """It asks whether its queries are live here."""
-        self.links.answer(who, lambda: self.replies.append(who))
+        if (peer := self.links.known(who)) is not None:
+            self.replies.append(who)
+            self.links.note_answered(peer)
 
     def hear_answer(
         self, who: PeerId, nonce: int = 0, *, seq: int = 5, is_open: bool = True
@@ -239,13 +259,17 @@ async def test_who_says_hello_by_itself_is_remembered_and_who_was_found_is_not(
 
 async def test_a_hello_from_where_nobody_can_be_is_refused(desk: Desk) -> None:
     desk.wires.outside.add(BOT.endpoint)
-    with pytest.raises(WireError, match="a hello from where nobody of this bus can be"):
+    with pytest.raises(
+        WireError, match="a hello from an endpoint that no member of this bus can have"
+    ):
         desk.links.hello(BOT)
     assert (desk.wires.log, list(desk.links)) == ([], [])
 
 
 async def test_a_hello_from_the_own_endpoint_is_refused(desk: Desk) -> None:
-    with pytest.raises(WireError, match="a hello from where nobody of this bus can be"):
+    with pytest.raises(
+        WireError, match="a hello from an endpoint that no member of this bus can have"
+    ):
         desk.links.hello(PeerId("bot", 50, ME.endpoint))
 
 
@@ -281,7 +305,7 @@ async def test_who_had_to_give_way_is_missed_by_those_who_asked_it(
 ) -> None:
     monkeypatch.setattr(module, "MAX_PEERS", 1)
     desk.find(BOT)
-    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    round = desk.rounds.ask([BOT.endpoint], desk.links.ask, lambda _: None)
     desk.find(FEED)
     assert (round.waiting, round.gone) == (set(), {BOT.endpoint})
 
@@ -296,7 +320,7 @@ async def test_who_is_left_out_is_linked_once_there_is_a_place_and_owed_all_sinc
         desk.links.hello(FEED)
     else:
         desk.links.find(Member("feed", FEED.endpoint))
-    desk.newest = 20
+    desk.publisher.public_seq = 20
     desk.links.bye(bot)
     desk.wait(1.0)
     await searched()
@@ -346,8 +370,8 @@ async def test_of_those_left_out_before_only_the_ones_that_have_ended_are_excuse
     before = desk.links.left_out()
     desk.wires.deaf.add(tool(2).endpoint)
     desk.links.bye(bot)
-    still = await desk.links.see_left_out(before, 1.0)
-    assert [left.member.name for left in still] == ["tool1"]
+    await desk.probe(desk.links.sorting(before))
+    assert [left.member.name for left in before if not left.has_ended] == ["tool1"]
     assert (desk.peer(tool(1)).is_linked, left_out(desk)) == (False, [])
 
 
@@ -447,16 +471,6 @@ async def test_of_more_peers_than_are_connected_to_at_sight_all_that_listen_are_
     assert len(desk.watch.log) == len(tools)
 
 
-async def test_no_peer_is_looked_for_any_more_once_the_bus_ends(
-    desk: Desk, no_task_is_left: None
-) -> None:
-    for number in range(2 * module.AT_SIGHT):
-        desk.links.hello(tool(number))
-    desk.links.end()
-    await searched()
-    assert len(desk.wires.log) == module.AT_SIGHT
-
-
 async def test_two_buses_are_linked_when_each_has_answered_the_other(desk: Desk) -> None:
     peer = desk.find(BOT)
     desk.links.hello(BOT)
@@ -544,7 +558,7 @@ async def test_of_those_who_never_answered_the_ones_that_do_not_listen_are_given
     desk.wires.deaf = {BOT.endpoint}
     waiting = asyncio.create_task(desk.links.changed.wait())
     await turn()
-    await desk.links.drop_absent(desk.links)
+    await desk.probe(desk.links.dropping(desk.links))
     await waiting
     assert [peer.name for peer in desk.links] == ["feed"]
     assert desk.questions() == [["feed"]]
@@ -557,7 +571,7 @@ async def test_who_is_given_up_is_unconfirmed_no_more(desk: Desk) -> None:
     desk.find(FEED)
     desk.links.unconfirmed.update(["bot", "feed"])
     desk.wires.deaf = {BOT.endpoint}
-    await desk.links.drop_absent(desk.links)
+    await desk.probe(desk.links.dropping(desk.links))
     assert (desk.sub.confirmed, desk.links.unconfirmed) == (["bot"], {"feed"})
     desk.link(FEED)
     assert desk.links.unconfirmed == set()
@@ -568,14 +582,14 @@ async def test_who_has_said_who_it_is_is_not_given_up_though_nobody_seems_to_lis
 ) -> None:
     desk.links.hello(BOT)
     desk.wires.deaf = {BOT.endpoint}
-    await desk.links.drop_absent(desk.links)
+    await desk.probe(desk.links.dropping(desk.links))
     assert [peer.who for peer in desk.links] == [BOT]
 
 
 async def test_who_answers_while_it_is_looked_for_is_not_given_up(desk: Desk) -> None:
     desk.find(BOT)
     desk.wires.deaf = {BOT.endpoint}
-    looking = asyncio.create_task(desk.links.drop_absent(desk.links))
+    looking = asyncio.create_task(desk.probe(desk.links.dropping(desk.links)))
     await turn()
     desk.is_asked(BOT)
     desk.links.hello(BOT)
@@ -632,7 +646,7 @@ async def test_a_peer_that_closes_is_dropped_after_the_turn(desk: Desk) -> None:
 
 async def test_a_peer_that_closes_is_not_missed_by_those_who_await_its_answer(desk: Desk) -> None:
     peer = desk.link(BOT)
-    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    round = desk.rounds.ask([BOT.endpoint], desk.links.ask, lambda _: None)
     desk.links.bye(peer)
     assert (round.gone, round.waiting) == (set(), set())
 
@@ -695,7 +709,7 @@ async def test_what_the_old_start_had_answered_does_not_link_the_new_one(desk: D
 
 async def test_who_awaits_an_answer_of_the_old_start_is_told_that_it_is_gone(desk: Desk) -> None:
     desk.link(BOT)
-    round = desk.rounds.ask([BOT.endpoint], desk.ask, lambda _: None)
+    round = desk.rounds.ask([BOT.endpoint], desk.links.ask, lambda _: None)
     desk.links.hello(BOT_2)
     assert round.gone == {BOT.endpoint}
 

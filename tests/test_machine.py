@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from ports import opened
 from witness import FORGED, Desk, Listener, Trouble
 
 from aiobus import BusError, Event, Limits
@@ -55,19 +56,6 @@ listening = st.fixed_dictionaries(
         "pace": st.sampled_from([0.0, 0.0, 0.01, 0.4]),
     }
 )
-
-
-class Liar:
-    """What listens on the network without being a bus, and says what others have said, altered."""
-
-    def on_found(self, member: object) -> None:
-        pass
-
-    def on_up(self, message: bytes, link: int | None) -> None:
-        pass
-
-    def on_down(self, message: bytes) -> None:
-        pass
 
 
 def forged(message: bytes, place: int, more: int) -> bytes:
@@ -326,7 +314,7 @@ class AnyOrder(RuleBasedStateMachine):
     async def _lie(self, message: bytes) -> None:
         self.liars += 1
         port = self.network.port()
-        await port.open("liar", Liar())  # type: ignore[arg-type]
+        await opened(port, "liar")
         for name in self.open:
             port.connect(f"memory://{name}")
         port.subscribe(b"~liar@%d memory://liar\0" % (self.liars % 10))

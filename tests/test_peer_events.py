@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from actors import nursery
+from ports import opened
 
 from aiobus import AsyncEventBus, Event, EventType
 from aiobus.mesh import peers
@@ -276,17 +277,10 @@ async def test_last_is_as_high_as_what_a_frame_said_that_was_left_unread(
 # What still comes of a source that has left.
 
 
-class Ears:
-    """Of what listens on the network and is no bus."""
-
-    def on_up(self, message: bytes, link: int | None) -> None:
-        pass
-
-
 async def say(network: MemoryNetwork, name: str, message: bytes) -> None:
     """Let the bus of this name hear a message of somebody who is no bus."""
     port = network.port()
-    await port.open("stranger", Ears())  # type: ignore[arg-type]
+    await opened(port, "stranger")
     port.connect(f"memory://{name}")
     port.subscribe(b"~stranger@1 memory://stranger\0")
     await asyncio.sleep(0.1)

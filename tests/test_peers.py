@@ -135,7 +135,7 @@ def test_a_hello_after_the_grace_brings_it_back() -> None:
     assert peer.judge(START + GRACE, is_lenient=False) is Verdict.LEFT
     assert peer.unlink()
     peer.say_hello()
-    assert (peer.has_left, peer.is_withdrawn, peer.is_awaited) == (False, False, True)
+    assert (peer.has_left, peer.is_gone, peer.is_awaited) == (False, False, True)
     peer.has_answered = True
     assert peer.link()
     assert peer.is_there

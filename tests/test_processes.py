@@ -327,7 +327,7 @@ async def test_5_000_subscriptions_are_live_and_still_are_when_the_peer_restarts
 async def test_20_races_for_the_address_end_with_one_holder_each(
     nursery: Nursery, url: str
 ) -> None:
-    is_holder = "return bool(bus._transport._network._meeting.held)"
+    is_holder = "return bool(bus._transport.discovery.held)"
     actors = await desk(nursery, url, NAMES)
     for number in range(20):
         holders = [each for each in actors if await each(is_holder)]
@@ -369,7 +369,7 @@ async def test_a_message_that_comes_while_a_busy_process_sends_wakes_it(
             await bus.subscribe(f"U{number}", print)
     """
     await asyncio.gather(a(busy), b(busy))
-    found = "network = bus._transport._network; return [network._up.found, network._down.found]"
+    found = "network = bus._transport.network; return [network._xpub.found, network._xsub.found]"
     assert [await a(found), await b(found)] == [[0, 0], [0, 0]]
 
 

@@ -168,7 +168,7 @@ async def test_a_link_on_which_too_much_is_asked_for_is_ended_and_its_bus_loses_
     monkeypatch.setattr(askers, "MAX_JUNK", 3)
     feed, strategy = await mesh.bus("feed"), await mesh.bus("strategy")
     (seen,) = await subscribed(strategy, "a")
-    network: Any = strategy._transport._network  # type: ignore[attr-defined]
+    network: Any = strategy._transport.network  # type: ignore[attr-defined]
     junk = [b"\xff%d\0" % number for number in range(4)]
     with logged("more subscriptions came on a connection than are served: it is ended") as said:
         for topic in junk:

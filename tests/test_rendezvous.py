@@ -144,7 +144,7 @@ def descriptors() -> list[str]:
     return sorted(os.listdir("/dev/fd"))
 
 
-def test_a_rendezvous_is_a_meeting() -> None:
+def test_a_rendezvous_is_a_discovery() -> None:
     discovery: Discovery = Rendezvous("localhost:7555")
     assert discovery.descriptors() == set()
 

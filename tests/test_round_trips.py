@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from aiobus.mesh.round_trips import RoundTrip, RoundTrips
+from aiobus.mesh.confirm import answered
+from aiobus.mesh.peers import RoundTrip, RoundTrips
 
 
 class Asking:
@@ -141,7 +142,7 @@ def test_an_answer_may_lead_to_the_next_question(asking: Asking) -> None:
 
 async def waiting_for(round: RoundTrip, *excused: str) -> "asyncio.Task[set[str]]":
     """A task that waits until all but those excused have answered, and has begun to."""
-    task = asyncio.create_task(round.done(30, lambda name: name in excused))
+    task = asyncio.create_task(answered(round, 30, lambda name: name in excused))
     await asyncio.sleep(0)  # so that it stands in its wait
     return task
 
@@ -175,14 +176,14 @@ async def test_a_peer_that_is_excused_is_not_waited_for_and_counts_as_missing(
 
 
 async def test_a_question_to_no_peer_is_done_at_once(asking: Asking) -> None:
-    assert await asking.ask().done(30) == set()
+    assert await answered(asking.ask(), 30) == set()
 
 
 async def test_who_does_not_answer_in_time_is_named_and_asked_on(asking: Asking) -> None:
     round = asking.ask("a", "b", "c")
     asking.rounds.answer(1, "a", "yes")
     asking.rounds.lose("c")
-    assert await round.done(0) == {"b"}
+    assert await answered(round, 0) == {"b"}
     asking.rounds.repeat()
     assert asking.sent[1:] == [(1, ["b"])]
     asking.rounds.answer(1, "b", "late")
@@ -192,7 +193,7 @@ async def test_who_does_not_answer_in_time_is_named_and_asked_on(asking: Asking)
 async def test_an_answer_is_not_waited_for_that_has_come_already(asking: Asking) -> None:
     round = asking.ask("a")
     asking.rounds.answer(1, "a", "yes")
-    assert await round.done(0) == set()
+    assert await answered(round, 0) == set()
 
 
 async def test_cancelling_a_wait_leaves_the_question_under_way(asking: Asking) -> None:

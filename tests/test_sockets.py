@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from aiobus.mesh.sockets import Drain, UpDrain
+from aiobus.mesh.sockets import SocketReader, SubscriberReader
 from aiobus.sync import READER_MESSAGES
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -33,7 +33,7 @@ async def test_a_socket_is_read_for_one_turn_in_each_iteration_of_the_loop(
     heard = in_iteration = most = 0
     is_over = asyncio.Event()
 
-    def hear(message: bytes) -> None:
+    def hear(message: bytes, now: float) -> None:
         nonlocal heard, in_iteration
         heard += 1
         in_iteration += 1
@@ -52,10 +52,10 @@ async def test_a_socket_is_read_for_one_turn_in_each_iteration_of_the_loop(
             for number in range(EACH):
                 sender.send(b"%d" % number)
 
-    drain = Drain(socket, hear)
+    reader = SocketReader(socket)
     senders = [threading.Thread(target=send) for _ in range(SENDERS)]
     try:
-        drain.start()
+        reader.start(hear)
         begin_iteration()
         for each in senders:
             each.start()
@@ -64,7 +64,7 @@ async def test_a_socket_is_read_for_one_turn_in_each_iteration_of_the_loop(
     finally:
         for each in senders:
             each.join()
-        drain.close(0)
+        reader.close(0)
     assert heard == SENDERS * EACH
     assert most <= READER_MESSAGES
 
@@ -98,20 +98,20 @@ async def test_the_end_of_a_connection_is_read_whole_before_anything_is_said_of_
     tasks: list[asyncio.Task[None]] = []
     socket = context.socket(zmq.XPUB)
     port = socket.bind_to_random_port("tcp://127.0.0.1")
-    drain = UpDrain(socket, hear)
-    drain.start()
+    reader = SubscriberReader(socket)
+    reader.start(hear)
     peer = context.socket(zmq.XSUB)
     peer.setsockopt(zmq.SNDHWM, 0)
     peer.connect(f"tcp://127.0.0.1:{port}")
     for topic in [*TOPICS, HELLO]:
         peer.send(b"\1" + topic)
     await until(len(TOPICS) + 1)
-    await drain.read_ends()
+    await reader.read_ends()
     peer.close(0)
     async with changed:
         await changed.wait_for(lambda: len(asked) <= len(TOPICS))
     assert asked, "the whole end was read in one turn: there are too few topics for this test"
-    await drain.read_ends()
+    await reader.read_ends()
     assert asked == set()
-    drain.close(0)
+    reader.close(0)
     await asyncio.gather(*tasks)

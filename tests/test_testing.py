@@ -6,35 +6,32 @@ import asyncio
 from typing import Any, Self
 
 import pytest
+from ports import opened
 
 from aiobus import AsyncEventBus, BusClosed, BusError, Event, EventType, NameInUse, Subscription
 from aiobus.discovery import Member
-from aiobus.mesh import Network, peers
-from aiobus.mesh import confirm as marks
-from aiobus.mesh import session as mesh
+from aiobus.mesh import Network, peers, session
+from aiobus.mesh import transport as start_of
 from aiobus.testing import Faults, MemoryNetwork, Message
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 
 class Heard:
-    """The ears of a port: keeps what it hears."""
+    """Keeps what a port receives."""
 
     def __init__(self) -> None:
         self.up: list[bytes] = []
         self.down: list[bytes] = []
         self._grown = asyncio.Event()
 
-    def on_up(self, message: bytes, link: int | None) -> None:
+    def from_subscriber(self, message: bytes, link: int | None) -> None:
         self.up.append(message)
         self._grown.set()
 
-    def on_down(self, message: bytes) -> None:
+    def from_publisher(self, message: bytes, now: float) -> None:
         self.down.append(message)
         self._grown.set()
-
-    def on_found(self, member: Member) -> None:
-        raise AssertionError("whoever comes later says so itself")
 
     async def until_up(self, message: bytes) -> list[bytes]:
         """All that came up so far, once that has."""
@@ -52,18 +49,18 @@ class Heard:
 
 
 class Side:
-    """A port that is open, and its ears."""
+    """A port that is open, and what it receives."""
 
-    def __init__(self, port: Network, heard: Heard, endpoint: str) -> None:
+    def __init__(self, port: Network, heard: Heard, name: str) -> None:
         self.port = port
         self.heard = heard
-        self.endpoint = endpoint
+        self.endpoint = f"memory://{name}"
 
 
 async def side(network: MemoryNetwork, name: str) -> Side:
     port, heard = network.port(), Heard()
-    endpoint, _ = await port.open(name, heard)
-    return Side(port, heard, endpoint)
+    await opened(port, name, heard.from_subscriber, heard.from_publisher)
+    return Side(port, heard, name)
 
 
 async def linked(
@@ -88,10 +85,9 @@ async def at_rest() -> None:
 
 async def test_who_opens_is_told_where_it_listens_and_who_else_does() -> None:
     network = MemoryNetwork()
-    one = network.port()
-    assert await one.open("one", Heard()) == ("memory://one", [])
-    members = [Member("one", "memory://one")]
-    assert await network.port().open("two", Heard()) == ("memory://two", members)
+    one, two = network.port(), network.port()
+    assert (await opened(one, "one"), one.endpoint) == ([], "memory://one")
+    assert await opened(two, "two") == [Member("one", "memory://one")]
     assert one.admits(Member("two", "memory://two"))
     assert not one.admits(Member("two", "memory://three"))
 
@@ -271,12 +267,12 @@ async def test_the_name_of_who_was_killed_or_closed_is_free_and_any_other_is_not
     network = MemoryNetwork()
     one = await side(network, "one")
     with pytest.raises(NameInUse, match="one"):
-        await network.port().open("one", Heard())
+        await opened(network.port(), "one")
     network.kill("one")
     again = await side(network, "one")
     await one.port.close(1.0)
     with pytest.raises(NameInUse, match="one"):
-        await network.port().open("one", Heard())
+        await opened(network.port(), "one")
     await again.port.close(1.0)
     await again.port.close(1.0)
     await side(network, "one")
@@ -670,7 +666,7 @@ async def test_flush_names_who_is_behind_a_partition(cut: bool) -> None:
 async def test_flush_asks_for_more_streams_than_one_mark_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(marks, "MARK_STREAMS", 2)
+    monkeypatch.setattr(session, "MARK_STREAMS", 2)
     async with Desk(MemoryNetwork()) as desk:
         feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
         gate = asyncio.Event()
@@ -759,7 +755,7 @@ async def test_flush_does_not_take_the_word_of_others_for_one_whose_link_was_cut
 async def test_a_peer_that_was_never_linked_is_named_as_unconfirmed_until_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    monkeypatch.setattr(start_of, "START_SECONDS", 0.05)
     monkeypatch.setattr(peers, "STALE", 0.0)
     async with Desk(MemoryNetwork()) as desk:
         await desk.bus("feed")
@@ -777,7 +773,7 @@ async def test_flush_and_close_name_a_peer_that_was_found_and_has_not_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A kill switch beside a strategy that computes was told that everybody had its HALT."""
-    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    monkeypatch.setattr(start_of, "START_SECONDS", 0.05)
     async with Desk(MemoryNetwork()) as desk:
         await desk.bus("strategy")
         desk.network.partition({"strategy"}, {"tool"})
@@ -818,7 +814,7 @@ async def test_a_flush_asks_a_peer_that_comes_back_meanwhile(
 async def test_flush_waits_for_a_peer_that_was_found_and_answers_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    monkeypatch.setattr(start_of, "START_SECONDS", 0.05)
     async with Desk(MemoryNetwork()) as desk:
         strategy = await desk.bus("strategy")
         listener = Listener([EventType.HALT])
@@ -837,7 +833,7 @@ async def test_flush_waits_for_a_peer_that_was_found_and_answers_late(
 async def test_a_peer_that_was_found_and_is_provably_dead_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mesh, "START_SECONDS", 0.05)
+    monkeypatch.setattr(start_of, "START_SECONDS", 0.05)
     async with Desk(MemoryNetwork()) as desk:
         await desk.bus("strategy")
         desk.network.partition({"strategy"}, {"tool"})
@@ -852,8 +848,8 @@ async def test_what_was_published_before_a_peer_was_found_is_not_owed_to_it() ->
         feed = await desk.bus("feed")
         await publish(feed, 10)
         mute = desk.network.port()
-        await mute.open("mute", Heard())
-        feed._transport.on_found(Member("mute", "memory://mute"))
+        await opened(mute, "mute")
+        feed._transport.find(Member("mute", "memory://mute"))
         assert await feed.flush(0.05) == []
         await publish(feed, 1)
         assert await feed.flush(0.05) == ["mute"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Limits
-from aiobus.mesh.session import MeshSession
+from aiobus.mesh.transport import MeshTransport
 from aiobus.transport import Local
 from aiobus.url import adapter
 
@@ -17,10 +17,10 @@ from aiobus.url import adapter
     ("url", "kind"),
     [
         ("inproc://", Local),
-        ("ipc://desk", MeshSession),
-        ("ipc:///tmp/desk/bus", MeshSession),
-        ("tcp://localhost:7555", MeshSession),
-        ("tcp://localhost:7555,127.0.0.1:7556", MeshSession),
+        ("ipc://desk", MeshTransport),
+        ("ipc:///tmp/desk/bus", MeshTransport),
+        ("tcp://localhost:7555", MeshTransport),
+        ("tcp://localhost:7555,127.0.0.1:7556", MeshTransport),
     ],
 )
 def test_each_scheme_has_its_adapter(url: str, kind: type) -> None:
@@ -29,7 +29,7 @@ def test_each_scheme_has_its_adapter(url: str, kind: type) -> None:
 
 def test_a_mesh_knows_by_which_url_it_was_asked_for() -> None:
     mesh = adapter("ipc://desk", Limits())
-    assert isinstance(mesh, MeshSession)
+    assert isinstance(mesh, MeshTransport)
     assert mesh.url == "ipc://desk"
 
 

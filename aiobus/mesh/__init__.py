@@ -1,80 +1,90 @@
-"""The seam between a mesh and what carries its bytes: sockets, or a network in memory.
+"""The seams of a mesh: the network that carries its bytes, and the event loop that drives it.
 
-Owns the Protocols on both sides. A network connects, filters by topic and keeps the order of each
-link; it may lose. What the bytes say, who is there and what was lost is the mesh's business.
+Owns the Protocol of a network, of which there are two: sockets, and one in memory. A network
+connects, filters by topic and keeps the order of each link; it may lose messages. Owns what the
+conversation asks of its driver. What the bytes mean, who is there and what was lost is the
+conversation's business (`session`).
 """
 
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from aiobus.discovery import Member, Told
+from aiobus.discovery import Member
 
 __all__ = [
-    "Ears",
+    "Driver",
+    "FromPublisher",
+    "FromSubscriber",
     "Network",
+    "Probe",
 ]
 
+FromSubscriber = Callable[[bytes, int | None], None]
+"""Takes a message of a bus that is connected to this one: a topic that it asks for (first byte 1)
+or withdraws (0), or a question; and the number of its connection. The number is None for a topic
+that was withdrawn because its last connection ended, and may be used again once its connection has
+ended. A topic comes with each connection that asks for it, and its withdrawal with the last.
+Neither waits nor raises.
+"""
+FromPublisher = Callable[[bytes, float], None]
+"""Takes a message of a bus that this one is connected to, on a topic that this one asked for, and
+when it was read, in monotonic seconds. Neither waits nor raises.
+"""
 
-class Ears(Told, Protocol):
-    """Who hears what a network brings. Nothing here waits or raises."""
 
-    def on_up(self, message: bytes, link: int | None) -> None:
-        """From below, somebody who is connected to this bus: a topic that is asked for (first byte
-        1) or withdrawn (0), or a question. `link` is the number of the connection that it came on;
-        None for a topic that was withdrawn because its last connection ended. A number may be used
-        again once its connection has ended. A topic comes with each connection that asks for it,
-        and its withdrawal with the last.
-        """
-        ...
+@dataclass(slots=True, eq=False)
+class Probe:
+    """A look at the endpoints of `members`. `conclude` takes those at which no process listens any
+    more or, of a probe `for_accepting`, those that accept a connection.
+    """
 
-    def on_down(self, message: bytes) -> None:
-        """From above, somebody this bus is connected to: a message on a topic it asked for."""
-        ...
+    members: Collection[Member]
+    conclude: Callable[[Collection[Member]], None]
+    for_accepting: bool = False
+    is_over: bool = False
+    """It has concluded, or failed. The driver says so."""
+
+
+class Driver(NamedTuple):
+    """What the conversation has done for it on the event loop. Nothing here waits or raises."""
+
+    soon: Callable[[Callable[[], None]], object]
+    """Calls a function at the next turn of the loop."""
+    later: Callable[[float, Callable[[], None]], object]
+    """Calls a function after so many seconds, unless the bus closes before. Asked again for the
+    same function before that, it calls it once, at the later request's time.
+    """
+    probe: Callable[[Probe], object]
+    """Begins a probe, which concludes at a later turn of the loop, unless the bus closes before."""
 
 
 class Network(Protocol):
-    """Links of one bus to others: each carries topics and questions up and messages down."""
+    """The links of one bus. Questions and topics go to publishers, messages go to subscribers."""
 
-    @property
-    def unreached(self) -> Collection[str]:
-        """The meeting places where there may be members that this one has not met."""
+    def open(self, name: str) -> None:
+        """Get ready to `bind` and `connect`. What arrives waits for `start`."""
         ...
 
-    async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
-        """Listen, join, and return the own endpoint and who is there. `ears` hear nothing before
-        the caller's next await.
-
-        Raises NameInUse. Cancelling or failing leaves nothing open.
-        """
+    def bind(self, endpoint: str) -> str:
+        """Listen, and return the endpoint with the port that was given. Raises OSError."""
         ...
 
-    def admits(self, member: Member) -> bool:
-        """True when a member may be listening there."""
-        ...
-
-    def remember(self, member: Member) -> None:
-        """A member was met that said hello by itself."""
-        ...
-
-    async def accepting(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` whose endpoint accepts a connection. Waits 1 s at most."""
-        ...
-
-    async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` at whose endpoint nobody listens any more. Waits 1 s at most."""
+    def start(self, from_subscriber: FromSubscriber, from_publisher: FromPublisher) -> None:
+        """Hand over what arrives, from the next turn of the loop on."""
         ...
 
     def connect(self, endpoint: str) -> None:
-        """Link to whoever listens there, now or later; again after a break, by itself."""
+        """Link to the bus that listens there, now or later, and again after each break."""
         ...
 
     def disconnect(self, endpoint: str) -> None:
-        """End the link. What was received on it is heard first."""
+        """End the link. What was received on it is handed over first."""
         ...
 
     def end_link(self, link: int) -> None:
         """End a link that another bus has made to this one, by its number. The other side may make
-        it again at once. No error when it has ended already.
+        it again at once. No error if it has ended already.
         """
         ...
 
@@ -87,25 +97,27 @@ class Network(Protocol):
         ...
 
     def ask(self, question: bytes) -> None:
-        """Send a question up every link, behind the topics asked for before. It may get lost."""
+        """Send a question to all publishers, behind the topics asked for before. It may get
+        lost.
+        """
         ...
 
     def send(self, message: bytes) -> None:
-        """Send a message down to all who asked for the topic that it begins with. It may get
-        lost, for those who are too slow. Neither waits nor raises.
+        """Send a message to all subscribers of the topic that it begins with. A subscriber that is
+        too slow loses it. Neither waits nor raises.
         """
         ...
 
     async def read_ends(self) -> None:
         """Return once no end of a link is half read: each of its topics is withdrawn by a message
-        of its own, and until all are heard its bus seems to listen, and to ask for less.
+        of its own, and until all are read its bus seems to listen, and to ask for less.
         """
         ...
 
-    def watch(self) -> None:
-        """Look whether something came that nobody was woken for. Call it once a second."""
+    def check_wakeups(self) -> None:
+        """Look for messages that arrived without waking the reader. Call it once a second."""
         ...
 
     async def close(self, timeout: float) -> None:
-        """Give the place up and end all links; what was sent has `timeout` seconds to leave."""
+        """End all links. What was sent has `timeout` seconds to leave. Again: nothing."""
         ...

@@ -1,23 +1,19 @@
-"""What a bus gives to those that listen to it: their queries served or refused, answers, and
-pages.
+"""What a bus gives to its subscribers: their queries served or refused, answers, and pages.
 
 Owns what it says of itself to each link, and the questions that wait for an answer, with their
 bound and their order: so many of each link, and one of each link in turn. An asker without a pause
-then costs itself the most. Must not know who is linked (`links`) nor what it asks of others itself
-(`confirm`).
+then costs itself the most. Must not know who is linked (`links`), nor when a question is answered
+(`session`).
 """
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import Context
 
 from aiobus.clock import elapsed
 from aiobus.history import Want
 from aiobus.mesh.fanout import Askers, Fanout, Link
 from aiobus.publisher import Publisher
 from aiobus.query import parse_query
-from aiobus.sync import TimeSlice
 from aiobus.wire import (
     Answer,
     Ask,
@@ -70,8 +66,8 @@ class Owed:
         return False
 
     def put(self, link: Link, message: bytes, asked: Ask | PageAsk) -> None:
-        """To be answered. Of several questions with one number, the last counts. Raises WireError
-        for one too many; an asker repeats what it still wants to know.
+        """Keep a question until it is answered. Of several with one number, the last counts. Raises
+        WireError for one too many; an asker repeats what it still wants to know.
         """
         waiting = self._links.setdefault(link, {})
         messages = self._messages.setdefault(link, set())
@@ -107,41 +103,26 @@ class Owed:
 
 
 class Answers:
-    """The answers of one bus. `send` takes a message and never waits; `on_ask` is told whose turn
-    it is to be answered whether its queries are live (`tell`), and `refuse` why a question could
-    not be answered.
-    """
+    """The answers of one bus. `send` takes a message and never waits."""
 
     def __init__(
-        self,
-        me: PeerId,
-        publisher: Publisher,
-        streams: Fanout,
-        send: Callable[[bytes], None],
-        on_ask: Callable[[Ask, Link], None],
-        refuse: Callable[[WireError], None],
+        self, me: PeerId, publisher: Publisher, streams: Fanout, send: Callable[[bytes], None]
     ) -> None:
         self._me = me
         self._publisher = publisher
         self._streams = streams
         self._send = send
-        self._on_ask = on_ask
-        self._refuse = refuse
         self.born = elapsed()
         """When this bus started, in monotonic seconds of this process."""
-        self._askers = Askers()
+        self.askers = Askers()
         self._asks = Owed("?", MAX_ASKS)
         self._pages = Owed("!", MAX_PAGES)
-        self._loop = asyncio.get_running_loop()
-        self._context = Context()
-        self._next: asyncio.Handle | None = None
-        self._is_over = False
 
     # Subscriptions.
 
     def serve(self, name: bytes, link: Link) -> PeerId | None:
-        """A topic is asked for on `link`: serve it, or return who says hello with it. Raises
-        WireError when it is refused, which the answers on this link tell from then on.
+        """A topic is asked for on `link`: serve it, or return the bus that says hello with it.
+        Raises WireError if it is refused, which the answers on this link say from then on.
         """
         try:
             asked = parse_topic(name)
@@ -149,43 +130,43 @@ class Answers:
                 return asked
             if asked is not None:
                 self._streams.open(name, asked, link)
-                self._askers.serve(link, name)
+                self.askers.serve(link, name)
         except WireError as error:
-            self._askers.refuse(link, name, str(error))
+            self.askers.refuse(link, name, str(error))
             raise WireError(f"{error}: {name[:100]!r}") from None
         return None
 
     def greet(self, link: Link, who: PeerId) -> None:
         """`who` has said hello on `link`, behind all its queries."""
-        for before in self._askers.hello(link, who):
+        for before in self.askers.hello(link, who):
             self._streams.recharge(before, link)
 
     def gives_up(self, link: Link) -> bool:
         """True, once, when a link asks for more in vain than any member does: it is to be ended."""
-        if is_abusive := self._askers.is_abusive(link):
-            self._askers.renew(link)
+        if is_abusive := self.askers.is_abusive(link):
+            self.askers.renew(link)
         return is_abusive
 
     def close(self, name: bytes, link: Link) -> None:
         """No link asks for a topic any more; `link` was the last."""
         self._streams.close(name)
-        self._askers.close(name, link)
+        self.askers.close(name, link)
 
     def part(self, who: PeerId) -> PeerId | None:
-        """The hello of `who` is gone, and with it what it has asked and not been told. Returns who
-        else says hello from its endpoint.
+        """The hello of `who` is gone, and with it its questions without an answer. Returns the bus
+        that says hello from its endpoint otherwise.
         """
-        for link in self._askers.withdraw(who):
+        for link in self.askers.withdraw(who):
             self._asks.drop(link)
             self._pages.drop(link)
             self._streams.recharge(link, None)
-        return self._askers.at(who.endpoint)
+        return self.askers.at(who.endpoint)
 
     def lacking(self) -> set[str]:
         """Names of those to whom something was published that they asked for in vain."""
         return {
             name
-            for name, queries, is_all in self._askers.lacking()
+            for name, queries, is_all in self.askers.lacking()
             if any(map(self._streams.is_owed, queries)) or (not is_all and self._streams.newest)
         }
 
@@ -196,61 +177,40 @@ class Answers:
         already. Raises WireError for one too many. An asker without a pause sends more than can be
         read.
         """
-        if link not in self._askers:
+        if link not in self.askers:
             return True
         return self._asks.leaves(link, message) or self._pages.leaves(link, message)
 
-    def is_from(self, link: Link, who: PeerId) -> bool:
-        """True when `who` has said hello on this link, and so has sent its queries before."""
-        return self._askers.is_from(link, who)
-
-    def asker(self, link: Link) -> PeerId | None:
-        """The bus that has said hello on this link."""
-        return self._askers.who(link)
-
     def tell(self, asked: Ask, link: Link, *, is_open: bool) -> None:
         """Answer whether the queries of a link are live here."""
-        for name in self._askers.some(link):
+        for name in self.askers.some(link):
             if self._streams.may_open(name, link):  # less is asked for than before
                 with suppress(WireError):
                     self.serve(name, link)
         self._streams.flush()  # so that what was published before is received before
         age, seq = elapsed() - self.born, self._publisher.public_seq
         fields = (asked.nonce, self._me, age, seq, is_open)
-        refused = self._askers.refused(link)
+        refused = self.askers.refused(link)
         reply = Answer(*fields) if refused is None else Refusal(*fields, *refused)
         self._send(answer(asked.who, reply))
 
-    def owe(self, asked: Ask | PageAsk, link: Link, message: bytes) -> None:
-        """Answer now or, when others are before it, in one of the next turns of the loop. Raises
-        WireError for one too many.
-        """
+    def put(self, asked: Ask | PageAsk, link: Link, message: bytes) -> None:
+        """A question is to be answered. Raises WireError for one too many of its link."""
         (self._pages if isinstance(asked, PageAsk) else self._asks).put(link, message, asked)
-        if self._next is None and not self._is_over:
-            self._answer()
 
-    def _answer(self) -> None:
-        self._next = None
-        turn = TimeSlice()
-        while self._asks or self._pages:
-            if self._next is None:
-                self._next = self._loop.call_soon(self._answer, context=self._context)
-            for owed in (self._asks.take(), self._pages.take()):
-                if owed is not None:
-                    self._answer_one(*owed)
-            if turn.spend():
-                break
+    @property
+    def is_asked(self) -> bool:
+        """True while a question waits for its answer."""
+        return bool(self._asks or self._pages)
 
-    def _answer_one(self, link: Link, asked: Ask | PageAsk) -> None:
-        try:
-            if isinstance(asked, PageAsk):
-                self._send_page(asked)
-            else:
-                self._on_ask(asked, link)
-        except WireError as error:
-            self._refuse(error)
+    def next(self) -> Iterator[tuple[Link, Ask | PageAsk]]:
+        """The next question of each kind, of the link that has waited the longest."""
+        for owed in (self._asks, self._pages):
+            if (found := owed.take()) is not None:
+                yield found
 
-    def _send_page(self, asked: PageAsk) -> None:
+    def send_page(self, asked: PageAsk) -> None:
+        """Answer with a page. Raises WireError if what is asked for is no query."""
         try:
             query = parse_query(asked.query)
         except ValueError as error:
@@ -261,9 +221,3 @@ class Answers:
         where = (found.after, found.evicted, found.to, found.newest)
         me = (self._me.name, self._me.epoch)
         self._send(page(asked.who, asked.nonce, *me, *where, found.reached, rows))
-
-    def end(self) -> None:
-        """Answer no more."""
-        self._is_over = True
-        if self._next is not None:
-            self._next.cancel()

@@ -1,74 +1,71 @@
-"""What is confirmed: which queries are live at which peer, and which peer has everything that
-was sent.
+"""The waits of a bus for its peers: until each confirms a subscription, or has everything that was
+sent.
 
-Owns the conversation that begins with `subscribe`, the swapping of topics between frames and
-progress messages, the flush marks that are sent, and the acknowledgements that are given as soon as
-they are true. Must not know when a mark is reached (`interest`), what was sent (`fanout`) or who is
-there (`links`).
+Owns which peers are waited for, how often they are asked, and which are named in the end. Must not
+know when a mark is reached or a query is live (`session`), nor how endpoints are probed.
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
+from math import inf
 
-from aiobus.catchup import CatchUp as Inlet
+from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed
-from aiobus.mesh import Network
-from aiobus.mesh.fanout import Fanout
-from aiobus.mesh.interest import Interest
-from aiobus.mesh.links import Links
-from aiobus.mesh.peers import Peer
-from aiobus.mesh.round_trips import RoundTrip, RoundTrips, Send
-from aiobus.wire import Ack, Mark, PeerId, mark, up
+from aiobus.mesh import Network, Probe
+from aiobus.mesh.links import AT_SIGHT
+from aiobus.mesh.peers import Left, Peer, RoundTrip, batches
+from aiobus.mesh.session import Session, in_marks
 
 __all__ = [
-    "LAST",
-    "Marks",
-    "Queries",
+    "Confirmations",
+    "answered",
 ]
 
-LAST = 0
-"""The number of a mark that is the last: nobody acknowledges it."""
+FIRST_PAUSE = 0.1
+LAST_PAUSE = 1.0
+"""Seconds until a question that a task waits for is repeated, at first and at last; each pause is
+twice the one before.
+"""
+BYE = 0.2
+"""Seconds for which the bye of a peer whose hello is gone is waited for: each comes on a connection
+of its own, so the end of a peer that closes may be read before its bye.
+"""
 
-MARK_STREAMS = 4_096
-"""Streams that one mark names: 4 MB at most, and a message over 16 MiB ends its link."""
+
+async def answered(
+    round: RoundTrip, timeout: float, is_excused: Callable[[str], bool] = lambda _: False
+) -> set[str]:
+    """Wait until each peer has answered, has gone or is excused, `timeout` seconds at most; return
+    those that have not answered and have not gone. The question goes on. While a task waits it is
+    repeated sooner than every second: of a burst, ZeroMQ drops what it cannot queue, this among it.
+    """
+    pause = FIRST_PAUSE
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            while not all(map(is_excused, round.waiting)):
+                try:
+                    async with asyncio.timeout(pause):
+                        await round.changed.wait()
+                except TimeoutError:
+                    round.send(round.number, round.waiting)
+                    pause = min(2 * pause, LAST_PAUSE)
+    return set(round.waiting)
 
 
-class Marks:
-    """The marks that one bus sends and receives."""
+class Confirmations:
+    """The waits of one session. `probe` carries a probe out, and waits 1 s at most."""
 
     def __init__(
-        self,
-        me: PeerId,
-        network: Network,
-        links: Links,
-        rounds: RoundTrips,
-        streams: Fanout,
-        inlets: Interest,
+        self, session: Session, network: Network, probe: Callable[[Probe], Awaitable[None]]
     ) -> None:
-        self._me = me
+        self._session = session
+        self._links = session.links
+        self._fanout = session.fanout
+        self._interest = session.interest
         self._network = network
-        self._links = links
-        self._rounds = rounds
-        self._streams = streams
-        self._interest = inlets
-
-    def acknowledge(self) -> None:
-        """Tell each source whose mark has been reached."""
-        if self._interest.marks:
-            for reached in self._interest.reached(self._links.doubts.sources):
-                self._network.ask(up(Ack(reached.who.name, reached.mark, self._me)))
-
-    def end(self) -> None:
-        """Tell each peer what was sent last on each stream, as this bus closes."""
-        sent = list(self._streams.sent().items())
-        for begin in range(0, len(sent), MARK_STREAMS):
-            streams = tuple(sent[begin : begin + MARK_STREAMS])
-            for peer in self._links:
-                if peer.who is not None and peer.is_listening:
-                    self._network.send(mark(peer.who, Mark(LAST, self._me, streams)))
+        self._probe = probe
 
     async def flush(self, timeout: float) -> Collection[str]:
         """Wait until every peer has what was published since it was found; return the names of
@@ -82,13 +79,13 @@ class Marks:
         end = elapsed() + timeout
         try:
             async with asyncio.timeout(timeout):
-                # Or a peer whose link has ended seems to have asked for less, and to have all.
+                # Else a peer whose link has ended seems to have asked for less, and to have all.
                 await self._network.read_ends()
         except TimeoutError:
             names = {each.name for each in self._links if not each.has_left}
             names.update(each.member.name for each in self._links.left_out())
             return names | self._links.nameless()
-        newest, owed, doubts = self._streams.newest, self._streams.owed(), self._streams.doubts
+        newest, owed, doubts = self._fanout.newest, self._fanout.owed(), self._fanout.doubts
         left_out = self._links.left_out(newest)
         peers = [each for each in self._links if not each.has_left and each.found_at < newest]
         heard = {each for each in peers if each.is_listening}
@@ -97,13 +94,13 @@ class Marks:
         if strange := [each for each in peers if not (each.is_linked or each in heard)]:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, end - elapsed())):
-                    await self._links.drop_absent(strange)
+                    await self._probe(self._links.dropping(strange))
         async with asyncio.TaskGroup() as group:
             asked = {
                 each: group.create_task(self._has_all(each, owed if each in heard else None, end))
                 for each in peers
             }
-            closing = group.create_task(self._links.see_closed(newest, end - elapsed()))
+            closing = group.create_task(self._see_closed(newest, end - elapsed()))
         missing = {each.name for each, task in asked.items() if not task.result()}
         missing |= closing.result()
         # Not asked yet: one that has come back since its bye was wrong, or that has a place by now.
@@ -115,12 +112,12 @@ class Marks:
                 confirmed.add(peer.endpoint)
             else:
                 missing.add(peer.name)
-        for left in await self._links.see_left_out(left_out, end - elapsed(), newest):
+        for left in await self._see_left_out(left_out, end - elapsed(), newest):
             if left.member.endpoint not in confirmed:
                 missing.add(left.member.name)
         missing |= self._links.nameless(newest)
-        if not missing and doubts == self._streams.doubts:  # else a peer that came was not asked
-            self._streams.confirm(owed)
+        if not missing and doubts == self._fanout.doubts:  # else a peer that came was not asked
+            self._fanout.confirm(owed)
         return missing
 
     async def _has_all(self, peer: Peer, owed: dict[bytes, int] | None, end: float) -> bool:
@@ -132,15 +129,14 @@ class Marks:
             return False
         if owed is None:
             await self._change(peer, lambda: peer.is_listening or peer.is_cut, end - elapsed())
-            owed = self._streams.owed()  # with what it has subscribed to by now
+            owed = self._fanout.owed()  # with what it has subscribed to by now
         streams = [(name[:-1].decode(), seq) for name, seq in owed.items()]
         has_all = peer.is_listening
-        for begin in range(0, len(streams), MARK_STREAMS):
-            some = tuple(streams[begin : begin + MARK_STREAMS])
+        for some in in_marks(streams):
             is_there = has_all and peer in self._links and peer.is_listening
             has_all = is_there and await self._confirms(peer, some, end - elapsed())
         if not has_all and peer.is_cut:
-            await self._links.see_off([peer])
+            await self._see_off([peer])
         return has_all or (peer not in self._links and not peer.has_lost_place)
 
     async def _change(self, peer: Peer, is_enough: Callable[[], bool], timeout: float) -> None:
@@ -150,42 +146,21 @@ class Marks:
                 while peer in self._links and not (peer.has_left or is_enough()):
                     await self._links.changed.wait()
 
-    async def _confirms(
-        self, peer: Peer, streams: tuple[tuple[str, int], ...], timeout: float
-    ) -> bool:
+    async def _confirms(self, peer: Peer, streams: list[tuple[str, int]], timeout: float) -> bool:
         """Ask `peer` for an acknowledgement of these streams; False if there is none in time."""
 
         def send(number: int, _: Collection[str]) -> None:
             if peer.who is not None:
-                self._network.send(mark(peer.who, Mark(number, self._me, streams)))
+                self._session.send_mark(peer.who, number, streams)
 
-        round = self._rounds.ask([peer.endpoint], send, lambda _: None)
+        round = self._links.rounds.ask([peer.endpoint], send, lambda _: None)
         try:
-            return not (await round.done(max(0.0, timeout)) | round.gone)
+            return not (await answered(round, max(0.0, timeout)) | round.gone)
         finally:
-            self._rounds.drop(round)
+            self._links.rounds.drop(round)
 
-
-log = logging.getLogger("aiobus.mesh")
-
-
-class Queries:
-    """The subscriptions of one bus at the others. `ask` sends a `?` under a number of `rounds`."""
-
-    def __init__(
-        self, network: Network, links: Links, inlets: Interest, rounds: RoundTrips, ask: Send
-    ) -> None:
-        self._network = network
-        self._links = links
-        self._interest = inlets
-        self._rounds = rounds
-        self._ask = ask
-        self._turning: list[RoundTrip] = []
-        self._late: list[RoundTrip] = []
-        self._is_closed = False
-
-    async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
-        """Ask every other bus for the query of `inlet`; return the names of those that did not
+    async def subscribe(self, catchup: CatchUp, timeout: float) -> Collection[str]:
+        """Ask every other bus for the query of `catchup`; return the names of those that did not
         confirm, or refuse it. They are asked again until they confirm.
 
         A peer that has not answered anything yet is waited for like a linked one, as long as it is
@@ -193,28 +168,28 @@ class Queries:
         answer. A peer whose link is cut cannot be asked, and is named, unless
         its bye is just about to be read; so is one for which there was no place.
         """
-        if (new := self._interest.add(inlet)) is not None:
-            self._network.subscribe(new)
-        self.turn()
+        self._session.add(catchup)
         end = elapsed() + timeout
         known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
         cut = [each for each in self._links if each.is_cut or each.other_version]
         left_out = self._links.left_out()
-        round = self._rounds.ask(known, self._ask, partial(self._interest.meet, [inlet]))
+        round = self._links.rounds.ask(
+            known, self._links.ask, partial(self._interest.meet, [catchup])
+        )
         try:
             # One that was found long ago and never linked holds up no subscription.
-            missing = await round.done(timeout, lambda each: known[each].is_overdue(elapsed()))
-            names = await self._begun(inlet, end - elapsed()) | self._interest.refusing(inlet)
+            missing = await answered(round, timeout, lambda each: known[each].is_overdue(elapsed()))
+            names = await self._begun(catchup, end - elapsed()) | self._interest.refusing(catchup)
             lost = [known[each] for each in missing | round.gone] + cut
             if ended := [each for each in lost if each.is_cut]:
-                await self._links.see_off(ended)
+                await self._see_off(ended)
             for peer in lost:
                 now = self._links.at(
                     peer.endpoint
                 )  # another if it lost its place and has one again
                 if now is not None and not (now.has_left or (now is not peer and now.is_linked)):
                     names.add(peer.name)
-            for left in await self._links.see_left_out(left_out, end - elapsed()):
+            for left in await self._see_left_out(left_out, end - elapsed()):
                 now = self._links.at(left.member.endpoint)
                 if now is None or not now.is_linked:  # else it was asked about this one as well
                     names.add(left.member.name)
@@ -222,20 +197,20 @@ class Queries:
             return names | self._links.nameless()
         finally:
             # From now on, one question about all subscriptions is repeated, not one for each.
-            self._rounds.drop(round)
+            self._links.rounds.drop(round)
             for endpoint in round.waiting:
-                if not self._is_closed and (peer := known[endpoint]) in self._links:
+                if not self._session.is_closing and (peer := known[endpoint]) in self._links:
                     self._links.link(peer)
 
-    async def _begun(self, inlet: Inlet, timeout: float) -> set[str]:
-        """Wait until `inlet` has heard from each peer where in its past it begins; return the names
-        of those that did not say.
+    async def _begun(self, catchup: CatchUp, timeout: float) -> set[str]:
+        """Wait until each peer has said where in its past the subscription begins; return the names
+        of those that have not.
         """
 
         def waiting() -> set[str]:
-            if self._is_closed:
+            if self._session.is_closing:
                 return set()
-            return {each[0] for each in inlet.beginning if self._links.is_there(each)}
+            return {each[0] for each in catchup.beginning if self._links.is_there(each)}
 
         try:
             async with asyncio.timeout(max(0.0, timeout)):
@@ -245,42 +220,38 @@ class Queries:
             pass
         return waiting()
 
-    def turn(self) -> None:
-        """Swap the topics that have turned quiet or loud, and ask what was published meanwhile."""
-        loud: list[Inlet] = []
-        while self._interest.turned:
-            topic = self._interest.turned.pop()
-            log.debug("%s listens to %s", self._links.me, topic)
-            self._network.subscribe(topic.live)
-            # Not before: a stream that nobody asks for closes, and owes nothing any more.
-            self._network.unsubscribe(topic.other)
-            if not topic.is_quiet:
-                loud.extend(topic.inlets)
-        if loud:
-            there = [peer.endpoint for peer in self._links if peer.is_there]
-            meet = partial(self._interest.meet, loud)
-            self._turning.append(self._rounds.ask(there, self._ask, meet))
-
-    def tick(self) -> None:
-        """A second has passed: whoever was asked before the last and has not answered tells it by a
-        beacon.
+    async def _see_closed(self, newest: int, timeout: float) -> set[str]:
+        """Wait for `timeout` seconds, and a moment at least, until the peers have closed that said
+        bye, or say hello again since their bye was wrong; return the names of the others.
         """
-        for round in self._late:
-            self._rounds.drop(round)
-        self._late, self._turning = self._turning, []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(BYE, timeout)):
+                while self._links.closing(newest):
+                    await self._links.changed.wait()
+        return self._links.closing(newest)
 
-    def ask_refused(self) -> None:
-        """A second has passed: ask each peer that refused a query whether it serves it by now."""
-        for who, inlets in self._interest.refused.items():
-            if inlets and self._links.is_there((who.name, who.epoch)):
-                meet = partial(self._interest.meet, list(inlets))
-                self._turning.append(self._rounds.ask([who.endpoint], self._ask, meet))
+    async def _see_off(self, peers: Collection[Peer]) -> None:
+        """Learn which of `peers`, whose links are cut, are gone for good: wait a moment for their
+        byes, and drop those that never were linked and do not listen any more.
+        """
+        links = self._links
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BYE):
+                while any(peer in links and peer.is_cut for peer in peers):
+                    await links.changed.wait()
+        strange = [each for each in peers if each in links and not each.is_linked]
+        await self._probe(links.dropping(strange))
 
-    def unsubscribe(self, inlet: Inlet) -> None:
-        """Withdraw it. No error when it was not subscribed."""
-        if (old := self._interest.remove(inlet)) is not None:
-            self._network.unsubscribe(old)
-
-    def close(self) -> None:
-        """Wait for nobody any more."""
-        self._is_closed = True
+    async def _see_left_out(
+        self, before: Collection[Left], timeout: float, newest: float = inf
+    ) -> list[Left]:
+        """Look, `timeout` seconds at most, which of the peers that are left out, or were `before`,
+        have ended; return the others. Some of them may have a place by then.
+        """
+        owed = dict.fromkeys([*before, *self._links.left_out(newest)])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, timeout)):
+                for some in batches(owed, AT_SIGHT):
+                    await self._probe(self._links.sorting(some))
+                    await asyncio.sleep(0)
+        return [left for left in owed if not left.has_ended]

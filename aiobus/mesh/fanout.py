@@ -1,19 +1,17 @@
-"""What others have subscribed to: who asked on which link, and the frames that each query is
-sent.
+"""What others have subscribed to: which peer asked on which link, and the frames of each query.
 
 Owns what an answer to `?` must admit: the queries of a link come before its hello, and a message
-may name any sender, so this goes by the number that the network gives a link. Owns when frames
-leave: at the end of each tick of the loop, a beacon once a second, and one for those that listen
-quietly soon after something was published. Must not know how bytes get there.
+may name any sender, so this goes by the number that the network gives a link. Owns when messages
+leave: frames at the end of each tick of the loop, a beacon once a second, and progress messages
+soon after something was published. Must not know how bytes travel.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
-from contextvars import Context
 from dataclasses import replace
 from itertools import islice
 
 from aiobus.history import Page, Want
+from aiobus.mesh import Driver
 from aiobus.publisher import Publisher, Stream
 from aiobus.query import MAX_QUERY, Query, parse_query
 from aiobus.wire import QUIET, PeerId, WireError
@@ -45,7 +43,7 @@ MAX_LINKS = 4_096
 
 
 class Askers:
-    """Who has said hello on which link, and which of its queries are not served."""
+    """Which bus has said hello on which link, and which of its queries are not served."""
 
     def __init__(self) -> None:
         self._who: dict[Link, PeerId] = {}
@@ -100,7 +98,7 @@ class Askers:
         self._vain.pop(link, None)
 
     def at(self, endpoint: str) -> PeerId | None:
-        """Who says hello from this endpoint on some link; None when nobody does."""
+        """The bus that says hello from this endpoint on some link; None if none does."""
         return next((who for who in self._who.values() if who.endpoint == endpoint), None)
 
     def refuse(self, link: Link, name: bytes, reason: str) -> None:
@@ -185,41 +183,41 @@ BEACON_SECONDS = 0.8
 """Beacons leave in slices, spread over this time: 5,000 at once would hold up the loop, and fill
 the queues of ZeroMQ, which then drops the last of them, every time.
 """
-QUIET_SECONDS = 0.05
-"""After which those who listen quietly are told of what was published: often enough that it counts
-as heard of, and seldom enough that nobody who computes on the same core is held up.
+PROGRESS_SECONDS = 0.05
+"""Interval of the progress messages of a query to lagging subscribers. Short enough that they learn
+promptly what was published, long enough not to disturb other processes on the same core.
 """
 LOOKS = 256
-"""Quiet topics looked at each time: what a peer asks for by the thousand costs others no more."""
+"""Queries looked at each time: what a peer asks for by the thousand costs others no more."""
 
 
 class Fanout:
     """The streams of one publisher. `send` takes a message and never waits."""
 
-    def __init__(self, publisher: Publisher, send: Callable[[bytes], None]) -> None:
+    def __init__(self, publisher: Publisher, send: Callable[[bytes], None], driver: Driver) -> None:
         self._publisher = publisher
         self._send = send
-        self._loop = asyncio.get_running_loop()
-        self._context = Context()  # what leaves at the end of a tick is caused by no event
+        self._driver = driver
         self._streams: dict[bytes, Stream] = {}
         self._joining: list[Stream] = []
         self._beacons: Iterator[Stream] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._pause = 0.0
+        """Seconds between two slices of the beacons."""
         self._confirmed: dict[bytes, int] = {}
         self.doubts = 0
         """How often that was doubted."""
         self._owners: dict[bytes, Link] = {}
         self._opened: dict[Link, dict[bytes, None]] = {}
         """The streams that each link was the first to ask for."""
-        self._quiet: dict[bytes, int] = {}
-        """Topics that somebody listens to quietly, and what those were told of last."""
-        self._telling: asyncio.TimerHandle | None = None
+        self._progress: dict[bytes, int] = {}
+        """Topics whose progress is subscribed to, and the seq that was sent last as such."""
+        self._is_scheduled = False
 
     def __len__(self) -> int:
         return len(self._streams)
 
     def open(self, name: bytes, query: Query, link: Link = None) -> None:
-        """Serve a query from now on, under the name of its topic or the quiet one. Raises WireError
+        """Serve a query from now on: frames, or progress, as its `name` says. Raises WireError
         when there are too many already, in all or of this link.
         """
         topic = name.removeprefix(QUIET)
@@ -230,9 +228,9 @@ class Fanout:
         else:
             # At once: it says where a new stream begins, and of an old one what was published while
             # this was on its way, when ZeroMQ was already leaving out the frames.
-            if self._telling is None:
-                self._tell_later()
-            self._tell_of(topic)
+            if not self._is_scheduled:
+                self._schedule_progress()
+            self._send_progress_of(topic)
 
     def may_open(self, name: bytes, link: Link) -> bool:
         """False when there are too many already, in all or of this link."""
@@ -251,7 +249,7 @@ class Fanout:
         stream = Stream(query, topic, source, publisher.public_seq, self._send, self._join)
         stream.is_loud = False
         self._streams[topic] = stream
-        # What was published before may be owed as well: to somebody whose link was cut meanwhile.
+        # What was published before may be owed as well: to a peer whose link was cut meanwhile.
         self._confirmed[topic] = 0
         publisher.attach(stream)
 
@@ -265,20 +263,20 @@ class Fanout:
             self._charge(topic, to)
 
     def close(self, name: bytes) -> None:
-        """Nobody asks for it by this name any more. No error when nobody did."""
+        """No link asks for the topic `name` any more. No error if none did."""
         topic = name.removeprefix(QUIET)
         if (stream := self._streams.get(topic)) is None:
             return
         if topic == name:
             stream.is_loud = False
         else:
-            self._quiet.pop(topic, None)
-        if not stream.is_loud and topic not in self._quiet:
+            self._progress.pop(topic, None)
+        if not stream.is_loud and topic not in self._progress:
             self._end(stream)
 
     def _end(self, stream: Stream) -> None:
         if stream in self._joining:
-            self._joining.remove(stream)  # or it would send behind one that is asked for anew
+            self._joining.remove(stream)  # else it sends behind its successor on this topic
         self._publisher.detach(stream)
         del self._streams[stream.topic]
         del self._confirmed[stream.topic]
@@ -288,27 +286,23 @@ class Fanout:
             del self._opened[link]
 
     def close_all(self) -> None:
-        """Serve nobody any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
-        self._quiet.clear()
+        """Serve no query any more."""
+        self._beacons = None
+        self._progress.clear()
         for stream in list(self._streams.values()):
             self._end(stream)
 
     def _join(self, stream: Stream) -> None:
         if not self._joining:
-            self._loop.call_soon(self._end_tick, context=self._context)
+            self._driver.soon(self._end_tick)
         self._joining.append(stream)
 
     def _end_tick(self) -> None:
         try:
             self._joining = [stream for stream in self._joining if stream.end_tick()]
-        finally:  # also where one could not send, or the others would never be told again
+        finally:  # also if one could not send: else the others would never send again
             if self._joining:
-                self._loop.call_soon(self._end_tick, context=self._context)
+                self._driver.soon(self._end_tick)
 
     def flush(self) -> None:
         """Send what waits for the end of the tick."""
@@ -332,8 +326,8 @@ class Fanout:
         if stream is not None:
             stream.flush()
         page = self._publisher.history.answer(query, want, min(limit, PAGE_EVENTS))
-        # The system events of this bus come last now and then, and are nobody else's: with their
-        # numbers it would seem to go back to what its heartbeats say.
+        # The newest events may be system events, which no other bus may have. With their numbers
+        # this bus would seem to go back to what its heartbeats say.
         most = self._publisher.public_seq
         after, to = min(page.after, most), min(page.to, most)
         return replace(page, after=after, to=to, newest=min(page.newest, most))
@@ -342,17 +336,16 @@ class Fanout:
         """Say on every stream what was sent last, within the second that follows."""
         if self._beacons is None and self._streams:
             self._beacons = iter(list(self._streams.values()))
-            self._send_beacons(BEACON_SECONDS * SLICE / len(self._streams))
+            self._pause = BEACON_SECONDS * SLICE / len(self._streams)
+            self._send_beacons()
 
-    def _send_beacons(self, pause: float) -> None:
+    def _send_beacons(self) -> None:
         some = [] if self._beacons is None else list(islice(self._beacons, SLICE))
         for stream in some:
             if self._streams.get(stream.topic) is stream:
                 self.beacon(stream.topic)
         if len(some) == SLICE:
-            self._timer = self._loop.call_later(
-                pause, self._send_beacons, pause, context=self._context
-            )
+            self._driver.later(self._pause, self._send_beacons)
         else:
             self._beacons = None
 
@@ -365,30 +358,31 @@ class Fanout:
         """Say on one stream what was sent last."""
         if topic in self._streams:
             self._streams[topic].beacon()
-            if topic in self._quiet:
-                self._tell_of(topic)
+            if topic in self._progress:
+                self._send_progress_of(topic)
 
-    def _tell_later(self) -> None:
-        self._telling = self._loop.call_later(QUIET_SECONDS, self._tell, context=self._context)
+    def _schedule_progress(self) -> None:
+        self._is_scheduled = True
+        self._driver.later(PROGRESS_SECONDS, self._send_progress)
 
-    def _tell(self) -> None:
-        self._telling = None
-        if not self._quiet:
+    def _send_progress(self) -> None:
+        self._is_scheduled = False
+        if not self._progress:
             return
-        self._tell_later()  # first, or nobody would be told again where one could not be sent
-        told = 0
-        for topic in list(islice(self._quiet, LOOKS)):
-            seq = self._quiet.pop(topic)
-            self._quiet[topic] = seq  # it queues up anew, behind the others
+        self._schedule_progress()  # first: else none is sent again if one could not be
+        sent = 0
+        for topic in list(islice(self._progress, LOOKS)):
+            seq = self._progress.pop(topic)
+            self._progress[topic] = seq  # it goes behind the others
             if self._streams[topic].newest > seq:
-                self._tell_of(topic)
-                told += 1
-            if told == SLICE:
+                self._send_progress_of(topic)
+                sent += 1
+            if sent == SLICE:
                 break
 
-    def _tell_of(self, topic: bytes) -> None:
+    def _send_progress_of(self, topic: bytes) -> None:
         stream = self._streams[topic]
-        self._quiet[topic] = stream.newest
+        self._progress[topic] = stream.newest
         stream.quiet_beacon()
 
     def sent(self) -> dict[str, int]:
@@ -410,7 +404,7 @@ class Fanout:
         self._confirmed = dict.fromkeys(self._confirmed, 0)
 
     def confirm(self, owed: dict[bytes, int]) -> None:
-        """Everybody has all of this."""
+        """Every peer has all of this."""
         for topic, seq in owed.items():
             if topic in self._confirmed:
                 self._confirmed[topic] = max(self._confirmed[topic], seq)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from aiobus import wire
-from aiobus.catchup import CatchUp as Inlet
+from aiobus.catchup import CatchUp
 from aiobus.history import Page, Want
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
@@ -24,94 +24,92 @@ __all__ = [
 ]
 
 LEFT = 32
-"""Frames in a row that all inlets leave before a topic turns quiet."""
+"""Frames in a row that all subscriptions leave before a topic is switched to progress messages."""
 FAR = 2048
 NEAR = 1024
-"""Numbers that each inlet misses, at least, when a topic turns quiet (FAR) and while it stays so: a
-page, so that what is published while the last one is under way mostly comes by itself.
+"""Hysteresis of progress-only mode, in sequence numbers. A topic enters it if every subscription
+lags more than FAR, and leaves it once one lags NEAR or less: a page, so that what is published
+while the last page is under way mostly comes by itself.
 """
 
 
 class Topic:
-    """Who listens to one query. `name`: the topic of its frames."""
+    """The subscriptions to one query. `name`: the topic of its frames."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.inlets: dict[Inlet, None] = {}
-        self.is_quiet = False
-        self._left = 0
+        self.catchups: dict[CatchUp, None] = {}
+        self.is_progress_only = False
+        self.left = 0
+        """Frames in a row that all subscriptions have left."""
 
     def __str__(self) -> str:
-        return self.name[:-1].decode() + (" quietly" if self.is_quiet else " loudly")
+        what = "progress" if self.is_progress_only else "events"
+        return f"the {what} of {self.name[:-1].decode()}"
 
     @property
-    def live(self) -> bytes:
-        """What is subscribed to now."""
-        return quiet(self.name) if self.is_quiet else self.name
+    def subscribed(self) -> bytes:
+        """The topic that is subscribed to now: that of the frames, or of the progress messages."""
+        return quiet(self.name) if self.is_progress_only else self.name
 
     @property
     def other(self) -> bytes:
-        """What would be, if it were not."""
-        return self.name if self.is_quiet else quiet(self.name)
+        """The topic that is not subscribed to now."""
+        return self.name if self.is_progress_only else quiet(self.name)
 
-    def note_frame(self, *, is_taken: bool) -> bool:
-        """A frame with events has come; `is_taken` if any inlet took it. True when the topic has
-        turned quiet or loud.
-        """
-        if is_taken:
-            self._left = 0
-            return self.note_moved()
-        self._left += 1
-        if self.is_quiet or self._left < LEFT:
+    def note_left(self) -> bool:
+        """All subscriptions have left a frame with events. True if the mode changes."""
+        self.left += 1
+        if self.is_progress_only or self.left < LEFT:
             return False
-        self._left = 0
-        self.is_quiet = all(inlet.missing > FAR for inlet in self.inlets)
-        return self.is_quiet
+        self.left = 0
+        self.is_progress_only = all(catchup.missing > FAR for catchup in self.catchups)
+        return self.is_progress_only
 
     def note_moved(self) -> bool:
-        """Somebody may miss less than before. True when it has turned loud."""
-        if not self.is_quiet or all(inlet.missing > NEAR for inlet in self.inlets):
+        """A subscription may lag less than before. True if the mode changes."""
+        if not self.is_progress_only or all(catchup.missing > NEAR for catchup in self.catchups):
             return False
-        self.is_quiet = False
+        self.is_progress_only, self.left = False, 0
         return True
 
 
 AT_ONCE = 32
 """Questions to one source that have no answer yet."""
 
-Send = Callable[[Inlet, Source, Want, int], None]
+Send = Callable[[CatchUp, Source, Want, int], None]
 
 
 class Pages:
-    """The requests of one bus. `send` sends one: an inlet, a source, what is wanted, how many."""
+    """The requests of one bus. `send` sends one: an catchup, a source, what is wanted, how many."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._under_way: dict[Source, dict[Inlet, float]] = {}
-        self._waiting: dict[Source, dict[Inlet, tuple[Want, int]]] = {}
+        self._under_way: dict[Source, dict[CatchUp, float]] = {}
+        self._waiting: dict[Source, dict[CatchUp, tuple[Want, int]]] = {}
 
-    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int, now: float) -> bool:
-        """Ask now or when it is its turn; True when it has to wait. Again for the same inlet: the
+    def ask(self, catchup: CatchUp, source: Source, want: Want, limit: int, now: float) -> bool:
+        """Ask now or when it is its turn; True when it has to wait. Again for the same catchup: the
         last counts.
         """
         under_way = self._under_way.setdefault(source, {})
-        if inlet in under_way or len(under_way) < AT_ONCE:
-            under_way[inlet] = now
-            self._send(inlet, source, want, limit)
+        if catchup in under_way or len(under_way) < AT_ONCE:
+            under_way[catchup] = now
+            self._send(catchup, source, want, limit)
             return False
-        self._waiting.setdefault(source, {})[inlet] = (want, limit)
+        self._waiting.setdefault(source, {})[catchup] = (want, limit)
         return True
 
-    def answered(self, inlet: Inlet, source: Source, now: float) -> None:
+    def answered(self, catchup: CatchUp, source: Source, now: float) -> None:
         """An answer has come: the next may ask."""
-        self._under_way.get(source, {}).pop(inlet, None)
+        self._under_way.get(source, {}).pop(catchup, None)
         self._go_on(source, now)
 
     def tick(self, now: float) -> None:
         """A second has passed: what has no answer by now will have none."""
         for source, under_way in list(self._under_way.items()):
-            for inlet in [each for each, asked in under_way.items() if now - asked >= RETRY]:
-                del under_way[inlet]
+            for catchup in [each for each, asked in under_way.items() if now - asked >= RETRY]:
+                del under_way[catchup]
             self._go_on(source, now)
             if not under_way:
                 del self._under_way[source]
@@ -119,17 +117,17 @@ class Pages:
     def _go_on(self, source: Source, now: float) -> None:
         waiting = self._waiting.get(source, {})
         while waiting and len(self._under_way.get(source, ())) < AT_ONCE:
-            inlet = next(iter(waiting))
-            self.ask(inlet, source, *waiting.pop(inlet), now)
+            catchup = next(iter(waiting))
+            self.ask(catchup, source, *waiting.pop(catchup), now)
         if not waiting:
             self._waiting.pop(source, None)
 
-    def forget(self, inlet: Inlet) -> None:
+    def forget(self, catchup: CatchUp) -> None:
         """It asks for nothing any more."""
         for under_way in self._under_way.values():
-            under_way.pop(inlet, None)
+            under_way.pop(catchup, None)
         for waiting in self._waiting.values():
-            waiting.pop(inlet, None)
+            waiting.pop(catchup, None)
 
 
 MEMORY = 3600.0
@@ -144,74 +142,74 @@ MAX_PAST = 16_384
 
 
 class Past(NamedTuple):
-    """What is kept of a source that left long ago: its inlets stood between `low` and `high`."""
+    """What is kept of a source that left long ago: its catchups stood between `low` and `high`."""
 
     low: int
     high: int
     number: int
-    """The last inlet that there was by then."""
+    """The last catchup that there was by then."""
     left: float
 
 
 class Interest:
-    """Who has subscribed to what."""
+    """The subscriptions of one bus, and what is owed to them."""
 
     def __init__(self) -> None:
         self._topics: dict[bytes, Topic] = {}
-        self.turned: list[Topic] = []
-        """Topics that have turned quiet or loud, of which no source knows yet."""
-        self._numbers: dict[Inlet, int] = {}
-        self._numbered: dict[int, Inlet] = {}
+        self.switched: list[Topic] = []
+        """Topics whose mode has changed. No source knows of it yet."""
+        self._numbers: dict[CatchUp, int] = {}
+        self._numbered: dict[int, CatchUp] = {}
         self._last_number = 0
         self.started: dict[Source, float] = {}
         """When each source that ever answered has started, in monotonic seconds of this process."""
         self.marks: dict[Source, tuple[Mark, list[tuple[str, int]]]] = {}
         """Flush marks, and what of each is not reached yet."""
-        self.refused: dict[PeerId, dict[Inlet, None]] = {}
+        self.refused: dict[PeerId, dict[CatchUp, None]] = {}
         """Those whose query a peer does not serve."""
         self.ended: dict[Source, int] = {}
         """Up to where each source was heard of when it left."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first
         self._past: dict[Source, Past] = {}
 
-    def __iter__(self) -> Iterator[Inlet]:
+    def __iter__(self) -> Iterator[CatchUp]:
         return iter(self._numbers)
 
-    def add(self, inlet: Inlet) -> bytes | None:
-        """Hand frames of its query to `inlet`; return the topic if it is the first to ask."""
-        name = topic(inlet.query.text)
+    def add(self, catchup: CatchUp) -> bytes | None:
+        """Hand frames of its query to `catchup`; return the topic if it is the first to ask."""
+        name = topic(catchup.query.text)
         self._last_number += 1
-        self._numbers[inlet] = self._last_number
-        self._numbered[self._last_number] = inlet
+        self._numbers[catchup] = self._last_number
+        self._numbered[self._last_number] = catchup
         if is_new := name not in self._topics:
             self._topics[name] = Topic(name)
-        self._topics[name].inlets[inlet] = None
+        self._topics[name].catchups[catchup] = None
         self._note_moved(self._topics[name])
         return name if is_new else None
 
     def _note_moved(self, asked: Topic) -> None:
         if asked.note_moved():
-            self.turned.append(asked)
+            self.switched.append(asked)
 
-    def remove(self, inlet: Inlet) -> bytes | None:
+    def remove(self, catchup: CatchUp) -> bytes | None:
         """No more; return what was subscribed to for it if it was the last to ask."""
-        number = self._numbers.pop(inlet, None)
+        number = self._numbers.pop(catchup, None)
         if number is None:
             return None
         del self._numbered[number]
         for refused in self.refused.values():
-            refused.pop(inlet, None)
-        name = topic(inlet.query.text)
+            refused.pop(catchup, None)
+        name = topic(catchup.query.text)
         asked = self._topics[name]
-        del asked.inlets[inlet]
-        if asked.inlets:
+        del asked.catchups[catchup]
+        if asked.catchups:
             return None
         del self._topics[name]
-        return asked.live
+        return asked.subscribed
 
-    def number(self, inlet: Inlet) -> int | None:
+    def number(self, catchup: CatchUp) -> int | None:
         """By which number `numbered` finds it."""
-        return self._numbers.get(inlet)
+        return self._numbers.get(catchup)
 
     def note_start(self, source: Source, started: float) -> None:
         """A source says how old it is. The earliest it may have started counts: what a message
@@ -220,52 +218,55 @@ class Interest:
         self.started[source] = min(started, self.started.get(source, started))
         self._left.pop(source, None)
         if (past := self._past.pop(source, None)) is not None:
-            for inlet, number in self._numbers.items():
+            for catchup, number in self._numbers.items():
                 if number <= past.number:
-                    inlet.resume(source, past.low, past.high)
+                    catchup.resume(source, past.low, past.high)
 
-    def meet(self, inlets: Iterable[Inlet], value: Answer) -> None:
+    def meet(self, catchups: Iterable[CatchUp], value: Answer) -> None:
         """A source has answered: the queries of these are live there, or it says why not."""
         source = _source(value.who)
-        for inlet in inlets:
-            if inlet not in self._numbers:
+        for catchup in catchups:
+            if catchup not in self._numbers:
                 continue
-            if (reason := value.refusal(inlet.query.text)) is not None:
+            if (reason := value.refusal(catchup.query.text)) is not None:
                 refused = self.refused.setdefault(value.who, {})
-                if inlet not in refused:
-                    refused[inlet] = None
-                    inlet.refuse(value.who.name, reason)
+                if catchup not in refused:
+                    refused[catchup] = None
+                    catchup.refuse(value.who.name, reason)
             else:
-                self.refused.get(value.who, {}).pop(inlet, None)
-                inlet.meet(source, value.seq, self.started[source])
-                if source not in inlet.beginning:  # else it confirms when it has told where
-                    inlet.confirm(value.who.name)
+                self.refused.get(value.who, {}).pop(catchup, None)
+                catchup.meet(source, value.seq, self.started[source])
+                if source not in catchup.beginning:  # else it confirms once it has said where
+                    catchup.confirm(value.who.name)
 
-    def refusing(self, inlet: Inlet) -> set[str]:
+    def refusing(self, catchup: CatchUp) -> set[str]:
         """Names of the peers that do not serve its query."""
-        return {who.name for who, inlets in self.refused.items() if inlet in inlets}
+        return {who.name for who, catchups in self.refused.items() if catchup in catchups}
 
     def take(self, frame: Frame, heard: int = 0) -> None:
-        """Hand a frame to all who asked for it. Its source was heard of up to `heard`."""
+        """Hand a frame to all that asked for it. Its source was heard of up to `heard`."""
         if (asked := self._topics.get(frame.topic)) is None:
             return
         source = (frame.source, frame.epoch)
         started, heard = self.started.get(source), max(heard, frame.newest)
         is_taken = False
-        for inlet in tuple(asked.inlets):
-            is_taken |= inlet.take(frame, started, heard)
-        if frame.count:  # each peer has a beacon a second on it
-            if asked.note_frame(is_taken=is_taken):
-                self.turned.append(asked)
-        else:
-            self._note_moved(asked)
+        for catchup in tuple(asked.catchups):
+            is_taken |= catchup.take(frame, started, heard)
+        if asked.is_progress_only or not is_taken:
+            if frame.count and not is_taken:  # a frame without events comes from each peer a second
+                if asked.note_left():
+                    self.switched.append(asked)
+            else:
+                self._note_moved(asked)
+        elif frame.count:
+            asked.left = 0
 
-    def turn(self, inlet: Inlet, source: Source, page: Page, rows: Rows) -> None:
-        """A page has come that `inlet` has asked for."""
-        inlet.turn(source, page, rows)
-        self._note_moved(self._topics[topic(inlet.query.text)])
+    def take_page(self, catchup: CatchUp, source: Source, page: Page, rows: Rows) -> None:
+        """A page has come that `catchup` has asked for."""
+        catchup.turn(source, page, rows)
+        self._note_moved(self._topics[topic(catchup.query.text)])
 
-    def numbered(self, number: int) -> Inlet | None:
+    def numbered(self, number: int) -> CatchUp | None:
         """The one with this number, if it is still there."""
         return self._numbered.get(number)
 
@@ -298,8 +299,8 @@ class Interest:
     def _has(self, source: Source, query: str, seq: int) -> bool:
         asked = self._topics.get(topic(query))
         started = self.started.get(source)
-        inlets = () if asked is None else tuple(asked.inlets)
-        return all(inlet.has(source, seq, started) for inlet in inlets)
+        catchups = () if asked is None else tuple(asked.catchups)
+        return all(catchup.has(source, seq, started) for catchup in catchups)
 
     def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> None:
         """A source has left and was heard of up to `newest`: what is missing is lost. `is_dead`: it
@@ -310,34 +311,34 @@ class Interest:
         self.ended[source] = newest
         self._left.pop(source, None)
         self._left[source] = now
-        for inlet in self._numbers:
-            inlet.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
-            inlet.leave(source, newest, is_dead=is_dead)
+        for catchup in self._numbers:
+            catchup.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
+            catchup.leave(source, newest, is_dead=is_dead)
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""
         self.ended.pop(source, None)
         self.marks.pop(source, None)  # if it is still wanted, it is said again
-        for inlet in self._numbers:
-            inlet.go_back(source, seq)
+        for catchup in self._numbers:
+            catchup.go_back(source, seq)
 
     def note_said(self, source: Source, seq: int) -> None:
         """A source that was asked says that it is at `seq`, and takes nothing back."""
-        for inlet in self._numbers:
-            inlet.note_said(source, seq)
+        for catchup in self._numbers:
+            catchup.note_said(source, seq)
 
     def extend_deadlines(self) -> None:
         """This process was held up."""
-        for inlet in self._numbers:
-            inlet.extend_deadlines()
+        for catchup in self._numbers:
+            catchup.extend_deadlines()
 
     def tick(self, now: float, alive: Collection[Source], known: Collection[Source]) -> None:
         """A second has passed: these sources were heard of lately, and these may come back."""
-        for inlet in tuple(self._numbers):
-            inlet.tick(alive)
-            for source in [each for each in inlet.behind if each in self._left]:
-                if source not in known:  # something of it came late, and nobody can be asked
-                    inlet.leave(source, self.ended.get(source, 0))
+        for catchup in tuple(self._numbers):
+            catchup.tick(alive)
+            for source in [each for each in catchup.behind if each in self._left]:
+                if source not in known:  # something of it came late, and it cannot be asked
+                    catchup.leave(source, self.ended.get(source, 0))
         for asked in self._topics.values():
             self._note_moved(asked)  # perhaps its source has left
         for source in [each for each in self._left if each in known]:
@@ -359,7 +360,7 @@ class Interest:
         del self._left[source]
         self.started.pop(source, None)
         self.ended.pop(source, None)
-        return [inlet.forget(source) for inlet in self._numbers]
+        return [catchup.forget(source) for catchup in self._numbers]
 
     def _put_away(self, source: Source, left: float) -> None:
         places = self._forget(source)

@@ -1,78 +1,58 @@
 """The peers of one bus: found, linked, silent, gone, and the links to them.
 
-Owns who is there and what is done about it: connecting, asking whether all that is subscribed here
-is live there, making a link again, settling with a peer that has left, and the looks at endpoints,
-whose tasks end with the bus. Owns the question to a peer that says less of itself than was heard of
-it. Must not know what else is said over a link; when silence is too long is for `peers` to judge.
+Owns which peers there are and what is done about them: connecting, asking whether all that is
+subscribed here is live there, making a link again, and settling with a peer that has left. Owns
+what follows from a probe of endpoints, and the question to a peer that says less of itself than was
+heard of it. Must not know what else is said over a link. `peers` judges when silence is too long.
 """
 
-import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
-from contextlib import suppress
-from contextvars import Context
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
 
 from aiobus import clock as epochs
 from aiobus.clock import elapsed
-from aiobus.diagnostics import Diagnostics as Witness
-from aiobus.discovery import Member
-from aiobus.mesh import Network
+from aiobus.diagnostics import Diagnostics
+from aiobus.discovery import Discovery, Member
+from aiobus.mesh import Driver, Network, Probe
 from aiobus.mesh.interest import Interest
-from aiobus.mesh.peers import MAX_LEFT_OUT, Left, Peer, Unplaced, Verdict, batches
-from aiobus.mesh.round_trips import RoundTrip, RoundTrips, Send
+from aiobus.mesh.peers import (
+    MAX_LEFT_OUT,
+    Left,
+    Peer,
+    PeerState,
+    RoundTrip,
+    RoundTrips,
+    Send,
+    Unplaced,
+    Verdict,
+)
+from aiobus.publisher import Publisher
 from aiobus.rows import Source
 from aiobus.sync import Notifier
-from aiobus.wire import VERSION, Answer, PeerId, WireError
+from aiobus.wire import VERSION, Answer, Ask, PeerId, WireError, up
 
 __all__ = [
     "Doubts",
     "Links",
-    "Searches",
 ]
 
 log = logging.getLogger("aiobus.mesh")
 
 
-class Searches:
-    """The tasks of the bus `me` that look for peers."""
-
-    def __init__(self, me: PeerId) -> None:
-        self._me = me
-        self._context = Context()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def begin(self, search: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Run `search` in a task of its own."""
-        name = f"aiobus {self._me.name} search"
-        task = asyncio.get_running_loop().create_task(search, name=name, context=self._context)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_end)
-        return task
-
-    def _on_end(self, search: "asyncio.Task[None]") -> None:
-        self._tasks.discard(search)
-        if not search.cancelled() and (error := search.exception()) is not None:
-            log.error("looking for peers failed", exc_info=error)
-
-    def end(self) -> None:
-        """Look for no peer any more. Never waits."""
-        for task in self._tasks:
-            task.cancel()
-
-
 class Doubts:
     """The doubts of one bus. `ask` sends a `?` under a number of `rounds`."""
 
-    def __init__(self, rounds: RoundTrips, ask: Send, witness: Witness, inlets: Interest) -> None:
+    def __init__(
+        self, rounds: RoundTrips, ask: Send, diagnostics: Diagnostics, interest: Interest
+    ) -> None:
         self._rounds = rounds
         self._ask = ask
-        self._witness = witness
-        self._interest = inlets
+        self._diagnostics = diagnostics
+        self._interest = interest
         self._questions: dict[Source, RoundTrip] = {}
 
     @property
@@ -102,7 +82,9 @@ class Doubts:
         was = peer.last
         if peer.confirm(value.seq):
             text = f"{peer} says that it is at seq {peer.last}, and was heard of up to {was}:"
-            self._witness.trouble(f"{peer.name} went back", f"{text} its events go on from there")
+            self._diagnostics.trouble(
+                f"{peer.name} went back", f"{text} its events go on from there"
+            )
             self._interest.go_back(source, peer.last)
         else:
             self._interest.note_said(source, value.seq)
@@ -124,10 +106,6 @@ accepted keeps all of them in memory.
 """
 BYE_SECONDS = 2.0
 """After its bye, a peer whose hello is still here may not have closed: it is looked for."""
-BYE = 0.2
-"""Seconds for which the bye of a peer whose hello is gone is waited for: each comes on a connection
-of its own, so the end of a peer that closes may be read before its bye.
-"""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -143,19 +121,17 @@ class Closed:
 
 
 class Links:
-    """Who else is on the bus. `ask` sends a `?` under a number of `rounds`, and `newest` tells the
-    seq of the last event that was published here for others.
-    """
+    """The other buses that the bus `me` knows, and its links to them."""
 
     def __init__(
         self,
         me: PeerId,
+        publisher: Publisher,
         network: Network,
-        witness: Witness,
-        inlets: Interest,
-        rounds: RoundTrips,
-        ask: Send,
-        newest: Callable[[], int],
+        discovery: Discovery,
+        diagnostics: Diagnostics,
+        interest: Interest,
+        driver: Driver,
     ) -> None:
         self.me = me
         self.is_open = False
@@ -166,19 +142,19 @@ class Links:
         """When this bus started, in monotonic seconds."""
         self.changed = Notifier()
         self.unconfirmed: set[str] = set()
-        """Names of those that did not confirm a subscription, and were told of."""
+        """Names of the peers that did not confirm a subscription in time, as its user was told."""
+        self.rounds = RoundTrips(me.epoch)  # an answer to an earlier start of this bus is none
+        self.doubts = Doubts(self.rounds, self.ask, diagnostics, interest)
+        self.sources: dict[Source, Peer] = {}
+        """Those of the peers that are linked or looked for."""
+        self._publisher = publisher
         self._network = network
-        self._witness = witness
-        self._interest = inlets
-        self._rounds = rounds
-        self._ask = ask
-        self._newest = newest
-        self._loop = asyncio.get_running_loop()
-        self._context = Context()
+        self._discovery = discovery
+        self._diagnostics = diagnostics
+        self._interest = interest
+        self._driver = driver
         self._peers: dict[str, Peer] = {}  # by endpoint
-        self._sources: dict[Source, Peer] = {}
         self._linking: dict[str, RoundTrip] = {}
-        self.doubts = Doubts(rounds, ask, witness, inlets)
         self._judged = elapsed()
         self._lenient_until = 0.0
         self._strangers: dict[str, Peer] = {}
@@ -186,13 +162,12 @@ class Links:
         self._unseen: dict[str, Peer] = {}
         """Those of them that are not connected to yet."""
         self._closed: dict[str, Closed] = {}  # by endpoint
-        self._succeeding: set[Peer] = set()
+        self._succeeding: dict[Peer, Probe] = {}
         """Those that have the name of one that may be dead, until that is known."""
         self._unplaced = Unplaced()
-        self._searches = Searches(me)
-        self._looking: asyncio.Task[None] | None = None
-        self._sorting: asyncio.Task[None] | None = None
-        self._relinking: asyncio.Task[None] | None = None
+        self._looking: Probe | None = None
+        self._sorting: Probe | None = None
+        self._relinking: Probe | None = None
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -204,12 +179,26 @@ class Links:
     def __contains__(self, peer: Peer) -> bool:
         return self._peers.get(peer.endpoint) is peer
 
+    def ask(self, number: int, endpoints: Collection[str]) -> None:
+        """Ask the peers at these endpoints under this number whether all that is subscribed here is
+        live there.
+        """
+        peers = [peer for each in endpoints if (peer := self._peers.get(each)) is not None]
+        name = peers[0].name if len(peers) == 1 else "*"
+        self._network.ask(up(Ask(name, number, self.me)))
+
+    def _found_at(self) -> int:
+        """The seq after which a peer that is found now is owed what is published here: 0 if it was
+        there already, perhaps, and could not be met.
+        """
+        return 0 if self._discovery.unreached else self._publisher.public_seq
+
     # Coming.
 
     def find(self, member: Member) -> None:
-        """Somebody listens there: link. Again: nothing."""
+        """A member listens there: link. Again: nothing."""
         if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
-            self._add(member, self._newest())
+            self._add(member, self._found_at())
 
     def _add(self, member: Member, found_at: int, who: PeerId | None = None) -> Peer | None:
         """A new peer; None when there is no place for it. `who`: if it has said hello."""
@@ -231,8 +220,8 @@ class Links:
             self._connect(peer)
         else:
             self._unseen[peer.endpoint] = peer
-            if self._looking is None or self._looking.done():
-                self._looking = self._searches.begin(self._look())
+            if self._looking is None or self._looking.is_over:
+                self._look()
         return peer
 
     def _connect(self, peer: Peer) -> None:
@@ -240,39 +229,48 @@ class Links:
         self._network.connect(peer.endpoint)
         self.link(peer)
 
-    async def _look(self) -> None:
+    def _probe(self, probe: Probe) -> Probe:
+        self._driver.probe(probe)
+        return probe
+
+    def _look(self) -> None:
         """Connect to those of the unseen that listen, and drop the others."""
-        while self._unseen:
-            some = [self._unseen.pop(each) for each in list(islice(self._unseen, AT_SIGHT))]
-            members = {Member(peer.name, peer.endpoint): peer for peer in some if peer in self}
-            absent = await self._network.absent(members)
+        some = [self._unseen.pop(each) for each in list(islice(self._unseen, AT_SIGHT))]
+        members = {Member(peer.name, peer.endpoint): peer for peer in some if peer in self}
+
+        def conclude(absent: Collection[Member]) -> None:
             for member, peer in members.items():
                 if peer in self and member not in absent:
                     self._connect(peer)
                 elif peer in self:
                     self._drop(peer)
                     self.changed.wake()
-            await asyncio.sleep(0)
+            if self._unseen:
+                self._look()
+
+        self._looking = self._probe(Probe(members, conclude))
 
     # No place.
 
     def _leave_out(self, member: Member, found_at: int, who: PeerId | None) -> None:
         if not self._unplaced.add(member, found_at, who):
             text = f"more than {MAX_LEFT_OUT:,} peers are left out: not all are known by name"
-            self._witness.trouble("more peers are left out than are remembered", text)
-        elif self._sorting is None or self._sorting.done():
-            self._sorting = self._searches.begin(self._sort_new())
+            self._diagnostics.trouble("more peers are left out than are remembered", text)
+        elif self._sorting is None or self._sorting.is_over:
+            self._sort_new()
 
-    async def _sort_new(self) -> None:
-        while some := self._unplaced.unsaid(AT_SIGHT):
-            await self._sort(some)
-            await asyncio.sleep(0)
+    def _sort_new(self) -> None:
+        if some := self._unplaced.unsaid(AT_SIGHT):
+            self._sorting = self._probe(self.sorting(some, is_new=True))
 
-    async def _sort(self, some: Collection[Left]) -> None:
-        """Forget those of the left out that do not listen, and link with the others as far as there
-        is a place.
+    def sorting(self, some: Collection[Left], *, is_new: bool = False) -> Probe:
+        """The probe that forgets those of the left out that do not listen, and links with the
+        others as far as there is a place.
         """
-        absent = await self._network.absent([left.member for left in some])
+        members = [left.member for left in some]
+        return Probe(members, partial(self._sort, some, is_new=is_new))
+
+    def _sort(self, some: Collection[Left], absent: Collection[Member], *, is_new: bool) -> None:
         for left in some:
             if left not in self._unplaced:
                 continue
@@ -293,7 +291,9 @@ class Links:
                     f"{name} is left out: {MAX_PEERS:,} peers are known already; it is named as"
                     " unconfirmed until there is a place for it, or it ends"
                 )
-                self._witness.trouble("peers are left out", text)
+                self._diagnostics.trouble("peers are left out", text)
+        if is_new:
+            self._sort_new()
 
     def left_out(self, newest: float = math.inf) -> list[Left]:
         """Those for which there is no place, and to which something up to `newest` is owed."""
@@ -303,56 +303,42 @@ class Links:
         """A word for those of them whose names are not remembered, if there are any."""
         return self._unplaced.more(newest)
 
-    async def see_left_out(
-        self, before: Collection[Left], timeout: float, newest: float = math.inf
-    ) -> list[Left]:
-        """Look, `timeout` seconds at most, who of those that are left out, or were `before`, has
-        ended; return the others. Some of them may have a place by then.
-        """
-        owed = dict.fromkeys([*before, *self.left_out(newest)])
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, timeout)):
-                for some in batches(owed, AT_SIGHT):
-                    await self._sort(some)
-                    await asyncio.sleep(0)
-        return [left for left in owed if not left.has_ended]
-
     def link(self, peer: Peer) -> None:
         """Ask whether all that is subscribed here is live there. One such question is under way for
         each peer, until it has answered.
         """
-        self._rounds.drop(self._linking.get(peer.endpoint))
-        inlets = list(self._interest)
+        self.rounds.drop(self._linking.get(peer.endpoint))
+        catchups = list(self._interest)
 
         def on_answer(value: Answer) -> None:
-            self._interest.meet(inlets, value)
+            self._interest.meet(catchups, value)
             if peer in self:
                 peer.has_answered = True
                 self._note_link(peer)
 
-        self._linking[peer.endpoint] = self._rounds.ask([peer.endpoint], self._ask, on_answer)
+        self._linking[peer.endpoint] = self.rounds.ask([peer.endpoint], self.ask, on_answer)
 
     def hello(self, who: PeerId) -> None:
-        """Somebody who listens to this bus says who it is. Raises WireError for who cannot be. One
-        for which there is no place is left out, and says it again here as soon as there is one.
+        """A subscriber of this bus says who it is. Raises WireError if it cannot be a peer. If
+        there is no place for it, it is left out, and linked as soon as there is one.
         """
         member = Member(who.name, who.endpoint)
         before = self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
-            if not self._network.admits(member) or who.endpoint == self.me.endpoint:
-                raise WireError("a hello from where nobody of this bus can be")
-            found_at = self._newest()
+            if not self._discovery.admits(member) or who.endpoint == self.me.endpoint:
+                raise WireError("a hello from an endpoint that no member of this bus can have")
+            found_at = self._found_at()
             if before is not None and before.who == who:
                 found_at = before.found_at  # it never closed, and is owed what it was before
             peer = self._add(member, found_at, who)
             if peer is None:
                 return
-            self._network.remember(member)
+            self._discovery.remember(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer)
-        # A repeated hello says that its link was made anew; perhaps ours was cut as well.
-        is_news = peer.has_said_hello or peer.name != who.name
+        # A repeated hello says that its link was made again; perhaps ours was cut as well.
+        is_news = peer.state is not PeerState.FOUND or peer.name != who.name
         self._introduce(peer, who)
         peer.say_hello()
         self.changed.wake()
@@ -364,22 +350,24 @@ class Links:
         epochs.heard(who.epoch)
         # If it was here before, cursors stand where it was then.
         peer.last = max(peer.last, self._interest.ended.get((who.name, who.epoch), 0))
-        self._sources[who.name, who.epoch] = peer
+        self.sources[who.name, who.epoch] = peer
 
-    def answer(self, who: PeerId, reply: Callable[[], None]) -> None:
-        """Somebody has asked whether its queries are live here: `reply`, if it has said hello."""
+    def known(self, who: PeerId) -> Peer | None:
+        """The peer that has said hello as `who`."""
         peer = self._peers.get(who.endpoint)
-        if peer is not None and peer.who == who:
-            reply()
-            peer.was_answered = True
-            self._note_link(peer)
+        return peer if peer is not None and peer.who == who else None
+
+    def note_answered(self, peer: Peer) -> None:
+        """A peer was answered whether its queries are live here."""
+        peer.was_answered = True
+        self._note_link(peer)
 
     def hear_answer(self, value: Answer) -> None:
-        """Somebody has answered, and says how old it is."""
+        """A peer has answered, and says how old it is."""
         who = value.who
         peer = self._peers.get(who.endpoint)
         if peer is None or (peer.is_listening and peer.who != who):
-            return  # of one that was there before: who says hello now is who is there
+            return  # stale answer from an earlier process there: the latest hello decides
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
@@ -392,7 +380,7 @@ class Links:
         self._interest.note_start((who.name, who.epoch), now - value.age)
         if who.name == self.me.name:
             self._on_namesake(value)
-        self._rounds.answer(value.nonce, who.endpoint, value)
+        self.rounds.answer(value.nonce, who.endpoint, value)
 
     def _on_namesake(self, other: Answer) -> None:
         """Another bus of this name. One that has started stays. Of two that start, which one stays
@@ -403,7 +391,7 @@ class Links:
         if self.is_open:
             if other.is_open:  # one that starts is about to be refused
                 text = f"another bus named {me.name!r} has come, at {who.endpoint}"
-                self._witness.trouble(f"the name {me.name!r} is used twice", text)
+                self._diagnostics.trouble(f"the name {me.name!r} is used twice", text)
                 self.is_late |= self._is_younger(other)
         elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
             self.is_late = True
@@ -432,7 +420,7 @@ class Links:
             f" version {VERSION}: they are not linked, and get nothing of each other; run the same"
             " version of aiobus on both sides"
         )
-        self._witness.trouble(f"{who.name} speaks another version", text)
+        self._diagnostics.trouble(f"{who.name} speaks another version", text)
         self.changed.wake()
 
     def _note_link(self, peer: Peer) -> None:
@@ -441,38 +429,42 @@ class Links:
         rivals = [each for each in self if each.name == peer.name and each.is_linked]
         if not rivals:
             self._join(peer)
-        elif peer not in self._succeeding:
-            self._succeeding.add(peer)
-            self._searches.begin(self._succeed(peer, rivals))
+        elif not self._is_succeeding(peer):
+            self._succeed(peer, rivals)
+
+    def _is_succeeding(self, peer: Peer) -> bool:
+        probe = self._succeeding.get(peer)
+        return probe is not None and not probe.is_over
 
     def _join(self, peer: Peer) -> None:
         if peer.link() and peer.who is not None:
             log.debug("%s is linked with %s", self.me, peer)
             self.unconfirmed.discard(peer.name)  # what it does not serve, it says
-            self._witness.peer_joined(peer.who.name, peer.who.epoch)
+            self._diagnostics.peer_joined(peer.who.name, peer.who.epoch)
             self.changed.wake()
 
-    async def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
+    def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
         """Link with `peer` after it is said that those that had its name have left. A handler goes
         by the name: if it heard of the old one's end last, it would stop beside a feed that lives.
         """
-        try:
-            members = [Member(each.name, each.endpoint) for each in rivals]
-            dead = {member.endpoint for member in await self._network.absent(members)}
-        finally:
-            self._succeeding.discard(peer)
+        members = [Member(each.name, each.endpoint) for each in rivals]
+        self._succeeding[peer] = self._probe(Probe(members, partial(self._replace, peer, rivals)))
+
+    def _replace(self, peer: Peer, rivals: list[Peer], absent: Collection[Member]) -> None:
+        self._succeeding.pop(peer, None)
+        dead = {member.endpoint for member in absent}
         for rival in rivals:
             is_dead = rival.endpoint in dead
             if rival not in self or not rival.is_linked:
                 continue
-            if not (is_dead or rival.is_withdrawn or peer.is_open):
+            if not (is_dead or rival.is_gone or peer.is_open):
                 return  # it is about to be refused, and would be said to join and to leave
-            if is_dead or rival.is_withdrawn:
+            if is_dead or rival.is_gone:
                 self._settle(rival, "another has taken its place", is_dead=is_dead)
-                rival.has_left = True
+                rival.leave()
             else:
                 text = f"two buses are named {peer.name!r}, at {rival.endpoint} and {peer.endpoint}"
-                self._witness.trouble(f"the name {peer.name!r} is used twice", text)
+                self._diagnostics.trouble(f"the name {peer.name!r} is used twice", text)
             if is_dead:
                 self._drop(rival)
         if peer in self:
@@ -480,28 +472,23 @@ class Links:
 
     def is_there(self, source: Source) -> bool:
         """True while the peer that publishes as `source` is linked."""
-        peer = self._sources.get(source)
+        peer = self.sources.get(source)
         return peer is not None and peer.is_there
 
     def alive(self, now: float) -> set[Source]:
         """The sources that are not silent."""
-        return {source for source, peer in self._sources.items() if not peer.is_silent(now)}
-
-    @property
-    def sources(self) -> Collection[Source]:
-        """Those of the peers that are linked or looked for."""
-        return self._sources.keys()
+        return {source for source, peer in self.sources.items() if not peer.is_silent(now)}
 
     def hear(self, source: Source, seq: int) -> Peer | None:
         """A source is at `seq`, or beyond; the peer it is, if it is known."""
-        peer = self._sources.get(source)
+        peer = self.sources.get(source)
         if peer is not None:
             self._hear(peer, elapsed(), seq)
         return peer
 
     def doubt(self, source: Source) -> bool:
         """What came of a source is wrong: ask it where it is. False if it has left."""
-        peer = self._sources.get(source)
+        peer = self.sources.get(source)
         if peer is None or peer.has_left:
             return False
         self.doubts.ask(peer)
@@ -509,14 +496,18 @@ class Links:
 
     def hear_beat(self, source: Source, seq: int) -> None:
         """A source says that it is at `seq`."""
-        if (peer := self._sources.get(source)) is not None:
+        if (peer := self.sources.get(source)) is not None:
             self.doubts.weigh(peer, seq)
             self._hear(peer, elapsed(), seq)
 
     def _hear(self, peer: Peer, now: float, seq: int) -> None:
-        silent = peer.hear(now, seq)
-        if silent is not None and peer.who is not None:
-            self._witness.fresh(peer.name, peer.who.epoch, peer.last, silent)
+        if (silent := peer.hear(now, seq)) is not None:
+            self.note_fresh(peer, silent)
+
+    def note_fresh(self, peer: Peer, silent: float) -> None:
+        """A peer that was stale is heard again, after `silent` seconds."""
+        if peer.who is not None:
+            self._diagnostics.fresh(peer.name, peer.who.epoch, peer.last, silent)
 
     # Silence.
 
@@ -530,11 +521,11 @@ class Links:
         silent: list[Peer] = []
         overdue: list[Peer] = []
         for peer in list(self._peers.values()):
-            if peer.may_link and peer not in self._succeeding:
+            if peer.may_link and not self._is_succeeding(peer):
                 self.link(peer)  # it had not started yet, beside a living one of its name
             match peer.judge(now, is_lenient=now < self._lenient_until):
                 case Verdict.STALE if peer.who is not None:
-                    self._witness.stale(peer.name, peer.who.epoch, peer.last)
+                    self._diagnostics.stale(peer.name, peer.who.epoch, peer.last)
                 case Verdict.RELINK:
                     overdue.append(peer)
                 case Verdict.LEFT:
@@ -542,32 +533,28 @@ class Links:
                 case Verdict.DROP:
                     silent.append(peer)
         if silent:
-            self._searches.begin(self.drop_absent(silent))
+            self._probe(self.dropping(silent))
         if some := self._unplaced.turn(AT_SIGHT):
-            self._searches.begin(self._sort(some))
-            self._searches.begin(
-                self.drop_absent(overdue)
-            )  # they may have their places for nothing
-        if overdue and (self._relinking is None or self._relinking.done()):
-            self._relinking = self._searches.begin(self._relink_accepting(overdue))
+            self._probe(self.sorting(some))
+            self._probe(self.dropping(overdue))  # they may have their places for nothing
+        if overdue and (self._relinking is None or self._relinking.is_over):
+            members = {Member(peer.name, peer.endpoint): peer for peer in overdue}
+            conclude = partial(self._relink_accepting, members)
+            self._relinking = self._probe(Probe(members, conclude, for_accepting=True))
         if due := [each.who for each in self._closed.values() if now - each.said >= BYE_SECONDS]:
             for who in due:
                 self._closed[who.endpoint].said = math.inf  # not looked for twice
-            self._searches.begin(self._doubt(due))
+            named = [Member(who.name, who.endpoint) for who in due]
+            self._probe(Probe(named, partial(self._doubt_bye, due)))
         return is_late
 
-    def end(self) -> None:
-        """Look for no peer any more."""
-        self._searches.end()
-
-    async def _relink_accepting(self, peers: Iterable[Peer]) -> None:
-        """Make the links of silent peers anew that can be had: one that is only silent may be the
+    def _relink_accepting(self, members: dict[Member, Peer], accepting: Collection[Member]) -> None:
+        """Make the links of silent peers again that can be had: one that is only silent may be the
         last there is, since the file of an ipc endpoint may have vanished under its peer.
         """
-        members = {Member(peer.name, peer.endpoint): peer for peer in peers}
-        for member in await self._network.accepting(members):
+        for member in accepting:
             if (peer := members[member]) in self and peer.is_silent(now := elapsed()):
-                log.debug("%s links anew with %s", self.me, peer)
+                log.debug("%s links again with %s", self.me, peer)
                 peer.relink(now)
                 self._relink(peer)
 
@@ -580,15 +567,20 @@ class Links:
 
     # Going.
 
-    async def drop_absent(self, peers: Iterable[Peer]) -> None:
-        """Give up those of `peers` that do not listen any more, unless they say something. Who
-        cannot be reached may listen, and would never be found again: its meeting told of it once.
+    def dropping(self, peers: Iterable[Peer]) -> Probe:
+        """The probe that gives up those of `peers` that do not listen any more, unless they say
+        something. A peer that cannot be reached may listen. It would never be found again, since
+        discovery tells of it once.
         """
         began = elapsed()
         members = {Member(peer.name, peer.endpoint): peer for peer in peers}
-        for member in await self._network.absent(members):
-            if (peer := members[member]) in self and peer.is_silent_since(began):
-                self._drop(peer)
+
+        def conclude(absent: Collection[Member]) -> None:
+            for member in absent:
+                if (peer := members[member]) in self and peer.is_silent_since(began):
+                    self._drop(peer)
+
+        return Probe(members, conclude)
 
     def closing(self, newest: int) -> set[str]:
         """Names of those that said bye, whose hello is still here, and to which something up to
@@ -596,28 +588,8 @@ class Links:
         """
         return {each.who.name for each in self._closed.values() if each.found_at < newest}
 
-    async def see_closed(self, newest: int, timeout: float) -> set[str]:
-        """Wait for `timeout` seconds, and a moment at least, until those have closed that said so,
-        or say hello again since their bye was wrong; the names of those that do neither.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(BYE, timeout)):
-                while self.closing(newest):
-                    await self.changed.wait()
-        return self.closing(newest)
-
-    async def see_off(self, peers: Collection[Peer]) -> None:
-        """Learn which of `peers`, whose links are cut, are gone for good: wait a moment for their
-        byes, and drop those that never were linked and do not listen any more.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(BYE):
-                while any(peer in self and peer.is_cut for peer in peers):
-                    await self.changed.wait()
-        await self.drop_absent([each for each in peers if each in self and not each.is_linked])
-
     def withdraw(self, who: PeerId) -> None:
-        """Its hello is gone: it died, or its link to this bus was cut."""
+        """The hello of a peer is gone: it died, or its link to this bus was cut."""
         if who.endpoint in self._closed and self._closed[who.endpoint].who == who:
             del self._closed[who.endpoint]
             self.changed.wake()
@@ -626,22 +598,21 @@ class Links:
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
             peer.withdraw(elapsed())
-            self._rounds.lose(peer.endpoint)
+            self.rounds.lose(peer.endpoint)
             self.changed.wake()
 
     def bye(self, peer: Peer) -> None:
-        """It has closed, and this was the last of it."""
+        """A peer has closed, and this was its last message."""
         if peer.is_listening and peer.who is not None:
             self._closed[peer.endpoint] = Closed(peer.who, elapsed(), peer.found_at)
-        self._rounds.lose(peer.endpoint, is_missed=False)
+        self.rounds.lose(peer.endpoint, is_missed=False)
         self._settle(peer, "it closed")
         self._drop(peer)
 
-    async def _doubt(self, closed: list[PeerId]) -> None:
+    def _doubt_bye(self, closed: list[PeerId], absent: Collection[Member]) -> None:
         """Link again with those that still listen, and whose hello is still here, long after their
         bye: they have not closed, whatever bye there was.
         """
-        absent = await self._network.absent([Member(who.name, who.endpoint) for who in closed])
         for who in closed:
             before = self._closed.get(who.endpoint)
             if before is None or (before.who, before.said) != (who, math.inf):
@@ -651,25 +622,25 @@ class Links:
                 self.changed.wake()
             else:
                 text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
-                self._witness.trouble("a bye was wrong", text)
+                self._diagnostics.trouble("a bye was wrong", text)
                 self.hello(who)
 
     def _restart(self, peer: Peer) -> None:
-        """Somebody new listens there, so the old one is dead: settle with it first."""
+        """Another process listens there, so the old one is dead: settle with it first."""
         self._settle(peer, "another has taken its place", is_dead=True)
         self._forget(peer)
-        peer.renew(elapsed(), self._newest())
-        self._loop.call_soon(self._relink, peer, context=self._context)
+        peer.renew(elapsed(), self._found_at())
+        self._driver.soon(partial(self._relink, peer))
 
     def _settle(self, peer: Peer, reason: str, *, is_dead: bool = False) -> None:
-        """It has left: what is missing of its events is lost."""
+        """A peer has left: what is missing of its events is lost."""
         who = peer.who
         if who is not None:
             source = (who.name, who.epoch)
             self._interest.leave(source, elapsed(), peer.last, is_dead=is_dead)
             if peer.unlink():
-                self._witness.peer_left(who.name, who.epoch, peer.last, reason)
-        self._rounds.lose(peer.endpoint)
+                self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)
+        self.rounds.lose(peer.endpoint)
         self.changed.wake()
 
     def _drop(self, peer: Peer) -> None:
@@ -677,25 +648,25 @@ class Links:
         del self._peers[peer.endpoint]
         self._strangers.pop(peer.endpoint, None)
         self._unseen.pop(peer.endpoint, None)
-        self._rounds.drop(self._linking.pop(peer.endpoint, None))
+        self.rounds.drop(self._linking.pop(peer.endpoint, None))
         self._forget(peer)
-        self._rounds.lose(peer.endpoint, is_missed=peer.has_lost_place)
+        self.rounds.lose(peer.endpoint, is_missed=peer.has_lost_place)
         if not peer.has_lost_place:
             self._excuse(peer.name)
         self.changed.wake()
-        self._loop.call_soon(self._disconnect, peer.endpoint, context=self._context)
+        self._driver.soon(partial(self._disconnect, peer.endpoint))
 
     def _excuse(self, name: str) -> None:
-        """No process is there: it is not unconfirmed but gone."""
+        """No process of that name is there: it is not unconfirmed but gone."""
         if name in self.unconfirmed and not any(each.name == name for each in self):
             self.unconfirmed.discard(name)
-            for inlet in self._interest:
-                inlet.confirm(name)
+            for catchup in self._interest:
+                catchup.confirm(name)
 
     def _forget(self, peer: Peer) -> None:
-        """What still comes of its events says nothing of who is there now."""
-        for source in [source for source, each in self._sources.items() if each is peer]:
-            del self._sources[source]
+        """Events of it that still come say nothing of the peer that is there now."""
+        for source in [source for source, each in self.sources.items() if each is peer]:
+            del self.sources[source]
             self._interest.marks.pop(source, None)
             self.doubts.drop(source)
 

@@ -1,40 +1,65 @@
-"""What a bus knows of another one: whether it is linked, silent or gone; and of those for which
-there is no place.
+"""What a bus knows of another one: whether it is linked, silent or gone; of the peers for which
+there is no place; and which questions to peers are under way.
 
 Owns the judgement from what was heard and when; the times are those of the contract. Owns the
 memory of peers that were left out, since when they are owed what is published here, and the bound
-of that memory. Pure: it is told what happened and what time it is, and answers what to do. Times
-are monotonic seconds.
+of that memory. Owns the repetition of questions: ZeroMQ does not send a message again after a
+break. Pure: it takes what happened and what time it is, and returns what to do. Times are monotonic
+seconds.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
+from typing import Any, TypeVar
 
 from aiobus.discovery import Member
+from aiobus.sync import Notifier
 from aiobus.wire import PeerId
 
 __all__ = [
     "MORE",
     "Left",
     "Peer",
+    "RoundTrip",
+    "RoundTrips",
     "Unplaced",
     "Verdict",
 ]
 
+T = TypeVar("T")
+
 STALE = 3.0
 """Silence after which a peer is announced as stale: three heartbeats."""
 RELINK = 10.0
-"""Silence after which the link is made anew; a loop that is blocked for less is not a dead one."""
+"""Silence after which the link is made again; a loop that is blocked for less is not dead."""
 RELINK_MAX = 30.0
 GRACE = 5.0
 """Between a hello that is withdrawn and `peer_left`: the link may only have been cut."""
 DROP = 60.0
-"""Silence after which a peer whose hello is not here is given up, unless it still listens or cannot
-be reached: then it may be frozen or cut off, and is looked for again as much later.
+"""After so much silence, a peer whose hello is not here is given up. If its endpoint still accepts
+connections or cannot be reached, the peer may be frozen or cut off: it is probed again as much
+later.
 """
+
+
+class PeerState(Enum):
+    """Whether the hello of a peer is here.
+
+    FOUND -> LISTENING -> CUT -> LEFT. A hello leads from each back to LISTENING, and the loss of
+    the hello from FOUND to CUT as well.
+    """
+
+    FOUND = auto()
+    """It has not said hello yet."""
+    LISTENING = auto()
+    """It gets what it asked for, or will make up for it."""
+    CUT = auto()
+    """Its hello is gone: it died, or its link was cut. It may come back."""
+    LEFT = auto()
+    """It was reported to have left."""
 
 
 class Verdict(Enum):
@@ -64,10 +89,9 @@ class Peer:
         self.was_answered = False
         """It asked the same of me and I answered."""
         self.is_linked = False
-        self.has_said_hello = False
+        self.state = PeerState.FOUND
         self.is_open = False
         """It has started; until then another of its name may stay in its place."""
-        self.has_left = False
         self.has_lost_place = False
         """It had to give way to others, and may be there all the same."""
         self.is_stale = False
@@ -79,7 +103,8 @@ class Peer:
         """The same since it was doubted last."""
         self._doubted = 0
         self._heard = now
-        self._withdrawn: float | None = None
+        self._cut = 0.0
+        """When its hello was lost."""
         self._relinked = self._sought = now
         self._backoff = RELINK
 
@@ -128,30 +153,36 @@ class Peer:
 
     def say_hello(self) -> None:
         """Its hello is there (again)."""
-        self.has_said_hello = True
-        self._withdrawn = None
-        self.has_left = False
+        self.state = PeerState.LISTENING
 
     def withdraw(self, now: float) -> None:
         """Its hello is gone: it died, or its link to this bus was cut."""
-        if self._withdrawn is None:
-            self._withdrawn = now
+        if not self.is_gone:
+            self.state, self._cut = PeerState.CUT, now
+
+    def leave(self) -> None:
+        """It was reported to have left."""
+        self.state = PeerState.LEFT
 
     @property
-    def is_withdrawn(self) -> bool:
+    def is_gone(self) -> bool:
         """True from the loss of its hello until it says hello again."""
-        return self._withdrawn is not None
+        return self.state is PeerState.CUT or self.state is PeerState.LEFT
 
     @property
     def is_cut(self) -> bool:
-        """True while its hello is gone and it has not been said to have left: it may come back."""
-        return self.is_withdrawn and not self.has_left
+        """True while its hello is gone and it was not reported to have left: it may come back."""
+        return self.state is PeerState.CUT
+
+    @property
+    def has_left(self) -> bool:
+        """True once it was reported to have left, until it says hello again."""
+        return self.state is PeerState.LEFT
 
     @property
     def is_awaited(self) -> bool:
         """True when it may still become linked soon."""
-        is_settled = self.is_linked or self.is_withdrawn or self.has_left
-        return not (is_settled or self.other_version)
+        return not (self.is_linked or self.is_gone or self.other_version)
 
     def is_overdue(self, now: float) -> bool:
         """True when it should have become linked by now, and has been silent instead, or when it
@@ -162,12 +193,12 @@ class Peer:
     @property
     def is_there(self) -> bool:
         """True when it is linked and, as far as is known, still listening."""
-        return self.is_linked and self._withdrawn is None and not self.has_left
+        return self.is_linked and not self.is_gone
 
     @property
     def is_listening(self) -> bool:
         """True while its hello is here: it gets what it asked for, or will make up for it."""
-        return self.has_said_hello and not self.is_withdrawn and not self.has_left
+        return self.state is PeerState.LISTENING
 
     @property
     def may_link(self) -> bool:
@@ -190,10 +221,10 @@ class Peer:
 
     def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
         """What its silence calls for; `is_lenient` while it may be this process that was away."""
-        if self._withdrawn is not None and not self.has_left and now - self._withdrawn >= GRACE:
-            self.has_left = True
+        if self.is_cut and now - self._cut >= GRACE:
+            self.leave()
             return Verdict.LEFT
-        # Of one whose link is cut, `peer_left` is to be said first.
+        # If its link is cut, `peer_left` is reported first.
         if not self.is_listening and not self.is_cut and now - self._sought >= DROP:
             self._sought = now
             return Verdict.DROP
@@ -205,7 +236,7 @@ class Peer:
         return Verdict.RELINK if now - self._relinked >= self._backoff else None
 
     def relink(self, now: float) -> None:
-        """Its link is made anew; not again so soon. Until then each second calls for it."""
+        """Its link is made again; not once more so soon. Until then each second calls for it."""
         self._relinked = now
         self._backoff = min(self._backoff * 2, RELINK_MAX)
 
@@ -287,8 +318,85 @@ class Unplaced:
         return {MORE} if self._more_since < newest else set()
 
 
-def batches(some: Iterable[Left], size: int) -> Iterable[list[Left]]:
+def batches(some: Iterable[T], size: int) -> Iterator[list[T]]:
     """`some` in lists of at most `size`."""
     rest = iter(some)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+Send = Callable[[int, Collection[str]], None]
+"""Asks the peers at these endpoints, under a number that their answers will have."""
+
+
+class RoundTrip:
+    """One question under way. `waiting`: the peers that have not answered; `gone`: those that will
+    not any more. Peers go by their endpoint: a name may be that of a dead one and of its successor.
+    `on_answer` takes what a peer answered, once.
+    """
+
+    def __init__(
+        self, number: int, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]
+    ) -> None:
+        self.number = number
+        self.waiting = set(peers)
+        self.gone: set[str] = set()
+        self.send = send
+        self.on_answer = on_answer
+        self.changed = Notifier()
+
+
+class RoundTrips:
+    """The questions under way of one bus."""
+
+    def __init__(self, number: int = 0) -> None:
+        self._rounds: dict[int, RoundTrip] = {}
+        self.number = number
+        """The number of the last question."""
+
+    def ask(self, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]) -> RoundTrip:
+        """Ask each of `peers` now, and again with each `repeat` until it has answered."""
+        self.number += 1
+        round = RoundTrip(self.number, peers, send, on_answer)
+        if round.waiting:
+            self._rounds[self.number] = round
+            send(self.number, round.waiting)
+        return round
+
+    def repeat(self) -> None:
+        """A second has passed."""
+        for number, round in self._rounds.items():
+            round.send(number, round.waiting)
+
+    def answer(self, number: int, peer: str, value: object) -> None:
+        """A peer has answered; twice is no error."""
+        round = self._rounds.get(number)
+        if round is not None and peer in round.waiting:
+            self._leave(number, round, peer)
+            round.on_answer(value)
+
+    def lose(self, peer: str, *, is_missed: bool = True) -> None:
+        """A peer will not answer any more. It is not missed if it closed, or was never there."""
+        for number, round in list(self._rounds.items()):
+            if peer in round.waiting:
+                if is_missed:
+                    round.gone.add(peer)
+                self._leave(number, round, peer)
+
+    def drop(self, round: RoundTrip | None) -> None:
+        """The answer is not wanted any more. No error if the question is not under way."""
+        if round is not None and self._rounds.get(round.number) is round:
+            del self._rounds[round.number]
+
+    def end(self) -> None:
+        """No peer will answer any more."""
+        for number, round in list(self._rounds.items()):
+            for peer in tuple(round.waiting):
+                round.gone.add(peer)
+                self._leave(number, round, peer)
+
+    def _leave(self, number: int, round: RoundTrip, peer: str) -> None:
+        round.waiting.discard(peer)
+        if not round.waiting:
+            del self._rounds[number]
+        round.changed.wake()

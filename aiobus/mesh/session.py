@@ -1,32 +1,32 @@
-"""A bus among its peers: which queries are live where, whose events these are, and who has them.
+"""The conversation of one bus with its peers: bytes come in, bytes and decisions go out.
 
-Owns the conversation: hello, `?`, frames, pages, flush marks, bye. Must not know how bytes travel
-(`network`), how a message looks (`wire`), who is there (`links`) or what is missing (`Inlet`).
+    receive_from_subscriber   topics, hellos, questions
+    receive_from_publisher    events, heartbeats, answers, pages, flush marks
+    tick                      a second has passed
+
+Owns what follows from each message: hello, `?`, frames, pages, flush marks, bye. Must not know how
+bytes travel (`Network`), how a message looks (`wire`), who is there (`links`), nor who waits for an
+answer (`confirm`). Nothing here waits. What is to happen later is left to the `Driver`.
 """
 
-import asyncio
 import logging
-from collections.abc import Collection, Sequence
-from contextlib import suppress
-from contextvars import Context
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
-from aiobus.catchup import CatchUp as Inlet
-from aiobus.clock import elapsed
-from aiobus.diagnostics import Diagnostics as Witness
-from aiobus.discovery import Member
-from aiobus.errors import BusClosed, BusError, NameInUse
+from aiobus.catchup import CatchUp
+from aiobus.diagnostics import Diagnostics
+from aiobus.discovery import Discovery
+from aiobus.errors import NameInUse
 from aiobus.history import Page, Want
-from aiobus.mesh import Network
+from aiobus.mesh import Driver, Network
 from aiobus.mesh.answers import Answers
-from aiobus.mesh.confirm import LAST, Marks, Queries
 from aiobus.mesh.fanout import Fanout, Link
 from aiobus.mesh.interest import Interest, Pages
 from aiobus.mesh.links import Links
-from aiobus.mesh.round_trips import RoundTrips
+from aiobus.mesh.peers import RoundTrip, batches
 from aiobus.publisher import Publisher
 from aiobus.rows import Source
-from aiobus.stats import PeerStats
+from aiobus.sync import TimeSlice
 from aiobus.wire import (
     HEARTBEATS,
     Ack,
@@ -41,6 +41,7 @@ from aiobus.wire import (
     PeerId,
     WireError,
     heartbeat,
+    mark,
     parse_from_publisher,
     parse_from_subscriber,
     parse_topic,
@@ -48,394 +49,325 @@ from aiobus.wire import (
 )
 
 __all__ = [
-    "MeshSession",
+    "Session",
+    "in_marks",
 ]
-
-START_SECONDS = 5.0
-LOOK = 0.05
-"""Seconds between two looks whether a meeting place has answered, while a flush waits for it."""
-TICK = 1.0
-"""Seconds between heartbeats, beacons, and looks at what is silent or unanswered."""
 
 log = logging.getLogger("aiobus.mesh")
 
+LAST = 0
+"""The number of the mark that a bus sends as it closes: no peer acknowledges it."""
+MARK_STREAMS = 4_096
+"""Streams that one mark names: 4 MB at most, and a message over 16 MiB ends its link."""
 
-class MeshSession:
-    """The `Transport` of `ipc://` and `tcp://`, and the `Ears` of its network."""
 
-    def __init__(self, url: str, network: Network) -> None:
+def in_marks(streams: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+    """`streams`, as many at a time as one mark names."""
+    return batches(streams, MARK_STREAMS)
+
+
+class Session:
+    """The conversation of the bus `me`, from its first question until its bye."""
+
+    def __init__(
+        self,
+        url: str,
+        me: PeerId,
+        publisher: Publisher,
+        network: Network,
+        discovery: Discovery,
+        diagnostics: Diagnostics,
+        driver: Driver,
+    ) -> None:
         self.url = url
+        self.me = me
         self.refused = 0
-        self._network = network
-        self._interest = Interest()
-        self._rounds = RoundTrips()
-        self._pages = Pages(self._ask_page)
-        self._links: Links | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._told: Collection[str] = []
-        """What was said to be unreached."""
-        self._unconfirmed: set[str] = set()
-        """What was unreached when something was subscribed."""
-        self._is_closing = False
-        self._context = Context()
-
-    def __str__(self) -> str:
-        return self.url
-
-    @property
-    def peers(self) -> Sequence[PeerStats]:
-        """The buses that are linked now, by name."""
-        now = elapsed()
-        return [
-            PeerStats(peer.name, peer.who.epoch, peer.last, peer.silence(now))
-            for peer in sorted(self._links or (), key=lambda peer: peer.name)
-            if peer.is_there and peer.who is not None
-        ]
-
-    @property
-    def unreached(self) -> Collection[str]:
-        """Meeting places that do not answer: there may be buses that this one has not met."""
-        return () if self._links is None else sorted(self._network.unreached)
-
-    # Coming.
-
-    async def start(self, publisher: Publisher, witness: Witness) -> None:
-        """Join; wait until everybody who is there is linked, or 5 s, and then warn of who is not.
-
-        Raises NameInUse when another of this name is there that has started, or is the one of two
-        that stays, or does not answer and may be frozen.
-        """
-        self._loop = asyncio.get_running_loop()
+        """Messages and queries that were not of the protocol."""
+        self.interest = Interest()
+        self.fanout = Fanout(publisher, network.send, driver)
+        self.answers = Answers(me, publisher, self.fanout, network.send)
+        self.links = Links(me, publisher, network, discovery, diagnostics, self.interest, driver)
+        self.links.born = self.answers.born
+        self.pages = Pages(self._ask_page)
+        self.is_closing = False
         self._publisher = publisher
-        self._witness = witness
-        self._streams = Fanout(publisher, self._network.send)
-        self._rounds.number = publisher.epoch  # an answer to an earlier start of this bus is none
-        endpoint, members = await self._network.open(publisher.name, self)
-        self.me = me = PeerId(publisher.name, publisher.epoch, endpoint)
-        log.info("%s listens at %s", me.name, endpoint)
-        self._answers = Answers(
-            me, publisher, self._streams, self._network.send, self._on_ask, self._refuse
-        )
-        asking = (self._interest, self._rounds, self._ask)
-        links = Links(me, self._network, witness, *asking, self._owed_after)
-        links.born = self._answers.born
-        self._links = links
-        self._queries = Queries(self._network, links, self._interest, self._rounds, self._ask)
-        self._marks = Marks(me, self._network, links, self._rounds, self._streams, self._interest)
-        self._network.subscribe(HEARTBEATS)
-        self._network.subscribe(me.topic)
-        for member in members:
-            links.find(member)
-        self._tick()
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await self._until_linked(links)
-        except TimeoutError:
-            names = ", ".join(sorted(peer.name for peer in links if peer.is_awaited))
-            text = "%s starts without %s: no answer within %g s"
-            log.warning(text, me.name, names, START_SECONDS)
-        if self._is_closing:
-            raise BusClosed(f"{me.name} was closed while it started")
-        if links.is_late or any(
-            peer.name == me.name and (peer.is_awaited or peer.other_version) for peer in links
-        ):
-            raise NameInUse(me.name, self.url)
-        links.is_open = True
+        self._network = network
+        self._diagnostics = diagnostics
+        self._driver = driver
+        self._source = (me.name, me.epoch)
+        self._sources = self.links.sources
+        self._is_answering = False
+        self._switching: list[RoundTrip] = []
+        self._late: list[RoundTrip] = []
+        network.subscribe(HEARTBEATS)
+        network.subscribe(me.topic)
 
-    async def _until_linked(self, links: Links) -> None:
-        while any(peer.is_awaited for peer in links) and not (links.is_late or self._is_closing):
-            try:
-                async with asyncio.timeout(TICK):
-                    await links.changed.wait()
-            except TimeoutError:
-                await links.drop_absent(
-                    [peer for peer in links if peer.is_awaited and peer.who is None]
-                )
+    # Messages of subscribers.
 
-    def _owed_after(self) -> int:
-        """The seq after which a peer that is found now is owed what is published here: 0 if it was
-        there already, perhaps, and could not be met.
-        """
-        return 0 if self._network.unreached else self._publisher.public_seq
-
-    def on_found(self, member: Member) -> None:
-        """Somebody listens there."""
-        if self._links is not None:
-            self._links.find(member)
-
-    def on_trouble(self, topic: str, text: str) -> None:
-        """Something is wrong where buses meet, or is no more."""
-        self._witness.trouble(topic, text)
-
-    def on_lost(self, error: BusError) -> None:
-        """Another bus has this one's name by now."""
-        self._witness.fail(error)
-
-    def _ask(self, number: int, endpoints: Collection[str]) -> None:
-        if self._links is None:
-            return
-        peers = [peer for each in endpoints if (peer := self._known.at(each)) is not None]
-        name = peers[0].name if len(peers) == 1 else "*"
-        self._network.ask(up(Ask(name, number, self.me)))
-
-    # From below: those who listen to this bus.
-
-    def on_up(self, message: bytes, link: Link) -> None:
-        """A subscription, its end, or a question."""
+    def receive_from_subscriber(self, message: bytes, link: Link) -> None:
+        """A subscription, its end, or a question, on the connection `link`."""
         try:
             if message[:1] == b"\1":
                 self._on_subscribed(message[1:], link)
             elif message[:1] == b"\0":
                 self._on_unsubscribed(message[1:], link)
-            elif not self._answers.leaves(link, message):
+            elif not self.answers.leaves(link, message):
                 self._on_question(parse_from_subscriber(message), message, link)
         except WireError as error:
-            if isinstance(error, OtherVersion) and (who := self._answers.asker(link)) is not None:
-                self._known.refuse_version(who, error.version)
+            if (
+                isinstance(error, OtherVersion)
+                and (who := self.answers.askers.who(link)) is not None
+            ):
+                self.links.refuse_version(who, error.version)
             self._refuse(error)
 
     def _refuse(self, error: WireError) -> None:
         self.refused += 1
-        self._witness.trouble("messages are refused", f"a message was refused: {error}")
+        self._diagnostics.trouble("messages are refused", f"a message was refused: {error}")
 
     def _on_subscribed(self, name: bytes, link: Link) -> None:
-        if self._is_closing:
+        if self.is_closing:
             return
         try:
-            if (who := self._answers.serve(name, link)) is not None:
-                self._known.hello(who)
-                self._answers.greet(link, who)
-                self._streams.doubt()  # it may have missed what others have confirmed
+            if (who := self.answers.serve(name, link)) is not None:
+                self.links.hello(who)
+                self.answers.greet(link, who)
+                self.fanout.doubt()  # the peer may have missed what others have confirmed
         finally:
-            if link is not None and self._answers.gives_up(link):
+            if link is not None and self.answers.gives_up(link):
                 text = "more subscriptions came on a connection than are served: it is ended"
-                self._witness.trouble("a connection is ended", text)
+                self._diagnostics.trouble("a connection is ended", text)
                 self._network.end_link(link)
 
     def _on_unsubscribed(self, name: bytes, link: Link) -> None:
-        self._answers.close(name, link)
+        self.answers.close(name, link)
         if name[:1] == b"~" and isinstance(who := parse_topic(name), PeerId):
-            other = self._answers.part(who)
-            self._known.withdraw(who)
+            other = self.answers.part(who)
+            self.links.withdraw(who)
             if other is not None:
                 # Each start has a connection of its own: the hello of the one before came last.
-                self._known.hello(other)
-
-    @property
-    def _known(self) -> Links:
-        assert self._links is not None, "nothing is heard before the network is open"
-        return self._links
+                self.links.hello(other)
 
     def _on_question(self, question: Ask | PageAsk | Ack, message: bytes, link: Link) -> None:
-        if question.to not in (self.me.name, "*") or not self._answers.is_from(link, question.who):
+        if question.to not in (self.me.name, "*") or not self.answers.askers.is_from(
+            link, question.who
+        ):
             return
-        match question:
-            case Ask():
-                self._answers.owe(question, link, message)
-            case PageAsk() if question.epoch == self.me.epoch:
-                self._answers.owe(question, link, message)
-            case Ack():
-                self._rounds.answer(question.mark, question.who.endpoint, question)
+        if isinstance(question, Ack):
+            self.links.rounds.answer(question.mark, question.who.endpoint, question)
+        elif isinstance(question, Ask) or question.epoch == self.me.epoch:
+            self.answers.put(question, link, message)
+            if not self._is_answering:
+                self._answer()
 
-    def _on_ask(self, asked: Ask, link: Link) -> None:
-        is_open = self._known.is_open
-        self._known.answer(asked.who, partial(self._answers.tell, asked, link, is_open=is_open))
+    def _answer(self) -> None:
+        """Answer questions for one turn of the loop, and the rest in the next turns. The first
+        question of a burst is answered at once.
+        """
+        self._is_answering = False
+        turn = TimeSlice()
+        while self.answers.is_asked and not self.is_closing:
+            if not self._is_answering:
+                self._is_answering = True
+                self._driver.soon(self._answer)
+            for link, asked in self.answers.next():
+                try:
+                    self._answer_one(asked, link)
+                except WireError as error:
+                    self._refuse(error)
+            if turn.spend():
+                break
 
-    # From above: those whom this bus listens to.
+    def _answer_one(self, asked: Ask | PageAsk, link: Link) -> None:
+        if isinstance(asked, PageAsk):
+            self.answers.send_page(asked)
+        elif (peer := self.links.known(asked.who)) is not None:
+            self.answers.tell(asked, link, is_open=self.links.is_open)
+            self.links.note_answered(peer)
 
-    def on_down(self, message: bytes) -> None:
-        """Events, a heartbeat, or an answer."""
+    # Messages of publishers.
+
+    def receive_from_publisher(self, message: bytes, now: float) -> None:
+        """Events, a heartbeat, an answer, a page or a flush mark, read at `now`."""
         try:
-            match value := parse_from_publisher(message, self.me):
-                case Frame():
-                    self._on_frame(value)
-                case Heartbeat():
-                    self._on_heartbeat(value)
-                case Answer():
-                    self._on_answer(value)
-                case PageAnswer():
-                    self._on_page(value)
-                case Mark():
-                    self._on_mark(value)
+            value = parse_from_publisher(message, self.me)
+            if type(value) is not Frame:
+                self._on_mail(value, now)
+                return
+            source = (value.source, value.epoch)
+            if source == self._source:
+                raise WireError("a frame that claims to be from this bus")
+            heard = 0
+            if (peer := self._sources.get(source)) is not None:
+                if (silent := peer.hear(now, value.newest)) is not None:
+                    self.links.note_fresh(peer, silent)
+                heard = peer.last
+            interest = self.interest
+            interest.take(value, heard)
+            if interest.switched or interest.marks:
+                self.follow_up()
         except WireError as error:
             self._refuse(error)
 
-    def _on_frame(self, frame: Frame) -> None:
-        source = (frame.source, frame.epoch)
-        if source == (self.me.name, self.me.epoch):
-            raise WireError("a frame that claims to be from this bus")
-        peer = self._known.hear(source, frame.newest)
-        self._interest.take(frame, 0 if peer is None else peer.last)
-        self._queries.turn()
-        self._marks.acknowledge()
+    def _on_mail(self, value: Frame | Heartbeat | Answer | PageAnswer | Mark, now: float) -> None:
+        match value:
+            case Heartbeat():
+                self._on_heartbeat(value)
+            case Answer():
+                self._on_answer(value)
+            case PageAnswer():
+                self._on_page(value, now)
+            case Mark():
+                self._on_mark(value)
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         source = (beat.name, beat.epoch)
         if not beat.leaving:
-            self._known.hear_beat(source, beat.seq)
-        elif (peer := self._known.hear(source, beat.seq)) is not None:
-            self._known.bye(peer)
+            self.links.hear_beat(source, beat.seq)
+        elif (peer := self.links.hear(source, beat.seq)) is not None:
+            self.links.bye(peer)
 
     def _on_answer(self, value: Answer) -> None:
-        links = self._known
-        was_late = links.is_late
-        links.hear_answer(value)
-        if links.is_open and links.is_late and not was_late:
-            self._witness.fail(NameInUse(self.me.name, self.url))
+        was_late = self.links.is_late
+        self.links.hear_answer(value)
+        if self.links.is_open and self.links.is_late and not was_late:
+            self._diagnostics.fail(NameInUse(self.me.name, self.url))
 
     def _on_mark(self, value: Mark) -> None:
         newest = max((seq for _, seq in value.streams), default=0)
-        peer = self._known.hear((value.who.name, value.who.epoch), newest)
+        peer = self.links.hear((value.who.name, value.who.epoch), newest)
         if value.mark == LAST:
-            self._interest.end(value, 0 if peer is None else peer.last)
-        elif peer is not None:  # else it is nobody that is known, or asks again before long
-            self._interest.mark(value)
-            self._marks.acknowledge()
+            self.interest.end(value, 0 if peer is None else peer.last)
+        elif peer is not None:  # else it is no peer that is known, or it asks again before long
+            self.interest.mark(value)
+        self.follow_up()
 
-    def _on_page(self, value: PageAnswer) -> None:
+    def _on_page(self, value: PageAnswer, now: float) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
-        self._known.hear(source, value.newest)
-        if (inlet := self._interest.numbered(value.nonce)) is not None:
-            self._pages.answered(inlet, source, elapsed())
-            self._interest.turn(inlet, source, page, value.rows)
-            self._queries.turn()
-            self._known.changed.wake()  # it may have begun
-        self._marks.acknowledge()
+        self.links.hear(source, value.newest)
+        if (catchup := self.interest.numbered(value.nonce)) is not None:
+            self.pages.answered(catchup, source, now)
+            self.interest.take_page(catchup, source, page, value.rows)
+            self.links.changed.wake()  # it may have begun
+        self.follow_up()
 
-    # Subscribing and flushing.
+    # What follows.
 
-    async def subscribe(self, inlet: Inlet, timeout: float) -> Collection[str]:
-        """Ask every other bus for the query of `inlet`; return the names of those that did not
-        confirm, and the meeting places that do not answer. They are asked again until they do.
+    def follow_up(self) -> None:
+        """Switch the topics that lag far, or do so no more, and acknowledge the flush marks that
+        have been reached.
         """
-        if not inlet.query.wants_data:
-            return ()
-        missing = await self._queries.subscribe(inlet, timeout)
-        self._unconfirmed.update(self.unreached)
-        return {*missing, *self.unreached}
+        if self.interest.switched:
+            self._switch()
+        if self.interest.marks:
+            for reached in self.interest.reached(self.links.doubts.sources):
+                self._network.ask(up(Ack(reached.who.name, reached.mark, self.me)))
 
-    def unsubscribe(self, inlet: Inlet) -> None:
-        """Withdraw it. No error when it was not subscribed."""
-        if self._links is not None:
-            self._queries.unsubscribe(inlet)
-        self._pages.forget(inlet)
+    def _switch(self) -> None:
+        """Change the subscription of each topic between frames and progress messages. Ask for what
+        was published meanwhile of those that are live again.
+        """
+        live: list[CatchUp] = []
+        while self.interest.switched:
+            topic = self.interest.switched.pop()
+            log.debug("%s subscribes to %s", self.me, topic)
+            self._network.subscribe(topic.subscribed)
+            # Not before: a stream that no peer asks for closes, and owes nothing any more.
+            self._network.unsubscribe(topic.other)
+            if not topic.is_progress_only:
+                live.extend(topic.catchups)
+        if live:
+            there = [peer.endpoint for peer in self.links if peer.is_there]
+            self._ask_about(there, live)
 
-    def ask(self, inlet: Inlet, source: Source, want: Want, limit: int) -> bool:
-        """Ask a source for the next page of what `inlet` misses, as soon as few others do."""
-        return self._pages.ask(inlet, source, want, limit, elapsed())
+    def _ask_about(self, endpoints: Collection[str], catchups: Collection[CatchUp]) -> None:
+        meet = partial(self.interest.meet, list(catchups))
+        self._switching.append(self.links.rounds.ask(endpoints, self.links.ask, meet))
 
-    def _ask_page(self, inlet: Inlet, source: Source, want: Want, limit: int) -> None:
-        if (number := self._interest.number(inlet)) is not None:
+    def add(self, catchup: CatchUp) -> None:
+        """Subscribe at every peer to the query of `catchup`."""
+        if (new := self.interest.add(catchup)) is not None:
+            self._network.subscribe(new)
+        self.follow_up()
+
+    def remove(self, catchup: CatchUp) -> None:
+        """Withdraw it. No error if it was not subscribed."""
+        if (old := self.interest.remove(catchup)) is not None:
+            self._network.unsubscribe(old)
+        self.pages.forget(catchup)
+
+    def _ask_page(self, catchup: CatchUp, source: Source, want: Want, limit: int) -> None:
+        if (number := self.interest.number(catchup)) is not None:
             name, epoch = source
-            what = (epoch, inlet.query.text, want.after, limit, want.since, want.upto)
+            what = (epoch, catchup.query.text, want.after, limit, want.since, want.upto)
             self._network.ask(up(PageAsk(name, number, self.me, *what)))
 
     def doubt(self, source: Source, error: ValueError) -> bool:
-        """Rows of a source are no events: count it, say it, and ask the source where it is."""
+        """Rows of a source are no events: count it, say it, and ask the source where it is. False
+        if the source has left.
+        """
         text = f"rows of {source[0]} are lost, which are no events: {error}"
         self.refused += 1
-        self._witness.trouble(f"rows of {source[0]} are no events", text)
-        return self._links is not None and self._links.doubt(source)
+        self._diagnostics.trouble(f"rows of {source[0]} are no events", text)
+        return self.links.doubt(source)
 
-    async def flush(self, timeout: float) -> Collection[str]:
-        """Wait until every bus that listens has what it asked for; return the names of those that
-        did not confirm, or whose link was cut before they could, and the meeting places that do not
-        answer: there may be a bus that has not even been met. If something was published, such a
-        place is waited for, too.
-        """
-        if self._links is None:
-            return ()
-        if not (self._streams.newest and self.unreached):
-            return {*await self._flush(timeout), *self.unreached}
-        end = elapsed() + timeout
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._until_met(timeout))
-            missing = await self._flush(timeout)
-        if self.unreached:
-            return {*missing, *self.unreached}
-        # The members that are met now have yet to get what was published while they were not.
-        return await self._flush(max(0.0, end - elapsed()))
+    def send_mark(self, to: PeerId, number: int, streams: Collection[tuple[str, int]]) -> None:
+        """Ask a peer to acknowledge when it has these: the text of a query, and a seq."""
+        self._network.send(mark(to, Mark(number, self.me, tuple(streams))))
 
-    async def _flush(self, timeout: float) -> set[str]:
-        self._beat()  # a peer that heard of a higher number is to ask before it confirms anything
-        # What is refused has no stream, and no mark names it.
-        return {*await self._marks.flush(timeout), *self._answers.lacking()}
+    # Time.
 
-    async def _until_met(self, timeout: float) -> None:
-        """Wait until every meeting place has answered, for `timeout` seconds at most."""
-        end = elapsed() + timeout
-        while self.unreached and (left := end - elapsed()) > 0:
-            # A meeting place does not tell when it has answered: it is asked.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, LOOK)):
-                    await self._known.changed.wait()
+    def tick(self, now: float) -> None:
+        """A second has passed."""
+        self.beat()
+        self.fanout.beacons()
+        self._drop_late()
+        self.links.rounds.repeat()
+        self._ask_refused()
+        self.pages.tick(now)
+        if self.links.judge(now):
+            self.interest.extend_deadlines()
+        self.interest.tick(now, self.links.alive(now), self._sources.keys())
+        self.follow_up()
 
-    def _beat(self, *, leaving: bool = False) -> None:
+    def beat(self, *, leaving: bool = False) -> None:
+        """Send a heartbeat; with `leaving` the last one."""
         name, epoch, seq = self.me.name, self.me.epoch, self._publisher.public_seq
         self._network.send(heartbeat(name, epoch, seq, leaving=leaving))
 
-    # Every second.
+    def _drop_late(self) -> None:
+        """Repeat no question that was asked before the last tick: a peer that has not answered it
+        by now tells the same by a beacon.
+        """
+        for round in self._late:
+            self.links.rounds.drop(round)
+        self._late, self._switching = self._switching, []
 
-    def _tick(self) -> None:
-        now = elapsed()
-        self._timer = self._loop.call_later(TICK, self._tick, context=self._context)
-        self._network.watch()
-        self._beat()
-        self._streams.beacons()
-        self._queries.tick()
-        self._rounds.repeat()
-        self._queries.ask_refused()
-        self._pages.tick(now)
-        if self._known.judge(now):
-            self._interest.extend_deadlines()
-        self._interest.tick(now, self._known.alive(now), self._known.sources)
-        self._queries.turn()
-        self._tell_unreached(self.unreached)
-
-    def _tell_unreached(self, unreached: Collection[str]) -> None:
-        if self._known.is_open and self._told != unreached:
-            self._told = unreached
-            self._witness.unreached(unreached)
-        for place in self._unconfirmed.difference(unreached):
-            self._unconfirmed.discard(place)
-            for inlet in self._interest:
-                inlet.confirm(place)
+    def _ask_refused(self) -> None:
+        """Ask each peer that refused a query whether it serves it by now."""
+        for who, catchups in self.interest.refused.items():
+            if catchups and self.links.is_there((who.name, who.epoch)):
+                self._ask_about([who.endpoint], catchups)
 
     # Going.
 
-    async def close(self, timeout: float) -> Collection[str]:
-        """Say bye behind the data and end all links. Returns nobody: `flush` has told who is
-        missing.
-        """
-        try:
-            try:
-                self._say_bye()
-            except BaseException:  # a Ctrl-C; the others are to hear of the end all the same
-                self._say_bye()
-                raise
-        finally:
-            try:
-                await self._network.close(timeout)
-            finally:
-                self._links = None
-        return ()
+    def say_bye(self) -> None:
+        """Say to each peer where each stream ends, and bye. Then answer and serve no more."""
+        self.is_closing = True
+        self.links.rounds.end()
+        self.links.changed.wake()
+        for name in self.fanout.owed():
+            self.fanout.beacon(name)
+        # Of each stream, where it ends, behind the number that this is true of. Else a peer that
+        # hears of a higher number later could not tell if something of the stream was lost.
+        self.beat()
+        self._send_ends()
+        self.beat(leaving=True)
+        self.fanout.close_all()
 
-    def _say_bye(self) -> None:
-        self._is_closing = True
-        self._rounds.end()
-        if self._links is not None:
-            self._queries.close()
-            self._links.changed.wake()
-            self._links.end()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._answers.end()
-            for name in self._streams.owed():
-                self._streams.beacon(name)
-            # Of each stream, where it ends, behind the number that this is true of: or whoever
-            # hears of a higher number later could not tell if something of it was lost.
-            self._beat()
-            self._marks.end()
-            self._beat(leaving=True)
-            self._streams.close_all()
+    def _send_ends(self) -> None:
+        for streams in in_marks(self.fanout.sent().items()):
+            for peer in self.links:
+                if peer.who is not None and peer.is_listening:
+                    self.send_mark(peer.who, LAST, streams)

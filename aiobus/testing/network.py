@@ -18,11 +18,12 @@ from typing import Any
 from weakref import WeakSet
 
 from aiobus.bus import AsyncEventBus
-from aiobus.discovery import Member
+from aiobus.clock import elapsed
+from aiobus.discovery import Member, Told
 from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.lifecycle import State
-from aiobus.mesh import Ears, Network
-from aiobus.mesh.session import MeshSession
+from aiobus.mesh import FromPublisher, FromSubscriber
+from aiobus.mesh.transport import MeshTransport
 from aiobus.options import check_timeout
 from aiobus.testing.faults import END, Faults, Lane, Medium, Message
 
@@ -151,7 +152,8 @@ class MemoryNetwork(Medium):
         """A new bus on this network, with the keywords of `AsyncEventBus`. Its `start` raises
         NameInUse while another of that name is open.
         """
-        bus = AsyncEventBus(MeshSession(URL, self.port()), name=name, **options)
+        port = _Port(self)
+        bus = AsyncEventBus(MeshTransport(URL, port, port), name=name, **options)
         self._buses.add(bus)
         return bus
 
@@ -174,7 +176,7 @@ class MemoryNetwork(Medium):
     def _is_quiet(self) -> bool:
         return all(lane.is_at_rest for link in self._links for lane in link.lanes)
 
-    def port(self) -> Network:
+    def port(self) -> "_Port":
         """The side of one bus, not yet open."""
         return _Port(self)
 
@@ -229,34 +231,53 @@ class MemoryNetwork(Medium):
         port = self._ports.get(URL + name)
         if port is None:
             raise ValueError(f"there is no bus named {name!r} here to be killed")
-        port.leave(is_dead=True)
+        port.end(is_dead=True)
 
 
 class _Port:
-    """The `Network` of one bus."""
+    """The `Network` and the `Discovery` of one bus, as the Protocols have them."""
 
     unreached: Collection[str] = ()
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.name = self.endpoint = ""
-        self.ears: Ears | None = None
         self.topics: Counter[bytes] = Counter()
-        """What it asks those above for, and how often."""
+        """What it asks publishers for, and how often."""
         self.asked: Counter[bytes] = Counter()
-        """What it is asked for by those below, and by how many."""
+        """What subscribers ask it for, and how many of them."""
         self.below: dict[_Link, None] = {}
         self._above: dict[str, _Link] = {}  # by endpoint
         self._network = network
+        self._is_open = False
+        self._from_subscriber: FromSubscriber | None = None
+        self._from_publisher: FromPublisher | None = None
 
-    async def open(self, name: str, ears: Ears) -> tuple[str, list[Member]]:
-        """Listen, and return the own endpoint and who is there. Raises NameInUse."""
+    def open(self, name: str) -> None:
+        """Nothing to do before it is bound."""
+
+    async def join(
+        self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
+    ) -> list[Member]:
+        """Listen under `name`, and return who else is there. Raises NameInUse."""
         if URL + name in self._network._ports:
             raise NameInUse(name, URL)
-        self.name, self.endpoint, self.ears = name, URL + name, ears
         members = [Member(each.name, at) for at, each in self._network._ports.items()]
+        self.name, self.endpoint, self._is_open = name, bind(URL + name), True
         self._network._ports[self.endpoint] = self
         self._network._join()
-        return self.endpoint, members
+        return members
+
+    def bind(self, endpoint: str) -> str:
+        return endpoint
+
+    def start(self, from_subscriber: FromSubscriber, from_publisher: FromPublisher) -> None:
+        self._from_subscriber, self._from_publisher = from_subscriber, from_publisher
+
+    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+        """Nothing to do: every bus is found as long as it is open."""
+
+    def check_wakeups(self) -> None:
+        """Nothing to do: no message is ever overlooked here."""
 
     def admits(self, member: Member) -> bool:
         """True for an endpoint of this network with the name of the member."""
@@ -276,12 +297,19 @@ class _Port:
         ]
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` that are not open."""
         return [member for member in members if member.endpoint not in self._network._ports]
 
+    def mine(self, address: object) -> bool:
+        return False
+
+    def descriptors(self) -> set[int]:
+        return set()
+
+    async def leave(self) -> None:
+        """Nothing to do before it is closed."""
+
     def connect(self, endpoint: str) -> None:
-        """Link to whoever listens there, now or later. Twice is once."""
-        if endpoint not in self._above and self.ears is not None:
+        if endpoint not in self._above and self._is_open:
             link = self._above[endpoint] = _Link(self._network, self, endpoint)
             link.go_on()
 
@@ -299,20 +327,17 @@ class _Port:
                 asyncio.get_running_loop().call_soon(each.go_on, context=Context())
 
     def subscribe(self, topic: bytes) -> None:
-        """Ask every link for a topic."""
         self.topics[topic] += 1
         if self.topics[topic] == 1:
             self._say(b"\1" + topic)
 
     def unsubscribe(self, topic: bytes) -> None:
-        """Withdraw it."""
         self.topics[topic] -= 1
         if self.topics[topic] <= 0:
             del self.topics[topic]
             self._say(b"\0" + topic)
 
     def ask(self, question: bytes) -> None:
-        """Send a question up every link."""
         self._say(question)
 
     def _say(self, message: bytes) -> None:
@@ -320,26 +345,23 @@ class _Port:
             link.say(message)
 
     def send(self, message: bytes) -> None:
-        """Send a message down to all who asked for its topic."""
-        if self.ears is not None:
+        if self._is_open:
             for link in self.below:
                 link.send(message)
 
     async def read_ends(self) -> None:
         """Nothing to do: all topics of a link are withdrawn at once."""
 
-    def watch(self) -> None:
-        """Nothing is ever overlooked here."""
-
     async def close(self, timeout: float) -> None:
-        """Leave. Does not wait: what was sent arrives all the same."""
-        self.leave()
+        """End all links. Does not wait: what was sent arrives all the same."""
+        self.end()
 
-    def leave(self, *, is_dead: bool = False) -> None:
-        """Hear nothing more and end all links; what was sent is lost if `is_dead`. Again: no
+    def end(self, *, is_dead: bool = False) -> None:
+        """Hand over nothing more and end all links; what was sent is lost if `is_dead`. Again: no
         error.
         """
-        self.ears = None
+        self._is_open = False
+        self._from_subscriber = self._from_publisher = None
         if self._network._ports.get(self.endpoint) is self:
             del self._network._ports[self.endpoint]
         for link in self.below:
@@ -349,14 +371,13 @@ class _Port:
         self._above.clear()
 
     def hear_up(self, message: bytes, link: int | None) -> None:
-        """Something came from below."""
-        if self.ears is not None:
-            self.ears.on_up(message, link)
+        if self._from_subscriber is not None:
+            self._from_subscriber(message, link)
 
     def hear_down(self, message: bytes) -> None:
-        """Something came from above; what is not asked for any more is left out."""
-        if self.ears is not None and message.startswith(tuple(self.topics)):
-            self.ears.on_down(message)
+        """Something came from a publisher; what is not asked for any more is left out."""
+        if self._from_publisher is not None and message.startswith(tuple(self.topics)):
+            self._from_publisher(message, elapsed())
 
 
 class _Link:

@@ -209,8 +209,8 @@ class Bot:
 
     def relink(self) -> None:
         """Break the links to all others, and make them anew: what was under way is lost."""
-        network = self.bus._transport._network
-        for peer in list(self.bus._transport._links):
+        network = self.bus._transport.network
+        for peer in list(self.bus._transport.session.links):
             network.disconnect(peer.endpoint)
             network.connect(peer.endpoint)
 

@@ -34,7 +34,7 @@ LONG = 10.0
 HOSTS = FIRST_HOST, SECOND_HOST = "127.77.0.1", "127.77.0.2"
 _ports = count(7001)
 
-LENIENT_UNTIL = "return bus._transport._links._lenient_until"
+LENIENT_UNTIL = "return bus._transport.session.links._lenient_until"
 
 
 class Pair:

@@ -141,7 +141,7 @@ def test_ctrl_c_while_it_says_bye_leaves_nothing_open(
                 monkeypatch.undo()
                 raise KeyboardInterrupt
 
-            monkeypatch.setattr(bus._transport._network, "send", ctrl_c)
+            monkeypatch.setattr(bus._transport.network, "send", ctrl_c)
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
@@ -162,7 +162,7 @@ async def test_after_ctrl_c_while_it_says_bye_the_others_hear_of_its_end(
                 monkeypatch.undo()
                 raise KeyboardInterrupt
 
-            monkeypatch.setattr(bot._transport._network, "send", ctrl_c)
+            monkeypatch.setattr(bot._transport.network, "send", ctrl_c)
             with pytest.raises(KeyboardInterrupt):
                 await bot._transport.close(1.0)
             assert (await anext(ends)).data["reason"] == "it closed"

@@ -1,0 +1,309 @@
+"""The `Transport` of `ipc://` and `tcp://`: the session of one bus on the event loop.
+
+Owns what waits and what has a time: `start`, `subscribe`, `flush` and `close`, the timers, and the
+tasks that probe endpoints. Owns the network and the discovery, side by side. Must not know what a
+message says or who is there (`session`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+
+from aiobus.catchup import CatchUp
+from aiobus.clock import elapsed
+from aiobus.diagnostics import Diagnostics
+from aiobus.discovery import Discovery, Member, Told
+from aiobus.errors import BusClosed, NameInUse
+from aiobus.history import Want
+from aiobus.mesh import Driver, Network, Probe
+from aiobus.mesh.confirm import Confirmations
+from aiobus.mesh.session import Session
+from aiobus.publisher import Publisher
+from aiobus.rows import Source
+from aiobus.stats import PeerStats
+from aiobus.wire import PeerId
+
+__all__ = [
+    "MeshTransport",
+]
+
+START_SECONDS = 5.0
+LOOK = 0.05
+"""Seconds between two looks whether an address has answered, while a flush waits for it."""
+TICK = 1.0
+"""Seconds between heartbeats, and between looks at what is silent or unanswered."""
+WATCH = 0.1
+"""Seconds between two looks at the own place. A process that uses up its descriptors between them
+is aborted if another process connects before the next.
+"""
+
+log = logging.getLogger("aiobus.mesh")
+
+
+class MeshTransport:
+    """The transport of one bus, over `network`, with the peers that `discovery` finds."""
+
+    def __init__(self, url: str, network: Network, discovery: Discovery) -> None:
+        self.url = url
+        self.network = network
+        self.discovery = discovery
+        self.session: Session | None = None
+        """The conversation, from the middle of `start` on."""
+        self._confirmations: Confirmations | None = None
+        """None before `start` and after `close`."""
+        self._is_closing = False
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._probes: set[asyncio.Task[None]] = set()
+        self._context = Context()
+        self._reported: Collection[str] = []
+        """What was reported as unreached."""
+        self._unconfirmed: set[str] = set()
+        """What was unreached when something was subscribed."""
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def refused(self) -> int:
+        """Messages and queries that were not of the protocol."""
+        return 0 if self.session is None else self.session.refused
+
+    @property
+    def peers(self) -> Sequence[PeerStats]:
+        """The buses that are linked now, by name."""
+        if self.session is None or self._confirmations is None:
+            return []
+        now = elapsed()
+        return [
+            PeerStats(peer.name, peer.who.epoch, peer.last, peer.silence(now))
+            for peer in sorted(self.session.links, key=lambda peer: peer.name)
+            if peer.is_there and peer.who is not None
+        ]
+
+    @property
+    def unreached(self) -> Collection[str]:
+        """Addresses that do not answer: there may be buses that this one has not met."""
+        return () if self._confirmations is None else sorted(self.discovery.unreached)
+
+    # Coming.
+
+    async def start(self, publisher: Publisher, diagnostics: Diagnostics) -> None:
+        """Join. Wait until every bus that is there is linked, or 5 s; then log which are not.
+
+        Raises NameInUse when another of this name is there that has started, or is the one of two
+        that stays, or does not answer and may be frozen. Cancelling or failing leaves nothing open
+        once `close` was called.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._diagnostics = diagnostics
+        self._told = Told(self.find, diagnostics.trouble, diagnostics.fail)
+        try:
+            self.network.open(publisher.name)
+            members = await self.discovery.join(publisher.name, self._bind, self.find)
+            self._check_open()
+        except BaseException:
+            await self._leave(0)
+            raise
+        me = PeerId(publisher.name, publisher.epoch, self._endpoint)
+        log.info("%s listens at %s", me.name, me.endpoint)
+        soon = partial(self._loop.call_soon, context=self._context)
+        driver = Driver(soon, self._later, self._begin_probe)
+        session = Session(
+            self.url, me, publisher, self.network, self.discovery, diagnostics, driver
+        )
+        self.session = session
+        self._confirmations = Confirmations(session, self.network, self._probe)
+        self.network.start(session.receive_from_subscriber, session.receive_from_publisher)
+        for member in members:
+            session.links.find(member)
+        self._watch()
+        self._tick()
+        await self._until_linked(session)
+        session.links.is_open = True
+
+    def _bind(self, endpoint: str) -> str:
+        self._check_open()
+        self._endpoint = self.network.bind(endpoint)
+        return self._endpoint
+
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise BusClosed("the bus was closed while it started")
+
+    async def _until_linked(self, session: Session) -> None:
+        me, links = session.me, session.links
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while any(peer.is_awaited for peer in links) and not (
+                    links.is_late or self._is_closing
+                ):
+                    try:
+                        async with asyncio.timeout(TICK):
+                            await links.changed.wait()
+                    except TimeoutError:
+                        unheard = [peer for peer in links if peer.is_awaited and peer.who is None]
+                        await self._probe(links.dropping(unheard))
+        except TimeoutError:
+            names = ", ".join(sorted(peer.name for peer in links if peer.is_awaited))
+            text = "%s starts without %s: no answer within %g s"
+            log.warning(text, me.name, names, START_SECONDS)
+        self._check_open()
+        if links.is_late or any(
+            peer.name == me.name and (peer.is_awaited or peer.other_version) for peer in links
+        ):
+            raise NameInUse(me.name, self.url)
+
+    def find(self, member: Member) -> None:
+        """Discovery has found a member."""
+        if self.session is not None:
+            self.session.links.find(member)
+
+    # The driver of the session.
+
+    def _later(self, seconds: float, step: Callable[[], None]) -> None:
+        if not self._is_closing:
+            if step in self._timers:
+                self._timers[step].cancel()
+            self._timers[step] = self._loop.call_later(seconds, step, context=self._context)
+
+    def _begin_probe(self, probe: Probe) -> None:
+        task = self._loop.create_task(
+            self._probe(probe), name="aiobus probe of endpoints", context=self._context
+        )
+        self._probes.add(task)
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        self._probes.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("looking for peers failed", exc_info=error)
+
+    async def _probe(self, probe: Probe) -> None:
+        """Carry a probe out. Waits 1 s at most."""
+        look = self.discovery.accepting if probe.for_accepting else self.discovery.absent
+        try:
+            probe.conclude(await look(probe.members))
+        finally:
+            probe.is_over = True
+
+    def _watch(self) -> None:
+        self._later(WATCH, self._watch)
+        self.discovery.watch(self._told, self._bind)
+
+    def _tick(self) -> None:
+        self._later(TICK, self._tick)
+        self.network.check_wakeups()
+        if self.session is not None:
+            self.session.tick(elapsed())
+            self._report_unreached(self.session, self.unreached)
+
+    def _report_unreached(self, session: Session, unreached: Collection[str]) -> None:
+        if session.links.is_open and self._reported != unreached:
+            self._reported = unreached
+            self._diagnostics.unreached(unreached)
+        for address in self._unconfirmed.difference(unreached):
+            self._unconfirmed.discard(address)
+            for catchup in session.interest:
+                catchup.confirm(address)
+
+    # Subscribing and flushing.
+
+    async def subscribe(self, catchup: CatchUp, timeout: float) -> Collection[str]:
+        """Ask every other bus for the query of `catchup`; return the names of those that did not
+        confirm, and the addresses that do not answer. They are asked again until they do.
+        """
+        if not catchup.query.wants_data or self._confirmations is None:
+            return ()
+        missing = await self._confirmations.subscribe(catchup, timeout)
+        self._unconfirmed.update(self.unreached)
+        return {*missing, *self.unreached}
+
+    def unsubscribe(self, catchup: CatchUp) -> None:
+        """Withdraw it. No error if it was not subscribed."""
+        if self.session is not None:
+            self.session.remove(catchup)
+
+    def ask(self, catchup: CatchUp, source: Source, want: Want, limit: int) -> bool:
+        """Ask a source for the next page of what `catchup` misses, as soon as few others do."""
+        if self.session is None:
+            return False
+        return self.session.pages.ask(catchup, source, want, limit, elapsed())
+
+    def doubt(self, source: Source, error: ValueError) -> bool:
+        """Rows of a source are no events: count it, say it, and ask the source where it is."""
+        if self.session is None:
+            return False
+        return self.session.doubt(source, error) and self._confirmations is not None
+
+    async def flush(self, timeout: float) -> Collection[str]:
+        """Wait until every bus that listens has what it asked for; return the names of those that
+        did not confirm, or whose link was cut before they could, and the addresses that do not
+        answer: there may be a bus that has not even been met. If something was published, such an
+        address is waited for, too.
+        """
+        if self.session is None or self._confirmations is None:
+            return ()
+        session, confirmations = self.session, self._confirmations
+        if not (session.fanout.newest and self.unreached):
+            return {*await self._flush(session, confirmations, timeout), *self.unreached}
+        end = elapsed() + timeout
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._until_met(session, timeout))
+            missing = await self._flush(session, confirmations, timeout)
+        if self.unreached:
+            return {*missing, *self.unreached}
+        # The members that are met now have yet to get what was published while they were not.
+        return await self._flush(session, confirmations, max(0.0, end - elapsed()))
+
+    async def _flush(
+        self, session: Session, confirmations: Confirmations, timeout: float
+    ) -> set[str]:
+        session.beat()  # a peer that hears of a higher number is to ask before it confirms anything
+        # What is refused has no stream, and no mark names it.
+        return {*await confirmations.flush(timeout), *session.answers.lacking()}
+
+    async def _until_met(self, session: Session, timeout: float) -> None:
+        """Wait until every address has answered, for `timeout` seconds at most."""
+        end = elapsed() + timeout
+        while self.unreached and (left := end - elapsed()) > 0:
+            # Discovery does not tell when an address has answered: it is asked.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK)):
+                    await session.links.changed.wait()
+
+    # Going.
+
+    async def close(self, timeout: float) -> Collection[str]:
+        """Say bye behind the data and end all links. Returns no name: `flush` has returned those
+        that are missing.
+        """
+        try:
+            try:
+                self._say_bye()
+            except BaseException:  # a Ctrl-C; peers are to hear of the end all the same
+                self._say_bye()
+                raise
+        finally:
+            try:
+                await self._leave(timeout)
+            finally:
+                self._confirmations = None
+        return ()
+
+    def _say_bye(self) -> None:
+        self._is_closing = True
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._probes:
+            task.cancel()
+        if self.session is not None and self._confirmations is not None:
+            self.session.say_bye()
+
+    async def _leave(self, timeout: float) -> None:
+        try:
+            await self.discovery.leave()
+        finally:
+            await self.network.close(timeout)
