@@ -89,7 +89,7 @@ class Discovery(Protocol):
         ...
 
     def descriptors(self) -> set[int]:
-        """Descriptors that a forked child must close, besides the sockets that `mine` recognises."""
+        """Descriptors that a forked child must close, besides the sockets of `mine`."""
         ...
 
     async def leave(self) -> None:
