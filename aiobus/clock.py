@@ -1,10 +1,9 @@
-"""The clocks: wall time, which is data, elapsed time, which measures, and epochs, which tell one
-start of a bus from another.
+"""Wall time for data, elapsed time for measuring, and epochs, which distinguish starts of a bus.
 
-Time belongs to the event loop: a loop with a method `wall_time()` is a virtual one, whose clocks
-both count, so code that runs on it never sees the clock of the machine. Nothing else in the package
-reads a clock. An epoch is a number that no other start of that name has: a subscriber keeps its
-place by (name, epoch), so with an equal epoch it would take the events of a new start for repeats.
+Nothing else in the package reads a clock. Time belongs to the event loop: a loop with a method
+`wall_time()` is virtual, and code that runs on it gets both clocks from it. An epoch is a number
+that no other start of the same name has. A subscription keeps its position by (name, epoch): with
+an equal epoch it would take the events of a new start for repetitions.
 """
 
 import os
@@ -25,25 +24,25 @@ __all__ = [
 ]
 
 machine = time.time
-"""Unix seconds by the machine's clock, whatever the loop says. It may be set back."""
+"""Unix seconds of the machine's clock, also on a virtual loop. The clock may be set back."""
 
 _NO_LOOP: tuple[int, Callable[[], bool]] = (0, bool)  # no thread is 0, and bool() is False
 _usual = _NO_LOOP
-"""The thread and `is_running` of the last loop that had no time of its own. One loop at most runs
-in a thread, so while that one does, nothing need ask which one it is: Python 3.11 makes a system
-call of that, which takes half of the time of making an event.
+"""The thread and `is_running` of the last loop that was not virtual. One loop at most runs in a
+thread, so while that loop runs, `get_running_loop` is not needed. In Python 3.11 that is a system
+call, which takes half of the time of making an event.
 """
 
 
 def elapsed() -> float:
-    """Seconds since some moment in the past, never set back: for budgets and durations, never for
-    data. On a virtual loop its `time()`, else real time. Never waits.
+    """Seconds since an unspecified moment, never set back: for durations and deadlines, not for
+    data. On a virtual loop this is its `time()`. Never waits.
     """
     return stopwatch()()
 
 
 def stopwatch() -> Callable[[], float]:
-    """What `elapsed` reads, for code that reads it often: it holds for the loop that runs now."""
+    """The clock that `elapsed` reads, for frequent use. Valid for the loop that runs now."""
     thread, is_running = _usual
     if thread == get_ident() and is_running():
         return time.perf_counter
@@ -52,8 +51,8 @@ def stopwatch() -> Callable[[], float]:
 
 
 def wall() -> float:
-    """Unix seconds as the running loop sees them: its `wall_time()` if it has one, else the
-    machine's. Never waits.
+    """Unix seconds: the `wall_time()` of the running loop if it has one, else the machine's clock.
+    Never waits.
     """
     thread, is_running = _usual
     if thread == get_ident() and is_running():
@@ -63,7 +62,7 @@ def wall() -> float:
 
 
 def _virtual() -> Any:
-    """The running loop, if it has a time of its own."""
+    """The running loop if it is virtual, else None."""
     global _usual
     try:
         loop = get_running_loop()
@@ -85,20 +84,19 @@ os.register_at_fork(after_in_child=_forget)
 
 
 SPREAD = 2**20
-"""Microseconds, at most, that an epoch is drawn above the clock: two processes whose clocks stand
-still, or were set back, do not know of each other's starts.
+"""Microseconds of the random part of an epoch: two processes whose clocks stand still or were set
+back do not know each other's starts.
 """
 HIGHEST = 2**62
-"""An epoch from here on is no clock's. It is not counted, or it would leave no room above it."""
+"""An epoch from here on comes from no clock. It is ignored, because no room is left above it."""
 
 _lock = Lock()
 _highest = 0
 
 
 def fresh() -> int:
-    """A number for a start: Unix microseconds of the machine's clock, and a random part of up to
-    SPREAD more. It is above every epoch that this process has used or heard of, of whatever name.
-    Safe in any thread. Never waits.
+    """An epoch: Unix microseconds of the machine's clock plus a random part below SPREAD, and above
+    every epoch that this process has used or heard of, of any name. Thread-safe. Never waits.
     """
     global _highest
     with _lock:
@@ -108,7 +106,7 @@ def fresh() -> int:
 
 
 def heard(epoch: int) -> None:
-    """Another bus has this epoch."""
+    """Note that another bus has this epoch."""
     global _highest
     if _highest < epoch < HIGHEST:
         with _lock:

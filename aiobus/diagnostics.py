@@ -169,14 +169,14 @@ class Diagnostics:
         self._say(logging.WARNING, topic, text)
         self.announce(LEFT_BEHIND, {"reader": reader, "type": type, "after": after}, "")
 
-    def unreached(self, places: Collection[str]) -> None:
-        """Which meeting addresses do not answer has changed."""
-        if places:
-            text = f"{self._publisher.name} may be alone: no answer from {', '.join(places)}"
+    def unreached(self, addresses: Collection[str]) -> None:
+        """The set of rendezvous addresses that do not answer has changed."""
+        if addresses:
+            text = f"{self._publisher.name} may be alone: no answer from {', '.join(addresses)}"
             self._say(logging.WARNING, text, text)
         else:
-            log.info("every meeting address answers %s", self._publisher.name)
-        self.announce(UNREACHED, {"addresses": [*places]}, "")
+            log.info("every rendezvous address answers %s", self._publisher.name)
+        self.announce(UNREACHED, {"addresses": [*addresses]}, "")
 
     def fail(self, error: BusError) -> None:
         """The bus may not go on."""

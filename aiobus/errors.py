@@ -25,16 +25,16 @@ __all__ = [
 
 
 TEXT = 160
-"""Characters of a path or an event in a sentence; its beginning and its end say most."""
+"""Characters of a path or an event in an error text: its beginning and its end are shown."""
 
 
 def _short(text: str) -> str:
-    """`text` without its middle, where it is long."""
+    """`text`, without its middle if it is long."""
     return text if len(text) <= TEXT else f"{text[: TEXT // 2]} ... {text[-TEXT // 2 :]}"
 
 
 class BusError(Exception):
-    """What this package raises on purpose, but for TypeError and ValueError at wrong arguments."""
+    """The base of what this package raises, apart from TypeError and ValueError for arguments."""
 
 
 class BusClosed(BusError):
@@ -44,10 +44,10 @@ class BusClosed(BusError):
 
 
 class EncodeError(BusError, ValueError):
-    """An event was refused before it got a number: something in it has no exact JSON image.
+    """An event was refused before it got a seq, because a value in it has no exact JSON form.
 
-    `path` is where, written as Python would reach it (`data['legs'][2].price`); `reason` is why.
-    The text leaves out the middle of a path of hundreds of steps.
+    `path` is the value's place as a Python expression (`data['legs'][2].price`); `reason` is why.
+    The text leaves out the middle of a long path.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -60,10 +60,10 @@ class EncodeError(BusError, ValueError):
 
 
 class QueueFull(BusError):
-    """`publish_nowait` published nothing, because the "block" inbox of `subscription`, whose bound
-    is `maxsize` events, is full; while it catches up with another bus, 256 of those are kept for
-    that. Or, with `pace=True`, because the history of a type, whose bound is `maxsize` events, is
-    full of what a reader has not confirmed; `subscription` is "" then.
+    """`publish_nowait` published nothing, because the "block" inbox of `subscription` is full. Its
+    bound is `maxsize` events, of which 256 are reserved while it catches up with another bus.
+    With `pace=True` it is also raised when the history of a type, whose bound is `maxsize` events,
+    is full of events that a reader has not confirmed; `subscription` is "" then.
     """
 
     def __init__(self, subscription: str, maxsize: int) -> None:
@@ -86,8 +86,8 @@ class QueueFull(BusError):
 
 
 class NameInUse(BusError):
-    """Another bus called `name` already answers at `url`; this one has not joined. Raised by
-    adapters that have peers.
+    """Another bus named `name` is on `url` already; this one has not joined, or leaves. Raised on
+    `ipc://` and `tcp://`.
     """
 
     def __init__(self, name: str, url: str) -> None:
@@ -95,7 +95,7 @@ class NameInUse(BusError):
         self.name = name
         self.url = url
         self.is_here = False
-        """True when the other is an object of this very process."""
+        """True if the other bus is an object of this process."""
 
     def __str__(self) -> str:
         if self.is_here:
@@ -107,8 +107,8 @@ class NameInUse(BusError):
 
 
 class NoSubscribers(BusError):
-    """`request` published nothing, because no subscription names the `type` of the event, with its
-    `key`. One to `"*"` does not count: it is a monitor's.
+    """`request` published nothing, because no subscription names the `type` and `key` of the event.
+    A subscription to `"*"` does not count, because it is a monitor's.
     """
 
     def __init__(self, type: str, key: str) -> None:
@@ -125,8 +125,8 @@ class NoSubscribers(BusError):
 
 
 class RequestTimeout(BusError, TimeoutError):
-    """`event` was published and nobody replied to it within `timeout` seconds. A late reply is
-    still an ordinary event.
+    """`event` was published, and no reply came within `timeout` seconds. A late reply is delivered
+    as an ordinary event.
     """
 
     def __init__(self, event: object, timeout: float) -> None:
@@ -143,6 +143,6 @@ class RequestTimeout(BusError, TimeoutError):
 
 
 class WrongLoop(BusError):
-    """The bus was used from another thread, event loop or process than the one it was started in.
-    Nothing was done.
+    """The bus was used outside the thread, event loop or process that started it. The call had no
+    effect.
     """

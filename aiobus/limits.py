@@ -1,8 +1,8 @@
-"""What bounds what a bus keeps, and what bounds a time.
+"""The bounds of what a bus keeps in memory, and of a time.
 
-Owns the figures that a user may set, and the check that they make sense; the limits of a time in
-seconds since 1970, by which milliseconds and durations are told from it, and the way out for each.
-Pure: plain numbers, and it asks no clock.
+Owns the bounds that a user may set and their check, the bounds of what a registry keeps for its
+members, and the range of a time in seconds since 1970, which tells it from milliseconds and from a
+duration. Pure: plain numbers and no clock.
 """
 
 from dataclasses import dataclass, fields
@@ -11,6 +11,11 @@ from datetime import datetime, timedelta
 __all__ = [
     "EARLIEST",
     "LATEST",
+    "MAX_CONNECTIONS",
+    "MAX_HELLO",
+    "MAX_MEMBERS",
+    "MAX_ROSTER",
+    "MAX_UNSENT",
     "Limits",
     "way_out",
 ]
@@ -20,37 +25,37 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one bus may hold in memory. Every figure is an upper bound; nothing is allocated ahead.
+    """What one bus may keep in memory. Every figure is an upper bound; nothing is allocated ahead.
 
     Inboxes have their own bound, `maxsize=` of `subscribe`. A figure that is not a positive whole
     number raises ValueError.
     """
 
     history_events: int = 65_536
-    """Events kept per type for those who fell behind, at most; the oldest go first, and of more
-    than 1,000 one in 512 at once.
+    """Events kept per type for subscriptions that lag. The oldest are evicted first; of more than
+    1,000 events, one in 512 at once.
     """
     history_bytes: int = 16 * MIB
     """Bytes of encoded events kept per type, with 80 bytes of bookkeeping counted for each event.
     """
     history_total_bytes: int = 64 * MIB
-    """Bytes kept over all types together; the type that holds most gives way first."""
+    """Bytes kept over all types together; the type that keeps most is evicted first."""
     event_bytes: int = 1 * MIB
-    """The largest encoded event `publish` accepts; a larger one raises EncodeError. At most 15 MiB:
-    a message over 16 MiB ends the link that it comes on.
+    """Bytes of the largest encoded event that `publish` accepts; a larger one raises EncodeError.
+    At most 15 MiB, because a message over 16 MiB ends its link.
     """
     high_water_mark: int = 256
     """Messages (frames of up to 128 events or 64 KiB) that ZeroMQ queues for each peer, on either
-    side. Beyond it they are left out, until half of them are read; the peer notices and makes up
-    for it from history, which must reach back further (`history_events` of at least 256 times as
-    many, with full frames).
+    side. Beyond it ZeroMQ drops messages until half of the queue is read. The peer notices and
+    fetches the events from history, which must reach back further (`history_events` of at least 256
+    times as many, with full frames).
     """
     pace_seconds: int = 30
     """With `pace=True`: seconds that `publish` waits for a reader that takes nothing in. It is then
     left behind, that is, not waited for until it reads on.
     """
     types: int = 4_096
-    """Distinct event types this bus may publish; what varies from event to event belongs into
+    """Distinct event types that this bus may publish. What varies from event to event belongs in
     `key`.
     """
 
@@ -64,7 +69,7 @@ class Limits:
         if self.high_water_mark < 64:
             raise ValueError(
                 f"Limits(high_water_mark={self.high_water_mark}): 64 messages at least are needed,"
-                " or what a bus says of itself each second does not get through"
+                " because fewer leave no room for the heartbeat of each second"
             )
         if self.event_bytes > 15 * MIB:
             raise ValueError(
@@ -72,21 +77,33 @@ class Limits:
             )
 
 
+MAX_CONNECTIONS = 1_024
+"""Connections to the registry of a rendezvous address."""
+MAX_MEMBERS = 4_096
+"""Members of a roster, and members that a bus remembers."""
+MAX_HELLO = 64 * 1024
+"""Bytes of a line that a registry reads."""
+MAX_ROSTER = 512 * 1024
+"""Bytes of a line that a member reads: 4,096 members with the longest names take 400 kB."""
+MAX_UNSENT = 1024 * 1024
+"""Bytes that wait for a member that does not read; beyond it, the registry closes its connection.
+"""
+
 LATEST = 1e11
 """Some 3,000 years after 1970. In milliseconds, each time since 1973 is above it."""
 EARLIEST = 1e8
-"""A time in 1973. What is given to this process and lies below it was meant as a duration."""
+"""A time in 1973. A smaller number was meant as a duration."""
 _UNITS = (
     (1e14, "milliseconds", "1_000"),
     (1e17, "microseconds", "1_000_000"),
     (1e20, "nanoseconds", "1_000_000_000"),
 )
-"""Each with its bound: a time of today is below it in that unit, and above it in the next."""
+"""Unit, divisor, and the bound: a time of today is below it in that unit, and not in the next."""
 
 
 def way_out(value: object) -> str:
-    """What to do about `value`, which is no time in seconds: a part of a sentence that ends with
-    "; ". "" where it cannot be told what was meant.
+    """How to correct `value`, which is no time in seconds: a part of a sentence that ends with
+    "; ", or "" if the intention is unknown.
     """
     match value:
         case datetime() if value.utcoffset() is None:

@@ -1,7 +1,6 @@
-"""Which events a subscription wants: types, keys, and the query text that says so to others.
+"""The query of a subscription: event types and keys, and their text for other buses.
 
-Owns the rules for names and keys and the matching. Pure: knows neither who asks nor where events
-come from.
+Owns the rules for names and keys, and the matching. Pure: must not know subscriptions or sources.
 
 A query is sorted patterns separated by a space: `TYPE`, `TYPE/key`, `TYPE/prefix*` or `*`.
 """
@@ -29,7 +28,7 @@ bus, never matched by `*`.
 
 _OWN = "error fresh gap left_behind overflow peer_joined peer_left stale unreached"
 SYSTEM = tuple(RESERVED + name for name in _OWN.split())
-"""The reserved types there are, for the sentence that refuses every other one."""
+"""All reserved types. Every other reserved name is refused with this list."""
 
 MAX_QUERY = 1024
 """Bytes of a query. A subscription of 200 kB crashes libzmq's own sender, so a longer list of keys
@@ -87,7 +86,7 @@ def starred(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What one subscription asks for. Make it with `Query.of`; compare by value.
+    """The types and keys that one subscription selects. Make it with `Query.of`; compare by value.
 
     Key rules select among ordinary types only: a reserved type that was asked for by name always
     matches.
@@ -137,7 +136,7 @@ class Query:
         )
 
     def without(self, *reserved: str) -> "Query":
-        """The same query, but for these reserved types."""
+        """The same query without these reserved types."""
         return replace(self, reserved=self.reserved.difference(reserved))
 
     @property
@@ -146,7 +145,7 @@ class Query:
         return self.every or bool(self.types)
 
     def has_types_of(self, other: "Query") -> bool:
-        """True when both name the same types, whatever their keys."""
+        """True if both name the same types, with equal or different keys."""
         return (self.types, self.every, self.reserved) == (other.types, other.every, other.reserved)
 
     def matches(self, type: str, key: str) -> bool:
@@ -169,10 +168,9 @@ class Query:
 
     @property
     def text(self) -> str:
-        """The query as another bus reads it: at most 1,024 bytes, so it may ask for more than is
-        wanted, never for less.
-
-        Reserved types are not in it: "" when there is nothing else.
+        """The query for other buses, of at most 1,024 bytes. If the exact query is longer, this one
+        selects more, never less. Without reserved types, which stay on their bus; "" if there is
+        nothing else.
         """
         if self.every:
             return "*"
@@ -184,7 +182,7 @@ class Query:
         return "*"
 
     def __str__(self) -> str:
-        """All that is wanted and nothing else, however long."""
+        """The exact query, of any length."""
         types = {"*"} if self.every else self.types
         return " ".join([*_patterns(types, self._rules), *sorted(self.reserved)])
 
@@ -225,7 +223,7 @@ def parse_query(text: str) -> Query:
     )
     if patterns != sorted(set(patterns)):
         raise ValueError("the patterns are not sorted, or one is there twice")
-    # The numbers first: of types and keys that do not belong together the text may be very long.
+    # The counts are compared first, because the text of mismatched types and keys can be very long.
     if len(types) * len(rules) != len(patterns) or query.text != text:
         raise ValueError("not every type is there with every key; subscribe once for each")
     return query
@@ -252,7 +250,7 @@ def _common_prefix(texts: list[str]) -> str:
     first, last = min(texts, default=""), max(texts, default="")
     return first[
         : next(
-            (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+            (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
             len(first),
         )
     ]

@@ -1,8 +1,8 @@
 """Requests: publish an event, await the first event it caused.
 
 Owns the futures of requests under way and the subscriptions that resolve them, one per set of reply
-types, made once and kept. A reply is nothing but an event whose `cause` is the request's id;
-whoever sends it need not know that it was asked for.
+types, made once and kept. A reply is an event whose `cause` is the request's id; its
+sender need not know that it answers a request.
 """
 
 import asyncio

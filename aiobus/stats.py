@@ -1,6 +1,4 @@
-"""What `bus.stats()` returns: frozen snapshots of plain counters. A leaf: who counts and who prints
-is not known here.
-"""
+"""The result of `bus.stats()`: frozen snapshots of plain counters. Must not know what counts."""
 
 from dataclasses import dataclass
 
@@ -14,42 +12,42 @@ class PeerStats:
     name: str
     epoch: int
     last: int
-    """The highest seq of its events that was heard of."""
+    """The highest seq of this bus that is known."""
     silent: float
-    """Seconds since it was last heard. It sends a heartbeat each second, so up to 1 is usual; from
-    3 on it is announced as `aiobus.stale`.
+    """Seconds since its last message. A bus sends a heartbeat each second, so up to 1 is usual;
+    from 3 s on, `aiobus.stale` announces the silence.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStats:
-    """One subscription at one moment. Counters count events since it was made."""
+    """One subscription at one moment. Its counters begin when it is made."""
 
     name: str
     query: str
-    """The types and keys it selects."""
+    """The types and keys that it selects."""
     overflow: str
     pending: int
-    """In its inbox now, not yet handed over."""
+    """Events in its inbox that are not delivered yet."""
     handled: int
-    """Done with: the callback returned or raised, or the stream's consumer came back for more."""
+    """Events whose callback returned or raised, or after which the stream asked for the next."""
     failed: int
     """Calls of its callback or its `where` that raised."""
     dropped: int
-    """Thrown away by "drop_oldest", or by "latest" when it held more keys than `maxsize`."""
+    """Events dropped by "drop_oldest", or by "latest" with more keys than `maxsize`."""
     conflated: int
-    """Replaced by a newer one of the same (type, key) under "latest"."""
+    """Events that "latest" replaced by a newer one of the same (type, key)."""
     expired: int
-    """Not handed over because they were older than `max_age`."""
+    """Events that were not delivered because they were older than `max_age`."""
     overshoot: int
-    """Accepted beyond `maxsize` by "block", because the publisher could only have waited for
-    itself; and, with `pace=True`, what its handler published past a reader for that reason.
+    """Events that "block" accepted beyond `maxsize`, because the publisher would have waited for
+    itself. With `pace=True` also events that its handler published past a reader for that reason.
     """
     gaps: int
-    """`aiobus.gap`s reported: ranges that history no longer held."""
+    """Reported `aiobus.gap` events: ranges that history no longer has."""
     behind: bool
-    """True while it catches up from history; live events then reach it by way of the pages it
-    pulls.
+    """True while it catches up from history; live events then reach it in the pages that it
+    fetches.
     """
 
 
@@ -61,18 +59,18 @@ class BusStats:
     url: str
     epoch: int
     published: int
-    """Events this bus has numbered, system events included: the seq of the newest."""
+    """The seq of the newest event of this bus. System events have a seq as well."""
     peers: tuple[str, ...]
-    """Names of the buses that are linked: their queries are live here and ours there."""
+    """Names of the linked buses. Queries of each side are live on the other."""
     links: tuple[PeerStats, ...]
     """The same buses, with how long each has been silent."""
     unreached: tuple[str, ...]
-    """Meeting addresses that do not answer (`tcp://127.0.0.1:7555`): the holder of one may be
-    frozen, and there may be buses that this one has not met. Empty: it is not alone.
+    """Rendezvous addresses that do not answer (`tcp://127.0.0.1:7555`): the registry there may be
+    frozen, and there may be buses that this one has not met. If it is empty, all were reached.
     """
     refused: int
-    """Messages and queries from others that were not of the protocol, or beyond a bound of this
-    bus, and had no effect.
+    """Messages and queries of other buses that violated the protocol or a bound of this bus. They
+    had no effect.
     """
     history_events: int
     history_bytes: int

@@ -30,7 +30,7 @@ async def main() -> None:
                 await strategy.unsubscribe()
             queue = (halt.timestamp - flood) / handled * pending
             print(f"HALT ({halt.data['reason']}) was handled {took * 1e3:.1f} ms after it was sent")
-            print(f"{pending:,} quotes were pending then, and nobody acts on them any more")
+            print(f"{pending:,} quotes were pending then, and no strategy acts on them any more")
             print(f"in line behind them it would have waited {queue * 1e3:,.0f} ms")
 
         await bus.subscribe(EventType.HALT, on_halt)

@@ -9,8 +9,8 @@ import pytest
 from actors import Actor, ActorError, Nursery
 
 from aiobus.discovery import doorway as descriptors
-from aiobus.discovery.doorway import NEEDED, Reserve, raise_limit, spare
-from aiobus.discovery.rendezvous import is_left_open
+from aiobus.discovery.doorway import NEEDED, DescriptorReserve, raise_limit, spare_descriptors
+from aiobus.discovery.rendezvous import has_half_closed
 from aiobus.discovery.roster import addresses_in
 from aiobus.errors import BusError
 
@@ -35,9 +35,9 @@ def limit_to(count: int) -> None:
 
 def test_what_is_spare_is_what_may_still_be_opened(limit: None) -> None:
     limit_to(20)
-    before = spare()
+    before = spare_descriptors()
     with open(os.devnull), open(os.devnull):
-        assert spare() == before - 2
+        assert spare_descriptors() == before - 2
     assert 18 <= before <= 20
 
 
@@ -45,18 +45,18 @@ def test_where_the_kernel_does_not_count_it_is_counted_here(
     limit: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_to(20)
-    before = spare()
+    before = spare_descriptors()
 
     def refuse(path: str) -> os.stat_result:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(descriptors.os, "stat", refuse)
-    assert abs(spare() - before) <= 1
+    assert abs(spare_descriptors() - before) <= 1
 
 
 def test_a_reserve_holds_as_many_as_it_is_told_and_frees_them_for_a_while() -> None:
     before = len(os.listdir("/dev/fd"))
-    reserve = Reserve(3)
+    reserve = DescriptorReserve(3)
     assert len(os.listdir("/dev/fd")) == before + 3
     with reserve.released():
         assert len(os.listdir("/dev/fd")) == before
@@ -77,10 +77,10 @@ def test_a_bus_does_not_start_with_less_than_it_needs(
 
 def test_without_a_descriptor_an_address_counts_as_left_open_by_a_frozen_member() -> None:
     (address,) = addresses_in("127.0.0.1:9")
-    assert not is_left_open(address)
+    assert not has_half_closed(address)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
-    is_open = is_left_open(address)
+    is_open = has_half_closed(address)
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert is_open
 

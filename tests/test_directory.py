@@ -160,7 +160,7 @@ sys.stdin.read()
 # The address.
 
 
-def test_it_is_a_meeting(place: Path) -> None:
+def test_it_is_a_discovery(place: Path) -> None:
     meeting: Discovery = Directory("desk")
     assert repr(meeting) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
 
@@ -844,7 +844,9 @@ async def test_who_has_vanished_is_there_again_and_finds_who_came_meanwhile(
     assert await late.join() == []
     bus.watch()
     assert bus.found == ["b"]
-    assert bus.told == [f"{bus.path} had vanished and is made again; others find this bus again"]
+    assert bus.told == [
+        f"{bus.path} had vanished and is made again; other buses find this bus again"
+    ]
     assert await a_bus("c").join() == ["a", "b"]
     bus.watch()
     assert (len(bus.told), len(bus.bound)) == (1, 2)
@@ -952,7 +954,9 @@ async def test_what_keeps_a_vanished_socket_from_being_made_is_said_once(
     for _ in range(3):
         bus.watch()
     (text,) = bus.told
-    assert text.startswith(f"others cannot find this bus, or not link with it: {bus.path} is in")
+    assert text.startswith(
+        f"other buses cannot find this bus, or cannot link with it: {bus.path} is in"
+    )
     assert bus.path.read_text() == "precious"
     bus.path.unlink()
     bus.watch()
@@ -985,8 +989,8 @@ async def test_a_look_leaves_no_descriptor_open_and_leaving_none_at_all(
 def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """`limit(n)`: the process may open n more files."""
 
-    def limit(spare: int) -> None:
-        monkeypatch.setattr(directory, "spare", lambda: spare)
+    def limit(free: int) -> None:
+        monkeypatch.setattr(directory, "spare_descriptors", lambda: free)
 
     return limit
 
@@ -1216,8 +1220,8 @@ async def test_without_a_descriptor_no_bus_is_absent(a_bus: MakeBus, desk: Path)
 def test_a_socket_that_cannot_be_looked_at_is_neither_alive_nor_dead(place: Path) -> None:
     die_having(LISTEN, place / "dead.sock")
     with no_descriptor():
-        assert doorway.look(str(place / "dead.sock")) is doorway.Stands.UNKNOWN
-        assert doorway.listening(str(place)) is None
+        assert doorway.probe(str(place / "dead.sock")) is doorway.PathState.UNKNOWN
+        assert doorway.listening_paths(str(place)) is None
 
 
 async def test_a_bus_that_cannot_be_looked_at_is_found_at_a_later_look(
@@ -1228,7 +1232,7 @@ async def test_a_bus_that_cannot_be_looked_at_is_found_at_a_later_look(
     await other.join()
     for _ in range(LOOKS - 1):
         bus.watch()
-    monkeypatch.setattr(directory, "look", lambda path: doorway.Stands.UNKNOWN)
+    monkeypatch.setattr(directory, "probe", lambda path: doorway.PathState.UNKNOWN)
     bus.watch()
     assert bus.found == []
     monkeypatch.undo()
@@ -1268,11 +1272,11 @@ async def test_the_sockets_of_the_meeting_are_known_by_their_addresses(
 @pytest.mark.parametrize(
     "address", ["", b"", b"\0abstract", "a.sock", ("127.0.0.1", 7555), ("::1", 7, 0, 0), None, 3]
 )
-def test_no_other_address_is_of_the_meeting(place: Path, address: object) -> None:
+def test_no_other_address_is_of_the_discovery(place: Path, address: object) -> None:
     assert not Directory("desk").mine(address)
 
 
-def test_neither_the_directory_nor_what_is_beside_it_is_a_socket_of_the_meeting(
+def test_neither_the_directory_nor_what_is_beside_it_is_a_socket_of_the_discovery(
     place: Path,
 ) -> None:
     for rest in ("", "/x/a.sock", "-2/a.sock", "/../a.sock"):

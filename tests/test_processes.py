@@ -336,7 +336,7 @@ async def test_20_races_for_the_address_end_with_one_holder_each(
         holders[0].kill()
         await holders[0].code
         newcomer = await nursery.actor()
-        await newcomer("from aiobus.discovery import rendezvous; rendezvous.HEIR_SECONDS = 0.05")
+        await newcomer("from aiobus.discovery import rendezvous as r; r.SUCCESSION_SECONDS = 0.05")
         await newcomer.start(url, f"n{number}")
         actors.append(newcomer)
         await newcomer(

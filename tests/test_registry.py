@@ -1,4 +1,4 @@
-"""One holder and what comes to its address: hellos, garbage, silence and too much of everything."""
+"""A registry and its connections: hellos, garbage, silence and too much of everything."""
 
 import asyncio
 import os
@@ -11,9 +11,10 @@ import orjson
 import pytest
 
 from aiobus.discovery import Member
-from aiobus.discovery import registry as holder_module
-from aiobus.discovery.registry import MAX_GUESTS, Registry
-from aiobus.discovery.roster import MAX_HELLO, Address, Met, hello_line
+from aiobus.discovery import registry as registry_module
+from aiobus.discovery.registry import Registry
+from aiobus.discovery.roster import Address, KnownMembers, hello_line
+from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -26,23 +27,23 @@ def free_address() -> Address:
 
 
 class Desk:
-    """A holder, why it refused, and raw connections to it."""
+    """A registry, why it refused, and raw connections to it."""
 
     def __init__(self) -> None:
         self.address = free_address()
-        self.met = Met()
+        self.met = KnownMembers()
         self.came: list[Member] = []
         self.refusals: list[str] = []
         self.has_refused = asyncio.Event()
-        self.holder = self.another()
+        self.registry = self.another()
         self._stack = AsyncExitStack()
 
     def another(self) -> Registry:
-        return Registry(self.address, ME, self.met, came=self._take, refused=self._note)
+        return Registry(self.address, ME, self.met, on_hello=self._take, on_refused=self._note)
 
     def _take(self, member: Member) -> None:
         self.came.append(member)
-        self.holder.tell(self.met.learn([member]))
+        self.registry.announce(self.met.learn([member]))
 
     def _note(self, reason: str) -> None:
         self.refusals.append(reason)
@@ -59,7 +60,7 @@ class Desk:
         return raw
 
     async def close(self) -> None:
-        self.holder.close()
+        self.registry.close()
         await self._stack.aclose()
 
 
@@ -77,7 +78,7 @@ class Raw:
         """The members on the next roster."""
         while b"\n" not in self._lines:
             data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
-            assert data, "the holder closed the connection"
+            assert data, "the registry closed the connection"
             self._lines += data
         line, _, self._lines = self._lines.partition(b"\n")
         kind, version, rows = orjson.loads(line)
@@ -125,22 +126,22 @@ async def test_a_member_whose_connection_has_ended_is_absent_and_on_the_roster_u
 ) -> None:
     gone = await desk.connect(hello_line(A))
     await gone.hear()
-    assert desk.holder.absent == []
+    assert desk.registry.absent == []
     gone.sock.close()
-    while desk.holder.absent != [A]:  # noqa: ASYNC110 - nothing tells when the end was read
+    while desk.registry.absent != [A]:  # noqa: ASYNC110 - nothing tells when the end was read
         await asyncio.sleep(0)
     assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
-    desk.met.forget(desk.holder.absent)
+    desk.met.forget(desk.registry.absent)
     assert await (await desk.connect(hello_line(B))).hear() == {ME, B}
 
 
-async def test_a_member_that_was_met_elsewhere_is_on_the_roster_and_the_guests_are_told(
+async def test_a_member_that_was_met_elsewhere_is_on_the_roster_and_the_connections_are_told(
     desk: Desk,
 ) -> None:
-    guest = await desk.connect(hello_line(B))
-    assert await guest.hear() == {ME, B}
-    desk.holder.tell(desk.met.learn([A]))
-    while await guest.hear() != {A}:
+    member = await desk.connect(hello_line(B))
+    assert await member.hear() == {ME, B}
+    desk.registry.announce(desk.met.learn([A]))
+    while await member.hear() != {A}:
         pass
     assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
 
@@ -187,7 +188,7 @@ async def test_a_connection_that_comes_and_goes_is_nobodys_fault(desk: Desk) -> 
 async def test_who_never_says_hello_is_sent_away(
     monkeypatch: pytest.MonkeyPatch, desk: Desk
 ) -> None:
-    monkeypatch.setattr(holder_module, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(registry_module, "HELLO_SECONDS", 0.05)
     good = await desk.connect(hello_line(A))
     silent = await desk.connect(b'["hello"')
     assert await silent.is_closed()
@@ -207,7 +208,7 @@ async def test_an_error_of_our_own_is_logged_and_ends_one_connection(
     good = await desk.connect(hello_line(A))
     assert await good.hear() == {ME, A}
     with monkeypatch.context() as patch:
-        patch.setattr(holder_module, "parse_hello", fails)
+        patch.setattr(registry_module, "parse_hello", fails)
         assert await (await desk.connect(hello_line(B))).is_closed()
     assert "ZeroDivisionError: ours" in caplog.text
     assert await (await desk.connect(hello_line(B))).hear() == {ME, A, B}
@@ -227,7 +228,7 @@ def many_descriptors() -> Iterator[None]:
 async def test_one_connection_too_many_is_refused_until_another_ends(desk: Desk) -> None:
     good = await desk.connect(hello_line(A))
     assert await good.hear() == {ME, A}
-    others = [await desk.connect() for _ in range(MAX_GUESTS - 1)]
+    others = [await desk.connect() for _ in range(MAX_CONNECTIONS - 1)]
     assert await (await desk.connect(hello_line(B))).is_closed()
     assert desk.refusals == ["there are 1,024 connections already"]
     others[0].sock.shutdown(socket.SHUT_WR)
@@ -271,7 +272,7 @@ async def frozen(desk: Desk) -> Raw:
 async def test_a_member_that_does_not_read_delays_nobody_and_is_sent_away_when_too_much_waits(
     monkeypatch: pytest.MonkeyPatch, desk: Desk
 ) -> None:
-    monkeypatch.setattr(holder_module, "MAX_UNSENT", 32 * 1024)
+    monkeypatch.setattr(registry_module, "MAX_UNSENT", 32 * 1024)
     await frozen(desk)
     good = await desk.connect(hello_line(A))
     port = 10
@@ -284,14 +285,14 @@ async def test_a_member_that_does_not_read_delays_nobody_and_is_sent_away_when_t
         while newcomer not in await good.hear():
             pass
         desk.met.forget([newcomer])  # else the roster itself would be too much
-    assert desk.refusals == ["it does not read what it is told"]
+    assert desk.refusals == ["it does not read what is sent to it"]
 
 
 async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
     slow = await frozen(desk)
     told: set[Member] = set()
-    # Until the buffers on the way are full and much waits in the holder.
-    while sum(len(guest.unsent) for guest in desk.holder._guests) < 10_000:
+    # Until the buffers on the way are full and much waits in the registry.
+    while sum(len(connection.unsent) for connection in desk.registry._connections) < 10_000:
         told.add(newcomer := Member("x" * 64, f"tcp://127.0.0.1:{len(told) + 10}"))
         raw = await desk.connect(hello_line(newcomer))
         assert newcomer in await raw.hear()
@@ -302,19 +303,19 @@ async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
     assert desk.refusals == []
 
 
-async def test_an_address_has_one_holder(desk: Desk) -> None:
+async def test_an_address_has_one_registry(desk: Desk) -> None:
     with pytest.raises(OSError, match="in use"):
         desk.another()
 
 
 async def test_closing_frees_the_address_before_anybody_notices(desk: Desk) -> None:
-    guest = await desk.connect(hello_line(A))
-    await guest.hear()
+    member = await desk.connect(hello_line(A))
+    await member.hear()
     knocking = await desk.connect()
-    desk.holder.close()
-    desk.holder.close()
+    desk.registry.close()
+    desk.registry.close()
     desk.another().close()
-    assert await guest.is_closed()
+    assert await member.is_closed()
     assert await knocking.is_closed()
 
 
@@ -324,11 +325,11 @@ async def test_an_ipv6_address_is_served_as_well() -> None:
             address = Address(*free.getsockname()[:2])
     except OSError:
         pytest.skip("this machine has no ::1")
-    holder = Registry(address, ME, Met(), came=print, refused=print)
+    registry = Registry(address, ME, KnownMembers(), on_hello=print, on_refused=print)
     with socket.socket(socket.AF_INET6) as sock:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
         raw = Raw(sock)
         await raw.say(hello_line(A))
         assert await raw.hear() == {ME, A}
-    holder.close()
+    registry.close()

@@ -32,9 +32,9 @@ from aiobus.discovery.rendezvous import Rendezvous
 async def main(url, name):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        meeting = Rendezvous(url)
-        await meeting.join(name, lambda asked: endpoint, print)
-        print(*meeting.held, flush=True)
+        discovery = Rendezvous(url)
+        await discovery.join(name, lambda asked: endpoint, print)
+        print(*discovery.held, flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main(*sys.argv[1:]))
@@ -50,7 +50,7 @@ class Bot:
 
     def __init__(self, url: str, name: str) -> None:
         self.name = name
-        self.meeting = Rendezvous(url)
+        self.discovery = Rendezvous(url)
         self.listener = socket.socket()
         self.port = 0
         """Where to listen; 0 is any free one."""
@@ -76,7 +76,7 @@ class Bot:
         self.news.set()
 
     async def join(self) -> "Bot":
-        members = await self.meeting.join(self.name, self.bind, self.take)
+        members = await self.discovery.join(self.name, self.bind, self.take)
         self.joined = {member.name for member in members}
         return self
 
@@ -88,7 +88,7 @@ class Bot:
         return True
 
     async def leave(self) -> None:
-        await self.meeting.leave()
+        await self.discovery.leave()
         self.listener.close()
 
 
@@ -144,15 +144,15 @@ def descriptors() -> list[str]:
     return sorted(os.listdir("/dev/fd"))
 
 
-def test_a_rendezvous_is_a_meeting() -> None:
-    meeting: Discovery = Rendezvous("localhost:7555")
-    assert meeting.descriptors() == set()
+def test_a_rendezvous_is_a_discovery() -> None:
+    discovery: Discovery = Rendezvous("localhost:7555")
+    assert discovery.descriptors() == set()
 
 
 async def test_the_first_who_comes_serves_and_is_alone(crowd: Crowd, at: str) -> None:
     [first] = await crowd.join(at, "first")
     assert not first.joined
-    assert first.meeting.held == {at}
+    assert first.discovery.held == {at}
     assert first.asked_for == f"tcp://{at.partition(':')[0]}:*"
 
 
@@ -166,7 +166,7 @@ async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(
     assert await a.knows("b", "c")
     assert await b.knows("a", "c")
     assert c.found == []
-    assert [bot.name for bot in (a, b, c) if bot.meeting.held] == ["a"]
+    assert [bot.name for bot in (a, b, c) if bot.discovery.held] == ["a"]
 
 
 async def test_somebody_of_the_same_name_is_told_of(crowd: Crowd, at: str) -> None:
@@ -208,7 +208,7 @@ async def roster_of(at: str) -> list[Member]:
 async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(
     crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "CENSUS_SECONDS", 0.01)
+    monkeypatch.setattr(rendezvous, "ABSENT_SECONDS", 0.01)
     await crowd.join(at, "a")
     [b] = await crowd.join(at, "b")
     endpoint = b.endpoint
@@ -251,17 +251,17 @@ async def test_a_killed_holder_is_replaced_and_a_newcomer_meets_all_survivors(
         await taken_over.wait()
         [newcomer] = await crowd.join(at, "newcomer")
         assert newcomer.joined == {"a", "b"}
-        assert [held for bot in crowd.bots for held in bot.meeting.held] == [at]
+        assert [held for bot in crowd.bots for held in bot.discovery.held] == [at]
 
 
 @pytest.mark.one_loop
 async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_nobody(
     crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "HEIR_SECONDS", 0.05)
+    monkeypatch.setattr(rendezvous, "SUCCESSION_SECONDS", 0.05)
     bots = await crowd.join(at, *(f"bot-{number}" for number in range(10)))
     for race in range(20):
-        [holder] = [bot for bot in bots if bot.meeting.held]
+        [holder] = [bot for bot in bots if bot.discovery.held]
         bots.remove(holder)
         leaving = asyncio.create_task(holder.leave())
         [newcomer] = await crowd.join(at, f"newcomer-{race}")
@@ -270,7 +270,7 @@ async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_nobody
         for bot in bots:
             assert await bot.knows(newcomer.name)
         bots.append(newcomer)
-        assert [bot.meeting.held for bot in bots if bot.meeting.held] == [{at}]
+        assert [bot.discovery.held for bot in bots if bot.discovery.held] == [{at}]
 
 
 async def test_a_new_holder_vouches_for_those_it_knew(
@@ -302,7 +302,7 @@ async def test_rosters_of_several_addresses_are_united(crowd: Crowd) -> None:
     assert both.joined == {"a", "b"}
     [c] = await crowd.join(two, "c")
     assert await both.knows("c")
-    assert both.meeting.held == set()
+    assert both.discovery.held == set()
     assert c.joined == {"b", "both"}
 
 
@@ -310,20 +310,23 @@ async def test_of_several_addresses_a_free_one_is_served(crowd: Crowd) -> None:
     one, two = free_address(), free_address()
     await crowd.join(one, "a")
     [both] = await crowd.join(f"{one},{two}", "both")
-    assert both.meeting.held == {two}
+    assert both.discovery.held == {two}
 
 
 def names_met(bot: Bot) -> set[str]:
-    return {member.name for member in bot.meeting._met}
+    return {member.name for member in bot.discovery._known}
 
 
 def are_spread(bots: list[Bot], addresses: list[str]) -> bool:
     """True when no bot holds two addresses, none that holds no address leaves one free, and each is
     connected to the holder of each held one.
     """
-    held = [bot.meeting.held for bot in bots]
+    held = [bot.discovery.held for bot in bots]
     holders = [
-        place.holder for bot in bots for place in bot.meeting._places if place.holder is not None
+        client.registry
+        for bot in bots
+        for client in bot.discovery._clients
+        if client.registry is not None
     ]
     return (
         all(len(each) <= 1 for each in held)
@@ -341,14 +344,14 @@ async def test_a_member_holds_one_address_at_most_and_the_others_take_what_is_fr
     crowd: Crowd, addresses: int, members: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after each of them in turn has gone and another one has come."""
-    monkeypatch.setattr(rendezvous, "HEIR_SECONDS", 0.05)
-    monkeypatch.setattr(rendezvous, "CENSUS_SECONDS", 0.05)
+    monkeypatch.setattr(rendezvous, "SUCCESSION_SECONDS", 0.05)
+    monkeypatch.setattr(rendezvous, "ABSENT_SECONDS", 0.05)
     places = [free_address() for _ in range(addresses)]
     url = ",".join(places)
     bots = await crowd.join(url, *(f"bot-{number}" for number in range(members)))
     await until(lambda: are_spread(bots, places))
     for number in range(members):
-        assert all(bot.meeting.unreached == [] for bot in bots)
+        assert all(bot.discovery.unreached == [] for bot in bots)
         await bots.pop(0).leave()
         await until(lambda: not bots or are_spread(bots, places))
         bots.extend(await crowd.join(url, f"newcomer-{number}"))
@@ -367,23 +370,23 @@ async def test_a_newcomer_hears_of_a_frozen_holder_at_the_other_address(
     with process(url if comes_to_both else one, "frozen") as frozen:
         assert await joined(frozen) == one
         [b] = await crowd.join(url, "b")
-        assert (b.joined, b.meeting.held) == ({"frozen"}, {two})
+        assert (b.joined, b.discovery.held) == ({"frozen"}, {two})
         os.kill(frozen.pid, signal.SIGSTOP)
         await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)
         [c] = await crowd.join(url, "c")
         assert c.joined == {"frozen", "b"}
-        assert c.meeting.unreached == [f"tcp://{one}"]
+        assert c.discovery.unreached == [f"tcp://{one}"]
         frozen.kill()
         await asyncio.to_thread(frozen.wait)
-        await until(lambda: c.meeting.unreached == [])
-        assert c.meeting.held == {one}
+        await until(lambda: c.discovery.unreached == [])
+        assert c.discovery.held == {one}
 
 
 async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_another_is_frozen(
     crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No member is left that could tell which."""
-    monkeypatch.setattr(rendezvous, "CENSUS_SECONDS", 0.05)
+    monkeypatch.setattr(rendezvous, "ABSENT_SECONDS", 0.05)
     with process(at, "holder") as holder:
         assert await joined(holder) == at
         with process(at, "frozen") as frozen:
@@ -393,12 +396,12 @@ async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_anoth
             holder.kill()
             await asyncio.to_thread(holder.wait)
             [newcomer] = await crowd.join(at, "newcomer")
-            assert (newcomer.joined, newcomer.meeting.held) == (set(), {at})
-            assert newcomer.meeting.unreached == [f"tcp://{at}"]
-            assert "a member that was there is frozen" in caplog.text
+            assert (newcomer.joined, newcomer.discovery.held) == (set(), {at})
+            assert newcomer.discovery.unreached == [f"tcp://{at}"]
+            assert "an unknown member that was connected there is" in caplog.text
             os.kill(frozen.pid, signal.SIGCONT)
             assert await newcomer.knows("frozen")
-            await until(lambda: newcomer.meeting.unreached == [])
+            await until(lambda: newcomer.discovery.unreached == [])
 
 
 @pytest.mark.one_loop
@@ -416,13 +419,13 @@ async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
         assert bot.joined == {"b"}
         [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
         assert warning.getMessage().startswith(
-            f"bot joins without {one}: whatever holds that address accepts connections but does not"
-            " answer"
+            f"bot joins without {one}: the process that listens there accepts connections but"
+            " does not answer"
         )
-        assert bot.meeting.unreached == [f"tcp://{one}"]
+        assert bot.discovery.unreached == [f"tcp://{one}"]
         os.kill(frozen.pid, signal.SIGCONT)
         assert await bot.knows("frozen")
-        assert bot.meeting.unreached == []
+        assert bot.discovery.unreached == []
 
 
 async def test_an_address_that_nobody_serves_is_named_and_served_once_it_is_free(
@@ -433,13 +436,13 @@ async def test_an_address_that_nobody_serves_is_named_and_served_once_it_is_free
         squatter.bind(("127.0.0.1", 0))
         at = f"127.0.0.1:{squatter.getsockname()[1]}"
         [a] = await crowd.join(at, "a")
-        assert a.meeting.held == set()
-        assert f"a joins without {at}: nobody serves there" in caplog.text
-        assert a.meeting.unreached == [f"tcp://{at}"]
+        assert a.discovery.held == set()
+        assert f"a joins without {at}: no bus serves there" in caplog.text
+        assert a.discovery.unreached == [f"tcp://{at}"]
     [b] = await crowd.join(at, "b")
     assert await a.knows("b")
     assert await b.knows("a")
-    assert a.meeting.unreached == b.meeting.unreached == []
+    assert a.discovery.unreached == b.discovery.unreached == []
 
 
 async def test_a_holder_that_freezes_after_a_takeover_leaves_its_address_in_doubt_after_2_s(
@@ -448,11 +451,11 @@ async def test_a_holder_that_freezes_after_a_takeover_leaves_its_address_in_doub
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.2)
     other = free_address()
     [a] = await crowd.join(f"{at},{other}", "a")
-    assert (a.meeting.held, a.meeting.unreached) == ({at}, [])
+    assert (a.discovery.held, a.discovery.unreached) == ({at}, [])
     host, _, port = other.partition(":")
     with socket.create_server((host, int(port))):  # it never accepts
-        await until(lambda: a.meeting.unreached == [f"tcp://{other}"])
-    await until(lambda: a.meeting.unreached == [])
+        await until(lambda: a.discovery.unreached == [f"tcp://{other}"])
+    await until(lambda: a.discovery.unreached == [])
 
 
 class Impostor:
@@ -508,9 +511,9 @@ async def test_a_holder_that_is_none_is_distrusted_and_asked_again(
 ) -> None:
     async with Impostor(WRONG[kind], WRONG[kind], roster_line([])) as at:
         [bot] = await crowd.join(at, "bot")
-        assert (bot.joined, bot.meeting.refused) == (set(), 2)
+        assert (bot.joined, bot.discovery.refused) == (set(), 2)
         [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
-        assert warning.getMessage().startswith(f"{at}: refused a connection: its holder sent ")
+        assert warning.getMessage().startswith(f"{at}: refused a connection: its registry sent ")
         await bot.leave()
 
 
@@ -525,7 +528,7 @@ async def test_a_join_where_something_else_answers_fails_and_names_the_address(
         urls = (at, f"{at},{free_address()}", f"{free_address()},{at}")
         joining = [crowd.join(url, "bot") for url in urls]
         for outcome in await asyncio.gather(*joining, return_exceptions=True):
-            with pytest.raises(BusError, match=f"^tcp://{at} cannot be .* no aiobus"):
+            with pytest.raises(BusError, match=f"^tcp://{at} cannot be .* another program"):
                 raise outcome
 
 
@@ -534,7 +537,7 @@ async def test_a_join_where_each_connection_is_ended_unanswered_fails_and_names_
 ) -> None:
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 1.0)
     async with Impostor(b"", hangs_up=True) as at:
-        with pytest.raises(BusError, match=f"^tcp://{at} .* ends each connection unanswered"):
+        with pytest.raises(BusError, match=f"^tcp://{at} .* closes each connection unanswered"):
             await crowd.join(at, "bot")
 
 
@@ -546,7 +549,7 @@ async def test_an_address_that_cannot_be_reached_is_named_and_in_doubt(
     with socket.create_server(("127.255.255.255", 0)) as server:
         at = f"127.255.255.255:{server.getsockname()[1]}"
         [bot] = await crowd.join(at, "bot")
-    assert bot.meeting.unreached == [f"tcp://{at}"]
+    assert bot.discovery.unreached == [f"tcp://{at}"]
     assert f"bot joins without {at}: it cannot be reached (" in caplog.text
 
 
@@ -558,13 +561,13 @@ from aiobus.discovery.rendezvous import Rendezvous
 async def main(url):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        meeting = Rendezvous(url)
+        discovery = Rendezvous(url)
         try:
-            members = await meeting.join("bot", lambda asked: endpoint, print)
+            members = await discovery.join("bot", lambda asked: endpoint, print)
             print("joined", *(member.name for member in members))
         except Exception as error:
             print(type(error).__name__, error)
-        await meeting.leave()
+        await discovery.leave()
 
 if os.geteuid() == 0:
     os.setuid(65534)
@@ -588,8 +591,8 @@ async def test_a_join_where_this_process_may_not_listen_fails_and_names_the_addr
     url = f"{forbidden},{free}" if is_first else f"{free},{forbidden}"
     said = await told_where_it_is_forbidden(url)
     assert said.startswith(
-        f"BusError tcp://{forbidden} cannot be a meeting address: nothing listens there, and this"
-        " process may not (Permission denied)."
+        f"BusError tcp://{forbidden} cannot be a rendezvous address: nothing listens there, and"
+        " this process may not (Permission denied)."
     )
 
 
@@ -603,20 +606,20 @@ async def test_a_holder_that_hangs_up_at_once_is_asked_again(crowd: Crowd) -> No
             sock.close()
         rude.close()
         [bot] = await joining
-        assert bot.meeting.held == {f"{host}:{port}"}
+        assert bot.discovery.held == {f"{host}:{port}"}
 
 
 async def test_garbage_at_a_served_address_is_counted_and_said_once_a_second(
     crowd: Crowd, at: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     [a, b] = await crowd.join(at, "a", "b")
-    holder = a if a.meeting.held else b
+    holder = a if a.discovery.held else b
     for _ in range(10):
         with raw_connection(at) as raw:
             await asyncio.get_running_loop().sock_sendall(raw, b"GET / HTTP/1.1\r\n\r\n")
             with contextlib.suppress(ConnectionError):
                 assert await asyncio.get_running_loop().sock_recv(raw, 100) == b""
-    assert holder.meeting.refused == 10
+    assert holder.discovery.refused == 10
     assert f"{at}: refused a connection: a line that is not JSON (1 so far)" in caplog.messages
     times = [entry.created for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert all(later - earlier > 0.9 for earlier, later in pairwise(times))
@@ -635,10 +638,10 @@ async def test_a_callback_that_fails_is_logged_and_the_others_are_still_told_of(
         if member.name == "b":
             raise ZeroDivisionError("mine")
 
-    a.meeting._found = fails
+    a.discovery._found = fails
     await crowd.join(at, "b", "c", "d")
     assert await a.knows("b", "c", "d")
-    assert "was found, but not taken up" in caplog.text
+    assert "was found, but could not be linked" in caplog.text
     assert "ZeroDivisionError: mine" in caplog.text
 
 
@@ -665,8 +668,8 @@ async def test_leaving_leaves_nothing_open_and_may_be_done_twice(at: str) -> Non
     bots = [Bot(at, name) for name in "abc"]
     await asyncio.gather(*(bot.join() for bot in bots))
     await asyncio.gather(*(bot.leave() for bot in bots), *(bot.leave() for bot in bots))
-    await bots[0].meeting.leave()
-    assert bots[0].meeting.held == set()
+    await bots[0].discovery.leave()
+    assert bots[0].discovery.held == set()
     assert descriptors() == before
 
 
@@ -752,10 +755,10 @@ def test_an_address_that_cannot_be_served_is_refused_before_anything_is_opened(u
 
 
 def test_members_are_admitted_on_this_machine_only() -> None:
-    meeting = Rendezvous("localhost:7555")
-    assert meeting.admits(Member("bot", "tcp://127.0.0.1:5"))
-    assert not meeting.admits(Member("bot", "tcp://10.0.0.1:5"))
-    assert not meeting.admits(Member("not a name", "tcp://127.0.0.1:5"))
+    discovery = Rendezvous("localhost:7555")
+    assert discovery.admits(Member("bot", "tcp://127.0.0.1:5"))
+    assert not discovery.admits(Member("bot", "tcp://10.0.0.1:5"))
+    assert not discovery.admits(Member("not a name", "tcp://127.0.0.1:5"))
 
 
 async def test_the_listening_endpoint_is_asked_for_where_the_first_address_is() -> None:
@@ -778,17 +781,17 @@ async def test_addresses_of_the_rendezvous_and_of_members_are_its_own(
     [b] = await crowd.join(at, "b")
     for endpoint in (f"tcp://{at}", a.endpoint, b.endpoint):
         host, _, port = endpoint.removeprefix("tcp://").partition(":")
-        assert b.meeting.mine((host, int(port)))
-        assert b.meeting.mine((host, int(port), 0, 0))
-        assert not b.meeting.mine((host, int(port) + 1))
+        assert b.discovery.mine((host, int(port)))
+        assert b.discovery.mine((host, int(port), 0, 0))
+        assert not b.discovery.mine((host, int(port) + 1))
     for foreign in ("", "/run/x.sock", b"", None, (), ("127.0.0.1",), (1, 2), ("a", "b")):
-        assert not b.meeting.mine(foreign)
+        assert not b.discovery.mine(foreign)
 
 
 @pytest.mark.one_loop
 async def test_who_accepts_who_refuses_and_who_does_neither_are_told_apart() -> None:
     """Who does neither may be cut off: it is not given up, and its link not made anew."""
-    meeting = Rendezvous(free_address())
+    discovery = Rendezvous(free_address())
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_server(("127.0.0.1", 0)) as gone,
@@ -807,5 +810,5 @@ async def test_who_accepts_who_refuses_and_who_does_neither_are_told_apart() -> 
         )
         gone.close()
         members = [accepts, refuses, neither]
-        assert await meeting.accepting(members) == [accepts]
-        assert await meeting.absent(members) == [refuses]
+        assert await discovery.accepting(members) == [accepts]
+        assert await discovery.absent(members) == [refuses]

@@ -1,4 +1,4 @@
-"""What a holder knows of its address, what a member knows of all, and which addresses there are."""
+"""The roster of an address, the members that are known, and which addresses are valid."""
 
 import json
 
@@ -8,13 +8,10 @@ from hypothesis import strategies as st
 
 from aiobus.discovery import Member
 from aiobus.discovery.roster import (
-    MAX_HELLO,
-    MAX_MEMBERS,
-    MAX_ROSTER,
     Address,
-    Lines,
-    Malformed,
-    Met,
+    KnownMembers,
+    LineReader,
+    ProtocolError,
     Roster,
     address_of,
     addresses_in,
@@ -24,6 +21,7 @@ from aiobus.discovery.roster import (
     parse_roster,
     roster_line,
 )
+from aiobus.limits import MAX_HELLO, MAX_MEMBERS, MAX_ROSTER
 
 
 def member(number: int, name: str = "") -> Member:
@@ -80,7 +78,7 @@ GOOD = ["hello", 1, *A]
 )
 def test_what_is_no_hello_is_refused_and_not_quoted(said: object, reason: str) -> None:
     line = said if isinstance(said, bytes) else json.dumps(said).encode()
-    with pytest.raises(Malformed, match=reason) as refused:
+    with pytest.raises(ProtocolError, match=reason) as refused:
         parse_hello(line)
     assert "bot-1" not in str(refused.value)
 
@@ -95,7 +93,7 @@ def test_what_is_no_hello_is_refused_and_not_quoted(said: object, reason: str) -
     ],
 )
 def test_what_is_no_roster_is_refused(said: object) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         parse_roster(json.dumps(said).encode())
 
 
@@ -110,7 +108,7 @@ def test_whatever_arrives_is_possible_or_refused(line: bytes) -> None:
     for parse in (parse_hello, parse_roster):
         try:
             parsed = parse(line)
-        except Malformed:
+        except ProtocolError:
             continue
         assert all(is_possible(m) for m in ([parsed] if isinstance(parsed, Member) else parsed))
 
@@ -124,72 +122,72 @@ def test_lines_come_out_as_they_went_in_however_they_were_cut(
 ) -> None:
     sent = b"".join(line + b"\n" for line in lines)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=6)))
-    reader = Lines(10)
+    reader = LineReader(10)
     pieces = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
     assert [line for piece in pieces for line in reader.feed(piece)] == lines
     reader.end()
 
 
 def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
-    assert Lines(MAX_HELLO).feed(b"x" * MAX_HELLO + b"\n") == [b"x" * MAX_HELLO]
-    with pytest.raises(Malformed, match="more than 65,536 bytes"):
-        Lines(MAX_HELLO).feed(b"x" * (MAX_HELLO + 1))
-    with pytest.raises(Malformed, match="more than 65,536 bytes"):
-        Lines(MAX_HELLO).feed(b"x" * (MAX_HELLO + 1) + b"\n")
+    assert LineReader(MAX_HELLO).feed(b"x" * MAX_HELLO + b"\n") == [b"x" * MAX_HELLO]
+    with pytest.raises(ProtocolError, match="more than 65,536 bytes"):
+        LineReader(MAX_HELLO).feed(b"x" * (MAX_HELLO + 1))
+    with pytest.raises(ProtocolError, match="more than 65,536 bytes"):
+        LineReader(MAX_HELLO).feed(b"x" * (MAX_HELLO + 1) + b"\n")
 
 
 def test_ending_in_the_middle_of_a_line_is_told() -> None:
-    lines = Lines(10)
+    lines = LineReader(10)
     assert lines.feed(b"whole\nhal") == [b"whole"]
-    with pytest.raises(Malformed, match="half a line"):
+    with pytest.raises(ProtocolError, match="half a line"):
         lines.end()
 
 
-def test_a_roster_has_its_holder_and_who_is_connected() -> None:
-    roster = Roster(ME, Met())
-    roster.enter(1, A)
-    roster.enter(2, B)
-    roster.leave(1)
-    roster.leave(1)
+def test_a_roster_has_its_registry_and_who_is_connected() -> None:
+    roster = Roster(ME, KnownMembers())
+    roster.add(1, A)
+    roster.add(2, B)
+    roster.remove(1)
+    roster.remove(1)
     assert roster.members() == [ME, B]
 
 
 def test_a_member_connected_twice_stays_until_both_connections_end() -> None:
-    roster = Roster(ME, Met())
-    roster.enter(1, A)
-    roster.enter(2, A)
-    roster.leave(1)
+    roster = Roster(ME, KnownMembers())
+    roster.add(1, A)
+    roster.add(2, A)
+    roster.remove(1)
     assert roster.members() == [ME, A]
-    roster.leave(2)
+    roster.remove(2)
     assert roster.members() == [ME]
 
 
 def test_a_member_that_was_met_stays_on_the_roster_without_a_connection_until_it_is_forgotten() -> (
     None
 ):
-    met = Met()
+    met = KnownMembers()
     roster = Roster(ME, met)
     met.learn([A, B])
-    roster.enter(1, A)
+    roster.add(1, A)
     assert (roster.members(), roster.absent) == ([ME, A, B], [B])
-    roster.leave(1)
+    roster.remove(1)
     assert (set(roster.members()), set(roster.absent)) == ({ME, A, B}, {A, B})
     met.forget(roster.absent)
     assert (roster.members(), roster.absent) == ([ME], [])
 
 
 def test_a_roster_never_has_more_than_its_line_may_carry() -> None:
-    met = Met()
+    met = KnownMembers()
     met.learn(member(port) for port in range(1, MAX_MEMBERS + 10))
     roster = Roster(ME, met)
     last = member(MAX_MEMBERS + 20)
-    roster.enter(1, last)
+    roster.add(1, last)
     members = roster.members()
     assert (len(members), members[:2]) == (MAX_MEMBERS, [ME, last])
 
 
 def test_met_tells_what_is_news_and_the_same_name_elsewhere_is() -> None:
-    met = Met()
+    met = KnownMembers()
     elsewhere = member(9, A.name)
     assert met.learn([A, B, A]) == [A, B]
     assert met.learn([B, elsewhere]) == [elsewhere]
@@ -197,14 +195,14 @@ def test_met_tells_what_is_news_and_the_same_name_elsewhere_is() -> None:
 
 
 def test_who_was_forgotten_is_news_again() -> None:
-    met = Met()
+    met = KnownMembers()
     met.learn([A])
     met.forget([A, B])
     assert met.learn([A]) == [A]
 
 
 def test_who_was_not_heard_of_for_longest_is_forgotten_first() -> None:
-    met = Met()
+    met = KnownMembers()
     met.learn([A, B])
     met.learn([A])
     met.learn(member(port) for port in range(100, 100 + MAX_MEMBERS - 1))
@@ -238,10 +236,10 @@ def test_several_addresses_are_separated_by_commas() -> None:
         ("localhost:\u0667", "the port '\u0667' is not"),
         ("localhost:7555,", "^tcp://: the port '' is not"),
         (",localhost:7555", "^tcp://: the port '' is not"),
-        ("*:7555", r"tcp://\*:7555: nobody can connect to \*; .* such as tcp://localhost:7555"),
-        ("0.0.0.0:7555", "nobody can connect to 0.0.0.0"),
-        (":::7555", "nobody can connect to ::;"),
-        ("[::]:7555", r"nobody can connect to \[::\]"),
+        ("*:7555", r"tcp://\*:7555: no process can connect to \*; .* such as tcp://localhost:7555"),
+        ("0.0.0.0:7555", "no process can connect to 0.0.0.0"),
+        (":::7555", "no process can connect to ::;"),
+        ("[::]:7555", r"no process can connect to \[::\]"),
         ("::1:7555", r"an IPv6 address stands in brackets, such as \[::1\]:7555"),
         ("[127.0.0.1]:7555", "is not this machine"),
         (":7555", "'' is not this machine"),

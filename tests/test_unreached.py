@@ -170,5 +170,5 @@ async def test_a_bus_does_not_start_where_something_else_answers() -> None:
     async with server:
         host, port = server.sockets[0].getsockname()
         url = f"tcp://{host}:{port}"
-        with pytest.raises(BusError, match=f"^{url} cannot be a meeting address"):
+        with pytest.raises(BusError, match=f"^{url} cannot be a rendezvous address"):
             await AsyncEventBus(url).start()

@@ -1,8 +1,7 @@
-"""The seam between a mesh and the way its members find each other: a directory, or an address that
-everybody knows.
+"""Discovery: how the members of a mesh find each other, in a directory or at rendezvous addresses.
 
-Owns the one Protocol. A meeting knows where members listen and nothing else: what they say to each
-other, and whether they still answer, is the mesh's business.
+Owns the Protocol of both. A discovery knows where members listen. What members send to each other,
+and whether they still answer, belongs to the mesh.
 """
 
 from collections.abc import Callable, Collection
@@ -18,7 +17,7 @@ __all__ = [
 
 
 class Member(NamedTuple):
-    """Somebody who listens at `endpoint` under `name`."""
+    """A bus named `name` that listens at `endpoint`."""
 
     name: str
     endpoint: str
@@ -36,63 +35,63 @@ class Told(NamedTuple):
 
 
 class Discovery(Protocol):
-    """How a bus finds the others of its URL."""
+    """How a bus finds the other buses of its URL."""
 
     @property
     def unreached(self) -> Collection[str]:
-        """The meeting places that have not answered: there may be members that this one has not
-        met. Empty where that cannot be.
+        """Where discovery does not answer: there may be members that this one has not met. Empty
+        if that cannot be.
         """
         ...
 
     async def join(
         self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
     ) -> list[Member]:
-        """Take a place under `name` and return who else is there; `found` is told of whoever is
-        heard of later, perhaps more than once.
+        """Become a member under `name` and return the other members. `found(member)` is called for
+        members that are heard of later, possibly more than once.
 
-        `bind(endpoint)` makes this bus listen and returns the endpoint that it got; it is called
-        once here. Raises NameInUse where the meeting itself can tell, and BusError where members
-        cannot meet. Cancelling or failing leaves nothing behind.
+        `bind(endpoint)` makes this bus listen and returns its endpoint; it is called once here.
+        Raises NameInUse if the discovery itself can tell, and BusError if members cannot meet.
+        Cancelling or failing leaves nothing behind.
         """
         ...
 
     def watch(self, told: Told, bind: Callable[[str], str]) -> None:
-        """Look whether others can still find this bus, and say to `told` what is wrong. Call
-        it several times a second from the end of `join` until `leave`. Never waits.
+        """Check that others can still find this bus, and report problems to `told`. Call it several
+        times a second from the end of `join` until `leave`. Never waits.
         """
         ...
 
     def admits(self, member: Member) -> bool:
-        """True when a member of this meeting may be listening there: peers are not trusted to say
-        where to connect to.
+        """True if a member may listen at this endpoint. Peers are not trusted to say where to
+        connect to.
         """
         ...
 
     def remember(self, member: Member) -> None:
-        """Somebody was met otherwise: whoever asks this bus who is there is to hear of it."""
+        """`member` was met on the bus: members that join here later are to find it."""
         ...
 
     async def accepting(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` whose endpoint accepts a connection. Waits 1 s at most."""
+        """The members whose endpoint accepts a connection. Waits 1 s at most."""
         ...
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` at whose endpoint it is certain that no process listens any more: they
-        are given up for good. Waits 1 s at most.
+        """The members at whose endpoint it is certain that no process listens: they are dropped for
+        good. Waits 1 s at most.
         """
         ...
 
     def mine(self, address: object) -> bool:
-        """True when a socket's own or peer `address`, as the `socket` module gives it, belongs to
-        the meeting: what a forked child must not keep open.
+        """True if `address`, a socket's own or peer address as the `socket` module gives it,
+        belongs to this discovery: a forked child must close such a socket.
         """
         ...
 
     def descriptors(self) -> set[int]:
-        """Descriptors, other than sockets that `mine` tells, that a forked child must close."""
+        """Descriptors that a forked child must close, besides the sockets of `mine`."""
         ...
 
     async def leave(self) -> None:
-        """Give the place up: nothing stays open and no file is left. Again: nothing."""
+        """Stop being a member: nothing stays open and no file is left. Again: no effect."""
         ...

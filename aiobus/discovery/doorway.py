@@ -1,11 +1,10 @@
-"""The socket of one bus at its path in a directory of this user, and the descriptors that it
-takes.
+"""The listening socket of one bus at its path in a directory, the lock of that directory, and the
+file descriptors that both take.
 
-Owns the file: it makes it, tells it from one that took its place, and removes it. Owns making the
-directory, who may look into it, and its lock, which is taken for a few quick calls of the local
-file system and never held across an await, so a bus that is cancelled or dies leaves it free. Owns
-the count of the descriptors that are left, and a few that are put by. Must not know who else is in
-the directory.
+Owns the socket's file: makes it, tells it from a file that replaced it, and removes it. Owns making
+the directory, checking its owner and mode, and its lock. The lock is held for a few calls of the
+local file system and never across an await, so a bus that is cancelled or killed leaves it free.
+Owns the count of free descriptors and a reserve of them. Must not know the other members.
 """
 
 import asyncio
@@ -25,54 +24,54 @@ from aiobus.errors import BusError
 
 __all__ = [
     "ASIDE",
-    "Doorway",
-    "Folder",
-    "Reserve",
-    "Stands",
+    "DescriptorReserve",
+    "ListeningSocket",
+    "PathState",
+    "PrivateDirectory",
     "is_socket",
-    "listening",
-    "look",
+    "listening_paths",
+    "probe",
     "raise_limit",
-    "spare",
+    "spare_descriptors",
 ]
 
 WANTED = 8_192
 NEEDED = 64
 
 
-def spare() -> float:
-    """How many more descriptors this process may open."""
+def spare_descriptors() -> float:
+    """The number of descriptors that this process may still open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return math.inf
     try:
-        # Linux since 6.2 has the count here, and needs no descriptor to tell it.
+        # Linux since 6.2 has the count here. Reading it needs no descriptor.
         used = os.stat("/proc/self/fd").st_size
     except OSError:
         used = 0
     try:
         return soft - (used or len(os.listdir("/dev/fd")))
-    except OSError:  # none is left to open that directory
+    except OSError:  # no descriptor is left to open that directory
         return 0
 
 
 def raise_limit() -> None:
-    """Raise the soft limit as far as it may be: the usual 1,024 is for 500 peers, each of which
-    takes two. Raises BusError when there are too few for a bus all the same.
+    """Raise the soft limit of descriptors, to 8,192 if allowed: the usual 1,024 is enough for 500
+    peers, with two each. Raises BusError if fewer than 64 are free even so.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if (left := spare()) < NEEDED:
+    if (left := spare_descriptors()) < NEEDED:
         raise BusError(
             f"only {left} more files may be opened by this process, and {NEEDED} are"
             " needed for a bus with peers: raise the limit (ulimit -n)"
         )
 
 
-class Reserve:
-    """Descriptors that are held so that there are some when the process has used up all others."""
+class DescriptorReserve:
+    """Descriptors that are held open, to be used when the process has used up all others."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -80,13 +79,13 @@ class Reserve:
         self._fill()
 
     def _fill(self) -> None:
-        with suppress(OSError):  # there are none; tried again after the next use
+        with suppress(OSError):  # none is left; tried again after the next use
             while len(self._held) < self._count:
                 self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Free them for what is done inside; what is left is held again afterwards."""
+        """Free the descriptors for the body of the `with`, then hold them again."""
         self.close()
         try:
             yield
@@ -94,33 +93,33 @@ class Reserve:
             self._fill()
 
     def close(self) -> None:
-        """Hold none. Again: nothing."""
+        """Free all descriptors. Again: no effect."""
         while self._held:
             os.close(self._held.pop())
 
 
 ASIDE = "~"
-"""Behind the name of a listening socket's file while another file holds its path."""
+"""Suffix of the listening socket's file while a plain socket is at its path."""
 TABLE = "/proc/net/unix"
 """Where Linux lists the unix sockets of this network namespace."""
 LISTENS = "00010000"
-"""How it marks a socket that listens."""
-WAITING = 64
-"""Connections that the kernel accepts at a path that is shut."""
+"""The flags of a listening socket in it."""
+BACKLOG = 64
+"""Connections that wait at the path of a bus that does not accept."""
 
 
-class Stands(Enum):
-    """What stands at the path of a socket."""
+class PathState(Enum):
+    """What is at the path of a socket."""
 
     NOTHING = "nothing"
     ALIVE = "a socket of this user that accepts"
     DEAD = "a socket of this user on which no process listens"
-    FOREIGN = "anything else: not ours to touch"
-    UNKNOWN = "a socket of this user that cannot be connected to for want of a descriptor"
+    FOREIGN = "anything else, which this bus must not touch"
+    UNKNOWN = "a socket of this user, and no descriptor is left to connect to it"
 
 
 def is_socket(path: str) -> bool:
-    """True for a socket of this user, and not for a link to one."""
+    """True if `path` is a socket of this user. A symbolic link is not."""
     try:
         info = os.lstat(path)
     except FileNotFoundError:
@@ -128,38 +127,38 @@ def is_socket(path: str) -> bool:
     return stat.S_ISSOCK(info.st_mode) and info.st_uid == os.geteuid()
 
 
-def look(path: str) -> Stands:
-    """What stands at `path`. Connecting to a unix socket never waits: it is the kernel that
-    accepts, so a frozen process counts as alive. NOTHING and DEAD prove that no bus is there only
-    with the directory's lock: a living bus that moves its socket is both for a moment.
+def probe(path: str) -> PathState:
+    """What is at `path`. Never waits: the kernel accepts, so a frozen process counts as alive.
+
+    NOTHING and DEAD prove that no bus is there only with the directory's lock, because a running
+    bus that renames its socket is both for a moment.
     """
     if not os.path.lexists(path):
-        return Stands.NOTHING
+        return PathState.NOTHING
     if not is_socket(path):
-        return Stands.FOREIGN
+        return PathState.FOREIGN
     try:
         probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError:
-        return Stands.UNKNOWN
+        return PathState.UNKNOWN
     with probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except BlockingIOError:
-            return Stands.ALIVE  # so many wait to be accepted that there is no room for another
+            return PathState.ALIVE  # its queue of waiting connections is full
         except ConnectionRefusedError:
-            return Stands.DEAD
+            return PathState.DEAD
         except FileNotFoundError:
-            return Stands.NOTHING
+            return PathState.NOTHING
         except OSError:
-            return Stands.FOREIGN  # it is not a stream, or its path is longer than a bus's may be
-    return Stands.ALIVE
+            return PathState.FOREIGN  # no stream socket, or a path that is too long for a bus
+    return PathState.ALIVE
 
 
-def listening(directory: str) -> set[str] | None:
-    """The paths in `directory` at which sockets of this machine listen, also where the file, or the
-    directory, is not there any more. None where that cannot be told: without a descriptor, and on
-    other systems than Linux.
+def listening_paths(directory: str) -> set[str] | None:
+    """The paths in `directory` at which sockets listen, even if the file or the directory is gone.
+    None if that is unknown: no descriptor is left, or the system is not Linux.
     """
     try:
         with open(TABLE, encoding="utf-8", errors="surrogateescape") as table:
@@ -171,8 +170,8 @@ def listening(directory: str) -> set[str] | None:
 
 
 class _File:
-    """One file, told from every other that may stand at its path later: a file system may give the
-    inode number of a removed file to the next one, but not while a descriptor of the first is open.
+    """The identity of one file, which differs from that of every later file at its path. An open
+    descriptor pins the inode: otherwise the file system may give its number to the next file.
     """
 
     def __init__(self, path: str) -> None:
@@ -198,132 +197,132 @@ def _identity(path: str) -> tuple[object, ...]:
     return info.st_dev, info.st_ino, getattr(info, "st_birthtime", None)
 
 
-class Doorway:
-    """The bus's socket at `path`, to which others connect.
+class ListeningSocket:
+    """The socket of the bus at `path`, to which others connect.
 
-    libzmq aborts the process when it accepts a connection for which there is no descriptor, and it
-    accepts as long as others can connect. It has to close every connection to close the listening
-    socket. So to `shut` the doorway, the file of the listening socket is moved aside, where no bus
-    looks for it, and a plain socket that is never accepted on stands in its place: the bus still
-    has its name, and its connections go on.
+    libzmq aborts the process if it accepts a connection and no descriptor is left. It accepts as
+    long as others can connect, and cannot close a listening socket without its connections. So
+    `pause` renames the file of the listening socket to a name that no bus looks for, and puts a
+    plain socket that never accepts at the path. The bus keeps its name and its connections.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._file: _File | None = None
-        self._aside: _File | None = None
+        self._renamed: _File | None = None
         self._plain: socket.socket | None = None
 
     @property
     def is_there(self) -> bool:
-        """True while what stands at the path is this bus's."""
+        """True while the file at the path is this bus's."""
         return self._file is not None and self._file.is_at(self.path)
 
     @property
-    def is_shut(self) -> bool:
-        """True while the bus accepts no connection."""
+    def is_paused(self) -> bool:
+        """True while the bus accepts no connections."""
         return self._plain is not None
 
-    def open(self, listen: Callable[[], object]) -> None:
-        """Accept at the path, where nothing of others may stand. `listen` makes the bus listen
-        there; it is called unless the bus does so already, and its file is only aside.
+    def resume(self, listen: Callable[[], object]) -> None:
+        """Accept connections at the path, which no other bus may use. After `pause` the file is
+        renamed back. Otherwise `listen` is called, to bind and listen at the path.
 
-        The listening socket of a file that has vanished cannot be closed without its connections,
-        so it stays open as long as the bus.
+        If the file has vanished, its listening socket stays open as long as the bus, because it
+        cannot be closed without its connections.
         """
-        aside = f"{self.path}{ASIDE}"
-        if self._aside is not None and self._aside.is_at(aside):
-            os.rename(aside, self.path)
-            self._stand(self._aside)
+        renamed = f"{self.path}{ASIDE}"
+        if self._renamed is not None and self._renamed.is_at(renamed):
+            os.rename(renamed, self.path)
+            self._replace(self._renamed)
             return
         if self.is_there:
             os.unlink(self.path)
         try:
             listen()
-            self._stand(_File(self.path))
+            self._replace(_File(self.path))
         except BaseException:
-            # Nothing was there before, so what is there now is what it made.
+            # The path was free before, so `listen` made this socket.
             if is_socket(self.path):
                 os.unlink(self.path)
             raise
 
-    def shut(self) -> None:
-        """Keep the path, at which no file of another bus may be, and accept no connection. The
-        present connections go on.
+    def pause(self) -> None:
+        """Keep the path, which no other bus may use, and accept no connections. Existing
+        connections stay.
         """
-        aside = f"{self.path}{ASIDE}"
-        is_moved = self.is_there and not self.is_shut
+        renamed = f"{self.path}{ASIDE}"
+        is_moved = self.is_there and not self.is_paused
         if is_moved:
-            os.rename(self.path, aside)
+            os.rename(self.path, renamed)
         plain = socket.socket(socket.AF_UNIX)
         try:
             plain.bind(self.path)
-            plain.listen(WAITING)
-            self._stand(_File(self.path), self._file if is_moved else self._aside, plain)
+            plain.listen(BACKLOG)
+            self._replace(_File(self.path), self._file if is_moved else self._renamed, plain)
         except BaseException:
             plain.close()
             if is_moved:
-                os.rename(aside, self.path)
+                os.rename(renamed, self.path)
             raise
 
-    def _stand(
-        self, file: _File, aside: _File | None = None, plain: socket.socket | None = None
+    def _replace(
+        self, file: _File, renamed: _File | None = None, plain: socket.socket | None = None
     ) -> None:
-        """`file` stands at the path from now on."""
-        for old in (self._file, self._aside):
-            if old is not None and old is not file and old is not aside:
+        """`file` is at the path from now on."""
+        for old in (self._file, self._renamed):
+            if old is not None and old is not file and old is not renamed:
                 old.close()
         if self._plain is not None:
             self._plain.close()
-        self._file, self._aside, self._plain = file, aside, plain
+        self._file, self._renamed, self._plain = file, renamed, plain
 
     def remove(self) -> None:
-        """Remove what of this bus stands there. Again: nothing, unless the first time failed."""
-        for file, path in ((self._file, self.path), (self._aside, f"{self.path}{ASIDE}")):
+        """Remove the files of this bus. Again: no effect, unless the first time failed."""
+        for file, path in ((self._file, self.path), (self._renamed, f"{self.path}{ASIDE}")):
             if file is not None and file.is_at(path):
                 os.unlink(path)
         self.close()
 
     def close(self) -> None:
-        """Let go of the files without removing them. Again: nothing."""
-        for file in (self._file, self._aside):
+        """Close the plain socket and the pins of the files; remove no file. Again: no effect."""
+        for file in (self._file, self._renamed):
             if file is not None:
                 file.close()
         if self._plain is not None:
             self._plain.close()
-        self._file = self._aside = self._plain = None
+        self._file = self._renamed = self._plain = None
 
 
 PAUSE_SECONDS = 0.005
-"""Seconds between two attempts to take the lock. Its holder keeps it for less than this."""
+"""Seconds between two attempts to take the lock, which is held for less than this."""
 
 
-class Folder:
-    """The directory `path` of the bus `url`. `above`, if there is one, is its directory, and is to
-    belong to this user alone as well. `suffix`: of the files that a bus has in it.
+class PrivateDirectory:
+    """The directory `path` of the bus `url`, which belongs to this user alone, and its lock. If
+    `parent` is not empty, that directory must belong to this user alone as well. `suffix` is part
+    of the name of every file that a bus makes.
     """
 
-    def __init__(self, path: str, above: str, url: str, suffix: str) -> None:
+    def __init__(self, path: str, parent: str, url: str, suffix: str) -> None:
         self.path = path
         self.is_made = False
-        """True once this object has made it."""
-        self._above = above
+        """True once this object has made the directory."""
+        self._parent = parent
         self._url = url
         self._suffix = suffix
         self._locks: set[int] = set()
 
     @property
     def is_there(self) -> bool:
-        """True while something stands at its path."""
+        """True while anything is at the path."""
         return os.path.lexists(self.path)
 
     def descriptors(self) -> set[int]:
-        """The descriptors of the lock that are open just now."""
+        """The open descriptors of the lock."""
         return set(self._locks)
 
     @asynccontextmanager
     async def lock(self, seconds: float, *, making: bool) -> AsyncIterator[None]:
-        """Hold the directory's lock; raises BusError when it is not to be had."""
+        """Hold the directory's lock. Raises BusError if another has it for `seconds`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while (lock := self.try_lock(making=making)) is None:
@@ -339,16 +338,16 @@ class Folder:
             self.unlock(lock)
 
     def unlock(self, lock: int) -> None:
-        """Give back the lock."""
-        # Closing it would not do if a child was forked meanwhile: it has the lock as well.
+        """Release the lock."""
+        # Closing the descriptor is not enough: a child that was forked meanwhile has it as well.
         fcntl.flock(lock, fcntl.LOCK_UN)
         self._close(lock)
 
     def try_lock(self, *, making: bool) -> int | None:
-        """A descriptor of the directory that has its lock; None when another has it. Makes the
-        directory first, if `making`.
+        """A descriptor of the directory, with its lock; None if another has the lock. If `making`,
+        makes the directory first. Never waits.
 
-        It is opened each time: the last holder of the lock may have removed the directory, and a
+        The directory is opened each time: the bus that had the lock last may have removed it, and a
         lock on a directory that is gone excludes no other bus.
         """
         try:
@@ -381,13 +380,13 @@ class Folder:
         os.close(lock)
 
     def _open(self, *, making: bool) -> int | None:
-        """The directory's descriptor; None if a bus that left has just removed the directory."""
+        """A descriptor of the directory; None if a bus that left has just removed it."""
         if making:
             for parent in reversed(PurePath(self.path).parents):
                 if not os.path.isdir(parent):
                     _make_private(str(parent))
-        if self._above:
-            os.close(_open_private(self._above, self._suffix))
+        if self._parent:
+            os.close(_open_private(self._parent, self._suffix))
         if making:
             self.is_made |= _make_private(self.path)
         try:
@@ -399,7 +398,7 @@ class Folder:
 
 
 def _make_private(path: str) -> bool:
-    """Make a directory for this user alone; False when there was one."""
+    """Make a directory for this user alone. False if there was one."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -408,7 +407,7 @@ def _make_private(path: str) -> bool:
 
 
 def _open_private(path: str, suffix: str) -> int:
-    """A descriptor of a directory that is this user's alone; raises OSError or BusError."""
+    """A descriptor of a directory of this user alone. Raises OSError or BusError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     info = os.fstat(directory)
     if info.st_uid == os.geteuid() and not info.st_mode & 0o077:
@@ -423,9 +422,9 @@ def _open_private(path: str, suffix: str) -> int:
         )
     text = f"{path} is open to other users (mode {stat.S_IMODE(info.st_mode):o})"
     if info.st_mode & stat.S_ISVTX or not is_of_a_bus:
-        # It is there for something else, as /tmp is.
+        # The directory has another purpose, as /tmp has.
         raise BusError(f"{text} and not for a bus alone; give it one, such as ipc://{path}/desk")
-    # Narrowing it would hide that others may have put files there.
+    # Not narrowed here: that would hide that other users may have put files there.
     raise BusError(
         f"{text}; use another address, or, if all that is in it is yours, `chmod 700 {path}`"
     )

@@ -1,11 +1,11 @@
-"""The holder of one rendezvous address: listens there, hears hellos and hands out the roster.
+"""The server at one rendezvous address: reads hellos and sends the roster.
 
-Owns the listening socket and every connection to it, their bounds and their ends; presence is the
-connection. Must not know of other addresses, of taking over, or what the roster is good for.
+Owns the listening socket and every connection to it, their bounds and their ends. A member is
+present as long as its connection is open. Must not know of other addresses or of takeovers.
 
-Sockets and reader callbacks in place of streams: there is no task for each of a thousand guests, no
-transport to wait for, and nothing under way between an accept and its connection when the holder
-closes (cpython#109564). So `close` is one plain call.
+The server uses sockets and reader callbacks, not streams. So a thousand connections need no tasks,
+`close` is one plain call, and no accepted connection is between two steps when the server closes
+(cpython#109564).
 """
 
 import asyncio
@@ -16,83 +16,91 @@ from collections.abc import Callable
 
 from aiobus.discovery import Member
 from aiobus.discovery.roster import (
-    MAX_HELLO,
-    MAX_MEMBERS,
     Address,
-    Lines,
-    Malformed,
-    Met,
+    KnownMembers,
+    LineReader,
+    ProtocolError,
     Roster,
     parse_hello,
     roster_line,
 )
+from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_UNSENT
 
 __all__ = [
     "Registry",
+    "bound_socket",
     "keep_alive",
+    "new_socket",
 ]
 
 log = logging.getLogger("aiobus.mesh")
 
-MAX_GUESTS = 1_024
-MAX_UNSENT = 1024 * 1024
-"""Bytes that wait for a guest who does not read, before it is sent away."""
 HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
 KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 5, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds, seconds, times, milliseconds: a connection across a network that is cut ends after 10 s.
-Nothing is sent on it for hours, so nobody would ever notice, and not hear of newcomers.
+"""Seconds, seconds, times, milliseconds: if the network is cut, a connection ends after 10 s. A
+connection can be silent for hours, so without these options neither side would notice.
 """
 
 
-class Guest:
-    """One connection to a holder. Whose it is, the roster knows."""
+class Connection:
+    """One connection to a registry. The roster knows its member."""
 
     __slots__ = ("has_said_hello", "lines", "sock", "timer", "unsent")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.lines = Lines(MAX_HELLO)
+        self.lines = LineReader(MAX_HELLO)
         self.unsent = bytearray()
         self.has_said_hello = False
         self.timer: asyncio.TimerHandle | None = None
 
 
 class Registry:
-    """Serves at `address` from its making until `close`, in the running loop. Raises OSError when
-    it cannot, which mostly means that somebody else does.
+    """Serves at `address` from its construction until `close`, in the running loop. Raises OSError
+    if it cannot bind, mostly because another process serves there.
 
-    `me` and those of `met` are on the roster without a connection. `came(member)` is called at each
-    hello, `refused(reason)` for each connection that is not served, or no longer, because of what
-    its peer did. Neither may raise.
+    `me` and the `known` members are on the roster without a connection. `on_hello(member)` is
+    called at each hello. `on_refused(reason)` is called for each connection that is not served, or
+    closed, because of what its peer did. Neither may raise.
     """
 
     def __init__(
         self,
         address: Address,
         me: Member,
-        met: Met,
+        known: KnownMembers,
         *,
-        came: Callable[[Member], None],
-        refused: Callable[[str], None],
+        on_hello: Callable[[Member], None],
+        on_refused: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self.is_successor = False
+        """True if another registry served here a moment ago: its members are reconnecting now."""
         try:
-            self._listener = _listening(address, again=False)
-            self.is_heir = False
-            """True when another served here just now: those it served may be on their way here."""
+            self._listener = bound_socket(address, reuse=False)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            self._listener = _listening(address, again=True)
-            self.is_heir = True
+            # Connections to the previous registry linger there, or another process listens. Only
+            # `listen` tells which: with SO_REUSEADDR several may bind, but one may listen.
+            self._listener = bound_socket(address, reuse=True)
+            self.is_successor = True
+        try:
+            # Accepted sockets inherit the option; without it they would keep a successor out.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.setblocking(False)
+            self._listener.listen(BACKLOG)
+        except BaseException:
+            self._listener.close()
+            raise
         self._address = address
-        self._came = came
-        self._refused = refused
-        self._guests: set[Guest] = set()
-        self._roster = Roster(me, met)
+        self._on_hello = on_hello
+        self._on_refused = on_refused
+        self._connections: set[Connection] = set()
+        self._roster = Roster(me, known)
         self._news: list[Member] = []
         self._pause: asyncio.TimerHandle | None = None
         self._accept_when_readable()
@@ -102,22 +110,24 @@ class Registry:
         """The members that are on the roster and not connected."""
         return self._roster.absent
 
-    def tell(self, news: list[Member]) -> None:
-        """Tell each guest of members that were not known before, at the next turn of the loop."""
-        if news and not self._news:  # those of one tick are told of together
-            self._loop.call_soon(self._spread)
+    def announce(self, news: list[Member]) -> None:
+        """Send members that were not known before to every connection, at the next turn of the
+        loop.
+        """
+        if news and not self._news:  # all of one turn are sent together
+            self._loop.call_soon(self._send_news)
         self._news += news
 
     def close(self) -> None:
-        """End every connection and give the address up, at once. Again: nothing."""
+        """End every connection and free the address, at once. Again: no effect."""
         if self._pause is not None:
             self._pause.cancel()
         if self._listener.fileno() >= 0:
-            # Before the connections, so that whoever sees its own end finds the address free.
+            # Before the connections: a member that sees its connection end finds the address free.
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
-        for guest in list(self._guests):
-            self._dismiss(guest)
+        for connection in list(self._connections):
+            self._close(connection)
 
     def _accept_when_readable(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)
@@ -131,122 +141,125 @@ class Registry:
             # Out of descriptors. The listener stays readable: without a pause the loop would spin.
             self._loop.remove_reader(self._listener.fileno())
             self._pause = self._loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_when_readable)
-            self._refused(f"it cannot be accepted yet: {error.strerror}")
+            self._on_refused(f"it cannot be accepted yet: {error.strerror}")
             return
-        if len(self._guests) >= MAX_GUESTS:
+        if len(self._connections) >= MAX_CONNECTIONS:
             sock.close()
-            self._refused(f"there are {MAX_GUESTS:,} connections already")
+            self._on_refused(f"there are {MAX_CONNECTIONS:,} connections already")
             return
         sock.setblocking(False)
         keep_alive(sock)
-        guest = Guest(sock)
+        connection = Connection(sock)
         reason = f"no hello within {HELLO_SECONDS:g} s"
-        guest.timer = self._loop.call_later(HELLO_SECONDS, self._refuse, guest, reason)
-        self._guests.add(guest)
-        self._loop.add_reader(sock.fileno(), self._read, guest)
+        connection.timer = self._loop.call_later(HELLO_SECONDS, self._refuse, connection, reason)
+        self._connections.add(connection)
+        self._loop.add_reader(sock.fileno(), self._read, connection)
 
-    def _read(self, guest: Guest) -> None:
+    def _read(self, connection: Connection) -> None:
         try:
-            data = guest.sock.recv(CHUNK)
+            data = connection.sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""  # reset by a peer that died
         try:
             if data:
-                for line in guest.lines.feed(data):
-                    self._hear(guest, line)
+                for line in connection.lines.feed(data):
+                    self._on_line(connection, line)
             else:
-                guest.lines.end()
-                self._dismiss(guest)
-        except Malformed as error:
-            self._refuse(guest, str(error))
+                connection.lines.end()
+                self._close(connection)
+        except ProtocolError as error:
+            self._refuse(connection, str(error))
         except Exception:
-            # It would come again with every byte, and the loop's own handler names no address.
+            # Otherwise it would be raised again for every byte, and the loop's own handler does not
+            # name the address.
             log.exception("%s: a connection failed and was closed", self._address)
-            self._dismiss(guest)
+            self._close(connection)
 
-    def _hear(self, guest: Guest, line: bytes) -> None:
-        if guest.has_said_hello:
-            raise Malformed("a line after its hello")
+    def _on_line(self, connection: Connection, line: bytes) -> None:
+        if connection.has_said_hello:
+            raise ProtocolError("a line after its hello")
         member = parse_hello(line)
-        guest.has_said_hello = True
-        if guest.timer is not None:
-            guest.timer.cancel()
+        connection.has_said_hello = True
+        if connection.timer is not None:
+            connection.timer.cancel()
         log.debug("%s: %s at %s is here", self._address, *member)
-        self._roster.enter(guest, member)
-        self._send(guest, roster_line(self._roster.members()))
-        self._came(member)
+        self._roster.add(connection, member)
+        self._send(connection, roster_line(self._roster.members()))
+        self._on_hello(member)
 
-    def _spread(self) -> None:
+    def _send_news(self) -> None:
         news, self._news = self._news, []
         line = roster_line(news[:MAX_MEMBERS])
-        for guest in list(self._guests):
-            if guest.has_said_hello:
-                self._send(guest, line)
+        for connection in list(self._connections):
+            if connection.has_said_hello:
+                self._send(connection, line)
 
-    def _send(self, guest: Guest, line: bytes) -> None:
-        if guest not in self._guests:
+    def _send(self, connection: Connection, line: bytes) -> None:
+        if connection not in self._connections:
             return
-        is_waiting = bool(guest.unsent)
-        guest.unsent += line
-        if len(guest.unsent) > MAX_UNSENT:
-            self._refuse(guest, "it does not read what it is told")
+        is_waiting = bool(connection.unsent)
+        connection.unsent += line
+        if len(connection.unsent) > MAX_UNSENT:
+            self._refuse(connection, "it does not read what is sent to it")
         elif not is_waiting:
-            self._write(guest)
+            self._write(connection)
 
-    def _write(self, guest: Guest) -> None:
+    def _write(self, connection: Connection) -> None:
         try:
-            sent = guest.sock.send(guest.unsent)
+            sent = connection.sock.send(connection.unsent)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self._dismiss(guest)
+            self._close(connection)
             return
-        del guest.unsent[:sent]
-        if guest.unsent:
-            self._loop.add_writer(guest.sock.fileno(), self._write, guest)
+        del connection.unsent[:sent]
+        if connection.unsent:
+            self._loop.add_writer(connection.sock.fileno(), self._write, connection)
         else:
-            self._loop.remove_writer(guest.sock.fileno())
+            self._loop.remove_writer(connection.sock.fileno())
 
-    def _refuse(self, guest: Guest, reason: str) -> None:
-        self._dismiss(guest)
-        self._refused(reason)
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        self._close(connection)
+        self._on_refused(reason)
 
-    def _dismiss(self, guest: Guest) -> None:
-        if guest not in self._guests:
+    def _close(self, connection: Connection) -> None:
+        if connection not in self._connections:
             return
-        self._guests.discard(guest)
-        self._roster.leave(guest)
-        if guest.timer is not None:
-            guest.timer.cancel()
-        self._loop.remove_reader(guest.sock.fileno())
-        self._loop.remove_writer(guest.sock.fileno())
-        guest.sock.close()
+        self._connections.discard(connection)
+        self._roster.remove(connection)
+        if connection.timer is not None:
+            connection.timer.cancel()
+        self._loop.remove_reader(connection.sock.fileno())
+        self._loop.remove_writer(connection.sock.fileno())
+        connection.sock.close()
 
 
-def keep_alive(sock: socket.socket) -> None:
-    """Let the kernel see whether the other side can still be reached."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEP_ALIVE.items():
-        if (option := getattr(socket, name, None)) is not None:  # not every system has each
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+def new_socket(address: Address) -> socket.socket:
+    """A socket of the address family of `address`."""
+    return socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET)
 
 
-def _listening(address: Address, *, again: bool) -> socket.socket:
-    """A socket that listens. `again`: although connections of who did so before linger there, which
-    the kernel refuses otherwise.
+def bound_socket(address: Address, *, reuse: bool) -> socket.socket:
+    """A socket that is bound to `address` and does not listen. Raises OSError.
+
+    With `reuse`, lingering connections of an earlier listener do not prevent it, nor does another
+    socket that was bound with `reuse` and does not listen.
     """
-    sock = socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET)
+    sock = new_socket(address)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, again)
-        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         sock.bind(address)
-        # In any case from now on: what is accepted inherits it, and would else keep successors out.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # With the option several may bind, but only one of them may listen.
-        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Let the kernel check whether the other side can still be reached."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:  # not every system has each
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

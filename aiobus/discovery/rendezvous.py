@@ -1,15 +1,12 @@
-"""Whether something listens at a tcp address of this machine, and whether this process may.
+"""`tcp://host:port[,host:port...]`: members meet at rendezvous addresses, which every member knows.
 
-Owns the connections that are made to find out. Must not know what is said over them.
+Owns what one member does there: it serves at one free address (`Registry`), stays connected to the
+registry of every other address, reports the members that it hears of, and reports which addresses
+are unreached. Owns the probes: whether a process listens at an address, and whether this process
+may. Must not know of queries, links or heartbeats, nor which of two members may keep a name.
 
-
-`tcp://host:port[,host:port...]`: members meet at addresses that everybody knows.
-
-Owns what one member does there: hold one address that is free, stay connected to the holder of each
-other one, tell of the members that it hears of, and say which addresses are in doubt. Must not know
-of queries, links or heartbeats, nor who deserves a name: it says who listens where.
-
-A member holds one address at most, so that a frozen process blocks one address at most."""
+A member serves at one address at most, so a frozen process blocks one address at most.
+"""
 
 import asyncio
 import errno
@@ -22,13 +19,12 @@ from contextvars import Context
 
 from aiobus.clock import elapsed
 from aiobus.discovery import Member, Told
-from aiobus.discovery.registry import CHUNK, Registry, keep_alive
+from aiobus.discovery.registry import CHUNK, Registry, bound_socket, keep_alive, new_socket
 from aiobus.discovery.roster import (
-    MAX_ROSTER,
     Address,
-    Lines,
-    Malformed,
-    Met,
+    KnownMembers,
+    LineReader,
+    ProtocolError,
     address_of,
     addresses_in,
     hello_line,
@@ -36,13 +32,14 @@ from aiobus.discovery.roster import (
     parse_roster,
 )
 from aiobus.errors import BusError
+from aiobus.limits import MAX_ROSTER
 
 __all__ = [
     "Rendezvous",
-    "ban",
-    "connected",
-    "is_left_open",
-    "probed",
+    "bind_error",
+    "connect",
+    "has_half_closed",
+    "probe_all",
 ]
 
 log = logging.getLogger("aiobus.mesh")
@@ -53,24 +50,22 @@ PROBES = 64
 """Probes under way at once: each takes a descriptor."""
 
 
-def ban(address: Address) -> str:
-    """Why this process may not listen at `address`, or an empty text when it may, unless another
-    does. Also asked where this member does not want to listen: the next one may have to.
+def bind_error(address: Address) -> str:
+    """Why this process may not listen at `address`. Empty if it may, also if another process does
+    so just now.
     """
     try:
-        with socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
+        bound_socket(address, reuse=True).close()
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return str(error.strerror)
     return ""
 
 
-def is_left_open(address: Address) -> bool:
-    """True when a connection to a former holder of `address` has not been closed at its other end:
-    the member there is frozen, or it would have. Also True when there is no descriptor to find out
-    with. Only Linux tells; elsewhere False.
+def has_half_closed(address: Address) -> bool:
+    """True if a connection to an earlier registry of `address` is still open at its other end: the
+    member there is frozen, because otherwise it would have closed it. Also True if no descriptor
+    is left to find out. False on every system but Linux.
     """
     packed = socket.inet_pton(socket.AF_INET6 if address.is_v6 else socket.AF_INET, address.host)
     words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
@@ -82,24 +77,24 @@ def is_left_open(address: Address) -> bool:
         return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
-async def connected(address: Address) -> socket.socket:
-    """A connection to `address`. Raises OSError; cancelling leaves nothing open."""
-    sock = socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET)
+async def connect(address: Address) -> socket.socket:
+    """A connection to `address`. Raises OSError. Cancelling leaves nothing open."""
+    sock = new_socket(address)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
         if sock.getsockname() == sock.getpeername():
-            # No process listens. By chance the kernel gave this socket that very port.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, f"nobody listens at {address}")
+            # No process listens: by chance the kernel gave this socket that very port.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"no process listens at {address}")
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-async def probed(members: Collection[Member]) -> dict[Member, bool]:
-    """Which of `members` accept a connection (True) and which refuse one. Waits at most 1 s; one
-    that has done neither by then is left out.
+async def probe_all(members: Collection[Member]) -> dict[Member, bool]:
+    """Which of `members` accept a connection (True) and which refuse it (False). Waits 1 s at most;
+    the result has no member that has done neither by then.
     """
     found: dict[Member, bool] = {}
     gate = asyncio.Semaphore(PROBES)
@@ -109,7 +104,7 @@ async def probed(members: Collection[Member]) -> dict[Member, bool]:
             return
         async with gate:
             try:
-                (await connected(address)).close()
+                (await connect(address)).close()
                 found[member] = True
             except ConnectionRefusedError:
                 found[member] = False
@@ -124,99 +119,104 @@ async def probed(members: Collection[Member]) -> dict[Member, bool]:
     return found
 
 
-HEIR_SECONDS = 0.5
-"""Between taking an address over in `join` and asking who is there."""
+SUCCESSION_SECONDS = 0.5
+"""For which `join` waits after a takeover: the members of the previous registry reconnect."""
 ANSWER_SECONDS = 2.0
-"""For which `join` waits for an address, and after which one that does not answer is unreached."""
-CENSUS_SECONDS = 3.0
-"""Between two looks of a holder at the members that are not connected to it."""
+"""For which `join` waits for an address; an address without an answer is unreached after it."""
+ABSENT_SECONDS = 3.0
+"""Between two probes of the members that are not connected to the registry of this member."""
 FIRST_PAUSE = 0.05
 LAST_PAUSE = 0.5
 CONNECT_SECONDS = 1.0
-"""A network that is there again is noticed by the next attempt; the kernel's own get slower."""
+"""Shorter than the kernel's own retries, which slow down: a network that is back is noticed soon.
+"""
 
 
-class Place:
-    """One address and how this member stands there."""
+class AddressClient:
+    """One rendezvous address and the state of this member there."""
 
     def __init__(self, address: Address, ready: asyncio.Future[None]) -> None:
         self.address = address
-        self.holder: Registry | None = None
+        self.registry: Registry | None = None
+        """What this member serves here, if it does."""
         self.ready = ready
-        """Done once it is known which members can be met here."""
-        self.was_answered = False
-        """True once a holder has answered: holding the address is from then on taking it over."""
-        self.ban = ban(address)
-        """Why this process may not listen here, or an empty text."""
-        self.trouble = "nobody serves there"
-        """What is wrong while `ready` is not done, for people."""
-        self.is_wrong = False
-        """True when no member can be met here: something else is here, or a member may not be."""
-        self._doubted_since: float | None = -math.inf
+        """Done once all members at this address can be met."""
+        self.was_reached = False
+        """True once a registry has answered: serving here is from then on a takeover."""
+        # Known for every address, since this member may have to serve at any of them later.
+        self.bind_error = bind_error(address)
+        self.problem = "no bus serves there"
+        """What is wrong while `ready` is not done: a part of a sentence in warnings and errors."""
+        self.is_unusable = False
+        """True if no member can be met here: another program answers, or no member may bind it."""
+        self._unknown_since: float | None = -math.inf
 
-    def doubt(self, since: float) -> None:
-        """It has not been known since then which members can be met here."""
-        if self._doubted_since is None:
-            self._doubted_since = since
+    def mark_unknown(self, since: float) -> None:
+        """Since then there may be members here that this one has not met."""
+        if self._unknown_since is None:
+            self._unknown_since = since
 
-    def be_sure(self) -> None:
-        """This member serves here, a holder has answered, or nothing listens here."""
-        self._doubted_since = None
-        self.is_wrong = False
+    def mark_known(self) -> None:
+        """This member serves here, a registry has answered, or nothing listens here."""
+        self._unknown_since = None
+        self.is_unusable = False
         if not self.ready.done():
             self.ready.set_result(None)
 
     @property
     def is_unreached(self) -> bool:
-        """True when there may be members here that cannot be met."""
-        since = self._doubted_since
+        """True if for 2 s there may have been members here that this one has not met."""
+        since = self._unknown_since
         return since is not None and elapsed() - since >= ANSWER_SECONDS
 
 
 class Rendezvous:
-    """The meeting at `addresses`, what follows `tcp://` in a URL. Nothing is opened before `join`.
+    """The discovery of the members at `addresses`, the part of a URL after `tcp://`. Nothing is
+    opened before `join`.
 
-    Raises ValueError when they cannot be served. Members of one bus are to be given the same
-    addresses: a holder hears of the members at another address by being connected to it.
+    Raises ValueError if the addresses are invalid. Give every member of a bus the same addresses: a
+    registry hears of the members at another address only by its own connection to it.
     """
 
     def __init__(self, addresses: str) -> None:
         self._addresses = addresses_in(addresses)
         self.refused = 0
-        """Connections ended, or not served, because of what the other side did."""
+        """Connections that were ended or not served because of what the other side did."""
         self._refusal_logged = -math.inf
         self._me: Member | None = None
-        self._met = Met()
+        self._known = KnownMembers()
         self._found: Callable[[Member], None] | None = None
-        self._places: list[Place] = []
+        self._clients: list[AddressClient] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def held(self) -> frozenset[str]:
         """The addresses, as `host:port`, at which this member serves."""
-        return frozenset(str(place.address) for place in self._places if place.holder is not None)
+        return frozenset(
+            str(client.address) for client in self._clients if client.registry is not None
+        )
 
     @property
     def unreached(self) -> list[str]:
-        """The addresses, as `tcp://host:port`, that have not answered: there may be members that
-        this one has not met. An address counts from when `join` has waited 2 s for it, or 2 s after
-        its holder was lost, until it answers, is held by this member, or refuses a connection while
-        this member holds another one.
+        """The addresses, as `tcp://host:port`, that do not answer: there may be members that this
+        one has not met. An address is unreached once `join` has waited 2 s for it, or 2 s after its
+        registry was lost, until it answers, this member serves there, or it refuses a connection
+        while this member serves at another one.
         """
-        return [place.address.endpoint for place in self._places if place.is_unreached]
+        return [client.address.endpoint for client in self._clients if client.is_unreached]
 
     async def join(
         self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
     ) -> list[Member]:
-        """Take a place under `name` at every address and return who is there, this member excepted,
-        somebody else of its name included. Once per object.
+        """Be a member under `name` at every address. Returns the other members, including one of
+        the same name. Call it once. `found(member)` is called for members that are heard of after
+        that.
 
-        Waits at most 2 s for addresses that do not answer (a warning names them, `unreached` lists
-        them, and they are tried again all the same), 0.5 s where another member has served until
-        just now, and 1 s to leave out members who refuse a connection. `found` is told of others
-        from then on, not before this returns. Raises ValueError when `name`, or the endpoint that
-        `bind` returns, cannot be; BusError when something else than a bus answers at an address, or
-        when nothing does and this process may not listen there. Cancelling or failing leaves
+        Waits at most 2 s for addresses that do not answer, 0.5 s after a takeover, and 1 s to leave
+        out members that refuse a connection. A warning names the addresses that do not answer;
+        `unreached` lists them, and they are tried again. Raises ValueError if `name` or the
+        endpoint that `bind` returns is invalid. Raises BusError if another program answers at an
+        address, or if nothing listens there and this process may not. Cancelling or failing leaves
         nothing open.
         """
         loop = asyncio.get_running_loop()
@@ -224,231 +224,242 @@ class Rendezvous:
         if not self.admits(me):
             raise ValueError(f"{me} cannot be a member here")
         self._me = me
-        self._places = [Place(address, loop.create_future()) for address in self._addresses]
+        self._clients = [
+            AddressClient(address, loop.create_future()) for address in self._addresses
+        ]
         self._tasks = [
             loop.create_task(
-                self._attend(place, me),
-                name=f"aiobus {name} rendezvous {place.address}",
+                self._run(client, me),
+                name=f"aiobus {name} rendezvous {client.address}",
                 context=Context(),
             )
-            for place in self._places
+            for client in self._clients
         ]
         try:
-            await asyncio.wait([place.ready for place in self._places], timeout=ANSWER_SECONDS)
-            late = [place for place in self._places if not place.ready.done()]
-            for place in late:
-                if place.is_wrong:
+            await asyncio.wait([client.ready for client in self._clients], timeout=ANSWER_SECONDS)
+            late = [client for client in self._clients if not client.ready.done()]
+            for client in late:
+                if client.is_unusable:
                     raise BusError(
-                        f"{place.address.endpoint} cannot be a meeting address: {place.trouble}."
-                        " Free that address, or give every bus of this desk another one"
+                        f"{client.address.endpoint} cannot be a rendezvous address:"
+                        f" {client.problem}. Free that address, or give every bus of this desk"
+                        " another one"
                     )
-            for place in late:
+            for client in late:
                 log.warning(
-                    "%s joins without %s: %s. It goes on with whom it met elsewhere, and hears"
-                    " of others once that address answers",
-                    *(name, place.address, place.trouble),
+                    "%s joins without %s: %s. It is linked with the buses that it met at other"
+                    " addresses, and meets the rest once that address answers",
+                    *(name, client.address, client.problem),
                 )
-            for place in self._places:
-                if place.holder is None:
+            for client in self._clients:
+                if client.registry is None:
                     continue
-                if place.holder.is_heir:
-                    # The members that were served here before come back at once, and no other one
-                    # could tell which they are.
-                    await asyncio.sleep(HEIR_SECONDS)
-                if is_left_open(place.address):
+                if client.registry.is_successor:
+                    # The members of the previous registry reconnect now. Nothing else tells which
+                    # members these are.
+                    await asyncio.sleep(SUCCESSION_SECONDS)
+                if has_half_closed(client.address):
                     log.warning(
-                        "%s has taken over %s, and a member that was there is frozen: it is not"
-                        " known which",
-                        *(name, place.address),
+                        "%s has taken over %s, and an unknown member that was connected there is"
+                        " frozen",
+                        *(name, client.address),
                     )
-                    place.doubt(-math.inf)
-            self._met.forget(await self.absent([*self._met]))
+                    client.mark_unknown(-math.inf)
+            self._known.forget(await self.absent([*self._known]))
         except BaseException:
             await self.leave()
             raise
         self._found = found
-        return [*self._met]
+        return [*self._known]
 
     def admits(self, member: Member) -> bool:
-        """True when `member` has a valid name and an endpoint on this machine."""
+        """True if `member` has a valid name and an endpoint on this machine."""
         return is_possible(member)
 
     def remember(self, member: Member) -> None:
-        """A member was met on the bus: it is on the roster of this member, if that is a holder now
-        or later.
-        """
-        self._tell(self._met.learn([member]))
+        """A member was met on the bus: the registry of this member, now or later, lists it."""
+        self._announce(self._known.learn([member]))
 
     def watch(self, told: Told, bind: Callable[[str], str]) -> None:
-        """Nothing to do: the tasks that attend to the addresses see to it."""
+        """Nothing to do: the tasks of the addresses do it."""
 
     async def accepting(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` who accept a connection. Waits 1 s at most."""
-        return [member for member, accepts in (await probed(members)).items() if accepts]
+        """The members that accept a connection. Waits 1 s at most."""
+        return [member for member, accepts in (await probe_all(members)).items() if accepts]
 
     async def absent(self, members: Collection[Member]) -> list[Member]:
-        """Those of `members` who refuse a connection. Waits 1 s at most; who has not answered by
-        then is given the benefit of the doubt.
+        """The members that refuse a connection. Waits 1 s at most; a member that has not answered
+        by then is not absent.
         """
-        return [member for member, accepts in (await probed(members)).items() if not accepts]
+        return [member for member, accepts in (await probe_all(members)).items() if not accepts]
 
     def mine(self, address: object) -> bool:
-        """True when `address` is one of the rendezvous, this member's or that of a member it has
-        heard of: what a forked child must not keep open.
+        """True if `address` is a rendezvous address, or the endpoint of this or of a known member:
+        a forked child must not keep such a socket open.
         """
         match address:
             case (str(host), int(port), *_):
                 endpoint = Address(host, port).endpoint
             case _:
                 return False
-        members = [*self._met] if self._me is None else [self._me, *self._met]
+        members = [*self._known] if self._me is None else [self._me, *self._known]
         return any(endpoint == own.endpoint for own in (*self._addresses, *members))
 
     def descriptors(self) -> set[int]:
-        """None: everything it opens is a socket that `mine` tells."""
+        """None: `mine` recognises every socket of this object."""
         return set()
 
     async def leave(self) -> None:
-        """Give every address up and end every connection; the others notice at once. Again, or
-        before `join`: nothing. Cancelling it does not stop it.
+        """Free every address and end every connection; other members notice at once. Again, or
+        before `join`: no effect. Cancelling it does not stop it.
         """
-        for place in self._places:
-            if place.holder is not None:
-                place.holder.close()
-                place.holder = None
+        for client in self._clients:
+            if client.registry is not None:
+                client.registry.close()
+                client.registry = None
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _attend(self, place: Place, me: Member) -> None:
-        """Be connected to the holder of one address, or be it."""
+    async def _run(self, client: AddressClient, me: Member) -> None:
+        """Serve at one address, or stay connected to its registry."""
         loop = asyncio.get_running_loop()
         pause = 0.0
         while True:
             is_answered, began = False, loop.time()
             try:
-                if place.holder is not None:
-                    await self._count(place, place.holder)
+                if client.registry is not None:
+                    await self._forget_absent(client, client.registry)
                     continue
-                # Before any pause: the others wait for one member to do it.
-                if not self.held and self._serve(place, me):
+                # Before any pause: the other members wait until one serves.
+                if not self.held and self._serve(client, me):
                     continue
                 await asyncio.sleep(pause)
                 began = loop.time()
-                is_answered = await self._visit(place, me)
+                is_answered = await self._connect(client, me)
             except Exception:
-                log.exception("%s at %s failed and tries again", me.name, place.address)
+                log.exception("%s at %s failed and tries again", me.name, client.address)
             if is_answered:
-                # A holder that answers and hangs up at once is not to be called without end.
+                # Else a registry that answers and closes at once would be called in a loop.
                 pause = 0.0 if loop.time() - began > FIRST_PAUSE else FIRST_PAUSE
             else:
                 pause = min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
 
-    def _serve(self, place: Place, me: Member) -> bool:
-        """Hold an address from now on, if no other member does. True when that was done."""
-        address = place.address
+    def _serve(self, client: AddressClient, me: Member) -> bool:
+        """Serve at an address, if no other member does. Returns True if this member serves now."""
+        address = client.address
         try:
-            place.holder = Registry(
+            client.registry = Registry(
                 address,
                 me,
-                self._met,
-                came=lambda member: self._learn([member], me),
-                refused=lambda reason: self._refuse(address, reason),
+                self._known,
+                on_hello=lambda member: self._learn([member], me),
+                on_refused=lambda reason: self._on_refused(address, reason),
             )
         except OSError as error:
             log.debug("%s cannot serve at %s: %s", me.name, address, error)
             return False
-        if place.was_answered:
-            log.info("%s has taken over %s: its holder has gone", me.name, address)
+        if client.was_reached:
+            log.info("%s has taken over %s: the bus that served there has gone", me.name, address)
         else:
             log.debug("%s serves at %s", me.name, address)
-        place.be_sure()
+        client.mark_known()
         return True
 
-    async def _count(self, place: Place, holder: Registry) -> None:
-        """Forget, a while from now, the members that are not connected here and do not listen any
-        more. One that only lost its connection may be frozen, and its name is not free.
+    async def _forget_absent(self, client: AddressClient, registry: Registry) -> None:
+        """Wait, then forget the members that are not connected and refuse a connection. A member
+        that only lost its connection may be frozen, so its name stays taken.
         """
-        await asyncio.sleep(CENSUS_SECONDS)
-        self._met.forget(await self.absent(holder.absent))
-        if place.is_unreached and not is_left_open(place.address):
-            place.be_sure()
+        await asyncio.sleep(ABSENT_SECONDS)
+        self._known.forget(await self.absent(registry.absent))
+        if client.is_unreached and not has_half_closed(client.address):
+            client.mark_known()
 
-    async def _visit(self, place: Place, me: Member) -> bool:
-        """Be connected to the holder of an address until that ends. True when it has answered."""
-        place.doubt(elapsed())
+    async def _connect(self, client: AddressClient, me: Member) -> bool:
+        """Stay connected to the registry of an address. Returns, at the end of the connection,
+        whether it has answered.
+        """
+        client.mark_unknown(elapsed())
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                sock = await connected(place.address)
+                sock = await connect(client.address)
         except ConnectionRefusedError:
-            self._miss(place)
+            self._on_connection_refused(client)
             return False
         except OSError as error:
             what = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
-            log.debug("%s: no connection to %s: %s", me.name, place.address, what)
-            place.trouble = f"it cannot be reached ({what})"
+            log.debug("%s: no connection to %s: %s", me.name, client.address, what)
+            client.problem = f"it cannot be reached ({what})"
             return False
         with sock:
             keep_alive(sock)
-            log.debug("%s is connected to %s", me.name, place.address)
-            return await self._listen(place, sock, me)
+            log.debug("%s is connected to %s", me.name, client.address)
+            return await self._listen(client, sock, me)
 
-    def _miss(self, place: Place) -> None:
+    def _on_connection_refused(self, client: AddressClient) -> None:
         """Nothing listens at an address."""
-        place.is_wrong = bool(place.ban)
-        if place.ban:
-            place.trouble = f"nothing listens there, and this process may not ({place.ban})"
+        client.is_unusable = bool(client.bind_error)
+        if client.bind_error:
+            client.problem = (
+                f"nothing listens there, and this process may not ({client.bind_error})"
+            )
         elif self.held:
-            place.be_sure()  # it is left to a member that holds none
+            client.mark_known()  # the next member that serves nowhere takes it
         else:
-            place.trouble = "nobody serves there, and it is in use all the same"
+            client.problem = "no bus serves there, and it is in use all the same"
 
-    async def _listen(self, place: Place, sock: socket.socket, me: Member) -> bool:
-        """Hear the holder of an address until the connection ends. True when it has answered."""
-        loop, lines, is_answered = asyncio.get_running_loop(), Lines(MAX_ROSTER), False
-        place.trouble = "whatever holds that address accepts connections but does not answer"
+    async def _listen(self, client: AddressClient, sock: socket.socket, me: Member) -> bool:
+        """Read rosters until the connection ends. Returns True if the registry has answered."""
+        loop, lines, is_answered = asyncio.get_running_loop(), LineReader(MAX_ROSTER), False
+        client.problem = "the process that listens there accepts connections but does not answer"
         try:
             await loop.sock_sendall(sock, hello_line(me))
             while data := await loop.sock_recv(sock, CHUNK):
-                # A greeting of another protocol may never become a line.
-                place.trouble, place.is_wrong = "what answers there is no aiobus", not is_answered
+                # The greeting of another protocol may have no end of a line.
+                client.problem, client.is_unusable = (
+                    "another program answers there",
+                    not is_answered,
+                )
                 for line in lines.feed(data):
                     self._learn(parse_roster(line), me)
-                    is_answered = place.was_answered = True
-                    place.be_sure()
-        except Malformed as error:
-            place.trouble, place.is_wrong = f"what answers there is no aiobus ({error})", True
-            self._refuse(place.address, f"its holder sent {error}")
+                    is_answered = client.was_reached = True
+                    client.mark_known()
+        except ProtocolError as error:
+            client.problem, client.is_unusable = f"another program answers there ({error})", True
+            self._on_refused(client.address, f"its registry sent {error}")
             return False
         except OSError as error:
-            log.debug("%s: the connection to %s broke: %s", me.name, place.address, error)
+            log.debug("%s: the connection to %s broke: %s", me.name, client.address, error)
         else:
-            log.debug("%s: the connection to %s has ended", me.name, place.address)
+            log.debug("%s: the connection to %s has ended", me.name, client.address)
         if not is_answered:
-            place.trouble, place.is_wrong = "what holds it ends each connection unanswered", True
+            client.problem, client.is_unusable = (
+                "the process that listens there closes each connection unanswered",
+                True,
+            )
         return is_answered
 
     def _learn(self, members: list[Member], me: Member) -> None:
-        # Somebody else of my name is told of: who deserves it is not decided here.
-        news = self._met.learn(member for member in members if member != me)
-        self._tell(news)
+        # Another member with this name is reported too: who keeps it is decided elsewhere.
+        news = self._known.learn(member for member in members if member != me)
+        self._announce(news)
         for member in news:
             if self._found is None:
                 continue
             try:
                 self._found(member)
             except Exception:
-                log.exception("%s was found, but not taken up", member)
+                log.exception("%s was found, but could not be linked", member)
 
-    def _tell(self, news: list[Member]) -> None:
-        """What this member hears at one address, or on the bus, is known where it holds one."""
-        for place in self._places:
-            if place.holder is not None:
-                place.holder.tell(news)
+    def _announce(self, news: list[Member]) -> None:
+        """Announce members, heard of at any address or on the bus, where this member serves."""
+        for client in self._clients:
+            if client.registry is not None:
+                client.registry.announce(news)
 
-    def _refuse(self, address: Address, reason: str) -> None:
-        """Count a refused connection; say so at most once a second."""
+    def _on_refused(self, address: Address, reason: str) -> None:
+        """Count a refused connection. Logs at most once a second."""
         self.refused += 1
         now = asyncio.get_running_loop().time()
         if now - self._refusal_logged >= 1:

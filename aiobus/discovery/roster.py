@@ -1,10 +1,9 @@
-"""Who is at a rendezvous, where that may be, and how it is said.
+"""The protocol between members and the registry of a rendezvous address, without I/O.
 
-Owns the rules for `host:port` and the sentences for what breaks them; the two lines of the
-protocol, `["hello", 1, name, endpoint]` and `["roster", 1, [[name, endpoint], ...]]`; what a holder
-knows of its address and what a member knows of all of them. Pure: time is given, bytes come and go
-as values; it knows no socket and no loop. It trusts no peer: what is parsed is a member that may be
-there, or `Malformed`.
+Owns the rules for `host:port` and their error texts; the two lines of the protocol, `["hello", 1,
+name, endpoint]` and `["roster", 1, [[name, endpoint], ...]]`; the roster of one address, and the
+members that one member knows at all addresses. Must not know of sockets, loops or clocks. No peer
+is trusted: parsing returns a member that may exist, or raises ProtocolError.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -15,17 +14,15 @@ from typing import NamedTuple
 import orjson
 
 from aiobus.discovery import Member
+from aiobus.limits import MAX_MEMBERS
 from aiobus.query import bad_name
 
 __all__ = [
     "MAX_ADDRESSES",
-    "MAX_HELLO",
-    "MAX_MEMBERS",
-    "MAX_ROSTER",
     "Address",
-    "Lines",
-    "Malformed",
-    "Met",
+    "KnownMembers",
+    "LineReader",
+    "ProtocolError",
     "Roster",
     "address_of",
     "addresses_in",
@@ -51,12 +48,12 @@ class Address(NamedTuple):
         return ":" in self.host
 
     def with_port(self, port: object) -> str:
-        """The endpoint `tcp://host:port` of this host and another port; `*` asks for a free one."""
+        """The endpoint `tcp://host:port` of this host and `port`; `*` means any free port."""
         return f"tcp://[{self.host}]:{port}" if self.is_v6 else f"tcp://{self.host}:{port}"
 
     @property
     def endpoint(self) -> str:
-        """`tcp://host:port`, the one spelling there is of it."""
+        """`tcp://host:port`, in its only spelling."""
         return self.with_port(self.port)
 
     def __str__(self) -> str:
@@ -64,8 +61,8 @@ class Address(NamedTuple):
 
 
 def address_of(endpoint: str) -> Address | None:
-    """The address of a `tcp://host:port` on this machine; None for anything else, also for another
-    spelling of the same.
+    """The address of a `tcp://host:port` on this machine. None for anything else, and for another
+    spelling of the same address.
     """
     try:
         address = _address(endpoint.removeprefix("tcp://"))
@@ -77,17 +74,17 @@ def address_of(endpoint: str) -> Address | None:
 def addresses_in(text: str) -> list[Address]:
     """The addresses in what follows `tcp://` in a URL: one, or several separated by commas.
 
-    Raises ValueError that names the part that is wrong and says what to write.
+    Raises ValueError; its text names the part that is wrong and says what to write.
     """
     parts = text.split(",")
     if len(parts) > MAX_ADDRESSES:
         raise ValueError(
             f"tcp://{text} names {len(parts)} addresses, more than {MAX_ADDRESSES};"
-            " a few are enough, since whoever can takes over one that is free"
+            " a few are enough, because a running bus takes over an address that becomes free"
         )
     addresses = [_address(part) for part in parts]
-    for place, address in enumerate(addresses):
-        if address in addresses[:place]:
+    for index, address in enumerate(addresses):
+        if address in addresses[:index]:
             raise ValueError(f"tcp://{text} names {address} twice; leave one of them out")
     return addresses
 
@@ -101,7 +98,7 @@ def _address(part: str) -> Address:
         )
     if host in ("*", "0.0.0.0", "::", "[::]"):
         raise ValueError(
-            f"tcp://{part}: nobody can connect to {host}; write an address that the others can"
+            f"tcp://{part}: no process can connect to {host}; write an address that every bus can"
             f" reach, such as tcp://localhost:{port}"
         )
     return Address(_literal(host, part), int(port))
@@ -124,15 +121,10 @@ def _literal(host: str, part: str) -> str:
 
 
 VERSION = 1
-MAX_MEMBERS = 4_096
-MAX_HELLO = 64 * 1024
-"""Bytes of a line that a holder reads."""
-MAX_ROSTER = 512 * 1024
-"""Bytes of a line that a member reads: 4,096 members with the longest names take 400 kB."""
 
 
-class Malformed(ValueError):
-    """What a peer sent is not the protocol. The text says what it is, never what is in it."""
+class ProtocolError(ValueError):
+    """A peer sent something that is not the protocol. The text never quotes what was sent."""
 
 
 def is_possible(member: Member) -> bool:
@@ -140,113 +132,113 @@ def is_possible(member: Member) -> bool:
     return not bad_name(member.name) and address_of(member.endpoint) is not None
 
 
-class Lines:
-    """Puts the pieces that arrive together to lines of at most `limit` bytes."""
+class LineReader:
+    """Assembles received pieces into lines of at most `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their ends. Raises Malformed as soon as one is
-        too long, complete or not.
+        """The lines that `data` completes, without line ends. Raises ProtocolError as soon as a
+        line, complete or not, is too long.
         """
         *lines, self._rest = (self._rest + data).split(b"\n")
         if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise Malformed(f"a line of more than {self._limit:,} bytes")
+            raise ProtocolError(f"a line of more than {self._limit:,} bytes")
         return lines
 
     def end(self) -> None:
-        """There is no more. Raises Malformed when that is in the middle of a line."""
+        """The connection has ended. Raises ProtocolError if that is in the middle of a line."""
         if self._rest:
-            raise Malformed("half a line")
+            raise ProtocolError("half a line")
 
 
 def hello_line(member: Member) -> bytes:
-    """What `member` says first."""
+    """The first and only line that a member sends."""
     return orjson.dumps(["hello", VERSION, *member]) + b"\n"
 
 
 def roster_line(members: Iterable[Member]) -> bytes:
-    """What a holder says of `members`."""
+    """The line by which a registry announces `members`."""
     return orjson.dumps(["roster", VERSION, [[*member] for member in members]]) + b"\n"
 
 
 def parse_hello(line: bytes) -> Member:
-    """The member that says hello. Raises Malformed."""
+    """The member that sent this hello. Raises ProtocolError."""
     match _parsed(line, "hello"):
         case [str(name), str(endpoint)]:
             return _member(name, endpoint)
-    raise Malformed("a hello of another shape")
+    raise ProtocolError("a hello of another shape")
 
 
 def parse_roster(line: bytes) -> list[Member]:
-    """The members on a roster. Raises Malformed."""
+    """The members on this roster. Raises ProtocolError."""
     match _parsed(line, "roster"):
         case [[*rows]] if len(rows) <= MAX_MEMBERS:
             return [_row(row) for row in rows]
-    raise Malformed(f"a roster of another shape or of more than {MAX_MEMBERS:,} members")
+    raise ProtocolError(f"a roster of another shape or of more than {MAX_MEMBERS:,} members")
 
 
 def _parsed(line: bytes, kind: str) -> list[object]:
     try:
         parsed = orjson.loads(line)
     except ValueError:
-        raise Malformed("a line that is not JSON") from None
+        raise ProtocolError("a line that is not JSON") from None
     match parsed:
         case [str(said), int(version), *rest] if said == kind:
             if version == VERSION and version is not True:
                 return rest
-            raise Malformed(f"a {kind} in another version of the protocol than {VERSION}")
-    raise Malformed(f"a line that is no {kind}")
+            raise ProtocolError(f"a {kind} in another version of the protocol than {VERSION}")
+    raise ProtocolError(f"a line that is no {kind}")
 
 
 def _row(row: object) -> Member:
     match row:
         case [str(name), str(endpoint)]:
             return _member(name, endpoint)
-    raise Malformed("a roster of another shape")
+    raise ProtocolError("a roster of another shape")
 
 
 def _member(name: str, endpoint: str) -> Member:
     member = Member(name, endpoint)
     if not is_possible(member):
-        raise Malformed("a member whose name or endpoint cannot be")
+        raise ProtocolError("a member whose name or endpoint cannot be")
     return member
 
 
 class Roster:
-    """Who is at one address, as its holder tells it: `me`, each member that is connected there now,
-    and those of `met` that are not. A member which is not connected may be frozen, so it stays on
-    the roster, and its name is taken, until its endpoint refuses.
+    """The members at one address: `me`, every connected member, and the `known` members that are
+    not connected. A member without a connection may be frozen: it stays on the roster, and its name
+    stays taken, until its endpoint refuses a connection.
     """
 
-    def __init__(self, me: Member, met: "Met") -> None:
+    def __init__(self, me: Member, known: "KnownMembers") -> None:
         self._me = me
-        self._met = met
-        self._present: dict[Hashable, Member] = {}
+        self._known = known
+        self._connected: dict[Hashable, Member] = {}
 
     def members(self) -> list[Member]:
-        """Each member once, at most 4,096: the holder first, those that are not connected last."""
-        return [*dict.fromkeys((self._me, *self._present.values(), *self._met))][:MAX_MEMBERS]
+        """Each member once, at most 4,096: `me` first, members without a connection last."""
+        return [*dict.fromkeys((self._me, *self._connected.values(), *self._known))][:MAX_MEMBERS]
 
     @property
     def absent(self) -> list[Member]:
         """The members that are on the roster and not connected."""
-        return [*{*self._met}.difference(self._present.values())]
+        return [*{*self._known}.difference(self._connected.values())]
 
-    def enter(self, guest: Hashable, member: Member) -> None:
-        """The connection `guest` is that of `member`."""
-        self._present[guest] = member
+    def add(self, connection: Hashable, member: Member) -> None:
+        """`member` said hello on `connection`."""
+        self._connected[connection] = member
 
-    def leave(self, guest: Hashable) -> None:
-        """The connection `guest` has ended."""
-        self._present.pop(guest, None)
+    def remove(self, connection: Hashable) -> None:
+        """`connection` has ended."""
+        self._connected.pop(connection, None)
 
 
-class Met:
-    """The members that one member has heard of, at whatever address: at most 4,096, and the one
-    that was not heard of for longest is forgotten first.
+class KnownMembers:
+    """The members that one member has heard of, at any address: at most 4,096. Beyond that, the
+    member that was not heard of for longest is forgotten.
     """
 
     def __init__(self) -> None:
@@ -256,12 +248,12 @@ class Met:
         return iter(self._members)
 
     def learn(self, members: Iterable[Member]) -> list[Member]:
-        """Remember `members`; return those who were not known before."""
+        """Remember `members`. Returns those that were not known before."""
         news = []
         for member in members:
             if member not in self._members:
                 news.append(member)
-            # Taken out first: the order is that in which they were last heard of.
+            # Removed first: the order is that in which members were last heard of.
             self._members.pop(member, None)
             self._members[member] = None
         while len(self._members) > MAX_MEMBERS:
@@ -269,6 +261,6 @@ class Met:
         return news
 
     def forget(self, members: Iterable[Member]) -> None:
-        """`members` are not there; whoever hears of one again has news."""
+        """`members` are not there. If one is heard of again, `learn` returns it again."""
         for member in members:
             self._members.pop(member, None)

@@ -37,12 +37,12 @@ _networks = pytest.StashKey[MemoryNetwork]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make `bus` a fixture of whoever runs coroutines here."""
+    """Make `bus` a fixture of the plugin that runs coroutine tests."""
     fixture: Callable[..., Any] = pytest.fixture
     if config.pluginmanager.hasplugin("asyncio"):
         import pytest_asyncio
 
-        fixture = pytest_asyncio.fixture  # which strict mode takes as well
+        fixture = pytest_asyncio.fixture  # strict mode accepts no other
     else:
         config.pluginmanager.register(Runner(), "aiobus.testing.runner")
     fixtures = ModuleType("aiobus.testing.fixtures")
@@ -52,8 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-asyncio looks
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A coroutine test that asks for `bus` or `network` needs no mark: it is pytest-asyncio's in
-    strict mode as well, unless it is marked for another.
+    """Mark a coroutine test that uses `bus` or `network` for pytest-asyncio, so that strict mode
+    runs it too, unless the test has the mark of another plugin.
     """
     test, marked = metafunc.function, metafunc.definition.get_closest_marker
     if not (
@@ -77,8 +77,8 @@ async def _bus(request: pytest.FixtureRequest) -> AsyncIterator[AsyncEventBus]:
 
 @pytest.fixture
 def network(request: pytest.FixtureRequest) -> Iterator[MemoryNetwork]:
-    """A network in memory. Its seed is another in each run, and told when the test fails: set
-    AIOBUS_SEED to it, and the same goes wrong again.
+    """A network in memory. Each run has another seed, which a failing test reports: set AIOBUS_SEED
+    to it to repeat the same faults.
     """
     seed = int(os.environ.get(SEED) or random.randrange(2**32))
     request.node.stash[_networks] = network = MemoryNetwork(seed=seed)
@@ -120,7 +120,7 @@ def _as_body(
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Tell the seed of a test that failed."""
+    """Report the seed of a test that failed."""
     report = yield
     network = item.stash.get(_networks, None)
     if report.failed and network is not None:

@@ -15,7 +15,7 @@ from terminal import run
 
 
 async def trade(bus: AsyncEventBus, speed: float, tally: Tally) -> None:
-    """Whoever listens comes first: each is live when its line returns, and then the feed begins."""
+    """Start the subscribers first: each is live when its line returns. The feed is last."""
     await monitor(bus, tally)
     await broker(bus)
     await strategy(bus)

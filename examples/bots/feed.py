@@ -1,4 +1,4 @@
-"""The feed: plays the recorded trades and quotes once, as soon as somebody is there to hear them.
+"""The feed: plays the recorded trades and quotes once, as soon as a subscriber is live.
 
 Run it: python examples/bots/feed.py [ipc://desk] [--speed 10]
 """
@@ -24,7 +24,7 @@ async def feed(bus: AsyncEventBus, speed: float = 1.0) -> None:
 
 
 async def meet(bus: AsyncEventBus, name: str) -> None:
-    """Wait until the bot of this name is live, whoever of the two came first."""
+    """Wait until the bot of this name is live. The two may start in any order."""
     async with bus.stream("LIVE", key=name) as live:
         await bus.publish(Event("IS_LIVE", {}, key=name))
         if name not in bus.stats().peers:
