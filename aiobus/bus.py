@@ -179,7 +179,7 @@ class AsyncEventBus:
         """Stop publishing, let handlers finish what has arrived, tell the others, and end. Returns
         within `timeout` seconds.
 
-        Returns the names of peers that did not confirm they have everything, and each meeting
+        Returns the names of peers that did not confirm they have everything, and each rendezvous
         address that does not answer. What was not handed to a handler here is logged with its
         count, and a handler that is cut off with its event. Once handlers are done, the bus's own
         events (`aiobus.peer_left`) come no more. Handlers may publish until they are done, others
@@ -497,7 +497,7 @@ class AsyncEventBus:
     async def flush(self, timeout: float = 5.0) -> list[str]:
         """Wait until every other bus has received what it asked for of all that was published here.
 
-        Returns the names of those that did not confirm within `timeout` seconds, and each meeting
+        Returns the names of those that did not confirm within `timeout` seconds, and each rendezvous
         address that does not answer (`stats().unreached`), where there may be buses that this one
         has not met: [] is success. A bus counts from the moment it is found until it has left, also
         while it has not answered yet: what it has subscribed to is not known then. One whose link
