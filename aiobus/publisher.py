@@ -25,7 +25,7 @@ from aiobus.history import LARGE, History, Ring
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query, bad_key, bad_type, plain, starred
 from aiobus.sync import BackpressureGate, Notifier
-from aiobus.wire import frame, quiet
+from aiobus.wire import frame, progress_topic
 
 __all__ = [
     "Publisher",
@@ -70,8 +70,8 @@ class Stream:
         """What was joined since."""
         self.full_at = 1
         """How many rows make a frame: one, while none was sent in this tick."""
-        self.is_loud = True
-        """Somebody wants the frames, and not the beacons alone."""
+        self.is_live = True
+        """False if progress messages alone are wanted."""
         self._source, self._epoch = source
         self._send = send
         self._join = join
@@ -111,10 +111,12 @@ class Stream:
         """Send a frame in any case: one without events reveals that the last with some was lost."""
         self._emit()
 
-    def quiet_beacon(self) -> None:
-        """Say the same to those who want nothing else, behind what was joined."""
+    def send_progress(self) -> None:
+        """Send the progress message, which has no events, behind what was joined."""
         self.flush()
-        self._send(frame(quiet(self.topic), self._source, self._epoch, self.sent, self.sent, ()))
+        self._send(
+            frame(progress_topic(self.topic), self._source, self._epoch, self.sent, self.sent, ())
+        )
 
     def _emit(self) -> None:
         rows, prev = self.rows, self.sent
@@ -124,7 +126,7 @@ class Stream:
             if self._is_joining:
                 self._is_busy = True
                 self.full_at = FRAME_EVENTS
-        if self.is_loud:
+        if self.is_live:
             self._send(frame(self.topic, self._source, self._epoch, prev, self.sent, rows))
 
 

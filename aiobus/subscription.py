@@ -125,9 +125,8 @@ class Subscription(Consumer):
     @property
     def unconfirmed(self) -> frozenset[str]:
         """Names of the buses that did not confirm it in time, refuse its query, or whose link was
-        cut, and rendezvous addresses that did not answer (`tcp://127.0.0.1:7555`). Each goes once it
-        has confirmed, from when on its events are owed, or has left; always empty where there are
-        no others.
+        cut, and rendezvous addresses without an answer (`tcp://127.0.0.1:7555`). Each goes once it
+        has confirmed or left. From its confirmation on its events are owed. Empty without peers.
         """
         return self._unconfirmed
 

@@ -23,7 +23,7 @@ from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [
     "HEARTBEATS",
-    "QUIET",
+    "PROGRESS",
     "VERSION",
     "Ack",
     "Answer",
@@ -48,7 +48,7 @@ __all__ = [
     "parse_from_subscriber",
     "parse_peer_id",
     "parse_topic",
-    "quiet",
+    "progress_topic",
     "topic",
     "up",
 ]  # fmt: skip
@@ -56,8 +56,8 @@ __all__ = [
 VERSION = 2
 HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
-QUIET = b"-"
-"""What a topic begins with for those who want its beacons alone."""
+PROGRESS = b"-"
+"""What a topic begins with to ask for progress messages alone."""
 MAX_SOURCES = 4_096
 MORE_REFUSED = "so many queries are refused that not all are named"
 MAX_DIGITS = 20
@@ -122,13 +122,13 @@ def topic(query: str) -> bytes:
     return b"%b\0" % query.encode()
 
 
-def quiet(topic: bytes) -> bytes:
-    """The topic to subscribe to for nothing but the beacons of `topic`."""
-    return QUIET + topic
+def progress_topic(topic: bytes) -> bytes:
+    """The topic to subscribe to for the progress messages alone of `topic`."""
+    return PROGRESS + topic
 
 
 def parse_topic(topic: bytes) -> Query | PeerId | None:
-    """What a subscription asks for: events or, quietly, beacons of a query, the mail of a bus, or
+    """What a subscription asks for: events or progress messages of a query, the mail of a bus, or
     heartbeats (None).
 
     Raises WireError when it is none of these.
@@ -363,12 +363,12 @@ def parse_from_publisher(
 
     Raises WireError for anything else, mail for other buses among it.
     """
-    end = message.find(b"\0", 0, MAX_QUERY + 1 + message.startswith(QUIET)) + 1
+    end = message.find(b"\0", 0, MAX_QUERY + 1 + message.startswith(PROGRESS)) + 1
     if end < 2:
         raise WireError(f"{len(message)} bytes that do not begin with a topic")
     topic = message[:end]
     if not topic.startswith(b"~"):
-        return Frame(topic.removeprefix(QUIET), message)
+        return Frame(topic.removeprefix(PROGRESS), message)
     if topic == HEARTBEATS:
         fields = _loads(message[end:])
         leaving = type(fields) is list and fields[3:] == ["bye"]

@@ -64,15 +64,15 @@ class Desk:
         for text in texts:
             self.streams.open(wire.topic(text), Query.of(text))
 
-    def open_quietly(self, *texts: str) -> None:
+    def open_progress(self, *texts: str) -> None:
         for text in texts:
-            self.streams.open(wire.quiet(wire.topic(text)), Query.of(text))
+            self.streams.open(wire.progress_topic(wire.topic(text)), Query.of(text))
 
     @property
     def told(self) -> list[tuple[bytes, int]]:
         """Of each quiet beacon its topic and its `prev`."""
-        quiet = [message for message in self.messages if message.startswith(wire.QUIET)]
-        frames = [wire.parse_from_publisher(message, ME) for message in quiet]
+        progress_topic = [message for message in self.messages if message.startswith(wire.PROGRESS)]
+        frames = [wire.parse_from_publisher(message, ME) for message in progress_topic]
         return [(frame.topic, frame.prev) for frame in frames if isinstance(frame, Frame)]
 
     def publish(self, *types: str) -> None:
@@ -152,7 +152,7 @@ async def test_one_query_too_many_of_a_link_is_refused_and_other_links_are_serve
 
     open(1, "A", "B", "A")
     assert [desk.streams.may_open(C, link) for link in (1, 2)] == [False, True]
-    assert desk.streams.may_open(wire.quiet(A), 1)
+    assert desk.streams.may_open(wire.progress_topic(A), 1)
     with pytest.raises(WireError, match="2 queries of one peer are served already"):
         open(1, "C")
     open(2, "C", "A")
@@ -304,7 +304,7 @@ async def test_whoever_begins_to_listen_quietly_is_told_at_once_where_the_source
     """What was published while ZeroMQ acted on it already, or where a new stream begins."""
     desk.open("A")
     desk.publish("A")
-    desk.open_quietly("A", "B")
+    desk.open_progress("A", "B")
     assert desk.told == [(A, 1), (B, 1)]
     desk.streams.close_all()
 
@@ -314,7 +314,7 @@ async def test_who_listens_quietly_is_told_of_what_was_published_and_of_nothing_
     desk: Desk,
 ) -> None:
     desk.open("A", "B")
-    desk.open_quietly("A", "C")
+    desk.open_progress("A", "C")
     begin = [(A, 0), (C, 0)]
     desk.publish("A", "A", "B")
     assert await told(desk, 3) == [*begin, (A, 2)]
@@ -328,7 +328,7 @@ async def test_who_listens_quietly_is_told_of_what_was_published_and_of_nothing_
 @pytest.mark.usefixtures("told_at_once")
 async def test_a_quiet_beacon_follows_what_it_speaks_of(desk: Desk) -> None:
     desk.open("A")
-    desk.open_quietly("A")
+    desk.open_progress("A")
     desk.publish("A", "A")
     await told(desk, 2)
     assert desk.sent[1:] == [(A, 0, [1]), (A, 1, [2]), (A, 2, [])]
@@ -337,7 +337,7 @@ async def test_a_quiet_beacon_follows_what_it_speaks_of(desk: Desk) -> None:
 
 async def test_of_a_query_that_is_listened_to_quietly_alone_no_frame_is_made(desk: Desk) -> None:
     desk.open("A")
-    desk.open_quietly("A")
+    desk.open_progress("A")
     desk.streams.close(A)
     desk.messages.clear()
     desk.publish("A", "A")
@@ -355,7 +355,7 @@ async def test_a_quiet_beacon_that_could_not_be_sent_holds_up_nothing_that_comes
     desk: Desk,
 ) -> None:
     way = Way(desk)
-    desk.open_quietly("A", "B")
+    desk.open_progress("A", "B")
     way.is_broken = True
     desk.publish("A")
     while not way.failures:
@@ -372,7 +372,7 @@ async def test_a_quiet_beacon_that_could_not_be_sent_holds_up_nothing_that_comes
 async def test_each_second_they_have_a_beacon_in_any_case(desk: Desk) -> None:
     desk.open("A", "B")
     desk.publish("A")
-    desk.open_quietly("A")
+    desk.open_progress("A")
     desk.streams.beacons()
     assert desk.told == [(A, 1), (A, 1)]
     desk.streams.close_all()
@@ -383,7 +383,7 @@ async def test_each_second_they_have_a_beacon_in_any_case(desk: Desk) -> None:
 async def test_of_very_many_each_is_told_in_its_turn(desk: Desk, count: int) -> None:
     names = [f"T{number}" for number in range(count)]
     topics = [wire.topic(name) for name in names]
-    desk.open_quietly(*names)
+    desk.open_progress(*names)
     desk.messages.clear()
     desk.publish(*names)
     assert [topic for topic, _ in await told(desk, 1)] == topics[:SLICE]
@@ -392,16 +392,16 @@ async def test_of_very_many_each_is_told_in_its_turn(desk: Desk, count: int) -> 
     desk.streams.close_all()
 
 
-@pytest.mark.parametrize("closed_first", [A, wire.quiet(A)])
+@pytest.mark.parametrize("closed_first", [A, wire.progress_topic(A)])
 async def test_a_query_is_served_until_nobody_asks_for_it_loudly_or_quietly(
     desk: Desk, closed_first: bytes
 ) -> None:
     desk.open("A")
-    desk.open_quietly("A")
+    desk.open_progress("A")
     desk.publish("A")
     desk.streams.close(closed_first)
     assert (len(desk.streams), desk.streams.owed()) == (1, {A: 1})
-    for name in (A, wire.quiet(A)):
+    for name in (A, wire.progress_topic(A)):
         desk.streams.close(name)
     assert len(desk.streams) == 0
 
@@ -409,12 +409,12 @@ async def test_a_query_is_served_until_nobody_asks_for_it_loudly_or_quietly(
 @pytest.mark.usefixtures("told_at_once")
 async def test_who_does_not_listen_quietly_any_more_is_told_no_more(desk: Desk) -> None:
     desk.open("A")
-    desk.open_quietly("A", "B")
-    desk.streams.close(wire.quiet(A))
+    desk.open_progress("A", "B")
+    desk.streams.close(wire.progress_topic(A))
     desk.messages.clear()
     desk.publish("A", "B")
     assert await told(desk, 1) == [(B, 2)]
-    desk.open_quietly("A")
+    desk.open_progress("A")
     desk.publish("A")
     assert await told(desk, 3) == [(B, 2), (A, 1), (A, 3)]
     desk.streams.close_all()

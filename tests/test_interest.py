@@ -172,7 +172,7 @@ def turned(inlets: Interest) -> list[tuple[bytes, bool]]:
     return found
 
 
-def quiet(count: int) -> tuple[Interest, list[Sub]]:
+def lagging(count: int) -> tuple[Interest, list[Sub]]:
     inlets, made = far(count)
     for _ in range(LEFT):
         inlets.take(FRAME)
@@ -192,7 +192,7 @@ def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
 
 
 def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
-    inlets, (one, other) = quiet(2)
+    inlets, (one, other) = lagging(2)
     rows = FRAME
     inlets.take_page(one, BOT, PAGE, rows)
     assert turned(inlets) == []
@@ -203,13 +203,13 @@ def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
 
 
 def test_whoever_comes_to_a_quiet_topic_turns_it_loud() -> None:
-    inlets, _ = quiet(1)
+    inlets, _ = lagging(1)
     assert inlets.add(Sub()) is None
     assert turned(inlets) == [(TRADE, False)]
 
 
 def test_a_quiet_topic_of_whose_source_nothing_is_missing_any_more_turns_loud_in_a_second() -> None:
-    inlets, (one,) = quiet(1)
+    inlets, (one,) = lagging(1)
     inlets.tick(1.0, (), ())
     assert turned(inlets) == []
     one.missing = 0
@@ -218,7 +218,7 @@ def test_a_quiet_topic_of_whose_source_nothing_is_missing_any_more_turns_loud_in
 
 
 def test_the_last_who_leaves_a_quiet_topic_withdraws_the_quiet_one() -> None:
-    inlets, (one, other) = quiet(2)
+    inlets, (one, other) = lagging(2)
     assert [inlets.remove(one), inlets.remove(other)] == [None, b"-TRADE\0"]
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_task_is_left")
 MANY = LEFT * FRAME_EVENTS + FAR
 """Events that make a subscription with little room turn quiet."""
 MAXSIZE = 64
-QUIET, LOUD = b"\1-TRADE\0", b"\1TRADE\0"
+PROGRESS, LIVE = b"\1-TRADE\0", b"\1TRADE\0"
 
 
 async def turn() -> None:
@@ -104,10 +104,10 @@ class Desk:
             if number % FRAME_EVENTS == 0:
                 await asyncio.sleep(0)
 
-    async def turn_quiet(self) -> None:
+    async def turn_to_progress(self) -> None:
         self.said.clear()
         await self.publish(MANY)
-        while QUIET not in self.said:
+        while PROGRESS not in self.said:
             await turn()
         await self.at_rest()
 
@@ -128,13 +128,13 @@ async def desk() -> AsyncIterator[Desk]:
     """Its strategy listens quietly, and has the first of MANY events in hand."""
     async with Desk() as desk, asyncio.timeout(20):
         await desk.open()
-        await desk.turn_quiet()
+        await desk.turn_to_progress()
         yield desk
 
 
 async def test_the_topic_is_withdrawn_behind_the_quiet_one(desk: Desk) -> None:
     """Or its stream would close in between, and what is published then would be owed to nobody."""
-    assert desk.said == [QUIET, b"\0TRADE\0"]
+    assert desk.said == [PROGRESS, b"\0TRADE\0"]
 
 
 async def test_no_frame_is_sent_to_who_listens_quietly(desk: Desk) -> None:
@@ -147,7 +147,7 @@ async def test_no_frame_is_sent_to_who_listens_quietly(desk: Desk) -> None:
 async def test_it_is_handed_everything_in_order_and_then_frames_again(desk: Desk) -> None:
     await desk.publish(1000, MANY)
     await desk.let_go()
-    assert desk.said[-2:] == [LOUD, b"\0-TRADE\0"]
+    assert desk.said[-2:] == [LIVE, b"\0-TRADE\0"]
     desk.frames = 0
     await desk.publish(1, MANY + 1000)
     await desk.network.settle()
@@ -176,7 +176,7 @@ async def test_another_subscription_to_the_query_has_the_next_event_at_once(desk
     async with desk.strategy.stream(EventType.TRADE) as events:
         await desk.publish(1, MANY)
         assert (await anext(events)).data == MANY
-    assert LOUD in desk.said
+    assert LIVE in desk.said
 
 
 async def test_an_unsubscribed_one_is_sent_nothing_and_owed_nothing(desk: Desk) -> None:
@@ -199,9 +199,9 @@ async def test_a_link_that_was_cut_meanwhile_is_asked_quietly_again(desk: Desk) 
     desk.network.partition({"feed"}, {"strategy"}, cut=True)
     await desk.publish(1000, MANY)
     desk.network.heal()
-    while QUIET not in desk.said:
+    while PROGRESS not in desk.said:
         await turn()
-    assert LOUD not in desk.said
+    assert LIVE not in desk.said
     await desk.let_go()
     assert desk.handler.numbers == list(range(MANY + 1000))
     assert desk.subscription.stats.gaps == 0
@@ -252,10 +252,10 @@ async def test_over_sockets_it_listens_quietly_catches_up_and_is_live_again(
                     published += 1
                     await asyncio.sleep(0)
             assert is_quiet.is_set()
-            with logged("subscribes to the events of TRADE") as is_loud:
+            with logged("subscribes to the events of TRADE") as is_live:
                 handler.gate.set()
                 assert await feed.flush(20) == []
-                assert is_loud.is_set()
+                assert is_live.is_set()
             await strategy.settle()
             assert handler.numbers == list(range(published))
 
@@ -281,7 +281,7 @@ async def test_what_was_published_before_it_was_loud_again_is_asked_for_at_once(
                 desk.feed.publish_nowait(Event(EventType.QUOTE, 0))
             await turn()
         await desk.at_rest()
-        assert desk.said[-2:] == [QUIET, b"\0TRADE\0"]
+        assert desk.said[-2:] == [PROGRESS, b"\0TRADE\0"]
         desk.delay = 0.02
         desk.handler.gate.set()
         while desk.said[-1] != b"\0-TRADE\0":
@@ -322,7 +322,7 @@ async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_com
         broker = await desk.bus("broker")
         await broker.publish(Event(EventType.TRADE, -9))
         await desk.open()
-        await desk.turn_quiet()
+        await desk.turn_to_progress()
         desk.delay = 0.02
         desk.network.heal()
         while not len(broker._transport.session.fanout):  # type: ignore[attr-defined]
@@ -338,7 +338,7 @@ async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_com
 async def test_a_subscription_that_is_heard_while_a_bus_closes_is_not_served(desk: Desk) -> None:
     transport = desk.feed._transport
     await desk.feed.close(0.2)
-    transport.session.receive_from_subscriber(QUIET, 1)  # type: ignore[attr-defined]
+    transport.session.receive_from_subscriber(PROGRESS, 1)  # type: ignore[attr-defined]
     assert len(transport.session.fanout) == 0  # type: ignore[attr-defined]
 
 

@@ -39,7 +39,7 @@ from aiobus.wire import (
     parse_from_subscriber,
     parse_peer_id,
     parse_topic,
-    quiet,
+    progress_topic,
     topic,
     up,
 )
@@ -232,7 +232,7 @@ def test_a_query_is_read_from_its_topic(text: str) -> None:
 
 
 def test_a_quiet_topic_asks_for_the_same_query() -> None:
-    query = parse_topic(quiet(topic("TRADE/BTC")))
+    query = parse_topic(progress_topic(topic("TRADE/BTC")))
     assert isinstance(query, Query)
     assert query.text == "TRADE/BTC"
 
@@ -478,7 +478,7 @@ def test_rows_behind_a_head_that_says_there_are_none_are_refused() -> None:
 
 @pytest.mark.parametrize("text", ["TRADE", "*", "T/" + "x" * 128, long_query()])
 def test_a_quiet_beacon_is_read_as_one_of_its_topic(text: str) -> None:
-    read = parse_from_publisher(frame(quiet(topic(text)), "desk", 7, 41, 41, []), ME)
+    read = parse_from_publisher(frame(progress_topic(topic(text)), "desk", 7, 41, 41, []), ME)
     assert isinstance(read, Frame)
     assert (read.topic, read.prev, read.newest, read.count) == (topic(text), 41, 41, 0)
 
@@ -963,8 +963,8 @@ def test_a_question_that_is_no_json_is_refused(message: bytes) -> None:
 
 VALID = [
     topic("TRADE/BTC"),
-    quiet(topic("TRADE/BTC")),
-    frame(quiet(topic("TRADE")), "desk", 7, 4, 4, []),
+    progress_topic(topic("TRADE/BTC")),
+    frame(progress_topic(topic("TRADE")), "desk", 7, 4, 4, []),
     ME.topic,
     HEARTBEATS,
     frame(topic("TRADE"), "desk", 7, 4, 5, [orjson.dumps(row(cause="desk@7.1"))]),

@@ -14,7 +14,7 @@ from aiobus.history import Page, Want
 from aiobus.mesh import Driver
 from aiobus.publisher import Publisher, Stream
 from aiobus.query import MAX_QUERY, Query, parse_query
-from aiobus.wire import QUIET, PeerId, WireError
+from aiobus.wire import PROGRESS, PeerId, WireError
 
 __all__ = [
     "MAX_JUNK",
@@ -162,7 +162,7 @@ class Askers:
 
 def _query(name: bytes) -> str | None:
     """The text of the query that a topic stands for; None when no query has such a topic."""
-    text = name.removeprefix(QUIET)
+    text = name.removeprefix(PROGRESS)
     if not 2 <= len(text) <= MAX_QUERY + 1 or text.find(b"\0") != len(text) - 1:
         return None
     try:
@@ -220,11 +220,11 @@ class Fanout:
         """Serve a query from now on: frames, or progress, as its `name` says. Raises WireError
         when there are too many already, in all or of this link.
         """
-        topic = name.removeprefix(QUIET)
+        topic = name.removeprefix(PROGRESS)
         if topic not in self._streams:
             self._begin(topic, query, link)
         if topic == name:
-            self._streams[topic].is_loud = True
+            self._streams[topic].is_live = True
         else:
             # At once: it says where a new stream begins, and of an old one what was published while
             # this was on its way, when ZeroMQ was already leaving out the frames.
@@ -234,7 +234,7 @@ class Fanout:
 
     def may_open(self, name: bytes, link: Link) -> bool:
         """False when there are too many already, in all or of this link."""
-        if name.removeprefix(QUIET) in self._streams:
+        if name.removeprefix(PROGRESS) in self._streams:
             return True
         return len(self._streams) < MAX_STREAMS and len(self._opened.get(link, ())) < MAX_OF_LINK
 
@@ -247,7 +247,7 @@ class Fanout:
         publisher = self._publisher
         source = (publisher.name, publisher.epoch)
         stream = Stream(query, topic, source, publisher.public_seq, self._send, self._join)
-        stream.is_loud = False
+        stream.is_live = False
         self._streams[topic] = stream
         # What was published before may be owed as well: to a peer whose link was cut meanwhile.
         self._confirmed[topic] = 0
@@ -264,14 +264,14 @@ class Fanout:
 
     def close(self, name: bytes) -> None:
         """No link asks for the topic `name` any more. No error if none did."""
-        topic = name.removeprefix(QUIET)
+        topic = name.removeprefix(PROGRESS)
         if (stream := self._streams.get(topic)) is None:
             return
         if topic == name:
-            stream.is_loud = False
+            stream.is_live = False
         else:
             self._progress.pop(topic, None)
-        if not stream.is_loud and topic not in self._progress:
+        if not stream.is_live and topic not in self._progress:
             self._end(stream)
 
     def _end(self, stream: Stream) -> None:
@@ -383,7 +383,7 @@ class Fanout:
     def _send_progress_of(self, topic: bytes) -> None:
         stream = self._streams[topic]
         self._progress[topic] = stream.newest
-        stream.quiet_beacon()
+        stream.send_progress()
 
     def serves(self, type: str) -> bool:
         """True when a query that others have asked for may match events of this type."""

@@ -15,7 +15,7 @@ from aiobus.catchup import CatchUp
 from aiobus.history import Page, Want
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
-from aiobus.wire import Answer, Frame, Mark, PacedMark, PeerId, quiet, topic
+from aiobus.wire import Answer, Frame, Mark, PacedMark, PeerId, progress_topic, topic
 
 __all__ = [
     "Interest",
@@ -50,12 +50,12 @@ class Topic:
     @property
     def subscribed(self) -> bytes:
         """The topic that is subscribed to now: that of the frames, or of the progress messages."""
-        return quiet(self.name) if self.is_progress_only else self.name
+        return progress_topic(self.name) if self.is_progress_only else self.name
 
     @property
     def other(self) -> bytes:
         """The topic that is not subscribed to now."""
-        return self.name if self.is_progress_only else quiet(self.name)
+        return self.name if self.is_progress_only else progress_topic(self.name)
 
     def note_left(self) -> bool:
         """All subscriptions have left a frame with events. True if the mode changes."""
