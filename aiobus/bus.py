@@ -65,7 +65,7 @@ class AsyncEventBus:
 
     `async with AsyncEventBus() as bus:` starts and closes it. What it promises: within one
     subscription the events of one source arrive once, in the order published, or their absence is
-    reported; a slow, hung or failing handler delays nobody else.
+    reported; a slow, hung or failing handler delays no other.
 
     `url`: `inproc://`, this bus object alone, without sockets; `ipc://desk`, every bus of this user
     on this machine that says `desk`; `tcp://127.0.0.1:7555`, every bus that meets at this address.
@@ -285,12 +285,12 @@ class AsyncEventBus:
         """Encode, number, keep and hand out `event`; return the same object, stamped with source,
         epoch, seq and cause.
 
-        All of that happens before the first wait, so a cancelled publish has published. With
-        `pace=True` it may wait before, for readers: cancelled then, nothing is published, and
-        `event.seq` stays as it was. It waits otherwise
-        only for room in full "block" inboxes of this process, and lets the loop turn now and then,
-        so that a loop that only publishes starves nobody. Raises EncodeError (no number is used
-        up), BusClosed, WrongLoop, TypeError for what is no Event.
+        All of that happens before the first wait, so a cancelled publish has published. Only with
+        `pace=True` it may wait before, for readers: if it is cancelled then, nothing is published,
+        and `event.seq` stays as it was. It waits for room in full "block" inboxes of this process,
+        and lets the loop turn now and then, so that a loop that only publishes starves no other
+        task. Raises EncodeError (no number is used up), BusClosed, WrongLoop, TypeError for what is
+        no Event.
         """
         life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
@@ -498,8 +498,8 @@ class AsyncEventBus:
         """Wait until every other bus has received what it asked for of all that was published here.
 
         Returns the names of those that did not confirm within `timeout` seconds, and each
-        rendezvous address that does not answer (`stats().unreached`), where there may be buses that this one
-        has not met: [] is success. A bus counts from the moment it is found until it has left, also
+        rendezvous address that does not answer (`stats().unreached`), where there may be buses that
+        this one has not met: [] is success. A bus counts from the moment it is found until it has left, also
         while it has not answered yet: what it has subscribed to is not known then. One whose link
         is cut, or for which there is no place among 1,024 peers, is named without waiting.
         Cancelling only stops the waiting.

@@ -150,8 +150,8 @@ def encode(
 
 
 def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
-    """The events of `rows`, which one bus encoded, in order; each has data of its own that nobody
-    shares.
+    """The events of `rows`, which one bus encoded, in order. Each has data of its own, shared
+    with no other.
     """
     events = []
     for row in orjson.loads(b"[%b]" % b",".join(rows)):

@@ -1,12 +1,12 @@
-"""What a bus has published lately: one ring of encoded events per type, merged by seq when somebody
-asks for a page.
+"""What a bus has published lately: one ring of encoded events per type, merged by seq when a page
+is asked for.
 
 Owns what is kept and what is forgotten, and knows exactly how far it reaches back. Pure: it is told
 what to keep and is asked for pages; who asks, and why, is not known here.
 
 A ring per type means that a flood of quotes never evicts fills. A ring is one list of row, key and
 timestamp, row, key and timestamp, none of which the garbage collector tracks, so a full history
-costs it next to nothing; the seq is read from the row when somebody asks.
+costs it next to nothing; the seq is read from the row when it is asked for.
 
 Publishing is frequent and asking is rare. So an event is kept by extending one list, and its size
 is counted later: a ring pays in advance for as many rows as fit into every limit even if each has
@@ -84,7 +84,7 @@ class Ring:
     timestamp in `cells` from `3 * place` on. `start` is the place of the oldest: the cells before
     it are spent.
 
-    Where the events of a key lie is worked out when somebody first asks, and then from page to
+    Where the events of a key lie is worked out when a page first asks, and then from page to
     page, so that publishing does not pay for it; it is thrown away when the cells are moved.
     """
 
@@ -289,7 +289,7 @@ class History:
                 self._bytes += ring.count()
 
     def answer(self, query: Query, want: Want, limit: int, look: int = PAGE_LOOK) -> Page:
-        """The page that somebody wants of what `query` matches; see `page`."""
+        """The page that answers `want`, of what `query` matches; see `page`."""
         if want.since is None:
             return self.page(query, want.after, limit, look, want.upto)
         if want.since == "last":

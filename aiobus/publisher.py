@@ -47,8 +47,8 @@ class Stream:
     there are `full_at` of them. For each whole `LARGE` of a row it lowers `full_at` by 1, so that a
     full frame has at most `FRAME_BYTES` without a look at each row.
 
-    `newest` begins as the source's seq at that moment: whoever asks for the stream now is owed
-    nothing before. With 0 instead, 692 of 5,160 events were lost unnoticed over 12 reconnects.
+    `newest` begins as the source's seq at that moment: a peer that asks for the stream now is
+    owed nothing before. With 0 instead, 692 of 5,160 events were lost unnoticed over 12 reconnects.
     `send` takes a frame and never waits; `join` is called with the first event of a tick, to have
     `end_tick` called when that is over, and then each tick for as long as it says True.
     """

@@ -102,7 +102,7 @@ class Cursor:
     @property
     def missing(self) -> int:
         """How many numbers lie between its place and the last that is known to be missing, as far
-        as it has a place and somebody answers.
+        as it has a place and its source answers.
         """
         is_asking = self.behind and not self.has_timed_out and self.since is None
         return self._known - self.last if is_asking else 0
@@ -164,7 +164,7 @@ class Cursor:
         return self.behind and not self.has_timed_out and not is_waiting
 
     def ask(self, now: float) -> int | None:
-        """After which seq a page is to be asked for; None unless it is due, or when nobody answers
+        """After which seq a page is to be asked for; None unless it is due, or if no answer comes
         and it gives up. Call it when there is room.
         """
         if not self.is_due(now):
@@ -179,7 +179,7 @@ class Cursor:
         return self.last
 
     def defer(self) -> None:
-        """Nobody could answer so far, for want of room or of time: no reason to give up. What has
+        """No answer could come so far, for want of room or of time: no reason to give up. What has
         just been asked need not be asked again at once.
         """
         self._deadline = None
@@ -254,9 +254,9 @@ class Cursor:
         return gap
 
     def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:
-        """A frame of a source that is dead, or a mark (equal: without events). Nobody can be asked
-        for what is missing before it, so that is lost, and its events above the seq that is
-        returned are handed over.
+        """A frame of a source that is dead, or a mark (equal: without events). What is missing before
+        it can be asked of no bus, so it is lost. The events above the seq that is returned are
+        handed over.
         """
         gap = self._gap(prev, LEFT)
         after = max(self.last, prev)

@@ -5,7 +5,7 @@ Owns the form of every message, and the refusal of whatever is not of that form:
 and what it sent raises WireError and nothing else, in time proportional to its length. Pure: who
 sends, who asks, and what follows from an answer are not known here.
 
-Down from a publisher comes a topic, which ends with a zero byte and is what somebody subscribed to,
+Down from a publisher comes a topic, which ends with a zero byte and is what was subscribed to,
 and then JSON. Up to all publishers goes a JSON list that names whom it is for.
 """
 
@@ -163,8 +163,8 @@ def frame(
 
 
 class Frame(Rows):
-    """All events of one source after `prev` for the query of `topic`, which may be one that nobody
-    asked for. What is to be decided about it, its head says; its rows are not looked at.
+    """All events of one source after `prev` for the query of `topic`, which may be one that was
+    not asked for. What is to be decided about it, its head says; its rows are not looked at.
     """
 
     __slots__ = ("topic",)
@@ -414,7 +414,7 @@ class Ask:
 class PageAsk:
     """Which events after `after` have you kept of `query`? At most `limit` of them.
 
-    `query` is a text of at most 1,024 bytes that nobody has looked into. `since` and `upto` are
+    `query` is a text of at most 1,024 bytes that was not looked into. `since` and `upto` are
     those of a `Want`.
     """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from aiobus import AsyncEventBus, Event, EventType
 
 TRADES = Path(__file__).parent / "data" / "btcusdt-trades-2021-01-08.csv"
-ROOM = 16  # events that may wait in front of a stage; whoever publishes one more waits
+ROOM = 16  # events that may wait in front of a stage; a task that publishes one more waits
 
 
 async def main() -> None:

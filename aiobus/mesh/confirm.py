@@ -267,7 +267,7 @@ class Readers:
     """What each peer has confirmed of each type, for a publisher that does not outrun its readers.
 
     A peer confirms a type at once if it has not subscribed to it. Which peers have is not known
-    here: ZeroMQ tells of a subscription once, whoever else has it.
+    here: ZeroMQ tells of a subscription once, however many have it.
     """
 
     def __init__(self, session: Session, publisher: Publisher) -> None:

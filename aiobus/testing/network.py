@@ -82,7 +82,7 @@ class Settling:
         return TimeoutError(f"not settled within {timeout:g} s: {'; '.join(reasons)}")
 
     async def _busy(self, end: float) -> str:
-        """Who is busy, in words; "" when nobody. Waits until `end` for them to finish."""
+        """Who is busy, in words; "" if none is. Waits until `end` for them to finish."""
         buses = self._buses()
         if any(bus._subscriptions.at_work() is not None for bus in buses):
             raise BusError("settle() inside a handler would wait for it; call it from outside")
@@ -194,7 +194,7 @@ class MemoryNetwork(Medium):
         Links stay up: what is sent over them meanwhile is lost, and only subscriptions and the end
         of a link arrive when it heals, as TCP would have it. `one_way`: only what goes from `one`
         to `other` is held up. `cut`: the links break, so each side is told that the other asks for
-        nothing any more; they are made anew when it heals.
+        nothing any more; they are made again when it heals.
         """
         if one_way and cut:
             raise ValueError("one_way and cut: a link that breaks is broken both ways")
@@ -381,7 +381,7 @@ class _Port:
 
 
 class _Link:
-    """From one bus up to another's endpoint: attached while somebody listens there and no wall is
+    """From one bus up to another's endpoint: attached while a bus listens there and no wall is
     in between.
     """
 
@@ -402,7 +402,7 @@ class _Link:
         network._links[self] = None
 
     def go_on(self) -> None:
-        """Somebody has come or a wall has gone: attach, or move what waits."""
+        """A bus has come or a wall has gone: attach, or move what waits."""
         if self._above is not None:
             self._up.wake()
             self._down.wake()
