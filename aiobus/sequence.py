@@ -254,8 +254,8 @@ class Cursor:
         return gap
 
     def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:
-        """A frame of a source that is dead, or a mark (equal: without events). What is missing before
-        it can be asked of no bus, so it is lost. The events above the seq that is returned are
+        """A frame of a source that is dead, or a mark (equal: without events). What is missing
+        before it can be asked of no bus, so it is lost. The events above the seq that is returned are
         handed over.
         """
         gap = self._gap(prev, LEFT)
