@@ -501,7 +501,7 @@ class AsyncEventBus:
         rendezvous address that does not answer (`stats().unreached`), where there may be buses that
         this one has not met: [] is success. A bus counts from the moment it is found until it has
         left, also while it has not answered yet: what it has subscribed to is not known then. One
-        whose link is cut, or for which there is no place among 1,024 peers, is named without waiting.
+        whose link is cut, or without a place among 1,024 peers, is named without waiting.
         Cancelling only stops the waiting.
         """
         self._life.check()

@@ -255,7 +255,7 @@ class Cursor:
 
     def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:
         """A frame of a source that is dead, or a mark (equal: without events). What is missing
-        before it can be asked of no bus, so it is lost. The events above the seq that is returned are
+        before it can be asked of no bus, so it is lost. Events above the seq that is returned are
         handed over.
         """
         gap = self._gap(prev, LEFT)
