@@ -253,7 +253,7 @@ class CatchUp:
         """
         self._lose_spoiled(source)
         left = self._unmet.pop(source, None)
-        if left is not None and left.upto > 0:
+        if left is not None:
             # How old it was is not known any more, so it may be owed from its beginning.
             self._cursors[source] = Cursor()
             self._cursors[source].hear(left.upto)

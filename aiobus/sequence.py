@@ -60,7 +60,7 @@ class Cursor:
         "_unknown", "behind", "clear", "has_timed_out", "last", "since", "upto",
     )  # fmt: skip
 
-    def __init__(self, last: int = 0, *, behind: bool = False, since: Since = None) -> None:
+    def __init__(self, last: int = 0, *, since: Since = None) -> None:
         self.last = last
         """Everything up to this seq was handed over or reported; of own events, meaningful while
         `behind`.
@@ -69,7 +69,7 @@ class Cursor:
         """Up to here, nothing that the query matches comes any more but what is known to be
         missing: so far had the source been heard of when something vouched for all before it.
         """
-        self.behind = behind or since is not None
+        self.behind = since is not None
         self.since = since
         """Where it begins in the past, until the first page has said after which seq that is."""
         self.upto = 0
@@ -195,7 +195,7 @@ class Cursor:
         """
         is_sound = page.after <= page.to <= (self.upto or page.newest)
         is_next = page.after == self._asked_after or self.since is not None
-        return self.behind and self._asked is not None and is_next and is_sound
+        return self._asked is not None and is_next and is_sound
 
     def advance(self, page: Page) -> Gap | None:
         """Take a page that was asked for, whose events above `last` are to be handed over; return

@@ -18,6 +18,7 @@ from aiobus.sequence import (
     PATIENCE_ALIVE,
     RETRY,
     UNANSWERED,
+    UNKNOWN,
     WENT_BACK,
     Cursor,
     Gap,
@@ -410,6 +411,14 @@ def test_of_a_source_that_leaves_unanswered_all_is_lost_that_its_beacon_told_of(
     assert bench.box.log == [Gap(0, 4, "its source has left")]
 
 
+def test_of_a_source_that_leaves_unanswered_it_is_unknown_what_it_published_after_a_beacon_of_none(
+    bench: Bench,
+) -> None:
+    bench.take(0)
+    bench.catchup.leave(DESK, 5)
+    assert bench.box.log == [Gap(0, 5, UNKNOWN)]
+
+
 def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_source_leaves(
     bench: Bench,
 ) -> None:
@@ -425,6 +434,16 @@ def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
     behind.catchup.meet(DESK, 20, behind.older)
     behind.take(20, 21)
     assert (behind.box.log, behind.asked.pages) == ([21], [])
+
+
+def test_a_frame_of_one_that_died_and_was_forgotten_is_left_until_its_age_is_known(
+    met: Bench,
+) -> None:
+    met.catchup.leave(DESK, 4, is_dead=True)
+    met.catchup.forget(DESK)
+    met.take(8, 9)
+    met.catchup.meet(DESK, 9, met.older)
+    assert (met.box.log, met.asked.pages) == ([], [(DESK, 8, ROOM)])
 
 
 def test_a_source_that_was_forgotten_is_resumed_behind_all_that_was_handed_over(met: Bench) -> None:
@@ -631,7 +650,6 @@ def test_a_batch_of_before_its_source_took_back_something_keeps_no_later_loss_un
     assert {8, 9} <= lost(met)
 
 
-# Excused.
 # Excused.
 
 

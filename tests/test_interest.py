@@ -45,11 +45,12 @@ class Sub:
 
     is_busy = False
     """It leaves all frames with events."""
+    leaves_all = False
 
     def take(self, frame: Rows, started: float | None, heard: int) -> bool:
         self.log.append(("take", frame, started))
         self.heard = heard
-        return not (self.is_busy and frame.count)
+        return not (self.is_busy and (frame.count or self.leaves_all))
 
     def turn(self, source: Source, page: Page, rows: Rows) -> None:
         self.log.append(("turn", source, page, rows))
@@ -189,6 +190,21 @@ def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
     one.is_busy = True
     inlets.take(FRAME)
     assert turned(inlets) == []
+
+
+def test_a_frame_without_events_that_is_left_does_not_count() -> None:
+    inlets, (one,) = far(1)
+    one.leaves_all = True
+    for _ in range(LEFT):
+        inlets.take(frame())
+    assert turned(inlets) == []
+
+
+def test_a_frame_that_is_taken_turns_a_quiet_topic_loud_if_little_is_missing() -> None:
+    inlets, (one,) = quiet(1)
+    one.is_busy, one.missing = False, 0
+    inlets.take(FRAME)
+    assert turned(inlets) == [(TRADE, False)]
 
 
 def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:

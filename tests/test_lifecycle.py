@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from typing import Any
 
 import pytest
 
@@ -183,16 +184,26 @@ async def test_events_of_the_bus_itself_that_nobody_takes_any_more_are_no_loss(
     assert said.startswith("2 events were not handed to never_returns(TRADE aiobus.error")
 
 
+@pytest.mark.parametrize(
+    ("selects", "said"),
+    [
+        ({}, "999 events were not handed to never_returns(TRADE)"),
+        ({"key": "x"}, "up to 999 events were not handed to never_returns(TRADE/x)"),
+        ({"key": "x*"}, "up to 999 events were not handed to never_returns(TRADE/x*)"),
+        ({"where": bool}, "up to 999 events were not handed to never_returns(TRADE)"),
+    ],
+    ids=["all", "key", "prefix", "where"],
+)
 async def test_what_was_still_to_be_caught_up_with_is_counted_as_well(
-    caplog: pytest.LogCaptureFixture,
+    selects: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = AsyncEventBus()
     await bus.start()
-    await bus.subscribe(EventType.TRADE, never_returns, maxsize=1)
+    await bus.subscribe(EventType.TRADE, never_returns, maxsize=1, **selects)
     for number in range(1000):
-        await bus.publish(Event(EventType.TRADE, number))
+        await bus.publish(Event(EventType.TRADE, number, key="x"))
     await bus.close(0.05)
-    assert "999 events were not handed to never_returns(TRADE): the bus closed" in caplog.messages
+    assert f"{said}: the bus closed" in caplog.messages
 
 
 async def test_closing_with_many_that_are_behind_is_quick() -> None:

@@ -78,9 +78,10 @@ def test_a_frame_without_room_is_left() -> None:
     assert place(cursor) == (4, True)
 
 
+@pytest.mark.parametrize("seq", [4, 9])
 @pytest.mark.parametrize("has_room", [True, False])
-def test_a_beacon_of_where_it_stands_leaves_it_live(has_room: bool) -> None:
-    cursor = Cursor(4)
+def test_a_beacon_of_where_it_stands_leaves_it_live(has_room: bool, seq: int) -> None:
+    cursor = heard(4, seq)
     assert cursor.take(4, 4, has_room) == 4
     assert place(cursor) == (4, False)
 
@@ -100,6 +101,7 @@ def test_it_asks_until_its_patience_is_over_and_then_no_more() -> None:
     asked = [cursor.ask(float(second)) for second in range(20)]
     assert asked == [4] * int(PATIENCE / RETRY) + [None] * 10
     assert (cursor.has_timed_out, place(cursor)) == (True, (4, True))
+    assert not cursor.is_due(1000.0)
 
 
 def test_a_page_that_leads_on_renews_its_patience() -> None:
@@ -129,6 +131,7 @@ def test_becoming_live_forgets_what_was_asked() -> None:
     cursor = heard(4, 9)
     cursor.ask(0.0)
     cursor.take(4, 9, has_room=True)
+    assert not cursor.is_due(RETRY)
     cursor.hear(12)
     assert [cursor.ask(0.0), cursor.ask(PATIENCE - 0.5), cursor.has_timed_out] == [9, 9, False]
 
@@ -137,7 +140,7 @@ def test_becoming_live_forgets_what_was_asked() -> None:
 
 
 def test_no_page_is_expected_while_none_was_asked_for() -> None:
-    assert not heard(4, 9).expects(page(4, to=9, newest=9))
+    assert not heard(0, 9).expects(page(0, to=9, newest=9))
     assert not Cursor(4).expects(page(4, to=9, newest=9))
 
 
@@ -344,14 +347,28 @@ def test_a_past_that_was_given_up_of_a_source_that_has_published_nothing_is_no_l
     assert not cursor.behind
 
 
+def test_a_past_that_was_given_up_goes_on_with_the_last_alone_after_a_frame_where_it_stands() -> (
+    None
+):
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.advance(page(0, 60, 80))
+    cursor.ask(0.0)
+    cursor.ask(PATIENCE)
+    assert (cursor.lost_before(60), cursor.upto) == (None, 80)
+
+
 # Fine rules, each of which something would go on without.
 
 
-def test_a_page_that_ends_where_a_frame_has_led_tells_what_is_lost_behind_it() -> None:
+@pytest.mark.parametrize(("to", "gap"), [(9, Gap(9, 15, EVICTED)), (8, None)])
+def test_a_page_that_ends_where_a_frame_has_led_or_later_tells_what_is_lost_behind_it(
+    to: int, gap: Gap | None
+) -> None:
     cursor = heard(4, 20)
     cursor.ask(0.0)
     cursor.take(4, 9, has_room=True)
-    assert cursor.advance(page(4, 9, 20, evicted=15)) == Gap(9, 15, EVICTED)
+    assert cursor.advance(page(4, to, 20, evicted=15)) == gap
 
 
 def test_a_number_that_was_said_to_be_unknown_and_taken_back_hides_none_that_is_unknown_later() -> (

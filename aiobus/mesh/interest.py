@@ -254,12 +254,11 @@ class Interest:
         is_taken = False
         for catchup in tuple(asked.catchups):
             is_taken |= catchup.take(frame, started, heard)
-        if asked.is_progress_only or not is_taken:
-            if frame.count and not is_taken:  # a frame without events comes from each peer a second
-                if asked.note_left():
-                    self.switched.append(asked)
-            else:
-                self._note_moved(asked)
+        if frame.count and not is_taken:  # a frame without events comes from each peer a second
+            if asked.note_left():
+                self.switched.append(asked)
+        elif asked.is_progress_only:
+            self._note_moved(asked)
         elif frame.count:
             asked.left = 0
 

@@ -271,9 +271,6 @@ class Unplaced:
     def __contains__(self, left: Left) -> bool:
         return self._left.get(left.member.endpoint) is left
 
-    def __len__(self) -> int:
-        return len(self._left)
-
     def add(self, member: Member, found_at: int, who: PeerId | None) -> bool:
         """There is no place for a peer that is owed what is published after `found_at`. False when
         its name cannot be remembered.
