@@ -59,6 +59,12 @@ class Consumer:
             self.acting.discard(delivery)
             self.handled += 1
 
+    def take_back(self, delivery: "Delivery") -> None:
+        """The handler was not called, so it is not done with the event either."""
+        delivery.finished = True
+        self.acting.discard(delivery)
+        self.begun -= 1
+
     def delivery_of(self, hand: "Hand") -> "Delivery":
         """The delivery of an event that is, or was, in hand."""
         if hand is self.hand and self.delivery is not None:

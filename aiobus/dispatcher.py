@@ -142,6 +142,9 @@ class Dispatcher:
         kind = event.type
         enter(delivery)
         try:
+            if self.subscription.was_dropped:  # after it was spawned, and before it first ran
+                self.subscription.take_back(delivery)
+                return
             result = self.callback(event)
             if type(result) is CoroutineType or (result is not None and _is_to_await(result)):
                 await result  # type: ignore[misc]

@@ -17,7 +17,7 @@ from aiobus.delivery import Consumer
 from aiobus.diagnostics import GAP, Diagnostics
 from aiobus.event import Event
 from aiobus.inbox import FifoInbox, PutResult, make_inbox
-from aiobus.lifecycle import Lifecycle
+from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import LATEST, way_out
 from aiobus.options import SubscriptionOptions, Where, selects
 from aiobus.publisher import Publisher, Sink
@@ -168,6 +168,13 @@ class Subscription(Consumer):
         self._drop(self)
 
     # For the package. What goes in.
+
+    @property
+    def was_dropped(self) -> bool:
+        """True once it was ended by `unsubscribe`: no call starts any more. Calls that had begun
+        when the bus closed are waited for, or said to be cut off.
+        """
+        return self.closed and self.life.state is not State.CLOSED
 
     def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
         """Take the next event of this process: into the inbox, or leave it to history when there is

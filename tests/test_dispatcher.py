@@ -118,6 +118,23 @@ async def test_concurrency_starts_that_many_calls_in_order(bus: AsyncEventBus) -
     assert started == list(range(10))
 
 
+async def test_unsubscribing_starts_no_concurrent_call_that_has_not_yet_run(
+    bus: AsyncEventBus,
+) -> None:
+    started: list[int] = []
+
+    async def on_trade(event: Event) -> None:
+        started.append(event.data)
+        await subscription.unsubscribe()
+
+    subscription = await bus.subscribe(EventType.TRADE, on_trade, concurrency=3)
+    for number in range(3):
+        bus.publish_nowait(Event(EventType.TRADE, number))
+    await bus.settle()
+    assert started == [0]
+    assert subscription.stats.handled == 1
+
+
 async def test_settle_sees_a_concurrent_call_that_has_not_yet_run(bus: AsyncEventBus) -> None:
     done: list[int] = []
 
