@@ -22,34 +22,10 @@ from aiobus.query import MAX_QUERY, Query, bad_name, parse_query
 from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [
-    "HEARTBEATS",
-    "QUIET",
-    "VERSION",
-    "Ack",
-    "Answer",
-    "Ask",
-    "Frame",
-    "Heartbeat",
-    "Mark",
-    "Options",
-    "OtherVersion",
-    "PageAnswer",
-    "PageAsk",
-    "PeerId",
-    "Refusal",
-    "WireError",
-    "answer",
-    "frame",
-    "heartbeat",
-    "mark",
-    "page",
-    "parse_from_publisher",
-    "parse_from_subscriber",
-    "parse_peer_id",
-    "parse_topic",
-    "quiet",
-    "topic",
-    "up",
+    "HEARTBEATS", "QUIET", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
+    "Options", "OtherVersion", "PageAnswer", "PageAsk", "PeerId", "Refusal", "WireError", "answer",
+    "frame", "heartbeat", "mark", "page", "parse_from_publisher", "parse_from_subscriber",
+    "parse_peer_id", "parse_topic", "quiet", "topic", "up",
 ]  # fmt: skip
 
 VERSION = 2

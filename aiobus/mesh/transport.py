@@ -26,9 +26,7 @@ from aiobus.rows import Source
 from aiobus.stats import PeerStats
 from aiobus.wire import PeerId
 
-__all__ = [
-    "MeshTransport",
-]
+__all__ = ["MeshTransport"]
 
 START_SECONDS = 5.0
 LOOK = 0.05
