@@ -35,16 +35,9 @@ from aiobus.event import KNOWN, Event
 from aiobus.limits import LATEST, way_out
 
 __all__ = [
-    "MAX_CAUSE",
-    "MAX_DEPTH",
-    "UNUSED",
-    "copied",
-    "decode",
-    "encode",
-    "may_exist",
-    "references",
-    "seq_of",
-]
+    "MAX_CAUSE", "MAX_DEPTH", "UNUSED", "copied", "decode", "encode", "may_exist", "references",
+    "seq_of", "shown",
+]  # fmt: skip
 
 references = partial(getrefcount, Fragment)
 """How many references to the type there are: `UNUSED` as long as no Fragment exists, which is what
@@ -109,7 +102,7 @@ def encode(
     if cause != "":
         if not isinstance(cause, str) or len(cause) > MAX_CAUSE:
             raise EncodeError(
-                "cause", f"{_shown(cause)[:80]} is not the id of an event: give event.id"
+                "cause", f"{shown(cause)[:80]} is not the id of an event: give event.id"
             )
         row += (cause,)
     before = _images
@@ -347,7 +340,7 @@ def _contents(value: object) -> _Contents:
         _examine_text(value)
     elif isinstance(value, int):  # a bool among them
         if not -(2**63) <= value < 2**64:
-            raise _Refused(f"{_shown(value)} does not fit into 64 bits; publish it as text")
+            raise _Refused(f"{shown(value)} does not fit into 64 bits; publish it as text")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise _Refused(
@@ -358,7 +351,7 @@ def _contents(value: object) -> _Contents:
         for key, _ in items:
             if type(key) is not str:
                 raise _Refused(
-                    f"the key {_shown(key)[:80]} is a {type(key).__name__}; keys are exact strings"
+                    f"the key {shown(key)[:80]} is a {type(key).__name__}; keys are exact strings"
                 )
             _examine_text(key, " (a key)")
         return items, "[{!r}]", 1
@@ -385,15 +378,16 @@ def _examine_timestamp(timestamp: object) -> None:
             hint = "a key is given by its name, Event(type, data, key=...); "
         raise EncodeError(
             "timestamp",
-            f"{_shown(timestamp)[:80]} is no time: {hint}seconds since 1970, such as time.time(),"
+            f"{shown(timestamp)[:80]} is no time: {hint}seconds since 1970, such as time.time(),"
             " are needed",
         )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """`value` as an error quotes it."""
     # Python refuses to write integers of thousands of digits in decimal, but not in hexadecimal.
     is_long = isinstance(value, int) and value.bit_length() > 128
-    return f"{value:#x}"[:40] + "..." if is_long else repr(value)
+    return f"{value:#x}"[:20] + "..." if is_long else repr(value)
 
 
 def _examine_text(text: str, place: str = "") -> None:

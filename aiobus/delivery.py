@@ -13,19 +13,9 @@ from typing import Any
 from aiobus.event import Event, event_id
 
 __all__ = [
-    "Consumer",
-    "Delivery",
-    "Hand",
-    "StreamBody",
-    "current",
-    "current_id",
-    "enter",
-    "entered",
-    "holding",
-    "leave",
-    "waiting",
-    "would_deadlock",
-]
+    "Consumer", "Delivery", "Hand", "StreamBody", "current", "enter", "entered", "holding", "leave",
+    "waiting", "would_deadlock",
+]  # fmt: skip
 
 
 class Consumer:
@@ -193,18 +183,6 @@ def current() -> Delivery | None:
     if isinstance(delivery, tuple):
         return delivery[0].delivery_of(delivery)
     return _inside(delivery) if type(delivery) is StreamBody else delivery
-
-
-def current_id() -> str:
-    """The id of the event that this code was started from; "" outside of all."""
-    delivery = _current.get()
-    if delivery is None:
-        return ""
-    if isinstance(delivery, tuple):
-        return event_id(*delivery[2:])
-    if type(delivery) is StreamBody:
-        delivery = _inside(delivery)
-    return "" if delivery is None else delivery.id
 
 
 def holding() -> list[Delivery]:

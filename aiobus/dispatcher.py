@@ -19,11 +19,7 @@ from aiobus.options import check_function
 from aiobus.subscription import Subscription
 from aiobus.sync import LoopWatch, Notifier, TimeSlice
 
-__all__ = [
-    "Callback",
-    "Dispatcher",
-    "check_callback",
-]
+__all__ = ["Callback", "Dispatcher", "check_callback"]
 
 Callback = Callable[[Event[Any]], Awaitable[object] | object]
 

@@ -248,12 +248,7 @@ class LatestInbox:
 
 def make_inbox(overflow: Overflow, maxsize: int, on_error: Callable[[LazyBatch], None]) -> Inbox:
     """The inbox for a policy."""
-    match overflow:
-        case "catch_up":
-            return FifoInbox(maxsize, PutResult.REFUSED, on_error)
-        case "block":
-            return FifoInbox(maxsize, TAKEN, on_error)
-        case "drop_oldest":
-            return FifoInbox(maxsize, PutResult.DROPPED, on_error)
-        case "latest":
-            return LatestInbox(maxsize)
+    if overflow == "latest":
+        return LatestInbox(maxsize)
+    full = {"catch_up": PutResult.REFUSED, "block": TAKEN, "drop_oldest": PutResult.DROPPED}
+    return FifoInbox(maxsize, full[overflow], on_error)

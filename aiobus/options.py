@@ -12,6 +12,7 @@ from datetime import timedelta
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Self, TypedDict, TypeVar, get_args
 
+from aiobus.codec import shown
 from aiobus.event import Event
 from aiobus.history import Since
 from aiobus.inbox import Overflow
@@ -19,18 +20,9 @@ from aiobus.limits import EARLIEST, LATEST, way_out
 from aiobus.query import Query
 
 __all__ = [
-    "Keys",
-    "Since",
-    "StreamKeywords",
-    "SubscribeKeywords",
-    "SubscriptionOptions",
-    "Types",
-    "Where",
-    "check_function",
-    "check_timeout",
-    "selects",
-    "takes",
-]
+    "Keys", "Since", "StreamKeywords", "SubscribeKeywords", "SubscriptionOptions", "Types", "Where",
+    "check_function", "check_timeout", "selects", "takes",
+]  # fmt: skip
 
 Types = str | Iterable[str]
 Keys = str | Iterable[str] | None
@@ -127,12 +119,12 @@ class SubscriptionOptions:
             is_moment = _is_number(self.max_age) and self.max_age >= EARLIEST
             hint = "a time is given as since=; " if is_moment else _length(self.max_age)
             raise ValueError(
-                f"max_age={_shown(self.max_age)}: {hint}seconds that an event may be old, such as"
+                f"max_age={shown(self.max_age)}: {hint}seconds that an event may be old, such as"
                 " 2.5, are needed"
             )
         if not (self.since in (None, "last") or _is_time(self.since)):
             raise ValueError(
-                f"since={_shown(self.since)}: {_moment(self.since)}'last', or seconds since 1970"
+                f"since={shown(self.since)}: {_moment(self.since)}'last', or seconds since 1970"
                 " such as time.time() - 60 for the last minute, are needed"
             )
         check_timeout(self.timeout)
@@ -184,7 +176,7 @@ def check_timeout(timeout: object, *, optional: bool = False) -> None:
         return
     if not (_is_number(timeout) and timeout >= 0):  # type: ignore[operator]
         hint = _length(timeout)
-        raise ValueError(f"timeout={_shown(timeout)}: {hint}seconds from 0 are needed")
+        raise ValueError(f"timeout={shown(timeout)}: {hint}seconds from 0 are needed")
 
 
 def _is_number(value: object) -> bool:
@@ -217,12 +209,6 @@ def _moment(value: object) -> str:
 def _length(value: object) -> str:
     """The same for one that is no duration."""
     return "give its .total_seconds(); " if isinstance(value, timedelta) else ""
-
-
-def _shown(value: object) -> str:
-    # Python refuses to write integers of thousands of digits in decimal, but not in hexadecimal.
-    is_long = isinstance(value, int) and value.bit_length() > 128
-    return f"{value:#x}"[:20] + "..." if is_long else repr(value)
 
 
 def _is_count(value: object) -> bool:

@@ -10,16 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 __all__ = [
-    "RESERVED",
-    "SYSTEM",
-    "Query",
-    "bad_key",
-    "bad_name",
-    "bad_type",
-    "parse_query",
-    "plain",
+    "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type", "parse_query", "plain",
     "starred",
-]
+]  # fmt: skip
 
 RESERVED = "aiobus."
 """Types that begin with this are the bus's own: never published by a user, never sent to another

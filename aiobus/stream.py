@@ -9,7 +9,6 @@ know how events arrive: it pops and waits.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Self
 
 from aiobus.delivery import Delivery, StreamBody, current, enter, leave
@@ -18,9 +17,7 @@ from aiobus.event import Event
 from aiobus.subscription import Subscription
 from aiobus.sync import TimeSlice
 
-__all__ = [
-    "EventStream",
-]
+__all__ = ["EventStream"]
 
 log = logging.getLogger("aiobus.dispatcher")
 
@@ -74,12 +71,7 @@ class EventStream:
         enter(self._body)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Unsubscribe; never waits. Events not taken are gone. Raises WrongLoop elsewhere, but does
         nothing in a forked child, which may leave the body by it.
         """

@@ -23,19 +23,9 @@ from aiobus.clock import stopwatch
 from aiobus.delivery import Consumer, holding, waiting, would_deadlock
 
 __all__ = [
-    "EVENTS",
-    "HANDLER_EVENTS",
-    "HANDLER_SECONDS",
-    "LONG",
-    "READER_MESSAGES",
-    "READER_SECONDS",
-    "TURN_SECONDS",
-    "BackpressureGate",
-    "LoopWatch",
-    "Notifier",
-    "TimeSlice",
-    "wait_for_space",
-]
+    "EVENTS", "HANDLER_EVENTS", "HANDLER_SECONDS", "LONG", "READER_MESSAGES", "READER_SECONDS",
+    "TURN_SECONDS", "BackpressureGate", "LoopWatch", "Notifier", "TimeSlice", "wait_for_space",
+]  # fmt: skip
 
 
 class Notifier:

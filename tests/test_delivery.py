@@ -15,7 +15,6 @@ from aiobus.delivery import (
     Delivery,
     StreamBody,
     current,
-    current_id,
     enter,
     holding,
     waiting,
@@ -133,7 +132,6 @@ async def test_while_an_event_is_in_hand_its_delivery_is_one_and_unfinished(
     seen: list[Delivery] = []
 
     async def on_event(event: Event) -> None:
-        assert current_id() == event.id
         event.seq = 99  # what the handler does to it changes no name
         for _ in range(2):
             delivery = current()
@@ -142,7 +140,6 @@ async def test_while_an_event_is_in_hand_its_delivery_is_one_and_unfinished(
             assert [delivery] == holding()
             seen.append(delivery)
             await asyncio.sleep(0)
-        assert current_id() == seen[-1].id
 
     subscription = await bus.subscribe("A", on_event)
     published = [await bus.publish(Event("A", number)) for number in range(3)]
@@ -159,14 +156,14 @@ async def test_a_task_that_outlives_its_handler_has_its_event_as_cause_and_holds
     bus: AsyncEventBus,
 ) -> None:
     go_on = asyncio.Event()
-    late: list[tuple[str, str, bool, list[Delivery]]] = []
+    late: list[tuple[str, bool, list[Delivery]]] = []
     tasks: list[asyncio.Task[None]] = []
 
     async def afterwards() -> None:
         await go_on.wait()
         delivery = current()
         assert delivery is not None
-        late.append((current_id(), delivery.id, delivery.finished, holding()))
+        late.append((delivery.id, delivery.finished, holding()))
 
     async def on_event(event: Event) -> None:
         tasks.append(asyncio.create_task(afterwards()))
@@ -176,7 +173,7 @@ async def test_a_task_that_outlives_its_handler_has_its_event_as_cause_and_holds
     await bus.settle()
     go_on.set()
     await asyncio.gather(*tasks)
-    assert late == [(event.id, event.id, True, []) for event in published]
+    assert late == [(event.id, True, []) for event in published]
 
 
 async def test_a_task_of_an_earlier_event_does_not_take_the_one_in_hand_for_its_own(
@@ -250,16 +247,6 @@ async def test_a_handler_that_raises_has_finished_with_its_event() -> None:
         assert delivery is not None
         assert delivery.finished
         assert (subscription.stats.failed, subscription.in_hand) == (1, 0)
-
-
-def test_outside_of_all_there_is_no_id() -> None:
-    assert contextvars.Context().run(current_id) == ""
-
-
-def test_the_current_id_is_that_of_the_current_delivery() -> None:
-    context = contextvars.Context()
-    context.run(enter, Handler().begin(EVENT))
-    assert context.run(current_id) == EVENT.id
 
 
 # The body of a stream.

@@ -12,13 +12,7 @@ from typing import NamedTuple, Protocol
 
 from aiobus.discovery import Member
 
-__all__ = [
-    "Driver",
-    "FromPublisher",
-    "FromSubscriber",
-    "Network",
-    "Probe",
-]
+__all__ = ["Driver", "FromPublisher", "FromSubscriber", "Network", "Probe"]
 
 FromSubscriber = Callable[[bytes, int | None], None]
 """Takes a message of a bus that is connected to this one: a topic that it asks for (first byte 1)

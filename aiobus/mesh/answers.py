@@ -27,12 +27,7 @@ from aiobus.wire import (
     topic,
 )
 
-__all__ = [
-    "MAX_ASKS",
-    "MAX_PAGES",
-    "Answers",
-    "Owed",
-]
+__all__ = ["MAX_ASKS", "MAX_PAGES", "Answers", "Owed"]
 
 MAX_PAGES = 256
 """Questions for pages of one link. A bus has 32 under way to one source, and those it repeats."""

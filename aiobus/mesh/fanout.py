@@ -16,14 +16,7 @@ from aiobus.publisher import Publisher, Stream
 from aiobus.query import MAX_QUERY, Query, parse_query
 from aiobus.wire import PROGRESS, PeerId, WireError
 
-__all__ = [
-    "MAX_JUNK",
-    "MAX_NAMED",
-    "MAX_VAIN",
-    "Askers",
-    "Fanout",
-    "Link",
-]
+__all__ = ["MAX_JUNK", "MAX_NAMED", "MAX_VAIN", "Askers", "Fanout", "Link"]
 
 Link = int | None
 """The number of a link; None where it is not known."""

@@ -17,11 +17,7 @@ from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
 from aiobus.wire import Answer, Frame, Mark, PacedMark, PeerId, progress_topic, topic
 
-__all__ = [
-    "Interest",
-    "Pages",
-    "Topic",
-]
+__all__ = ["Interest", "Pages", "Topic"]
 
 LEFT = 32
 """Frames in a row that all subscriptions leave before a topic is switched to progress messages."""

@@ -35,10 +35,7 @@ from aiobus.rows import Source
 from aiobus.sync import Notifier
 from aiobus.wire import VERSION, Answer, Ask, PeerId, WireError, up
 
-__all__ = [
-    "Doubts",
-    "Links",
-]
+__all__ = ["Doubts", "Links"]
 
 log = logging.getLogger("aiobus.mesh")
 

@@ -19,15 +19,7 @@ from aiobus.discovery import Member
 from aiobus.sync import Notifier
 from aiobus.wire import PeerId
 
-__all__ = [
-    "MORE",
-    "Left",
-    "Peer",
-    "RoundTrip",
-    "RoundTrips",
-    "Unplaced",
-    "Verdict",
-]
+__all__ = ["MORE", "Left", "Peer", "RoundTrip", "RoundTrips", "Unplaced", "Verdict"]
 
 T = TypeVar("T")
 

@@ -34,11 +34,7 @@ from aiobus.discovery.doorway import raise_limit
 from aiobus.mesh import FromPublisher, FromSubscriber
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
 
-__all__ = [
-    "SocketReader",
-    "SubscriberReader",
-    "ZmqNetwork",
-]
+__all__ = ["SocketReader", "SubscriberReader", "ZmqNetwork"]
 
 
 _networks: WeakSet["ZmqNetwork"] = WeakSet()

@@ -27,9 +27,7 @@ from aiobus.stats import PeerStats
 from aiobus.transport import Standing
 from aiobus.wire import PeerId
 
-__all__ = [
-    "MeshTransport",
-]
+__all__ = ["MeshTransport"]
 
 START_SECONDS = 5.0
 LOOK = 0.05
