@@ -201,7 +201,7 @@ def test_a_frame_without_events_that_is_left_does_not_count() -> None:
 
 
 def test_a_frame_that_is_taken_turns_a_quiet_topic_loud_if_little_is_missing() -> None:
-    inlets, (one,) = quiet(1)
+    inlets, (one,) = lagging(1)
     one.is_busy, one.missing = False, 0
     inlets.take(FRAME)
     assert turned(inlets) == [(TRADE, False)]
