@@ -183,8 +183,11 @@ def test_a_younger_source_whose_age_is_known_is_asked_for_what_came_before_its_f
 def test_sources_of_unknown_age_are_remembered_up_to_a_bound(bench: Bench) -> None:
     for number in range(MAX_UNMET + 1):
         bench.catchup.take(rows_of(2, 5, source=(f"bot-{number}", 1)), None)
-    bench.catchup.meet((f"bot-{MAX_UNMET - 1}", 1), 5, bench.older)
+    bench.catchup.take(rows_of(5, 6, source=("bot-0", 1)), None)
+    bench.catchup.leave(("bot-0", 1), 0)
+    assert bench.box.log == [Gap(0, 6, LEFT)]
     bench.catchup.meet((f"bot-{MAX_UNMET}", 1), 5, bench.older)
+    bench.catchup.meet((f"bot-{MAX_UNMET - 1}", 1), 5, bench.older)
     assert bench.asked.pages == [((f"bot-{MAX_UNMET - 1}", 1), 2, ROOM)]
 
 
