@@ -130,7 +130,7 @@ class CatchUp:
         if gap is not None:
             self._asked.discard(source)
             self._subscription.lose(source, gap)
-        is_asking = source in self.behind and not cursor.has_timed_out
+        is_asking = source in self.behind
         after = cursor.take(frame.prev, frame.newest, has_room)
         if after is not None:
             self._hand_over(frame, after)

@@ -248,7 +248,6 @@ class Cursor:
         self.upto = min(self.upto, seq)
         self.has_timed_out = False
         self._asked = self._deadline = None
-        self._move(self.last)
         if self.since is None and self.last >= self._known:
             self._be_live()
         return gap

@@ -183,8 +183,11 @@ def test_a_younger_source_whose_age_is_known_is_asked_for_what_came_before_its_f
 def test_sources_of_unknown_age_are_remembered_up_to_a_bound(bench: Bench) -> None:
     for number in range(MAX_UNMET + 1):
         bench.catchup.take(rows_of(2, 5, source=(f"bot-{number}", 1)), None)
-    bench.catchup.meet((f"bot-{MAX_UNMET - 1}", 1), 5, bench.older)
+    assert bench.catchup.take(rows_of(5, 6, source=("bot-0", 1)), None) is False
+    bench.catchup.leave(("bot-0", 1), 0)
+    assert bench.box.log == [Gap(0, 6, LEFT)]
     bench.catchup.meet((f"bot-{MAX_UNMET}", 1), 5, bench.older)
+    bench.catchup.meet((f"bot-{MAX_UNMET - 1}", 1), 5, bench.older)
     assert bench.asked.pages == [((f"bot-{MAX_UNMET - 1}", 1), 2, ROOM)]
 
 
@@ -564,11 +567,16 @@ def test_where_rows_are_no_events_the_source_is_asked_and_its_answer_says_what_i
     assert met.box.log == [5, Gap(5, 9, NO_EVENTS)], "it is said once"
 
 
-def test_two_that_are_no_events_one_behind_the_other_are_one_gap(met: Bench) -> None:
+@pytest.mark.parametrize(
+    ("seqs", "gaps"), [([], [(5, 12)]), ([10], [(5, 9), (10, 12)])], ids=["adjacent", "apart"]
+)
+def test_two_that_are_no_events_are_one_gap_if_one_is_behind_the_other(
+    met: Bench, seqs: list[int], gaps: list[tuple[int, int]]
+) -> None:
     met.spoil(4, 5, newest=9)
-    met.spoil(9, newest=12)
+    met.spoil(9, *seqs, newest=12)
     met.catchup.note_said(DESK, 12)
-    assert met.box.log == [5, Gap(5, 12, NO_EVENTS)]
+    assert met.box.log == [5, *seqs, *(Gap(*gap, NO_EVENTS) for gap in gaps)]
 
 
 def test_where_only_the_number_of_rows_is_wrong_and_all_are_there_no_gap_is_told(
@@ -647,7 +655,7 @@ def test_a_batch_of_before_its_source_took_back_something_keeps_no_later_loss_un
     met.catchup.note_said(DESK, 6)
     met.spoil(6, 7, newest=9)
     met.catchup.note_said(DESK, 9)
-    assert {8, 9} <= lost(met)
+    assert {6, 8, 9} <= lost(met)
 
 
 # Excused.
@@ -827,10 +835,13 @@ def test_the_past_is_asked_for_even_where_there_is_no_room(bench: Bench) -> None
     assert bench.asked.pages == [(DESK, 0, 1)]
 
 
-def test_a_beacon_after_which_nothing_is_missing_vouches_for_what_was_heard_of(met: Bench) -> None:
-    met.catchup.take(rows_of(4), met.older, 9)
+@pytest.mark.parametrize("seqs", [[], [5]])
+def test_a_frame_after_which_nothing_is_missing_vouches_for_what_was_heard_of(
+    met: Bench, seqs: list[int]
+) -> None:
+    met.catchup.take(rows_of(4, *seqs), met.older, 9)
     met.catchup.leave(DESK, 9)
-    assert met.box.log == []
+    assert met.box.log == seqs
 
 
 def test_a_page_that_leads_nowhere_frees_the_room_that_it_was_to_fill(behind: Bench) -> None:

@@ -141,6 +141,13 @@ def test_a_hello_after_the_grace_brings_it_back() -> None:
     assert peer.is_there
 
 
+def test_a_peer_without_a_hello_is_silent_since_a_time_after_which_it_was_not_heard() -> None:
+    peer = linked()
+    assert not peer.is_silent_since(START), "it has a hello"
+    peer.withdraw(START)
+    assert [peer.is_silent_since(START - each) for each in (0, 0.001)] == [True, False]
+
+
 # Being linked.
 
 
@@ -180,7 +187,7 @@ def test_a_peer_is_called_by_its_name_until_it_has_said_who_it_is() -> None:
 
 def test_renewing_a_peer_forgets_everything_but_where_it_listens() -> None:
     peer, later = linked(), START + 100
-    peer.is_open = True
+    peer.is_open = peer.has_lost_place = True
     verdicts(peer, 40)
     peer.withdraw(START)
     peer.judge(START + GRACE, is_lenient=True)

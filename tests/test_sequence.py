@@ -280,6 +280,21 @@ def test_a_gap_that_was_told_up_to_a_number_that_is_taken_back_hides_no_other() 
     assert cursor.leave(0) == [Gap(9, 20, LEFT)]
 
 
+def test_a_past_that_began_with_numbers_that_are_taken_back_hides_no_loss_and_ends_there() -> None:
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.advance(page(0, 5, 2**62, evicted=2**62))
+    cursor.go_back(9)
+    assert cursor.upto == 9
+    assert cursor.advance(page(5, 20, 20, evicted=15)) == Gap(5, 15, EVICTED)
+
+
+def test_a_source_that_takes_back_all_is_still_asked_where_the_past_begins() -> None:
+    cursor = Cursor(since=1.5)
+    cursor.go_back(0)
+    assert (cursor.since, cursor.behind) == (1.5, True)
+
+
 @pytest.mark.parametrize("seq", [9, 10, 2**62])
 def test_who_has_no_more_than_its_source_says_is_not_moved(seq: int) -> None:
     cursor = vouched(9, 9)
@@ -322,7 +337,7 @@ def test_of_the_past_that_is_lost_which_history_still_held_when_its_source_left(
     cursor = Cursor(since="last")
     cursor.ask(0.0)
     cursor.advance(page(0, 20, 80, evicted=60))
-    assert cursor.leave(0) == [Gap(20, 80, LEFT)]
+    assert (cursor.leave(0), cursor.upto) == ([Gap(20, 80, LEFT)], 0)
 
 
 def test_only_the_last_are_wanted_up_to_where_the_source_was_and_all_after_that() -> None:
