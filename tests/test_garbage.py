@@ -426,3 +426,33 @@ async def test_bytes_that_are_no_zmtp_change_nothing(scheme: str, folder: Path) 
         async with b.stream("TRADE") as trades:
             await a.publish(Event("TRADE", 1))
             assert (await anext(trades)).data == 1
+
+
+async def test_what_is_missing_of_a_member_that_asks_nothing_and_dies_is_a_gap(
+    folder: Path, bus: AsyncEventBus
+) -> None:
+    """It never is linked, and a flush finds that no process listens for it any more."""
+    mute = Stranger(folder)
+    seen: list[Event] = []
+    handled = asyncio.Event()
+
+    async def on_event(event: Event) -> None:
+        seen.append(event)
+        handled.set()
+
+    subscription = await bus.subscribe(["TRADE", "aiobus.gap"], on_event)
+    mute.down.bind(mute.who.endpoint)
+    mute.up.connect(f"ipc://{folder}/bus.sock")
+    await mute.up.send(b"\1" + mute.who.topic)
+    await mute.answer()
+    await mute.publish(1, prev=0)
+    await handled.wait()
+    await mute.publish(9, prev=5)
+    while not subscription.stats.behind:
+        await asyncio.sleep(0)
+    mute.close()
+    await bus.publish(Event("OTHER", None))
+    await bus.flush()
+    await bus.settle()
+    assert not subscription.stats.behind
+    assert [event.data["upto"] for event in seen if event.type == "aiobus.gap"] == [9]

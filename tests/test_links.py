@@ -624,6 +624,30 @@ async def test_a_peer_that_has_left_and_stays_silent_is_dropped(desk: Desk) -> N
     assert [entry[0] for entry in desk.watch.log if entry[0] != "stale"] == ["left"]
 
 
+async def test_what_is_missing_of_a_peer_that_answered_and_never_linked_is_lost_when_it_is_dropped(
+    desk: Desk,
+) -> None:
+    desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.hear_answer(BOT)
+    desk.links.withdraw(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    desk.clock.now += 0.5
+    await desk.probe(desk.links.dropping(desk.links))
+    assert (list(desk.links), desk.sub.left) == ([], [("bot", 50)])
+    assert desk.watch.log == []  # it never joined
+
+
+async def test_a_linked_peer_that_is_dropped_is_said_to_have_left(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.links.withdraw(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    desk.clock.now += 0.5
+    await desk.probe(desk.links.dropping(desk.links))
+    reason = "its link was cut and did not come back"
+    assert desk.watch.log == [("left", "bot", 50, 5, reason)]
+
+
 async def test_a_peer_that_says_hello_while_it_is_looked_for_is_not_dropped(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.links.withdraw(BOT)

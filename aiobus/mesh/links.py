@@ -575,6 +575,8 @@ class Links:
         def conclude(absent: Collection[Member]) -> None:
             for member in absent:
                 if (peer := members[member]) in self and peer.is_silent_since(began):
+                    if not peer.has_left:  # frames of it may have come before it was linked
+                        self._settle(peer, "its link was cut and did not come back")
                     self._drop(peer)
 
         return Probe(members, conclude)
