@@ -1,8 +1,7 @@
 """`AsyncEventBus`: everything a user calls.
 
 Puts the parts together and says what each call promises. What is matched, encoded, kept, handed
-over or waited for is decided in the modules below; nothing here should need a test of its own that
-a part could have.
+over or waited for is decided in the modules below.
 """
 
 import asyncio
@@ -65,7 +64,7 @@ class AsyncEventBus:
 
     `async with AsyncEventBus() as bus:` starts and closes it. What it promises: within one
     subscription the events of one source arrive once, in the order published, or their absence is
-    reported; a slow, hung or failing handler delays nobody else.
+    reported; a slow, hung or failing handler delays no other.
 
     `url`: `inproc://`, this bus object alone, without sockets; `ipc://desk`, every bus of this user
     on this machine that says `desk`; `tcp://127.0.0.1:7555`, every bus that meets at this address.
@@ -218,9 +217,7 @@ class AsyncEventBus:
         return sorted(missing)
 
     async def wait_closed(self) -> None:
-        """Wait until the bus has closed; raise the failure if one ended it. Cancelling only stops
-        the waiting.
-        """
+        """Wait until the bus has closed; raise its failure. Cancelling only stops the waiting."""
         await self._life.wait_closed()
 
     async def __aenter__(self) -> Self:
@@ -263,9 +260,7 @@ class AsyncEventBus:
         self._subscriptions.fail(error)
 
     def _end(self, error: BusError) -> None:
-        """Fail, and close without waiting for handlers. What a bus in the body of `async with`
-        raises then is the failure.
-        """
+        """Fail, and close without waiting for handlers: the body of `async with` raises `error`."""
         self._life.note_twin(error)
         self._fail(error)
         ending, name = self._close(CLOSE_SECONDS, drain=False), f"aiobus {self.name} end"
@@ -279,8 +274,8 @@ class AsyncEventBus:
 
         All of that happens before the first wait, so a cancelled publish has published. It waits
         only for room in full "block" inboxes of this process, and lets the loop turn now and then,
-        so that a loop that only publishes starves nobody. Raises EncodeError (no number is used
-        up), BusClosed, WrongLoop, TypeError for what is no Event.
+        so that a loop that only publishes does not starve other tasks. Raises EncodeError (no
+        number is used up), BusClosed, WrongLoop, TypeError for what is no Event.
         """
         life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
@@ -303,9 +298,7 @@ class AsyncEventBus:
         return event
 
     def publish_nowait(self, event: E) -> E:
-        """The same without ever waiting. Raises QueueFull, with nothing published, where a "block"
-        inbox is full.
-        """
+        """The same without a wait. Raises QueueFull, and publishes nothing, if an inbox is full."""
         for gate in self._route(event).blocking:
             if gate.is_full:
                 raise QueueFull(gate.name, gate.maxsize)

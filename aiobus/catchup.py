@@ -32,9 +32,8 @@ class PageSource(Protocol):
     """Where pages of the history of other buses are asked for: a transport."""
 
     def ask(self, catchup: "CatchUp", source: Source, want: Want, limit: int) -> bool:
-        """Ask `source` for the next page of what is missing, with at most `limit` events. The
-        answer, if any, comes as `CatchUp.turn`. True when the question has to wait for its turn, so
-        that it cannot have been answered yet.
+        """Ask `source` for the next page of what is missing, at most `limit` events. The answer, if
+        any, comes as `CatchUp.take_page`. True if the question waits and is not sent yet.
         """
         ...
 
@@ -85,9 +84,7 @@ class CatchUp:
         self._follow(source, cursor)
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
-        """Of an older source, from `seq` on, or from where the first frame came that was left, if
-        that is before it.
-        """
+        """An older source begins at `seq`, or before the first of its frames that was left."""
         left = self._unmet.pop(source, None)
         if started > self._made:
             cursor = Cursor(0)
@@ -207,7 +204,7 @@ class CatchUp:
             return 0
         return max((self._cursors[source].missing for source in self.behind), default=0)
 
-    def turn(self, source: Source, page: Page, rows: Rows) -> None:
+    def take_page(self, source: Source, page: Page, rows: Rows) -> None:
         """A page has come: hand it over, unless it answers nothing that was asked."""
         cursor = self._cursors.get(source)
         if cursor is None or not cursor.expects(page):
@@ -275,9 +272,7 @@ class CatchUp:
             self._follow(source, cursor)
 
     def forget(self, source: Source) -> int | None:
-        """Drop what is known of a source. Returns the seq up to which nothing of it is owed; None
-        if it was never met.
-        """
+        """Drop a source. Returns the seq up to which nothing is owed; None if it was never met."""
         cursor = self._cursors.pop(source, None)
         self._dead.discard(source)
         self._lose_spoiled(source)
@@ -367,7 +362,7 @@ class CatchUp:
             elif (after := cursor.ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
-                del self.behind[source]  # its next turn comes after those of the others
+                del self.behind[source]  # the next to ask are the others
                 self.behind[source] = None
                 want = Want(after, cursor.since, cursor.upto)
                 if self._pages.ask(self, source, want, share):

@@ -37,9 +37,7 @@ def check_callback(callback: object) -> None:
 
 
 def _is_to_await(result: object) -> bool:
-    """What to do with what a callback returned. Raises TypeError for a generator: a wrapper's, for
-    one, which `check_callback` cannot see through.
-    """
+    """True for an awaitable. Raises TypeError for a generator, which runs none of its code."""
     if inspect.isawaitable(result):
         return True
     if isinstance(result, GeneratorType | AsyncGeneratorType):

@@ -25,9 +25,7 @@ SYSTEM = tuple(RESERVED + name for name in _OWN.split())
 """The reserved types there are, for the sentence that refuses every other one."""
 
 MAX_QUERY = 1024
-"""Bytes of a query. A subscription of 200 kB crashes libzmq's own sender, so a longer list of keys
-is widened instead.
-"""
+"""Bytes of a query. A subscription of 200 kB crashes libzmq's sender: a longer one is widened."""
 MAX_KEY = 128
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -171,9 +171,7 @@ class Subscription(Consumer):
     # For the package. What goes in.
 
     def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
-        """Take the next event of this process: into the inbox, or leave it to history when there is
-        no room.
-        """
+        """Take the next event of this process, or leave it to history if there is no room."""
         if self.own.behind or self.closed:
             return
         if self._where is not None and not self._selects(self._where, row):
@@ -447,9 +445,7 @@ class Subscription(Consumer):
         return backlog
 
     def close(self) -> None:
-        """Hand over nothing more; forget what is in the inbox. A call in progress goes on. Waits
-        for nothing; twice is no error.
-        """
+        """Hand over nothing more, and empty the inbox. A call in progress goes on. Never waits."""
         self.closed = True
         self._inbox.clear()
         self.batch.clear()

@@ -177,15 +177,11 @@ async def wait_for_space(gates: Iterable[BackpressureGate]) -> None:
 LONG = 1.0
 """Seconds that whatever shares the loop notices: heartbeats, timeouts, a HALT."""
 LOOK = 0.1
-"""Seconds between two looks at how late the loop is; a look comes late by this much less than the
-loop was held.
-"""
+"""Seconds between two looks at how late the loop is."""
 
 
 class LoopWatch:
-    """Of one bus: `say` logs a text. Each is about a second of its own, so none need be held back
-    for another.
-    """
+    """The watch of one bus; `say` logs a text."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -212,9 +208,7 @@ class LoopWatch:
         self._timer = self._loop.call_at(self._due, _look, ref(self), context=Context())
 
     def look(self) -> None:
-        """Say how long the loop was held since the last look, without the steps that are named
-        already, and by whom.
-        """
+        """Say how long the loop was held since the last look, without the steps already named."""
         late = self._loop.time() - self._due
         ours, said = (
             now - then for now, then in zip((self._ours, self._said), self._before, strict=True)

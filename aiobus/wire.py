@@ -5,8 +5,8 @@ Owns the form of every message, and the refusal of whatever is not of that form:
 and what it sent raises WireError and nothing else, in time proportional to its length. Pure: who
 sends, who asks, and what follows from an answer are not known here.
 
-Down from a publisher comes a topic, which ends with a zero byte and is what somebody subscribed to,
-and then JSON. Up to all publishers goes a JSON list that names whom it is for.
+Down from a publisher comes a topic, which ends with a zero byte, and then JSON. Up to all
+publishers goes a JSON list that names the bus it is for.
 """
 
 import re
@@ -50,7 +50,7 @@ class OtherVersion(WireError):
         self.version = version
 
 
-# Who is who.
+# Peers.
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ def frame(
 
 
 class Frame(Rows):
-    """All events of one source after `prev` for the query of `topic`, which may be one that nobody
-    asked for. What is to be decided about it, its head says; its rows are not looked at.
+    """All events of one source after `prev` for the query of `topic`, which this bus may not have
+    asked for. Its head says all that is to be decided; its rows are not looked at.
     """
 
     __slots__ = ("topic",)
@@ -171,9 +171,7 @@ class Frame(Rows):
 
 
 def _checked(fields: Any, newest: Any, count: Any) -> tuple[Source, int]:
-    """Source and prev of a frame. A lone event waits for it, so of a source that was right before
-    only the rest is looked at.
-    """
+    """Source and prev of a frame. It is quick for a source that was right before."""
     try:
         version, source, epoch, prev = fields[:4]
         if (
@@ -382,8 +380,7 @@ class Ask:
 class PageAsk:
     """Which events after `after` have you kept of `query`? At most `limit` of them.
 
-    `query` is a text of at most 1,024 bytes that nobody has looked into. `since` and `upto` are
-    those of a `Want`.
+    `query` is a text of at most 1,024 bytes, not parsed yet. `since` and `upto` are as in a `Want`.
     """
 
     to: str

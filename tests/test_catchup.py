@@ -145,7 +145,7 @@ class Bench:
     def turn(self, after: int, to: int, newest: int, *seqs: int, evicted: int = 0) -> None:
         rows = rows_of(after, *seqs, is_frame=False)
         rows.newest = to
-        self.catchup.turn(DESK, Page(after, evicted, to, newest, []), rows)
+        self.catchup.take_page(DESK, Page(after, evicted, to, newest, []), rows)
 
     def spoil(self, prev: int, *seqs: int, newest: int) -> None:
         """A frame comes, of which these are events and what is behind them, up to `newest`, not."""
@@ -790,7 +790,7 @@ def test_a_source_that_says_where_the_past_begins_is_confirmed_and_how_far_it_re
     bench.begin(PAST)
     bench.box.unconfirmed = {"desk", "other"}
     bench.catchup.meet(DESK, 3, bench.older)
-    bench.catchup.turn(DESK, Page(1, 1, 3, 3, [], 7.5), rows_of(1, 2, 3, is_frame=False))
+    bench.catchup.take_page(DESK, Page(1, 1, 3, 3, [], 7.5), rows_of(1, 2, 3, is_frame=False))
     assert (bench.box.log, bench.box.reached) == ([2, 3], [7.5])
     assert bench.box.unconfirmed == {"other"}
 

@@ -91,15 +91,11 @@ class Network(Protocol):
         ...
 
     def ask(self, question: bytes) -> None:
-        """Send a question to all publishers, behind the topics asked for before. It may get
-        lost.
-        """
+        """Send a question to all publishers, behind earlier topics. It may get lost."""
         ...
 
     def send(self, message: bytes) -> None:
-        """Send a message to all subscribers of the topic that it begins with. A subscriber that is
-        too slow loses it. Neither waits nor raises.
-        """
+        """Send to all subscribers of its topic; a slow one loses it. Neither waits nor raises."""
         ...
 
     async def read_ends(self) -> None:

@@ -177,9 +177,7 @@ class Links:
         return self._peers.get(peer.endpoint) is peer
 
     def ask(self, number: int, endpoints: Collection[str]) -> None:
-        """Ask the peers at these endpoints under this number whether all that is subscribed here is
-        live there.
-        """
+        """Ask the peers at these endpoints whether all that is subscribed here is live there."""
         peers = [peer for each in endpoints if (peer := self._peers.get(each)) is not None]
         name = peers[0].name if len(peers) == 1 else "*"
         self._network.ask(up(Ask(name, number, self.me)))
@@ -261,9 +259,7 @@ class Links:
             self._sorting = self._probe(self.sorting(some, is_new=True))
 
     def sorting(self, some: Collection[Left], *, is_new: bool = False) -> Probe:
-        """The probe that forgets those of the left out that do not listen, and links with the
-        others as far as there is a place.
-        """
+        """The probe that forgets those that do not listen, and links with others if it can."""
         members = [left.member for left in some]
         return Probe(members, partial(self._sort, some, is_new=is_new))
 
@@ -509,9 +505,7 @@ class Links:
     # Silence.
 
     def judge(self, now: float) -> bool:
-        """A second has passed: do what the silence of each peer calls for. True when this process
-        was held up.
-        """
+        """Do each second what each silence calls for. True if this process was held up."""
         if is_late := now - self._judged > 1.0 + DELAY:
             self._lenient_until = now + LENIENCE
         self._judged = now
@@ -531,7 +525,7 @@ class Links:
                     silent.append(peer)
         if silent:
             self._probe(self.dropping(silent))
-        if some := self._unplaced.turn(AT_SIGHT):
+        if some := self._unplaced.rotate(AT_SIGHT):
             self._probe(self.sorting(some))
             self._probe(self.dropping(overdue))  # they may have their places for nothing
         if overdue and (self._relinking is None or self._relinking.is_over):
@@ -607,9 +601,7 @@ class Links:
         self._drop(peer)
 
     def _doubt_bye(self, closed: list[PeerId], absent: Collection[Member]) -> None:
-        """Link again with those that still listen, and whose hello is still here, long after their
-        bye: they have not closed, whatever bye there was.
-        """
+        """Link again with those that still listen long after their bye: it was wrong."""
         for who in closed:
             before = self._closed.get(who.endpoint)
             if before is None or (before.who, before.said) != (who, math.inf):

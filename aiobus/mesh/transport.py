@@ -275,9 +275,7 @@ class MeshTransport:
     # Going.
 
     async def close(self, timeout: float) -> Collection[str]:
-        """Say bye behind the data and end all links. Returns no name: `flush` has returned those
-        that are missing.
-        """
+        """Say bye behind the data and end all links. Names no peer: `flush` has done so."""
         try:
             try:
                 self._say_bye()
