@@ -288,7 +288,7 @@ class AsyncEventBus:
         if self._is_debugged:
             log.debug(SAID, route.type, event.id, route.key, event.cause)
         for gate in route.blocking:
-            if gate.is_over:
+            if gate.is_over():
                 await wait_for_space(route.blocking)
                 break
         turn = self._turn
@@ -300,7 +300,7 @@ class AsyncEventBus:
     def publish_nowait(self, event: E) -> E:
         """The same without a wait. Raises QueueFull, and publishes nothing, if an inbox is full."""
         for gate in self._route(event).blocking:
-            if gate.is_full:
+            if gate.is_full():
                 raise QueueFull(gate.name, gate.maxsize)
         self._publish(event)
         return event

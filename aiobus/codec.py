@@ -84,10 +84,9 @@ _NON_FINITE = re.compile(rb"g.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 def encode(
     seq: int, timestamp: float, type: str, key: str, data: Any, cause: str, limit: int
 ) -> bytes:
-    """The row of an event, at most `limit` bytes. Raises EncodeError, naming the path, for what has
-    no exact image, and for whatever an object raises while it is read.
-
-    `type` and `key` must have been checked before; they are the same for many events.
+    """The row of an event, at most `limit` bytes. `type` and `key` are checked already. Raises
+    EncodeError, with the path, for what has no exact image, and for whatever reading an object
+    raises.
     """
     if timestamp.__class__ is not float or not 0.0 <= timestamp <= LATEST:
         _examine_timestamp(timestamp)

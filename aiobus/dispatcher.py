@@ -46,9 +46,8 @@ def _is_to_await(result: object) -> bool:
 
 
 class Dispatcher:
-    """Calls `callback` with each event of `subscription` until that is closed. `run` is one task,
-    `turn` how long it goes on before it lets the loop turn, and `watch` is given the time of each
-    step.
+    """Calls `callback` with each event of `subscription` until that is closed, in one task that
+    runs `run`. `turn`: the time slice of that task. `watch` is given the time of each step.
     """
 
     def __init__(

@@ -70,9 +70,9 @@ class Inbox(Protocol):
         ...
 
     def take(self, max_bytes: int) -> list[Any]:
-        """Remove and return the oldest, which are all rows or all events: as many as may be taken
-        at once, but no second row that would pass `max_bytes`. Empty when nothing is left, or when
-        what came next proved to be no events.
+        """Remove and return the oldest, all rows or all events: several if they may be taken at
+        once, but no second row beyond `max_bytes`. Empty if nothing is left, or if the next rows
+        are no events.
         """
         ...
 

@@ -19,8 +19,8 @@ RETRY = 1.0
 PATIENCE = 10.0
 """Seconds without any answer after which what is missing counts as lost."""
 PATIENCE_ALIVE = 60.0
-"""The same while the source shows that it lives, for it may have many to answer: asked for 20,000
-events each by 50 at once, on two processors, it was given up after 10 s by 32 of them.
+"""The same while the source sends anything: it may have many to answer. Asked for 20,000 events
+each by 50 at once, 32 of them gave it up after 10 s.
 """
 
 EVICTED = "history no longer holds it"
@@ -64,8 +64,8 @@ class Cursor:
         self.last = last
         """Handed over or reported up to here; of own events, only while `behind`."""
         self.clear = 0
-        """Up to here, nothing that the query matches comes any more but what is known to be
-        missing: so far had the source been heard of when something vouched for all before it.
+        """No event up to here is missing that is not known to be: the source had been heard of so
+        far when a frame vouched for all before it.
         """
         self.behind = behind or since is not None
         self.since = since
@@ -205,8 +205,8 @@ class Cursor:
         return gap
 
     def leave(self, newest: int) -> list[Gap]:
-        """The source has left and was heard of up to `newest`. What is missing is lost; of what
-        nothing vouched for, it is unknown. The gaps that say so.
+        """The source has left and was heard of up to `newest`. Returns the gaps: what is missing is
+        lost; of what no frame vouched for it is unknown.
         """
         gaps: list[Gap | None] = []
         if self.behind:

@@ -103,10 +103,8 @@ def quiet(topic: bytes) -> bytes:
 
 
 def parse_topic(topic: bytes) -> Query | PeerId | None:
-    """What a subscription asks for: events or, quietly, beacons of a query, the mail of a bus, or
-    heartbeats (None).
-
-    Raises WireError when it is none of these.
+    """What a subscription asks for: events or beacons of a query, the mail of a bus, or heartbeats
+    (None). Raises WireError for anything else.
     """
     if not topic.endswith(b"\0") or topic.count(b"\0") > 1:
         raise WireError(f"no subscription, which ends with its one zero byte: {len(topic)} bytes")
@@ -219,9 +217,8 @@ def heartbeat(name: str, epoch: int, seq: int, *, leaving: bool = False) -> byte
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a bus says of itself in each `?` and its answer. What it does not say has the value that
-    it has here, and what a reader does not know is ignored: so a later aiobus may say more without
-    another version.
+    """What a bus says of itself in each `?` and its answer. What is not said has the value below. A
+    reader ignores what it does not know, so later versions of aiobus may say more.
     """
 
     begin: int = 0
@@ -269,10 +266,9 @@ class Refusal(Answer):
 
 @dataclass(frozen=True, slots=True)
 class PageAnswer:
-    """To a PageAsk: the kept events in `(after, to]` that the query matches.
-
-    Those up to `evicted` are forgotten; there is more while `to` is below `newest`. Where it was to
-    begin at a time, `reached` is when in Unix seconds nothing is missing from.
+    """To a PageAsk: the kept events in `(after, to]` that the query matches. Those up to `evicted`
+    are forgotten; there is more while `to` is below `newest`. `reached`: where it began at a time,
+    the Unix seconds from which on nothing is missing.
     """
 
     nonce: int
@@ -325,9 +321,8 @@ def mark(to: PeerId, value: Mark) -> bytes:
 def parse_from_publisher(
     message: bytes, me: PeerId
 ) -> Frame | Heartbeat | Answer | PageAnswer | Mark:
-    """What one message from a publisher says to `me`.
-
-    Raises WireError for anything else, mail for other buses among it.
+    """What one message from a publisher says to `me`. Raises WireError for anything else, and for
+    mail of other buses.
     """
     end = message.find(b"\0", 0, MAX_QUERY + 1 + message.startswith(QUIET)) + 1
     if end < 2:
@@ -378,9 +373,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class PageAsk:
-    """Which events after `after` have you kept of `query`? At most `limit` of them.
-
-    `query` is a text of at most 1,024 bytes, not parsed yet. `since` and `upto` are as in a `Want`.
+    """Which events after `after` have you kept of `query`? At most `limit` of them. `query` is a
+    text that is not parsed yet; `since` and `upto` are as in a `Want`.
     """
 
     to: str

@@ -164,9 +164,8 @@ class Answers:
     # Questions.
 
     def leaves(self, link: Link, message: bytes) -> bool:
-        """True when a question need not even be read: no hello came on its link, or it is under way
-        already. Raises WireError for one too many. An asker without a pause sends more than can be
-        read.
+        """True if a question need not be read: no hello came on its link, or it is under way
+        already. Raises WireError for one too many.
         """
         if link not in self.askers:
             return True

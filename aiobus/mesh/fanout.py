@@ -173,8 +173,8 @@ BEACON_SECONDS = 0.8
 the queues of ZeroMQ, which then drops the last of them, every time.
 """
 PROGRESS_SECONDS = 0.05
-"""Interval of the progress messages of a query to lagging subscribers. Short enough that they learn
-promptly what was published, long enough not to disturb other processes on the same core.
+"""Interval of the progress messages of a query: lagging subscribers learn soon what was published,
+and other processes on the same core are not disturbed.
 """
 LOOKS = 256
 """Queries looked at each time: what a peer asks for by the thousand costs others no more."""

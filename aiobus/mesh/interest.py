@@ -24,8 +24,7 @@ LEFT = 32
 FAR = 2048
 NEAR = 1024
 """Hysteresis of progress-only mode, in sequence numbers. A topic enters it if every subscription
-lags more than FAR, and leaves it once one lags NEAR or less: a page, so that what is published
-while the last page is under way mostly comes by itself.
+lags more than FAR, and leaves it once one lags NEAR or less, which is a page.
 """
 
 

@@ -31,9 +31,8 @@ RELINK_MAX = 30.0
 GRACE = 5.0
 """Between a hello that is withdrawn and `peer_left`: the link may only have been cut."""
 DROP = 60.0
-"""After so much silence, a peer whose hello is not here is given up. If its endpoint still accepts
-connections or cannot be reached, the peer may be frozen or cut off: it is probed again as much
-later.
+"""Silence after which a peer without a hello is given up. If its endpoint accepts connections or
+cannot be reached, it may be frozen or cut off, and is probed again as much later.
 """
 
 
@@ -316,9 +315,8 @@ Send = Callable[[int, Collection[str]], None]
 
 
 class RoundTrip:
-    """One question under way. `waiting`: the peers that have not answered; `gone`: those that will
-    not any more. Peers go by their endpoint: a name may be that of a dead one and of its successor.
-    `on_answer` takes what a peer answered, once.
+    """One question under way. `waiting`: the endpoints of peers that have not answered; `gone`: of
+    those that will not any more. `on_answer` takes what a peer answered, once.
     """
 
     def __init__(

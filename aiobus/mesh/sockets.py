@@ -210,11 +210,11 @@ class SocketReader:
 
 
 class SubscriberReader(SocketReader):
-    """Reads the socket that others subscribe at, and hands over the number of the connection with
-    each message.
+    """Reads the socket that others subscribe at; hands over each message with the number of its
+    connection.
 
-    When a connection ends, ZeroMQ withdraws all its topics one after another, its hello among the
-    last: until that is read, a peer seems to listen whose topics are withdrawn already.
+    When a connection ends, ZeroMQ withdraws its topics one by one, its hello among the last: until
+    then, a peer seems to listen whose topics are withdrawn already.
     """
 
     def _read(self, now: float) -> None:
