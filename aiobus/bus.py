@@ -1,8 +1,7 @@
 """`AsyncEventBus`: everything a user calls.
 
 Puts the parts together and says what each call promises. What is matched, encoded, kept, handed
-over or waited for is decided in the modules below; nothing here should need a test of its own that
-a part could have.
+over or waited for is decided in the modules below.
 """
 
 import asyncio
@@ -226,9 +225,7 @@ class AsyncEventBus:
         return sorted(missing)
 
     async def wait_closed(self) -> None:
-        """Wait until the bus has closed; raise the failure if one ended it. Cancelling only stops
-        the waiting.
-        """
+        """Wait until the bus has closed; raise its failure. Cancelling only stops the waiting."""
         await self._life.wait_closed()
 
     async def __aenter__(self) -> Self:
@@ -271,9 +268,7 @@ class AsyncEventBus:
         self._subscriptions.fail(error)
 
     def _end(self, error: BusError) -> None:
-        """Fail, and close without waiting for handlers. What a bus in the body of `async with`
-        raises then is the failure.
-        """
+        """Fail, and close without waiting for handlers: the body of `async with` raises `error`."""
         self._life.note_twin(error)
         self._fail(error)
         ending, name = self._close(CLOSE_SECONDS, drain=False), f"aiobus {self.name} end"
@@ -308,7 +303,7 @@ class AsyncEventBus:
         if self._is_debugged:
             log.debug(SAID, route.type, event.id, route.key, event.cause)
         for gate in route.blocking:
-            if gate.is_over:
+            if gate.is_over():
                 await wait_for_space(route.blocking)
                 break
         turn = self._turn
@@ -322,7 +317,7 @@ class AsyncEventBus:
         inbox is full, or where `publish` would wait for readers (`pace=True`).
         """
         for gate in self._route(event).blocking:
-            if gate.is_full:
+            if gate.is_full():
                 raise QueueFull(gate.name, gate.maxsize)
         self._publish(event)
         return event

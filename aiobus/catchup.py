@@ -19,8 +19,8 @@ __all__ = ["CatchUp", "PageSource"]
 
 PULL_ROWS = 64
 PULL_LOOK = 512
-"""Bounds of a page of the own history, in events and in events looked at. It is answered at once,
-so a larger one holds up the loop; the next one is as cheap.
+"""Bounds of a page of the own history, in events and in events looked at: a page is read at once,
+so a larger one holds up the loop.
 """
 MAX_SPOILED = 64
 """Stretches of rows that are no events, of one source that is asked where it stands."""
@@ -32,16 +32,15 @@ class PageSource(Protocol):
     """Where pages of the history of other buses are asked for: a transport."""
 
     def ask(self, catchup: "CatchUp", source: Source, want: Want, limit: int) -> bool:
-        """Ask `source` for the next page of what is missing, with at most `limit` events. The
-        answer, if any, comes as `CatchUp.turn`. True when the question has to wait for its turn, so
-        that it cannot have been answered yet.
+        """Ask `source` for the next page of what is missing, at most `limit` events. The answer, if
+        any, comes as `CatchUp.take_page`. True if the question waits and is not sent yet.
         """
         ...
 
     def doubt(self, source: Source, error: ValueError) -> bool:
-        """What `source` sent turned out to be wrong when it was opened: count it, say it, and ask
-        the source where it is. Each `CatchUp` hears the answer, by `go_back` or `note_said`, or
-        that the source leaves. False if it has left and cannot be asked.
+        """Rows of `source` were opened and are no events: count it, say it, and ask the source
+        where it is. Each `CatchUp` gets the answer, by `go_back` or `note_said`. False if the
+        source has left.
         """
         ...
 
@@ -85,9 +84,7 @@ class CatchUp:
         self._follow(source, cursor)
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
-        """Of an older source, from `seq` on, or from where the first frame came that was left, if
-        that is before it.
-        """
+        """An older source begins at `seq`, or before the first of its frames that was left."""
         left = self._unmet.pop(source, None)
         if started > self._made:
             cursor = Cursor(0)
@@ -104,9 +101,8 @@ class CatchUp:
         return [each for each in self.behind if self._cursors[each].since is not None]
 
     def take(self, frame: Rows, started: float | None, heard: int = 0) -> bool:
-        """A frame has come: hand over what is new of it, or leave it and ask; False if it is left.
-        Before it, the source was heard of up to `heard`: what the query matches of that was sent by
-        now.
+        """Take a frame: hand over what is new, or leave it and ask; False if it is left. The source
+        was heard of up to `heard` before: what the query matches of that was sent by now.
         """
         source = (frame.source, frame.epoch)
         cursor = self._cursors.get(source)
@@ -149,9 +145,8 @@ class CatchUp:
             self._subscription.keep(LazyBatch(rows), after)
 
     def spoil(self, batch: LazyBatch) -> None:
-        """The rows of a batch were opened, and those above `batch.last` are no events. Where the
-        source stands, which says how much is lost, it is asked: the number in the head of the frame
-        may be as wrong as its rows.
+        """The rows of a batch above `batch.last` are no events. The source is asked where it
+        stands, which says how much is lost: the head of the frame may be as wrong as its rows.
         """
         source, after = (batch.rows.source, batch.rows.epoch), batch.last
         cursor = self._cursors.get(source)
@@ -207,7 +202,7 @@ class CatchUp:
             return 0
         return max((self._cursors[source].missing for source in self.behind), default=0)
 
-    def turn(self, source: Source, page: Page, rows: Rows) -> None:
+    def take_page(self, source: Source, page: Page, rows: Rows) -> None:
         """A page has come: hand it over, unless it answers nothing that was asked."""
         cursor = self._cursors.get(source)
         if cursor is None or not cursor.expects(page):
@@ -230,8 +225,9 @@ class CatchUp:
             self._subscription.lose(source, gap)
 
     def has(self, source: Source, seq: int, started: float | None) -> bool:
-        """True when nothing up to `seq` is missing; what is, is asked for from now on, or lost if
-        the source is dead. Of one that has never answered (`started` is None) that is not known.
+        """True if nothing up to `seq` is missing. What is missing is asked for, or lost if the
+        source is dead. False if the source has never answered (`started` is None), since it may be
+        owed more.
         """
         cursor = self._cursors.get(source)
         if source in self._dead:
@@ -275,9 +271,7 @@ class CatchUp:
             self._follow(source, cursor)
 
     def forget(self, source: Source) -> int | None:
-        """Drop what is known of a source. Returns the seq up to which nothing of it is owed; None
-        if it was never met.
-        """
+        """Drop a source. Returns the seq up to which nothing is owed; None if it was never met."""
         cursor = self._cursors.pop(source, None)
         self._dead.discard(source)
         self._lose_spoiled(source)
@@ -339,10 +333,10 @@ class CatchUp:
         publisher.room.wake()
 
     def pull(self, *, has_moved: bool = False) -> None:
-        """Ask for what is missing, as far as there is room and nothing is under way. While others
-        wait it asks for little, of one source after the other, and only when events were handed
-        over or a second has passed (`has_moved`): what comes in bursts holds up what is live. And
-        not before there is room for that little: pages of a few events cost several times as much.
+        """Ask for what is missing, as far as there is room and nothing is under way. While other
+        events wait it asks for little, of one source at a time, and only after some were handed
+        over or a second has passed (`has_moved`): bursts hold up what is live. It waits until there
+        is room for that little: pages of a few events cost several times as much an event.
         """
         now = elapsed()
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
@@ -368,7 +362,7 @@ class CatchUp:
             elif (after := cursor.ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
-                del self.behind[source]  # its next turn comes after those of the others
+                del self.behind[source]  # the next to ask are the others
                 self.behind[source] = None
                 want = Want(after, cursor.since, cursor.upto)
                 if self._pages.ask(self, source, want, share):

@@ -35,20 +35,15 @@ from aiobus.event import KNOWN, Event
 from aiobus.limits import LATEST, way_out
 
 __all__ = [
-    "MAX_CAUSE", "MAX_DEPTH", "UNUSED", "copied", "decode", "encode", "may_exist", "references",
-    "seq_of", "shown",
+    "MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode", "may_exist", "seq_of", "shown",
 ]  # fmt: skip
 
 references = partial(getrefcount, Fragment)
-"""How many references to the type there are: `UNUSED` as long as no Fragment exists, which is what
-`may_exist` asks, by one call more.
-"""
+"""How many references to the type there are; `UNUSED` if no Fragment exists."""
 
 
 def may_exist() -> bool:
-    """False only if no Fragment exists. True also while the type has another name than those it had
-    when this module was loaded.
-    """
+    """False only if no Fragment exists. True also once other code names the type."""
     return references() != UNUSED
 
 
@@ -91,10 +86,9 @@ _NON_FINITE = re.compile(rb"g.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 def encode(
     seq: int, timestamp: float, type: str, key: str, data: Any, cause: str, limit: int
 ) -> bytes:
-    """The row of an event, at most `limit` bytes. Raises EncodeError, naming the path, for what has
-    no exact image, and for whatever an object raises while it is read.
-
-    `type` and `key` must have been checked before; they are the same for many events.
+    """The row of an event, at most `limit` bytes. `type` and `key` are checked already. Raises
+    EncodeError, with the path, for what has no exact image, and for whatever reading an object
+    raises.
     """
     if timestamp.__class__ is not float or not 0.0 <= timestamp <= LATEST:
         _examine_timestamp(timestamp)
@@ -143,9 +137,7 @@ def encode(
 
 
 def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
-    """The events of `rows`, which one bus encoded, in order. Each has data of its own, shared
-    with no other.
-    """
+    """The events of `rows`, encoded by one bus, in order. Their data is not shared."""
     events = []
     for row in orjson.loads(b"[%b]" % b",".join(rows)):
         # As `Event(...)`, in half the time.
@@ -191,9 +183,7 @@ def _is_flat(data: object) -> bool:
 
 
 def _is_plain(data: Any) -> bool:
-    """True when `data` is surely of JSON's own types throughout, without NaN and infinity. A walk
-    in Python takes several times as long.
-    """
+    """True if `data` has surely only JSON's own types, without NaN and infinity."""
     try:
         marshalled = marshal.dumps(data, 2)
     except ValueError:
@@ -224,9 +214,7 @@ def _image(value: object) -> object:
 
 
 def _stated(value: object) -> Any:
-    """The exact image of `value`, which JSON does not have. Raises _Refused if there is none, and
-    whatever the class of `value` raises.
-    """
+    """The exact image of a `value` that JSON does not have. Raises _Refused if there is none."""
     match value:
         case datetime():
             if value.utcoffset() is None:
@@ -291,9 +279,7 @@ _Contents = tuple[Iterable[tuple[Any, Any]], str, int]
 
 
 def _examine(data: object, name: str) -> None:
-    """Walk `data` by the same rules that orjson and `_image` follow and raise EncodeError at the
-    first thing they would spoil.
-    """
+    """Walk `data` as orjson and `_image` do; raise EncodeError at the first thing they spoil."""
     try:
         _walk([(name, data)], "{}", MAX_DEPTH)
     except _Refused as refused:
@@ -368,9 +354,7 @@ def _contents(value: object) -> _Contents:
 
 
 def _examine_timestamp(timestamp: object) -> None:
-    """Raise EncodeError unless `timestamp` may be a time. One in milliseconds would never be older
-    than any `max_age`.
-    """
+    """Raise EncodeError unless `timestamp` is a time in seconds."""
     is_number = isinstance(timestamp, int | float) and not isinstance(timestamp, bool)
     if not (is_number and 0 <= timestamp <= LATEST):  # type: ignore[operator]
         hint = way_out(timestamp)

@@ -119,9 +119,8 @@ class Delivery:
 
 
 Hand = tuple[Consumer, str, str, int, int]
-"""One event in the hands of a consumer that has one at a time: the consumer, and the event's type,
-source, epoch and seq. A tuple takes a fifth of the time of a `Delivery`, which is made when it is
-asked for.
+"""One event in the hands of a consumer, for handlers that have one at a time: consumer, type,
+source, epoch, seq. A tuple takes a fifth of the time of a `Delivery`, which is made if asked for.
 """
 
 
@@ -157,9 +156,7 @@ _current: ContextVar[Delivery | Hand | None] = ContextVar("aiobus_delivery", def
 enter = _current.set
 """Make a delivery, a hand, or None, the current one of this context."""
 entered = _current.get
-"""What was entered last in this context. None: there is no `current` delivery, which costs less to
-learn here; else ask `current`.
-"""
+"""What was entered last in this context. If it is None, so is `current()`, which costs more."""
 
 
 def leave(body: StreamBody) -> None:
@@ -215,9 +212,9 @@ def waiting(holders: Iterable[Delivery], consumers: Iterable[Consumer]) -> Itera
 
 
 def would_deadlock(waiter: Consumer, target: Consumer) -> bool:
-    """True when `target` cannot go on before `waiter` does: it waits for it, if only by way of
-    others (or is the same). One delivery that waits counts for its whole consumer, so with
-    `concurrency` above 1 an event may overshoot that could have waited.
+    """True if `target` waits for `waiter`, directly or by way of others, or is it. One delivery
+    that waits counts for its whole consumer, so with `concurrency` above 1 an event may overshoot
+    that could have waited.
     """
     seen: set[int] = set()
     open_ = [target]

@@ -37,9 +37,7 @@ def check_callback(callback: object) -> None:
 
 
 def _is_to_await(result: object) -> bool:
-    """What to do with what a callback returned. Raises TypeError for a generator: a wrapper's, for
-    one, which `check_callback` cannot see through.
-    """
+    """True for an awaitable. Raises TypeError for a generator, which runs none of its code."""
     if inspect.isawaitable(result):
         return True
     if isinstance(result, GeneratorType | AsyncGeneratorType):
@@ -48,9 +46,8 @@ def _is_to_await(result: object) -> bool:
 
 
 class Dispatcher:
-    """Calls `callback` with each event of `subscription` until that is closed. `run` is one task,
-    `turn` how long it goes on before it lets the loop turn, and `watch` is given the time of each
-    step.
+    """Calls `callback` with each event of `subscription` until that is closed, in one task that
+    runs `run`. `turn`: the time slice of that task. `watch` is given the time of each step.
     """
 
     def __init__(

@@ -24,9 +24,7 @@ else:
 
 
 class EventType(StrEnum):
-    """The usual types of a trading desk. Each equals its name as a string; any other string is a
-    type as well, unregistered.
-    """
+    """The usual types of a trading desk, equal to their names. Any other string is a type too."""
 
     NEW_DATA = "NEW_DATA"
     TRADE = "TRADE"
@@ -82,9 +80,7 @@ class Event(Generic[T]):
     """
 
     type: str
-    """An `EventType` or any string of 1-64 characters of A-Z a-z 0-9 . _ - that begins with a
-    letter or digit.
-    """
+    """An `EventType`, or 1-64 of A-Z a-z 0-9 . _ - that begin with a letter or digit."""
     data: T
     """Anything with an exact JSON image; a subscriber gets that image, decoded for it alone."""
     timestamp: float = field(default_factory=clock.wall, compare=False)
@@ -96,9 +92,7 @@ class Event(Generic[T]):
     Subscriptions select by it.
     """
     cause: str = field(default="", kw_only=True, compare=False)
-    """The `id` of the event that led to this one. Set by the bus while a handler runs, unless the
-    caller set it.
-    """
+    """The `id` of the event that led to this one: the handler's event, unless you set it."""
     source: str = field(default="", kw_only=True, compare=False)
     """The name of the bus that published it."""
     epoch: int = field(default=0, kw_only=True, compare=False)

@@ -62,9 +62,7 @@ class Inbox(Protocol):
         ...
 
     def extend(self, events: list[Event[Any]]) -> list[PutResult]:
-        """Put all of these in, even those that the policy would refuse. Returns the outcomes that
-        are not TAKEN.
-        """
+        """Put all in, even what the policy would refuse. Returns the outcomes other than TAKEN."""
         ...
 
     def notify(self, notice: Event[Any]) -> None:
@@ -72,9 +70,9 @@ class Inbox(Protocol):
         ...
 
     def take(self, max_bytes: int) -> list[Any]:
-        """Remove and return the oldest, which are all rows or all events: as many as may be taken
-        at once, but no second row that would pass `max_bytes`. Empty when nothing is left, or when
-        what came next proved to be no events.
+        """Remove and return the oldest, all rows or all events: several if they may be taken at
+        once, but no second row beyond `max_bytes`. Empty if nothing is left, or if the next rows
+        are no events.
         """
         ...
 
@@ -198,9 +196,7 @@ def _is_notice(item: object) -> bool:
 
 
 class LatestInbox:
-    """One row per (type, key): a newer one takes the place in line of the older. Over `maxsize`
-    keys, the oldest goes.
-    """
+    """One event a (type, key): a newer takes the older's place. Over `maxsize`, the oldest goes."""
 
     __slots__ = ("_maxsize", "items")
 

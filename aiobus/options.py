@@ -51,9 +51,7 @@ Call = TypeVar("Call", bound=Callable[..., object])
 
 
 def takes(keywords: type[StreamKeywords]) -> Callable[[Call], Call]:
-    """A decorator: `inspect.signature` and `help` show each of `keywords` with its default, in
-    place of `**keywords`.
-    """
+    """A decorator: `inspect.signature` and `help` show each keyword with its default."""
     defaults = {field.name: field.default for field in fields(SubscriptionOptions)}
     parameters = [
         inspect.Parameter(
@@ -90,9 +88,7 @@ class SubscriptionOptions:
 
     @classmethod
     def of(cls, call: str, types: Types, keywords: StreamKeywords) -> Self:
-        """What was asked for with the method `call`. Raises what making it raises, and TypeError
-        for a keyword that `call` does not have.
-        """
+        """The options of a call of `call`. Raises TypeError or ValueError for wrong keywords."""
         options: dict[str, Any] = {**keywords}
         known = StreamKeywords if call == "stream" else SubscribeKeywords
         for name in options.keys() - known.__annotations__.keys():
@@ -193,9 +189,7 @@ def _is_time(value: object) -> bool:
 
 
 def _is_age(value: float) -> bool:
-    """True for a duration, and for `inf`. A time would be one as well, of decades: nothing would
-    ever be too old.
-    """
+    """True for a duration, `inf` among them, and not for a time, which is decades."""
     return _is_number(value) and (0 < value < EARLIEST or value == math.inf)
 
 

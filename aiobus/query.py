@@ -24,9 +24,7 @@ SYSTEM = tuple(RESERVED + name for name in _OWN.split())
 """All reserved types. Every other reserved name is refused with this list."""
 
 MAX_QUERY = 1024
-"""Bytes of a query. A subscription of 200 kB crashes libzmq's own sender, so a longer list of keys
-is widened instead.
-"""
+"""Bytes of a query. A subscription of 200 kB crashes libzmq's sender: a longer one is widened."""
 MAX_KEY = 128
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -79,10 +77,8 @@ def starred(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The types and keys that one subscription selects. Make it with `Query.of`; compare by value.
-
-    Key rules select among ordinary types only: a reserved type that was asked for by name always
-    matches.
+    """What one subscription asks for. Make it with `Query.of`; compare by value. Keys select among
+    ordinary types only: a reserved type that is named always matches.
     """
 
     types: frozenset[str]
@@ -97,10 +93,7 @@ class Query:
     @classmethod
     def of(cls, types: str | Iterable[str], key: str | Iterable[str] | None = None) -> "Query":
         """Check and sort what a user wrote: one or several types or `"*"`; one or several keys or
-        `"prefix*"`es.
-
-        Raises TypeError for a type or key that is no string, ValueError for one that can never
-        match.
+        `"prefix*"`es. Raises TypeError for what is no string, ValueError for what can never match.
         """
         wanted = [types] if isinstance(types, str) else _listed(types, "types")
         rules = [] if key is None else [key] if isinstance(key, str) else _listed(key, "key")
@@ -161,9 +154,8 @@ class Query:
 
     @property
     def text(self) -> str:
-        """The query for other buses, of at most 1,024 bytes. If the exact query is longer, this one
-        selects more, never less. Without reserved types, which stay on their bus; "" if there is
-        nothing else.
+        """The query as another bus reads it: at most 1,024 bytes, so it may ask for more than is
+        wanted, never for less. Without reserved types: "" if there is nothing else.
         """
         if self.every:
             return "*"
@@ -185,9 +177,8 @@ class Query:
 
 
 def parse_query(text: str) -> Query:
-    """The query that `text` is the text of: `parse_query(text).text == text`.
-
-    Raises ValueError for every other text, with a reason that quotes at most 80 characters of it.
+    """The query that `text` is the text of. Raises ValueError for any text that is not its one
+    spelling, with a reason that quotes at most 80 characters.
     """
     if len(text.encode()) > MAX_QUERY:
         raise ValueError(f"it has more than {MAX_QUERY} bytes")

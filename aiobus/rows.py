@@ -27,30 +27,28 @@ MIN_ROW = len('[1,1,"T","",0]')
 SEPARATOR = b",\n"
 """Between two rows. orjson writes no newline of its own, so rows are parted without parsing."""
 OPENED = 32
-"""Events that are parsed at once. A page of 128 that is parsed in one go holds up what shares the
-loop, and the processor, longer than any other step of a subscription that catches up.
+"""Events that are parsed at once. A page of 128 in one go was the longest step of a subscription
+that catches up.
 """
 OPENED_BYTES = 16 * 1024
-"""Bytes of rows that are parsed at once, if there is more than one: about 100 us. What is parsed
-and waits is looked at by each full garbage collection: with 6,000 books of 2 x 20 levels that took
-two thirds of a subscriber's time.
+"""Bytes of rows that are parsed at once, if there is more than one: about 100 us. The garbage
+collector looks at whatever is parsed and waits: with 6,000 books of 2 x 20 levels, two thirds of a
+subscriber's time.
 """
 SHORT = 512
 """Bytes of a row that is copied in less time than a view of it is made."""
 SURELY_SHORT = 32
 """Characters of a key. None has more than 4 bytes, so it is within the limit of 128."""
 MOSTLY_FEW = 4_096
-"""Bytes, which rarely have as many brackets as it takes to be too deep. To count them takes half
-the time of looking into each container.
-"""
+"""Bytes that rarely have too many brackets. Counting these takes half the time of a full look."""
 _NO_OPENING = bytes(byte for byte in range(256) if byte not in b"[{")
 
 
 class WireError(ValueError):
     """What a peer sent is not of this protocol.
 
-    The text says what is wrong with it in lengths, kinds and positions. It quotes subscriptions,
-    which have no other clue to whose they are, but never what was published.
+    The text says what is wrong in lengths, kinds and positions. It quotes subscriptions, which
+    nothing else identifies, but never what was published.
     """
 
 

@@ -19,8 +19,8 @@ RETRY = 1.0
 PATIENCE = 10.0
 """Seconds without any answer after which what is missing counts as lost."""
 PATIENCE_ALIVE = 60.0
-"""The same while the source shows that it lives, for it may have many to answer: asked for 20,000
-events each by 50 at once, on two processors, it was given up after 10 s by 32 of them.
+"""The same while the source sends anything: it may have many to answer. Asked for 20,000 events
+each by 50 at once, 32 of them gave it up after 10 s.
 """
 
 EVICTED = "history no longer holds it"
@@ -62,12 +62,10 @@ class Cursor:
 
     def __init__(self, last: int = 0, *, since: Since = None) -> None:
         self.last = last
-        """Everything up to this seq was handed over or reported; of own events, meaningful while
-        `behind`.
-        """
+        """Handed over or reported up to here; of own events, only while `behind`."""
         self.clear = 0
-        """Up to here, nothing that the query matches comes any more but what is known to be
-        missing: so far had the source been heard of when something vouched for all before it.
+        """No event up to here is missing that is not known to be: the source had been heard of so
+        far when a frame vouched for all before it.
         """
         self.behind = since is not None
         self.since = since
@@ -77,9 +75,7 @@ class Cursor:
         self.has_timed_out = False
         self._known = self._reported = self._past = self._unknown = 0
         self._sure = 0
-        """Everything up to here was handed over or reported, even if what is above it is taken back
-        by its source.
-        """
+        """The same, and it stays true if the source takes back what is above it."""
         self._asked: float | None = None
         self._asked_after = 0
         self._deadline: float | None = None
@@ -101,9 +97,7 @@ class Cursor:
 
     @property
     def missing(self) -> int:
-        """How many numbers lie between its place and the last that is known to be missing, as far
-        as it has a place and its source answers.
-        """
+        """The lag in sequence numbers; 0 without a place yet, or if the source does not answer."""
         is_asking = self.behind and not self.has_timed_out and self.since is None
         return self._known - self.last if is_asking else 0
 
@@ -123,9 +117,7 @@ class Cursor:
         return gap
 
     def go_on(self, prev: int, newest: int) -> bool:
-        """Take a frame that begins where it stands while nothing is missing; False for any other,
-        of which `lost_before` and `take` decide.
-        """
+        """Take a frame that follows `last` if nothing is missing. False: use `take`."""
         if prev != self.last or self.behind:
             return False
         self.last = newest
@@ -155,18 +147,14 @@ class Cursor:
         return last
 
     def is_due(self, now: float) -> bool:
-        """True when something is missing and no answer is to be expected any more, at monotonic
-        time `now` in seconds.
-        """
+        """True if something is missing and no answer is due at `now`, in monotonic seconds."""
         is_waiting = self._asked is not None and now < self._asked + RETRY
         if self._deadline is not None and now >= self._deadline:
             is_waiting = False
         return self.behind and not self.has_timed_out and not is_waiting
 
     def ask(self, now: float) -> int | None:
-        """After which seq a page is to be asked for; None unless it is due, or if no answer comes
-        and it gives up. Call it when there is room.
-        """
+        """The seq to ask a page after, if there is room; None if none is due, or it gives up."""
         if not self.is_due(now):
             return None
         if self._deadline is None:
@@ -179,9 +167,7 @@ class Cursor:
         return self.last
 
     def defer(self) -> None:
-        """No answer could come so far, for want of room or of time: no reason to give up. What has
-        just been asked need not be asked again at once.
-        """
+        """Want of room or time is no timeout. What was just asked is not asked again at once."""
         self._deadline = None
 
     def wait_on(self, now: float) -> None:
@@ -190,9 +176,7 @@ class Cursor:
             self._deadline = max(self._deadline, min(now + PATIENCE, self._limit))
 
     def expects(self, page: Page) -> bool:
-        """True for a page that answers what was asked last: another may have come twice or late.
-        Frames may have led on meanwhile, so that some of it was handed over.
-        """
+        """True for the answer to the last question. Frames may have moved `last` meanwhile."""
         is_sound = page.after <= page.to <= (self.upto or page.newest)
         is_next = page.after == self._asked_after or self.since is not None
         return self._asked is not None and is_next and is_sound
@@ -221,8 +205,8 @@ class Cursor:
         return gap
 
     def leave(self, newest: int) -> list[Gap]:
-        """The source has left and was heard of up to `newest`. What is missing is lost; of what
-        nothing vouched for, it is unknown. The gaps that say so.
+        """The source has left and was heard of up to `newest`. Returns the gaps: what is missing is
+        lost; of what no frame vouched for it is unknown.
         """
         gaps: list[Gap | None] = []
         if self.behind:
@@ -254,8 +238,7 @@ class Cursor:
 
     def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:
         """A frame of a source that is dead, or a mark (equal: without events). What is missing
-        before it can be asked of no bus, so it is lost. Events above the seq that is returned are
-        handed over.
+        before it is lost. Its events above the seq that is returned are handed over.
         """
         gap = self._gap(prev, LEFT)
         after = max(self.last, prev)

@@ -59,9 +59,7 @@ class EventStream:
         return self._subscription
 
     async def __aenter__(self) -> Self:
-        """Subscribe; the stream is live when this returns. Raises BusError when entered twice.
-        Cancelling undoes it.
-        """
+        """Subscribe; live on return. Raises BusError if entered before. Cancelling undoes it."""
         if self._subscription is not None:
             raise BusError("this stream was entered before; call bus.stream() for another")
         self._subscription = subscription = await self._open()

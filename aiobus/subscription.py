@@ -30,9 +30,8 @@ from aiobus.sync import BackpressureGate, Notifier
 __all__ = ["PACE", "Subscription"]
 
 PACE = 128
-"""Events asked for at once while others wait to be handed over. They are looked at in one go, so
-twice as many delay a HALT in a flood (`python -m perf.overload`); half as many, and the round trips
-between busy processes bound a recovery.
+"""Events asked for at once while others wait. Twice as many delay a HALT in a flood (`python -m
+perf.overload`); with half as many, round trips between busy processes bound a recovery.
 """
 DECODE_BYTES = 16 * 1024
 """Bytes of rows decoded at once: about 100 us, so that large events do not hold up the loop."""
@@ -124,9 +123,9 @@ class Subscription(Consumer):
 
     @property
     def unconfirmed(self) -> frozenset[str]:
-        """Names of the buses that did not confirm it in time, refuse its query, or whose link was
-        cut, and rendezvous addresses without an answer (`tcp://127.0.0.1:7555`). Each goes once it
-        has confirmed or left. From its confirmation on its events are owed. Empty without peers.
+        """Names of the buses that did not confirm it in time, that refuse its query, or whose link
+        was cut, and meeting addresses that did not answer (`tcp://127.0.0.1:7555`). A name goes
+        once its bus has left, or has confirmed; from then on its events are owed.
         """
         return self._unconfirmed
 
@@ -177,9 +176,7 @@ class Subscription(Consumer):
         return self.closed and self.life.state is not State.CLOSED
 
     def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
-        """Take the next event of this process: into the inbox, or leave it to history when there is
-        no room.
-        """
+        """Take the next event of this process, or leave it to history if there is no room."""
         if self.own.behind or self.closed:
             return
         if self._where is not None and not self._selects(self._where, row):
@@ -231,10 +228,9 @@ class Subscription(Consumer):
 
     @property
     def free_slots(self) -> int:
-        """How many more events of other buses are welcome. Only "catch_up" and "block" ever have
-        none: publishers of other processes do not wait, so the events are left to their history.
-        The others drop what is too much, and are asked for a page's worth: an inbox of one event
-        would catch up by one a round trip.
+        """How many more events of other buses there is room for. "catch_up" and "block" leave the
+        rest to the history of their source. The others drop what is too much, and ask for a page's
+        worth.
         """
         if self._is_bounded:
             return self.maxsize - len(self._inbox) - len(self.batch)
@@ -334,8 +330,8 @@ class Subscription(Consumer):
 
     @property
     def _bound(self) -> int:
-        """How many events may wait before publishers of this process do: fewer while some of
-        another are missing, or those here would fill whatever room there is, for ever.
+        """How many events may wait before publishers of this process do: fewer while it catches up
+        with another bus, which would never get a turn otherwise.
         """
         return max(0, self.maxsize - 2 * PACE) if self.behind else self.maxsize
 
@@ -429,8 +425,8 @@ class Subscription(Consumer):
             self._gate.space_available.wake()
 
     def fail(self, type: str, event_id: str, error: BaseException) -> None:
-        """The callback or `where` raised on an event: counted and reported. The subscription goes
-        on, but the bus not after what pytest.fail raises, for one.
+        """The callback or `where` raised: counted and reported. The subscription goes on. The bus
+        ends after a BaseException such as that of pytest.fail.
         """
         self._failed += 1
         self._reports.failure(self.name, type, event_id, error)
@@ -453,9 +449,7 @@ class Subscription(Consumer):
         return backlog
 
     def close(self) -> None:
-        """Hand over nothing more; forget what is in the inbox. A call in progress goes on. Waits
-        for nothing; twice is no error.
-        """
+        """Hand over nothing more, and empty the inbox. A call in progress goes on. Never waits."""
         self.closed = True
         self._inbox.clear()
         self.batch.clear()

@@ -62,8 +62,8 @@ HANDLER_EVENTS = 2 * EVENTS
 """A handler's turn is longer, or it falls behind a publisher that does nothing else."""
 TURN_SECONDS = 0.0005
 HANDLER_SECONDS = 0.0003
-"""There may be many handlers, and a HALT waits for a turn of each, twice: it is read, and handed
-over. With ten that are busy, 0.5 ms made it 10 ms at the median, and 20 ms at 99 %.
+"""A HALT waits for a turn of each busy handler, twice: it is read, and handed over. With ten
+handlers and 0.5 ms it took 20 ms at 99 %.
 """
 READER_MESSAGES = 256
 READER_SECONDS = 0.006
@@ -73,9 +73,9 @@ it fell behind ten busy handlers, and a HALT waited for seconds in ZeroMQ's queu
 
 
 class TimeSlice:
-    """One turn at the loop. Call `spend` for each event; once it says True, await something and
-    `renew`. `seconds`: how long it may last; infinity makes it a matter of events alone. It belongs
-    to the loop in which it is made, whose clock it reads.
+    """One turn at the loop: `events`, or `seconds` (infinity: events alone). Call `spend` for each
+    event; once it is True, await something and `renew`. It reads the clock of the loop in which it
+    is made.
     """
 
     __slots__ = ("_events", "_seconds", "elapsed", "left", "until")
@@ -87,8 +87,8 @@ class TimeSlice:
         self.renew()
 
     def renew(self) -> tuple[int, float]:
-        """A new turn begins now. For how many events, and until when by `elapsed`, for a loop that
-        counts by itself: a call for each event takes as long as what it counts.
+        """Begin a new turn. Returns for how many events, and until when by `elapsed`, for a loop
+        that counts in place: a call for each event takes as long as what it counts.
         """
         self.left = self._events
         self.until = self.elapsed() + self._seconds
@@ -107,8 +107,8 @@ log = logging.getLogger("aiobus.sync")
 
 class BackpressureGate:
     """Where publishers of this process wait for space in the inbox of `consumer`, whose policy is
-    "block". `is_full` tells whether one more event would be one too many, and `is_over` whether the
-    last one was, so that its publisher waits.
+    "block". `is_full`: one more event would be one too many. `is_over`: the last one was, so its
+    publisher waits.
     """
 
     def __init__(
@@ -126,19 +126,9 @@ class BackpressureGate:
         """Events that were put in over the bound, because waiting would never have ended."""
         self.space_available = Notifier()
         """Woken when `is_over` may have changed."""
-        self._is_full = is_full
-        self._is_over = is_over
+        self.is_full = is_full
+        self.is_over = is_over
         self._warning: asyncio.TimerHandle | None = None
-
-    @property
-    def is_full(self) -> bool:
-        """True when one more event would be one too many."""
-        return self._is_full()
-
-    @property
-    def is_over(self) -> bool:
-        """True when the last event was one too many, so that its publisher waits."""
-        return self._is_over()
 
     async def wait(self) -> None:
         """Return when `is_over` is false, or when waiting for that would never end."""
@@ -149,7 +139,7 @@ class BackpressureGate:
                 WARN_SECONDS, log.warning, text, WARN_SECONDS, self.name
             )
         try:
-            while self.is_over:
+            while self.is_over():
                 holders = holding()
                 if any(would_deadlock(holder.consumer, self.consumer) for holder in holders):
                     self.overshoot += 1
@@ -163,29 +153,24 @@ class BackpressureGate:
 
 
 async def wait_for_space(gates: Iterable[BackpressureGate]) -> None:
-    """Wait until none of `gates` holds more than its maxsize. Cancelling it stops the waiting and
-    nothing else.
+    """Wait until none of `gates` holds more than its maxsize. Cancelling only stops the waiting.
 
     While a publisher waits, the handlers and stream bodies it is part of cannot go on. An inbox
     that cannot empty before one of them does is not waited for; the event counts as `overshoot`.
     """
     for gate in gates:
-        if gate.is_over:
+        if gate.is_over():
             await gate.wait()
 
 
 LONG = 1.0
 """Seconds that whatever shares the loop notices: heartbeats, timeouts, a HALT."""
 LOOK = 0.1
-"""Seconds between two looks at how late the loop is; a look comes late by this much less than the
-loop was held.
-"""
+"""Seconds between two looks at how late the loop is."""
 
 
 class LoopWatch:
-    """Of one bus: `say` logs a text. Each is about a second of its own, so none need be held back
-    for another.
-    """
+    """The watch of one bus; `say` logs a text."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -212,9 +197,7 @@ class LoopWatch:
         self._timer = self._loop.call_at(self._due, _look, ref(self), context=Context())
 
     def look(self) -> None:
-        """Say how long the loop was held since the last look, without the steps that are named
-        already, and by whom.
-        """
+        """Say how long the loop was held since the last look, without the steps already named."""
         late = self._loop.time() - self._due
         ours, said = (
             now - then for now, then in zip((self._ours, self._said), self._before, strict=True)

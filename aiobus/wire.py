@@ -5,8 +5,8 @@ Owns the form of every message, and the refusal of whatever is not of that form:
 and what it sent raises WireError and nothing else, in time proportional to its length. Pure: who
 sends, who asks, and what follows from an answer are not known here.
 
-Down from a publisher comes a topic, which ends with a zero byte and is what was subscribed to,
-and then JSON. Up to all publishers goes a JSON list that names whom it is for.
+Down from a publisher comes a topic, which ends with a zero byte, and then JSON. Up to all
+publishers goes a JSON list that names the bus it is for.
 """
 
 import re
@@ -50,7 +50,7 @@ class OtherVersion(WireError):
         self.version = version
 
 
-# Who is who.
+# Peers.
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,8 @@ def progress_topic(topic: bytes) -> bytes:
 
 
 def parse_topic(topic: bytes) -> Query | PeerId | None:
-    """What a subscription asks for: events or progress messages of a query, the mail of a bus, or
-    heartbeats (None).
-
-    Raises WireError when it is none of these.
+    """What a subscription asks for: events or beacons of a query, the mail of a bus, or heartbeats
+    (None). Raises WireError for anything else.
     """
     if not topic.endswith(b"\0") or topic.count(b"\0") > 1:
         raise WireError(f"no subscription, which ends with its one zero byte: {len(topic)} bytes")
@@ -138,8 +136,8 @@ def frame(
 
 
 class Frame(Rows):
-    """All events of one source after `prev` for the query of `topic`, which may be one that was
-    not asked for. What is to be decided about it, its head says; its rows are not looked at.
+    """All events of one source after `prev` for the query of `topic`, which this bus may not have
+    asked for. Its head says all that is to be decided; its rows are not looked at.
     """
 
     __slots__ = ("topic",)
@@ -171,9 +169,7 @@ class Frame(Rows):
 
 
 def _checked(fields: Any, newest: Any, count: Any) -> tuple[Source, int]:
-    """Source and prev of a frame. A lone event waits for it, so of a source that was right before
-    only the rest is looked at.
-    """
+    """Source and prev of a frame. It is quick for a source that was right before."""
     try:
         version, source, epoch, prev = fields[:4]
         if (
@@ -221,9 +217,8 @@ def heartbeat(name: str, epoch: int, seq: int, *, leaving: bool = False) -> byte
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a bus says of itself in each `?` and its answer. What it does not say has the value that
-    it has here, and what a reader does not know is ignored: so a later aiobus may say more without
-    another version.
+    """What a bus says of itself in each `?` and its answer. What is not said has the value below. A
+    reader ignores what it does not know, so later versions of aiobus may say more.
     """
 
     begin: int = 0
@@ -271,10 +266,9 @@ class Refusal(Answer):
 
 @dataclass(frozen=True, slots=True)
 class PageAnswer:
-    """To a PageAsk: the kept events in `(after, to]` that the query matches.
-
-    Those up to `evicted` are forgotten; there is more while `to` is below `newest`. Where it was to
-    begin at a time, `reached` is when in Unix seconds nothing is missing from.
+    """To a PageAsk: the kept events in `(after, to]` that the query matches. Those up to `evicted`
+    are forgotten; there is more while `to` is below `newest`. `reached`: where it began at a time,
+    the Unix seconds from which on nothing is missing.
     """
 
     nonce: int
@@ -334,9 +328,8 @@ def mark(to: PeerId, value: Mark) -> bytes:
 def parse_from_publisher(
     message: bytes, me: PeerId
 ) -> Frame | Heartbeat | Answer | PageAnswer | Mark:
-    """What one message from a publisher says to `me`.
-
-    Raises WireError for anything else, mail for other buses among it.
+    """What one message from a publisher says to `me`. Raises WireError for anything else, and for
+    mail of other buses.
     """
     end = message.find(b"\0", 0, MAX_QUERY + 1 + message.startswith(PROGRESS)) + 1
     if end < 2:
@@ -387,10 +380,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class PageAsk:
-    """Which events after `after` have you kept of `query`? At most `limit` of them.
-
-    `query` is a text of at most 1,024 bytes that was not looked into. `since` and `upto` are
-    those of a `Want`.
+    """Which events after `after` have you kept of `query`? At most `limit` of them. `query` is a
+    text that is not parsed yet; `since` and `upto` are as in a `Want`.
     """
 
     to: str

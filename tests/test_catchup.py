@@ -146,7 +146,7 @@ class Bench:
     def turn(self, after: int, to: int, newest: int, *seqs: int, evicted: int = 0) -> None:
         rows = rows_of(after, *seqs, is_frame=False)
         rows.newest = to
-        self.catchup.turn(DESK, Page(after, evicted, to, newest, []), rows)
+        self.catchup.take_page(DESK, Page(after, evicted, to, newest, []), rows)
 
     def spoil(self, prev: int, *seqs: int, newest: int) -> None:
         """A frame comes, of which these are events and what is behind them, up to `newest`, not."""
@@ -816,7 +816,7 @@ def test_a_source_that_says_where_the_past_begins_is_confirmed_and_how_far_it_re
     bench.begin(PAST)
     bench.box.unconfirmed = {"desk", "other"}
     bench.catchup.meet(DESK, 3, bench.older)
-    bench.catchup.turn(DESK, Page(1, 1, 3, 3, [], 7.5), rows_of(1, 2, 3, is_frame=False))
+    bench.catchup.take_page(DESK, Page(1, 1, 3, 3, [], 7.5), rows_of(1, 2, 3, is_frame=False))
     assert (bench.box.log, bench.box.reached) == ([2, 3], [7.5])
     assert bench.box.unconfirmed == {"other"}
 
@@ -892,3 +892,29 @@ def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_
     bench.catchup.leave(OTHER, 0, is_dead=True)
     bench.catchup.take(rows_of(3, 4, source=OTHER), made)
     assert (bench.box.log, bench.asked.pages) == ([4, 5, 4], [])
+
+
+def test_of_a_dead_source_that_is_forgotten_a_late_frame_waits_for_its_first_answer(
+    met: Bench,
+) -> None:
+    met.catchup.leave(DESK, 4, is_dead=True)
+    met.catchup.forget(DESK)
+    met.take(7, 8)
+    assert met.box.log == []
+
+
+def test_a_frame_vouches_for_all_that_its_source_was_heard_of_before_it(met: Bench) -> None:
+    met.catchup.take(rows_of(4, 5), met.older, 9)
+    met.catchup.leave(DESK, 9)
+    assert met.box.log == [5]
+
+
+def test_a_batch_of_before_its_source_took_back_something_tells_no_loss_beyond(
+    met: Bench,
+) -> None:
+    met.catchup.take(rows_of(4, 5, newest=2**62), met.older)
+    met.catchup.go_back(DESK, 6)
+    met.box.log.clear()
+    met.catchup.spoil(met.box.spoilt.pop())
+    met.catchup.leave(DESK, 6)
+    assert met.box.log == [Gap(5, 6, NO_EVENTS)]

@@ -52,7 +52,7 @@ class Sub:
         self.heard = heard
         return not (self.is_busy and (frame.count or self.leaves_all))
 
-    def turn(self, source: Source, page: Page, rows: Rows) -> None:
+    def take_page(self, source: Source, page: Page, rows: Rows) -> None:
         self.log.append(("turn", source, page, rows))
 
     missing = 0

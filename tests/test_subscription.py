@@ -58,7 +58,7 @@ class Answering:
         to = min(self.newest, want.after + limit)
         page = Page(want.after, 0, to, self.newest, [])
         rows = batch_of(*range(want.after + 1, to + 1)).rows
-        asyncio.get_running_loop().call_soon(catchup.turn, source, page, rows)
+        asyncio.get_running_loop().call_soon(catchup.take_page, source, page, rows)
         return False
 
 

@@ -15,11 +15,10 @@ from aiobus.discovery import Member
 __all__ = ["Driver", "FromPublisher", "FromSubscriber", "Network", "Probe"]
 
 FromSubscriber = Callable[[bytes, int | None], None]
-"""Takes a message of a bus that is connected to this one: a topic that it asks for (first byte 1)
-or withdraws (0), or a question; and the number of its connection. The number is None for a topic
-that was withdrawn because its last connection ended, and may be used again once its connection has
-ended. A topic comes with each connection that asks for it, and its withdrawal with the last.
-Neither waits nor raises.
+"""Takes a message of a bus that is connected to this one and the number of its connection. The
+message is a topic that it asks for (first byte 1) or withdraws (0), or a question. A topic comes
+with each connection that asks for it, its withdrawal with the last; if that connection has ended,
+the number is None, and may be used again. Neither waits nor raises.
 """
 FromPublisher = Callable[[bytes, float], None]
 """Takes a message of a bus that this one is connected to, on a topic that this one asked for, and
@@ -91,15 +90,11 @@ class Network(Protocol):
         ...
 
     def ask(self, question: bytes) -> None:
-        """Send a question to all publishers, behind the topics asked for before. It may get
-        lost.
-        """
+        """Send a question to all publishers, behind earlier topics. It may get lost."""
         ...
 
     def send(self, message: bytes) -> None:
-        """Send a message to all subscribers of the topic that it begins with. A subscriber that is
-        too slow loses it. Neither waits nor raises.
-        """
+        """Send to all subscribers of its topic; a slow one loses it. Neither waits nor raises."""
         ...
 
     async def read_ends(self) -> None:

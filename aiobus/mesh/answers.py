@@ -36,9 +36,7 @@ MAX_ASKS = 8_192
 
 
 class Owed:
-    """The questions of one sign that are under way: read, and not answered yet. At most `most` of
-    each link.
-    """
+    """The questions of one sign that are not answered yet, at most `most` of each link."""
 
     def __init__(self, sign: str, most: int) -> None:
         self._begin = b'["%b"' % sign.encode()
@@ -148,9 +146,7 @@ class Answers:
         self.askers.close(name, link)
 
     def part(self, who: PeerId) -> PeerId | None:
-        """The hello of `who` is gone, and with it its questions without an answer. Returns the bus
-        that says hello from its endpoint otherwise.
-        """
+        """Drop the questions of `who`. Returns another bus that says hello from its endpoint."""
         for link in self.askers.withdraw(who):
             self._asks.drop(link)
             self._pages.drop(link)
@@ -168,9 +164,8 @@ class Answers:
     # Questions.
 
     def leaves(self, link: Link, message: bytes) -> bool:
-        """True when a question need not even be read: no hello came on its link, or it is under way
-        already. Raises WireError for one too many. An asker without a pause sends more than can be
-        read.
+        """True if a question need not be read: no hello came on its link, or it is under way
+        already. Raises WireError for one too many.
         """
         if link not in self.askers:
             return True

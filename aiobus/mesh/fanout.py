@@ -136,9 +136,7 @@ class Askers:
         return names
 
     def refused(self, link: Link) -> tuple[bool, dict[str, str]] | None:
-        """Why which queries of `link` are not served, and whether those are all; None: all are
-        served.
-        """
+        """Whether all refused queries are named, and the reason of each; None: all are served."""
         refused = self._refused.get(link, {})
         if not refused and link not in self._uncounted:
             return None
@@ -167,9 +165,7 @@ def _query(name: bytes) -> str | None:
 MAX_STREAMS = 32_768
 """Distinct queries served. Each costs some 2 KB here, and a peer may ask for anything."""
 MAX_OF_LINK = 8_192
-"""Of these, those that one link has opened: what one peer asks for by mistake leaves the others
-theirs.
-"""
+"""Of these, those that one link has opened, so that one peer leaves the others theirs."""
 PAGE_EVENTS = 1024
 SLICE = 32
 BEACON_SECONDS = 0.8
@@ -177,8 +173,8 @@ BEACON_SECONDS = 0.8
 the queues of ZeroMQ, which then drops the last of them, every time.
 """
 PROGRESS_SECONDS = 0.05
-"""Interval of the progress messages of a query to lagging subscribers. Short enough that they learn
-promptly what was published, long enough not to disturb other processes on the same core.
+"""Interval of the progress messages of a query: lagging subscribers learn soon what was published,
+and other processes on the same core are not disturbed.
 """
 LOOKS = 256
 """Queries looked at each time: what a peer asks for by the thousand costs others no more."""

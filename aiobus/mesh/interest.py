@@ -24,8 +24,7 @@ LEFT = 32
 FAR = 2048
 NEAR = 1024
 """Hysteresis of progress-only mode, in sequence numbers. A topic enters it if every subscription
-lags more than FAR, and leaves it once one lags NEAR or less: a page, so that what is published
-while the last page is under way mostly comes by itself.
+lags more than FAR, and leaves it once one lags NEAR or less, which is a page.
 """
 
 
@@ -85,9 +84,7 @@ class Pages:
         self._waiting: dict[Source, dict[CatchUp, tuple[Want, int]]] = {}
 
     def ask(self, catchup: CatchUp, source: Source, want: Want, limit: int, now: float) -> bool:
-        """Ask now or when it is its turn; True when it has to wait. Again for the same catchup: the
-        last counts.
-        """
+        """Ask now, or later: then True. A later request of the same `catchup` replaces it."""
         under_way = self._under_way.setdefault(source, {})
         if catchup in under_way or len(under_way) < AT_ONCE:
             under_way[catchup] = now
@@ -210,9 +207,7 @@ class Interest:
         return self._numbers.get(catchup)
 
     def note_start(self, source: Source, started: float) -> None:
-        """A source says how old it is. The earliest it may have started counts: what a message
-        takes to arrive makes its sender look younger.
-        """
+        """A source says how old it is. Its earliest start counts: delay makes it look younger."""
         self.started[source] = min(started, self.started.get(source, started))
         self._left.pop(source, None)
         if (past := self._past.pop(source, None)) is not None:
@@ -260,7 +255,7 @@ class Interest:
 
     def take_page(self, catchup: CatchUp, source: Source, page: Page, rows: Rows) -> None:
         """A page has come that `catchup` has asked for."""
-        catchup.turn(source, page, rows)
+        catchup.take_page(source, page, rows)
         self._note_moved(self._topics[topic(catchup.query.text)])
 
     def numbered(self, number: int) -> CatchUp | None:
@@ -295,9 +290,7 @@ class Interest:
                 self.take(Frame(name, wire.frame(name, who.name, who.epoch, seq, seq, ())), heard)
 
     def reached(self, doubted: Collection[Source] = ()) -> list[Mark]:
-        """The marks that have been reached since the last time; not those of the `doubted`, since
-        they may take back what was heard of them.
-        """
+        """The marks reached since the last time, but for the `doubted`: they may take seqs back."""
         found = []
         for source, marks in list(self.marks.items()):
             if source in doubted:
@@ -319,9 +312,7 @@ class Interest:
         return all(catchup.has(source, seq, started) for catchup in catchups)
 
     def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> None:
-        """A source has left and was heard of up to `newest`: what is missing is lost. `is_dead`: it
-        will not come back.
-        """
+        """A source has left; what is missing up to `newest` is lost. `is_dead`: for good."""
         self.marks.pop(source, None)
         self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
         self.ended[source] = newest

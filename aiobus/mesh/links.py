@@ -59,7 +59,7 @@ class Doubts:
 
     def weigh(self, peer: Peer, seq: int) -> None:
         """A peer says `seq` of itself. If that is less than was heard of it, either this is late or
-        what was heard is not true. Its answer to a question that is asked now tells.
+        that was not true: the answer to a question tells.
         """
         if seq < peer.last:
             self.ask(peer)
@@ -93,13 +93,12 @@ class Doubts:
 
 
 MAX_PEERS = 1024
-"""Peers at once, however they were found. Beyond it the oldest gives way that never answered. Who
-gives way, or finds no place, is named by `flush` and `subscribe` until it is linked or has ended.
+"""Peers at once. Beyond it the oldest that never answered gives way. A peer that gives way, or
+finds no place, is named by `flush` and `subscribe` until it is linked or has ended.
 """
 AT_SIGHT = 64
-"""Peers without an answer that are connected to as soon as they are found. Of more, it is checked
-first whether the endpoint accepts: each question goes up all connections, and one that was never
-accepted keeps all of them in memory.
+"""Peers without an answer that are connected to at once. The endpoints of more are probed first:
+ZeroMQ keeps each question for a connection that is never accepted.
 """
 BYE_SECONDS = 2.0
 """After its bye, a peer whose hello is still here may not have closed: it is looked for."""
@@ -177,9 +176,7 @@ class Links:
         return self._peers.get(peer.endpoint) is peer
 
     def ask(self, number: int, endpoints: Collection[str]) -> None:
-        """Ask the peers at these endpoints under this number whether all that is subscribed here is
-        live there.
-        """
+        """Ask the peers at these endpoints whether all that is subscribed here is live there."""
         peers = [peer for each in endpoints if (peer := self._peers.get(each)) is not None]
         name = peers[0].name if len(peers) == 1 else "*"
         self._network.ask(up(Ask(name, number, self.me)))
@@ -261,9 +258,7 @@ class Links:
             self._sorting = self._probe(self.sorting(some, is_new=True))
 
     def sorting(self, some: Collection[Left], *, is_new: bool = False) -> Probe:
-        """The probe that forgets those of the left out that do not listen, and links with the
-        others as far as there is a place.
-        """
+        """The probe that forgets those that do not listen, and links with others if it can."""
         members = [left.member for left in some]
         return Probe(members, partial(self._sort, some, is_new=is_new))
 
@@ -380,9 +375,9 @@ class Links:
         self.rounds.answer(value.nonce, who.endpoint, value)
 
     def _on_namesake(self, other: Answer) -> None:
-        """Another bus of this name. One that has started stays. Of two that start, which one stays
-        both know from the same two texts, since a clock may have been set back, and an age is less
-        by what a message takes. Of two that could not meet until both had started, the older stays.
+        """Another bus of this name. One that has started stays. Of two that start, the lower
+        (epoch, endpoint) stays: a clock may have been set back, so both decide by the same two
+        texts. Of two that met after both had started, the older stays.
         """
         who, me = other.who, self.me
         if self.is_open:
@@ -395,9 +390,9 @@ class Links:
             self.changed.wake()
 
     def _is_younger(self, other: Answer) -> bool:
-        """True when this bus started after the other. By age, since a clock may have been set back
-        between their starts. An age is less by the time that the answer took, so each may take
-        itself for the older of two that are about as old; of those, the epochs tell.
+        """True if this bus started after the other, by age, since a clock may have been set back. A
+        message takes time, so of two that are about as old both may seem older: there the epochs
+        decide.
         """
         age = elapsed() - self.born
         if abs(age - other.age) < 1.0:
@@ -441,8 +436,8 @@ class Links:
             self.changed.wake()
 
     def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
-        """Link with `peer` after it is said that those that had its name have left. A handler goes
-        by the name: if it heard of the old one's end last, it would stop beside a feed that lives.
+        """Link with `peer` after `peer_left` of those that had its name: a handler that heard of
+        the old one's end last would stop beside a feed that lives.
         """
         members = [Member(each.name, each.endpoint) for each in rivals]
         self._succeeding[peer] = self._probe(Probe(members, partial(self._replace, peer, rivals)))
@@ -509,9 +504,7 @@ class Links:
     # Silence.
 
     def judge(self, now: float) -> bool:
-        """A second has passed: do what the silence of each peer calls for. True when this process
-        was held up.
-        """
+        """Do each second what each silence calls for. True if this process was held up."""
         if is_late := now - self._judged > 1.0 + DELAY:
             self._lenient_until = now + LENIENCE
         self._judged = now
@@ -531,7 +524,7 @@ class Links:
                     silent.append(peer)
         if silent:
             self._probe(self.dropping(silent))
-        if some := self._unplaced.turn(AT_SIGHT):
+        if some := self._unplaced.rotate(AT_SIGHT):
             self._probe(self.sorting(some))
             self._probe(self.dropping(overdue))  # they may have their places for nothing
         if overdue and (self._relinking is None or self._relinking.is_over):
@@ -565,9 +558,8 @@ class Links:
     # Going.
 
     def dropping(self, peers: Iterable[Peer]) -> Probe:
-        """The probe that gives up those of `peers` that do not listen any more, unless they say
-        something. A peer that cannot be reached may listen. It would never be found again, since
-        discovery tells of it once.
+        """The probe that gives up those of `peers` that do not listen any more and stay silent. A
+        peer that cannot be reached may listen; given up, it would never be found again.
         """
         began = elapsed()
         members = {Member(peer.name, peer.endpoint): peer for peer in peers}
@@ -609,9 +601,7 @@ class Links:
         self._drop(peer)
 
     def _doubt_bye(self, closed: list[PeerId], absent: Collection[Member]) -> None:
-        """Link again with those that still listen, and whose hello is still here, long after their
-        bye: they have not closed, whatever bye there was.
-        """
+        """Link again with those that still listen long after their bye: it was wrong."""
         for who in closed:
             before = self._closed.get(who.endpoint)
             if before is None or (before.who, before.said) != (who, math.inf):

@@ -31,9 +31,8 @@ RELINK_MAX = 30.0
 GRACE = 5.0
 """Between a hello that is withdrawn and `peer_left`: the link may only have been cut."""
 DROP = 60.0
-"""After so much silence, a peer whose hello is not here is given up. If its endpoint still accepts
-connections or cannot be reached, the peer may be frozen or cut off: it is probed again as much
-later.
+"""Silence after which a peer without a hello is given up. If its endpoint accepts connections or
+cannot be reached, it may be frozen or cut off, and is probed again as much later.
 """
 
 
@@ -104,9 +103,7 @@ class Peer:
         return str(self.who or self.name)
 
     def hear(self, now: float, seq: int) -> float | None:
-        """It has sent something that shows that it is at `seq`, or beyond. For how many seconds it
-        was silent, if it was stale until now.
-        """
+        """A message shows that it is at `seq`. Returns its seconds of silence if it was stale."""
         silent = self.silence(now) if self.is_stale else None
         self.last = max(self.last, seq)
         self._recent = max(self._recent, seq)
@@ -177,9 +174,7 @@ class Peer:
         return not (self.is_linked or self.is_gone or self.other_version)
 
     def is_overdue(self, now: float) -> bool:
-        """True when it should have become linked by now, and has been silent instead, or when it
-        cannot.
-        """
+        """True if it should be linked by now and is silent instead, or cannot be linked."""
         return bool(self.other_version) or (self.is_awaited and self.is_silent(now))
 
     @property
@@ -264,9 +259,7 @@ class Unplaced:
         return self._left.get(left.member.endpoint) is left
 
     def add(self, member: Member, found_at: int, who: PeerId | None) -> bool:
-        """There is no place for a peer that is owed what is published after `found_at`. False when
-        its name cannot be remembered.
-        """
+        """Leave out a peer that is owed events above `found_at`. False if it is not remembered."""
         before = self._left.get(member.endpoint)
         if before is not None:
             before.who = who or before.who
@@ -291,7 +284,7 @@ class Unplaced:
         """Some of those that were not looked for yet."""
         return list(islice((each for each in self._left.values() if not each.is_said), most))
 
-    def turn(self, most: int) -> list[Left]:
+    def rotate(self, most: int) -> list[Left]:
         """Some of all; each time those that had to wait."""
         some = list(islice(self._left.values(), most))
         for each in some:
@@ -319,9 +312,8 @@ Send = Callable[[int, Collection[str]], None]
 
 
 class RoundTrip:
-    """One question under way. `waiting`: the peers that have not answered; `gone`: those that will
-    not any more. Peers go by their endpoint: a name may be that of a dead one and of its successor.
-    `on_answer` takes what a peer answered, once.
+    """One question under way. `waiting`: the endpoints of peers that have not answered; `gone`: of
+    those that will not any more. `on_answer` takes what a peer answered, once.
     """
 
     def __init__(

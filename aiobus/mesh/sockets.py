@@ -89,7 +89,7 @@ log = logging.getLogger("aiobus.mesh")
 
 
 def _leave(message: bytes, beside: Any) -> None:
-    """Nothing is read before there is a receiver."""
+    """Nothing is read before `start`."""
 
 
 MISTAKE = "a message of %d bytes could not be handled"
@@ -97,15 +97,11 @@ MISTAKE = "a message of %d bytes could not be handled"
 
 
 class SocketReader:
-    """Reads one socket dry, for a slice of the loop's time at each turn, and hands over each
-    message with the time at which it was read.
-    """
+    """Reads one socket dry, a slice of time a turn; hands over each message and its time."""
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         self.socket = socket
-        """Without futures: they cost 20 x in throughput and lose messages when cancelled
-        (pyzmq#1925).
-        """
+        """Without futures, which cost 20 x in throughput and lose messages (pyzmq#1925)."""
         self.send_raw = super(zmq.Socket, socket).send  # two calls less than the Python one
         self._receive: Callable[[bytes, Any], None] = _leave
         self._is_started = False
@@ -132,9 +128,7 @@ class SocketReader:
             self._loop.call_soon(self.run, context=self._context)
 
     def run(self, is_readable: bool = False) -> None:
-        """Read what is there, for one slice of the loop's time; the rest at the next turn.
-        `is_readable`: there probably is something.
-        """
+        """Read for one slice of time. `is_readable`: there probably is something."""
         if not is_readable:
             self.is_due = False
         elif self.is_due:  # else both would run in this turn, and schedule a run each: one more
@@ -190,9 +184,7 @@ class SocketReader:
             await self._moved.wait()
 
     def check_wakeup(self) -> None:
-        """Look for messages that did not wake the reader: that the loop's next looks at the
-        descriptor do not find.
-        """
+        """Look for messages that did not wake the reader."""
         self._suspect(self._runs, LOOKS)
 
     def _suspect(self, runs: int, looks: int) -> None:
@@ -205,9 +197,7 @@ class SocketReader:
             self.soon()
 
     def leave_process(self) -> None:
-        """This process is a forked child. Its loop may run on, and a socket of the parent seems to
-        have messages without end here.
-        """
+        """Read no more in a forked child, where the socket seems to have messages without end."""
         self.is_closed = True
 
     def close(self, linger: float) -> None:
@@ -220,11 +210,11 @@ class SocketReader:
 
 
 class SubscriberReader(SocketReader):
-    """Reads the socket that others subscribe at, and hands over the number of the connection with
-    each message.
+    """Reads the socket that others subscribe at; hands over each message with the number of its
+    connection.
 
-    When a connection ends, ZeroMQ withdraws all its topics one after another, its hello among the
-    last: until that is read, a peer seems to listen whose topics are withdrawn already.
+    When a connection ends, ZeroMQ withdraws its topics one by one, its hello among the last: until
+    then, a peer seems to listen whose topics are withdrawn already.
     """
 
     def _read(self, now: float) -> None:
@@ -256,9 +246,7 @@ LINGER = 1.0
 
 
 class ZmqNetwork:
-    """The `Network` of `ipc://` and `tcp://`. A forked child closes its descriptors, and those of
-    `discovery`.
-    """
+    """The `Network` of `ipc://` and `tcp://`. A forked child closes all its descriptors."""
 
     def __init__(self, discovery: Discovery, high_water_mark: int) -> None:
         self._discovery = discovery
@@ -346,9 +334,7 @@ class ZmqNetwork:
         return self._endpoint
 
     def mine(self, address: object) -> bool:
-        """True when a socket's own or peer address belongs to this bus, and not to a forked
-        child.
-        """
+        """True if an address of a socket belongs to this bus, and not to a forked child."""
         is_tcp = isinstance(address, tuple)
         if is_tcp and _endpoint(address) in self._connected | {self._endpoint}:
             return True
@@ -364,9 +350,7 @@ class ZmqNetwork:
         return self._discovery.descriptors()
 
     def connect(self, endpoint: str) -> None:
-        """Link to the bus that listens there, now or later. Twice is once: ZeroMQ would make two
-        links and bring everything twice.
-        """
+        """Link to the bus that listens there, once: of two links all would come twice."""
         if endpoint not in self._connected and self._context is not None:
             self._connected.add(endpoint)
             self._xsub.socket.set(zmq.IPV6, "[" in endpoint)
@@ -374,9 +358,7 @@ class ZmqNetwork:
             self._xsub.soon()
 
     def disconnect(self, endpoint: str) -> None:
-        """End the link, once all that it brought has been read: ZeroMQ throws the rest away (10 of
-        500 arrived).
-        """
+        """End the link, after reading it: ZeroMQ throws the rest away (10 of 500 arrived)."""
         if endpoint in self._connected:
             self._xsub.run_dry(self._high_water_mark * len(self._connected))
             self._connected.discard(endpoint)

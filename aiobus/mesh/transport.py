@@ -93,9 +93,9 @@ class MeshTransport:
     async def start(self, publisher: Publisher, diagnostics: Diagnostics) -> None:
         """Join. Wait until every bus that is there is linked, or 5 s; then log which are not.
 
-        Raises NameInUse when another of this name is there that has started, or is the one of two
-        that stays, or does not answer and may be frozen. Cancelling or failing leaves nothing open
-        once `close` was called.
+        Raises NameInUse if another of this name has started, is the one of two that stays, or does
+        not answer and may be frozen. Cancelling or failing leaves nothing open once `close` was
+        called.
         """
         self._loop = asyncio.get_running_loop()
         self._diagnostics = diagnostics
@@ -241,10 +241,9 @@ class MeshTransport:
         return self.session.doubt(source, error) and self._confirmations is not None
 
     async def flush(self, timeout: float) -> Collection[str]:
-        """Wait until every bus that listens has what it asked for; return the names of those that
-        did not confirm, or whose link was cut before they could, and the addresses that do not
-        answer: there may be a bus that has not even been met. If something was published, such an
-        address is waited for, too.
+        """Wait until every bus that listens has what it asked for. Returns the names of those that
+        did not confirm, or whose link was cut, and the addresses that do not answer; if something
+        was published, it waits for these as well.
         """
         if self.session is None or self._confirmations is None:
             return ()
@@ -294,9 +293,7 @@ class MeshTransport:
     # Going.
 
     async def close(self, timeout: float) -> Collection[str]:
-        """Say bye behind the data and end all links. Returns no name: `flush` has returned those
-        that are missing.
-        """
+        """Say bye behind the data and end all links. Names no peer: `flush` has done so."""
         try:
             try:
                 self._say_bye()
