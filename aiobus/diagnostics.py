@@ -233,8 +233,8 @@ class Diagnostics:
         self._is_hushed = True
 
     def leave_process(self) -> None:
-        """Called in a forked child: log at once, and publish nothing. The parent logs the lines that
-        were held back.
+        """Called in a forked child: log at once, and publish nothing. The parent logs the lines
+        that were held back.
         """
         self._is_closed = self._is_hushed = True
         for held in self._held.values():

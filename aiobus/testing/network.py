@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from aiobus.bus import AsyncEventBus
 from aiobus.clock import elapsed
-from aiobus.discovery import Member, Told
+from aiobus.discovery import DiscoveryCallbacks, Member
 from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.lifecycle import State
 from aiobus.mesh import FromPublisher, FromSubscriber
@@ -232,7 +232,7 @@ class _Port:
         """Nothing to do before it is bound."""
 
     async def join(
-        self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
+        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
     ) -> list[Member]:
         """Listen under `name`, and return the other members. Raises NameInUse."""
         if URL + name in self._network._ports:
@@ -249,20 +249,20 @@ class _Port:
     def start(self, from_subscriber: FromSubscriber, from_publisher: FromPublisher) -> None:
         self._from_subscriber, self._from_publisher = from_subscriber, from_publisher
 
-    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+    def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
         """Nothing to do: every bus is found as long as it is open."""
 
     def check_wakeups(self) -> None:
         """Nothing to do: no message is ever overlooked here."""
 
-    def admits(self, member: Member) -> bool:
+    def allows(self, member: Member) -> bool:
         """True for an endpoint of this network with the name of the member."""
         return member.endpoint == URL + member.name
 
     def remember(self, member: Member) -> None:
         """Nothing to do: the network knows all members."""
 
-    async def accepting(self, members: Collection[Member]) -> list[Member]:
+    async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members that are open and not behind a partition."""
         return [
             member
@@ -271,10 +271,10 @@ class _Port:
             and not self._network.is_split(self.name, member.name)
         ]
 
-    async def absent(self, members: Collection[Member]) -> list[Member]:
+    async def probe_absent(self, members: Collection[Member]) -> list[Member]:
         return [member for member in members if member.endpoint not in self._network._ports]
 
-    def mine(self, address: object) -> bool:
+    def owns_address(self, address: object) -> bool:
         return False
 
     def descriptors(self) -> set[int]:
