@@ -52,7 +52,7 @@ def bad_name(name: object) -> str:
 
 
 def bad_type(name: object) -> str:
-    """The reason why `name` cannot be an event type; "" if it can. Reserved types are well-formed."""
+    """The reason why `name` cannot be an event type; "" if it can. A reserved type can."""
     if not isinstance(name, str):
         kinds = "an EventType, your own StrEnum or plain text"
         return f"{name!r} is a {type(name).__name__}; an event type is a string ({kinds})"
