@@ -1,8 +1,7 @@
-"""What a bus says when something goes wrong: a line in the log, and a system event for those
-who subscribe to it.
+"""The reports of a bus: for each problem a line in the log, and a system event (`aiobus.*`).
 
-Owns the wording, the rate of repeated lines and the payloads of `aiobus.*` events. Must not decide
-anything: others find the trouble, count it and go on. Reporting itself never fails.
+Owns the wording, the rate of repeated lines and the data of system events. Must not decide
+anything: other modules detect a problem, count it and go on. Reporting never fails.
 """
 
 import asyncio
@@ -45,25 +44,25 @@ LEFT_BEHIND = "aiobus.left_behind"
 
 REPEAT_SECONDS = 1.0
 MAX_TEXT = 8_000
-"""Characters of an error or traceback in an event: the log has the whole of it."""
+"""Characters of an error or traceback in an event; the log has all of it."""
 
 log = logging.getLogger("aiobus.diagnostics")
 
 
 @dataclass(slots=True)
 class ThrottledLine:
-    """A line that is not repeated for a while, and how often it would have been."""
+    """A line that was logged less than a second ago, and how often it was left out since."""
 
     level: int
     timer: asyncio.TimerHandle
     count: int = 0
     last: str = ""
-    """The text that was left out last, which may have another name or figure than the first."""
+    """The last text that was left out; its names and figures may differ from the first."""
 
 
 class Diagnostics:
-    """The voice of one bus. Nothing here waits or raises; `raising` is given each failure when the
-    bus was made with on_error="raise", and `ending` is given what ends the bus.
+    """The reports of one bus. Nothing here waits or raises. With on_error="raise", `raising` is
+    called with each failure of a handler. `ending` is called with an error that ends the bus.
     """
 
     def __init__(
@@ -80,10 +79,10 @@ class Diagnostics:
         self.watch = LoopWatch(lambda text: self.trouble(text, text))
 
     def failure(self, subscription: str, type: str, event_id: str, error: BaseException) -> None:
-        """A callback or a `where` raised on an event.
+        """A callback or a `where` raised `error` on an event.
 
-        The same kind of error from the same line again: one line a second with a count, and its
-        events come without the traceback.
+        If the same kind of error comes from the same line again, the log has one line a second with
+        a count, and the system event has no traceback.
         """
         topic = f"{subscription} failed with {_place(error)}"
         text = f"{subscription} failed on {type} {event_id}"
@@ -99,29 +98,27 @@ class Diagnostics:
             self.announce(ERROR, data, event_id)
         if self._raising is not None:
             if isinstance(error, asyncio.CancelledError):
-                # Bare, it would look to a TaskGroup as if the bus was ended on purpose.
+                # A TaskGroup ignores a bare CancelledError, as if the bus was ended on purpose.
                 cause, error = error, BusError(f"{text}: {_text(error)}")
                 error.__cause__ = cause
             self._raising(error)
 
     def overflow(self, subscription: str, policy: str, dropped: int) -> None:
-        """Events are being thrown away; said when an episode begins. `dropped` counts since the
-        subscription was made.
-        """
+        """A subscription begins to drop events. `dropped` counts since it was made."""
         topic = f"{subscription} drops events ({policy})"
         self._say(logging.WARNING, topic, f"{topic}: {dropped} so far, see stats()")
         data = {"subscription": subscription, "dropped": dropped, "policy": policy}
         self.announce(OVERFLOW, data, "")
 
     def behind(self, subscription: str, maxsize: int) -> None:
-        """An inbox is full; its subscription catches up from history, nothing is lost so far."""
+        """An inbox is full: the subscription catches up from history, and nothing is lost yet."""
         topic = f"{subscription} fell behind"
         text = f"{topic}: its inbox of {maxsize} is full, it catches up from history"
         self._say(logging.WARNING, topic, text)
 
     def gap(self, subscription: str, query: str, source: Source, gap: Gap) -> Event[Any]:
-        """Events are lost. Returns the event for the subscription's own inbox; who watches system
-        events only gets one as well.
+        """Events are lost. Returns the `aiobus.gap` for the inbox of that subscription; another one
+        is published to the subscriptions to system events alone.
         """
         name, epoch = source
         data = {
@@ -139,18 +136,18 @@ class Diagnostics:
         return Event(GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch)
 
     def peer_joined(self, name: str, epoch: int) -> None:
-        """A peer is linked: its queries are live here and ours there."""
+        """A peer is linked: its queries are live here and those of this bus there."""
         log.info("%s joined", name)
         self.announce(JOINED, {"name": name, "epoch": epoch}, "")
 
     def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
-        """A peer is gone; it was heard of up to its seq `last`, by events or heartbeats."""
+        """A peer is gone. `last` is its highest seq that an event or a heartbeat named."""
         log.info("%s left: %s", name, reason)
         data = {"name": name, "epoch": epoch, "last": last, "reason": reason}
         self.announce(LEFT, data, "")
 
     def stale(self, name: str, epoch: int, last: int) -> None:
-        """A peer has been silent for seconds."""
+        """A peer has sent nothing for seconds."""
         self._say(logging.WARNING, f"{name} is silent", f"{name} is silent since its seq {last}")
         self.announce(STALE, {"name": name, "epoch": epoch, "last": last}, "")
 
@@ -161,7 +158,7 @@ class Diagnostics:
         self.announce(FRESH, {"name": name, "epoch": epoch, "last": last, "silent": silent}, "")
 
     def left_behind(self, reader: str, type: str, after: int, seconds: int) -> None:
-        """A reader has taken in nothing for so many seconds while `publish` waited for it."""
+        """A reader has confirmed nothing for `seconds` while `publish` waited for it."""
         topic = f"{reader} is left behind"
         text = (
             f"{topic}: {type} after seq {after} is not confirmed, and nothing was for {seconds} s"
@@ -179,17 +176,17 @@ class Diagnostics:
         self.announce(UNREACHED, {"addresses": [*addresses]}, "")
 
     def fail(self, error: BusError) -> None:
-        """The bus may not go on."""
+        """The bus ends with `error`."""
         log.error("%s ends: %s", self._publisher.name, error)
         self._ending(error)
 
     def trouble(self, topic: str, text: str) -> None:
-        """Something is wrong that a user should read of; at most one line a second per `topic`."""
+        """Log a problem that a user should know; at most one line a second per `topic`."""
         self._say(logging.WARNING, topic, text)
 
     def announce(self, type: str, data: dict[str, Any], cause: str) -> None:
-        """Publish a system event to this process, now or as soon as the event being handed out has
-        been; not at all after `hush`.
+        """Publish a system event to this process, now or right after the event that is being
+        published. Without effect after `hush`.
         """
         event = Event(type, data, cause=cause)
         self._publisher.when_free(lambda: self._publish(event))
@@ -203,7 +200,7 @@ class Diagnostics:
             log.error("%s could not be announced: %s", event.type, error)
 
     def _say(self, level: int, topic: str, text: str, error: BaseException | None = None) -> bool:
-        """Log `text`, unless the same `topic` was logged within the last second: then count it."""
+        """Log `text`. If the same `topic` was logged within the last second, only count it."""
         if topic in self._held:
             held = self._held[topic]
             held.count += 1
@@ -230,14 +227,14 @@ class Diagnostics:
                 self._hold(held.level, topic)
 
     def hush(self) -> None:
-        """The bus ends: announce nothing more, or the end of a peer that ends just then would come
-        when no handler takes it. What goes wrong is still logged.
+        """The bus closes: publish no more system events, since no handler would take them. Problems
+        are still logged.
         """
         self._is_hushed = True
 
     def leave_process(self) -> None:
-        """This process is a forked child: from now on only log, at once. What was held back is its
-        parent's to say.
+        """Called in a forked child: log at once, and publish nothing. The parent logs the lines
+        that were held back.
         """
         self._is_closed = self._is_hushed = True
         for held in self._held.values():
@@ -245,14 +242,14 @@ class Diagnostics:
         self._held.clear()
 
     def close(self) -> None:
-        """Say what was held back; from now on only log, at once."""
+        """Log the lines that were held back. From now on, log at once, and publish nothing."""
         self._is_closed = self._is_hushed = True
         for topic in list(self._held):
             self._sum_up(topic)
 
 
 def _place(error: BaseException) -> str:
-    """The kind of error and the line it came from; not its text, which may differ each time."""
+    """The kind of error and the line that raised it, without its text, which may vary."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -268,5 +265,5 @@ def _text(error: BaseException) -> str:
 
 
 def _clean(text: str) -> str:
-    """`text` without what UTF-8 cannot say."""
+    """`text` with an escape for each character that UTF-8 cannot encode."""
     return text.encode(errors="backslashreplace").decode()

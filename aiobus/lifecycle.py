@@ -1,8 +1,8 @@
-"""The life of a bus: not started, starting, open, closing, closed, and never back.
+"""The life of a bus: not started, starting, open, closing, closed. A bus never opens again.
 
-Owns who may call when and from where, and the failure that ends a bus: how it reaches the body of
-`async with`, `settle` and `wait_closed`, once each. Must not know what there is to start, to
-publish or to close.
+Owns the rules in which state, loop, thread and process a call is allowed, and the failure that ends
+a bus: the body of `async with`, `settle` and `wait_closed` raise it once each. Must not know what
+is started, published or closed.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class State(Enum):
-    """Where a bus is in its life."""
+    """The states of a bus, in their order."""
 
     NEW = "not started"
     STARTING = "starting"
@@ -33,9 +33,9 @@ class State(Enum):
 
 
 class Lifecycle:
-    """One bus's state, its loop, and the failure that ended it.
+    """The state of one bus, its loop, and the failure that ended it.
 
-    `is_at_work` tells whether the caller is part of a handler of this bus.
+    `is_at_work()` is true inside a handler of this bus.
     """
 
     def __init__(self, name: str, is_at_work: Callable[[], bool], url: str) -> None:
@@ -46,15 +46,13 @@ class Lifecycle:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
         self.is_running: Callable[[], bool] = lambda: False
-        """Where `loop` runs, and whether it does."""
+        """Whether `loop` runs now, in `thread`."""
         self.failure: BaseException | None = None
         self.settling: set[asyncio.Task[Any] | None] = set()
-        """Tasks that look at the failure by themselves, so that they need not be cancelled to hear
-        of it.
-        """
+        """Tasks inside `settle`: it raises the failure itself, so these are not cancelled."""
         self._is_raised = self.is_forked = False
         self.on_fork: Callable[[], None] = lambda: None
-        """What else a forked child must not go on with."""
+        """Called in a forked child, to stop what must not run there."""
         self._body: asyncio.Task[Any] | None = None
         self._cancels_before: int | None = None
         self._over = asyncio.Event()
@@ -63,19 +61,19 @@ class Lifecycle:
         _lives.add(self)
 
     def bind_to_loop(self) -> asyncio.AbstractEventLoop:
-        """The bus belongs to the loop that runs here, from now on; return it."""
+        """Bind the bus to the running loop and return the loop."""
         self.loop = loop = asyncio.get_running_loop()
         self.thread, self.is_running = get_ident(), loop.is_running
         return loop
 
     def check(self) -> None:
-        """Raise BusClosed or WrongLoop unless the bus may be used from here and now.
+        """Raise BusClosed unless the bus is open, WrongLoop unless the caller runs in its loop.
 
-        While it starts or closes, handlers that are at work may.
+        While the bus starts or closes, its handlers may still use it.
         """
         self.check_loop()
-        is_on_the_way = self.state in (State.STARTING, State.CLOSING)
-        if self.state is State.OPEN or (is_on_the_way and self._is_at_work()):
+        is_between = self.state in (State.STARTING, State.CLOSING)
+        if self.state is State.OPEN or (is_between and self._is_at_work()):
             return
         if self.state in (State.NEW, State.STARTING):
             hint = "use it inside `async with AsyncEventBus(...) as bus:`"
@@ -107,8 +105,8 @@ class Lifecycle:
         raise self._elsewhere()
 
     def check_thread(self) -> None:
-        """Raise WrongLoop where what the bus holds may change while it is read: in another thread
-        while its loop runs, and in a forked child, where it is no bus.
+        """Raise WrongLoop if the state of the bus may change while it is read: in another thread
+        while the loop runs. Raise it in a forked child, too, where the bus does not exist.
         """
         self.check_process()
         if self.loop is not None and get_ident() != self.thread and self.is_running():
@@ -130,7 +128,7 @@ class Lifecycle:
             )
 
     def note_twin(self, error: BaseException) -> None:
-        """If `error` is NameInUse and the other bus is of this very process, let it say so."""
+        """If `error` is NameInUse and the other bus is in this process, set `is_here`."""
         if isinstance(error, NameInUse):
             error.is_here = any(
                 (each.name, each.url) == (self.name, self.url)
@@ -144,7 +142,7 @@ class Lifecycle:
         self._body = asyncio.current_task()
 
     def leave_body(self) -> bool:
-        """The body has ended. True when our own cancelling ended it; that is then undone."""
+        """The body has ended. True if the cancelling by `fail` ended it; that is then undone."""
         body, self._body = self._body, None
         return (
             body is not None
@@ -158,8 +156,8 @@ class Lifecycle:
         return self._cancels_before is not None
 
     def fail(self, error: BaseException) -> None:
-        """The bus cannot go on. The first failure that was not raised yet counts: it wakes
-        `wait_closed` and cancels the body.
+        """End the bus with `error`: wake `wait_closed` and cancel the body. Without effect while an
+        earlier failure was not raised.
         """
         if self.has_unraised_failure:
             return
@@ -167,8 +165,8 @@ class Lifecycle:
         self._is_raised = False
         self._over.set()
         if self.loop is not None:
-            # Not at once: a `publish` of the body's may only be letting the loop turn, with the
-            # `settle` that expects the failure as its next line.
+            # Not at once: the body may only yield to the loop in a `publish`, and its next line may
+            # be the `settle` that expects the failure.
             self.loop.call_soon(self._cancel_body, error, context=Context())
 
     def _cancel_body(self, error: BaseException) -> None:
@@ -180,14 +178,14 @@ class Lifecycle:
         body.cancel(f"{self.name} failed: {type(error).__name__}")
 
     def raise_failure(self, *, again: bool = False) -> None:
-        """Raise the failure, if there is one that was not raised before (or `again`)."""
+        """Raise the failure if it was not raised yet. With `again`, raise it in any case."""
         if self.failure is not None and (again or not self._is_raised):
             self._is_raised = True
             raise self.failure
 
     def pop_failure(self) -> None:
-        """Raise the failure, if there is one that was not raised yet, and let the bus go on: the
-        caller is a test, which may expect it.
+        """Raise the failure if it was not raised yet, and forget it: the caller is a test that may
+        expect it, so the bus goes on.
         """
         if (failure := self.failure) is not None and not self._is_raised:
             self.failure = None
@@ -197,7 +195,7 @@ class Lifecycle:
 
     @property
     def has_unraised_failure(self) -> bool:
-        """True when there is a failure that was not raised yet."""
+        """True if there is a failure that was not raised yet."""
         return self.failure is not None and not self._is_raised
 
     def end(self) -> None:
@@ -206,11 +204,10 @@ class Lifecycle:
         self._over.set()
 
     async def close(self, shut: Callable[[], Coroutine[Any, Any, list[str]]]) -> list[str]:
-        """Run `shut` once, in a task of its own, and return what it does; again: what it did.
+        """Run `shut` once, in a task of its own, and return its result; again: the same result.
 
-        Cancelling stops the waiting only. A Ctrl-C falls anywhere, and a loop that ends for it
-        cancels every task, this one perhaps before it has begun: the caller that waits then does
-        the work.
+        Cancelling stops the waiting only. If Ctrl-C ends the loop, the loop cancels every task,
+        perhaps this one before it has begun. The caller that waits then runs `shut` itself.
         """
         self.check_process()
         if self.state is State.NEW:
@@ -237,7 +234,7 @@ class Lifecycle:
 
     @property
     def _is_cut_off(self) -> bool:
-        """True when the closing will not come to its end by itself."""
+        """True if the task that closes was cancelled or never began, so it will not finish."""
         closing = self._closing
         if closing is None or not self._has_begun:
             return closing is None or closing.cancelling() > 0 or closing.done()
@@ -245,7 +242,7 @@ class Lifecycle:
         return is_over and isinstance(closing.exception(), KeyboardInterrupt)
 
     async def wait_closed(self) -> None:
-        """Wait until the bus has closed; raise the failure if one ended it."""
+        """Wait until the bus has closed. Raises the failure that ended it, if there is one."""
         self.check_loop()
         await self._over.wait()
         self.raise_failure(again=True)
@@ -253,7 +250,7 @@ class Lifecycle:
             await asyncio.shield(self._closing)
 
     def leave_process(self) -> None:
-        """This is a forked child's copy: every call raises WrongLoop from now on."""
+        """Called in a forked child: every further call of this copy raises WrongLoop."""
         self.is_forked = self.loop is not None
         if self.is_forked:
             self.state = State.CLOSED

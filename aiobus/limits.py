@@ -1,8 +1,8 @@
 """The bounds of what a bus keeps in memory, and of a time.
 
-Owns the bounds that a user may set and their check, the bounds of what a registry keeps for its
-members, and the range of a time in seconds since 1970, which tells it from milliseconds and from a
-duration. Pure: plain numbers and no clock.
+Owns the bounds that a user may set and their check, the bounds of a query and of what a registry
+keeps for its members, and the range of a time in seconds since 1970, which tells it from
+milliseconds and from a duration. Pure: plain numbers and no clock.
 """
 
 from dataclasses import dataclass, fields
@@ -13,7 +13,9 @@ __all__ = [
     "LATEST",
     "MAX_CONNECTIONS",
     "MAX_HELLO",
+    "MAX_KEY",
     "MAX_MEMBERS",
+    "MAX_QUERY",
     "MAX_ROSTER",
     "MAX_UNSENT",
     "Limits",
@@ -77,6 +79,12 @@ class Limits:
             )
 
 
+MAX_QUERY = 1_024
+"""Bytes of a query. A longer list of keys is widened, because a subscription of 200 kB crashes the
+sender of libzmq.
+"""
+MAX_KEY = 128
+"""Bytes of a key."""
 MAX_CONNECTIONS = 1_024
 """Connections to the registry of a rendezvous address."""
 MAX_MEMBERS = 4_096

@@ -1,7 +1,7 @@
-"""The options of a subscription: what the user asked for, checked once, at the call.
+"""The options of a subscription, checked once, when it is made.
 
-Owns the keywords of `subscribe`, `on` and `stream`, their defaults and the sentences for wrong
-ones. Pure: must not know what serves them.
+Owns the keywords of `subscribe`, `on` and `stream`, their defaults, and the errors for wrong
+values. Pure: must not know what uses them.
 """
 
 import inspect
@@ -75,7 +75,7 @@ def takes(keywords: type[StreamKeywords]) -> Callable[[Call], Call]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionOptions:
-    """What one subscription is to do. Raises TypeError or ValueError that names the value."""
+    """The options of one subscription. Raises TypeError or ValueError that names the value."""
 
     query: Query
     where: Where | None = None
@@ -127,8 +127,8 @@ class SubscriptionOptions:
 
 
 def check_function(name: str, function: Callable[..., object]) -> None:
-    """Raise TypeError where it can be told that calling `function` with one event cannot succeed,
-    or runs none of its code. `name` is that of the argument.
+    """Raise TypeError if it is certain that calling `function` with one event fails or runs none of
+    its code. `name` is the name of the argument.
     """
     is_generator = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(kind(each) for kind in is_generator for each in (function, type(function).__call__)):
@@ -136,14 +136,14 @@ def check_function(name: str, function: Callable[..., object]) -> None:
             f"{name}={function!r} is a generator: calling it would run none of its code;"
             " give a function that does not yield"
         )
-    if hasattr(function, "__signature__"):  # functools.wraps copies it, so it may be another's
+    if hasattr(function, "__signature__"):  # functools.wraps copies that of another function
         return
     call: tuple[object, ...] = (None,)
-    if inspect.ismethod(function):  # of one without `self`, `inspect` makes no signature
+    if inspect.ismethod(function):  # `inspect` makes no signature of a method without `self`
         call, function = (function.__self__, None), function.__func__
     try:
         signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):  # written in C, and says nothing
+    except (TypeError, ValueError):  # a function written in C may have no signature
         return
     try:
         signature.bind(*call)
@@ -155,11 +155,13 @@ def check_function(name: str, function: Callable[..., object]) -> None:
 
 
 def selects(where: Where, event: Event[Any]) -> bool:
-    """Ask `where`. Raises what that raises, and TypeError for what is true whatever the event."""
+    """The result of `where(event)`. Raises what `where` raises, and TypeError for a result that is
+    true for every event: an awaitable or a generator.
+    """
     answer = where(event)
     if inspect.isawaitable(answer):
         if inspect.iscoroutine(answer):
-            answer.close()  # or it would be missed as "never awaited"
+            answer.close()  # avoids the warning "was never awaited"
         raise TypeError("`where` returned an awaitable; a plain function is needed")
     if isinstance(answer, GeneratorType | AsyncGeneratorType):
         raise TypeError("`where` returned a generator; a plain function is needed")
@@ -167,7 +169,7 @@ def selects(where: Where, event: Event[Any]) -> bool:
 
 
 def check_timeout(timeout: object, *, optional: bool = False) -> None:
-    """Raise ValueError for what is no number of seconds from 0 (None is one where `optional`)."""
+    """Raise ValueError unless `timeout` is a number of seconds from 0, or None if `optional`."""
     if timeout is None and optional:
         return
     if not (_is_number(timeout) and timeout >= 0):  # type: ignore[operator]
@@ -179,12 +181,12 @@ def _is_number(value: object) -> bool:
     if isinstance(value, bool):
         return False
     if isinstance(value, int):
-        return abs(value) <= LATEST  # a longer one may be no float
-    return isinstance(value, float) and value == value  # NaN is no number of seconds
+        return abs(value) <= LATEST  # a larger one may not fit into a float
+    return isinstance(value, float) and value == value  # not NaN
 
 
 def _is_time(value: object) -> bool:
-    """True for a time, and for 0, which is before all."""
+    """True for a time, and for 0, which is before every event."""
     return _is_number(value) and (value == 0 or EARLIEST <= value <= LATEST)  # type: ignore[operator]
 
 
@@ -194,14 +196,14 @@ def _is_age(value: float) -> bool:
 
 
 def _moment(value: object) -> str:
-    """What to do about a `value` that is no time, with "; " behind it."""
+    """The hint for a `value` that is no time, with "; " behind it."""
     if _is_number(value) and abs(value) < EARLIEST:  # type: ignore[arg-type]
         return f"for the last {abs(value):g} s, time.time() - {abs(value):g}; "  # type: ignore[arg-type]
     return way_out(value)
 
 
 def _length(value: object) -> str:
-    """The same for one that is no duration."""
+    """The hint for a `value` that is no duration, with "; " behind it."""
     return "give its .total_seconds(); " if isinstance(value, timedelta) else ""
 
 

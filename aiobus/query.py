@@ -9,23 +9,21 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from aiobus.limits import MAX_KEY, MAX_QUERY
+
 __all__ = [
     "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type", "parse_query", "plain",
     "starred",
 ]  # fmt: skip
 
 RESERVED = "aiobus."
-"""Types that begin with this are the bus's own: never published by a user, never sent to another
-bus, never matched by `*`.
+"""The prefix of system events. A user cannot publish such a type, no other bus gets one, and `*`
+does not match it.
 """
 
 _OWN = "error fresh gap left_behind overflow peer_joined peer_left stale unreached"
 SYSTEM = tuple(RESERVED + name for name in _OWN.split())
 """All reserved types. Every other reserved name is refused with this list."""
-
-MAX_QUERY = 1024
-"""Bytes of a query. A subscription of 200 kB crashes libzmq's sender: a longer one is widened."""
-MAX_KEY = 128
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ESCAPE = re.compile(r"%([0-9A-F]{2})")
@@ -40,14 +38,14 @@ def plain(text: str) -> str:
 
 
 def bad_name(name: object) -> str:
-    """Why `name` cannot be the name of a bus; "" when it can."""
+    """The reason why `name` cannot be the name of a bus; "" if it can."""
     if not isinstance(name, str):
         return f"{name!r} is a {type(name).__name__}, not a string"
     return "" if _NAME.fullmatch(name) else f"{name!r} is not 1-64 characters of A-Z a-z 0-9 . _ -"
 
 
 def bad_type(name: object) -> str:
-    """Why `name` cannot be an event type; "" when it can. Reserved types are well-formed."""
+    """The reason why `name` cannot be an event type; "" if it can. A reserved type can."""
     if not isinstance(name, str):
         kinds = "an EventType, your own StrEnum or plain text"
         return f"{name!r} is a {type(name).__name__}; an event type is a string ({kinds})"
@@ -58,7 +56,7 @@ def bad_type(name: object) -> str:
 
 
 def bad_key(key: object) -> str:
-    """Why `key` cannot be a key; "" when it can."""
+    """The reason why `key` cannot be a key; "" if it can."""
     if not isinstance(key, str):
         return f"{key!r} is a {type(key).__name__}, not a string"
     try:
@@ -69,7 +67,9 @@ def bad_key(key: object) -> str:
 
 
 def starred(key: str) -> str:
-    """Why no subscription can ask for `key`, so that no event may have it; "" when one can."""
+    """The reason why no subscription can ask for `key`, so that no event may have it; "" if one
+    can.
+    """
     if "*" not in key:
         return ""
     return f"{key!r} has a `*`, which in `subscribe` stands for the rest of a key"
@@ -127,7 +127,7 @@ class Query:
 
     @property
     def wants_data(self) -> bool:
-        """True when it asks for any type that is not reserved."""
+        """True if it asks for any type that is not reserved."""
         return self.every or bool(self.types)
 
     def has_types_of(self, other: "Query") -> bool:
@@ -135,11 +135,11 @@ class Query:
         return (self.types, self.every, self.reserved) == (other.types, other.every, other.reserved)
 
     def matches(self, type: str, key: str) -> bool:
-        """True when an event of this type and key is wanted."""
+        """True if an event of this type and key is wanted."""
         return self.matches_type(type) and (type in self.reserved or self.matches_key(key))
 
     def matches_type(self, type: str) -> bool:
-        """True when some event of this type could be wanted."""
+        """True if some event of this type could be wanted."""
         return (
             type in self.types
             or type in self.reserved
@@ -147,7 +147,7 @@ class Query:
         )
 
     def matches_key(self, key: str) -> bool:
-        """True when an event of an ordinary type with this key could be wanted."""
+        """True if an event of an ordinary type with this key could be wanted."""
         if not self.keys and not self.prefixes:
             return True
         return key in self.keys or key.startswith(self.prefixes)
@@ -177,8 +177,9 @@ class Query:
 
 
 def parse_query(text: str) -> Query:
-    """The query that `text` is the text of. Raises ValueError for any text that is not its one
-    spelling, with a reason that quotes at most 80 characters.
+    """The query whose `text` is this: `parse_query(text).text == text`.
+
+    Raises ValueError for every other text. Its reason quotes at most 80 characters of the text.
     """
     if len(text.encode()) > MAX_QUERY:
         raise ValueError(f"it has more than {MAX_QUERY} bytes")
@@ -247,7 +248,7 @@ def _listed(values: object, what: str) -> list[str]:
 
 
 def _bad_wish(name: object) -> str:
-    """Why no subscription can ask for the type `name`; "" when one can."""
+    """The reason why no subscription can ask for the type `name`; "" if one can."""
     if isinstance(name, str) and "*" in name:
         return (
             f"{name!r} is no type: a `*` stands for every type and only by itself; name each type,"
@@ -260,7 +261,7 @@ def _bad_wish(name: object) -> str:
 
 
 def _bad_rule(rule: object) -> str:
-    """Why no key can be what `rule` asks for; "" when one can."""
+    """The reason why `rule` matches no key; "" if one can."""
     key = rule.removesuffix("*") if isinstance(rule, str) else rule
     if reason := bad_key(key):
         return reason

@@ -24,8 +24,8 @@ __all__ = ["Requests"]
 
 
 class Requests:
-    """The requests of one bus. `route` tells where an event would go, or raises what publishing it
-    would raise; `publish` publishes it, and waits for nothing that must be awaited after that.
+    """The requests of one bus. `route(event)` returns the route of an event, or raises what
+    publishing it would raise. `publish` publishes it and does not wait for space in inboxes.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Requests:
             reply.cancel()
 
     def _has_subscriber(self, route: Route) -> bool:
-        """True when a subscription names the type. A monitor, which has `*`, answers nothing, and
-        nor do the subscriptions to replies.
+        """True if a subscription names the type. A subscription to `*` is a monitor and does not
+        count; nor do the subscriptions to replies.
         """
         own = {task.result().sink for task in self._listening.values() if task.done()}
         named = (each for each in route.targets if route.type in each.query.types)
@@ -72,14 +72,15 @@ class Requests:
         await wait_for_space(route.blocking)
         if not (holders := holding()):
             return await reply
-        # The handler that answers must not wait for room that only this one, once answered, makes.
+        # Without this, the handler that answers could wait for space in an inbox that empties only
+        # once this one has its answer.
         with waiting(holders, [sink.consumer for sink in route.sinks]):
             self._subscriptions.recheck()
             return await reply
 
     async def _listen(self, query: Query) -> None:
-        """Be subscribed to replies. When cancelled, the subscription is made all the same, for the
-        next request.
+        """Subscribe to replies, once per query. If this is cancelled, the subscription is made all
+        the same, for the next request.
         """
         task = self._listening.get(query)
         if task is None:

@@ -1,14 +1,13 @@
-"""How the tasks of a bus share the event loop: when to wake a task, and when to yield.
+"""How the tasks of a bus share the event loop: when a task wakes, and when it yields.
 
-Owns the one way in which anything here waits for something to change: a waiter is woken and looks
-again, it is never given anything. So a waiter that is cancelled, even after it was woken, takes
-nothing with it. Owns the budget of one turn, too: so many events or so long, whichever is used up
-first. A task that does not yield delays every HALT; one that yields after every event is slow, and
-its frames are empty. Owns the wait of a publisher for space in the inboxes of its own process: a
-wait that would close a circle is not waited, so no policy and no size of inbox can make handlers
-that publish to each other stop for ever. And owns the measure of what blocks the loop: how long
-each step of the bus's own tasks takes, and, ten times a second, how late the loop is. Lateness that
-no step of the bus explains is other code of the process.
+Owns four rules. A `Notifier` wakes a waiter, which then checks its condition again; a waiter is
+never given a value, so cancelling it loses nothing. A `TimeSlice` ends the turn of a task after a
+number of events or a time, whichever comes first: a task that does not yield delays every HALT, and
+one that yields after every event is slow and fills no frame. A `BackpressureGate` lets a publisher
+wait for space in inboxes of its own process. It does not wait if that would be a deadlock, so
+handlers that publish to each other never stop for ever. A `LoopWatch` measures each step of the
+bus's own tasks and, ten times a second, how late the loop is. Lateness that no step of the bus
+explains is other code of the process.
 """
 
 import asyncio
@@ -29,19 +28,19 @@ __all__ = [
 
 
 class Notifier:
-    """Those that wait for one kind of change. True while there are any."""
+    """The tasks that wait for one kind of change. `bool()` is true while any task waits."""
 
     __slots__ = ("futures",)
 
     def __init__(self) -> None:
         self.futures: set[asyncio.Future[None]] = set()
-        """One for each that waits. To look at them costs half of a call of `__bool__`."""
+        """One for each waiting task. Reading this costs half of a call of `__bool__`."""
 
     def __bool__(self) -> bool:
         return bool(self.futures)
 
     async def wait(self) -> None:
-        """Return at the next `wake`; then look whether it was for you."""
+        """Return at the next `wake`. The caller then checks its condition again."""
         future = asyncio.get_running_loop().create_future()
         self.futures.add(future)
         try:
@@ -50,16 +49,16 @@ class Notifier:
             self.futures.discard(future)
 
     def wake(self) -> None:
-        """Let all that wait look again."""
+        """Wake every waiting task."""
         for future in self.futures:
             if not future.done():
                 future.set_result(None)
 
 
 EVENTS = 128
-"""Of a turn that publishes, or consumes a stream: a full frame."""
+"""Of a turn that publishes or consumes a stream: one full frame."""
 HANDLER_EVENTS = 2 * EVENTS
-"""A handler's turn is longer, or it falls behind a publisher that does nothing else."""
+"""Twice that of a publisher: otherwise a handler lags behind a publisher that does nothing else."""
 TURN_SECONDS = 0.0005
 HANDLER_SECONDS = 0.0003
 """A HALT waits for a turn of each busy handler, twice: it is read, and handed over. With ten
@@ -67,8 +66,8 @@ handlers and 0.5 ms it took 20 ms at 99 %.
 """
 READER_MESSAGES = 256
 READER_SECONDS = 0.006
-"""Of the turn that reads a socket: longer than it ever needs, unless it is flooded. With 0.5 ms
-it fell behind ten busy handlers, and a HALT waited for seconds in ZeroMQ's queue.
+"""Of the turn that reads a socket. It is only used up in a flood. With 0.5 ms the reader lagged
+behind ten busy handlers, and a HALT waited for seconds in ZeroMQ's queue.
 """
 
 
@@ -95,7 +94,7 @@ class TimeSlice:
         return self.left, self.until
 
     def spend(self) -> bool:
-        """Count one event; True when the turn is over."""
+        """Count one event. Returns True if the turn is over."""
         self.left -= 1
         return self.left <= 0 or self.elapsed() > self.until
 
@@ -123,7 +122,7 @@ class BackpressureGate:
         self.name = name
         self.maxsize = maxsize
         self.overshoot = 0
-        """Events that were put in over the bound, because waiting would never have ended."""
+        """Events that were put beyond `maxsize`, because waiting would have been a deadlock."""
         self.space_available = Notifier()
         """Woken when `is_over` may have changed."""
         self.is_full = is_full
@@ -131,7 +130,7 @@ class BackpressureGate:
         self._warning: asyncio.TimerHandle | None = None
 
     async def wait(self) -> None:
-        """Return when `is_over` is false, or when waiting for that would never end."""
+        """Wait until `is_over` is false, or until waiting for that would be a deadlock."""
         if self._warning is None:
             text = "a publisher has waited %g s for room in the inbox of %s"
             loop = asyncio.get_running_loop()
@@ -155,8 +154,9 @@ class BackpressureGate:
 async def wait_for_space(gates: Iterable[BackpressureGate]) -> None:
     """Wait until none of `gates` holds more than its maxsize. Cancelling only stops the waiting.
 
-    While a publisher waits, the handlers and stream bodies it is part of cannot go on. An inbox
-    that cannot empty before one of them does is not waited for; the event counts as `overshoot`.
+    While a publisher waits, the handlers and stream bodies that it is part of cannot go on. If an
+    inbox cannot empty before one of them goes on, it is not waited for, and the event counts as
+    `overshoot`.
     """
     for gate in gates:
         if gate.is_over():
@@ -164,7 +164,7 @@ async def wait_for_space(gates: Iterable[BackpressureGate]) -> None:
 
 
 LONG = 1.0
-"""Seconds that whatever shares the loop notices: heartbeats, timeouts, a HALT."""
+"""Seconds after which a blocked loop is reported: heartbeats, timeouts and a HALT are late."""
 LOOK = 0.1
 """Seconds between two looks at how late the loop is."""
 
@@ -175,17 +175,17 @@ class LoopWatch:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._ours = self._said = 0.0
-        """Seconds that the bus's own steps have taken, and those of them that were named."""
+        """Seconds of all steps of the bus's own tasks, and of the steps that were reported."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, name: str) -> None:
-        """Look at the running loop from now on, for the bus of this name."""
+        """Check the running loop from now on, for the bus of this name."""
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._look_later()
 
     def close(self) -> None:
-        """Look no more. Again: nothing."""
+        """Stop checking. Again: no effect."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -193,7 +193,7 @@ class LoopWatch:
     def _look_later(self) -> None:
         self._due = self._loop.time() + LOOK
         self._before = (self._ours, self._said)
-        # The loop is not to keep a bus alive that was dropped without being closed.
+        # A weak reference: the loop must not keep a bus alive that was dropped without `close`.
         self._timer = self._loop.call_at(self._due, _look, ref(self), context=Context())
 
     def look(self) -> None:
@@ -208,7 +208,7 @@ class LoopWatch:
                 (ours, "by several of its handlers"),
                 (late - ours, "by other code of this process, or the process was stopped"),
             ]
-            # A share that is shorter than a look may be an error of the measure.
+            # A share shorter than LOOK may be an error of measurement.
             told = [(seconds, who) for seconds, who in shares if seconds > LOOK]
             parts = ", ".join(f"{seconds:.1f} s {who}" for seconds, who in told)
             by = f", {told[0][1]}" if len(told) == 1 else f": {parts}"
@@ -217,7 +217,7 @@ class LoopWatch:
         self._look_later()
 
     def note(self, seconds: float, whose: Callable[[], str]) -> None:
-        """A step of the bus's own has taken so long; if that is long, it is said whose it was."""
+        """Add a step of the bus's own tasks. If it was long, report whose it was."""
         self._ours += seconds
         if seconds > LONG:
             self._said += seconds
@@ -226,7 +226,7 @@ class LoopWatch:
     async def timed(
         self, work: Callable[[], Coroutine[Any, Any, None]], whose: Callable[[], str]
     ) -> None:
-        """Run `work`, and note each of its steps, from one wait to the next."""
+        """Run `work`, and note each of its steps from one `await` to the next."""
         await self._steps(work(), whose)
 
     @coroutine
@@ -243,7 +243,7 @@ class LoopWatch:
             except StopIteration:
                 return
             finally:
-                # Less what was noted meanwhile: the `where` of a subscription, for one.
+                # Without steps inside this one that were noted by themselves, as a `where` is.
                 self.note(elapsed() - began - (self._ours - ours), whose)
             try:
                 step, value = work.send, (yield awaited)

@@ -1,7 +1,7 @@
-"""Which adapter a URL asks for.
+"""The transport that a URL names.
 
-Owns the schemes there are and the sentence for every other one. An adapter is imported only when
-its scheme is asked for, so that its libraries need not be there otherwise.
+Owns the schemes and the error for every other one. A transport is imported only if its scheme is
+used, so the libraries of the others need not be installed.
 """
 
 from aiobus.discovery import Discovery
@@ -14,7 +14,7 @@ __all__ = [
 
 
 def adapter(url: str, limits: Limits) -> Transport:
-    """The transport of `url`. Raises ValueError that says what there is."""
+    """The transport of `url`. Raises ValueError that lists the valid URLs."""
     scheme, found, address = str(url).partition("://")
     if scheme == "inproc" and found:
         if address:

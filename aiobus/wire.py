@@ -18,7 +18,8 @@ from typing import Any
 import orjson
 
 from aiobus.history import Since
-from aiobus.query import MAX_QUERY, Query, bad_name, parse_query
+from aiobus.limits import MAX_QUERY
+from aiobus.query import Query, bad_name, parse_query
 from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [

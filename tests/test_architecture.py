@@ -14,12 +14,10 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 
 # A module imports only from lines above its own; modules on one line do not know each other.
 ORDER = [
+    "aiobus.limits",
+    ("aiobus.clock  aiobus.errors  aiobus.query  aiobus.stats  aiobus.testing.runner"),
     (
-        "aiobus.clock  aiobus.errors  aiobus.limits  aiobus.query  aiobus.stats  "
-        "aiobus.testing.runner"
-    ),
-    (
-        "aiobus.discovery  aiobus.discovery.doorway  aiobus.event  aiobus.lifecycle  "
+        "aiobus.discovery  aiobus.discovery.unix_socket  aiobus.event  aiobus.lifecycle  "
         "aiobus.testing.virtual_loop"
     ),
     (

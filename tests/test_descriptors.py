@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from actors import Actor, ActorError, Nursery
 
-from aiobus.discovery import doorway as descriptors
-from aiobus.discovery.doorway import NEEDED, DescriptorReserve, raise_limit, spare_descriptors
+from aiobus.discovery import unix_socket as descriptors
 from aiobus.discovery.rendezvous import has_half_closed
 from aiobus.discovery.roster import addresses_in
+from aiobus.discovery.unix_socket import NEEDED, DescriptorReserve, raise_limit, spare_descriptors
 from aiobus.errors import BusError
 
 # The counting and the reserve.

@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 import zmq
 
-from aiobus.discovery import Discovery, Member, directory, doorway
+from aiobus.discovery import Discovery, Member, directory, unix_socket
 from aiobus.discovery.directory import AMPLE, DENIED, LOOKS, MAX_PATH, SHORT, Directory
-from aiobus.discovery.doorway import PAUSE_SECONDS
+from aiobus.discovery.unix_socket import PAUSE_SECONDS
 from aiobus.errors import BusError, NameInUse
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -34,7 +34,7 @@ class Bus:
     """One that meets others, and listens as a bus does. The socket's file stays when it dies."""
 
     def __init__(self, address: object, name: str) -> None:
-        self.meeting = Directory(str(address))
+        self.discovery = Directory(str(address))
         self.name = name
         self.bound: list[str] = []
         self.socket = socket.socket(socket.AF_UNIX)
@@ -42,17 +42,17 @@ class Bus:
         self.found: list[str] = []
         self.lost: list[BusError] = []
 
-    def on_found(self, member: Member) -> None:
+    def on_discovered(self, member: Member) -> None:
         self.found.append(member.name)
 
-    def on_trouble(self, topic: str, text: str) -> None:
+    def on_problem(self, topic: str, text: str) -> None:
         self.told.append(text)
 
-    def on_lost(self, error: BusError) -> None:
+    def on_name_lost(self, error: BusError) -> None:
         self.lost.append(error)
 
     def watch(self) -> None:
-        self.meeting.watch(self, self.bind)
+        self.discovery.watch(self, self.bind)
 
     def bind(self, endpoint: str) -> str:
         if self.bound:
@@ -64,11 +64,11 @@ class Bus:
         return endpoint
 
     async def join(self) -> list[str]:
-        return [member.name for member in await self.meeting.join(self.name, self.bind, print)]
+        return [member.name for member in await self.discovery.join(self.name, self.bind, print)]
 
     @property
     def path(self) -> Path:
-        return Path(self.meeting.path, f"{self.name}.sock")
+        return Path(self.discovery.path, f"{self.name}.sock")
 
 
 MakeBus = Callable[..., Bus]
@@ -161,8 +161,8 @@ sys.stdin.read()
 
 
 def test_it_is_a_discovery(place: Path) -> None:
-    meeting: Discovery = Directory("desk")
-    assert repr(meeting) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
+    discovery: Discovery = Directory("desk")
+    assert repr(discovery) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
 
 
 UID = os.geteuid()
@@ -240,7 +240,7 @@ async def test_who_joins_learns_who_is_there_and_where(a_bus: MakeBus, desk: Pat
     for name in ("c", "a"):
         await a_bus(name).join()
     last = a_bus("b")
-    assert await last.meeting.join("b", last.bind, print) == [
+    assert await last.discovery.join("b", last.bind, print) == [
         Member("a", f"ipc://{desk}/a.sock"),
         Member("c", f"ipc://{desk}/c.sock"),
     ]
@@ -482,7 +482,7 @@ async def test_a_file_system_without_locks_is_named(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(BusError, match=f"{desk} cannot be locked: .*local disk"):
         await bus.join()
-    assert (bus.bound, bus.meeting.descriptors()) == ([], set())
+    assert (bus.bound, bus.discovery.descriptors()) == ([], set())
 
 
 # Waiting for the lock.
@@ -529,7 +529,7 @@ async def test_a_lock_that_stays_taken_is_named_when_time_is_up(
             await bus.join()
         finally:
             holder.kill()
-    assert (bus.bound, os.listdir(desk), bus.meeting.descriptors()) == ([], [], set())
+    assert (bus.bound, os.listdir(desk), bus.discovery.descriptors()) == ([], [], set())
 
 
 async def test_cancelling_while_it_waits_leaves_nothing(a_bus: MakeBus, desk: Path) -> None:
@@ -540,8 +540,8 @@ async def test_cancelling_while_it_waits_leaves_nothing(a_bus: MakeBus, desk: Pa
         joining.cancel()
         with pytest.raises(asyncio.CancelledError):
             await joining
-        assert (bus.bound, os.listdir(desk), bus.meeting.descriptors()) == ([], [], set())
-    await bus.meeting.leave()
+        assert (bus.bound, os.listdir(desk), bus.discovery.descriptors()) == ([], [], set())
+    await bus.discovery.leave()
     assert await a_bus("b").join() == []
 
 
@@ -576,7 +576,7 @@ async def test_a_directory_removed_between_opening_and_locking_it_is_begun_with_
     assert bus.path.is_socket()
     assert taken[0] == 0  # it did get the lock of what was no longer there
     assert len(taken) == 3  # that one, the right one, and giving it back
-    assert bus.meeting.descriptors() == set()
+    assert bus.discovery.descriptors() == set()
 
 
 # Failing to bind.
@@ -593,9 +593,9 @@ async def test_when_binding_fails_nothing_is_left(
         raise error
 
     with pytest.raises(type(error)):
-        await bus.meeting.join("a", fail, print)
+        await bus.discovery.join("a", fail, print)
     assert os.listdir(place / f"aiobus-{UID}") == []
-    assert bus.meeting.descriptors() == set()
+    assert bus.discovery.descriptors() == set()
 
 
 async def test_when_binding_fails_before_there_is_a_file_nothing_is_left(
@@ -605,7 +605,7 @@ async def test_when_binding_fails_before_there_is_a_file_nothing_is_left(
         raise OSError("mine")
 
     with pytest.raises(OSError, match="mine"):
-        await a_bus("a").meeting.join("a", fail, print)
+        await a_bus("a").discovery.join("a", fail, print)
     assert os.listdir(place / f"aiobus-{UID}") == []
 
 
@@ -634,7 +634,7 @@ async def test_who_leaves_takes_its_socket_away(a_bus: MakeBus, desk: Path) -> N
     first, second = a_bus("a"), a_bus("b")
     await first.join()
     await second.join()
-    await first.meeting.leave()
+    await first.discovery.leave()
     assert os.listdir(desk) == ["b.sock"]
 
 
@@ -644,8 +644,8 @@ async def test_the_last_to_leave_takes_the_directory_away_and_no_parent(
     first, second = a_bus("a"), a_bus("b")
     await first.join()
     await second.join()
-    await first.meeting.leave()
-    await second.meeting.leave()
+    await first.discovery.leave()
+    await second.discovery.leave()
     assert os.listdir(desk.parent) == []
 
 
@@ -654,7 +654,7 @@ async def test_a_directory_given_by_its_path_goes_with_the_bus_that_made_it(
 ) -> None:
     bus = a_bus("a", place / "mine" / "desk")
     await bus.join()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert os.listdir(place / "mine") == []
 
 
@@ -662,7 +662,7 @@ async def test_a_directory_that_a_user_has_made_stays(a_bus: MakeBus, place: Pat
     (place / "mine").mkdir(mode=0o700)
     bus = a_bus("a", place / "mine")
     await bus.join()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert os.listdir(place / "mine") == []
 
 
@@ -670,16 +670,16 @@ async def test_a_directory_with_something_in_it_stays(a_bus: MakeBus, desk: Path
     (desk / "notes").write_text("precious")
     bus = a_bus("a")
     await bus.join()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert os.listdir(desk) == ["notes"]
 
 
 async def test_leaving_again_is_nothing(a_bus: MakeBus, desk: Path) -> None:
     bus, late = a_bus("a"), a_bus("a")
     await bus.join()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     await late.join()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert late.path.is_socket()
 
 
@@ -696,12 +696,12 @@ async def test_a_ctrl_c_while_it_leaves_does_not_keep_its_socket(
 
     monkeypatch.setattr(os, "unlink", ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        await bus.meeting.leave()
+        await bus.discovery.leave()
     assert not bus.path.exists()
 
 
 async def test_leaving_without_having_joined_is_nothing(a_bus: MakeBus, place: Path) -> None:
-    await a_bus("a").meeting.leave()
+    await a_bus("a").discovery.leave()
     assert os.listdir(place) == []
 
 
@@ -711,7 +711,7 @@ async def test_leaving_when_the_socket_is_gone_already_takes_the_directory_away(
     bus = a_bus("a")
     await bus.join()
     bus.path.unlink()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert os.listdir(desk.parent) == []
 
 
@@ -719,7 +719,7 @@ async def test_leaving_when_all_is_gone_is_nothing(a_bus: MakeBus, desk: Path) -
     bus = a_bus("a")
     await bus.join()
     shutil.rmtree(desk.parent)
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert not desk.parent.exists()
 
 
@@ -731,7 +731,7 @@ async def test_who_leaves_late_does_not_take_the_socket_of_its_successor_away(
     await bus.join()
     bus.socket.close()
     await successor.join()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert await a_bus("b").join() == ["a"]
 
 
@@ -742,7 +742,7 @@ async def test_who_leaves_does_not_remove_a_file_that_has_taken_its_place(
     await bus.join()
     bus.path.unlink()
     bus.path.write_text("precious")
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert bus.path.read_text() == "precious"
 
 
@@ -750,7 +750,7 @@ async def test_who_leaves_waits_for_the_lock(a_bus: MakeBus, desk: Path) -> None
     bus = a_bus("a")
     await bus.join()
     with locked(desk):
-        leaving = asyncio.create_task(bus.meeting.leave())
+        leaving = asyncio.create_task(bus.discovery.leave())
         await asyncio.sleep(0)
         assert (leaving.done(), bus.path.exists()) == (False, True)
     await leaving
@@ -764,7 +764,7 @@ async def test_who_does_not_get_the_lock_leaves_without_it_and_keeps_the_directo
     bus = a_bus("a")
     await bus.join()
     with locked(desk):
-        await bus.meeting.leave()
+        await bus.discovery.leave()
         assert os.listdir(desk) == []
 
 
@@ -772,14 +772,14 @@ async def test_who_is_cancelled_while_leaving_has_left(a_bus: MakeBus, desk: Pat
     bus = a_bus("a")
     await bus.join()
     with locked(desk):
-        leaving = asyncio.create_task(bus.meeting.leave())
+        leaving = asyncio.create_task(bus.discovery.leave())
         await asyncio.sleep(0)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
     assert os.listdir(desk) == []
-    await bus.meeting.leave()
-    assert bus.meeting.descriptors() == set()
+    await bus.discovery.leave()
+    assert bus.discovery.descriptors() == set()
 
 
 async def test_who_leaves_a_directory_opened_to_others_since_takes_its_socket_away(
@@ -788,7 +788,7 @@ async def test_who_leaves_a_directory_opened_to_others_since_takes_its_socket_aw
     bus = a_bus("a")
     await bus.join()
     os.chmod(desk, 0o755)
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert os.listdir(desk) == []
 
 
@@ -805,14 +805,14 @@ async def test_a_socket_that_cannot_be_removed_is_told_of(
     await bus.join()
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refuse)  # as when the directory was made read-only
-        await bus.meeting.leave()
+        await bus.discovery.leave()
     assert caplog.messages == [f"{bus.path} could not be removed: Permission denied"]
 
 
 async def test_it_can_join_again_after_it_left(a_bus: MakeBus, desk: Path) -> None:
     bus = a_bus("a")
     await bus.join()
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     bus.socket.close()
     bus.socket = socket.socket(socket.AF_UNIX)
     assert await bus.join() == []
@@ -850,7 +850,7 @@ async def test_who_has_vanished_is_there_again_and_finds_who_came_meanwhile(
     assert await a_bus("c").join() == ["a", "b"]
     bus.watch()
     assert (len(bus.told), len(bus.bound)) == (1, 2)
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert not bus.path.exists()
 
 
@@ -864,7 +864,7 @@ async def test_who_has_made_its_socket_again_is_found_by_one_that_never_vanished
     assert await other.join() == []
     vanished.watch()
     assert await third.join() == ["a", "b"]
-    other.meeting.remember(Member("c", f"ipc://{desk}/c.sock"))  # it has said hello by now
+    other.discovery.remember(Member("c", f"ipc://{desk}/c.sock"))  # it has said hello by now
     for _ in range(2 * LOOKS):
         for each in (vanished, other, third):
             each.watch()
@@ -905,7 +905,7 @@ async def test_a_path_that_another_living_bus_has_by_now_is_not_touched_and_the_
     (error,) = bus.lost
     assert isinstance(error, NameInUse)
     assert (error.name, error.url, len(bus.bound)) == ("a", "ipc://desk", 1)
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert await a_bus("b").join() == ["a"]
 
 
@@ -977,7 +977,7 @@ async def test_a_look_leaves_no_descriptor_open_and_leaving_none_at_all(
     bus.old.close()
     bus.watch()
     assert len(os.listdir("/dev/fd")) == of_one
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     bus.old.close()
     assert len(os.listdir("/dev/fd")) == before + 1  # the socket of the bus itself
 
@@ -1063,7 +1063,7 @@ async def test_who_leaves_while_it_accepts_nobody_leaves_no_file(
     limit(0)
     bus.watch()
     assert sorted(os.listdir(desk)) == ["a.sock", "a.sock~"]
-    await bus.meeting.leave()
+    await bus.discovery.leave()
     assert os.listdir(desk.parent) == []
 
 
@@ -1081,15 +1081,15 @@ async def test_what_one_has_left_that_died_while_it_accepted_nobody_is_removed(
 
 
 def test_a_member_may_listen_under_its_name_in_the_directory_and_nowhere_else(place: Path) -> None:
-    meeting, desk = Directory("desk"), f"{place}/aiobus-{UID}/desk"
-    assert meeting.admits(Member("a", f"ipc://{desk}/a.sock"))
-    assert not meeting.admits(Member("a", f"ipc://{desk}/b.sock"))
-    assert not meeting.admits(Member("a", f"ipc://{desk}/./a.sock"))
-    assert not meeting.admits(Member("a", f"ipc://{place}/a.sock"))
-    assert not meeting.admits(Member("a", f"{desk}/a.sock"))
-    assert not meeting.admits(Member("a", "tcp://127.0.0.1:7555"))
-    assert not meeting.admits(Member("../a", f"ipc://{desk}/../a.sock"))
-    assert not meeting.admits(Member("", f"ipc://{desk}/.sock"))
+    discovery, desk = Directory("desk"), f"{place}/aiobus-{UID}/desk"
+    assert discovery.allows(Member("a", f"ipc://{desk}/a.sock"))
+    assert not discovery.allows(Member("a", f"ipc://{desk}/b.sock"))
+    assert not discovery.allows(Member("a", f"ipc://{desk}/./a.sock"))
+    assert not discovery.allows(Member("a", f"ipc://{place}/a.sock"))
+    assert not discovery.allows(Member("a", f"{desk}/a.sock"))
+    assert not discovery.allows(Member("a", "tcp://127.0.0.1:7555"))
+    assert not discovery.allows(Member("../a", f"ipc://{desk}/../a.sock"))
+    assert not discovery.allows(Member("", f"ipc://{desk}/.sock"))
 
 
 async def test_who_accepts_and_who_is_absent_are_told_apart(a_bus: MakeBus, desk: Path) -> None:
@@ -1100,8 +1100,8 @@ async def test_who_accepts_and_who_is_absent_are_told_apart(a_bus: MakeBus, desk
     a, _, dead, gone = members = [
         Member(name, f"ipc://{desk}/{name}.sock") for name in ("a", "file", "dead", "gone")
     ]
-    assert await bus.meeting.accepting(members) == [a]
-    assert await bus.meeting.absent(members) == [dead, gone]
+    assert await bus.discovery.probe_accepting(members) == [a]
+    assert await bus.discovery.probe_absent(members) == [dead, gone]
 
 
 @pytest.fixture
@@ -1111,7 +1111,7 @@ def table(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     path = place / "table"
     path.write_text("Num RefCount Protocol Flags Type St Inode Path\n")
-    monkeypatch.setattr(doorway, "TABLE", str(path))
+    monkeypatch.setattr(unix_socket, "TABLE", str(path))
     return path
 
 
@@ -1139,7 +1139,7 @@ async def test_a_bus_that_moves_its_socket_is_not_absent(
     await other.join()
     with locked(desk):
         plain = move_aside(other, is_bound=is_bound)
-        looking = asyncio.create_task(bus.meeting.absent([member(other)]))
+        looking = asyncio.create_task(bus.discovery.probe_absent([member(other)]))
         await asyncio.wait([looking], timeout=4 * PAUSE_SECONDS)
         if not is_bound:
             plain.bind(str(other.path))
@@ -1157,7 +1157,7 @@ async def test_a_bus_that_is_frozen_while_it_moves_its_socket_is_not_absent(
     await other.join()
     with locked(desk):
         move_aside(other, is_bound=False).close()
-        assert await bus.meeting.absent([member(other)]) == []
+        assert await bus.discovery.probe_absent([member(other)]) == []
 
 
 async def test_one_that_died_while_it_moved_its_socket_is_absent(
@@ -1168,7 +1168,7 @@ async def test_one_that_died_while_it_moved_its_socket_is_absent(
     await other.join()
     move_aside(other, is_bound=True).close()
     other.socket.close()
-    assert await bus.meeting.absent([member(other)]) == [member(other)]
+    assert await bus.discovery.probe_absent([member(other)]) == [member(other)]
 
 
 async def test_where_the_kernel_does_not_tell_who_listens_only_a_refusal_is_proof(
@@ -1181,9 +1181,9 @@ async def test_where_the_kernel_does_not_tell_who_listens_only_a_refusal_is_proo
     await frozen.join()
     die_having(LISTEN, desk / "dead.sock")
     dead, gone = [Member(name, f"ipc://{desk}/{name}.sock") for name in ("dead", "gone")]
-    assert await bus.meeting.absent([member(frozen), dead, gone]) == [dead]
+    assert await bus.discovery.probe_absent([member(frozen), dead, gone]) == [dead]
     shutil.rmtree(desk)
-    assert await bus.meeting.absent([member(frozen), dead, gone]) == []
+    assert await bus.discovery.probe_absent([member(frozen), dead, gone]) == []
 
 
 async def test_where_the_directory_has_vanished_who_listens_is_not_absent_and_others_are(
@@ -1194,7 +1194,7 @@ async def test_where_the_directory_has_vanished_who_listens_is_not_absent_and_ot
     await frozen.join()
     gone = Member("gone", f"ipc://{desk}/gone.sock")
     shutil.rmtree(desk)
-    assert await bus.meeting.absent([member(frozen), gone]) == [gone]
+    assert await bus.discovery.probe_absent([member(frozen), gone]) == [gone]
 
 
 @contextmanager
@@ -1214,14 +1214,14 @@ async def test_without_a_descriptor_no_bus_is_absent(a_bus: MakeBus, desk: Path)
     die_having(LISTEN, desk / "dead.sock")
     with no_descriptor():
         members = [Member(name, f"ipc://{desk}/{name}.sock") for name in ("dead", "gone")]
-        assert await bus.meeting.absent(members) == []
+        assert await bus.discovery.probe_absent(members) == []
 
 
 def test_a_socket_that_cannot_be_looked_at_is_neither_alive_nor_dead(place: Path) -> None:
     die_having(LISTEN, place / "dead.sock")
     with no_descriptor():
-        assert doorway.probe(str(place / "dead.sock")) is doorway.PathState.UNKNOWN
-        assert doorway.listening_paths(str(place)) is None
+        assert unix_socket.probe(str(place / "dead.sock")) is unix_socket.PathState.UNKNOWN
+        assert unix_socket.listening_paths(str(place)) is None
 
 
 async def test_a_bus_that_cannot_be_looked_at_is_found_at_a_later_look(
@@ -1232,7 +1232,7 @@ async def test_a_bus_that_cannot_be_looked_at_is_found_at_a_later_look(
     await other.join()
     for _ in range(LOOKS - 1):
         bus.watch()
-    monkeypatch.setattr(directory, "probe", lambda path: doorway.PathState.UNKNOWN)
+    monkeypatch.setattr(directory, "probe", lambda path: unix_socket.PathState.UNKNOWN)
     bus.watch()
     assert bus.found == []
     monkeypatch.undo()
@@ -1256,31 +1256,31 @@ async def test_one_that_does_not_listen_yet_is_found_when_it_gives_back_the_lock
         assert bus.found == ["b"]
 
 
-async def test_the_sockets_of_the_meeting_are_known_by_their_addresses(
+async def test_the_sockets_of_a_directory_are_known_by_their_addresses(
     a_bus: MakeBus, desk: Path
 ) -> None:
     bus = a_bus("a")
     await bus.join()
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(str(bus.path))
-        assert bus.meeting.mine(bus.socket.getsockname())
-        assert bus.meeting.mine(other.getpeername())
-        assert not bus.meeting.mine(other.getsockname())
-    assert bus.meeting.mine(os.fsencode(bus.path))
+        assert bus.discovery.owns_address(bus.socket.getsockname())
+        assert bus.discovery.owns_address(other.getpeername())
+        assert not bus.discovery.owns_address(other.getsockname())
+    assert bus.discovery.owns_address(os.fsencode(bus.path))
 
 
 @pytest.mark.parametrize(
     "address", ["", b"", b"\0abstract", "a.sock", ("127.0.0.1", 7555), ("::1", 7, 0, 0), None, 3]
 )
 def test_no_other_address_is_of_the_discovery(place: Path, address: object) -> None:
-    assert not Directory("desk").mine(address)
+    assert not Directory("desk").owns_address(address)
 
 
 def test_neither_the_directory_nor_what_is_beside_it_is_a_socket_of_the_discovery(
     place: Path,
 ) -> None:
     for rest in ("", "/x/a.sock", "-2/a.sock", "/../a.sock"):
-        assert not Directory("desk").mine(f"{place}/aiobus-{UID}/desk{rest}")
+        assert not Directory("desk").owns_address(f"{place}/aiobus-{UID}/desk{rest}")
 
 
 # A fork while the lock is held.
@@ -1293,12 +1293,12 @@ async def test_the_descriptor_of_the_lock_is_known_while_it_is_held(
     seen: list[str] = []
 
     def bind(endpoint: str) -> str:
-        seen.extend(os.readlink(f"/proc/self/fd/{lock}") for lock in bus.meeting.descriptors())
+        seen.extend(os.readlink(f"/proc/self/fd/{lock}") for lock in bus.discovery.descriptors())
         return bus.bind(endpoint)
 
-    await bus.meeting.join("a", bind, print)
+    await bus.discovery.join("a", bind, print)
     assert seen == [str(desk)]
-    assert bus.meeting.descriptors() == set()
+    assert bus.discovery.descriptors() == set()
 
 
 async def test_a_child_forked_meanwhile_does_not_keep_the_lock(a_bus: MakeBus, desk: Path) -> None:
@@ -1307,10 +1307,10 @@ async def test_a_child_forked_meanwhile_does_not_keep_the_lock(a_bus: MakeBus, d
 
     def bind(endpoint: str) -> str:
         # What a fork does to a descriptor; one at a time, so that the test's threads do not mind.
-        of_the_child.extend(os.dup(lock) for lock in bus.meeting.descriptors())
+        of_the_child.extend(os.dup(lock) for lock in bus.discovery.descriptors())
         return bus.bind(endpoint)
 
-    await bus.meeting.join("a", bind, print)
+    await bus.discovery.join("a", bind, print)
     try:
         with locked(desk):
             pass
@@ -1324,13 +1324,13 @@ JOIN = """
 import asyncio, json, socket, sys
 from aiobus.errors import NameInUse
 from aiobus.discovery import directory
-from aiobus.discovery import doorway
+from aiobus.discovery import unix_socket
 from aiobus.discovery.directory import Directory
 
 directory.TMP = sys.argv[2]
 
 async def main(name):
-    meeting = Directory("desk")
+    discovery = Directory("desk")
     listener = socket.socket(socket.AF_UNIX)
 
     def bind(endpoint):
@@ -1341,13 +1341,13 @@ async def main(name):
     print("ready", flush=True)
     sys.stdin.readline()
     try:
-        known = [member.name for member in await meeting.join(name, bind, print)]
+        known = [member.name for member in await discovery.join(name, bind, print)]
     except NameInUse:
         known = None
     print(json.dumps(known), flush=True)
     sys.stdin.readline()
     listener.close()
-    await meeting.leave()
+    await discovery.leave()
 
 asyncio.run(main(sys.argv[1]))
 """
@@ -1389,7 +1389,7 @@ def test_of_17_processes_that_join_at_once_the_later_knows_the_earlier(
 COME_AND_GO = """
 import asyncio, os, socket, sys
 from aiobus.discovery import directory
-from aiobus.discovery import doorway
+from aiobus.discovery import unix_socket
 from aiobus.discovery.directory import Directory
 
 directory.TMP = sys.argv[2]
@@ -1398,16 +1398,16 @@ async def main(name):
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(200):
-        meeting = Directory("desk")
+        discovery = Directory("desk")
         with socket.socket(socket.AF_UNIX) as listener:
             def bind(endpoint):
                 listener.bind(endpoint.removeprefix("ipc://"))
                 listener.listen()
                 return endpoint
 
-            await meeting.join(name, bind, print)
-            assert name + ".sock" in os.listdir(meeting.path)
-        await meeting.leave()
+            await discovery.join(name, bind, print)
+            assert name + ".sock" in os.listdir(discovery.path)
+        await discovery.leave()
 
 asyncio.run(main(sys.argv[1]))
 """

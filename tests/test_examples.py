@@ -126,6 +126,22 @@ def test_the_first_bot_of_the_readme_prints_the_same_in_two_processes(
     assert strategy.ends() == []
 
 
+def test_the_monitor_of_the_readme_prints_that_a_bot_has_come_and_gone(
+    readme: Path, terminals: ExitStack
+) -> None:
+    monitor = terminals.enter_context(Terminal("monitor", folder=readme))
+    monitor.reads("the monitor is live on ipc://desk")
+    strategy = terminals.enter_context(Terminal("strategy", folder=readme))
+    monitor.reads("aiobus.peer_joined {'name': 'bus-")
+    strategy.reads("the strategy is live on ipc://desk")
+    run(str(readme / "feed.py"))
+    monitor.reads("aiobus.peer_left {'name': 'bus-")
+    strategy.ends()
+    os.killpg(monitor.process.pid, signal.SIGINT)
+    _, errors = monitor.process.communicate(timeout=20)
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+
+
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_the_test_of_the_first_bot_of_the_readme_passes_and_can_fail(
     readme: Path, mode: str

@@ -114,7 +114,7 @@ class Desk:
     async def at_rest(self) -> None:
         """Wait until nothing is on its way."""
         await turn()  # what was joined for the end of the tick leaves
-        while not self.network._is_quiet():
+        while not self.network._is_idle():
             await turn()
 
     async def let_go(self) -> None:

@@ -46,15 +46,15 @@ class Wires:
     def remember(self, member: Member) -> None:
         self.remembered.append(member)
 
-    async def accepting(self, members: Collection[Member]) -> list[Member]:
+    async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         await asyncio.sleep(0)
         return [member for member in members if member.endpoint not in self.deaf]
 
-    async def absent(self, members: Collection[Member]) -> list[Member]:
+    async def probe_absent(self, members: Collection[Member]) -> list[Member]:
         await asyncio.sleep(0)
         return [member for member in members if member.endpoint in self.deaf]
 
-    def admits(self, member: Member) -> bool:
+    def allows(self, member: Member) -> bool:
         return member.endpoint not in self.outside
 
     def ask(self, question: bytes) -> None:
@@ -161,7 +161,7 @@ class Desk:
 
     async def probe(self, probe: Probe) -> None:
         """Carry a probe out."""
-        look = self.wires.accepting if probe.for_accepting else self.wires.absent
+        look = self.wires.probe_accepting if probe.for_accepting else self.wires.probe_absent
         probe.conclude(await look(probe.members))
         probe.is_over = True
 

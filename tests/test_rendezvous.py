@@ -638,7 +638,7 @@ async def test_a_callback_that_fails_is_logged_and_the_others_are_still_told_of(
         if member.name == "b":
             raise ZeroDivisionError("mine")
 
-    a.discovery._found = fails
+    a.discovery._on_discovered = fails
     await crowd.join(at, "b", "c", "d")
     assert await a.knows("b", "c", "d")
     assert "was found, but could not be linked" in caplog.text
@@ -756,9 +756,9 @@ def test_an_address_that_cannot_be_served_is_refused_before_anything_is_opened(u
 
 def test_members_are_admitted_on_this_machine_only() -> None:
     discovery = Rendezvous("localhost:7555")
-    assert discovery.admits(Member("bot", "tcp://127.0.0.1:5"))
-    assert not discovery.admits(Member("bot", "tcp://10.0.0.1:5"))
-    assert not discovery.admits(Member("not a name", "tcp://127.0.0.1:5"))
+    assert discovery.allows(Member("bot", "tcp://127.0.0.1:5"))
+    assert not discovery.allows(Member("bot", "tcp://10.0.0.1:5"))
+    assert not discovery.allows(Member("not a name", "tcp://127.0.0.1:5"))
 
 
 async def test_the_listening_endpoint_is_asked_for_where_the_first_address_is() -> None:
@@ -781,11 +781,11 @@ async def test_addresses_of_the_rendezvous_and_of_members_are_its_own(
     [b] = await crowd.join(at, "b")
     for endpoint in (f"tcp://{at}", a.endpoint, b.endpoint):
         host, _, port = endpoint.removeprefix("tcp://").partition(":")
-        assert b.discovery.mine((host, int(port)))
-        assert b.discovery.mine((host, int(port), 0, 0))
-        assert not b.discovery.mine((host, int(port) + 1))
+        assert b.discovery.owns_address((host, int(port)))
+        assert b.discovery.owns_address((host, int(port), 0, 0))
+        assert not b.discovery.owns_address((host, int(port) + 1))
     for foreign in ("", "/run/x.sock", b"", None, (), ("127.0.0.1",), (1, 2), ("a", "b")):
-        assert not b.discovery.mine(foreign)
+        assert not b.discovery.owns_address(foreign)
 
 
 @pytest.mark.one_loop
@@ -810,5 +810,5 @@ async def test_who_accepts_who_refuses_and_who_does_neither_are_told_apart() -> 
         )
         gone.close()
         members = [accepts, refuses, neither]
-        assert await discovery.accepting(members) == [accepts]
-        assert await discovery.absent(members) == [refuses]
+        assert await discovery.probe_accepting(members) == [accepts]
+        assert await discovery.probe_absent(members) == [refuses]

@@ -95,7 +95,7 @@ class Side:
 
     disconnect = connect
 
-    def admits(self, member: Member) -> bool:
+    def allows(self, member: Member) -> bool:
         return True
 
     def remember(self, member: Member) -> None:
@@ -186,14 +186,14 @@ async def test_a_probe_of_endpoints_ends_with_its_bus(
 ) -> None:
     began, forever = asyncio.Event(), asyncio.Event()
 
-    async def absent(members: Collection[Member]) -> list[Member]:
+    async def probe_absent(members: Collection[Member]) -> list[Member]:
         began.set()
         await forever.wait()
         return []
 
     async with MemoryNetwork().bus("feed") as bus:
         transport: Any = bus._transport
-        monkeypatch.setattr(transport.discovery, "absent", absent)
+        monkeypatch.setattr(transport.discovery, "probe_absent", probe_absent)
         for number in range(AT_SIGHT + 1):
             transport.find(Member(f"tool{number}", f"memory://tool{number}"))
         await began.wait()
@@ -205,13 +205,13 @@ async def test_a_probe_that_fails_is_logged_and_the_next_one_goes_on(
 ) -> None:
     async with MemoryNetwork().bus("feed") as bus:
         transport: Any = bus._transport
-        links, absent = transport.session.links, transport.discovery.absent
+        links, probe_absent = transport.session.links, transport.discovery.probe_absent
 
         async def fails(members: Collection[Member]) -> list[Member]:
-            monkeypatch.setattr(transport.discovery, "absent", absent)
+            monkeypatch.setattr(transport.discovery, "probe_absent", probe_absent)
             raise OSError("no more descriptors")
 
-        monkeypatch.setattr(transport.discovery, "absent", fails)
+        monkeypatch.setattr(transport.discovery, "probe_absent", fails)
         with logged("looking for peers failed") as failed:
             for number in range(AT_SIGHT + 1):
                 transport.find(Member(f"tool{number}", f"memory://tool{number}"))

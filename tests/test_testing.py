@@ -88,8 +88,8 @@ async def test_who_opens_is_told_where_it_listens_and_who_else_does() -> None:
     one, two = network.port(), network.port()
     assert (await opened(one, "one"), one.endpoint) == ([], "memory://one")
     assert await opened(two, "two") == [Member("one", "memory://one")]
-    assert one.admits(Member("two", "memory://two"))
-    assert not one.admits(Member("two", "memory://three"))
+    assert one.allows(Member("two", "memory://two"))
+    assert not one.allows(Member("two", "memory://three"))
 
 
 async def test_nothing_arrives_within_the_call_that_sends_it() -> None:

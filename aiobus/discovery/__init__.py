@@ -11,8 +11,8 @@ from aiobus.errors import BusError
 
 __all__ = [
     "Discovery",
+    "DiscoveryCallbacks",
     "Member",
-    "Told",
 ]
 
 
@@ -23,15 +23,15 @@ class Member(NamedTuple):
     endpoint: str
 
 
-class Told(NamedTuple):
-    """What is called with what `Discovery.watch` notices. Nothing here waits or raises."""
+class DiscoveryCallbacks(NamedTuple):
+    """What `Discovery.watch` calls. None of the three may wait or raise."""
 
-    on_found: Callable[[Member], None]
+    on_discovered: Callable[[Member], None]
     """Another member was found."""
-    on_trouble: Callable[[str, str], None]
-    """Something is wrong, or is no more, that a user should read: a topic, and a sentence."""
-    on_lost: Callable[[BusError], None]
-    """Another bus has this one's name by now: this one is to end."""
+    on_problem: Callable[[str, str], None]
+    """A problem has begun or ended that a user should know: its topic, and a sentence."""
+    on_name_lost: Callable[[BusError], None]
+    """Another bus has the name of this one by now, so this one has to end."""
 
 
 class Discovery(Protocol):
@@ -45,10 +45,10 @@ class Discovery(Protocol):
         ...
 
     async def join(
-        self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
+        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
     ) -> list[Member]:
-        """Become a member under `name` and return the other members. `found(member)` is called for
-        members that are heard of later, possibly more than once.
+        """Become a member under `name` and return the other members. `on_discovered(member)` is
+        called for members that are heard of later, possibly more than once.
 
         `bind(endpoint)` makes this bus listen and returns its endpoint; it is called once here.
         Raises NameInUse if the discovery itself can tell, and BusError if members cannot meet.
@@ -56,13 +56,13 @@ class Discovery(Protocol):
         """
         ...
 
-    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
-        """Check that others can still find this bus, and report problems to `told`. Call it several
-        times a second from the end of `join` until `leave`. Never waits.
+    def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
+        """Check that others can still find this bus, and report problems to `callbacks`. Call it
+        several times a second from the end of `join` until `leave`. Never waits.
         """
         ...
 
-    def admits(self, member: Member) -> bool:
+    def allows(self, member: Member) -> bool:
         """True if a member may listen at this endpoint. Peers are not trusted to say where to
         connect to.
         """
@@ -72,24 +72,24 @@ class Discovery(Protocol):
         """`member` was met on the bus: members that join here later are to find it."""
         ...
 
-    async def accepting(self, members: Collection[Member]) -> list[Member]:
+    async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members whose endpoint accepts a connection. Waits 1 s at most."""
         ...
 
-    async def absent(self, members: Collection[Member]) -> list[Member]:
+    async def probe_absent(self, members: Collection[Member]) -> list[Member]:
         """The members at whose endpoint it is certain that no process listens: they are dropped for
         good. Waits 1 s at most.
         """
         ...
 
-    def mine(self, address: object) -> bool:
+    def owns_address(self, address: object) -> bool:
         """True if `address`, a socket's own or peer address as the `socket` module gives it,
         belongs to this discovery: a forked child must close such a socket.
         """
         ...
 
     def descriptors(self) -> set[int]:
-        """Descriptors that a forked child must close, besides the sockets of `mine`."""
+        """Descriptors that a forked child must close, besides the sockets of `owns_address`."""
         ...
 
     async def leave(self) -> None:

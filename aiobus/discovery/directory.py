@@ -13,8 +13,8 @@ import weakref
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
-from aiobus.discovery import Member, Told
-from aiobus.discovery.doorway import (
+from aiobus.discovery import DiscoveryCallbacks, Member
+from aiobus.discovery.unix_socket import (
     ASIDE,
     DescriptorReserve,
     ListeningSocket,
@@ -82,8 +82,8 @@ class Directory:
         is_absolute = address.startswith("/")
         parent, _, name = address.rstrip("/").rpartition("/") if is_absolute else ("", "", address)
         # Not printable: NUL, and what cannot be encoded as UTF-8, which libzmq needs.
-        is_wrong = not address.isprintable() if is_absolute else bool(bad_name(name))
-        if is_wrong or name in ("", ".", ".."):
+        is_invalid = not address.isprintable() if is_absolute else bool(bad_name(name))
+        if is_invalid or name in ("", ".", ".."):
             raise ValueError(
                 f"url={self.url!r}: 'ipc://desk', a name of 1-64 characters of A-Z a-z 0-9 . _ -,"
                 " or 'ipc:///an/absolute/path' is needed"
@@ -123,10 +123,10 @@ class Directory:
         return [f"ipc://{path}" for path in self._unlinked]
 
     async def join(
-        self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
+        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
     ) -> list[Member]:
-        """Bind `<name>.sock` and return the other members. `found` is never called: a bus that
-        joins later finds this one and sends it a hello.
+        """Bind `<name>.sock` and return the other members. `on_discovered` is never called: a bus
+        that joins later finds this one and sends it a hello.
 
         Waits up to 5 s for the lock. Removes sockets on which no process listens, and no other
         file. Raises NameInUse; ValueError if the path is too long for a socket; BusError if the
@@ -168,7 +168,7 @@ class Directory:
         finally:
             self._withdraw()
 
-    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+    def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
         """Keep this bus discoverable. If its socket is gone from its path, because the directory
         was removed, make it again and report the members that came meanwhile. If another bus has
         the path, report that this one has lost its name.
@@ -180,10 +180,10 @@ class Directory:
         if listener is None or reserve is None:
             return
         if self._unlinked:
-            self._find_unlinked(told)
+            self._find_unlinked(callbacks)
         is_short = spare_descriptors() < (AMPLE if listener.is_paused else SHORT)
         if listener.is_there and listener.is_paused == is_short:
-            self._find_changed(listener.path, told)
+            self._find_changed(listener.path, callbacks)
             return
         problem, lost = "", None
         with reserve.released():
@@ -191,7 +191,7 @@ class Directory:
                 if (lock := self._directory.try_lock(making=True)) is not None:
                     self._denied = 0
                     try:
-                        self._restore(listener, told, bind, is_short=is_short)
+                        self._restore(listener, callbacks, bind, is_short=is_short)
                     finally:
                         self._directory.unlock(lock)
                 elif self._denied >= DENIED:
@@ -203,11 +203,11 @@ class Directory:
             except (BusError, OSError) as error:
                 problem = f"other buses cannot find this bus, or cannot link with it: {error}"
         if problem and problem != self._problem:
-            told.on_trouble("the path of the socket", problem)
+            callbacks.on_problem("the path of the socket", problem)
         self._problem = problem
         if lost is not None:
             self._withdraw()
-            told.on_lost(lost)
+            callbacks.on_name_lost(lost)
 
     def _note_unlinked(self) -> None:
         paths = listening_paths(self.path) or ()
@@ -215,25 +215,24 @@ class Directory:
         found = {path for name, path in names.items() if path == self._path_of(name)}
         self._unlinked = {path for path in found if not os.path.lexists(path)}
 
-    def _find_unlinked(self, told: Told) -> None:
+    def _find_unlinked(self, callbacks: DiscoveryCallbacks) -> None:
         """Report buses that have made their file again, and forget those that have ended."""
         still = listening_paths(self.path)
         for path in list(self._unlinked):
             if os.path.lexists(path):
                 name = os.path.basename(path).removesuffix(SUFFIX)
                 self._note_file(name)
-                told.on_found(Member(name, f"ipc://{path}"))
+                callbacks.on_discovered(Member(name, f"ipc://{path}"))
                 self._unlinked.discard(path)
         if still is not None:
             self._unlinked &= still
 
-    def _find_changed(self, own: str, told: Told) -> None:
+    def _find_changed(self, own: str, callbacks: DiscoveryCallbacks) -> None:
         """Report buses that made their socket again. Such a bus sends no hello to a name that it
         knows. A bus that joins does send one, so it gets half a second before it is probed.
         """
-        with suppress(
-            OSError, BusError
-        ):  # the directory vanishes just now, or no descriptor is left
+        # The directory may vanish just now, or no descriptor may be left.
+        with suppress(OSError, BusError):
             if (changed := os.stat(self.path).st_mtime_ns) != self._changed:
                 self._changed, self._looks = changed, 0
             self._looks += 1
@@ -243,12 +242,12 @@ class Directory:
             # probed again.
             if (lock := self._directory.try_lock(making=False)) is not None:
                 try:
-                    if self._find_new(own, told):
+                    if self._find_new(own, callbacks):
                         self._seen = changed
                 finally:
                     self._directory.unlock(lock)
 
-    def _find_new(self, own: str, told: Told) -> bool:
+    def _find_new(self, own: str, callbacks: DiscoveryCallbacks) -> bool:
         """Report members whose files are new. False if one could not be probed."""
         names = self._names()
         self._files = {name: self._files[name] for name in names if name in self._files}
@@ -256,10 +255,10 @@ class Directory:
             path, before = self._path_of(name), self._files.get(name)
             self._note_file(name)
             if self._files.get(name) != before and path != own:
-                stands = probe(path)
-                if stands is PathState.ALIVE:
-                    told.on_found(Member(name, f"ipc://{path}"))
-                elif stands is PathState.UNKNOWN:
+                state = probe(path)
+                if state is PathState.ALIVE:
+                    callbacks.on_discovered(Member(name, f"ipc://{path}"))
+                elif state is PathState.UNKNOWN:
                     del self._files[name]
                     return False
         return True
@@ -269,7 +268,7 @@ class Directory:
             info = os.lstat(self._path_of(name))
             self._files[name] = info.st_ino, info.st_ctime_ns
 
-    def admits(self, member: Member) -> bool:
+    def allows(self, member: Member) -> bool:
         """True if `member` has a valid name and the endpoint of that name in this directory."""
         return (
             not bad_name(member.name) and member.endpoint == f"ipc://{self._path_of(member.name)}"
@@ -279,11 +278,11 @@ class Directory:
         """`member` sent a hello, so it need not be looked for."""
         self._note_file(member.name)
 
-    async def accepting(self, members: Collection[Member]) -> list[Member]:
+    async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members whose socket accepts. Never waits."""
         return [each for each in members if probe(self._path_of(each.name)) is PathState.ALIVE]
 
-    async def absent(self, members: Collection[Member]) -> list[Member]:
+    async def probe_absent(self, members: Collection[Member]) -> list[Member]:
         """The members at whose path it is certain that no process listens. Waits 0.5 s at most for
         the lock, because a running bus that renames its socket has no file for a moment.
 
@@ -304,13 +303,13 @@ class Directory:
 
     def _gone(self, members: Collection[Member], proofs: Collection[PathState]) -> list[Member]:
         looks = {each: probe(self._path_of(each.name)) for each in members}
-        gone = {each: stands for each, stands in looks.items() if stands in proofs}
+        gone = {each: state for each, state in looks.items() if state in proofs}
         still = listening_paths(self.path) if gone else ()
         if still is None:
-            return [each for each, stands in gone.items() if stands is PathState.DEAD]
+            return [each for each, state in gone.items() if state is PathState.DEAD]
         return [each for each in gone if self._path_of(each.name) not in still]
 
-    def mine(self, address: object) -> bool:
+    def owns_address(self, address: object) -> bool:
         """True if `address` is the path of a unix socket in this directory."""
         if not isinstance(address, str | bytes):
             return False
@@ -343,7 +342,12 @@ class Directory:
         return self._members(alive)
 
     def _restore(
-        self, listener: ListeningSocket, told: Told, bind: Callable[[str], str], *, is_short: bool
+        self,
+        listener: ListeningSocket,
+        callbacks: DiscoveryCallbacks,
+        bind: Callable[[str], str],
+        *,
+        is_short: bool,
     ) -> None:
         """Accept or pause, at the own path. Raises NameInUse if another bus has the path."""
         name = os.path.basename(listener.path).removesuffix(SUFFIX)
@@ -372,15 +376,15 @@ class Directory:
             listener.resume(lambda: bind(f"ipc://{listener.path}"))
         if text:
             # Two topics: each of the two is logged, however soon after the other.
-            told.on_trouble("too few descriptors" if is_short else "descriptors again", text)
+            callbacks.on_problem("too few descriptors" if is_short else "descriptors again", text)
         if not was_there:
             text = (
                 f"{listener.path} had vanished and is made again; other buses find this bus again"
             )
-            told.on_trouble("the path of the socket", text)
+            callbacks.on_problem("the path of the socket", text)
             self._note_unlinked()
             for member in self._members(each for each in self._sweep() if each != name):
-                told.on_found(member)
+                callbacks.on_discovered(member)
 
     def _members(self, names: Iterable[str]) -> list[Member]:
         members = [Member(name, f"ipc://{self._path_of(name)}") for name in names]

@@ -18,7 +18,7 @@ from contextlib import suppress
 from contextvars import Context
 
 from aiobus.clock import elapsed
-from aiobus.discovery import Member, Told
+from aiobus.discovery import DiscoveryCallbacks, Member
 from aiobus.discovery.registry import CHUNK, Registry, bound_socket, keep_alive, new_socket
 from aiobus.discovery.roster import (
     Address,
@@ -185,7 +185,7 @@ class Rendezvous:
         self._refusal_logged = -math.inf
         self._me: Member | None = None
         self._known = KnownMembers()
-        self._found: Callable[[Member], None] | None = None
+        self._on_discovered: Callable[[Member], None] | None = None
         self._clients: list[AddressClient] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -206,11 +206,11 @@ class Rendezvous:
         return [client.address.endpoint for client in self._clients if client.is_unreached]
 
     async def join(
-        self, name: str, bind: Callable[[str], str], found: Callable[[Member], None]
+        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
     ) -> list[Member]:
         """Be a member under `name` at every address. Returns the other members, including one of
-        the same name. Call it once. `found(member)` is called for members that are heard of after
-        that.
+        the same name. Call it once. `on_discovered(member)` is called for members that are heard of
+        after that.
 
         Waits at most 2 s for addresses that do not answer, 0.5 s after a takeover, and 1 s to leave
         out members that refuse a connection. A warning names the addresses that do not answer;
@@ -221,7 +221,7 @@ class Rendezvous:
         """
         loop = asyncio.get_running_loop()
         me = Member(name, bind(self._addresses[0].with_port("*")))
-        if not self.admits(me):
+        if not self.allows(me):
             raise ValueError(f"{me} cannot be a member here")
         self._me = me
         self._clients = [
@@ -265,14 +265,14 @@ class Rendezvous:
                         *(name, client.address),
                     )
                     client.mark_unknown(-math.inf)
-            self._known.forget(await self.absent([*self._known]))
+            self._known.forget(await self.probe_absent([*self._known]))
         except BaseException:
             await self.leave()
             raise
-        self._found = found
+        self._on_discovered = on_discovered
         return [*self._known]
 
-    def admits(self, member: Member) -> bool:
+    def allows(self, member: Member) -> bool:
         """True if `member` has a valid name and an endpoint on this machine."""
         return is_possible(member)
 
@@ -280,20 +280,20 @@ class Rendezvous:
         """A member was met on the bus: the registry of this member, now or later, lists it."""
         self._announce(self._known.learn([member]))
 
-    def watch(self, told: Told, bind: Callable[[str], str]) -> None:
+    def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
         """Nothing to do: the tasks of the addresses do it."""
 
-    async def accepting(self, members: Collection[Member]) -> list[Member]:
+    async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members that accept a connection. Waits 1 s at most."""
         return [member for member, accepts in (await probe_all(members)).items() if accepts]
 
-    async def absent(self, members: Collection[Member]) -> list[Member]:
+    async def probe_absent(self, members: Collection[Member]) -> list[Member]:
         """The members that refuse a connection. Waits 1 s at most; a member that has not answered
         by then is not absent.
         """
         return [member for member, accepts in (await probe_all(members)).items() if not accepts]
 
-    def mine(self, address: object) -> bool:
+    def owns_address(self, address: object) -> bool:
         """True if `address` is a rendezvous address, or the endpoint of this or of a known member:
         a forked child must not keep such a socket open.
         """
@@ -306,7 +306,7 @@ class Rendezvous:
         return any(endpoint == own.endpoint for own in (*self._addresses, *members))
 
     def descriptors(self) -> set[int]:
-        """None: `mine` recognises every socket of this object."""
+        """None: `owns_address` recognises every socket of this object."""
         return set()
 
     async def leave(self) -> None:
@@ -372,7 +372,7 @@ class Rendezvous:
         that only lost its connection may be frozen, so its name stays taken.
         """
         await asyncio.sleep(ABSENT_SECONDS)
-        self._known.forget(await self.absent(registry.absent))
+        self._known.forget(await self.probe_absent(registry.absent))
         if client.is_unreached and not has_half_closed(client.address):
             client.mark_known()
 
@@ -417,10 +417,8 @@ class Rendezvous:
             await loop.sock_sendall(sock, hello_line(me))
             while data := await loop.sock_recv(sock, CHUNK):
                 # The greeting of another protocol may have no end of a line.
-                client.problem, client.is_unusable = (
-                    "another program answers there",
-                    not is_answered,
-                )
+                client.problem = "another program answers there"
+                client.is_unusable = not is_answered
                 for line in lines.feed(data):
                     self._learn(parse_roster(line), me)
                     is_answered = client.was_reached = True
@@ -434,10 +432,8 @@ class Rendezvous:
         else:
             log.debug("%s: the connection to %s has ended", me.name, client.address)
         if not is_answered:
-            client.problem, client.is_unusable = (
-                "the process that listens there closes each connection unanswered",
-                True,
-            )
+            client.problem = "the process that listens there closes each connection unanswered"
+            client.is_unusable = True
         return is_answered
 
     def _learn(self, members: list[Member], me: Member) -> None:
@@ -445,10 +441,10 @@ class Rendezvous:
         news = self._known.learn(member for member in members if member != me)
         self._announce(news)
         for member in news:
-            if self._found is None:
+            if self._on_discovered is None:
                 continue
             try:
-                self._found(member)
+                self._on_discovered(member)
             except Exception:
                 log.exception("%s was found, but could not be linked", member)
 

@@ -128,7 +128,7 @@ class ProtocolError(ValueError):
 
 
 def is_possible(member: Member) -> bool:
-    """True when `member` has a valid name and an endpoint on this machine."""
+    """True if `member` has a valid name and an endpoint on this machine."""
     return not bad_name(member.name) and address_of(member.endpoint) is not None
 
 

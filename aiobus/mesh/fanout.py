@@ -11,9 +11,10 @@ from dataclasses import replace
 from itertools import islice
 
 from aiobus.history import Page, Want
+from aiobus.limits import MAX_QUERY
 from aiobus.mesh import Driver
 from aiobus.publisher import Publisher, Stream
-from aiobus.query import MAX_QUERY, Query, parse_query
+from aiobus.query import Query, parse_query
 from aiobus.wire import PROGRESS, PeerId, WireError
 
 __all__ = ["MAX_JUNK", "MAX_NAMED", "MAX_VAIN", "Askers", "Fanout", "Link"]

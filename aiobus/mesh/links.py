@@ -318,7 +318,7 @@ class Links:
         before = self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
-            if not self._discovery.admits(member) or who.endpoint == self.me.endpoint:
+            if not self._discovery.allows(member) or who.endpoint == self.me.endpoint:
                 raise WireError("a hello from an endpoint that no member of this bus can have")
             found_at = self._found_at()
             if before is not None and before.who == who:

@@ -30,7 +30,7 @@ import zmq
 
 from aiobus.clock import stopwatch
 from aiobus.discovery import Discovery
-from aiobus.discovery.doorway import raise_limit
+from aiobus.discovery.unix_socket import raise_limit
 from aiobus.mesh import FromPublisher, FromSubscriber
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
 
@@ -50,7 +50,7 @@ def _close_in_child() -> None:
     mine = {descriptor for network in networks for descriptor in network.descriptors()}
     for descriptor in _open_descriptors():
         addresses = _addresses(descriptor)
-        if any(network.mine(address) for network in networks for address in addresses):
+        if any(network.owns_address(address) for network in networks for address in addresses):
             mine.add(descriptor)
     # The numbers stay taken: objects of the parent that are still here will close them once more,
     # and must not hit a file that the child has opened since.
@@ -333,12 +333,14 @@ class ZmqNetwork:
         self._endpoint = self._xpub.socket.get_string(zmq.LAST_ENDPOINT)
         return self._endpoint
 
-    def mine(self, address: object) -> bool:
-        """True if an address of a socket belongs to this bus, and not to a forked child."""
+    def owns_address(self, address: object) -> bool:
+        """True when a socket's own or peer address belongs to this bus, and not to a forked
+        child.
+        """
         is_tcp = isinstance(address, tuple)
         if is_tcp and _endpoint(address) in self._connected | {self._endpoint}:
             return True
-        return self._discovery.mine(address)
+        return self._discovery.owns_address(address)
 
     def leave_process(self) -> None:
         """This process is a forked child: read and send nothing here any more."""

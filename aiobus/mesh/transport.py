@@ -15,7 +15,7 @@ from functools import partial
 from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed
 from aiobus.diagnostics import Diagnostics
-from aiobus.discovery import Discovery, Member, Told
+from aiobus.discovery import Discovery, DiscoveryCallbacks, Member
 from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Want
 from aiobus.mesh import Driver, Network, Probe
@@ -99,7 +99,7 @@ class MeshTransport:
         """
         self._loop = asyncio.get_running_loop()
         self._diagnostics = diagnostics
-        self._told = Told(self.find, diagnostics.trouble, diagnostics.fail)
+        self._callbacks = DiscoveryCallbacks(self.find, diagnostics.trouble, diagnostics.fail)
         try:
             self.network.open(publisher.name)
             members = await self.discovery.join(publisher.name, self._bind, self.find)
@@ -185,7 +185,9 @@ class MeshTransport:
 
     async def _probe(self, probe: Probe) -> None:
         """Carry a probe out. Waits 1 s at most."""
-        look = self.discovery.accepting if probe.for_accepting else self.discovery.absent
+        look = (
+            self.discovery.probe_accepting if probe.for_accepting else self.discovery.probe_absent
+        )
         try:
             probe.conclude(await look(probe.members))
         finally:
@@ -193,7 +195,7 @@ class MeshTransport:
 
     def _watch(self) -> None:
         self._later(WATCH, self._watch)
-        self.discovery.watch(self._told, self._bind)
+        self.discovery.watch(self._callbacks, self._bind)
 
     def _tick(self) -> None:
         self._later(TICK, self._tick)
