@@ -39,7 +39,7 @@ class EventStream:
         self._subscription: Subscription | None = None
         self._body: StreamBody | None = None
         self._delivery: Delivery | None = None
-        self._turn = TimeSlice()
+        self._turn: TimeSlice
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._is_waiting = False
         self._entered_by: asyncio.Task[Any] | None = None
@@ -64,6 +64,7 @@ class EventStream:
             raise BusError("this stream was entered before; call bus.stream() for another")
         self._subscription = subscription = await self._open()
         self._entered_by = asyncio.current_task()
+        self._turn = TimeSlice()  # not sooner: it reads the clock of the loop in which it is made
         self._body = StreamBody(subscription, current(), self._is_iterated_here)
         subscription.acting.add(self._body)
         enter(self._body)

@@ -220,3 +220,14 @@ async def test_a_probe_that_fails_is_logged_and_the_next_one_goes_on(
         transport.find(Member("late", "memory://late"))
         await links.changed.wait()
         assert links.at("memory://late") is None, "it was probed, and is not there"
+
+
+async def test_a_bus_that_has_closed_begins_no_probe_however_many_members_it_is_told_of() -> None:
+    """A roster may be read behind the bye."""
+    bus = MemoryNetwork().bus("late")
+    await bus.start()
+    transport: Any = bus._transport
+    await bus.close()
+    for number in range(AT_SIGHT + 1):
+        transport.find(Member(f"bot-{number}", f"memory://bot-{number}"))
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -352,3 +352,29 @@ def test_it_shows_its_time() -> None:
         return repr(loop())
 
     assert run(main()) == "<VirtualLoop at 1.5 s>"
+
+
+def test_a_stream_that_is_made_before_its_loop_runs_follows_the_time_of_that_loop() -> None:
+    """No time passes, so its turn does not end, however long its body takes."""
+    bus = AsyncEventBus()
+    stream = bus.stream("TRADE")
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+
+    async def consume() -> int:
+        async with bus, stream:
+            for number in range(20):
+                bus.publish_nowait(Event("TRADE", number))
+            asyncio.get_running_loop().call_soon(count)
+            for _ in range(20):
+                await anext(stream)
+                until = time.perf_counter() + 0.001
+                while time.perf_counter() < until:
+                    pass
+            return turns
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(consume()) == 0

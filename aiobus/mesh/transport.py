@@ -172,6 +172,8 @@ class MeshTransport:
             self._timers[step] = self._loop.call_later(seconds, step, context=self._context)
 
     def _begin_probe(self, probe: Probe) -> None:
+        if self._is_closing:  # a message that is read behind the bye may ask for one
+            return
         task = self._loop.create_task(
             self._probe(probe), name="aiobus probe of endpoints", context=self._context
         )
