@@ -177,7 +177,7 @@ class CatchUp:
         """
         for gap in self._spoiled.pop(source, ()):
             end = min(gap.upto, upto)
-            if told is not None and told.upto >= end:
+            if told is not None:
                 end = min(end, told.after)
             if end > gap.after:
                 self._subscription.lose(source, Gap(gap.after, end, NO_EVENTS))

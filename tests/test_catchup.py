@@ -644,6 +644,13 @@ def test_what_is_no_events_is_told_if_its_source_takes_back_something_beyond(met
     assert {6, 7, 8, 9} <= lost(met)
 
 
+def test_a_source_that_takes_back_all_that_was_missing_is_waited_for_no_more(
+    behind: Bench,
+) -> None:
+    behind.catchup.go_back(DESK, 4)
+    assert (set(behind.catchup.behind), behind.box.log) == (set(), [])
+
+
 def test_a_batch_of_before_its_source_took_back_something_keeps_no_later_loss_untold(
     met: Bench,
 ) -> None:
