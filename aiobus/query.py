@@ -16,9 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 RESERVED = "aiobus."
-"""Types that begin with this are the bus's own: never published by a user, never sent to another
-bus, never matched by `*`.
-"""
+"""Types of the bus's own: never published by a user, sent to another bus or matched by `*`."""
 
 _OWN = "error fresh gap overflow peer_joined peer_left stale unreached"
 SYSTEM = tuple(RESERVED + name for name in _OWN.split())
@@ -34,9 +32,7 @@ _ESCAPES = {code: f"%{code:02X}" for code in (*range(33), 127, *map(ord, "%*/"))
 
 
 def plain(text: str) -> str:
-    """The characters of `text` as an exact str. `str(text)` is `"Kind.TRADE"` for a member of a
-    `class Kind(str, Enum)`, which equals its value.
-    """
+    """`text` as an exact str: `str(text)` of a member of a (str, Enum) is `"Kind.TRADE"`."""
     return str.__str__(text)
 
 

@@ -1,14 +1,11 @@
-"""How the tasks of a bus share the event loop: when to wake a task, and when to yield.
+"""How the tasks of a bus share the event loop: when a task wakes, when it yields, what blocks.
 
-Owns the one way in which anything here waits for something to change: a waiter is woken and looks
-again, it is never given anything. So a waiter that is cancelled, even after it was woken, takes
-nothing with it. Owns the budget of one turn, too: so many events or so long, whichever is used up
-first. A task that does not yield delays every HALT; one that yields after every event is slow, and
-its frames are empty. Owns the wait of a publisher for space in the inboxes of its own process: a
-wait that would close a circle is not waited, so no policy and no size of inbox can make handlers
-that publish to each other stop for ever. And owns the measure of what blocks the loop: how long
-each step of the bus's own tasks takes, and, ten times a second, how late the loop is. Lateness that
-no step of the bus explains is other code of the process.
+Owns the one way in which anything here waits for a change: a waiter is woken and looks again, it is
+never given anything, so a waiter that is cancelled takes nothing with it. Owns the budget of one
+turn: so many events or so long. A task that does not yield delays every HALT; one that yields after
+every event is slow, and its frames are empty. Owns the wait of a publisher for space in the inboxes
+of its process: a wait that would close a circle is not waited. Owns the measure of what blocks the
+loop: how long each step of the bus's tasks takes, and ten times a second, how late the loop is.
 """
 
 import asyncio
