@@ -172,9 +172,7 @@ class CatchUp:
     def _lose_spoiled(
         self, source: Source, told: Gap | None = None, upto: int = MAX_NUMBER
     ) -> None:
-        """The source says nothing more of its rows that were no events. Report the gaps that wait
-        for its word, up to `upto`, without what the gap `told` has.
-        """
+        """Report the gaps up to `upto` that wait for word of the source, less those in `told`."""
         for gap in self._spoiled.pop(source, ()):
             end = min(gap.upto, upto)
             if told is not None:
@@ -195,9 +193,7 @@ class CatchUp:
 
     @property
     def missing(self) -> int:
-        """The largest lag, in sequence numbers, over all other buses. 0 while the inbox is nearly
-        empty, because a live event would be handed over next anyway.
-        """
+        """The largest lag in sequence numbers; 0 while the inbox is nearly empty."""
         if self._subscription.wants_more:
             return 0
         return max((self._cursors[source].missing for source in self.behind), default=0)
@@ -281,9 +277,7 @@ class CatchUp:
         return None if cursor is None else cursor.last
 
     def resume(self, source: Source, low: int, high: int) -> None:
-        """A source that was forgotten is back. Nothing up to `low` is owed, and nothing above
-        `high` was handed over; what lies between counts as lost.
-        """
+        """A forgotten source is back: what lies between `low` and `high` counts as lost."""
         self._unmet.pop(source, None)
         cursor = self._cursors.get(source)
         self._cursors[source] = Cursor(high if cursor is None else max(high, cursor.last))

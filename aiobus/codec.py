@@ -199,9 +199,7 @@ knows. A hook for each event could say so itself, but costs as much as the other
 
 
 def _image(value: object) -> object:
-    """What travels in place of `value`, as orjson asks for it. Raises any error if nothing does, or
-    if orjson would spoil it; `_examine` then says where.
-    """
+    """What travels in place of `value`, for orjson. Raises any error if nothing does."""
     global _images
     _images += 1
     image = _stated(value)

@@ -183,9 +183,7 @@ def current() -> Delivery | None:
 
 
 def holding() -> list[Delivery]:
-    """Unfinished deliveries that cannot complete while the calling code waits, innermost first.
-    There can be several: a handler may iterate a stream.
-    """
+    """Unfinished deliveries that wait while the calling code does, innermost first."""
     found = []
     delivery = current()
     while delivery is not None:

@@ -62,9 +62,7 @@ class Dispatcher:
         self._returned = Notifier()
 
     def run(self) -> Coroutine[Any, Any, None]:
-        """Hand over events for as long as the subscription is open; end when it is closed and the
-        calls have returned. A call that holds the loop is reported.
-        """
+        """Hand over events until the subscription is closed and all calls have returned."""
         work = self._hand_over if self._concurrency == 1 else self._spawn_calls
         return self._watch.timed(work, lambda: _place(self.subscription))
 

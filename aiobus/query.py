@@ -31,9 +31,7 @@ _ESCAPES = {code: f"%{code:02X}" for code in (*range(33), 127, *map(ord, "%*/"))
 
 
 def plain(text: str) -> str:
-    """The characters of `text` as an exact str. `str(text)` is `"Kind.TRADE"` for a member of a
-    `class Kind(str, Enum)`, which equals its value.
-    """
+    """`text` as an exact str: `str(text)` of a member of a (str, Enum) is `"Kind.TRADE"`."""
     return str.__str__(text)
 
 

@@ -118,9 +118,7 @@ class LazyBatch:
         self._at = 0
 
     def take(self) -> list[Event[Any]]:
-        """Parse and return the next events: at most 32, and no second one beyond 16 KiB. Rows that
-        are not parted by `,` and a newline are parsed in one go. Empty when the next row is wrong.
-        """
+        """Parse the next events: at most 32, and 16 KiB if several. None if the next is wrong."""
         if not self._parts:
             self._parts = self._split()
         some = self._parts[self._at : self._at + OPENED]
@@ -185,9 +183,7 @@ class LazyBatch:
         return events
 
     def _made(self, rows: list[Any]) -> list[Event[Any]]:
-        """Check and make each event. All that is handed over goes through this loop, so it asks
-        only whether all is right; what is not, `_wrong` says.
-        """
+        """Check and make each event: the hot loop. `_wrong` says what is wrong."""
         source, epoch, last, newest = self.rows.source, self.rows.epoch, self.last, self.rows.newest
         events = []
         for row in rows:

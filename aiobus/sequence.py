@@ -124,9 +124,7 @@ class Cursor:
         return True
 
     def take(self, prev: int, newest: int, has_room: bool) -> int | None:
-        """A frame with events above `prev` up to `newest` (equal: a beacon, without any). The seq
-        above which its events are to be handed over; None to leave the frame and be behind.
-        """
+        """Take a frame. Returns the seq above which it is handed over; None to leave it."""
         last = self.last
         if prev > last or self.since is not None:
             self._be_behind(newest)
@@ -182,9 +180,7 @@ class Cursor:
         return self._asked is not None and is_next and is_sound
 
     def advance(self, page: Page) -> Gap | None:
-        """Take a page that was asked for, whose events above `last` are to be handed over; return
-        what is lost before the first of them, unless an earlier page has said so.
-        """
+        """Take the page that was asked for; return what is lost before its first event."""
         gap = None
         if self.since is not None:  # what was forgotten by then is not missed
             self.last, self._past = page.after, page.evicted

@@ -71,9 +71,7 @@ class EventStream:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Unsubscribe; never waits. Events not taken are gone. Raises WrongLoop elsewhere, but does
-        nothing in a forked child, which may leave the body by it.
-        """
+        """Unsubscribe, without a wait; nothing in a forked child. Raises WrongLoop elsewhere."""
         subscription = self._entered()
         if subscription.life.is_forked:
             return
@@ -136,9 +134,7 @@ class EventStream:
             self._subscription.note_idle()
 
     def _is_iterated_here(self) -> bool:
-        """True for the task that took the last step; once that has ended (asyncio.wait_for made it
-        for one step, before Python 3.12), and before the first step, for the one that entered.
-        """
+        """True for the task that took the last step, or that entered if that one has ended."""
         task = self._stepping
         owner = self._entered_by if task is None or task.done() else task
         return asyncio.current_task() is owner

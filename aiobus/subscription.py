@@ -139,9 +139,7 @@ class Subscription(Consumer):
 
     @property
     def stats(self) -> SubscriptionStats:
-        """A snapshot of its counters; after it has ended, the last ones. Raises WrongLoop in
-        another thread while the loop runs, and in a forked child.
-        """
+        """Its counters now, or at its end. Raises WrongLoop in another thread or a forked child."""
         self.life.check_thread()
         return SubscriptionStats(
             name=self.name,
@@ -311,9 +309,7 @@ class Subscription(Consumer):
 
     @property
     def backlog(self) -> int:
-        """Events not yet handed over: `pending`, and those still to be pulled from history, of
-        which `key` and `where` may select fewer.
-        """
+        """`pending` and what is to be pulled from history, of which fewer may be selected."""
         if not self.own.behind:
             return self.pending
         return self.pending + self._publisher.history.count(self.selection, self.own.last)
@@ -437,9 +433,7 @@ class Subscription(Consumer):
     # Its end.
 
     def unhanded(self) -> int:
-        """The `backlog`, without events of the bus itself in the inbox, which no user published.
-        For the end: it takes them out.
-        """
+        """The `backlog` without system events. For the end: it takes these out of the inbox."""
         backlog = self.backlog
         if self.options.query.reserved:
             left = 0

@@ -399,3 +399,13 @@ def test_a_source_that_was_given_up_and_takes_back_what_it_said_is_asked_again()
     cursor = given_up(4, 9)
     cursor.go_back(6)
     assert cursor.ask(1000.0) == 4
+
+
+def test_a_source_that_leaves_before_the_newest_of_each_key_are_read_leaves_no_bound() -> None:
+    """Else it would be asked up to there for ever once it is back."""
+    cursor = Cursor(since="last")
+    cursor.ask(0.0)
+    cursor.advance(Page(0, 0, 5, 20, []))
+    assert cursor.upto == 20
+    cursor.leave(20)
+    assert (cursor.last, cursor.upto) == (20, 0)

@@ -28,9 +28,7 @@ when it was read, in monotonic seconds. Neither waits nor raises.
 
 @dataclass(slots=True, eq=False)
 class Probe:
-    """A look at the endpoints of `members`. `conclude` takes those at which no process listens any
-    more or, of a probe `for_accepting`, those that accept a connection.
-    """
+    """A look at endpoints. `conclude` takes those that refuse, or accept if `for_accepting`."""
 
     members: Collection[Member]
     conclude: Callable[[Collection[Member]], None]

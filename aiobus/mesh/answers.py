@@ -59,9 +59,7 @@ class Owed:
         return False
 
     def put(self, link: Link, message: bytes, asked: Ask | PageAsk) -> None:
-        """Keep a question until it is answered. Of several with one number, the last counts. Raises
-        WireError for one too many; an asker repeats what it still wants to know.
-        """
+        """Keep a question; of one number, the last. Raises WireError for one too many."""
         waiting = self._links.setdefault(link, {})
         messages = self._messages.setdefault(link, set())
         key = (asked.nonce, asked.who)

@@ -309,9 +309,7 @@ class Fanout:
         return bool(page.rows or page.evicted or page.to < page.newest)
 
     def page(self, topic: bytes, query: Query, want: Want, limit: int) -> Page:
-        """A page of a query. What of it still waits for the end of the tick is sent first, so that
-        it cannot come after what the page says is the newest.
-        """
+        """A page of a query. What waits on its stream is sent first: the page says `newest`."""
         stream = self._streams.get(topic)
         if stream is not None:
             stream.flush()

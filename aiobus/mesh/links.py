@@ -182,9 +182,7 @@ class Links:
         self._network.ask(up(Ask(name, number, self.me)))
 
     def _found_at(self) -> int:
-        """The seq after which a peer that is found now is owed what is published here: 0 if it was
-        there already, perhaps, and could not be met.
-        """
+        """The seq after which a peer found now is owed events: 0 if it may have been here."""
         return 0 if self._discovery.unreached else self._publisher.public_seq
 
     # Coming.
@@ -296,9 +294,7 @@ class Links:
         return self._unplaced.more(newest)
 
     def link(self, peer: Peer) -> None:
-        """Ask whether all that is subscribed here is live there. One such question is under way for
-        each peer, until it has answered.
-        """
+        """Ask a peer whether all that is subscribed here is live there, until it has answered."""
         self.rounds.drop(self._linking.get(peer.endpoint))
         catchups = list(self._interest)
 
@@ -574,9 +570,7 @@ class Links:
         return Probe(members, conclude)
 
     def closing(self, newest: int) -> set[str]:
-        """Names of those that said bye, whose hello is still here, and to which something up to
-        `newest` was owed: they may not have closed.
-        """
+        """Names of those that said bye, may not have closed, and are owed events below `newest`."""
         return {each.who.name for each in self._closed.values() if each.found_at < newest}
 
     def withdraw(self, who: PeerId) -> None:

@@ -117,9 +117,7 @@ class Peer:
         return now - self._heard
 
     def doubt(self) -> None:
-        """It says less than was heard of it, and is about to be asked: what it says from now on was
-        published before that, or is not true.
-        """
+        """It says less than was heard of it: what it says from now on decides."""
         self._doubted, self._recent = self.last, 0
 
     def confirm(self, seq: int) -> bool:

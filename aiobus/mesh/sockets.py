@@ -469,9 +469,7 @@ def _endpoint(address: object) -> str:
 
 
 def _listening(endpoint: str) -> socket.socket:
-    """A socket that listens there. ZeroMQ, given an ipc endpoint, would remove whatever has its
-    path; and connections inherit what it has no option for.
-    """
+    """A listening socket. ZeroMQ would remove whatever has the path of an ipc endpoint."""
     scheme, _, address = endpoint.partition("://")
     if scheme == "ipc":
         sock = socket.socket(socket.AF_UNIX)
