@@ -161,7 +161,7 @@ async def test_the_system_events_and_their_fields_are_those_that_are_published()
 
 def test_the_system_events_of_the_readme_have_the_fields_of_the_contract() -> None:
     rows = re.findall(
-        r"^\| `(aiobus\.\w+)` \|.*\| (.+) \|$", (ROOT / "README.md").read_text(), re.M
+        r"^\| `(aiobus\.\w+)` \|.*\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     told = {quoted(type)[0]: cells for type, cells in table("## System events", "type").items()}
     assert [type for type, _ in rows] == [
