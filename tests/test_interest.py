@@ -478,6 +478,8 @@ def test_what_is_kept_of_forgotten_sources_is_bounded_too_and_lasts_for_an_hour(
     left(inlets, *sources[:3])
     left(inlets, sources[3], now=100.0)
     inlets.tick(101.0, (), ())
+    inlets.note_start(sources[1], 0.0)
+    assert sub.said("resume") == []
     inlets.tick(2.0 + MEMORY, (), ())
     for source in sources:
         inlets.note_start(source, 0.0)
