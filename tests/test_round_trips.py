@@ -213,3 +213,15 @@ async def test_several_may_wait_for_one_question(asking: Asking) -> None:
     assert await one == {"b"}
     asking.rounds.answer(1, "b", "yes")
     assert await both == set()
+
+
+async def test_the_end_wakes_who_waits_and_counts_the_peers_without_an_answer_as_gone(
+    asking: Asking,
+) -> None:
+    round = asking.ask("a", "b")
+    asking.rounds.answer(1, "a", "yes")
+    waiting = asyncio.create_task(round.changed.wait())
+    await asyncio.sleep(0)
+    asking.rounds.end()
+    await asyncio.wait_for(waiting, 1)
+    assert (round.waiting, round.gone) == (set(), {"b"})
