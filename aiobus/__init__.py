@@ -1,4 +1,8 @@
-"""An asyncio-native event bus for trading bots: nothing is lost without being reported."""
+"""An asyncio-native event bus for trading bots: nothing is lost without being reported.
+
+Subscribe to `aiobus.gap`, `aiobus.error`, `aiobus.stale` and `aiobus.peer_left` to learn of
+trouble; docs/contract.md lists all system events with the fields of their `data`.
+"""
 
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import (

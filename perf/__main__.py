@@ -59,7 +59,7 @@ async def ways(results: Results) -> None:
 
 
 async def others(results: Results) -> None:
-    """What is not a comparison of systems. What breaks is noted, and the rest goes on."""
+    """Run the measurements that compare no systems. A failure is noted, and the rest goes on."""
     with noting(results, HALT):
         for _ in range(FLOODS):
             results.add(HALT, MINE, await overload.flood("uvloop"))

@@ -47,7 +47,7 @@ LEAD_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What became of the events that were published at full rate."""
+    """The result of publishing at full rate."""
 
     sent: int
     handled: int
@@ -67,7 +67,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """What became of a schedule."""
+    """The result of publishing by a schedule."""
 
     sent: int
     late: int

@@ -43,7 +43,7 @@ REST_SECONDS = 0.01
 
 
 class Way:
-    """What `sys.setprofile` sees of the package, in order."""
+    """The calls that `sys.setprofile` reports for the package, in order."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""What is measured, of whom, and how often.
+"""The cases: what is measured, for which systems, and how often.
 
 Owns the cases and the interleaving: all systems of a case are up at once and idle but for the one
 whose turn it is, round by round in changing order, so that a machine that drifts favours no system.

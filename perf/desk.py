@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perf.systems import Place, System
+from perf.systems import Setup, System
 from perf.tally import Tally
 from perf.vitals import cpu_seconds, rss
 
@@ -41,7 +41,7 @@ class DeskFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Who is there, and which events are published."""
+    """The processes of a desk, and the events that they publish."""
 
     publishers: int = 1
     subscribers: int = 1
@@ -111,10 +111,10 @@ class Process:
 class Desk:
     """Made by `open`."""
 
-    def __init__(self, system: System, layout: Layout, place: Place) -> None:
+    def __init__(self, system: System, layout: Layout, setup: Setup) -> None:
         self.system = system
         self.layout = layout
-        self._place = place
+        self._setup = setup
         self._server = 0
         self._processes: list[Process] = []
         self.publishers: list[Process] = []
@@ -127,18 +127,18 @@ class Desk:
     ) -> AsyncIterator["Desk"]:
         """All connected, every subscription live. `folder`: run the code that is there."""
         folder = folder or system.folder()
-        with tempfile.TemporaryDirectory(prefix="ab", ignore_cleanup_errors=True) as meeting:
+        with tempfile.TemporaryDirectory(prefix="ab", ignore_cleanup_errors=True) as shared:
             ports = _free_ports(max(1, layout.publishers))
-            place = Place(meeting, ports, system.transport, layout.publishers)
-            Tally.create(Path(meeting) / "tally")
-            desk = Desk(system, layout, place)
+            setup = Setup(shared, ports, system.transport, layout.publishers)
+            Tally.create(Path(shared) / "tally")
+            desk = Desk(system, layout, setup)
             async with contextlib.AsyncExitStack() as stack:
                 await desk._start_server(stack)
                 await desk._start_workers(stack, folder)
                 yield desk
 
     async def _start_server(self, stack: contextlib.AsyncExitStack) -> None:
-        command = self.system.offer().server(self._place)
+        command = self.system.offer().server(self._setup)
         if command is None:
             return
         server = await asyncio.create_subprocess_exec(
@@ -151,7 +151,7 @@ class Desk:
         self._server = server.pid
         try:
             async with asyncio.timeout(START_SECONDS):
-                while not await _accepts(self._place.ports[0]):
+                while not await _accepts(self._setup.ports[0]):
                     if server.returncode is not None:
                         raise DeskFailed(f"{command[0]} ended with {server.returncode}")
                     await asyncio.sleep(0.05)
@@ -185,11 +185,11 @@ class Desk:
 
     async def _start(self, part: str, index: int, folder: Path | None) -> None:
         layout, name = self.layout, f"{part.partition('+')[0]}-{index}"
-        place = replace(self._place, name=name, index=index)
+        setup = replace(self._setup, name=name, index=index)
         told = {
             "system": self.system.name,
             "part": part,
-            "place": asdict(place),
+            "setup": asdict(setup),
             "types": layout.types,
             "keys": self._keys_of(index) if "publish" in part else layout.keys,
             "only": layout.only,
@@ -200,7 +200,7 @@ class Desk:
             "callback": layout.callback,
             "window": layout.window,
         }
-        errors = Path(self._place.folder) / f"{name}.err"
+        errors = Path(self._setup.folder) / f"{name}.err"
         with errors.open("wb") as file:
             worker = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "perf.worker", json.dumps(told)),

@@ -1,4 +1,4 @@
-"""What every other system than aiobus carries: an event, and its bytes.
+"""The event of every system but aiobus, and its bytes.
 
 Owns a class of its own and the shortest exact form there is: orjson of `[type, key, timestamp,
 data]`. Neither is the class or the codec of aiobus, or the peers and the codec floor would become
@@ -14,7 +14,9 @@ __all__ = ["Event", "decode", "encode", "topic"]
 
 
 class Event:
-    """What one would write for zmq.asyncio and orjson. `timestamp` is in seconds since 1970."""
+    """The event that a user of zmq.asyncio and orjson would write. `timestamp` is in seconds since
+    1970.
+    """
 
     __slots__ = ("data", "key", "timestamp", "type")
 
@@ -39,5 +41,5 @@ def decode(payload: bytes | memoryview) -> Event:
 
 
 def topic(type: str, key: str) -> str:
-    """What systems that route by subject route by."""
+    """The subject, for systems that route by subject."""
     return f"{type}.{key}"

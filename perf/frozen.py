@@ -132,7 +132,7 @@ async def play(role: str, url: str, name: str, seconds: float) -> None:
 
 @dataclass
 class Seen:
-    """What was seen beside one neighbour, round by round."""
+    """The measurements beside one neighbour, round by round."""
 
     rates: list[float] = field(default_factory=list)
     """Events a second, by the clock."""
@@ -144,7 +144,7 @@ class Seen:
     """Events that did not come to the healthy one, or not in their order."""
 
     def rounds(self) -> list[dict[str, float]]:
-        """What was seen, round by round; times in microseconds."""
+        """The measurements, round by round; times in microseconds."""
         return [
             {"rate": rate, "publisher_us": 1e6 * cost, "p99": 1e6 * p99, "lost": lost}
             for rate, cost, p99, lost in zip(
@@ -251,7 +251,9 @@ async def measure(loop: str, cores: list[int]) -> dict[str, Seen]:
 
 
 async def rounds(loop: str) -> dict[str, list[dict[str, float]]]:
-    """What each round showed, by neighbour: in a process of its own, which may keep its core."""
+    """The measurements of each round, by neighbour: in a process of its own, which may keep its
+    core.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "perf.frozen", "--json", "--loop", loop),
         stdout=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What aiobus has to achieve beside the others, and whether it did.
+"""The goals of aiobus relative to other systems, and whether a run meets them.
 
 Owns the goals. Only ratios of one run are judged, but for the two that a desk asks for in seconds.
 Must not know how anything was measured.

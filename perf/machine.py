@@ -1,4 +1,4 @@
-"""What the figures were measured with: the commit, the processor, the versions.
+"""The setting of a measurement: the commit, the processor, the versions.
 
 Must not know the figures, nor say whose machine it is.
 """

@@ -1,4 +1,5 @@
-"""What checking a payload costs beside encoding and decoding it. Run: python -m perf.payloads
+"""The cost of checking a payload, relative to encoding and decoding it. Run: python -m
+perf.payloads
 
 Owns the curve over the levels of an order book, and its bounds. Only ratios of one run are judged:
 what is compared takes turns, and of each turn the best is taken. Exits with 1 when a bound is
@@ -62,7 +63,7 @@ def publishing(data: Any) -> tuple[float, float, float, float]:
     def bare(
         seq: int, timestamp: float, type: str, key: str, data: Any, cause: str, limit: int
     ) -> bytes:
-        """What `encode` does but for the checks of data."""
+        """`encode` without the checks of data."""
         row: tuple[object, ...] = (seq, timestamp, type, key, data)
         if timestamp.__class__ is not float or timestamp - timestamp != 0.0:
             raise ValueError(timestamp)

@@ -137,7 +137,7 @@ def latency(results: Results) -> Any:
 
 
 def growth(results: Results) -> Any:
-    """What more subscribers, publishers, bytes or subscriptions do."""
+    """The effect of more subscribers, publishers, bytes or subscriptions."""
     found = [(series, _points(results, *series[:2])) for series in SERIES]
     found = [(series, points) for series, points in found if points]
     if not found:

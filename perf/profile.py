@@ -15,7 +15,7 @@ SECONDS = 3.0
 
 
 async def profiles() -> dict[str, list[str]]:
-    """What was seen, by who was looked at."""
+    """The profiles, by the name of the process."""
     found = {}
     async with Desk.open(SYSTEMS["aiobus"], Layout()) as desk:
         await desk.throughput(0.5)

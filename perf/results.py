@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "results"
 
 @dataclass(slots=True)
 class Results:
-    """What is known so far."""
+    """The results so far."""
 
     machine: dict[str, Any] = field(default_factory=dict)
     mode: str = ""
@@ -83,7 +83,7 @@ class Results:
 
     @staticmethod
     def read(path: Path) -> "Results":
-        """What was written."""
+        """The results in a file."""
         return Results(**json.loads(path.read_text()))
 
 

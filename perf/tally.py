@@ -1,4 +1,4 @@
-"""What each subscriber has handled, where a publisher of another process can read it.
+"""Counters of handled events, which a publisher of another process can read.
 
 Owns a mapped file of 8-byte counters. It costs every system the same few nanoseconds an event, and
 no message of its own. Must not know what is counted.

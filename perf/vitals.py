@@ -1,4 +1,4 @@
-"""What a process has used so far: processor time, memory, and bytes that came in over TCP.
+"""The resources that a process has used: processor time, memory, and bytes that came in over TCP.
 
 Owns where the system keeps these figures. Must not know what they are used for. On Linux; elsewhere
 what cannot be known is 0.

@@ -21,7 +21,7 @@ import uvloop
 import aiobus
 from perf.bench import Arrivals, latency, throughput
 from perf.sampler import Sampler
-from perf.systems import SYSTEMS, Callback, Place
+from perf.systems import SYSTEMS, Callback, Setup
 from perf.tally import COUNTERS, Tally
 from perf.ticker import Ticker
 from perf.trades import trades
@@ -48,18 +48,18 @@ Answer = dict[str, Any]
 
 
 class Worker:
-    """What the commands do. `told`: which system, which part, which events."""
+    """The commands. `told`: which system, which part, which events."""
 
     def __init__(self, told: dict[str, Any]) -> None:
         self._told = told
-        self._place = Place(**told["place"])
+        self._setup = Setup(**told["setup"])
         self._types: list[str] = told["types"]
         self._keys: list[str] = told["keys"]
         system = SYSTEMS[told["system"]]
         offer = system.offer()
-        self._side, self._make = offer.Side(self._place), offer.Event
-        self._tally = Tally(Path(self._place.folder) / "tally")
-        self._arrivals = Arrivals(self._tally.counters, self._place.index)
+        self._side, self._make = offer.Side(self._setup), offer.Event
+        self._tally = Tally(Path(self._setup.folder) / "tally")
+        self._arrivals = Arrivals(self._tally.counters, self._setup.index)
         self._cpu, self._received = 0.0, 0
         self._taken: int | None = None  # events since the mark
         self._commands: dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
@@ -224,7 +224,7 @@ class Worker:
         return {"rss": rss()}
 
     async def tell(self, line: dict[str, Any]) -> Answer:
-        """What there was since the mark."""
+        """The measurements since the mark."""
         cpu, received = cpu_seconds() - self._cpu, tcp_received() - self._received
         delays = sorted(self._arrivals.delays)
         last = len(delays) - 1

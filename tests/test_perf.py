@@ -18,7 +18,7 @@ from perf.envelope import decode, encode
 from perf.goals import GOALS, HALT, judge
 from perf.report import insert, lines
 from perf.results import Results
-from perf.systems import SYSTEMS, Place, System
+from perf.systems import SYSTEMS, Setup, System
 from perf.tally import Tally
 from perf.trades import symbols, trades
 from perf.worker import PUBLISHED, Worker
@@ -137,8 +137,8 @@ async def test_the_first_event_of_a_window_is_held_until_the_whole_window_is_pub
 ) -> None:
     Tally.create(tmp_path / "tally")
     told = {"system": "asyncio.Queue", "types": ["TRADE"], "keys": ["SYM0000"], "window": 2}
-    place = asdict(Place(str(tmp_path), [], "inproc"))
-    worker = Worker({**told, "place": place, "callback": "when all wait"})
+    setup = asdict(Setup(str(tmp_path), [], "inproc"))
+    worker = Worker({**told, "setup": setup, "callback": "when all wait"})
     counters, handle = Tally(tmp_path / "tally").counters, worker.callback()
     await worker.mark({})
     for window in (1, 2):

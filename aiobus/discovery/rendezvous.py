@@ -138,7 +138,7 @@ class AddressClient:
     def __init__(self, address: Address, ready: asyncio.Future[None]) -> None:
         self.address = address
         self.registry: Registry | None = None
-        """What this member serves here, if it does."""
+        """The registry here, while this member serves."""
         self.ready = ready
         """Done once all members at this address can be met."""
         self.was_reached = False
@@ -146,7 +146,7 @@ class AddressClient:
         # Known for every address, since this member may have to serve at any of them later.
         self.bind_error = bind_error(address)
         self.problem = "no bus serves there"
-        """What is wrong while `ready` is not done: a part of a sentence in warnings and errors."""
+        """The problem while `ready` is not done: a part of a sentence in warnings and errors."""
         self.is_unusable = False
         """True if no member can be met here: another program answers, or no member may bind it."""
         self._unknown_since: float | None = -math.inf

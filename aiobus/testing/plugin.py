@@ -1,4 +1,4 @@
-"""What `pytest_plugins = ["aiobus.testing"]` adds to pytest: the fixtures `bus` and `network`.
+"""The plugin of `pytest_plugins = ["aiobus.testing"]`: the fixtures `bus` and `network`.
 
 Owns how a failing handler fails its test, and the seed of a test's faults. Must not know how
 coroutine tests are run: pytest-asyncio or anyio do that, or else `aiobus.testing.runner`.

@@ -1,7 +1,7 @@
-"""Runs coroutine tests, and coroutine fixtures of theirs, where no plugin does.
+"""Runs coroutine tests and their coroutine fixtures if no other plugin does.
 
-Owns one loop per test. Must not know of buses. Tests that anyio claims are left to it; with
-pytest-asyncio this is not used at all.
+Owns one loop per test. Must not know of buses. Tests with a mark for anyio are left to anyio; with
+pytest-asyncio this is not used.
 
 PYTEST_DONT_REWRITE: nothing is asserted here.
 """

@@ -1,7 +1,7 @@
 """An event loop on virtual time: a day of timers passes as fast as their callbacks run.
 
-Owns its two clocks, and the judgement that nothing can ever happen again. Must not know of buses:
-`aiobus.clock` asks the running loop, so buses on it follow its clocks.
+Owns its two clocks, and the detection of deadlocks. Must not know of buses: `aiobus.clock` reads
+the clocks of the running loop, so a bus on this loop follows them.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 START = 1_700_000_000.0
-"""Unix seconds at which the wall clock of a loop begins: the same in each run, so that what depends
-on it is as well.
+"""Unix seconds at which the wall clock of a loop begins. It is the same in each run, so that runs
+repeat exactly.
 """
 ABSENT = (
     *("run_in_executor", "add_reader", "add_writer", "add_signal_handler"),
@@ -32,12 +32,12 @@ ABSENT = (
     *("create_unix_connection", "create_unix_server", "start_tls", "getaddrinfo", "getnameinfo"),
     *("connect_read_pipe", "connect_write_pipe", "subprocess_exec", "subprocess_shell"),
 )
-"""Methods of a loop whose results come from outside, at a moment of real time."""
+"""Methods of a loop whose results come from outside, at a real time."""
 
 
 class Deadlock(BusError):
-    """No callback is ready and no timer is set, so no task on this loop can ever go on. `waiting`:
-    one line for each task that waits, with the file and line of each of its frames.
+    """No callback is ready and no timer is set, so no task on this loop can ever go on. `waiting`
+    has one line for each waiting task, with the file and line of each of its frames.
     """
 
     def __init__(self, time: float, waiting: list[str]) -> None:
@@ -50,23 +50,23 @@ class Deadlock(BusError):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """An event loop whose clock stands still while something is ready to run, and else jumps to the
-    next timer::
+    """An event loop whose clock stands still while a callback is ready. Otherwise the clock jumps
+    to the next timer::
 
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(main())  # an hour of `asyncio.sleep` takes milliseconds
 
-    `time()` begins at 0, and `wall_time()` at `start` in Unix seconds. A bus on this loop lives by
-    these clocks alone: its timeouts, its judgement of silent peers, the timestamps of its events.
-    `time.time()`, `time.monotonic()` and `time.sleep()` are the machine's as ever.
+    `time()` begins at 0, and `wall_time()` at `start` in Unix seconds. A bus on this loop uses
+    these clocks alone, for timeouts, silent peers and the timestamps of events. `time.time()`,
+    `time.monotonic()` and `time.sleep()` are the machine's as ever.
 
-    Runs repeat exactly: sets of tasks and futures made by the loop iterate in the order of creation
-    and not of addresses. What else differs from run to run is the caller's: `random` without a
+    Runs repeat exactly: sets of tasks and futures of this loop iterate in the order of creation,
+    not of addresses. The caller avoids all else that differs from run to run: `random` without a
     seed, sets of strings, real clocks.
 
-    When nothing can ever happen again, running the loop raises Deadlock, where other loops would
-    hang. There are no sockets, pipes, processes, signal handlers or threads: methods that need them
-    raise NotImplementedError, and `call_soon_threadsafe` from another thread RuntimeError.
+    If nothing can ever happen again, running the loop raises Deadlock; other loops would hang.
+    There are no sockets, pipes, processes, signal handlers or threads: methods that need them raise
+    NotImplementedError, and `call_soon_threadsafe` from another thread raises RuntimeError.
     """
 
     _thread_id: int | None
@@ -93,8 +93,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._start + self._now
 
     def block(self, seconds: float) -> None:
-        """Let time pass without the loop, as code does that computes for `seconds`: timers that are
-        due meanwhile come late. Raises ValueError for a negative number.
+        """Let `seconds` pass without running the loop, as code that computes does: timers that are
+        due meanwhile are late. Raises ValueError for a negative number.
         """
         if not seconds >= 0:
             raise ValueError(f"block({seconds!r}): 0 seconds or more are needed")
@@ -118,10 +118,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             )
         return self.call_soon(callback, *args, context=context)
 
-    # What BaseEventLoop asks of the loop that is made from it.
+    # BaseEventLoop calls these methods of its subclass.
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Jump to the next timer; it is `timeout` seconds away, or at once (0), or never (None)."""
+        """Jump to the next timer, in `timeout` seconds. Raises Deadlock if there is none (None)."""
         if timeout is None:
             raise Deadlock(self._now, _waiting(self))
         self._pass(timeout)
@@ -129,7 +129,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _pass(self, seconds: float) -> None:
         self._now += seconds
-        # The loop runs the timers that are due before `time()` plus this: those of now, no others.
+        # The loop runs timers that are due before `time()` plus this resolution: only those of now.
         self._clock_resolution = math.ulp(self._now)
 
     def _process_events(self, event_list: list[Any]) -> None:
@@ -160,7 +160,7 @@ for _name in ("remove_reader", "remove_writer", "remove_signal_handler"):
 
 
 class _Future(asyncio.Future[T]):
-    """One whose place in a set is the same in each run."""
+    """Its hash is its number, so that sets iterate in the same order in each run."""
 
     def __init__(self, *, loop: VirtualLoop) -> None:
         self._number = next(loop._created)
@@ -171,7 +171,7 @@ class _Future(asyncio.Future[T]):
 
 
 class _Task(asyncio.Task[T]):
-    """One whose place in a set is the same in each run."""
+    """Its hash is its number, so that sets iterate in the same order in each run."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], loop: VirtualLoop, options: Any) -> None:
         self._number = next(loop._created)
@@ -190,11 +190,11 @@ def _make_task(
 
 def _waiting(loop: VirtualLoop) -> list[str]:
     tasks = sorted(asyncio.all_tasks(loop), key=hash)  # in the order of creation
-    return [f"{task.get_name()}: {_place(task.get_coro())}" for task in tasks]
+    return [f"{task.get_name()}: {_where(task.get_coro())}" for task in tasks]
 
 
-def _place(awaited: Any) -> str:
-    """Where a task waits, from its innermost frame to its outermost."""
+def _where(awaited: Any) -> str:
+    """The frames in which a task waits, innermost first."""
     frames = [f"{frame.f_code.co_name} ({_line(frame)})" for frame in _frames(awaited)]
     return " in ".join(reversed(frames)) or "not begun"
 
@@ -204,7 +204,7 @@ def _line(frame: FrameType) -> str:
 
 
 def _frames(awaited: Any) -> Iterator[FrameType]:
-    """The frames of what is awaited, as far as they are Python's."""
+    """The Python frames of an awaited object, outermost first."""
     while awaited is not None:
         for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
             if (frame := getattr(awaited, f"{kind}_frame", None)) is not None:

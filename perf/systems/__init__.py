@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from perf import copies
 
-__all__ = ["BASE", "SYSTEMS", "Callback", "Offer", "Place", "Side", "System", "program"]
+__all__ = ["BASE", "SYSTEMS", "Callback", "Setup", "Side", "System", "SystemModule", "program"]
 
 BASE = "3b5aca6"
 """The commit that aiobus is measured beside: the processor time of an event is a multiple of its.
@@ -25,22 +25,22 @@ Callback = Callable[[Any], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the processes of one system meet, and which of them this is."""
+class Setup:
+    """The folder, ports and transport of one system, and the number of this process in it."""
 
     folder: str
-    """A directory of theirs alone."""
+    """A directory for these processes alone."""
     ports: list[int]
     """Free ports of 127.0.0.1: one for a server, or one for each publisher."""
     transport: str
-    """"ipc", "tcp" or "inproc", for those that know several."""
+    """"ipc", "tcp" or "inproc", for systems that have several transports."""
     publishers: int = 1
     name: str = "publisher-0"
     index: int = 0
-    """Which of the publishers, or of the subscribers."""
+    """The number of this publisher, or of this subscriber."""
 
     def endpoint(self, publisher: int) -> str:
-        """Where that publisher is found, for those that have no server."""
+        """The endpoint of a publisher, for systems without a server."""
         if self.transport == "tcp":
             return f"tcp://127.0.0.1:{self.ports[publisher]}"
         return f"ipc://{self.folder}/{publisher}.sock"
@@ -67,14 +67,14 @@ class Side(Protocol):
         ...
 
 
-class PutResult(Protocol):
-    """What the module of a system has."""
+class SystemModule(Protocol):
+    """The interface of a module for one system."""
 
-    Side: Callable[[Place], Side]
+    Side: Callable[[Setup], Side]
     Event: Callable[..., Any]
     """What it publishes: `perf.envelope.Event`, but aiobus its own."""
 
-    def server(self, place: Place) -> list[str] | None:
+    def server(self, setup: Setup) -> list[str] | None:
         """The command that starts its server; None when it needs none."""
         ...
 
@@ -113,9 +113,9 @@ class System:
         """Where its processes run; None: in this directory."""
         return copies.at(self.commit) if self.commit else None
 
-    def offer(self) -> PutResult:
+    def offer(self) -> SystemModule:
         """Its module."""
-        return cast(PutResult, importlib.import_module(f"perf.systems.{self.module}"))
+        return cast(SystemModule, importlib.import_module(f"perf.systems.{self.module}"))
 
 
 def program(name: str) -> str | None:

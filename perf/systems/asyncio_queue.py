@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from perf.envelope import Event, decode, encode
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 
 __all__ = ["Event", "Side", "server"]
 
@@ -12,14 +12,14 @@ MAXSIZE = 8_192
 """As an inbox of aiobus has."""
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Side:
     """A queue of payloads."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, setup: Setup) -> None:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(MAXSIZE)
         self._tasks: list[asyncio.Task[None]] = []
 

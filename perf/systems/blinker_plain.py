@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import blinker
 
 from perf.envelope import Event
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 
 __all__ = ["Event", "Side", "server"]
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Side:
     """A signal for each type. `send_async` returns when every receiver has."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, setup: Setup) -> None:
         self._signals = blinker.Namespace()
 
     async def open(self, *, publishes: bool) -> None:

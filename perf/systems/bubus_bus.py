@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import bubus
 
 from perf.envelope import Event, decode, encode
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 
 __all__ = ["Event", "Side", "server"]
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Payload(bubus.BaseEvent):  # type: ignore[misc]  # bubus is not type-checked
-    """What is dispatched."""
+    """The event that is dispatched."""
 
     payload: bytes
 
@@ -25,7 +25,7 @@ class Payload(bubus.BaseEvent):  # type: ignore[misc]  # bubus is not type-check
 class Side:
     """A bus with the settings that it has by default."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, setup: Setup) -> None:
         self._bus = bubus.EventBus()
 
     async def open(self, *, publishes: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from perf.envelope import Event, decode, encode
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 from perf.trades import trades
 
 __all__ = ["Event", "Side", "server"]
@@ -15,14 +15,14 @@ __all__ = ["Event", "Side", "server"]
 PAYLOADS = 2_000
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Side:
     """Encodes what it is given, or hands over what it has encoded before."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, setup: Setup) -> None:
         pass
 
     async def open(self, *, publishes: bool) -> None:
@@ -41,7 +41,7 @@ class Side:
         encode(event)
 
     async def hand_over(self, payload: bytes) -> None:
-        """What a subscriber does with each payload."""
+        """Decode a payload, as a subscriber does."""
         await self._callback(decode(payload))
 
     async def close(self) -> None:

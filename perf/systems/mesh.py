@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 
 from aiobus import AsyncEventBus, Event
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 
 __all__ = ["Event", "Side", "server"]
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Side:
     """A bus with the limits that it has by default."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, setup: Setup) -> None:
         urls = {
-            "ipc": f"ipc://{place.folder}/desk",
-            "tcp": f"tcp://127.0.0.1:{place.ports[0]}",
+            "ipc": f"ipc://{setup.folder}/desk",
+            "tcp": f"tcp://127.0.0.1:{setup.ports[0]}",
             "inproc": "inproc://",
         }
-        self._bus = AsyncEventBus(urls[place.transport], name=place.name)
+        self._bus = AsyncEventBus(urls[setup.transport], name=setup.name)
         self.publish = self._bus.publish
 
     async def open(self, *, publishes: bool) -> None:

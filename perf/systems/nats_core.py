@@ -6,23 +6,23 @@ from typing import Any
 import nats
 
 from perf.envelope import Event, decode, encode, topic
-from perf.systems import Callback, Place, program
+from perf.systems import Callback, Setup, program
 
 __all__ = ["Event", "Side", "server"]
 
 
-def server(place: Place) -> list[str]:
+def server(setup: Setup) -> list[str]:
     """nats-server, by default settings but for its address."""
     binary = program("nats-server")
     assert binary is not None
-    return [binary, "--addr", "127.0.0.1", "--port", str(place.ports[0])]
+    return [binary, "--addr", "127.0.0.1", "--port", str(setup.ports[0])]
 
 
 class Side:
     """A client."""
 
-    def __init__(self, place: Place) -> None:
-        self._url = f"nats://127.0.0.1:{place.ports[0]}"
+    def __init__(self, setup: Setup) -> None:
+        self._url = f"nats://127.0.0.1:{setup.ports[0]}"
 
     async def open(self, *, publishes: bool) -> None:
         """Connect."""

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from pyee.asyncio import AsyncIOEventEmitter
 
 from perf.envelope import Event, decode, encode
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 
 __all__ = ["Event", "Side", "server"]
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Side:
     """An emitter. `emit` returns when the tasks are made."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, setup: Setup) -> None:
         self._emitter = AsyncIOEventEmitter()
 
     async def open(self, *, publishes: bool) -> None:

@@ -7,32 +7,32 @@ from typing import Any
 import redis.asyncio
 
 from perf.envelope import Event, decode, encode, topic
-from perf.systems import Callback, Place, program
+from perf.systems import Callback, Setup, program
 
 __all__ = ["Event", "Side", "server"]
 
 
-def server(place: Place) -> list[str]:
+def server(setup: Setup) -> list[str]:
     """redis-server without files, at a port or a socket."""
     binary = program("redis-server")
     assert binary is not None
     command = [binary, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    command += ["--dir", place.folder, "--port", str(place.ports[0])]
-    return [*command, "--unixsocket", _socket(place)]
+    command += ["--dir", setup.folder, "--port", str(setup.ports[0])]
+    return [*command, "--unixsocket", _socket(setup)]
 
 
-def _socket(place: Place) -> str:
-    return f"{place.folder}/redis.sock"
+def _socket(setup: Setup) -> str:
+    return f"{setup.folder}/redis.sock"
 
 
 class Side:
     """A client: over the socket, which is the faster, or over TCP."""
 
-    def __init__(self, place: Place) -> None:
-        if place.transport == "tcp":
-            where: dict[str, Any] = {"host": "127.0.0.1", "port": place.ports[0]}
+    def __init__(self, setup: Setup) -> None:
+        if setup.transport == "tcp":
+            where: dict[str, Any] = {"host": "127.0.0.1", "port": setup.ports[0]}
         else:
-            where = {"unix_socket_path": _socket(place)}
+            where = {"unix_socket_path": _socket(setup)}
         # One publisher needs no pool, of which each call would take a connection and give it back.
         self._client = redis.asyncio.Redis(single_connection_client=True, **where)
         self._heard: Any = None

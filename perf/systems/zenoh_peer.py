@@ -13,20 +13,20 @@ from typing import Any
 import zenoh
 
 from perf.envelope import Event, decode, encode
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 
 __all__ = ["Event", "Side", "server"]
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Side:
     """A session that listens when it publishes, and connects to every publisher otherwise."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
         self._publishers: dict[tuple[str, str], Any] = {}
         self._subscribers: list[Any] = []
         self._received: deque[bytes] = deque()
@@ -36,20 +36,20 @@ class Side:
 
     async def open(self, *, publishes: bool) -> None:
         """Open a session."""
-        place = self._place
+        setup = self._setup
         config = zenoh.Config()
         config.insert_json5("mode", '"peer"')
         config.insert_json5("scouting/multicast/enabled", "false")
         config.insert_json5("scouting/gossip/enabled", "false")
-        mine = [self._endpoint(place.index)] if publishes else []
-        others = [] if publishes else [self._endpoint(each) for each in range(place.publishers)]
+        mine = [self._endpoint(setup.index)] if publishes else []
+        others = [] if publishes else [self._endpoint(each) for each in range(setup.publishers)]
         config.insert_json5("listen/endpoints", json.dumps(mine))
         config.insert_json5("connect/endpoints", json.dumps(others))
         self._loop = asyncio.get_running_loop()
         self._session = zenoh.open(config)
 
     def _endpoint(self, publisher: int) -> str:
-        return f"tcp/127.0.0.1:{self._place.ports[publisher]}"
+        return f"tcp/127.0.0.1:{self._setup.ports[publisher]}"
 
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback

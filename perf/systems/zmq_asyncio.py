@@ -1,4 +1,4 @@
-"""What one would write from the documentation of pyzmq: `zmq.asyncio`, one awaited call an event.
+"""Code after the documentation of pyzmq: `zmq.asyncio`, one awaited call an event.
 
 The queues are larger than the window, so that nothing is dropped; with the 1,000 of the default
 much would be.
@@ -11,14 +11,14 @@ import zmq
 import zmq.asyncio
 
 from perf.envelope import Event, decode, encode, topic
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 
 __all__ = ["HIGH_WATER_MARK", "Event", "Side", "filters", "server"]
 
 HIGH_WATER_MARK = 20_000
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
@@ -32,8 +32,8 @@ def filters(types: Sequence[str], keys: Sequence[str] | None) -> list[bytes]:
 class Side:
     """A PUB that binds, or a SUB that connects to every publisher."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
         self._context = zmq.asyncio.Context()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -42,10 +42,10 @@ class Side:
         self._socket = self._context.socket(zmq.PUB if publishes else zmq.SUB)
         self._socket.set_hwm(HIGH_WATER_MARK)
         if publishes:
-            self._socket.bind(self._place.endpoint(self._place.index))
+            self._socket.bind(self._setup.endpoint(self._setup.index))
         else:
-            for publisher in range(self._place.publishers):
-                self._socket.connect(self._place.endpoint(publisher))
+            for publisher in range(self._setup.publishers):
+                self._socket.connect(self._setup.endpoint(publisher))
 
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import zmq
 
 from perf.envelope import Event, decode, encode, topic
-from perf.systems import Callback, Place
+from perf.systems import Callback, Setup
 from perf.systems.zmq_asyncio import HIGH_WATER_MARK, filters
 
 __all__ = ["Event", "Side", "server"]
@@ -18,15 +18,15 @@ __all__ = ["Event", "Side", "server"]
 IDLE_MS = 50
 
 
-def server(place: Place) -> None:
+def server(setup: Setup) -> None:
     """There is none."""
 
 
 class Side:
     """A PUB that binds, or a SUB that connects to every publisher."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
         self._context = zmq.Context()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -35,11 +35,11 @@ class Side:
         self._socket = self._context.socket(zmq.PUB if publishes else zmq.SUB)
         self._socket.set_hwm(HIGH_WATER_MARK)
         if publishes:
-            self._socket.bind(self._place.endpoint(self._place.index))
+            self._socket.bind(self._setup.endpoint(self._setup.index))
         else:
             self._socket.rcvtimeo = IDLE_MS
-            for publisher in range(self._place.publishers):
-                self._socket.connect(self._place.endpoint(publisher))
+            for publisher in range(self._setup.publishers):
+                self._socket.connect(self._setup.endpoint(publisher))
 
     async def subscribe(
         self, types: Sequence[str], keys: Sequence[str] | None, callback: Callback
