@@ -869,7 +869,7 @@ async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(m
     strategy, gateway, log = [await mesh.bus(name) for name in ("strategy", "gateway", "log")]
     orders, fills = Seen(is_open=False), Seen(is_open=False)
     await gateway.subscribe(EventType.ORDER, orders.take, maxsize=8)
-    await log.subscribe(EventType.FILL, fills.take, maxsize=8)
+    await log.subscribe(EventType.FILL, fills.take, maxsize=64)
     asked: Any = log._transport
 
     async def on_trade(event: Event) -> None:
