@@ -124,7 +124,7 @@ class Subscription(Consumer):
     @property
     def unconfirmed(self) -> frozenset[str]:
         """Names of the buses that did not confirm it in time, that refuse its query, or whose link
-        was cut, and meeting addresses that did not answer (`tcp://127.0.0.1:7555`). A name goes
+        was cut, and rendezvous addresses that did not answer (`tcp://127.0.0.1:7555`). A name goes
         once its bus has left, or has confirmed; from then on its events are owed.
         """
         return self._unconfirmed

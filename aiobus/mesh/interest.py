@@ -278,9 +278,9 @@ class Interest:
                 waiting = value.waiting if isinstance(value, PacedMark) else ()
                 for query, seq in streams if waiting else ():
                     asked = self._topics.get(topic(query))
-                    for inlet in () if asked is None else tuple(asked.catchups):
-                        if not inlet.has(source, seq, started):
-                            yield inlet, waiting
+                    for catchup in () if asked is None else tuple(asked.catchups):
+                        if not catchup.has(source, seq, started):
+                            yield catchup, waiting
 
     def end(self, value: Mark, heard: int) -> None:
         """A source that closes says where each stream ends: as much as a beacon on each."""
