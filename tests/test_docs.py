@@ -159,18 +159,6 @@ async def test_the_system_events_and_their_fields_are_those_that_are_published()
     assert explained == {name for known in reports.fields.values() for name in known}
 
 
-def test_the_system_events_of_the_readme_have_the_fields_of_the_contract() -> None:
-    rows = re.findall(
-        r"^\| `(aiobus\.\w+)` \|.*\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
-    told = {quoted(type)[0]: cells for type, cells in table("## System events", "type").items()}
-    assert [type for type, _ in rows] == [
-        *("aiobus.gap", "aiobus.error", "aiobus.stale", "aiobus.peer_left")
-    ]
-    for type, known in rows:
-        assert quoted(known) == quoted(told[type][0])
-
-
 def test_the_reasons_of_gaps_are_those_that_the_code_gives() -> None:
     given = {
         value for name, value in vars(sequence).items() if name.isupper() and isinstance(value, str)
