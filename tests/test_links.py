@@ -602,6 +602,20 @@ async def test_who_answers_while_it_is_looked_for_is_not_given_up(desk: Desk) ->
 # Leaving.
 
 
+async def test_a_peer_whose_end_is_read_before_its_answer_has_joined_and_left(desk: Desk) -> None:
+    """A bus that comes and goes at once: its subscriptions end on one socket, and what it says
+    comes on another.
+    """
+    peer = desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.is_asked(BOT)
+    desk.links.withdraw(BOT)
+    desk.hear_answer(BOT)
+    desk.links.bye(peer)
+    assert desk.watch.log == [("joined", "bot", 50), ("left", "bot", 50, 5, "it closed")]
+    assert desk.sub.met == [("bot", 50)]
+
+
 async def test_a_peer_that_had_left_joins_again_when_it_answers_again(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.links.withdraw(BOT)

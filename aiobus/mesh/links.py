@@ -369,6 +369,10 @@ class Links:
         if who.name == self.me.name:
             self._on_namesake(value)
         self.rounds.answer(value.nonce, who.endpoint, value)
+        asked = self._linking.get(peer.endpoint)
+        # The end of its link came on another socket, and may have been read before this answer.
+        if peer.is_cut and not peer.has_answered and asked and asked.number == value.nonce:
+            asked.on_answer(value)
 
     def _on_namesake(self, other: Answer) -> None:
         """Another bus of this name. One that has started stays. Of two that start, the lower
