@@ -249,10 +249,9 @@ class Publisher:
         Never waits.
 
         `is_own`: a system event of the bus itself, which has a reserved type and is caused by what
-        it says. Raises EncodeError before a number is taken, QueueFull as well where `pace` does,
-        TypeError for what is no Event, and
-        BusError when called from within itself (a `where` that publishes): other sinks would then
-        see the later event first.
+        it says. Before a number is taken it raises EncodeError, QueueFull if `pace` does, and
+        TypeError for what is no Event. It raises BusError when called from within itself (a `where`
+        that publishes): other sinks would then see the later event first.
         """
         if self.is_handing_out:
             hint = "publishing from `where` would disorder events; do it in the callback"

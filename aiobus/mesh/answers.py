@@ -152,7 +152,7 @@ class Answers:
         return self.askers.at(who.endpoint)
 
     def lacking(self) -> set[str]:
-        """Names of those to whom something was published that they asked for in vain."""
+        """Names of the peers that were refused a query that a published event may match."""
         return {
             name
             for name, queries, is_all in self.askers.lacking()

@@ -4,7 +4,7 @@ Owns the way of a frame to the subscriptions that asked for it, when a flush mar
 old each source is, and how many requests for pages are under way at each source: without that bound
 5,000 subscriptions that miss something ask at once, and most answers, more than ZeroMQ queues, are
 dropped. Owns the switch of a topic to progress messages alone while all its subscriptions lag far.
-Pure but for the time it is given.
+Pure: the caller passes the time.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -290,7 +290,9 @@ class Interest:
                 self.take(Frame(name, wire.frame(name, who.name, who.epoch, seq, seq, ())), heard)
 
     def reached(self, doubted: Collection[Source] = ()) -> list[Mark]:
-        """The marks reached since the last time, but for the `doubted`: they may take seqs back."""
+        """The marks reached since the last call. Sources in `doubted` are left out, because they
+        may take seqs back.
+        """
         found = []
         for source, marks in list(self.marks.items()):
             if source in doubted:
