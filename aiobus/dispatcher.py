@@ -121,6 +121,8 @@ class Dispatcher:
                 if turn.spend():
                     await asyncio.sleep(0)
                     turn.renew()
+            if subscription.life.is_forked:
+                self._calls.clear()  # they are its parent's, and no loop runs here to wait in
             while self._calls:
                 await self._returned.wait()  # also when unsubscribed, no call is cut off
         finally:

@@ -168,10 +168,10 @@ class Subscription(Consumer):
 
     @property
     def was_dropped(self) -> bool:
-        """True once it was ended by `unsubscribe`: no call starts any more. Calls that had begun
-        when the bus closed are waited for, or said to be cut off.
+        """True once it was ended by `unsubscribe` or by a fork, in the child: no call starts any
+        more. Calls that had begun when the bus closed are waited for, or said to be cut off.
         """
-        return self.closed and self.life.state is not State.CLOSED
+        return self.closed and (self.life.state is not State.CLOSED or self.life.is_forked)
 
     def deliver(self, seq: int, row: bytes, type: str, key: str) -> None:
         """Take the next event of this process, or leave it to history if there is no room."""

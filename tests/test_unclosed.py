@@ -181,7 +181,9 @@ except BaseException:
 def test_a_forked_child_that_leaves_the_body_complains_of_nothing_and_handles_nothing(
     scheme: str, url: str, loop: str
 ) -> None:
-    """It printed two tracebacks, and handled what waited in the inboxes once more."""
+    """It printed two tracebacks, handled what waited in the inboxes once more, and made the
+    concurrent calls that had been given a task.
+    """
     code = """
 async def main():
     async with AsyncEventBus(sys.argv[1], name="parent") as bus:
@@ -190,17 +192,23 @@ async def main():
         await bus.subscribe("T", fails)
         await bus.publish(Event("T", 0))
         await bus.settle()
+        await bus.subscribe("T", holds, concurrency=2)
         async with bus.stream("T") as events:
             await bus.publish(Event("T", 1))
-            sys.stdout.flush()
-            if (child := os.fork()) == 0:
-                os.environ["CHILD"] = "1"
-                return
-            assert os.waitpid(child, 0)[1] == 0
+            for _ in range(4):
+                sys.stdout.flush()
+                if (child := os.fork()) == 0:
+                    os.environ["CHILD"] = "1"
+                    return
+                assert os.waitpid(child, 0)[1] == 0
+                await asyncio.sleep(0)
             print("streamed", (await anext(events)).data)
 
 async def takes(event):
     print("taken", event.data)
+
+async def holds(event):
+    await asyncio.sleep(0.05)
 
 async def fails(event):
     if "CHILD" in os.environ:
