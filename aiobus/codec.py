@@ -132,7 +132,7 @@ def encode(
             " give the bus limits=Limits(event_bytes=...)",
         )
     # orjson 3.12 and later keep 4 KiB behind every result (home-assistant/core#181245), which a
-    # history of 65,536 rows cannot afford; formatting copies just the bytes.
+    # history of 131,072 rows cannot afford; formatting copies just the bytes.
     return b"%b" % encoded
 
 

@@ -45,8 +45,8 @@ AHEAD = 64
 one part in so many: the others may need it as well.
 """
 EVICT_PART = 512
-"""One at a time took a tenth of a publish (`python -m perf.lone`)."""
-PAGE_BYTES = 64 * 1024
+"""One at a time took a tenth of a publish."""
+PAGE_BYTES = 256 * 1024
 PAGE_LOOK = 4096
 
 
@@ -303,7 +303,7 @@ class History:
         """The next events above `after` that `query` matches, oldest first; with `upto`, only those
         up to it that are the newest of their type and key among them.
 
-        At most `limit` events, 64 KiB of rows (but at least one event), and `look` events looked
+        At most `limit` events, 256 KiB of rows (but at least one event), and `look` events looked
         at, so one page never takes long.
         """
         rows: list[tuple[str, str, bytes]] = []

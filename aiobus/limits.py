@@ -33,11 +33,11 @@ class Limits:
     number raises ValueError.
     """
 
-    history_events: int = 65_536
+    history_events: int = 131_072
     """Events kept per type for subscriptions that lag. The oldest are evicted first; of more than
     1,000 events, one in 512 at once.
     """
-    history_bytes: int = 16 * MIB
+    history_bytes: int = 32 * MIB
     """Bytes of encoded events kept per type, with 80 bytes of bookkeeping counted for each event.
     """
     history_total_bytes: int = 64 * MIB
@@ -46,7 +46,7 @@ class Limits:
     """Bytes of the largest encoded event that `publish` accepts; a larger one raises EncodeError.
     At most 15 MiB, because a message over 16 MiB ends its link.
     """
-    high_water_mark: int = 256
+    high_water_mark: int = 512
     """Messages (frames of up to 128 events or 64 KiB) that ZeroMQ queues for each peer, on either
     side. Beyond it ZeroMQ drops messages until half of the queue is read. The peer notices and
     fetches the events from history, which must reach back further (`history_events` of at least 256

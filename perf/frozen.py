@@ -28,14 +28,10 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-from aiobus import AsyncEventBus, Event, EventStream, EventType, Limits
+from aiobus import AsyncEventBus, Event, EventStream, EventType
 
 ROUNDS = 11
 EVENTS = 60_000
-LIMITS = Limits(history_events=EVENTS + 10_000)
-"""A publisher at full rate outruns any subscriber: with the default of 65,536 one that is healthy
-but short of a core may lose the beginning of a round, and would report it.
-"""
 STEADY_EVENTS = 10_000
 STEADY_RATE = 5_000
 PULSE_SECONDS = 0.002
@@ -233,7 +229,7 @@ async def measure(loop: str, cores: list[int]) -> dict[str, Seen]:
     """All rounds on one kind of loop, by neighbour."""
     seen = {neighbour: Seen() for neighbour in NEIGHBOURS}
     with tempfile.TemporaryDirectory(prefix="ab") as folder:
-        async with AsyncEventBus(f"ipc://{folder}/d", name="publisher", limits=LIMITS) as bus:
+        async with AsyncEventBus(f"ipc://{folder}/d", name="publisher") as bus:
             desk = Desk(bus, loop, cores)
             # Asked for while no subscriber is frozen: a frozen one could not confirm it.
             async with bus.stream("CAME") as reports, desk.subscriber("watch"):

@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 
 from aiobus import Limits
+from aiobus.publisher import FRAME_EVENTS
 
 NAMES = [field.name for field in fields(Limits)]
-HIGH_WATER_MARK = 256  # frames that ZeroMQ queues before it drops
-FRAME_EVENTS = 128
 
 
-def test_by_default_a_bus_keeps_65536_events_a_type_and_64_mib_in_all() -> None:
+def test_by_default_a_bus_keeps_131072_events_a_type_and_64_mib_in_all() -> None:
     limits = Limits()
-    assert (limits.history_events, limits.history_bytes) == (65_536, 16 * 2**20)
+    assert (limits.history_events, limits.history_bytes) == (131_072, 32 * 2**20)
     assert (limits.history_total_bytes, limits.event_bytes) == (64 * 2**20, 2**20)
 
 
 def test_history_holds_twice_what_a_run_of_dropped_frames_can_lose() -> None:
-    assert Limits().history_events >= 2 * HIGH_WATER_MARK * FRAME_EVENTS
+    limits = Limits()
+    assert limits.history_events >= 2 * limits.high_water_mark * FRAME_EVENTS
 
 
 @pytest.mark.parametrize("name", NAMES)
