@@ -25,7 +25,7 @@ from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 __all__ = [
     "HEARTBEATS", "PROGRESS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
     "Options", "OtherVersion", "PacedMark", "PageAnswer", "PageAsk", "PeerId", "Refusal",
-    "WireError", "answer", "frame", "heartbeat", "mark", "page", "parse_from_publisher",
+    "WireError", "frame", "heartbeat", "mail", "page", "parse_from_publisher",
     "parse_from_subscriber", "parse_peer_id", "parse_topic", "progress_topic", "topic", "up",
 ]  # fmt: skip
 
@@ -299,8 +299,8 @@ class PacedMark(Mark):
     waiting: tuple[str, ...]
 
 
-def answer(to: PeerId, value: Answer) -> bytes:
-    """An Answer in the mailbox of `to`."""
+def mail(to: PeerId, value: Answer | Mark) -> bytes:
+    """`value` in the mailbox of `to`."""
     return to.topic + _dumps(value)
 
 
@@ -319,11 +319,6 @@ def page(
     """A PageAnswer in the mailbox of `to`, its rows as the codec encodes them."""
     fields = ["!", nonce, source, epoch, after, evicted, to_seq, newest, reached, len(rows)]
     return b"%b%b\n,[%b]]" % (to.topic, orjson.dumps(fields)[:-1], SEPARATOR.join(rows))
-
-
-def mark(to: PeerId, value: Mark) -> bytes:
-    """A Mark in the mailbox of `to`."""
-    return to.topic + _dumps(value)
 
 
 def parse_from_publisher(

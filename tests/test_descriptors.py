@@ -9,8 +9,8 @@ import pytest
 from actors import Actor, ActorError, Nursery
 
 from aiobus.discovery import unix_socket as descriptors
-from aiobus.discovery.rendezvous import has_half_closed
 from aiobus.discovery.roster import addresses_in
+from aiobus.discovery.tcp_socket import has_half_closed
 from aiobus.discovery.unix_socket import NEEDED, DescriptorReserve, raise_limit, spare_descriptors
 from aiobus.errors import BusError
 

@@ -151,9 +151,10 @@ async def test_one_query_too_many_of_a_link_is_refused_and_other_links_are_serve
             desk.streams.open(wire.topic(text), Query.of(text), link)
 
     open(1, "A", "B", "A")
-    assert [desk.streams.may_open(C, link) for link in (1, 2)] == [False, True]
-    assert desk.streams.may_open(wire.progress_topic(A), 1)
-    with pytest.raises(WireError, match="2 queries of one peer are served already"):
+    too_many = "2 queries of one peer are served already"
+    assert [desk.streams.refusal(C, link) for link in (1, 2)] == [too_many, ""]
+    assert desk.streams.refusal(wire.progress_topic(A), 1) == ""
+    with pytest.raises(WireError, match=too_many):
         open(1, "C")
     open(2, "C", "A")
     open(1, "C")

@@ -24,13 +24,11 @@ from aiobus.discovery.roster import (
     parse_hello,
     roster_line,
 )
+from aiobus.discovery.tcp_socket import bound_socket, keep_alive
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_UNSENT
 
 __all__ = [
     "Registry",
-    "bound_socket",
-    "keep_alive",
-    "new_socket",
 ]
 
 log = logging.getLogger("aiobus.mesh")
@@ -39,10 +37,6 @@ HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
-KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 5, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds, seconds, times, milliseconds: if the network is cut, a connection ends after 10 s. A
-connection can be silent for hours, so without these options neither side would notice.
-"""
 
 
 class Connection:
@@ -234,32 +228,3 @@ class Registry:
         self._loop.remove_reader(connection.sock.fileno())
         self._loop.remove_writer(connection.sock.fileno())
         connection.sock.close()
-
-
-def new_socket(address: Address) -> socket.socket:
-    """A socket of the address family of `address`."""
-    return socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET)
-
-
-def bound_socket(address: Address, *, reuse: bool) -> socket.socket:
-    """A socket that is bound to `address` and does not listen. Raises OSError.
-
-    With `reuse`, lingering connections of an earlier listener do not prevent it, nor does another
-    socket that was bound with `reuse` and does not listen.
-    """
-    sock = new_socket(address)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """Let the kernel check whether the other side can still be reached."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEP_ALIVE.items():
-        if (option := getattr(socket, name, None)) is not None:  # not every system has each
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)

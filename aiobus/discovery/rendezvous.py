@@ -2,122 +2,47 @@
 
 Owns what one member does there: it serves at one free address (`Registry`), stays connected to the
 registry of every other address, reports the members that it hears of, and reports which addresses
-are unreached. Owns the probes: whether a process listens at an address, and whether this process
-may. Must not know of queries, links or heartbeats, nor which of two members may keep a name.
+are unreached. Must not know of queries, links or heartbeats, nor which of two members may keep a
+name.
 
 A member serves at one address at most, so a frozen process blocks one address at most.
 """
 
 import asyncio
-import errno
 import logging
 import math
 import socket
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from contextvars import Context
 
 from aiobus.clock import elapsed
 from aiobus.discovery import DiscoveryCallbacks, Member
-from aiobus.discovery.registry import CHUNK, Registry, bound_socket, keep_alive, new_socket
+from aiobus.discovery.registry import CHUNK, Registry
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
     LineReader,
     ProtocolError,
-    address_of,
     addresses_in,
     hello_line,
     is_possible,
     parse_roster,
+)
+from aiobus.discovery.tcp_socket import (
+    bind_error,
+    connect,
+    has_half_closed,
+    keep_alive,
+    probe_all,
 )
 from aiobus.errors import BusError
 from aiobus.limits import MAX_ROSTER
 
 __all__ = [
     "Rendezvous",
-    "bind_error",
-    "connect",
-    "has_half_closed",
-    "probe_all",
 ]
 
 log = logging.getLogger("aiobus.mesh")
-
-PROBE_SECONDS = 1.0
-CLOSE_WAIT = "08"
-PROBES = 64
-"""Probes under way at once: each takes a descriptor."""
-
-
-def bind_error(address: Address) -> str:
-    """Why this process may not listen at `address`. Empty if it may, also if another process does
-    so just now.
-    """
-    try:
-        bound_socket(address, reuse=True).close()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return str(error.strerror)
-    return ""
-
-
-def has_half_closed(address: Address) -> bool:
-    """True if a connection to an earlier registry of `address` is still open at its other end: the
-    member there is frozen, because otherwise it would have closed it. Also True if no descriptor
-    is left to find out. False on every system but Linux.
-    """
-    packed = socket.inet_pton(socket.AF_INET6 if address.is_v6 else socket.AF_INET, address.host)
-    words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
-    remote = f"{''.join(words)}:{address.port:04X}"
-    try:
-        with open(f"/proc/net/{'tcp6' if address.is_v6 else 'tcp'}") as table:
-            return any(row.split()[2:4] == [remote, CLOSE_WAIT] for row in table)
-    except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
-
-
-async def connect(address: Address) -> socket.socket:
-    """A connection to `address`. Raises OSError. Cancelling leaves nothing open."""
-    sock = new_socket(address)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-        if sock.getsockname() == sock.getpeername():
-            # No process listens: by chance the kernel gave this socket that very port.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, f"no process listens at {address}")
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def probe_all(members: Collection[Member]) -> dict[Member, bool]:
-    """Which of `members` accept a connection (True) and which refuse it (False). Waits 1 s at most;
-    the result has no member that has done neither by then.
-    """
-    found: dict[Member, bool] = {}
-    gate = asyncio.Semaphore(PROBES)
-
-    async def probe(member: Member) -> None:
-        if (address := address_of(member.endpoint)) is None:
-            return
-        async with gate:
-            try:
-                (await connect(address)).close()
-                found[member] = True
-            except ConnectionRefusedError:
-                found[member] = False
-            except OSError as error:
-                log.debug("%s at %s cannot be probed: %s", *member, error)
-
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PROBE_SECONDS), asyncio.TaskGroup() as group:
-            for member in members:
-                name = f"aiobus probe {member.name}"
-                group.create_task(probe(member), name=name, context=Context())
-    return found
-
 
 SUCCESSION_SECONDS = 0.5
 """For which `join` waits after a takeover: the members of the previous registry reconnect."""

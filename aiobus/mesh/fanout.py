@@ -210,6 +210,8 @@ class Fanout:
         """Serve a query from now on: frames, or progress, as its `name` says. Raises WireError
         when there are too many already, in all or of this link.
         """
+        if reason := self.refusal(name, link):
+            raise WireError(reason)
         topic = name.removeprefix(PROGRESS)
         if topic not in self._streams:
             self._begin(topic, query, link)
@@ -222,17 +224,17 @@ class Fanout:
                 self._schedule_progress()
             self._send_progress_of(topic)
 
-    def may_open(self, name: bytes, link: Link) -> bool:
-        """False when there are too many already, in all or of this link."""
+    def refusal(self, name: bytes, link: Link) -> str:
+        """Why `open` would raise for this topic on this link; "" if it would not."""
         if name.removeprefix(PROGRESS) in self._streams:
-            return True
-        return len(self._streams) < MAX_STREAMS and len(self._opened.get(link, ())) < MAX_OF_LINK
+            return ""
+        if len(self._streams) >= MAX_STREAMS:
+            return f"{MAX_STREAMS} queries are served already"
+        if link is not None and len(self._opened.get(link, ())) >= MAX_OF_LINK:
+            return f"{MAX_OF_LINK} queries of one peer are served already"
+        return ""
 
     def _begin(self, topic: bytes, query: Query, link: Link) -> None:
-        if len(self._streams) >= MAX_STREAMS:
-            raise WireError(f"{MAX_STREAMS} queries are served already")
-        if link is not None and len(self._opened.get(link, ())) >= MAX_OF_LINK:
-            raise WireError(f"{MAX_OF_LINK} queries of one peer are served already")
         self._charge(topic, link)
         publisher = self._publisher
         source = (publisher.name, publisher.epoch)
