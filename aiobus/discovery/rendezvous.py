@@ -38,9 +38,7 @@ from aiobus.discovery.tcp_socket import (
 from aiobus.errors import BusError
 from aiobus.limits import MAX_ROSTER
 
-__all__ = [
-    "Rendezvous",
-]
+__all__ = ["Rendezvous"]
 
 log = logging.getLogger("aiobus.mesh")
 
@@ -134,15 +132,13 @@ class Rendezvous:
         self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
     ) -> list[Member]:
         """Be a member under `name` at every address. Returns the other members, including one of
-        the same name. Call it once. `on_discovered(member)` is called for members that are heard of
-        after that.
+        the same name. Call it once.
 
         Waits at most 2 s for addresses that do not answer, 0.5 s after a takeover, and 1 s to leave
-        out members that refuse a connection. A warning names the addresses that do not answer;
-        `unreached` lists them, and they are tried again. Raises ValueError if `name` or the
-        endpoint that `bind` returns is invalid. Raises BusError if another program answers at an
-        address, or if nothing listens there and this process may not. Cancelling or failing leaves
-        nothing open.
+        out members that refuse a connection. A warning names the addresses that do not answer, and
+        they are tried again. Raises ValueError if `name` or the endpoint that `bind` returns is
+        invalid. Raises BusError if another program answers at an address, or if nothing listens
+        there and this process may not. Cancelling or failing leaves nothing open.
         """
         loop = asyncio.get_running_loop()
         me = Member(name, bind(self._addresses[0].with_port("*")))
@@ -310,7 +306,15 @@ class Rendezvous:
             async with asyncio.timeout(CONNECT_SECONDS):
                 sock = await connect(client.address)
         except ConnectionRefusedError:
-            self._on_connection_refused(client)
+            client.is_unusable = bool(client.bind_error)
+            if client.bind_error:
+                client.problem = (
+                    f"nothing listens there, and this process may not ({client.bind_error})"
+                )
+            elif self.held:
+                client.mark_known()  # the next member that serves nowhere takes it
+            else:
+                client.problem = "no bus serves there, and it is in use all the same"
             return False
         except OSError as error:
             what = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
@@ -321,18 +325,6 @@ class Rendezvous:
             keep_alive(sock)
             log.debug("%s is connected to %s", me.name, client.address)
             return await self._listen(client, sock, me)
-
-    def _on_connection_refused(self, client: AddressClient) -> None:
-        """Nothing listens at an address."""
-        client.is_unusable = bool(client.bind_error)
-        if client.bind_error:
-            client.problem = (
-                f"nothing listens there, and this process may not ({client.bind_error})"
-            )
-        elif self.held:
-            client.mark_known()  # the next member that serves nowhere takes it
-        else:
-            client.problem = "no bus serves there, and it is in use all the same"
 
     async def _listen(self, client: AddressClient, sock: socket.socket, me: Member) -> bool:
         """Read rosters until the connection ends. Returns True if the registry has answered."""
