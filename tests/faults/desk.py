@@ -53,6 +53,10 @@ class Scale:
 
     seconds: float = 0.0
     """What there is for one round."""
+    is_timed: bool = False
+    """Whether a recovery that takes too long is an error. It is one in a soak, which has the
+    machine for itself. `make test` may share it, and proves what arrives, not how soon.
+    """
 
     def length(self, short: float, full: float) -> float:
         """Seconds between the two that a fault is to last."""
@@ -204,7 +208,8 @@ class Desk:
         subscribers: Collection[Process | Local],
         label: str = "all",
     ) -> None:
-        """The fault ended at `healed`: everybody has what was published until now, 3 s later.
+        """The fault ended at `healed`: wait until each of `subscribers` has what was published
+        until now, and note how long that took.
 
         The load rests meanwhile: what is promised is that the bus recovers, not that two cores can
         carry this test's load and its recovery at once.
@@ -242,7 +247,7 @@ class Desk:
             if not dead.issuperset(each for each in names if not each.startswith(GUEST)):
                 verdict.accuse("unconfirmed", f"{names} did not confirm, and only {dead} are dead")
         late = [seconds for seconds in self.recoveries if seconds > RECOVERY_SECONDS]
-        for seconds in late:
+        for seconds in late if self.scale.is_timed else ():
             verdict.accuse("late recovery", f"{seconds:.2f} s after the fault had ended")
         return verdict
 

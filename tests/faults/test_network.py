@@ -168,6 +168,6 @@ async def far(desk: Desk) -> None:
 
 
 @pytest.mark.one_loop
-async def test_who_was_cut_off_has_all_that_it_missed_within_3_s_and_nothing_twice() -> None:
+async def test_a_bus_that_was_cut_off_has_all_that_it_missed_and_nothing_twice() -> None:
     """Both ways, one way and the other, three cuts each; and one for which links are tried."""
     await prove(*CUTS, *([HURRIED] if can_hurry() else []), far, rounds=1)
