@@ -181,7 +181,7 @@ def test_the_modules_are_few_enough_to_be_known() -> None:
     assert len(FILES) <= MOST_MODULES
 
 
-def test_only_transports_import_zmq_and_nobody_else_pays_for_it() -> None:
+def test_only_transports_import_zmq_and_no_other_module_pays_for_it() -> None:
     wrong = [
         f"{found} {found.when.value}; only modules of aiobus.mesh may"
         for found in IMPORTS

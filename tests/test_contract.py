@@ -675,7 +675,7 @@ async def test_ending_one_of_two_subscriptions_of_a_query_leaves_the_other(desk:
     assert (len(ended), seen.data) == (10, [*range(10)] * 2)
 
 
-async def test_subscribing_again_begins_anew(desk: Desk) -> None:
+async def test_subscribing_again_begins_again(desk: Desk) -> None:
     feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
     await strategy.subscribe(EventType.BAR, print)
     for number in range(5):
@@ -749,7 +749,7 @@ async def test_many_requests_at_once_get_each_their_own_reply(desk: Desk) -> Non
     assert [reply.data for reply in replies] == list(range(50))
 
 
-async def test_a_request_that_nobody_is_subscribed_to_raises_at_once(desk: Desk) -> None:
+async def test_a_request_that_no_bus_is_subscribed_to_raises_at_once(desk: Desk) -> None:
     gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
     await gateway.subscribe(EventType.ORDER, Seen().take, key="ETH")
     published = strategy.stats().published
@@ -773,7 +773,7 @@ async def test_a_monitor_of_everything_on_another_bus_is_no_subscriber_of_a_requ
     assert len(seen) == 1
 
 
-async def test_a_request_that_nobody_answers_arrives_all_the_same(desk: Desk) -> None:
+async def test_a_request_without_an_answer_arrives_all_the_same(desk: Desk) -> None:
     gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
     seen = Seen()
     await gateway.subscribe(EventType.ORDER, seen.take)
@@ -887,7 +887,7 @@ async def test_close_names_who_lacks_what_a_handler_published_while_it_flushed(m
 
 
 @pytest.mark.paired
-async def test_close_says_nobody_when_what_a_handler_published_while_it_flushed_has_arrived(
+async def test_close_names_none_when_what_a_handler_published_while_it_flushed_has_arrived(
     mesh: Desk,
 ) -> None:
     strategy, gateway = await mesh.bus("strategy"), await mesh.bus("gateway")
@@ -909,7 +909,7 @@ async def test_close_says_nobody_when_what_a_handler_published_while_it_flushed_
     assert seen.data == list(range(count))
 
 
-async def test_whoever_closes_when_all_is_handled_leaves_nothing_of_a_feed_that_goes_on(
+async def test_a_bus_that_closes_when_all_is_handled_leaves_nothing_of_a_feed_that_goes_on(
     mesh: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed = await mesh.bus("feed")
@@ -989,7 +989,7 @@ async def test_a_hung_subscriber_delays_no_other_of_its_own_bus(desk: Desk) -> N
     hung.gate.set()
 
 
-async def test_a_failing_subscriber_gets_every_event_and_harms_nobody(desk: Desk) -> None:
+async def test_a_failing_subscriber_gets_every_event_and_harms_no_other(desk: Desk) -> None:
     feed, strategy = await desk.bus("feed"), await desk.bus("strategy")
     seen = Seen()
 
@@ -1407,7 +1407,7 @@ def bad_row(seq: int) -> bytes:
 
 
 async def number(feed: AsyncEventBus, count: int) -> None:
-    """`feed` publishes so many events that nobody asks for: it is so far in its numbers, and what
+    """`feed` publishes so many events that no bus asks for: it is so far in its numbers, and what
     is sent in its name up to there is not more than it says of itself.
     """
     for each in range(count):
@@ -1547,7 +1547,7 @@ async def test_a_row_that_is_found_to_be_no_event_after_the_acknowledgement_is_t
 async def test_a_row_that_is_found_to_be_no_event_after_its_source_has_closed_is_told_all_the_same(
     doubted: Desk,
 ) -> None:
-    """There is nobody to ask any more."""
+    """There is no source to ask any more."""
     feed, strategy = [await doubted.bus(name) for name in ("feed", "strategy")]
     seen = Seen(is_open=False)
     await strategy.subscribe(WANTED, seen.take)

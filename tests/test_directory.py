@@ -113,7 +113,7 @@ def mode_of(path: Path) -> int:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Somebody else has the directory's lock."""
+    """Another process has the directory's lock."""
     lock = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -275,7 +275,7 @@ async def test_a_name_that_is_alive_is_in_use(a_bus: MakeBus, desk: Path) -> Non
 async def test_a_name_with_more_waiting_than_it_accepts_is_in_use(
     a_bus: MakeBus, desk: Path
 ) -> None:
-    """As one that is frozen: nobody takes what the kernel has accepted."""
+    """As one that is frozen: no process takes what the kernel has accepted."""
     with socket.socket(socket.AF_UNIX) as frozen:
         frozen.bind(str(desk / "a.sock"))
         frozen.listen(0)
@@ -995,7 +995,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return limit
 
 
-async def test_who_has_too_few_descriptors_accepts_nobody_and_keeps_its_name(
+async def test_who_has_too_few_descriptors_accepts_no_peer_and_keeps_its_name(
     a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
 ) -> None:
     bus = a_bus("a")
@@ -1034,7 +1034,7 @@ async def test_with_enough_descriptors_it_accepts_again_with_the_same_socket(
     assert (len(bus.bound), os.listdir(desk)) == (1, ["a.sock"])
 
 
-async def test_who_vanishes_while_it_accepts_nobody_keeps_its_name_and_accepts_later(
+async def test_who_vanishes_while_it_accepts_no_peer_keeps_its_name_and_accepts_later(
     a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
 ) -> None:
     bus = a_bus("a")
@@ -1055,7 +1055,7 @@ async def test_who_vanishes_while_it_accepts_nobody_keeps_its_name_and_accepts_l
     assert os.listdir(desk) == ["a.sock"]
 
 
-async def test_who_leaves_while_it_accepts_nobody_leaves_no_file(
+async def test_who_leaves_while_it_accepts_no_peer_leaves_no_file(
     a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
 ) -> None:
     bus = a_bus("a")
@@ -1067,7 +1067,7 @@ async def test_who_leaves_while_it_accepts_nobody_leaves_no_file(
     assert os.listdir(desk.parent) == []
 
 
-async def test_what_one_has_left_that_died_while_it_accepted_nobody_is_removed(
+async def test_what_one_has_left_that_died_while_it_accepted_no_peer_is_removed(
     a_bus: MakeBus, desk: Path
 ) -> None:
     for name in ("a.sock", "a.sock~"):

@@ -283,7 +283,7 @@ async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
         assert (await anext(silent)).data["name"] == "stranger"
         step = asyncio.ensure_future(anext(trades))
         while not step.done():
-            await stranger.publish(2, prev=1)  # until somebody is there to hear it
+            await stranger.publish(2, prev=1)  # until a bus is there to hear it
             await asyncio.wait([step], timeout=0.05)
         assert (await step).data == 2
 

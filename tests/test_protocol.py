@@ -129,7 +129,7 @@ async def test_the_reader_reads_every_event_of_a_bus_once_it_is_connected(
         reader(f"ipc://{folder}/feed.sock") as lines,
     ):
         first = asyncio.ensure_future(lines.readline())
-        while not first.done():  # nobody knows when it has connected: it is no member
+        while not first.done():  # nothing tells when it has connected: it is no member
             await bus.publish(Event(EventType.TRADE, {"price": 1}, key="BTC"))
             await asyncio.wait([first], timeout=0.01)
         seq = int(first.result().split()[1])

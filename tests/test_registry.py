@@ -196,7 +196,7 @@ async def test_half_a_hello_is_refused(desk: Desk) -> None:
     assert desk.refusals == ["half a line"]
 
 
-async def test_a_connection_that_comes_and_goes_is_nobodys_fault(desk: Desk) -> None:
+async def test_a_connection_that_comes_and_goes_is_no_error(desk: Desk) -> None:
     raw = await desk.connect()
     raw.sock.shutdown(socket.SHUT_WR)
     assert await raw.is_closed()
@@ -287,7 +287,7 @@ async def frozen(desk: Desk) -> Raw:
     return raw
 
 
-async def test_a_member_that_does_not_read_delays_nobody_and_is_sent_away_when_too_much_waits(
+async def test_a_member_that_does_not_read_delays_no_other_and_is_sent_away_when_too_much_waits(
     monkeypatch: pytest.MonkeyPatch, desk: Desk
 ) -> None:
     monkeypatch.setattr(registry_module, "MAX_UNSENT", 32 * 1024)
@@ -326,7 +326,7 @@ async def test_an_address_has_one_registry(desk: Desk) -> None:
         desk.another()
 
 
-async def test_closing_frees_the_address_before_anybody_notices(desk: Desk) -> None:
+async def test_closing_frees_the_address_before_any_member_notices(desk: Desk) -> None:
     member = await desk.connect(hello_line(A))
     await member.hear()
     knocking = await desk.connect()

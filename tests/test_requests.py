@@ -34,7 +34,7 @@ async def test_a_reply_may_name_its_request_itself(bus: AsyncEventBus) -> None:
     await answering
 
 
-async def test_nobody_to_answer_is_said_at_once_and_nothing_is_published(
+async def test_that_no_bus_can_answer_is_said_at_once_and_nothing_is_published(
     bus: AsyncEventBus,
 ) -> None:
     with pytest.raises(NoSubscribers) as caught:

@@ -203,7 +203,7 @@ def test_a_query_is_read_from_its_topic(text: str) -> None:
     assert query.text == text
 
 
-def test_a_quiet_topic_asks_for_the_same_query() -> None:
+def test_a_progress_topic_asks_for_the_same_query() -> None:
     query = parse_topic(progress_topic(topic("TRADE/BTC")))
     assert isinstance(query, Query)
     assert query.text == "TRADE/BTC"
@@ -449,7 +449,7 @@ def test_rows_behind_a_head_that_says_there_are_none_are_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["TRADE", "*", "T/" + "x" * 128, long_query()])
-def test_a_quiet_beacon_is_read_as_one_of_its_topic(text: str) -> None:
+def test_a_progress_message_is_read_as_a_beacon_of_its_topic(text: str) -> None:
     read = parse_from_publisher(frame(progress_topic(topic(text)), "desk", 7, 41, 41, []), ME)
     assert isinstance(read, Frame)
     assert (read.topic, read.prev, read.newest, read.count) == (topic(text), 41, 41, 0)

@@ -26,7 +26,7 @@ from faults.oracle import Verdict, judge
 __all__ = ["LOOPS", "Desk", "Process", "Scale", "desk"]
 
 RECOVERY_SECONDS = 3.0
-"""The promise: so long after a fault has ended, everybody has what there is to have."""
+"""The promise: so long after a fault has ended, all have what there is to have."""
 
 LOOPS = ("asyncio", "uvloop")
 
@@ -196,7 +196,7 @@ class Desk:
         await asyncio.sleep(seconds)
 
     async def chance(self, most: float) -> float:
-        """Let up to so many seconds pass: an instant that nobody chose."""
+        """Let up to so many seconds pass: a random instant."""
         seconds = self.dice.random() * most
         await asyncio.sleep(seconds)
         return seconds
@@ -233,7 +233,7 @@ class Desk:
             each.abandon()
 
     async def finish(self) -> Verdict:
-        """Let everybody flush, handle and leave; judge what they wrote down."""
+        """Let all flush, handle and leave; judge what they wrote down."""
         alive = [each for each in self._processes if not each.is_killed]
         missing = await asyncio.gather(*(each.do("flush") for each in alive))
         await asyncio.gather(*(each.do("complete") for each in alive))

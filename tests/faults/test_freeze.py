@@ -70,7 +70,7 @@ async def publisher_is_frozen(desk: Desk) -> None:
 
 @scenario("a handler blocks the loop for 5 s", soak=20, at_once=4, weight=2)
 async def loop_is_blocked(desk: Desk) -> None:
-    """The others go on, and neither leave it for dead nor make its link anew; it has everything
+    """The others go on, and neither leave it for dead nor make its link again; it has everything
     soon after.
     """
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
