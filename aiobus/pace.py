@@ -66,7 +66,7 @@ class Pace:
         self._life = life
         self._limits = limits
         self._left: dict[Reader, int] = {}
-        """Those that are left behind, and how often they had moved."""
+        """Readers that are left behind, and how often they had moved."""
         self._asked: dict[str, int] = {}
         """Up to which seq of a type a confirmation was asked for ahead of time."""
         self._waits: list[list[Delivery]] = []

@@ -72,7 +72,7 @@ class Subscriber:
     async def serve(
         self, name: str, options: SubscriptionOptions, callback: Callback
     ) -> Subscription:
-        """The same, with a task that hands its events to `callback`."""
+        """Open a subscription with a task that hands its events to `callback`."""
         subscription = self._attach(name, options)
         dispatcher = self._dispatchers[subscription] = Dispatcher(
             subscription,
@@ -135,8 +135,8 @@ class Subscriber:
         self._publisher.room.wake()
 
     def find(self, query: Query, callback: Callback) -> list[Subscription]:
-        """Those of `callback` (compared by ==) with exactly the types of `query`, whatever their
-        keys.
+        """Subscriptions of `callback` (compared by ==) with exactly the types of `query`, whatever
+        their keys.
         """
         return [
             subscription
@@ -159,7 +159,7 @@ class Subscriber:
     # Rest.
 
     def busy(self, exempt: Subscription | None = None) -> list[Subscription]:
-        """Those with an event in the inbox, in hand or to catch up with."""
+        """Subscriptions with an event in the inbox, in hand or to catch up with."""
         # One that was dropped may still have a call in progress.
         everyone = dict.fromkeys([*self._open, *self._tasks.values()])
         return [each for each in everyone if not each.is_idle and each is not exempt]

@@ -47,7 +47,7 @@ class Connection:
         self.lines = LineReader(MAX_HELLO)
         self.unsent = bytearray()
         self.member: Member | None = None
-        """Who has said hello on it."""
+        """The member that has said hello on it."""
 
 
 class Registry:

@@ -331,7 +331,7 @@ class PrivateDirectory:
 
     @asynccontextmanager
     async def lock(self, seconds: float, *, making: bool) -> AsyncIterator[None]:
-        """The same as `try_lock`. Raises BusError if another has the lock for `seconds`."""
+        """Hold the lock, as `try_lock` does. Raises BusError if another has it for `seconds`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:

@@ -1,4 +1,4 @@
-"""What a bus gives to its subscribers: their queries served or refused, answers, and pages.
+"""Service to subscribers: their queries served or refused, answers, and pages.
 
 Owns what it says of itself to each link, and the questions that wait for an answer, with their
 bound and their order: so many of each link, and one of each link in turn. An asker without a pause

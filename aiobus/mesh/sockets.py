@@ -95,7 +95,7 @@ def _leave(message: bytes, beside: Any) -> None:
 
 
 MISTAKE = "a message of %d bytes could not be handled"
-"""It brought a mistake of ours to light. The next messages must be read."""
+"""Logged for a fault of this package. The next messages must be read all the same."""
 
 
 class SocketReader:
