@@ -753,8 +753,9 @@ async def test_a_request_that_no_bus_is_subscribed_to_raises_at_once(desk: Desk)
     gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
     await gateway.subscribe(EventType.ORDER, Seen().take, key="ETH")
     published = strategy.stats().published
-    with pytest.raises(NoSubscribers):
+    with pytest.raises(NoSubscribers) as raised:
         await strategy.request(Event(EventType.ORDER, 1, key="BTC"), EventType.ACK)
+    assert (raised.value.type, raised.value.key) == ("ORDER", "BTC")
     assert strategy.stats().published == published
 
 
@@ -764,23 +765,26 @@ async def test_a_monitor_of_everything_on_another_bus_is_no_subscriber_of_a_requ
     monitor, strategy = await desk.bus("monitor"), await desk.bus("strategy")
     seen = Seen()
     await monitor.subscribe("*", seen.take)
+    await monitor.subscribe("*", seen.take, key="k0")
     published = strategy.stats().published
     with pytest.raises(NoSubscribers):
-        await strategy.request(Event(EventType.ORDER, 1), EventType.ACK)
+        await strategy.request(Event(EventType.ORDER, 1, key="k0"), EventType.ACK)
     assert strategy.stats().published == published
     await publish(strategy, 1)
     await arrive(strategy, monitor)
-    assert len(seen) == 1
+    assert len(seen) == 2
 
 
 async def test_a_request_without_an_answer_arrives_all_the_same(desk: Desk) -> None:
     gateway, strategy = await desk.bus("gateway"), await desk.bus("strategy")
     seen = Seen()
     await gateway.subscribe(EventType.ORDER, seen.take)
+    order = Event(EventType.ORDER, 1)
     with pytest.raises(RequestTimeout) as raised:
-        await strategy.request(Event(EventType.ORDER, 1), EventType.ACK, timeout=0)
+        await strategy.request(order, EventType.ACK, timeout=0)
+    assert raised.value.event is order
     await arrive(strategy, gateway)
-    assert [event.id for event in seen] == [raised.value.event.id]
+    assert [event.id for event in seen] == [order.id]
 
 
 async def test_a_fill_can_be_walked_back_to_its_tick_across_buses(desk: Desk) -> None:

@@ -123,28 +123,6 @@ async def test_four_that_start_at_once_hear_all_that_is_published_then(
 # Killed.
 
 
-@pytest.mark.parametrize("victim", range(3), ids=["the first", "the second", "the third"])
-async def test_when_one_is_killed_the_others_lose_nothing_of_each_other(
-    nursery: Nursery, url: str, victim: int
-) -> None:
-    """The first holds the address of a tcp bus."""
-    actors = await desk(nursery, url, "abc")
-    for actor in actors:
-        await actor.hear("T")
-    traffic = [actor.tell(PUBLISH, numbers=list(range(3000))) for actor in actors]
-    await actors[victim].heard(100)  # in the middle of it
-    actors[victim].kill()
-    survivors = [actor for actor in actors if actor is not actors[victim]]
-    await asyncio.gather(*traffic, return_exceptions=True)
-    names = [name for name, actor in zip("abc", actors, strict=True) if actor in survivors]
-    for actor in survivors:
-        await actor("await bus.flush(); await bus.settle()")
-    for actor in survivors:
-        heard = await actor("return self.heard")
-        for name in names:
-            assert [number for who, number in heard if who == name] == list(range(3000))
-
-
 NOTE_LOG = """
 import logging
 self.log, note = [], logging.Handler()
@@ -182,18 +160,6 @@ async def test_the_name_of_one_that_was_killed_is_free_at_once(nursery: Nursery,
 
 
 # Frozen.
-
-
-async def test_a_frozen_subscriber_catches_up_when_it_goes_on(nursery: Nursery, url: str) -> None:
-    """More than its queues hold was published meanwhile, and less than history does."""
-    a, b, c = await desk(nursery, url, "abc")
-    await b.hear("T")
-    await c.hear("T")
-    b.kill(signal.SIGSTOP)
-    await a(PUBLISH, numbers=list(range(20_000)))
-    assert len(await c.heard(20_000)) == 20_000
-    b.kill(signal.SIGCONT)
-    assert [number for _, number in await b.heard(20_000)] == list(range(20_000))
 
 
 async def test_a_bus_that_closes_beside_a_frozen_one_says_bye_to_the_others_and_names_it(
