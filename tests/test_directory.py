@@ -178,7 +178,7 @@ sys.stdin.read()
 
 def test_it_is_a_discovery(place: Path) -> None:
     discovery: Discovery = Directory("desk")
-    assert repr(discovery) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
+    assert not discovery.unreached
 
 
 UID = os.geteuid()
@@ -883,6 +883,26 @@ async def test_a_vanished_directory_is_made_for_this_user_alone(desk: Path, bus:
     shutil.rmtree(desk.parent)
     bus.watch()
     assert [mode_of(path) for path in (desk.parent, desk)] == [0o700] * 2
+
+
+@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="only Linux tells who listens")
+async def test_a_bus_without_a_file_is_unreached_until_it_has_been_reported(
+    a_bus: MakeBus, desk: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published before it is found is owed to it, which its being unreached says."""
+    shutil.rmtree(desk)
+    late, reported = a_bus("b"), []
+    await late.join()
+    assert late.discovery.unreached == [f"ipc://{bus.path}"]
+
+    def on_discovered(member: Member) -> None:
+        reported.append((member.name, list(late.discovery.unreached)))
+
+    monkeypatch.setattr(late, "on_discovered", on_discovered)
+    bus.watch()
+    late.watch()
+    assert reported == [("a", [f"ipc://{bus.path}"])]
+    assert late.discovery.unreached == []
 
 
 async def test_a_path_that_another_living_bus_has_by_now_is_not_touched_and_the_name_is_lost(

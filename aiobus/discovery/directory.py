@@ -103,14 +103,10 @@ class Directory:
         self._files: dict[str, tuple[int, int]] = {}
         """For each known name the inode and change time of its file."""
 
-    def __repr__(self) -> str:
-        return f"<Directory {self.url} {self.path}{' joined' if self._socket else ''}>"
-
     @property
     def unreached(self) -> Collection[str]:
-        """The endpoints of buses that listen here although their file is gone: the directory was
-        removed a moment ago, or earlier and the bus is frozen. Always empty on systems other than
-        Linux.
+        """The endpoints of buses that listen here although their file is gone. Always empty on
+        systems other than Linux.
         """
         return [self._member(name).endpoint for name in self._unlinked]
 
@@ -209,9 +205,10 @@ class Directory:
         """Report buses that have made their file again, and forget those that have ended."""
         still = self._listening()
         found = {name for name in self._unlinked if os.path.lexists(self._path_of(name))}
-        self._unlinked -= found
+        # While a bus is unreached, everything published counts as owed to it: it is reported first.
         for member in self._members(found):
             callbacks.on_discovered(member)
+        self._unlinked -= found
         if still is not None:
             self._unlinked &= still
 
@@ -299,9 +296,7 @@ class Directory:
         return os.path.dirname(os.fsdecode(address)) == self.path
 
     def descriptors(self) -> set[int]:
-        """The open descriptors of the lock, which a forked child has to close besides its sockets.
-        Mostly none.
-        """
+        """The open descriptors of the lock: mostly none."""
         return self._directory.descriptors()
 
     def _path_of(self, name: str) -> str:
@@ -352,22 +347,21 @@ class Directory:
         name = _name_of(listener.path)
         if not (was_there := listener.is_there):
             self._claim(name)
+        # Two topics: each of the two is logged, however soon after the other.
         if is_short:
             listener.pause()
-            text = (
+            callbacks.on_problem(
+                "too few descriptors",
                 f"this process may open fewer than {SHORT} more files: no other bus can link with"
                 f" this one until it may open {AMPLE}; existing links stay. Close files, or"
-                " raise the limit (ulimit -n)"
+                " raise the limit (ulimit -n)",
             )
         else:
-            text = (
-                "there are descriptors again: other buses can link with this one"
-                * listener.is_paused
-            )
+            was_paused = listener.is_paused
             listener.resume(lambda: bind(f"ipc://{listener.path}"))
-        if text:
-            # Two topics: each of the two is logged, however soon after the other.
-            callbacks.on_problem("too few descriptors" if is_short else "descriptors again", text)
+            if was_paused:
+                text = "there are descriptors again: other buses can link with this one"
+                callbacks.on_problem("descriptors again", text)
         if not was_there:
             text = (
                 f"{listener.path} had vanished and is made again; other buses find this bus again"

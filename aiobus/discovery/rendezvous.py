@@ -106,7 +106,7 @@ class Rendezvous:
         self.refused = 0
         """Connections that were ended or not served because of what the other side did."""
         self._refusal_logged = -math.inf
-        self._me: Member | None = None
+        self._me = Member("", "")
         self._known = KnownMembers()
         self._on_discovered: Callable[[Member], None] | None = None
         self._clients: list[AddressClient] = []
@@ -121,10 +121,9 @@ class Rendezvous:
 
     @property
     def unreached(self) -> list[str]:
-        """The addresses, as `tcp://host:port`, that do not answer: there may be members that this
-        one has not met. An address is unreached once `join` has waited 2 s for it, or 2 s after its
-        registry was lost, until it answers, this member serves there, or it refuses a connection
-        while this member serves at another one.
+        """The addresses, as `tcp://host:port`, that have not answered for 2 s: there may be members
+        that this one has not met. It ends when an address answers, when this member serves there,
+        or when it refuses a connection while this member serves at another one.
         """
         return [client.address.endpoint for client in self._clients if client.is_unreached]
 
@@ -145,12 +144,10 @@ class Rendezvous:
         if not self.allows(me):
             raise ValueError(f"{me} cannot be a member here")
         self._me = me
-        self._clients = [
-            AddressClient(address, loop.create_future()) for address in self._addresses
-        ]
+        self._clients = [AddressClient(each, loop.create_future()) for each in self._addresses]
         self._tasks = [
             loop.create_task(
-                self._run(client, me),
+                self._run(client),
                 name=f"aiobus {name} rendezvous {client.address}",
                 context=Context(),
             )
@@ -223,8 +220,8 @@ class Rendezvous:
                 endpoint = Address(host, port).endpoint
             case _:
                 return False
-        members = [*self._known] if self._me is None else [self._me, *self._known]
-        return any(endpoint == own.endpoint for own in (*self._addresses, *members))
+        own = (*self._addresses, self._me, *self._known)
+        return any(endpoint == each.endpoint for each in own)
 
     def descriptors(self) -> set[int]:
         """None: `owns_address` recognises every socket of this object."""
@@ -243,7 +240,7 @@ class Rendezvous:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _run(self, client: AddressClient, me: Member) -> None:
+    async def _run(self, client: AddressClient) -> None:
         """Serve at one address, or stay connected to its registry."""
         loop = asyncio.get_running_loop()
         pause = 0.0
@@ -254,28 +251,28 @@ class Rendezvous:
                     await self._forget_absent(client, client.registry)
                     continue
                 # Before any pause: the other members wait until one serves.
-                if not self.held and self._serve(client, me):
+                if not self.held and self._serve(client):
                     continue
                 await asyncio.sleep(pause)
                 began = loop.time()
-                is_answered = await self._connect(client, me)
+                is_answered = await self._connect(client)
             except Exception:
-                log.exception("%s at %s failed and tries again", me.name, client.address)
+                log.exception("%s at %s failed and tries again", self._me.name, client.address)
             if is_answered:
                 # Else a registry that answers and closes at once would be called in a loop.
                 pause = 0.0 if loop.time() - began > FIRST_PAUSE else FIRST_PAUSE
             else:
                 pause = min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
 
-    def _serve(self, client: AddressClient, me: Member) -> bool:
+    def _serve(self, client: AddressClient) -> bool:
         """Serve at an address, if no other member does. Returns True if this member serves now."""
-        address = client.address
+        address, me = client.address, self._me
         try:
             client.registry = Registry(
                 address,
                 me,
                 self._known,
-                on_hello=lambda member: self._learn([member], me),
+                on_hello=lambda member: self._learn([member]),
                 on_refused=lambda reason: self._on_refused(address, reason),
             )
         except OSError as error:
@@ -297,7 +294,7 @@ class Rendezvous:
         if client.is_unreached and not has_half_closed(client.address):
             client.mark_known()
 
-    async def _connect(self, client: AddressClient, me: Member) -> bool:
+    async def _connect(self, client: AddressClient) -> bool:
         """Stay connected to the registry of an address. Returns, at the end of the connection,
         whether it has answered.
         """
@@ -318,26 +315,26 @@ class Rendezvous:
             return False
         except OSError as error:
             what = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
-            log.debug("%s: no connection to %s: %s", me.name, client.address, what)
+            log.debug("%s: no connection to %s: %s", self._me.name, client.address, what)
             client.problem = f"it cannot be reached ({what})"
             return False
         with sock:
             keep_alive(sock)
-            log.debug("%s is connected to %s", me.name, client.address)
-            return await self._listen(client, sock, me)
+            log.debug("%s is connected to %s", self._me.name, client.address)
+            return await self._listen(client, sock)
 
-    async def _listen(self, client: AddressClient, sock: socket.socket, me: Member) -> bool:
+    async def _listen(self, client: AddressClient, sock: socket.socket) -> bool:
         """Read rosters until the connection ends. Returns True if the registry has answered."""
         loop, lines, is_answered = asyncio.get_running_loop(), LineReader(MAX_ROSTER), False
         client.problem = "the process that listens there accepts connections but does not answer"
         try:
-            await loop.sock_sendall(sock, hello_line(me))
+            await loop.sock_sendall(sock, hello_line(self._me))
             while data := await loop.sock_recv(sock, CHUNK):
                 # The greeting of another protocol may have no end of a line.
                 client.problem = "another program answers there"
                 client.is_unusable = not is_answered
                 for line in lines.feed(data):
-                    self._learn(parse_roster(line), me)
+                    self._learn(parse_roster(line))
                     is_answered = client.was_reached = True
                     client.mark_known()
         except ProtocolError as error:
@@ -345,17 +342,17 @@ class Rendezvous:
             self._on_refused(client.address, f"its registry sent {error}")
             return False
         except OSError as error:
-            log.debug("%s: the connection to %s broke: %s", me.name, client.address, error)
+            log.debug("%s: the connection to %s broke: %s", self._me.name, client.address, error)
         else:
-            log.debug("%s: the connection to %s has ended", me.name, client.address)
+            log.debug("%s: the connection to %s has ended", self._me.name, client.address)
         if not is_answered:
             client.problem = "the process that listens there closes each connection unanswered"
             client.is_unusable = True
         return is_answered
 
-    def _learn(self, members: list[Member], me: Member) -> None:
+    def _learn(self, members: list[Member]) -> None:
         # Another member with this name is reported too: who keeps it is decided elsewhere.
-        news = self._known.learn(member for member in members if member != me)
+        news = self._known.learn(member for member in members if member != self._me)
         self._announce(news)
         for member in news:
             if self._on_discovered is None:

@@ -18,19 +18,9 @@ from aiobus.limits import MAX_MEMBERS
 from aiobus.query import bad_name
 
 __all__ = [
-    "MAX_ADDRESSES",
-    "Address",
-    "KnownMembers",
-    "LineReader",
-    "ProtocolError",
-    "address_of",
-    "addresses_in",
-    "hello_line",
-    "is_possible",
-    "parse_hello",
-    "parse_roster",
-    "roster_line",
-]
+    "MAX_ADDRESSES", "Address", "KnownMembers", "LineReader", "ProtocolError", "address_of",
+    "addresses_in", "hello_line", "is_possible", "parse_hello", "parse_roster", "roster_line",
+]  # fmt: skip
 
 MAX_ADDRESSES = 8
 

@@ -16,14 +16,7 @@ from contextvars import Context
 from aiobus.discovery import Member
 from aiobus.discovery.roster import Address, address_of
 
-__all__ = [
-    "bind_error",
-    "bound_socket",
-    "connect",
-    "has_half_closed",
-    "keep_alive",
-    "probe_all",
-]
+__all__ = ["bind_error", "bound_socket", "connect", "has_half_closed", "keep_alive", "probe_all"]
 
 log = logging.getLogger("aiobus.mesh")
 

@@ -23,17 +23,9 @@ from pathlib import PurePath
 from aiobus.errors import BusError
 
 __all__ = [
-    "ASIDE",
-    "DescriptorReserve",
-    "ListeningSocket",
-    "PathState",
-    "PrivateDirectory",
-    "is_socket",
-    "listening_paths",
-    "probe",
-    "raise_limit",
-    "spare_descriptors",
-]
+    "ASIDE", "DescriptorReserve", "ListeningSocket", "PathState", "PrivateDirectory",
+    "is_socket", "listening_paths", "probe", "raise_limit", "spare_descriptors",
+]  # fmt: skip
 
 WANTED = 8_192
 NEEDED = 64
@@ -273,7 +265,7 @@ class ListeningSocket:
             raise
 
     def _replace(
-        self, file: _File, renamed: _File | None = None, plain: socket.socket | None = None
+        self, file: _File | None, renamed: _File | None = None, plain: socket.socket | None = None
     ) -> None:
         """`file` is at the path from now on."""
         for old in (self._file, self._renamed):
@@ -293,12 +285,7 @@ class ListeningSocket:
     def close(self) -> None:
         """Close all descriptors; remove no file. Again: no effect."""
         self.reserve.close()
-        for file in (self._file, self._renamed):
-            if file is not None:
-                file.close()
-        if self._plain is not None:
-            self._plain.close()
-        self._file = self._renamed = self._plain = None
+        self._replace(None)
 
 
 PAUSE_SECONDS = 0.005
