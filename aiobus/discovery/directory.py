@@ -427,6 +427,7 @@ def _remove_abandoned(listener: ListeningSocket, pid: int) -> None:
     if pid == os.getpid():  # otherwise this is a forked child, and its parent listens there
         with suppress(OSError):
             listener.remove()
+        listener.close()
 
 
 def _name_of(path: str) -> str:
