@@ -389,8 +389,8 @@ async def test_cancelling_start_at_any_await_closes_what_it_opened(turns: int) -
     await asyncio.wait([starting])
     if was_done:
         await bus.close()
-    await bus.close()
     assert (transport.is_open, transport.catchups) == (False, [])
+    await bus.close()
 
 
 @pytest.mark.parametrize("failing", ["start", "subscribe"])
