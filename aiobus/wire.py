@@ -1,4 +1,4 @@
-"""What crosses the wire between buses, as bytes and back: subscriptions, data, heartbeats,
+"""Every message between buses, as bytes and back: subscriptions, data, heartbeats,
 questions and answers.
 
 Owns the form of every message, and the refusal of whatever is not of that form: no peer is trusted,
@@ -25,7 +25,7 @@ from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 __all__ = [
     "HEARTBEATS", "PROGRESS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
     "Options", "OtherVersion", "PacedMark", "PageAnswer", "PageAsk", "PeerId", "Refusal",
-    "WireError", "answer", "frame", "heartbeat", "mark", "page", "parse_from_publisher",
+    "WireError", "frame", "heartbeat", "mail", "page", "parse_from_publisher",
     "parse_from_subscriber", "parse_peer_id", "parse_topic", "progress_topic", "topic", "up",
 ]  # fmt: skip
 
@@ -33,7 +33,7 @@ VERSION = 2
 HEARTBEATS = b"~\0"
 """The topic of heartbeats."""
 PROGRESS = b"-"
-"""What a topic begins with to ask for progress messages alone."""
+"""The first byte of a topic that asks for progress messages alone."""
 MAX_SOURCES = 4_096
 MORE_REFUSED = "so many queries are refused that not all are named"
 MAX_DIGITS = 20
@@ -104,8 +104,8 @@ def progress_topic(topic: bytes) -> bytes:
 
 
 def parse_topic(topic: bytes) -> Query | PeerId | None:
-    """What a subscription asks for: events or beacons of a query, the mail of a bus, or heartbeats
-    (None). Raises WireError for anything else.
+    """The query whose events or beacons a subscription asks for, the bus whose mail, or None for
+    heartbeats. Raises WireError for anything else.
     """
     if not topic.endswith(b"\0") or topic.count(b"\0") > 1:
         raise WireError(f"no subscription, which ends with its one zero byte: {len(topic)} bytes")
@@ -218,18 +218,18 @@ def heartbeat(name: str, epoch: int, seq: int, *, leaving: bool = False) -> byte
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a bus says of itself in each `?` and its answer. What is not said has the value below. A
-    reader ignores what it does not know, so later versions of aiobus may say more.
+    """A bus says these of itself in each `?` and its answer. An option that is left out has the
+    value below. A reader ignores other options, so later versions of aiobus may say more.
     """
 
     begin: int = 0
     """The seq after which this start of the bus has published: above 0 if its epoch goes on."""
     start: int = 0
-    """Which start of its epoch this is, from 0."""
+    """The number of this start within its epoch, from 0."""
     journaled: bool = False
-    """What it publishes outlives its process."""
+    """Its events outlive its process."""
     observer: bool = False
-    """It publishes nothing, and no other bus waits for it."""
+    """The bus publishes nothing, and no other waits for it."""
 
 
 NO_OPTIONS = Options()
@@ -253,7 +253,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Answer):
-    """The same, but not all of your queries are live here: `refused` says which are not, and why.
+    """An Answer, but not all of your queries are live here: `refused` says which are not, and why.
     Unless it `is_all`, there are more of them, and of no other query is it known that it is live.
     """
 
@@ -294,13 +294,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class PacedMark(Mark):
-    """The same, and handlers of the buses `waiting` cannot go on before."""
+    """A Mark that handlers of the buses `waiting` wait for."""
 
     waiting: tuple[str, ...]
 
 
-def answer(to: PeerId, value: Answer) -> bytes:
-    """An Answer in the mailbox of `to`."""
+def mail(to: PeerId, value: Answer | Mark) -> bytes:
+    """`value` in the mailbox of `to`."""
     return to.topic + _dumps(value)
 
 
@@ -321,16 +321,11 @@ def page(
     return b"%b%b\n,[%b]]" % (to.topic, orjson.dumps(fields)[:-1], SEPARATOR.join(rows))
 
 
-def mark(to: PeerId, value: Mark) -> bytes:
-    """A Mark in the mailbox of `to`."""
-    return to.topic + _dumps(value)
-
-
 def parse_from_publisher(
     message: bytes, me: PeerId
 ) -> Frame | Heartbeat | Answer | PageAnswer | Mark:
-    """What one message from a publisher says to `me`. Raises WireError for anything else, and for
-    mail of other buses.
+    """One message of a publisher to `me`, read. Raises WireError for anything else, and for mail of
+    other buses.
     """
     end = message.find(b"\0", 0, MAX_QUERY + 1 + message.startswith(PROGRESS)) + 1
     if end < 2:
@@ -381,7 +376,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class PageAsk:
-    """Which events after `after` have you kept of `query`? At most `limit` of them. `query` is a
+    """Send the events after `after` that you have kept of `query`, at most `limit`. `query` is a
     text that is not parsed yet; `since` and `upto` are as in a `Want`.
     """
 
@@ -411,7 +406,7 @@ def up(question: Ask | PageAsk | Ack) -> bytes:
 
 
 def parse_from_subscriber(message: bytes) -> Ask | PageAsk | Ack:
-    """What a message of another bus asks of `to`. Raises WireError for anything else."""
+    """One question of another bus, read. Raises WireError for anything else."""
     question: Ask | PageAsk | Ack = _read((Ask, PageAsk, Ack), message)
     return question
 
@@ -462,7 +457,7 @@ def _read(forms: tuple[Any, ...], json: bytes) -> Any:
 
 
 def _parts(names: str, fields: Any) -> list[Any]:
-    """What the parts of a message stand for, when there is one for each of the names."""
+    """The parts of a message, read, if there is one for each of the names."""
     parts = names.split()
     if type(fields) is not list or len(fields) != len(parts):
         raise WireError(f"not [{', '.join(parts)}] but {shape(fields)}")
@@ -470,7 +465,7 @@ def _parts(names: str, fields: Any) -> list[Any]:
 
 
 def _part(name: str, value: Any) -> Any:
-    """What `value` stands for, when it can be a part of this name; most are numbers."""
+    """`value`, read as a part of this name; most are numbers."""
     kind = type(value)
     match name:
         case "name" | "name*":

@@ -24,18 +24,18 @@ ORDER = [
         "aiobus.codec  aiobus.delivery  aiobus.discovery.directory  aiobus.discovery.roster  "
         "aiobus.mesh"
     ),
-    "aiobus.discovery.registry  aiobus.history  aiobus.rows  aiobus.sync",
+    "aiobus.discovery.tcp_socket  aiobus.history  aiobus.rows  aiobus.sync",
+    ("aiobus.discovery.registry  aiobus.inbox  aiobus.mesh.sockets  aiobus.sequence  aiobus.wire"),
     (
-        "aiobus.discovery.rendezvous  aiobus.inbox  aiobus.mesh.sockets  aiobus.sequence  "
-        "aiobus.wire"
+        "aiobus.discovery.rendezvous  aiobus.mesh.peers  aiobus.options  aiobus.publisher  "
+        "aiobus.testing.faults"
     ),
-    "aiobus.mesh.peers  aiobus.options  aiobus.publisher  aiobus.testing.faults",
     "aiobus.diagnostics  aiobus.mesh.fanout",
     "aiobus.mesh.answers  aiobus.subscription",
     "aiobus.catchup  aiobus.dispatcher  aiobus.stream",
     "aiobus.mesh.interest  aiobus.transport",
-    "aiobus.mesh.links  aiobus.subscriber",
-    "aiobus.mesh.session",
+    "aiobus.mesh.links  aiobus.pace",
+    "aiobus.mesh.session  aiobus.subscriber",
     "aiobus.mesh.confirm  aiobus.requests",
     "aiobus.mesh.transport",
     "aiobus.url",
@@ -49,7 +49,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 50
+MOST_MODULES = 52
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}
@@ -181,7 +181,7 @@ def test_the_modules_are_few_enough_to_be_known() -> None:
     assert len(FILES) <= MOST_MODULES
 
 
-def test_only_transports_import_zmq_and_nobody_else_pays_for_it() -> None:
+def test_only_transports_import_zmq_and_no_other_module_pays_for_it() -> None:
     wrong = [
         f"{found} {found.when.value}; only modules of aiobus.mesh may"
         for found in IMPORTS

@@ -1,4 +1,4 @@
-"""`block` really slows whoever feeds, and handlers that publish to each other never stop."""
+"""`block` really slows the publisher, and handlers that publish to each other never stop."""
 
 import asyncio
 from collections.abc import Callable
@@ -241,7 +241,7 @@ async def test_streams_left_out_of_order_do_not_forget_each_other(bus: AsyncEven
     assert (await bus.publish(Event("A", 1))).cause == ""
 
 
-async def test_whoever_enters_a_stream_that_another_task_iterates_does_wait_for_it(
+async def test_a_task_that_enters_a_stream_that_another_task_iterates_does_wait_for_it(
     bus: AsyncEventBus,
 ) -> None:
     most = 0
@@ -393,7 +393,7 @@ async def test_a_wait_that_began_before_the_request_is_given_up_when_the_request
     assert mine.stats.overshoot == 1
 
 
-async def test_a_task_that_outlives_its_handler_waits_like_anybody(bus: AsyncEventBus) -> None:
+async def test_a_task_that_outlives_its_handler_waits_like_any_other(bus: AsyncEventBus) -> None:
     tasks: list[asyncio.Task[None]] = []
     gate = asyncio.Event()
     sent = 0

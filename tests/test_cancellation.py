@@ -107,20 +107,6 @@ async def test_cancelling_at_any_await_loses_no_numbered_event(
     assert descriptors() == before
 
 
-async def test_cancelling_start_at_any_await_leaves_nothing_open() -> None:
-    for turns in range(10):
-        bus = AsyncEventBus()
-        for number in range(3):
-            bus.on(EventType.TRADE, key=str(number))(print)
-        task = asyncio.create_task(bus.start())
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        await bus.close()
-        assert bus.stats().subscriptions == ()
-
-
 async def test_a_storm_of_cancellations_loses_no_numbered_event() -> None:
     session = Session()
     await session.open()

@@ -249,7 +249,7 @@ def test_two_sources_are_together_asked_for_no_more_than_there_is_room(bench: Be
     assert sum(limit for _, _, limit in bench.asked.pages) <= ROOM
 
 
-def test_a_page_of_a_source_that_nobody_knows_is_ignored(bench: Bench) -> None:
+def test_a_page_of_an_unknown_source_is_ignored(bench: Bench) -> None:
     bench.turn(0, 9, 9, 1)
     assert bench.box.log == []
 
@@ -289,7 +289,7 @@ def test_while_others_wait_it_asks_once_there_is_room_for_a_page_or_half_of_the_
 
 def both_behind(bench: Bench) -> None:
     """A second source of which something is missing, and a large inbox in which many events wait.
-    Nobody has been asked for anything.
+    No source has been asked for anything.
     """
     bench.box.free_slots = 0
     bench.clock.now += RETRY
@@ -365,14 +365,14 @@ def test_a_source_is_not_given_up_that_could_not_be_asked_for_want_of_room(behin
     assert behind.asked.pages == [(DESK, 4, ROOM)]
 
 
-def test_what_nobody_answers_for_is_told_before_the_next_frame(behind: Bench) -> None:
+def test_what_no_source_answers_for_is_told_before_the_next_frame(behind: Bench) -> None:
     give_up(behind)
     behind.take(8, 10)
     assert behind.box.log == [Gap(4, 8, UNANSWERED), 10]
     assert set(behind.catchup.behind) == set()
 
 
-def test_a_frame_without_room_after_what_nobody_answers_for_is_asked_for_as_usual(
+def test_a_frame_without_room_after_what_no_source_answers_for_is_asked_for_as_usual(
     behind: Bench,
 ) -> None:
     give_up(behind)
@@ -431,7 +431,7 @@ def test_frames_that_were_left_before_the_first_answer_are_lost_when_their_sourc
     assert [(gap.after, gap.upto) for gap in bench.box.log if isinstance(gap, Gap)] == [(0, 6)]
 
 
-def test_a_source_that_was_forgotten_begins_anew(behind: Bench) -> None:
+def test_a_source_that_was_forgotten_begins_again(behind: Bench) -> None:
     behind.catchup.forget(DESK)
     assert set(behind.catchup.behind) == set()
     behind.catchup.meet(DESK, 20, behind.older)
@@ -597,7 +597,7 @@ def test_where_only_the_number_of_rows_is_wrong_and_all_are_there_no_gap_is_told
 def test_of_what_is_found_to_be_no_events_when_its_source_has_left_the_loss_is_told_at_once(
     met: Bench,
 ) -> None:
-    """It has closed, so there is nobody to ask."""
+    """It has closed, so there is no source to ask."""
     met.catchup.take(rows_of(4, 5, newest=9), met.older)
     met.catchup.leave(DESK, 9)
     met.asked.has_left = True
@@ -700,7 +700,7 @@ def test_a_source_that_lives_is_waited_for_longer_and_not_for_ever(behind: Bench
     assert behind.box.log[-2:] == [Gap(4, 20, UNANSWERED), 21]
 
 
-def test_what_was_left_before_the_first_answer_is_owed_whoever_hears_that_answer(
+def test_what_was_left_before_the_first_answer_is_owed_whichever_subscription_hears_that_answer(
     bench: Bench,
 ) -> None:
     """Another subscription may have asked, so that frames and marks come with the age before this
@@ -740,13 +740,13 @@ def test_of_one_that_dies_unheard_and_is_heard_then_what_is_missing_is_lost(benc
     assert bench.box.log == [Gap(0, 3, LEFT), 4]
 
 
-def test_nobody_waits_for_the_mark_of_one_that_is_dead(met: Bench) -> None:
+def test_no_subscription_waits_for_the_mark_of_one_that_is_dead(met: Bench) -> None:
     met.catchup.leave(DESK, 0, is_dead=True)
     assert met.catchup.has(DESK, 4, met.older)
     assert (met.box.log, set(met.catchup.behind)) == ([], set())
 
 
-def test_what_the_mark_of_one_that_is_dead_tells_of_and_nobody_has_is_lost_at_once(
+def test_what_the_mark_of_one_that_is_dead_tells_of_and_is_not_there_is_lost_at_once(
     met: Bench,
 ) -> None:
     met.catchup.leave(DESK, 0, is_dead=True)
@@ -787,7 +787,7 @@ def test_one_that_was_given_up_and_sends_again_may_have_all_the_room(behind: Ben
     assert asked[2] > 1
 
 
-def test_when_nothing_is_missing_any_more_whoever_waits_for_that_is_woken(behind: Bench) -> None:
+def test_when_nothing_is_missing_any_more_the_task_that_waits_is_woken(behind: Bench) -> None:
     before = behind.box.rests
     behind.catchup.leave(DESK, 0)
     assert behind.box.rests == before + 1
@@ -835,7 +835,7 @@ def test_what_a_source_was_at_when_it_left_without_telling_of_its_past_is_lost(l
 
 
 def test_the_past_is_asked_for_even_where_there_is_no_room(bench: Bench) -> None:
-    """Nobody may take anything out of a stream's inbox before its entry returns."""
+    """Nothing may be taken out of a stream's inbox before its entry returns."""
     bench.begin(PAST)
     bench.box.free_slots = 0
     bench.catchup.meet(DESK, 40, bench.older)

@@ -56,7 +56,7 @@ def test_the_id_of_an_event_without_a_number_is_empty() -> None:
     assert Handler().begin(Event(EventType.TRADE, 1)).id == ""
 
 
-def test_a_new_delivery_is_unfinished_and_waits_for_nobody() -> None:
+def test_a_new_delivery_is_unfinished_and_waits_for_no_consumer() -> None:
     delivery = Handler().begin(EVENT)
     assert (delivery.finished, delivery.waits_for) == (False, ())
 
@@ -207,7 +207,7 @@ async def test_a_task_of_an_earlier_event_does_not_take_the_one_in_hand_for_its_
     assert running.finished
 
 
-async def test_an_event_that_is_asked_about_by_nobody_counts_as_running_while_it_is_in_hand(
+async def test_an_event_that_no_code_asks_about_counts_as_running_while_it_is_in_hand(
     bus: AsyncEventBus,
 ) -> None:
     """Those who look for circles of waits ask the consumer, not the handler."""
@@ -357,7 +357,7 @@ def test_the_body_of_a_stream_closes_a_circle_with_what_it_waits_for() -> None:
     assert not would_deadlock(a, stream)
 
 
-def test_the_body_of_a_stream_closes_a_circle_beside_an_event_that_waits_for_nobody() -> None:
+def test_the_body_of_a_stream_closes_a_circle_beside_an_event_that_waits_for_none() -> None:
     a, stream = handlers(2)
     stream.waits_for()
     body = StreamBody(stream, None, elsewhere)

@@ -9,8 +9,8 @@ import pytest
 from actors import Actor, ActorError, Nursery
 
 from aiobus.discovery import unix_socket as descriptors
-from aiobus.discovery.rendezvous import has_half_closed
 from aiobus.discovery.roster import addresses_in
+from aiobus.discovery.tcp_socket import has_half_closed
 from aiobus.discovery.unix_socket import NEEDED, DescriptorReserve, raise_limit, spare_descriptors
 from aiobus.errors import BusError
 
@@ -168,7 +168,7 @@ async def test_who_runs_out_of_descriptors_lives_on_when_others_start_and_links_
 
 @pytest.mark.parametrize("url", ["ipc"], indirect=True)
 @pytest.mark.paired
-async def test_a_bus_that_accepts_nobody_for_want_of_descriptors_keeps_its_name(
+async def test_a_bus_that_accepts_no_peer_for_want_of_descriptors_keeps_its_name(
     nursery: Nursery, url: str
 ) -> None:
     victim = await poor(nursery, url)

@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import logging
+import re
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -223,3 +225,22 @@ async def test_repeats_of_a_line_are_counted_with_what_was_said_last(
         "queries are refused: 2 more times, last: bus-3000 refuses a query",
         "take(T) drops events (latest): 1 more times, last: 900 so far, see stats()",
     ]
+
+
+@pytest.mark.one_loop
+async def test_on_a_real_loop_a_handler_that_sleeps_is_named_with_its_length(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def sleeps(event: Event) -> None:
+        time.sleep(1.2)
+
+    async with AsyncEventBus(name="desk") as bus:
+        await bus.subscribe(EventType.TRADE, sleeps)
+        await bus.publish(Event(EventType.TRADE, 1))
+        await bus.settle(20)
+    (length,) = [
+        float(found[1])
+        for each in caplog.messages
+        if (found := re.search(r"sleeps\(TRADE\) at .* held the event loop for (.*) s$", each))
+    ]
+    assert length >= 1.2

@@ -107,13 +107,29 @@ def desk(place: Path) -> Path:
     return path
 
 
+@pytest.fixture
+async def bus(a_bus: MakeBus, desk: Path) -> Bus:
+    """The bus `a`, joined on `ipc://desk`."""
+    made = a_bus("a")
+    await made.join()
+    return made
+
+
+@pytest.fixture
+async def other(a_bus: MakeBus, bus: Bus) -> Bus:
+    """The bus `b`, joined after `a`."""
+    made = a_bus("b")
+    await made.join()
+    return made
+
+
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Somebody else has the directory's lock."""
+    """Another process has the directory's lock."""
     lock = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -162,7 +178,7 @@ sys.stdin.read()
 
 def test_it_is_a_discovery(place: Path) -> None:
     discovery: Discovery = Directory("desk")
-    assert repr(discovery) == f"<Directory ipc://desk {place}/aiobus-{UID}/desk>"
+    assert not discovery.unreached
 
 
 UID = os.geteuid()
@@ -275,7 +291,7 @@ async def test_a_name_that_is_alive_is_in_use(a_bus: MakeBus, desk: Path) -> Non
 async def test_a_name_with_more_waiting_than_it_accepts_is_in_use(
     a_bus: MakeBus, desk: Path
 ) -> None:
-    """As one that is frozen: nobody takes what the kernel has accepted."""
+    """As one that is frozen: no process takes what the kernel has accepted."""
     with socket.socket(socket.AF_UNIX) as frozen:
         frozen.bind(str(desk / "a.sock"))
         frozen.listen(0)
@@ -684,10 +700,8 @@ async def test_leaving_again_is_nothing(a_bus: MakeBus, desk: Path) -> None:
 
 
 async def test_a_ctrl_c_while_it_leaves_does_not_keep_its_socket(
-    a_bus: MakeBus, desk: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     unlink = os.unlink
 
     def ctrl_c(path: str) -> None:
@@ -706,18 +720,14 @@ async def test_leaving_without_having_joined_is_nothing(a_bus: MakeBus, place: P
 
 
 async def test_leaving_when_the_socket_is_gone_already_takes_the_directory_away(
-    a_bus: MakeBus, desk: Path
+    desk: Path, bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     bus.path.unlink()
     await bus.discovery.leave()
     assert os.listdir(desk.parent) == []
 
 
-async def test_leaving_when_all_is_gone_is_nothing(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_leaving_when_all_is_gone_is_nothing(desk: Path, bus: Bus) -> None:
     shutil.rmtree(desk.parent)
     await bus.discovery.leave()
     assert not desk.parent.exists()
@@ -735,20 +745,14 @@ async def test_who_leaves_late_does_not_take_the_socket_of_its_successor_away(
     assert await a_bus("b").join() == ["a"]
 
 
-async def test_who_leaves_does_not_remove_a_file_that_has_taken_its_place(
-    a_bus: MakeBus, desk: Path
-) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_who_leaves_does_not_remove_a_file_that_has_taken_its_place(bus: Bus) -> None:
     bus.path.unlink()
     bus.path.write_text("precious")
     await bus.discovery.leave()
     assert bus.path.read_text() == "precious"
 
 
-async def test_who_leaves_waits_for_the_lock(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_who_leaves_waits_for_the_lock(desk: Path, bus: Bus) -> None:
     with locked(desk):
         leaving = asyncio.create_task(bus.discovery.leave())
         await asyncio.sleep(0)
@@ -768,9 +772,7 @@ async def test_who_does_not_get_the_lock_leaves_without_it_and_keeps_the_directo
         assert os.listdir(desk) == []
 
 
-async def test_who_is_cancelled_while_leaving_has_left(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_who_is_cancelled_while_leaving_has_left(desk: Path, bus: Bus) -> None:
     with locked(desk):
         leaving = asyncio.create_task(bus.discovery.leave())
         await asyncio.sleep(0)
@@ -783,10 +785,8 @@ async def test_who_is_cancelled_while_leaving_has_left(a_bus: MakeBus, desk: Pat
 
 
 async def test_who_leaves_a_directory_opened_to_others_since_takes_its_socket_away(
-    a_bus: MakeBus, desk: Path
+    desk: Path, bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     os.chmod(desk, 0o755)
     await bus.discovery.leave()
     assert os.listdir(desk) == []
@@ -809,9 +809,7 @@ async def test_a_socket_that_cannot_be_removed_is_told_of(
     assert caplog.messages == [f"{bus.path} could not be removed: Permission denied"]
 
 
-async def test_it_can_join_again_after_it_left(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_it_can_join_again_after_it_left(bus: Bus) -> None:
     await bus.discovery.leave()
     bus.socket.close()
     bus.socket = socket.socket(socket.AF_UNIX)
@@ -821,9 +819,7 @@ async def test_it_can_join_again_after_it_left(a_bus: MakeBus, desk: Path) -> No
 # Its place, while it is there.
 
 
-async def test_while_its_socket_is_at_its_path_nothing_is_done(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_while_its_socket_is_at_its_path_nothing_is_done(bus: Bus) -> None:
     before = bus.path.lstat()
     os.utime(bus.path)  # as a script does that keeps a cleaner of /tmp away
     bus.watch()
@@ -872,10 +868,8 @@ async def test_who_has_made_its_socket_again_is_found_by_one_that_never_vanished
 
 
 async def test_a_directory_that_is_looked_through_may_have_anything_in_it(
-    a_bus: MakeBus, desk: Path
+    desk: Path, bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     die_having(LISTEN, desk / "dead.sock")
     (desk / "file.sock").write_text("precious")
     (desk / "a b.sock").mkdir()
@@ -885,12 +879,30 @@ async def test_a_directory_that_is_looked_through_may_have_anything_in_it(
     assert sorted(os.listdir(desk)) == ["a b.sock", "a.sock", "dead.sock", "file.sock"]
 
 
-async def test_a_vanished_directory_is_made_for_this_user_alone(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_a_vanished_directory_is_made_for_this_user_alone(desk: Path, bus: Bus) -> None:
     shutil.rmtree(desk.parent)
     bus.watch()
     assert [mode_of(path) for path in (desk.parent, desk)] == [0o700] * 2
+
+
+@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="only Linux tells who listens")
+async def test_a_bus_without_a_file_is_unreached_until_it_has_been_reported(
+    a_bus: MakeBus, desk: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published before it is found is owed to it, which its being unreached says."""
+    shutil.rmtree(desk)
+    late, reported = a_bus("b"), []
+    await late.join()
+    assert late.discovery.unreached == [f"ipc://{bus.path}"]
+
+    def on_discovered(member: Member) -> None:
+        reported.append((member.name, list(late.discovery.unreached)))
+
+    monkeypatch.setattr(late, "on_discovered", on_discovered)
+    bus.watch()
+    late.watch()
+    assert reported == [("a", [f"ipc://{bus.path}"])]
+    assert late.discovery.unreached == []
 
 
 async def test_a_path_that_another_living_bus_has_by_now_is_not_touched_and_the_name_is_lost(
@@ -909,9 +921,7 @@ async def test_a_path_that_another_living_bus_has_by_now_is_not_touched_and_the_
     assert await a_bus("b").join() == ["a"]
 
 
-async def test_a_path_that_a_dead_one_has_left_is_taken_back(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_a_path_that_a_dead_one_has_left_is_taken_back(a_bus: MakeBus, bus: Bus) -> None:
     bus.path.unlink()
     die_having(LISTEN, bus.path)
     bus.watch()
@@ -919,10 +929,8 @@ async def test_a_path_that_a_dead_one_has_left_is_taken_back(a_bus: MakeBus, des
 
 
 async def test_while_another_has_the_lock_a_vanished_socket_is_made_at_a_later_look(
-    a_bus: MakeBus, desk: Path
+    desk: Path, bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     bus.path.unlink()
     with locked(desk):
         bus.watch()
@@ -931,9 +939,7 @@ async def test_while_another_has_the_lock_a_vanished_socket_is_made_at_a_later_l
     assert bus.path.is_socket()
 
 
-async def test_a_lock_that_another_keeps_is_said_once(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_a_lock_that_another_keeps_is_said_once(desk: Path, bus: Bus) -> None:
     bus.path.unlink()
     with locked(desk):
         for _ in range(2 * DENIED):
@@ -944,11 +950,7 @@ async def test_a_lock_that_another_keeps_is_said_once(a_bus: MakeBus, desk: Path
     assert bus.path.is_socket()
 
 
-async def test_what_keeps_a_vanished_socket_from_being_made_is_said_once(
-    a_bus: MakeBus, desk: Path
-) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_what_keeps_a_vanished_socket_from_being_made_is_said_once(bus: Bus) -> None:
     bus.path.unlink()
     bus.path.write_text("precious")
     for _ in range(3):
@@ -995,11 +997,9 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return limit
 
 
-async def test_who_has_too_few_descriptors_accepts_nobody_and_keeps_its_name(
-    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+async def test_who_has_too_few_descriptors_accepts_no_peer_and_keeps_its_name(
+    a_bus: MakeBus, limit: Callable[[int], None], bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     bus.socket.setblocking(False)
     limit(SHORT - 1)
     bus.watch()
@@ -1016,10 +1016,8 @@ async def test_who_has_too_few_descriptors_accepts_nobody_and_keeps_its_name(
 
 
 async def test_with_enough_descriptors_it_accepts_again_with_the_same_socket(
-    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+    desk: Path, limit: Callable[[int], None], bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     limit(SHORT - 1)
     bus.watch()
     limit(AMPLE - 1)
@@ -1034,11 +1032,9 @@ async def test_with_enough_descriptors_it_accepts_again_with_the_same_socket(
     assert (len(bus.bound), os.listdir(desk)) == (1, ["a.sock"])
 
 
-async def test_who_vanishes_while_it_accepts_nobody_keeps_its_name_and_accepts_later(
-    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+async def test_who_vanishes_while_it_accepts_no_peer_keeps_its_name_and_accepts_later(
+    a_bus: MakeBus, desk: Path, limit: Callable[[int], None], bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     limit(0)
     bus.watch()
     shutil.rmtree(desk)
@@ -1055,11 +1051,9 @@ async def test_who_vanishes_while_it_accepts_nobody_keeps_its_name_and_accepts_l
     assert os.listdir(desk) == ["a.sock"]
 
 
-async def test_who_leaves_while_it_accepts_nobody_leaves_no_file(
-    a_bus: MakeBus, desk: Path, limit: Callable[[int], None]
+async def test_who_leaves_while_it_accepts_no_peer_leaves_no_file(
+    desk: Path, limit: Callable[[int], None], bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     limit(0)
     bus.watch()
     assert sorted(os.listdir(desk)) == ["a.sock", "a.sock~"]
@@ -1067,7 +1061,7 @@ async def test_who_leaves_while_it_accepts_nobody_leaves_no_file(
     assert os.listdir(desk.parent) == []
 
 
-async def test_what_one_has_left_that_died_while_it_accepted_nobody_is_removed(
+async def test_what_one_has_left_that_died_while_it_accepted_no_peer_is_removed(
     a_bus: MakeBus, desk: Path
 ) -> None:
     for name in ("a.sock", "a.sock~"):
@@ -1092,9 +1086,7 @@ def test_a_member_may_listen_under_its_name_in_the_directory_and_nowhere_else(pl
     assert not discovery.allows(Member("", f"ipc://{desk}/.sock"))
 
 
-async def test_who_accepts_and_who_is_absent_are_told_apart(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_who_accepts_and_who_is_absent_are_told_apart(desk: Path, bus: Bus) -> None:
     (desk / "file.sock").write_text("precious")
     die_having(LISTEN, desk / "dead.sock")
     a, _, dead, gone = members = [
@@ -1132,11 +1124,8 @@ def move_aside(bus: Bus, *, is_bound: bool) -> socket.socket:
 
 @pytest.mark.parametrize("is_bound", [False, True])
 async def test_a_bus_that_moves_its_socket_is_not_absent(
-    a_bus: MakeBus, desk: Path, table: Path, *, is_bound: bool
+    desk: Path, table: Path, bus: Bus, other: Bus, *, is_bound: bool
 ) -> None:
-    bus, other = a_bus("a"), a_bus("b")
-    await bus.join()
-    await other.join()
     with locked(desk):
         plain = move_aside(other, is_bound=is_bound)
         looking = asyncio.create_task(bus.discovery.probe_absent([member(other)]))
@@ -1161,11 +1150,8 @@ async def test_a_bus_that_is_frozen_while_it_moves_its_socket_is_not_absent(
 
 
 async def test_one_that_died_while_it_moved_its_socket_is_absent(
-    a_bus: MakeBus, desk: Path, table: Path
+    table: Path, bus: Bus, other: Bus
 ) -> None:
-    bus, other = a_bus("a"), a_bus("b")
-    await bus.join()
-    await other.join()
     move_aside(other, is_bound=True).close()
     other.socket.close()
     assert await bus.discovery.probe_absent([member(other)]) == [member(other)]
@@ -1208,9 +1194,7 @@ def no_descriptor() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-async def test_without_a_descriptor_no_bus_is_absent(a_bus: MakeBus, desk: Path) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_without_a_descriptor_no_bus_is_absent(desk: Path, bus: Bus) -> None:
     die_having(LISTEN, desk / "dead.sock")
     with no_descriptor():
         members = [Member(name, f"ipc://{desk}/{name}.sock") for name in ("dead", "gone")]
@@ -1225,11 +1209,8 @@ def test_a_socket_that_cannot_be_looked_at_is_neither_alive_nor_dead(place: Path
 
 
 async def test_a_bus_that_cannot_be_looked_at_is_found_at_a_later_look(
-    a_bus: MakeBus, desk: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, bus: Bus, other: Bus
 ) -> None:
-    bus, other = a_bus("a"), a_bus("b")
-    await bus.join()
-    await other.join()
     for _ in range(LOOKS - 1):
         bus.watch()
     monkeypatch.setattr(directory, "probe", lambda path: unix_socket.PathState.UNKNOWN)
@@ -1241,10 +1222,8 @@ async def test_a_bus_that_cannot_be_looked_at_is_found_at_a_later_look(
 
 
 async def test_one_that_does_not_listen_yet_is_found_when_it_gives_back_the_lock(
-    a_bus: MakeBus, desk: Path
+    desk: Path, bus: Bus
 ) -> None:
-    bus = a_bus("a")
-    await bus.join()
     with socket.socket(socket.AF_UNIX) as other:
         with locked(desk):
             other.bind(str(desk / "b.sock"))
@@ -1256,11 +1235,7 @@ async def test_one_that_does_not_listen_yet_is_found_when_it_gives_back_the_lock
         assert bus.found == ["b"]
 
 
-async def test_the_sockets_of_a_directory_are_known_by_their_addresses(
-    a_bus: MakeBus, desk: Path
-) -> None:
-    bus = a_bus("a")
-    await bus.join()
+async def test_the_sockets_of_a_directory_are_known_by_their_addresses(bus: Bus) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(str(bus.path))
         assert bus.discovery.owns_address(bus.socket.getsockname())

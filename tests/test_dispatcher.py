@@ -166,20 +166,6 @@ async def test_a_concurrent_call_that_cancels_itself_is_a_failure_of_its_own() -
         assert (stats.handled, stats.failed) == (3, 3)
 
 
-async def test_a_where_that_returns_an_awaitable_fails_and_selects_nothing() -> None:
-    seen: list[Event] = []
-
-    async def really(event: Event) -> bool:
-        return True
-
-    async with AsyncEventBus() as bus:
-        await bus.subscribe(EventType.TRADE, seen.append, where=lambda event: really(event))
-        await bus.publish(Event(EventType.TRADE, 1))
-        await bus.settle()
-        assert bus.stats().subscriptions[0].failed == 1
-    assert seen == []
-
-
 async def test_a_where_that_spoils_its_event_spoils_only_its_own(bus: AsyncEventBus) -> None:
     seen: list[object] = []
     await bus.subscribe(

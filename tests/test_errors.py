@@ -84,6 +84,7 @@ def test_no_subscribers_says_to_what_and_that_a_star_does_not_count() -> None:
     error = NoSubscribers("ORDER", "BTC")
     assert (error.type, error.key) == ("ORDER", "BTC")
     assert "no subscription names ORDER with key 'BTC' ('*' does not count)" in str(error)
+    assert "Start the bus that answers it first" in str(error)
 
 
 def test_a_request_timeout_is_a_timeout_error_that_carries_the_event() -> None:
@@ -92,6 +93,7 @@ def test_a_request_timeout_is_a_timeout_error_that_carries_the_event() -> None:
     assert (error.event, error.timeout) == (EVENT, 2.5)
     assert "no reply within 2.5 s" in str(error)
     assert "it may still be acted on" in str(error)
+    assert "or with its id as `cause`" in str(error)
 
 
 def test_an_encode_error_of_a_deep_path_shows_both_its_ends_and_the_reason() -> None:
@@ -114,8 +116,3 @@ def test_a_request_timeout_of_a_large_event_names_it_in_a_short_sentence() -> No
     assert "Event(type=<EventType.ORDER" in text
     assert "source='desk', epoch=36, seq=5)" in text
     assert len(text) < 500
-
-
-def test_no_subscribers_and_no_reply_say_what_to_do() -> None:
-    assert "Start the bus that answers it first" in str(NoSubscribers("ORDER", "BTC"))
-    assert "or with its id as `cause`" in str(RequestTimeout(EVENT, 2.5))

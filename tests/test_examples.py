@@ -35,7 +35,7 @@ CHAIN = re.compile(
 @pytest.fixture(autouse=True)
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Where the directories of named buses and the temporary files of all examples are. Its path is
-    short, since that of a socket has to be; when all is over nobody has left anything in it.
+    short, since that of a socket has to be; when all is over nothing is left in it.
 
     No environment variable moves `ipc://desk`, so every interpreter that is started here begins by
     putting the directory in the place of /tmp.
@@ -435,7 +435,7 @@ async def test_a_signal_without_a_broker_is_dropped_and_said_so(
     assert "no broker is there" in capsys.readouterr().out
 
 
-async def test_an_order_that_nobody_answers_is_cancelled(
+async def test_an_order_without_an_answer_is_cancelled(
     bus: AsyncEventBus,
     seen: list[Event[Any]],
     load: Callable[[str], ModuleType],

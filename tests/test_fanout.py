@@ -70,7 +70,7 @@ class Desk:
 
     @property
     def told(self) -> list[tuple[bytes, int]]:
-        """Of each quiet beacon its topic and its `prev`."""
+        """Of each progress message its topic and its `prev`."""
         progress_topic = [message for message in self.messages if message.startswith(wire.PROGRESS)]
         frames = [wire.parse_from_publisher(message, ME) for message in progress_topic]
         return [(frame.topic, frame.prev) for frame in frames if isinstance(frame, Frame)]
@@ -134,7 +134,7 @@ async def test_a_frame_that_could_not_be_sent_holds_up_nothing_that_comes_later(
     assert [seq for _, _, seqs in desk.sent for seq in seqs] == [1, 3, 4]
 
 
-async def test_when_all_are_closed_nobody_is_served(desk: Desk) -> None:
+async def test_when_all_are_closed_no_query_is_served(desk: Desk) -> None:
     desk.open("A", "B")
     desk.streams.close_all()
     desk.publish("A", "B")
@@ -151,9 +151,10 @@ async def test_one_query_too_many_of_a_link_is_refused_and_other_links_are_serve
             desk.streams.open(wire.topic(text), Query.of(text), link)
 
     open(1, "A", "B", "A")
-    assert [desk.streams.may_open(C, link) for link in (1, 2)] == [False, True]
-    assert desk.streams.may_open(wire.progress_topic(A), 1)
-    with pytest.raises(WireError, match="2 queries of one peer are served already"):
+    too_many = "2 queries of one peer are served already"
+    assert [desk.streams.refusal(C, link) for link in (1, 2)] == [too_many, ""]
+    assert desk.streams.refusal(wire.progress_topic(A), 1) == ""
+    with pytest.raises(WireError, match=too_many):
         open(1, "C")
     open(2, "C", "A")
     open(1, "C")
@@ -282,7 +283,7 @@ async def test_who_is_gone_when_its_turn_comes_gets_no_beacon(desk: Desk) -> Non
     assert [topic for topic, _, _ in desk.sent[SLICE:]] == [B]
 
 
-# Those who listen quietly.
+# Those that get progress messages alone.
 
 
 @pytest.fixture
@@ -292,13 +293,13 @@ def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def told(desk: Desk, count: int) -> list[tuple[bytes, int]]:
-    """What those who listen quietly were told, once it is so much."""
+    """The progress messages that were sent, once it is so much."""
     while len(desk.told) < count:
         await turn()
     return desk.told
 
 
-async def test_whoever_begins_to_listen_quietly_is_told_at_once_where_the_source_is(
+async def test_a_bus_that_asks_for_progress_is_told_at_once_where_the_source_is(
     desk: Desk,
 ) -> None:
     """What was published while ZeroMQ acted on it already, or where a new stream begins."""
@@ -310,7 +311,7 @@ async def test_whoever_begins_to_listen_quietly_is_told_at_once_where_the_source
 
 
 @pytest.mark.usefixtures("told_at_once")
-async def test_who_listens_quietly_is_told_of_what_was_published_and_of_nothing_else(
+async def test_progress_tells_what_was_published_and_nothing_else(
     desk: Desk,
 ) -> None:
     desk.open("A", "B")
@@ -326,7 +327,7 @@ async def test_who_listens_quietly_is_told_of_what_was_published_and_of_nothing_
 
 
 @pytest.mark.usefixtures("told_at_once")
-async def test_a_quiet_beacon_follows_what_it_speaks_of(desk: Desk) -> None:
+async def test_a_progress_message_follows_what_it_speaks_of(desk: Desk) -> None:
     desk.open("A")
     desk.open_progress("A")
     desk.publish("A", "A")
@@ -335,7 +336,7 @@ async def test_a_quiet_beacon_follows_what_it_speaks_of(desk: Desk) -> None:
     desk.streams.close_all()
 
 
-async def test_of_a_query_that_is_listened_to_quietly_alone_no_frame_is_made(desk: Desk) -> None:
+async def test_of_a_query_whose_progress_alone_is_asked_for_no_frame_is_made(desk: Desk) -> None:
     desk.open("A")
     desk.open_progress("A")
     desk.streams.close(A)
@@ -351,7 +352,7 @@ async def test_of_a_query_that_is_listened_to_quietly_alone_no_frame_is_made(des
 
 
 @pytest.mark.usefixtures("told_at_once")
-async def test_a_quiet_beacon_that_could_not_be_sent_holds_up_nothing_that_comes_later(
+async def test_a_progress_message_that_could_not_be_sent_holds_up_nothing_that_comes_later(
     desk: Desk,
 ) -> None:
     way = Way(desk)
@@ -393,7 +394,7 @@ async def test_of_very_many_each_is_told_in_its_turn(desk: Desk, count: int) -> 
 
 
 @pytest.mark.parametrize("closed_first", [A, wire.progress_topic(A)])
-async def test_a_query_is_served_until_nobody_asks_for_it_loudly_or_quietly(
+async def test_a_query_is_served_until_neither_its_events_nor_its_progress_are_asked_for(
     desk: Desk, closed_first: bytes
 ) -> None:
     desk.open("A")
@@ -407,7 +408,7 @@ async def test_a_query_is_served_until_nobody_asks_for_it_loudly_or_quietly(
 
 
 @pytest.mark.usefixtures("told_at_once")
-async def test_who_does_not_listen_quietly_any_more_is_told_no_more(desk: Desk) -> None:
+async def test_a_bus_that_has_withdrawn_the_progress_is_told_no_more(desk: Desk) -> None:
     desk.open("A")
     desk.open_progress("A", "B")
     desk.streams.close(wire.progress_topic(A))

@@ -58,11 +58,11 @@ class Liar:
             case "heartbeat":
                 message = wire.heartbeat(*source, seq)
             case "mark":
-                message = wire.mark(self.them, Mark(7, self.me, ((query, seq),)))
+                message = wire.mail(self.them, Mark(7, self.me, ((query, seq),)))
             case "last mark":
-                message = wire.mark(self.them, Mark(0, self.me, ((query, seq),)))
+                message = wire.mail(self.them, Mark(0, self.me, ((query, seq),)))
             case _:
-                message = wire.answer(self.them, Answer(0, self.me, 60.0, seq, is_open=True))
+                message = wire.mail(self.them, Answer(0, self.me, 60.0, seq, is_open=True))
         self.send(message)
 
 

@@ -142,7 +142,7 @@ def test_large_events_leave_as_soon_as_there_are_64_kib_of_them() -> None:
     assert [seqs for _, seqs in link.sent] == [[1], [2, 3, 4, 5]]
 
 
-def test_the_count_of_bytes_begins_anew_with_each_frame() -> None:
+def test_the_count_of_bytes_begins_again_with_each_frame() -> None:
     link = Link()
     link.deliver(1, 2, size=FRAME_BYTES // 2)
     link.stream.end_tick()

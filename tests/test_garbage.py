@@ -28,10 +28,9 @@ from aiobus.wire import (
     Ask,
     Mark,
     PeerId,
-    answer,
     frame,
     heartbeat,
-    mark,
+    mail,
     parse_from_publisher,
     parse_from_subscriber,
     topic,
@@ -78,7 +77,7 @@ class Stranger:
                 break
         asked = parse_from_subscriber(message)
         assert isinstance(asked, Ask)
-        await self.down.send(answer(asked.who, Answer(asked.nonce, self.who, 60.0, self.seq, True)))
+        await self.down.send(mail(asked.who, Answer(asked.nonce, self.who, 60.0, self.seq, True)))
 
     async def publish(self, seq: int, prev: int = 0) -> None:
         """An event as it should be."""
@@ -224,7 +223,7 @@ async def test_flush_marks_of_senders_that_are_no_peers_are_not_kept(
     async with bus.stream("TRADE") as trades:
         for number in range(100):
             liar = PeerId(f"x{number}", 1, f"ipc:///x{number}")
-            await stranger.down.send(mark(mesh.session.me, Mark(1, liar, (("TRADE", 9),))))
+            await stranger.down.send(mail(mesh.session.me, Mark(1, liar, (("TRADE", 9),))))
         await stranger.publish(1)
         await anext(trades)
     assert mesh.session.interest.marks == {}
@@ -284,7 +283,7 @@ async def test_the_link_that_an_oversized_frame_has_ended_is_mended_by_itself(
         assert (await anext(silent)).data["name"] == "stranger"
         step = asyncio.ensure_future(anext(trades))
         while not step.done():
-            await stranger.publish(2, prev=1)  # until somebody is there to hear it
+            await stranger.publish(2, prev=1)  # until a bus is there to hear it
             await asyncio.wait([step], timeout=0.05)
         assert (await step).data == 2
 

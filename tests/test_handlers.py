@@ -271,10 +271,17 @@ async def test_a_wrapped_generator_fails_on_each_event() -> None:
             await bus.settle()
 
 
-async def test_a_where_that_returns_a_generator_fails_and_selects_nothing() -> None:
+async def waits(event: Event) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("function", [waits, yields_plainly])
+async def test_a_where_that_returns_what_would_have_to_be_run_fails_and_selects_nothing(
+    function: Callable[[Event], Any],
+) -> None:
     seen: list[Event] = []
     async with AsyncEventBus() as bus:
-        await bus.subscribe(EventType.TRADE, seen.append, where=traced(yields_plainly))
+        await bus.subscribe(EventType.TRADE, seen.append, where=lambda event: function(event))
         await bus.publish(Event(EventType.TRADE, 1))
         await bus.settle()
         assert bus.stats().subscriptions[0].failed == 1

@@ -516,7 +516,7 @@ def test_reached_is_a_float_though_timestamps_may_be_whole_numbers() -> None:
 def test_what_names_its_keys_gets_what_a_look_at_every_event_would_find(
     limits: Limits, events: list[tuple[str, str, int]], keys: set[str]
 ) -> None:
-    """Asked after each event, so that what is known of keys is taken up and thrown away anew."""
+    """Asked after each event, so that what is known of keys is taken up and thrown away again."""
     history, query = History(limits), Query.of("*", keys)
     for seq, (type, key, size) in enumerate(events, 1):
         keep(history, seq, type, key, size)

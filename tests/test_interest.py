@@ -96,11 +96,11 @@ class Sub:
         return [entry for entry in self.log if entry[0] in kinds]
 
 
-def inlets_of(*subs: Sub) -> Interest:
-    inlets = Interest()
+def interest_of(*subs: Sub) -> Interest:
+    interest = Interest()
     for sub in subs:
-        inlets.add(sub)
-    return inlets
+        interest.add(sub)
+    return interest
 
 
 def frame(topic: bytes = TRADE) -> Frame:
@@ -124,30 +124,30 @@ PAGE = Page(4, 0, 9, 9, [])
 
 
 def test_the_first_who_asks_for_a_query_and_the_last_who_leaves_it_say_its_topic() -> None:
-    inlets, first, second = Interest(), Sub(), Sub()
-    assert [inlets.add(first), inlets.add(second)] == [TRADE, None]
-    assert [inlets.remove(each) for each in (first, second, second)] == [None, TRADE, None]
-    assert inlets.add(first) == TRADE
+    interest, first, second = Interest(), Sub(), Sub()
+    assert [interest.add(first), interest.add(second)] == [TRADE, None]
+    assert [interest.remove(each) for each in (first, second, second)] == [None, TRADE, None]
+    assert interest.add(first) == TRADE
 
 
 def test_those_who_are_there_can_be_walked() -> None:
     first, second, third = subs = Sub(), Sub(), Sub("FILL")
-    inlets = inlets_of(*subs)
-    inlets.remove(second)
-    assert list(inlets) == [first, third]
+    interest = interest_of(*subs)
+    interest.remove(second)
+    assert list(interest) == [first, third]
 
 
 def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
     first, second = Sub(), Sub()
-    inlets = inlets_of(first, second)
-    numbers = inlets.number(first), inlets.number(second)
-    assert [inlets.numbered(number or 0) for number in numbers] == [first, second]
-    inlets.remove(first)
-    assert [inlets.numbered(number or 0) for number in numbers] == [None, second]
-    assert inlets.number(first) is None
+    interest = interest_of(first, second)
+    numbers = interest.number(first), interest.number(second)
+    assert [interest.numbered(number or 0) for number in numbers] == [first, second]
+    interest.remove(first)
+    assert [interest.numbered(number or 0) for number in numbers] == [None, second]
+    assert interest.number(first) is None
 
 
-# Quiet and loud.
+# Progress alone, and live again.
 
 FRAME = Frame(TRADE, b'TRADE\0[2,"bot",50,7\n,[8,1.0,"TRADE","",1]]')
 BOT = ("bot", 50)
@@ -157,184 +157,184 @@ def subs(*are_busy: bool) -> tuple[Interest, list[Sub]]:
     made = [Sub() for _ in are_busy]
     for sub, is_busy in zip(made, are_busy, strict=True):
         sub.is_busy = is_busy
-    return inlets_of(*made), made
+    return interest_of(*made), made
 
 
 def far(count: int, missing: int = FAR + 1) -> tuple[Interest, list[Sub]]:
-    inlets, made = subs(*[True] * count)
+    interest, made = subs(*[True] * count)
     for sub in made:
         sub.missing = missing
-    return inlets, made
+    return interest, made
 
 
-def turned(inlets: Interest) -> list[tuple[bytes, bool]]:
-    found = [(topic.subscribed, topic.is_progress_only) for topic in inlets.switched]
-    inlets.switched.clear()
+def turned(interest: Interest) -> list[tuple[bytes, bool]]:
+    found = [(topic.subscribed, topic.is_progress_only) for topic in interest.switched]
+    interest.switched.clear()
     return found
 
 
 def lagging(count: int) -> tuple[Interest, list[Sub]]:
-    inlets, made = far(count)
+    interest, made = far(count)
     for _ in range(LEFT):
-        inlets.take(FRAME)
-    assert turned(inlets) == [(b"-TRADE\0", True)]
-    return inlets, made
+        interest.take(FRAME)
+    assert turned(interest) == [(b"-TRADE\0", True)]
+    return interest, made
 
 
 def test_a_topic_of_which_a_frame_was_taken_meanwhile_does_not() -> None:
-    inlets, (one, _) = far(2)
+    interest, (one, _) = far(2)
     for _ in range(LEFT - 1):
-        inlets.take(FRAME)
+        interest.take(FRAME)
     one.is_busy = False
-    inlets.take(FRAME)
+    interest.take(FRAME)
     one.is_busy = True
-    inlets.take(FRAME)
-    assert turned(inlets) == []
+    interest.take(FRAME)
+    assert turned(interest) == []
 
 
 def test_a_frame_without_events_that_is_left_does_not_count() -> None:
-    inlets, (one,) = far(1)
+    interest, (one,) = far(1)
     one.leaves_all = True
     for _ in range(LEFT):
-        inlets.take(frame())
-    assert turned(inlets) == []
+        interest.take(frame())
+    assert turned(interest) == []
 
 
-def test_a_frame_that_is_taken_turns_a_quiet_topic_loud_if_little_is_missing() -> None:
-    inlets, (one,) = lagging(1)
+def test_a_frame_that_is_taken_makes_a_topic_live_again_if_little_is_missing() -> None:
+    interest, (one,) = lagging(1)
     one.is_busy, one.missing = False, 0
-    inlets.take(FRAME)
-    assert turned(inlets) == [(TRADE, False)]
+    interest.take(FRAME)
+    assert turned(interest) == [(TRADE, False)]
 
 
-def test_a_page_that_leaves_little_missing_turns_it_loud() -> None:
-    inlets, (one, other) = lagging(2)
+def test_a_page_that_leaves_little_missing_makes_it_live_again() -> None:
+    interest, (one, other) = lagging(2)
     rows = FRAME
-    inlets.take_page(one, BOT, PAGE, rows)
-    assert turned(inlets) == []
+    interest.take_page(one, BOT, PAGE, rows)
+    assert turned(interest) == []
     other.missing = 0
-    inlets.take_page(other, BOT, PAGE, rows)
-    assert turned(inlets) == [(TRADE, False)]
+    interest.take_page(other, BOT, PAGE, rows)
+    assert turned(interest) == [(TRADE, False)]
     assert other.said("turn") == [("turn", BOT, PAGE, rows)]
 
 
-def test_whoever_comes_to_a_quiet_topic_turns_it_loud() -> None:
-    inlets, _ = lagging(1)
-    assert inlets.add(Sub()) is None
-    assert turned(inlets) == [(TRADE, False)]
+def test_a_subscription_that_comes_to_a_topic_in_progress_makes_it_live_again() -> None:
+    interest, _ = lagging(1)
+    assert interest.add(Sub()) is None
+    assert turned(interest) == [(TRADE, False)]
 
 
-def test_a_quiet_topic_of_whose_source_nothing_is_missing_any_more_turns_loud_in_a_second() -> None:
-    inlets, (one,) = lagging(1)
-    inlets.tick(1.0, (), ())
-    assert turned(inlets) == []
+def test_a_topic_in_progress_of_which_nothing_is_missing_is_live_again_in_a_second() -> None:
+    interest, (one,) = lagging(1)
+    interest.tick(1.0, (), ())
+    assert turned(interest) == []
     one.missing = 0
-    inlets.tick(2.0, (), ())
-    assert turned(inlets) == [(TRADE, False)]
+    interest.tick(2.0, (), ())
+    assert turned(interest) == [(TRADE, False)]
 
 
-def test_the_last_who_leaves_a_quiet_topic_withdraws_the_quiet_one() -> None:
-    inlets, (one, other) = lagging(2)
-    assert [inlets.remove(one), inlets.remove(other)] == [None, b"-TRADE\0"]
+def test_the_last_that_leaves_a_topic_in_progress_withdraws_the_progress() -> None:
+    interest, (one, other) = lagging(2)
+    assert [interest.remove(one), interest.remove(other)] == [None, b"-TRADE\0"]
 
 
 # Frames and answers.
 
 
-def test_whoever_is_still_to_tell_where_its_past_begins_is_not_confirmed_yet() -> None:
+def test_a_source_that_is_still_to_tell_where_its_past_begins_is_not_confirmed_yet() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
+    interest = interest_of(sub)
     sub.beginning = [SOURCE]
-    inlets.note_start(SOURCE, 1.0)
-    inlets.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
+    interest.note_start(SOURCE, 1.0)
+    interest.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
     assert sub.said("confirm") == []
     sub.beginning = ()
-    inlets.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
+    interest.meet([sub], Answer(1, DESK, 0.0, 5, is_open=True))
     assert sub.said("confirm") == [("confirm", "desk")]
 
 
 def test_a_source_that_is_looked_for_is_not_forgotten() -> None:
     """Or it would be heard from its beginning again, or from now on only, when it comes back."""
     sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.leave(SOURCE, 0.0)
-    inlets.tick(MEMORY, (), [SOURCE])
-    inlets.tick(MEMORY + 1.0, (), ())
+    interest = interest_of(sub)
+    interest.leave(SOURCE, 0.0)
+    interest.tick(MEMORY, (), [SOURCE])
+    interest.tick(MEMORY + 1.0, (), ())
     assert sub.said("forget") == []
-    inlets.tick(2 * MEMORY + 1.0, (), ())
+    interest.tick(2 * MEMORY + 1.0, (), ())
     assert sub.said("forget") == [("forget", SOURCE)]
 
 
 # Flush marks.
 
 
-def test_a_mark_is_reached_when_everybody_has_all_that_it_names() -> None:
+def test_a_mark_is_reached_when_each_subscription_has_all_that_it_names() -> None:
     first, second, other = Sub(), Sub(), Sub("FILL")
-    inlets, wanted = inlets_of(first, second, other), mark(("TRADE", 9), ("FILL", 5))
-    inlets.mark(wanted)
-    assert inlets.reached() == []
+    interest, wanted = interest_of(first, second, other), mark(("TRADE", 9), ("FILL", 5))
+    interest.mark(wanted)
+    assert interest.reached() == []
     first.last = second.last = 9
-    assert inlets.reached() == []
+    assert interest.reached() == []
     other.last = 5
-    assert inlets.reached() == [wanted]
+    assert interest.reached() == [wanted]
 
 
 def test_a_mark_is_not_reached_while_one_of_two_who_asked_for_the_same_lacks_it() -> None:
     first, second = Sub(), Sub()
-    inlets, wanted = inlets_of(first, second), mark(("TRADE", 9))
-    inlets.mark(wanted)
+    interest, wanted = interest_of(first, second), mark(("TRADE", 9))
+    interest.mark(wanted)
     first.last = 9
-    assert inlets.reached() == []
+    assert interest.reached() == []
     first.last, second.last = 8, 9
-    assert inlets.reached() == []
+    assert interest.reached() == []
     first.last = 9
-    assert inlets.reached() == [wanted]
+    assert interest.reached() == [wanted]
 
 
 def test_a_mark_is_reached_when_who_lacks_it_leaves() -> None:
     sub = Sub()
-    inlets, wanted = inlets_of(sub), mark(("TRADE", 9))
-    inlets.mark(wanted)
-    assert inlets.reached() == []
-    inlets.remove(sub)
-    assert inlets.reached() == [wanted]
+    interest, wanted = interest_of(sub), mark(("TRADE", 9))
+    interest.mark(wanted)
+    assert interest.reached() == []
+    interest.remove(sub)
+    assert interest.reached() == [wanted]
 
 
 def test_of_one_source_the_last_8_marks_count_each_by_its_number() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
+    interest = interest_of(sub)
     marks = [mark(("TRADE", 9), number=number) for number in range(1, 11)]
     for each in [*marks, marks[2]]:  # the third is repeated, so it came last
-        inlets.mark(each)
-    assert inlets.reached() == []
+        interest.mark(each)
+    assert interest.reached() == []
     sub.last = 9
-    assert inlets.reached() == [*marks[3:], marks[2]]
-    assert inlets.reached() == []
+    assert interest.reached() == [*marks[3:], marks[2]]
+    assert interest.reached() == []
 
 
 def test_each_source_has_a_mark_of_its_own() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
+    interest = interest_of(sub)
     feed = mark(("TRADE", 3), who=PeerId("feed", 1, "ipc:///feed"))
-    inlets.mark(mark(("TRADE", 9)))
-    inlets.mark(feed)
+    interest.mark(mark(("TRADE", 9)))
+    interest.mark(feed)
     sub.last = 3
-    assert inlets.reached() == [feed]
-    assert list(inlets.marks) == [SOURCE]
+    assert interest.reached() == [feed]
+    assert list(interest.marks) == [SOURCE]
 
 
 def test_the_mark_of_a_source_that_has_left_is_forgotten() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.mark(mark(("TRADE", 9)))
-    inlets.leave(SOURCE, 0.0)
+    interest = interest_of(sub)
+    interest.mark(mark(("TRADE", 9)))
+    interest.leave(SOURCE, 0.0)
     sub.last = 9
-    assert (inlets.marks, inlets.reached()) == ({}, [])
+    assert (interest.marks, interest.reached()) == ({}, [])
 
 
-def test_everybody_is_told_that_a_source_has_left() -> None:
+def test_each_subscription_is_told_that_a_source_has_left() -> None:
     subs = [Sub(), Sub("FILL")]
-    inlets_of(*subs).leave(SOURCE, 0.0)
+    interest_of(*subs).leave(SOURCE, 0.0)
     assert [sub.log for sub in subs] == [[("confirm", "desk"), ("leave", SOURCE)]] * 2
 
 
@@ -345,61 +345,61 @@ def test_what_came_late_of_one_that_has_left_and_may_not_come_back_is_lost_at_th
     None
 ):
     sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.leave(SOURCE, 0.0, 7)
+    interest = interest_of(sub)
+    interest.leave(SOURCE, 0.0, 7)
     sub.behind = [SOURCE, ("other", 1)]
     sub.log.clear()
-    inlets.tick(1.0, (), [SOURCE])
+    interest.tick(1.0, (), [SOURCE])
     assert sub.said("leave", "confirm") == []
-    inlets.tick(2.0, (), ())
+    interest.tick(2.0, (), ())
     assert sub.said("leave", "confirm") == [("leave", SOURCE)], "another of its name may be there"
     assert sub.newest == 7
 
 
-def test_everybody_is_told_that_a_second_has_passed() -> None:
+def test_each_subscription_is_told_that_a_second_has_passed() -> None:
     subs = [Sub(), Sub("FILL")]
-    inlets_of(*subs).tick(0.0, (), ())
+    interest_of(*subs).tick(0.0, (), ())
     assert [sub.log for sub in subs] == [[("tick",)]] * 2
 
 
 def test_a_source_is_forgotten_when_it_has_been_away_for_an_hour() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.note_start(SOURCE, 50.0)
-    inlets.leave(SOURCE, 100.0)
-    inlets.tick(100.0 + MEMORY, (), ())
-    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
-    inlets.tick(100.5 + MEMORY, (), ())
-    assert (sub.said("forget"), inlets.started) == ([("forget", SOURCE)], {})
-    inlets.tick(200.0 + MEMORY, (), ())
+    interest = interest_of(sub)
+    interest.note_start(SOURCE, 50.0)
+    interest.leave(SOURCE, 100.0)
+    interest.tick(100.0 + MEMORY, (), ())
+    assert (sub.said("forget"), interest.started) == ([], {SOURCE: 50.0})
+    interest.tick(100.5 + MEMORY, (), ())
+    assert (sub.said("forget"), interest.started) == ([("forget", SOURCE)], {})
+    interest.tick(200.0 + MEMORY, (), ())
     assert len(sub.said("forget")) == 1
 
 
 def test_sources_are_forgotten_in_the_order_in_which_they_left() -> None:
     sub, other = Sub(), ("feed", 1)
-    inlets = inlets_of(sub)
-    inlets.leave(SOURCE, 100.0)
-    inlets.leave(other, 200.0)
-    inlets.tick(101.0 + MEMORY, (), ())
+    interest = interest_of(sub)
+    interest.leave(SOURCE, 100.0)
+    interest.leave(other, 200.0)
+    interest.tick(101.0 + MEMORY, (), ())
     assert sub.said("forget") == [("forget", SOURCE)]
-    inlets.tick(201.0 + MEMORY, (), ())
+    interest.tick(201.0 + MEMORY, (), ())
     assert sub.said("forget") == [("forget", SOURCE), ("forget", other)]
 
 
-def come_back(inlets: Interest, *subs: Sub) -> None:
+def come_back(interest: Interest, *subs: Sub) -> None:
     """The source was only cut off: it answers again, as it does when its link is there again."""
-    inlets.note_start(SOURCE, 50.0)
-    inlets.meet(subs, answer())
+    interest.note_start(SOURCE, 50.0)
+    interest.meet(subs, answer())
 
 
 def test_a_source_that_left_and_came_back_is_not_forgotten() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.note_start(SOURCE, 50.0)
-    inlets.leave(SOURCE, 100.0)
-    come_back(inlets, sub)
-    inlets.tick(101.0 + MEMORY, (), ())
-    assert (sub.said("forget"), inlets.started) == ([], {SOURCE: 50.0})
+    interest = interest_of(sub)
+    interest.note_start(SOURCE, 50.0)
+    interest.leave(SOURCE, 100.0)
+    come_back(interest, sub)
+    interest.tick(101.0 + MEMORY, (), ())
+    assert (sub.said("forget"), interest.started) == ([], {SOURCE: 50.0})
 
 
 # Many sources that come and go.
@@ -409,19 +409,19 @@ def many(count: int) -> list[Source]:
     return [("tool", number) for number in range(count)]
 
 
-def left(inlets: Interest, *sources: Source, now: float = 1.0) -> None:
+def left(interest: Interest, *sources: Source, now: float = 1.0) -> None:
     for source in sources:
-        inlets.note_start(source, 0.0)
-        inlets.leave(source, now)
+        interest.note_start(source, 0.0)
+        interest.leave(source, now)
 
 
 def test_of_sources_that_left_those_beyond_a_bound_are_forgotten_the_first_of_them_first() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
-    left(inlets, *many(MAX_LEFT + 3))
-    inlets.tick(2.0, (), ())
+    interest = interest_of(sub)
+    left(interest, *many(MAX_LEFT + 3))
+    interest.tick(2.0, (), ())
     assert sub.said("forget") == [("forget", source) for source in many(3)]
-    assert len(inlets.started) == MAX_LEFT
+    assert len(interest.started) == MAX_LEFT
 
 
 def test_the_more_subscriptions_there_are_the_fewer_sources_that_left_are_kept(
@@ -429,9 +429,9 @@ def test_the_more_subscriptions_there_are_the_fewer_sources_that_left_are_kept(
 ) -> None:
     monkeypatch.setattr(module, "MAX_CURSORS", 100)
     subs = [Sub(f"T{number}") for number in range(20)]
-    inlets = inlets_of(*subs)
-    left(inlets, *many(50))
-    inlets.tick(2.0, (), ())
+    interest = interest_of(*subs)
+    left(interest, *many(50))
+    interest.tick(2.0, (), ())
     assert {len(sub.said("forget")) for sub in subs} == {45}
     assert MAX_CURSORS // 20 > MAX_LEFT
 
@@ -442,13 +442,13 @@ def test_one_that_was_forgotten_for_others_and_comes_back_goes_on_where_the_last
     monkeypatch.setattr(module, "MAX_LEFT", 0)
     one, other = subs = Sub(), Sub("FILL")
     one.place, other.place = 7, 4
-    inlets = inlets_of(*subs)
-    left(inlets, SOURCE)
-    inlets.tick(2.0, (), ())
+    interest = interest_of(*subs)
+    left(interest, SOURCE)
+    interest.tick(2.0, (), ())
     later = Sub()
-    inlets.add(later)
+    interest.add(later)
     for _ in range(2):
-        come_back(inlets, *subs, later)
+        come_back(interest, *subs, later)
     resumed = [("resume", SOURCE, 4, 7)]
     assert [sub.said("resume") for sub in (one, other, later)] == [resumed, resumed, []]
 
@@ -459,10 +459,10 @@ def test_where_one_of_them_had_no_place_nothing_is_taken_for_handed_over(
     monkeypatch.setattr(module, "MAX_LEFT", 0)
     one, other = subs = Sub(), Sub("FILL")
     one.place = 7
-    inlets = inlets_of(*subs)
-    left(inlets, SOURCE)
-    inlets.tick(2.0, (), ())
-    come_back(inlets, *subs)
+    interest = interest_of(*subs)
+    left(interest, SOURCE)
+    interest.tick(2.0, (), ())
+    come_back(interest, *subs)
     assert other.said("resume") == [("resume", SOURCE, 0, 7)]
 
 
@@ -473,16 +473,16 @@ def test_what_is_kept_of_forgotten_sources_is_bounded_too_and_lasts_for_an_hour(
     monkeypatch.setattr(module, "MAX_PAST", 2)
     sub = Sub()
     sub.place = 5
-    inlets = inlets_of(sub)
+    interest = interest_of(sub)
     sources = many(4)
-    left(inlets, *sources[:3])
-    left(inlets, sources[3], now=100.0)
-    inlets.tick(101.0, (), ())
-    inlets.note_start(sources[1], 0.0)
+    left(interest, *sources[:3])
+    left(interest, sources[3], now=100.0)
+    interest.tick(101.0, (), ())
+    interest.note_start(sources[1], 0.0)
     assert sub.said("resume") == []
-    inlets.tick(2.0 + MEMORY, (), ())
+    interest.tick(2.0 + MEMORY, (), ())
     for source in sources:
-        inlets.note_start(source, 0.0)
+        interest.note_start(source, 0.0)
     assert sub.said("resume") == [("resume", sources[3], 5, 5)]
 
 
@@ -495,87 +495,87 @@ def refusal(*queries: str, is_all: bool = True) -> Refusal:
 
 def test_a_refused_subscription_meets_no_source_and_hears_the_reason_once() -> None:
     refused, served = subs = Sub(), Sub("FILL")
-    inlets = inlets_of(*subs)
-    inlets.note_start(SOURCE, 1.0)
+    interest = interest_of(*subs)
+    interest.note_start(SOURCE, 1.0)
     for _ in range(2):
-        inlets.meet(subs, refusal("TRADE"))
+        interest.meet(subs, refusal("TRADE"))
     assert refused.log == [("refuse", "desk", "full")]
     assert served.said("meet", "confirm")[:2] == [
         ("meet", SOURCE, 9, 1.0),
         ("confirm", "desk"),
     ]
-    assert (inlets.refusing(refused), inlets.refusing(served)) == ({"desk"}, set())
+    assert (interest.refusing(refused), interest.refusing(served)) == ({"desk"}, set())
 
 
-def test_where_not_all_refusals_are_named_everybody_is_refused() -> None:
+def test_where_not_all_refusals_are_named_each_query_is_refused() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.meet([sub], refusal(is_all=False))
+    interest = interest_of(sub)
+    interest.meet([sub], refusal(is_all=False))
     assert sub.log == [("refuse", "desk", MORE_REFUSED)]
 
 
 def test_who_was_refused_meets_its_source_once_it_is_served() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
-    inlets.note_start(SOURCE, 1.0)
-    inlets.meet([sub], refusal("TRADE"))
-    inlets.meet([sub], answer())
+    interest = interest_of(sub)
+    interest.note_start(SOURCE, 1.0)
+    interest.meet([sub], refusal("TRADE"))
+    interest.meet([sub], answer())
     assert sub.said("meet", "confirm") == [("meet", SOURCE, 9, 1.0), ("confirm", "desk")]
-    assert inlets.refusing(sub) == set()
+    assert interest.refusing(sub) == set()
 
 
 def test_a_source_that_left_and_a_subscription_that_ended_are_refused_no_more() -> None:
     one, other = subs = Sub(), Sub("FILL")
-    inlets = inlets_of(*subs)
-    inlets.meet(subs, refusal("TRADE", "FILL"))
-    inlets.remove(one)
-    assert [list(each) for each in inlets.refused.values()] == [[other]]
-    inlets.leave(SOURCE, 1.0)
-    assert inlets.refused == {}
+    interest = interest_of(*subs)
+    interest.meet(subs, refusal("TRADE", "FILL"))
+    interest.remove(one)
+    assert [list(each) for each in interest.refused.values()] == [[other]]
+    interest.leave(SOURCE, 1.0)
+    assert interest.refused == {}
 
 
 # How far a source was heard of.
 
 
 def test_who_leaves_is_kept_with_how_far_it_was_heard_of() -> None:
-    inlets, (sub,) = subs(True)
-    inlets.leave(BOT, 0.0, 99)
-    assert (sub.newest, inlets.ended) == (99, {BOT: 99})
+    interest, (sub,) = subs(True)
+    interest.leave(BOT, 0.0, 99)
+    assert (sub.newest, interest.ended) == (99, {BOT: 99})
 
 
-def test_everybody_is_told_what_a_source_says_that_was_asked() -> None:
+def test_each_subscription_is_told_what_a_source_says_that_was_asked() -> None:
     one, other = Sub(), Sub("FILL")
-    inlets_of(one, other).note_said(BOT, 9)
+    interest_of(one, other).note_said(BOT, 9)
     assert one.log == other.log == [("note_said", BOT, 9)]
 
 
 def test_the_last_mark_is_a_beacon_on_each_stream_that_is_asked_for() -> None:
     first, second = Sub(), Sub("FILL")
-    inlets = inlets_of(first, second)
-    inlets.end(mark(("TRADE", 7), ("QUOTE", 9), ("FILL", 0), number=0), 12)
+    interest = interest_of(first, second)
+    interest.end(mark(("TRADE", 7), ("QUOTE", 9), ("FILL", 0), number=0), 12)
     for sub, prev in ((first, 7), (second, 0)):
         ((_, batch, _),) = sub.said("take")
         assert (batch.prev, batch.newest, batch.count, sub.heard) == (prev, prev, 0, 12)
-    assert inlets.reached() == []
+    assert interest.reached() == []
 
 
 def test_no_mark_of_a_source_in_doubt_is_reached() -> None:
     sub = Sub()
-    inlets = inlets_of(sub)
+    interest = interest_of(sub)
     sub.last = 9
-    inlets.mark(mark(("TRADE", 9)))
-    assert inlets.reached([SOURCE]) == []
-    assert len(inlets.reached()) == 1
+    interest.mark(mark(("TRADE", 9)))
+    assert interest.reached([SOURCE]) == []
+    assert len(interest.reached()) == 1
 
 
 def test_what_a_source_takes_back_is_not_waited_for_any_more() -> None:
-    inlets, (sub,) = subs(True)
-    inlets.mark(mark(("TRADE", 9)))
-    inlets.ended[BOT] = 9
-    inlets.go_back(BOT, 3)
-    inlets.go_back(SOURCE, 3)
-    assert inlets.ended == {}
-    assert inlets.marks == {}
+    interest, (sub,) = subs(True)
+    interest.mark(mark(("TRADE", 9)))
+    interest.ended[BOT] = 9
+    interest.go_back(BOT, 3)
+    interest.go_back(SOURCE, 3)
+    assert interest.ended == {}
+    assert interest.marks == {}
     assert sub.said("go_back") == [("go_back", BOT, 3), ("go_back", SOURCE, 3)]
 
 
@@ -632,7 +632,7 @@ def test_frames_that_were_under_way_when_it_was_switched_do_not_switch_it_again(
     assert topic.is_progress_only
 
 
-def test_once_it_was_live_again_the_count_begins_anew() -> None:
+def test_once_it_was_live_again_the_count_begins_again() -> None:
     topic = topic_of(FAR + 1)
     (inlet,) = topic.catchups
     frames_left(topic, LEFT)
@@ -673,7 +673,7 @@ A, B = ("a", 1), ("b", 1)
 
 
 class Requests:
-    """`Pages`, and what it has sent; inlets are plain names."""
+    """`Pages`, and what it has sent; interest are plain names."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, tuple[str, int], Want, int]] = []

@@ -23,7 +23,7 @@ from aiobus.testing import Faults, MemoryNetwork, Message
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
 MANY = LEFT * FRAME_EVENTS + FAR
-"""Events that make a subscription with little room turn quiet."""
+"""Events that switch a subscription with little room to progress messages."""
 MAXSIZE = 64
 PROGRESS, LIVE = b"\1-TRADE\0", b"\1TRADE\0"
 
@@ -59,14 +59,14 @@ class Desk:
         self.frames = 0
         """How many with events have left for it."""
         self.last_told = 0
-        """The seq of the last quiet beacon that has left for it."""
+        """The seq of the last progress message that has left for it."""
         self.handler = Handler()
         self.subscription: Subscription
         self.buses: list[AsyncEventBus] = []
         self.delay = 0.0
         """Seconds that what the strategy asks is under way."""
         self.questions = 0
-        """How many `?` it has asked, of whomever."""
+        """How many `?` it has asked, of any bus."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,19 +125,19 @@ class Desk:
 
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
-    """Its strategy listens quietly, and has the first of MANY events in hand."""
+    """Its strategy gets progress messages alone, and has the first of MANY events in hand."""
     async with Desk() as desk, asyncio.timeout(20):
         await desk.open()
         await desk.turn_to_progress()
         yield desk
 
 
-async def test_the_topic_is_withdrawn_behind_the_quiet_one(desk: Desk) -> None:
-    """Or its stream would close in between, and what is published then would be owed to nobody."""
+async def test_the_topic_is_withdrawn_behind_that_of_the_progress(desk: Desk) -> None:
+    """Or its stream would close in between, and what is published then would be owed to no bus."""
     assert desk.said == [PROGRESS, b"\0TRADE\0"]
 
 
-async def test_no_frame_is_sent_to_who_listens_quietly(desk: Desk) -> None:
+async def test_no_frame_is_sent_to_a_bus_that_gets_progress_messages_alone(desk: Desk) -> None:
     desk.frames = 0
     await desk.publish(1000, MANY)
     await desk.at_rest()
@@ -194,7 +194,7 @@ async def test_it_hears_of_what_a_bus_publishes_that_comes_meanwhile(desk: Desk)
     assert sorted(desk.handler.numbers) == list(range(-1, MANY))
 
 
-async def test_a_link_that_was_cut_meanwhile_is_asked_quietly_again(desk: Desk) -> None:
+async def test_a_link_that_was_cut_meanwhile_is_asked_for_progress_again(desk: Desk) -> None:
     desk.said.clear()
     desk.network.partition({"feed"}, {"strategy"}, cut=True)
     await desk.publish(1000, MANY)
@@ -232,7 +232,7 @@ async def test_of_a_source_that_dies_meanwhile_is_said_what_was_lost_up_to_where
     assert desk.frames == 1
 
 
-async def test_over_sockets_it_listens_quietly_catches_up_and_is_live_again(
+async def test_over_sockets_it_gets_progress_messages_catches_up_and_is_live_again(
     logged: Callable[[str], AbstractContextManager[asyncio.Event]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -246,12 +246,12 @@ async def test_over_sockets_it_listens_quietly_catches_up_and_is_live_again(
         ):
             await strategy.subscribe(EventType.TRADE, handler, maxsize=MAXSIZE)
             published = 0
-            with logged("subscribes to the progress of TRADE") as is_quiet:
-                while not is_quiet.is_set() and published < 3 * MANY:
+            with logged("subscribes to the progress of TRADE") as is_switched:
+                while not is_switched.is_set() and published < 3 * MANY:
                     await feed.publish(Event(EventType.TRADE, published))
                     published += 1
                     await asyncio.sleep(0)
-            assert is_quiet.is_set()
+            assert is_switched.is_set()
             with logged("subscribes to the events of TRADE") as is_live:
                 handler.gate.set()
                 assert await feed.flush(20) == []
@@ -260,11 +260,11 @@ async def test_over_sockets_it_listens_quietly_catches_up_and_is_live_again(
             assert handler.numbers == list(range(published))
 
 
-# What is asked when it is loud again, and what is heard before.
+# What is asked when it is live again, and what is heard before.
 
 
 @pytest.mark.parametrize("is_ticking", [False, True])
-async def test_what_was_published_before_it_was_loud_again_is_asked_for_at_once(
+async def test_what_was_published_before_it_was_live_again_is_asked_for_at_once(
     monkeypatch: pytest.MonkeyPatch, is_ticking: bool
 ) -> None:
     """It is not left to the next beacon, of which there is none here. Of few events among many, one
@@ -294,7 +294,7 @@ async def test_what_was_published_before_it_was_loud_again_is_asked_for_at_once(
         assert desk.handler.numbers == list(range(number + 1))
 
 
-async def test_of_topics_that_turn_loud_together_is_asked_once(
+async def test_of_topics_that_are_live_again_together_is_asked_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = "abcdefgh"
@@ -315,7 +315,9 @@ async def test_of_topics_that_turn_loud_together_is_asked_once(
 
 
 @pytest.mark.one_loop
-async def test_an_older_source_that_is_first_met_while_it_is_quiet_owes_what_comes_then() -> None:
+async def test_an_older_source_that_is_first_met_while_it_is_switched_owes_what_comes_then() -> (
+    None
+):
     """From the moment its stream begins, though it is asked later."""
     async with Desk() as desk, asyncio.timeout(20):
         desk.network.partition({"broker"}, {"strategy"})
@@ -342,7 +344,7 @@ async def test_a_subscription_that_is_heard_while_a_bus_closes_is_not_served(des
     assert len(transport.session.fanout) == 0  # type: ignore[attr-defined]
 
 
-async def test_whoever_does_not_answer_that_is_asked_twice_and_no_more(
+async def test_a_source_that_does_not_answer_that_is_asked_twice_and_no_more(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its beacon tells as well, and questions for each time a topic turned would pile up."""

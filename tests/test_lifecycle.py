@@ -69,7 +69,7 @@ async def test_close_lets_handlers_finish_what_has_arrived_and_publish_meanwhile
     assert seen == list(range(100))
 
 
-async def test_while_it_closes_nobody_else_may_publish() -> None:
+async def test_while_it_closes_no_other_code_may_publish() -> None:
     go = asyncio.Event()
     bus = AsyncEventBus()
     await bus.start()
@@ -168,7 +168,7 @@ async def test_a_handler_that_returns_while_the_bus_closes_is_not_said_to_be_cut
     assert caplog.messages == []
 
 
-async def test_events_of_the_bus_itself_that_nobody_takes_any_more_are_no_loss(
+async def test_events_of_the_bus_itself_that_no_handler_takes_any_more_are_no_loss(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus = AsyncEventBus()
@@ -389,8 +389,8 @@ async def test_cancelling_start_at_any_await_closes_what_it_opened(turns: int) -
     await asyncio.wait([starting])
     if was_done:
         await bus.close()
-    await bus.close()
     assert (transport.is_open, transport.catchups) == (False, [])
+    await bus.close()
 
 
 @pytest.mark.parametrize("failing", ["start", "subscribe"])
@@ -611,7 +611,7 @@ async def fails_not(event: Event) -> None:
     return None
 
 
-async def test_nothing_is_logged_above_debug_by_a_quiet_session(
+async def test_nothing_is_logged_above_debug_by_an_ordinary_session(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, logger="aiobus")

@@ -25,7 +25,7 @@ from aiobus.wire import Answer, Ask, Mark, PeerId, WireError, parse_from_subscri
 ME = PeerId("me", 100, "tcp://127.0.0.1:1")
 BOT = PeerId("bot", 50, "tcp://127.0.0.1:2")
 BOT_2 = PeerId("bot", 60, BOT.endpoint)
-"""The same, started anew."""
+"""The same name, started again."""
 FEED = PeerId("feed", 70, "tcp://127.0.0.1:3")
 
 
@@ -40,7 +40,7 @@ class Wires:
         self.log: list[tuple[str, str]] = []
         self.outside: set[str] = set()
         self.deaf: set[str] = set()
-        """Endpoints where nobody listens."""
+        """Endpoints where no process listens."""
         self.remembered: list[Member] = []
 
     def remember(self, member: Member) -> None:
@@ -143,16 +143,16 @@ class Desk:
         self.clock = clock
         self.wires = Wires()
         self.watch = Watch()
-        self.inlets = Interest()
+        self.interest = Interest()
         self.sub = Sub()
-        self.inlets.add(self.sub)  # type: ignore[arg-type]
+        self.interest.add(self.sub)  # type: ignore[arg-type]
         self.replies: list[PeerId] = []
         self.publisher = Publisher("me", Limits())
         self.publisher.public_seq = 7
         self._probes: set[asyncio.Task[None]] = set()
         wires: Any = self.wires
         driver = Driver(asyncio.get_running_loop().call_soon, lambda *_: None, self._begin)
-        self.links = Links(ME, self.publisher, wires, wires, self.watch, self.inlets, driver)
+        self.links = Links(ME, self.publisher, wires, wires, self.watch, self.interest, driver)
         self.links.rounds.number = 0
         self.rounds, self.asked = self.links.rounds, self.wires.asked
 
@@ -234,7 +234,7 @@ async def turn() -> None:
 
 
 async def searched() -> None:
-    """Whoever was looked for is found or dropped, and the link ended at the turn after that."""
+    """Each peer that was looked for is found or dropped, and its link ended a turn later."""
     for _ in range(4):
         await turn()
 
@@ -257,7 +257,7 @@ async def test_who_says_hello_by_itself_is_remembered_and_who_was_found_is_not(
     assert desk.wires.remembered == [Member("feed", FEED.endpoint)]
 
 
-async def test_a_hello_from_where_nobody_can_be_is_refused(desk: Desk) -> None:
+async def test_a_hello_from_where_no_bus_can_be_is_refused(desk: Desk) -> None:
     desk.wires.outside.add(BOT.endpoint)
     with pytest.raises(
         WireError, match="a hello from an endpoint that no member of this bus can have"
@@ -426,9 +426,9 @@ async def test_the_flush_mark_of_a_peer_that_is_pushed_out_is_forgotten(
 ) -> None:
     monkeypatch.setattr(module, "MAX_PEERS", 1)
     desk.links.hello(BOT)
-    desk.inlets.mark(Mark(1, BOT, (("TRADE", 9),)))
+    desk.interest.mark(Mark(1, BOT, (("TRADE", 9),)))
     desk.links.hello(FEED)
-    assert desk.inlets.marks == {}
+    assert desk.interest.marks == {}
 
 
 @pytest.mark.parametrize("way", ["hello", "find"])
@@ -501,7 +501,7 @@ async def test_what_is_sent_shows_that_a_peer_is_there_and_where(desk: Desk) -> 
 # Silence.
 
 
-async def test_a_silent_peer_is_stale_and_then_its_link_is_made_anew(desk: Desk) -> None:
+async def test_a_silent_peer_is_stale_and_then_its_link_is_made_again(desk: Desk) -> None:
     desk.link(BOT)
     desk.wait(STALE)
     assert desk.watch.take() == [("stale", "bot", 50, 5)]
@@ -530,7 +530,7 @@ async def test_a_link_that_was_only_silent_is_kept_while_no_better_one_can_be_ha
     assert desk.wires.log == []  # the next one is 20 s later
 
 
-async def test_after_an_own_delay_nobody_is_judged_for_a_while(desk: Desk) -> None:
+async def test_after_an_own_delay_no_peer_is_judged_for_a_while(desk: Desk) -> None:
     desk.link(BOT)
     desk.wait(1, BOT)
     desk.clock.now += 20.0
@@ -577,7 +577,7 @@ async def test_who_is_given_up_is_unconfirmed_no_more(desk: Desk) -> None:
     assert desk.links.unconfirmed == set()
 
 
-async def test_who_has_said_who_it_is_is_not_given_up_though_nobody_seems_to_listen(
+async def test_who_has_said_who_it_is_is_not_given_up_though_no_process_seems_to_listen(
     desk: Desk,
 ) -> None:
     desk.links.hello(BOT)
@@ -701,7 +701,7 @@ async def test_the_hello_of_a_peer_that_has_closed_may_go_afterwards(desk: Desk)
 TAKEN = ("left", "bot", 50, 5, "another has taken its place")
 
 
-async def test_a_new_start_settles_the_old_one_and_is_linked_anew(desk: Desk) -> None:
+async def test_a_new_start_settles_the_old_one_and_is_linked_again(desk: Desk) -> None:
     peer = desk.link(BOT)
     desk.links.hello(BOT_2)
     assert (desk.watch.take(), desk.sub.left, desk.sub.dead) == ([TAKEN], *[[("bot", 50)]] * 2)
@@ -947,7 +947,7 @@ async def test_other_names_are_no_matter(desk: Desk) -> None:
 
 
 MOVED = PeerId("bot", 60, "tcp://127.0.0.1:9")
-"""The bot, started anew where another port was free."""
+"""The bot, started again where another port was free."""
 
 
 async def test_the_end_of_a_dead_one_is_told_before_the_beginning_of_its_successor(

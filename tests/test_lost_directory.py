@@ -62,7 +62,7 @@ async def test_a_bus_whose_directory_has_vanished_makes_it_again_and_says_so(
 async def test_one_that_comes_after_that_is_heard_by_those_that_were_there(
     desk: Path, url: str, logged: Logged
 ) -> None:
-    """A kill switch that meets nobody and is told that all is well would be the worst of tools."""
+    """A kill switch that meets no bus and is told that all is well would be the worst of tools."""
     halted: asyncio.Queue[object] = asyncio.Queue()
     async with AsyncEventBus(url, name="strategy") as strategy:
         await strategy.subscribe("HALT", lambda event: halted.put_nowait(event.data))

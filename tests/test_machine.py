@@ -32,7 +32,7 @@ MOST_LISTENERS = 6
 FREEZE = 15.0
 """Seconds after which a frozen bus has read what was sent to it, at most."""
 RECOVERY = 100.0
-"""Seconds of a sound network after which everybody has everything."""
+"""Seconds of a sound network after which each bus has everything."""
 QUERIES: tuple[tuple[list[str], str | None], ...] = (
     (["A"], None),
     (["A", "B"], None),
@@ -361,7 +361,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.patch.undo()
 
     async def rest(self) -> None:
-        """Everybody is linked or gone, nothing is lost any more, and all is read."""
+        """Each bus is linked or gone, nothing is lost any more, and all is read."""
         self.faults = Faults()
         self.frozen.clear()
         self.set_faults()

@@ -47,19 +47,6 @@ async def test_catch_up_delivers_everything_whatever_the_size(
     assert gate.seen == list(range(3000))
 
 
-async def test_catch_up_goes_on_while_events_keep_coming(bus: AsyncEventBus) -> None:
-    seen: list[object] = []
-
-    async def slow(event: Event) -> None:
-        await asyncio.sleep(0)
-        seen.append(event.data)
-
-    await bus.subscribe(EventType.QUOTE, slow, maxsize=3)
-    await fill(bus, 5000)
-    await bus.settle()
-    assert seen == list(range(5000))
-
-
 async def test_catch_up_asks_where_of_what_it_pulls_as_well(bus: AsyncEventBus) -> None:
     gate = Gate()
     await bus.subscribe(

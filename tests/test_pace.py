@@ -147,14 +147,25 @@ async def test_an_inbox_that_drops_has_no_gap(mesh: Desk, overflow: str) -> None
 async def test_who_joins_during_a_replay_misses_nothing_after_it_has_joined(mesh: Desk) -> None:
     feed = await mesh.bus("feed", limits=FEW, pace=True)
     first = await read(await mesh.bus("a"))
-    task = asyncio.create_task(replay(feed, 600))
+    have_joined = asyncio.Event()
+
+    async def replay_beyond_the_join() -> int:
+        count = 0
+        while not have_joined.is_set():  # on a busy machine a replay of any length ends before
+            await replay(feed, 10, count)
+            count += 10
+        await replay(feed, 300, count)
+        return count + 300
+
+    task = asyncio.create_task(replay_beyond_the_join())
     await first.until(100)
     late = await read(await mesh.bus("b"))
     past = await read(await mesh.bus("c"), since=0)
-    await task
+    have_joined.set()
+    count = await task
     for reader in (first, late, past):
-        await reader.until_last(599)
-        assert reader.seen == list(range(reader.seen[0], 600))
+        await reader.until_last(count - 1)
+        assert reader.seen == list(range(reader.seen[0], count))
         assert reader.gaps == []
 
 

@@ -278,7 +278,7 @@ async def test_last_is_as_high_as_what_a_frame_said_that_was_left_unread(
 
 
 async def say(network: MemoryNetwork, name: str, message: bytes) -> None:
-    """Let the bus of this name hear a message of somebody who is no bus."""
+    """Let the bus of this name hear a message of a process that is no bus."""
     port = network.port()
     await opened(port, "stranger")
     port.connect(f"memory://{name}")

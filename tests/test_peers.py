@@ -30,7 +30,7 @@ def linked() -> Peer:
 def verdicts(
     peer: Peer, until: float, *, begin: float = 0.5, is_lenient: bool = False
 ) -> list[tuple[float, Verdict]]:
-    """What is judged every half second after `START`, and when; each link that is to be made anew
+    """What is judged every half second after `START`, and when; each link that is to be made again
     is.
     """
     found = []
@@ -43,7 +43,7 @@ def verdicts(
     return found
 
 
-def test_a_linked_peer_that_falls_silent_is_stale_after_3_s_and_made_anew_after_10() -> None:
+def test_a_linked_peer_that_falls_silent_is_stale_after_3_s_and_made_again_after_10() -> None:
     assert verdicts(linked(), 29.5) == [(3.0, Verdict.STALE), (10.0, Verdict.RELINK)]
 
 
@@ -58,12 +58,12 @@ def test_staleness_begins_with_its_very_moment(seconds: float, verdict: Verdict 
     assert linked().judge(START + seconds, is_lenient=False) is verdict
 
 
-def test_a_link_that_stays_silent_is_made_anew_after_10_then_20_then_every_30_s() -> None:
+def test_a_link_that_stays_silent_is_made_again_after_10_then_20_then_every_30_s() -> None:
     relinks = [at for at, verdict in verdicts(linked(), 200) if verdict is Verdict.RELINK]
     assert relinks == [10, 30, 60, 90, 120, 150, 180]
 
 
-def test_a_peer_that_is_heard_of_again_is_linked_anew_after_10_s_again() -> None:
+def test_a_peer_that_is_heard_of_again_is_linked_again_after_another_10_s() -> None:
     peer = linked()
     verdicts(peer, 35)
     peer.hear(START + 35, 6)
@@ -78,11 +78,11 @@ def test_while_it_may_be_this_process_that_was_away_silence_is_not_judged() -> N
 # Never answering.
 
 
-def test_a_peer_that_never_answers_is_linked_anew_again_and_again_for_it_may_be_frozen() -> None:
+def test_a_peer_that_never_answers_is_linked_again_and_again_for_it_may_be_frozen() -> None:
     assert verdicts(new(), 80) == [
         (10.0, Verdict.RELINK),
         (30.0, Verdict.RELINK),
-        (60.0, Verdict.DROP),  # if nobody listens there
+        (60.0, Verdict.DROP),  # if no process listens there
         (60.5, Verdict.RELINK),
     ]
 
@@ -157,7 +157,7 @@ def test_a_peer_is_linked_once() -> None:
     assert [peer.link(), peer.link(), peer.is_linked] == [True, False, True]
 
 
-def test_a_peer_that_was_unlinked_has_to_answer_anew() -> None:
+def test_a_peer_that_was_unlinked_has_to_answer_again() -> None:
     peer = linked()
     assert [peer.unlink(), peer.unlink(), peer.link()] == [True, False, False]
     peer.has_answered = True

@@ -178,13 +178,13 @@ class TestOfAClass:
         assert network.seed >= 0
 
 @pytest.fixture
-def quiet(bus):
+def silent(bus):
     return bus
 
-async def test_that_asks_for_it_indirectly(quiet) -> None:
-    await quiet.settle()
+async def test_that_asks_for_it_indirectly(silent) -> None:
+    await silent.settle()
 
-async def test_of_nobody_we_know() -> None:
+async def test_of_no_plugin_we_know() -> None:
     pass
 """
 

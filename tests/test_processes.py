@@ -65,7 +65,7 @@ async def test_nothing_is_missed_when_a_subscriber_tells_the_publisher_over_a_pi
         await b("self.server.close()")
 
 
-async def test_whoever_publishes_as_its_first_act_and_exits_is_heard_every_time(
+async def test_a_bus_that_publishes_as_its_first_act_and_exits_is_heard_every_time(
     nursery: Nursery, url: str
 ) -> None:
     """150 rounds on each loop, so 300 over each transport."""
@@ -123,37 +123,25 @@ async def test_four_that_start_at_once_hear_all_that_is_published_then(
 # Killed.
 
 
-@pytest.mark.parametrize("victim", range(3), ids=["the first", "the second", "the third"])
-async def test_when_one_is_killed_the_others_lose_nothing_of_each_other(
-    nursery: Nursery, url: str, victim: int
-) -> None:
-    """The first holds the address of a tcp bus."""
-    actors = await desk(nursery, url, "abc")
-    for actor in actors:
-        await actor.hear("T")
-    traffic = [actor.tell(PUBLISH, numbers=list(range(3000))) for actor in actors]
-    await actors[victim].heard(100)  # in the middle of it
-    actors[victim].kill()
-    survivors = [actor for actor in actors if actor is not actors[victim]]
-    await asyncio.gather(*traffic, return_exceptions=True)
-    names = [name for name, actor in zip("abc", actors, strict=True) if actor in survivors]
-    for actor in survivors:
-        await actor("await bus.flush(); await bus.settle()")
-    for actor in survivors:
-        heard = await actor("return self.heard")
-        for name in names:
-            assert [number for who, number in heard if who == name] == list(range(3000))
+NOTE_LOG = """
+import logging
+self.log, note = [], logging.Handler()
+note.emit = lambda record: self.log.append(record.getMessage())
+logging.getLogger("aiobus").addHandler(note)
+logging.getLogger("aiobus").setLevel("WARNING")
+"""
 
 
 @pytest.mark.parametrize("victim", range(2), ids=["the first", "the second"])
-async def test_after_a_kill_a_newcomer_joins_within_3_s(
+async def test_after_a_kill_a_newcomer_joins_without_waiting_for_the_dead_bus(
     nursery: Nursery, url: str, victim: int
 ) -> None:
     actors = await desk(nursery, url, "abc")
     actors.pop(victim).kill()
     newcomer = await nursery.actor()
-    async with asyncio.timeout(3):
-        await newcomer.start(url, "d")
+    await newcomer(NOTE_LOG)
+    await newcomer.start(url, "d")
+    assert [line for line in await newcomer("return self.log") if "starts without" in line] == []
     await newcomer.hear("T")
     for actor in actors:
         await actor(PUBLISH, numbers=[1])
@@ -174,19 +162,7 @@ async def test_the_name_of_one_that_was_killed_is_free_at_once(nursery: Nursery,
 # Frozen.
 
 
-async def test_a_frozen_subscriber_catches_up_when_it_goes_on(nursery: Nursery, url: str) -> None:
-    """More than its queues hold was published meanwhile, and less than history does."""
-    a, b, c = await desk(nursery, url, "abc")
-    await b.hear("T")
-    await c.hear("T")
-    b.kill(signal.SIGSTOP)
-    await a(PUBLISH, numbers=list(range(20_000)))
-    assert len(await c.heard(20_000)) == 20_000
-    b.kill(signal.SIGCONT)
-    assert [number for _, number in await b.heard(20_000)] == list(range(20_000))
-
-
-async def test_whoever_closes_beside_a_frozen_one_says_bye_to_the_others_and_names_it(
+async def test_a_bus_that_closes_beside_a_frozen_one_says_bye_to_the_others_and_names_it(
     nursery: Nursery, url: str
 ) -> None:
     a, b, c = await desk(nursery, url, "abc")
@@ -210,7 +186,7 @@ async def test_whoever_closes_beside_a_frozen_one_says_bye_to_the_others_and_nam
 async def test_flush_and_close_of_a_tool_name_a_frozen_peer_that_never_heard_of_it(
     nursery: Nursery, url: str
 ) -> None:
-    """A kill switch was told that everybody has its HALT, while a strategy was frozen."""
+    """A kill switch was told that all have its HALT, while a strategy was frozen."""
     _, strategy = await desk(nursery, url, ["holder", "strategy"])
     await strategy.hear("HALT")
     strategy.kill(signal.SIGSTOP)
@@ -259,7 +235,7 @@ async def test_50_buses_find_each_other_and_close_cleanly(nursery: Nursery, url:
         for actor, name in zip(actors, NAMES, strict=False)
     ]
     await asyncio.gather(*started)
-    # Not at once after start: on a busy machine that may take longer than start waits for anybody.
+    # Not at once after start: on a busy machine that may take longer than start waits for a peer.
     linked = """
         async def all_linked(each):
             async with each.stream("aiobus.peer_joined") as joined:
@@ -307,7 +283,7 @@ async def test_5_000_subscriptions_are_live_and_still_are_when_the_peer_restarts
         for i in range(5000):
             await bus.publish(Event("T", i, key=f"K{i}"))
             if i % 200 == 199:  # each event has a frame of its own, and queues hold 256
-                # A peer makes its link to a successor anew, and is named while that is cut.
+                # A peer makes its link to a successor again, and is named while that is cut.
                 while await bus.flush():
                     pass
         return await bus.flush()
@@ -355,7 +331,7 @@ async def test_a_message_that_comes_while_a_busy_process_sends_wakes_it(
     nursery: Nursery, url: str
 ) -> None:
     """ZeroMQ's descriptor is edge-triggered: a send can swallow the edge. Busy for 5 ms, one send,
-    idle: whatever came meanwhile must have been found before anybody had to look.
+    idle: what came meanwhile must have been found before the look once a second.
     """
     a, b = await desk(nursery, url, "ab")
     await a.hear("T")
@@ -388,7 +364,7 @@ async def test_what_a_forked_child_does_not_close_does_not_keep_its_dead_parent_
         a.kill()
         await a.code
         again = await nursery.actor()
-        await again.start(url, "a")  # raises NameInUse while somebody listens there
+        await again.start(url, "a")  # raises NameInUse while a process listens there
         left = (await b.heard(1))[0] if url.startswith("ipc") else None
         assert left is None or left["name"] == "a"
     finally:

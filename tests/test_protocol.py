@@ -25,10 +25,9 @@ from aiobus.wire import (
     PageAsk,
     PeerId,
     Refusal,
-    answer,
     frame,
     heartbeat,
-    mark,
+    mail,
     page,
     progress_topic,
     topic,
@@ -66,8 +65,8 @@ SENT = {
     "heartbeat": heartbeat("feed", FEED.epoch, 44),
     "bye": heartbeat("feed", FEED.epoch, 44, leaving=True),
     "ask": up(Ask("feed", 7, MONITOR)),
-    "answer": answer(MONITOR, Answer(7, FEED, 12.5, 44, is_open=True)),
-    "refusal": answer(
+    "answer": mail(MONITOR, Answer(7, FEED, 12.5, 44, is_open=True)),
+    "refusal": mail(
         MONITOR,
         Refusal(
             7, FEED, 12.5, 44, True, True, {"TRADE/BTCUSDT": "32768 queries are served already"}
@@ -75,8 +74,8 @@ SENT = {
     ),
     "page_ask": up(PageAsk("feed", 3, MONITOR, FEED.epoch, "TRADE/BTCUSDT", 41, 8192, None, 0)),
     "page": page(MONITOR, 3, "feed", FEED.epoch, 41, 0, 43, 44, None, [FIRST]),
-    "mark": mark(MONITOR, Mark(9, FEED, (("TRADE/BTCUSDT", 44),))),
-    "paced_mark": mark(MONITOR, PacedMark(9, FEED, (("TRADE/BTCUSDT", 44),), ("feed",))),
+    "mark": mail(MONITOR, Mark(9, FEED, (("TRADE/BTCUSDT", 44),))),
+    "paced_mark": mail(MONITOR, PacedMark(9, FEED, (("TRADE/BTCUSDT", 44),), ("feed",))),
     "ack": up(Ack("feed", 9, MONITOR)),
     "hello_line": hello_line(Member("monitor", MONITOR.endpoint)).rstrip(b"\n"),
     "roster_line": roster_line(
@@ -130,7 +129,7 @@ async def test_the_reader_reads_every_event_of_a_bus_once_it_is_connected(
         reader(f"ipc://{folder}/feed.sock") as lines,
     ):
         first = asyncio.ensure_future(lines.readline())
-        while not first.done():  # nobody knows when it has connected: it is no member
+        while not first.done():  # nothing tells when it has connected: it is no member
             await bus.publish(Event(EventType.TRADE, {"price": 1}, key="BTC"))
             await asyncio.wait([first], timeout=0.01)
         seq = int(first.result().split()[1])

@@ -14,7 +14,7 @@ from aiobus.discovery import Member
 from aiobus.discovery import registry as registry_module
 from aiobus.discovery.registry import Registry
 from aiobus.discovery.roster import Address, KnownMembers, hello_line
-from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO
+from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -135,6 +135,24 @@ async def test_a_member_whose_connection_has_ended_is_absent_and_on_the_roster_u
     assert await (await desk.connect(hello_line(B))).hear() == {ME, B}
 
 
+async def test_a_member_connected_twice_is_present_until_both_connections_end(desk: Desk) -> None:
+    raws = [await desk.connect(hello_line(A)) for _ in range(2)]
+    for left, raw in zip((1, 0), raws, strict=True):
+        await raw.hear()
+        assert desk.registry.absent == []
+        raw.sock.close()
+        while len(desk.registry._connections) > left:  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0)
+    assert (desk.registry.roster, desk.registry.absent) == ([ME, A], [A])
+
+
+async def test_a_roster_never_has_more_members_than_its_line_may_carry(desk: Desk) -> None:
+    desk.met.learn(Member("x", f"tcp://127.0.0.1:{port}") for port in range(10, MAX_MEMBERS + 20))
+    raw = await desk.connect(hello_line(A))
+    assert {ME, A} < await raw.hear()
+    assert (len(desk.registry.roster), desk.registry.roster[:2]) == (MAX_MEMBERS, [ME, A])
+
+
 async def test_a_member_that_was_met_elsewhere_is_on_the_roster_and_the_connections_are_told(
     desk: Desk,
 ) -> None:
@@ -178,7 +196,7 @@ async def test_half_a_hello_is_refused(desk: Desk) -> None:
     assert desk.refusals == ["half a line"]
 
 
-async def test_a_connection_that_comes_and_goes_is_nobodys_fault(desk: Desk) -> None:
+async def test_a_connection_that_comes_and_goes_is_no_error(desk: Desk) -> None:
     raw = await desk.connect()
     raw.sock.shutdown(socket.SHUT_WR)
     assert await raw.is_closed()
@@ -269,7 +287,7 @@ async def frozen(desk: Desk) -> Raw:
     return raw
 
 
-async def test_a_member_that_does_not_read_delays_nobody_and_is_sent_away_when_too_much_waits(
+async def test_a_member_that_does_not_read_delays_no_other_and_is_sent_away_when_too_much_waits(
     monkeypatch: pytest.MonkeyPatch, desk: Desk
 ) -> None:
     monkeypatch.setattr(registry_module, "MAX_UNSENT", 32 * 1024)
@@ -308,7 +326,7 @@ async def test_an_address_has_one_registry(desk: Desk) -> None:
         desk.another()
 
 
-async def test_closing_frees_the_address_before_anybody_notices(desk: Desk) -> None:
+async def test_closing_frees_the_address_before_any_member_notices(desk: Desk) -> None:
     member = await desk.connect(hello_line(A))
     await member.hear()
     knocking = await desk.connect()

@@ -81,7 +81,7 @@ class Bot:
         return self
 
     async def knows(self, *names: str) -> bool:
-        """Wait until it knows everybody of `names`."""
+        """Wait until it knows all of `names`."""
         while not self.joined | {member.name for member in self.found} >= {*names}:
             self.news.clear()
             await self.news.wait()
@@ -169,7 +169,7 @@ async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(
     assert [bot.name for bot in (a, b, c) if bot.discovery.held] == ["a"]
 
 
-async def test_somebody_of_the_same_name_is_told_of(crowd: Crowd, at: str) -> None:
+async def test_a_member_of_the_same_name_is_reported(crowd: Crowd, at: str) -> None:
     [first, second] = await crowd.join(at, "twin", "twin")
     assert await first.knows("twin")
     assert await second.knows("twin")
@@ -213,7 +213,7 @@ async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(
     [b] = await crowd.join(at, "b")
     endpoint = b.endpoint
     await b.leave()
-    with raw_connection(at) as raw:  # on the roster, though nobody listens
+    with raw_connection(at) as raw:  # on the roster, though no process listens
         await asyncio.get_running_loop().sock_sendall(raw, hello_line(Member("b", endpoint)))
         assert await asyncio.get_running_loop().sock_recv(raw, 65536)
         [c] = await crowd.join(at, "c")
@@ -255,7 +255,7 @@ async def test_a_killed_holder_is_replaced_and_a_newcomer_meets_all_survivors(
 
 
 @pytest.mark.one_loop
-async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_nobody(
+async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_no_member(
     crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendezvous, "SUCCESSION_SECONDS", 0.05)
@@ -428,11 +428,11 @@ async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
         assert bot.discovery.unreached == []
 
 
-async def test_an_address_that_nobody_serves_is_named_and_served_once_it_is_free(
+async def test_an_address_that_no_member_serves_is_named_and_served_once_it_is_free(
     crowd: Crowd, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.1)
-    with socket.socket() as squatter:  # it does not listen: nobody can serve, nobody can connect
+    with socket.socket() as squatter:  # it does not listen: no member can serve or connect
         squatter.bind(("127.0.0.1", 0))
         at = f"127.0.0.1:{squatter.getsockname()[1]}"
         [a] = await crowd.join(at, "a")
@@ -719,7 +719,7 @@ async def test_a_join_cancelled_at_any_step_leaves_nothing_open(at: str, is_firs
 
 async def until(condition: Callable[[], bool]) -> None:
     """The holder notices the end of a connection at its next look at the descriptors."""
-    while not condition():  # noqa: ASYNC110 - nobody tells
+    while not condition():  # noqa: ASYNC110 - no event tells
         await asyncio.sleep(0)
 
 
@@ -790,7 +790,7 @@ async def test_addresses_of_the_rendezvous_and_of_members_are_its_own(
 
 @pytest.mark.one_loop
 async def test_who_accepts_who_refuses_and_who_does_neither_are_told_apart() -> None:
-    """Who does neither may be cut off: it is not given up, and its link not made anew."""
+    """Who does neither may be cut off: it is not given up, and its link not made again."""
     discovery = Rendezvous(free_address())
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -1,4 +1,4 @@
-"""The roster of an address, the members that are known, and which addresses are valid."""
+"""The lines of the protocol, the members that are known, and which addresses are valid."""
 
 import json
 
@@ -12,7 +12,6 @@ from aiobus.discovery.roster import (
     KnownMembers,
     LineReader,
     ProtocolError,
-    Roster,
     address_of,
     addresses_in,
     hello_line,
@@ -28,7 +27,7 @@ def member(number: int, name: str = "") -> Member:
     return Member(name or f"bot-{number}", f"tcp://127.0.0.1:{number}")
 
 
-ME, A, B = member(65_535), member(1), member(2)
+A, B = member(1), member(2)
 
 
 def test_a_hello_and_a_roster_are_read_as_they_were_written() -> None:
@@ -141,49 +140,6 @@ def test_ending_in_the_middle_of_a_line_is_told() -> None:
     assert lines.feed(b"whole\nhal") == [b"whole"]
     with pytest.raises(ProtocolError, match="half a line"):
         lines.end()
-
-
-def test_a_roster_has_its_registry_and_who_is_connected() -> None:
-    roster = Roster(ME, KnownMembers())
-    roster.add(1, A)
-    roster.add(2, B)
-    roster.remove(1)
-    roster.remove(1)
-    assert roster.members() == [ME, B]
-
-
-def test_a_member_connected_twice_stays_until_both_connections_end() -> None:
-    roster = Roster(ME, KnownMembers())
-    roster.add(1, A)
-    roster.add(2, A)
-    roster.remove(1)
-    assert roster.members() == [ME, A]
-    roster.remove(2)
-    assert roster.members() == [ME]
-
-
-def test_a_member_that_was_met_stays_on_the_roster_without_a_connection_until_it_is_forgotten() -> (
-    None
-):
-    met = KnownMembers()
-    roster = Roster(ME, met)
-    met.learn([A, B])
-    roster.add(1, A)
-    assert (roster.members(), roster.absent) == ([ME, A, B], [B])
-    roster.remove(1)
-    assert (set(roster.members()), set(roster.absent)) == ({ME, A, B}, {A, B})
-    met.forget(roster.absent)
-    assert (roster.members(), roster.absent) == ([ME], [])
-
-
-def test_a_roster_never_has_more_than_its_line_may_carry() -> None:
-    met = KnownMembers()
-    met.learn(member(port) for port in range(1, MAX_MEMBERS + 10))
-    roster = Roster(ME, met)
-    last = member(MAX_MEMBERS + 20)
-    roster.add(1, last)
-    members = roster.members()
-    assert (len(members), members[:2]) == (MAX_MEMBERS, [ME, last])
 
 
 def test_met_tells_what_is_news_and_the_same_name_elsewhere_is() -> None:

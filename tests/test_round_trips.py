@@ -1,4 +1,4 @@
-"""Questions that are repeated until everybody has answered or gone."""
+"""Questions that are repeated until each peer has answered or gone."""
 
 import asyncio
 from collections.abc import Collection
@@ -49,7 +49,7 @@ def test_who_has_not_answered_is_asked_again_under_the_same_number(asking: Askin
     assert asking.sent[1:] == [(1, ["b"])] * 2
 
 
-def test_once_everybody_has_answered_nobody_is_asked_again(asking: Asking) -> None:
+def test_once_all_have_answered_none_is_asked_again(asking: Asking) -> None:
     asking.ask("a", "b")
     asking.rounds.answer(1, "a", "yes")
     asking.rounds.answer(1, "b", "yes")
@@ -57,7 +57,7 @@ def test_once_everybody_has_answered_nobody_is_asked_again(asking: Asking) -> No
     assert len(asking.sent) == 1
 
 
-def test_a_question_to_nobody_is_not_sent(asking: Asking) -> None:
+def test_a_question_to_no_peer_is_not_sent(asking: Asking) -> None:
     round = asking.ask()
     asking.rounds.repeat()
     assert (asking.sent, round.waiting) == ([], set())

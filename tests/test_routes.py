@@ -86,7 +86,7 @@ def test_removing_what_is_not_there_is_an_error_beside_others_of_the_same_query(
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_removing_what_is_not_there_is_an_error_where_nobody_else_is(query: Query) -> None:
+def test_removing_what_is_not_there_is_an_error_where_no_other_is(query: Query) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - that it is one is the promise
         Routes().remove(Box(query))
 

@@ -41,7 +41,7 @@ def heard(last: int, seq: int) -> Cursor:
 
 
 def given_up(last: int, seq: int) -> Cursor:
-    """The same, after nobody has answered for as long as it is patient."""
+    """The same, after no source has answered for as long as it is patient."""
     cursor = heard(last, seq)
     cursor.ask(0.0)
     cursor.ask(PATIENCE)

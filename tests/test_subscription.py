@@ -31,7 +31,7 @@ def batch_of(*seqs: int, wrong: bool = False, age: float = 0.0) -> LazyBatch:
 
 
 class Asked:
-    """A transport that nobody answers."""
+    """A transport whose questions have no answer."""
 
     def __init__(self) -> None:
         self.limits: list[int] = []

@@ -102,7 +102,7 @@ async def test_nothing_arrives_within_the_call_that_sends_it() -> None:
     assert lower.heard.down == [b"T1"]
 
 
-async def test_what_is_asked_for_reaches_whoever_opens_later_before_the_questions() -> None:
+async def test_what_is_asked_for_reaches_a_port_that_opens_later_before_the_questions() -> None:
     network = MemoryNetwork()
     lower = await side(network, "below")
     lower.port.connect("memory://above")
@@ -477,7 +477,7 @@ async def test_a_partition_is_between_its_two_groups_only() -> None:
     assert await lower.heard.until_down(1) == [b"T1"]
 
 
-async def test_nobody_connects_across_a_partition_until_it_heals() -> None:
+async def test_no_port_connects_across_a_partition_until_it_heals() -> None:
     network = MemoryNetwork()
     lower, upper = await side(network, "below"), await side(network, "above")
     network.partition({"below"}, {"above"})
@@ -632,7 +632,7 @@ async def test_the_past_of_a_source_that_is_reached_late_is_told_then() -> None:
         assert seen == list(range(10))
 
 
-async def test_whoever_waits_for_the_past_of_another_hears_that_the_own_bus_closes() -> None:
+async def test_a_bus_that_waits_for_the_past_of_another_hears_that_the_own_bus_closes() -> None:
     is_asked = asyncio.Event()
 
     def lose_pages(message: Message) -> float:
@@ -684,7 +684,7 @@ async def test_flush_asks_for_more_streams_than_one_mark_names(
 
 
 @pytest.mark.virtual
-async def test_a_clean_exit_loses_nothing_over_a_lossy_link_and_names_nobody() -> None:
+async def test_a_clean_exit_loses_nothing_over_a_lossy_link_and_names_none() -> None:
     async with Desk(MemoryNetwork(seed=3)) as desk:
         feed, strategy, listener = await feed_and_strategy(desk)
         desk.network.faults = Faults(loss=0.2, duplication=0.1, reorder=0.1)
@@ -772,7 +772,7 @@ async def test_a_peer_that_was_never_linked_is_named_as_unconfirmed_until_it_is(
 async def test_flush_and_close_name_a_peer_that_was_found_and_has_not_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A kill switch beside a strategy that computes was told that everybody had its HALT."""
+    """A kill switch beside a strategy that computes was told that all had its HALT."""
     monkeypatch.setattr(start_of, "START_SECONDS", 0.05)
     async with Desk(MemoryNetwork()) as desk:
         await desk.bus("strategy")

@@ -31,10 +31,9 @@ from aiobus.wire import (
     PeerId,
     Refusal,
     WireError,
-    answer,
     frame,
     heartbeat,
-    mark,
+    mail,
     page,
     parse_from_publisher,
     parse_from_subscriber,
@@ -110,7 +109,7 @@ def read_frame(message: bytes) -> Frame:
     return read
 
 
-def mail(*fields: Any) -> bytes:
+def letter(*fields: Any) -> bytes:
     return ME.topic + orjson.dumps(fields)
 
 
@@ -204,7 +203,7 @@ def test_a_query_is_read_from_its_topic(text: str) -> None:
     assert query.text == text
 
 
-def test_a_quiet_topic_asks_for_the_same_query() -> None:
+def test_a_progress_topic_asks_for_the_same_query() -> None:
     query = parse_topic(progress_topic(topic("TRADE/BTC")))
     assert isinstance(query, Query)
     assert query.text == "TRADE/BTC"
@@ -450,7 +449,7 @@ def test_rows_behind_a_head_that_says_there_are_none_are_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["TRADE", "*", "T/" + "x" * 128, long_query()])
-def test_a_quiet_beacon_is_read_as_one_of_its_topic(text: str) -> None:
+def test_a_progress_message_is_read_as_a_beacon_of_its_topic(text: str) -> None:
     read = parse_from_publisher(frame(progress_topic(topic(text)), "desk", 7, 41, 41, []), ME)
     assert isinstance(read, Frame)
     assert (read.topic, read.prev, read.newest, read.count) == (topic(text), 41, 41, 0)
@@ -556,7 +555,7 @@ options = st.builds(
     whos,
 )
 def test_an_answer_is_read_as_it_was_sent(value: Answer, to: PeerId) -> None:
-    assert parse_from_publisher(answer(to, value), to) == value
+    assert parse_from_publisher(mail(to, value), to) == value
 
 
 refusals = st.builds(
@@ -567,7 +566,7 @@ refusals = st.builds(
 
 @given(refusals, whos)
 def test_a_refusal_is_read_as_it_was_sent(value: Refusal, to: PeerId) -> None:
-    assert parse_from_publisher(answer(to, value), to) == value
+    assert parse_from_publisher(mail(to, value), to) == value
 
 
 def test_a_refusal_tells_of_each_query_why_it_is_not_live() -> None:
@@ -594,14 +593,14 @@ def test_a_refusal_tells_of_each_query_why_it_is_not_live() -> None:
     ],
 )
 def test_any_other_refusal_is_refused(fields: list[Any]) -> None:
-    right = mail("-", 2, 1, YOU.text, 3, 4, True, True, [], {})
+    right = letter("-", 2, 1, YOU.text, 3, 4, True, True, [], {})
     assert parse_from_publisher(right, ME) == Refusal(1, YOU, 3.0, 4, True, True, {})
-    refusal(lambda: parse_from_publisher(mail("-", 2, 1, YOU.text, 3, 4, True, *fields, {}), ME))
-    refusal(lambda: parse_from_publisher(mail("-", 2, 1, YOU.text, 3, 4, True, *fields), ME))
+    refusal(lambda: parse_from_publisher(letter("-", 2, 1, YOU.text, 3, 4, True, *fields, {}), ME))
+    refusal(lambda: parse_from_publisher(letter("-", 2, 1, YOU.text, 3, 4, True, *fields), ME))
 
 
 def test_an_age_in_whole_seconds_is_an_age() -> None:
-    read = parse_from_publisher(mail("?", 2, 1, YOU.text, 3, 4, True, {}), ME)
+    read = parse_from_publisher(letter("?", 2, 1, YOU.text, 3, 4, True, {}), ME)
     assert read == Answer(1, YOU, 3.0, 4, True)
 
 
@@ -615,7 +614,7 @@ def test_an_answer_of_another_version_is_refused_as_such_whatever_its_form(
     kind: str, version: int, rest: list[Any]
 ) -> None:
     with pytest.raises(OtherVersion) as caught:
-        parse_from_publisher(mail(kind, version, *rest), ME)
+        parse_from_publisher(letter(kind, version, *rest), ME)
     assert caught.value.version == version
 
 
@@ -644,7 +643,7 @@ def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> No
     said = {"begin": 7, "colour": "red", "more": [None, {}]}
     read = parse_from_subscriber(orjson.dumps(["?", 2, "desk", 1, ME.text, said]))
     assert read == Ask("desk", 1, ME, options=Options(begin=7))
-    read = parse_from_publisher(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME)
+    read = parse_from_publisher(letter("?", 2, 1, YOU.text, 3, 4, True, said), ME)
     assert read == Answer(1, YOU, 3.0, 4, True, options=Options(begin=7))
 
 
@@ -668,7 +667,7 @@ def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> No
 )
 def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
     refusal(lambda: parse_from_subscriber(orjson.dumps(["?", 2, "desk", 1, ME.text, said])))
-    refusal(lambda: parse_from_publisher(mail("?", 2, 1, YOU.text, 3, 4, True, said), ME))
+    refusal(lambda: parse_from_publisher(letter("?", 2, 1, YOU.text, 3, 4, True, said), ME))
 
 
 @given(
@@ -676,7 +675,7 @@ def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
     whos,
 )
 def test_a_mark_is_read_as_it_was_sent(value: Mark, to: PeerId) -> None:
-    assert parse_from_publisher(mark(to, value), to) == value
+    assert parse_from_publisher(mail(to, value), to) == value
 
 
 @given(
@@ -690,12 +689,12 @@ def test_a_mark_is_read_as_it_was_sent(value: Mark, to: PeerId) -> None:
     whos,
 )
 def test_a_mark_of_a_waiting_publisher_is_read_as_it_was_sent(value: PacedMark, to: PeerId) -> None:
-    assert parse_from_publisher(mark(to, value), to) == value
+    assert parse_from_publisher(mail(to, value), to) == value
 
 
 @pytest.mark.parametrize("waiting", [None, {}, "feed", [1], ["no name"], [["feed"]], [""]])
 def test_a_mark_of_a_waiting_publisher_has_names_of_buses(waiting: Any) -> None:
-    refusal(lambda: parse_from_publisher(mail("&", 9, YOU.text, [["T", 44]], waiting), ME))
+    refusal(lambda: parse_from_publisher(letter("&", 9, YOU.text, [["T", 44]], waiting), ME))
 
 
 @given(
@@ -837,8 +836,10 @@ def test_what_a_page_says_of_itself_is_known_though_its_rows_are_no_events(
     ],
 )
 def test_any_other_mail_is_refused(fields: list[Any]) -> None:
-    assert isinstance(parse_from_publisher(mail("?", 2, 1, YOU.text, 1.5, 2, True, {}), ME), Answer)
-    refusal(lambda: parse_from_publisher(mail(*fields), ME))
+    assert isinstance(
+        parse_from_publisher(letter("?", 2, 1, YOU.text, 1.5, 2, True, {}), ME), Answer
+    )
+    refusal(lambda: parse_from_publisher(letter(*fields), ME))
 
 
 @pytest.mark.parametrize(
@@ -846,7 +847,7 @@ def test_any_other_mail_is_refused(fields: list[Any]) -> None:
     [YOU, PeerId(ME.name, ME.epoch + 1, ME.endpoint), PeerId(ME.name, ME.epoch, ME.endpoint + "0")],
 )
 def test_mail_for_another_bus_or_another_start_of_this_one_is_refused(to: PeerId) -> None:
-    message = answer(to, Answer(1, YOU, 1.5, 2, True))
+    message = mail(to, Answer(1, YOU, 1.5, 2, True))
     assert refusal(lambda: parse_from_publisher(message, ME)) == "mail for another bus"
 
 
@@ -945,10 +946,10 @@ VALID = [
         topic("TRADE"), "desk", 7, 4, 6, [orjson.dumps(row()), b'[6,1,"TRADE","BTC",[{}],"me@1.1"]']
     ),
     heartbeat("desk", 7, 5, leaving=True),
-    answer(ME, Answer(1, YOU, 1.5, 2, True, options=Options(begin=5, observer=True))),
-    answer(ME, Refusal(1, YOU, 1.5, 2, True, True, {"T": "full"})),
+    mail(ME, Answer(1, YOU, 1.5, 2, True, options=Options(begin=5, observer=True))),
+    mail(ME, Refusal(1, YOU, 1.5, 2, True, True, {"T": "full"})),
     page(ME, 1, "desk", 7, 4, 0, 6, 9, None, [orjson.dumps(row())]),
-    mark(ME, Mark(1, YOU, (("TRADE/BTC", 5), ("*", 6)))),
+    mail(ME, Mark(1, YOU, (("TRADE/BTC", 5), ("*", 6)))),
     up(Ask("*", 1, ME)),
     up(PageAsk("desk", 1, ME, 7, "TRADE/BTC", 4, 10, "last", 0)),
     up(Ack("desk", 1, ME)),

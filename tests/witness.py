@@ -30,7 +30,7 @@ class Trouble:
         self.now = now
         self.is_parted = False
         self.is_forged = False
-        """Something was said that nobody had said."""
+        """Something was said that no bus had said."""
         self.is_disorderly = False
         """Something came twice or out of order, which networks see to that it does not."""
         self.is_tight = False
@@ -167,7 +167,7 @@ class Listener:
         self.trouble = trouble
         self.log: dict[Id, list[int | Told]] = defaultdict(list)
         self._strangers: set[Id] = set()
-        """Those of which a gap was told before they had joined: nobody says that they leave."""
+        """Those of which a gap was told before they had joined: no bus says that they leave."""
         self.begin: dict[Id, int] = {}
         """After which seq everything is owed, where that is certain."""
         self.past: dict[Id, set[int]] = {}
@@ -242,7 +242,7 @@ class Listener:
         return desk.source in links and desk.name not in self.subscription.unconfirmed
 
     def note_links(self, desks: Iterable[Desk]) -> None:
-        """Whoever has confirmed it owes it everything from now on."""
+        """A bus that has confirmed it owes it everything from now on."""
         for desk in desks if self.is_open and self.made < math.inf else ():
             self._known.setdefault(desk.source, desk)
             if desk.source in self.begin:
@@ -334,7 +334,7 @@ class Listener:
         if desk is self.desk or not desk.has_ended:
             return math.inf if self.is_open else reach
         if self.trouble.is_disorderly or self.trouble.is_forged:
-            return 0  # it may hide what went before it, and nobody is left to ask
+            return 0  # it may hide what went before it, and no source is left to ask
         if not self.is_open:
             return reach
         if self.desk.source in desk.confirmed_at_end and source in self.begin:

@@ -9,11 +9,7 @@ from typing import NamedTuple, Protocol
 
 from aiobus.errors import BusError
 
-__all__ = [
-    "Discovery",
-    "DiscoveryCallbacks",
-    "Member",
-]
+__all__ = ["Discovery", "DiscoveryCallbacks", "Member"]
 
 
 class Member(NamedTuple):

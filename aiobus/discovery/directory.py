@@ -16,7 +16,6 @@ from contextlib import suppress
 from aiobus.discovery import DiscoveryCallbacks, Member
 from aiobus.discovery.unix_socket import (
     ASIDE,
-    DescriptorReserve,
     ListeningSocket,
     PathState,
     PrivateDirectory,
@@ -28,9 +27,7 @@ from aiobus.discovery.unix_socket import (
 from aiobus.errors import BusError, NameInUse
 from aiobus.query import bad_name
 
-__all__ = [
-    "Directory",
-]
+__all__ = ["Directory"]
 
 JOIN_SECONDS = 5.0
 LEAVE_SECONDS = 1.0
@@ -55,10 +52,6 @@ LOOKS = 5
 """Calls of `watch` after a change of the directory, before its sockets are probed."""
 DENIED = 50
 """Calls of `watch` in a row at which another had the lock, before that is reported."""
-RESERVED = 4
-"""Descriptors in reserve for `ListeningSocket.pause`: the lock, the check of the parent directory,
-the plain socket, and the pin of its file.
-"""
 
 log = logging.getLogger("aiobus.directory")
 
@@ -100,27 +93,22 @@ class Directory:
         self._is_named = not is_absolute
         self._directory = PrivateDirectory(self.path, "" if is_absolute else base, self.url, SUFFIX)
         self._socket: ListeningSocket | None = None
-        self._reserve: DescriptorReserve | None = None
         self._finalizer: weakref.finalize[..., Directory] | None = None
         self._problem = ""
         self._changed = self._seen = self._looks = self._denied = 0
         self._unlinked: set[str] = set()
-        """Paths of buses that listen although their file is gone. Nothing can connect to such a bus
+        """Names of buses that listen although their file is gone. Nothing can connect to such a bus
         before it makes its file again.
         """
         self._files: dict[str, tuple[int, int]] = {}
         """For each known name the inode and change time of its file."""
 
-    def __repr__(self) -> str:
-        return f"<Directory {self.url} {self.path}{' joined' if self._socket else ''}>"
-
     @property
     def unreached(self) -> Collection[str]:
-        """The endpoints of buses that listen here although their file is gone: the directory was
-        removed a moment ago, or earlier and the bus is frozen. Always empty on systems other than
-        Linux.
+        """The endpoints of buses that listen here although their file is gone. Always empty on
+        systems other than Linux.
         """
-        return [f"ipc://{path}" for path in self._unlinked]
+        return [self._member(name).endpoint for name in self._unlinked]
 
     async def join(
         self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
@@ -131,8 +119,7 @@ class Directory:
         Waits up to 5 s for the lock. Removes sockets on which no process listens, and no other
         file. Raises NameInUse; ValueError if the path is too long for a socket; BusError if the
         directory is refused, cannot be made or locked, or if a file is in the way that this bus
-        must not remove. Cancelling or failing leaves nothing behind but, possibly, empty
-        directories.
+        must not remove. Cancelling or failing may leave empty directories.
         """
         if reason := bad_name(name):
             raise ValueError(f"name={reason}")
@@ -176,8 +163,7 @@ class Directory:
         While the process may open fewer than 32 more files, no peer is accepted; each change is
         reported. Never waits: if another has the lock, the next call tries again.
         """
-        listener, reserve = self._socket, self._reserve
-        if listener is None or reserve is None:
+        if (listener := self._socket) is None:
             return
         if self._unlinked:
             self._find_unlinked(callbacks)
@@ -186,18 +172,14 @@ class Directory:
             self._find_changed(listener.path, callbacks)
             return
         problem, lost = "", None
-        with reserve.released():
+        with listener.reserve.released():
             try:
-                if (lock := self._directory.try_lock(making=True)) is not None:
-                    self._denied = 0
-                    try:
+                with self._directory.try_lock(making=True) as is_held:
+                    self._denied = 0 if is_held else self._denied + 1
+                    if is_held:
                         self._restore(listener, callbacks, bind, is_short=is_short)
-                    finally:
-                        self._directory.unlock(lock)
-                elif self._denied >= DENIED:
-                    raise BusError(f"another process keeps {self.path} locked: is one frozen?")
-                else:
-                    self._denied += 1
+                    elif self._denied > DENIED:
+                        raise BusError(f"another process keeps {self.path} locked: is one frozen?")
             except NameInUse as error:
                 lost = error
             except (BusError, OSError) as error:
@@ -209,21 +191,24 @@ class Directory:
             self._withdraw()
             callbacks.on_name_lost(lost)
 
+    def _listening(self) -> set[str] | None:
+        """The names under which sockets listen, even if the file is gone. None if unknown."""
+        if (paths := listening_paths(self.path)) is None:
+            return None
+        return {_name_of(path) for path in paths if path.endswith(SUFFIX)}
+
     def _note_unlinked(self) -> None:
-        paths = listening_paths(self.path) or ()
-        names = {os.path.basename(path).removesuffix(SUFFIX): path for path in paths}
-        found = {path for name, path in names.items() if path == self._path_of(name)}
-        self._unlinked = {path for path in found if not os.path.lexists(path)}
+        names = self._listening() or ()
+        self._unlinked = {name for name in names if not os.path.lexists(self._path_of(name))}
 
     def _find_unlinked(self, callbacks: DiscoveryCallbacks) -> None:
         """Report buses that have made their file again, and forget those that have ended."""
-        still = listening_paths(self.path)
-        for path in list(self._unlinked):
-            if os.path.lexists(path):
-                name = os.path.basename(path).removesuffix(SUFFIX)
-                self._note_file(name)
-                callbacks.on_discovered(Member(name, f"ipc://{path}"))
-                self._unlinked.discard(path)
+        still = self._listening()
+        found = {name for name in self._unlinked if os.path.lexists(self._path_of(name))}
+        # While a bus is unreached, everything published counts as owed to it: it is reported first.
+        for member in self._members(found):
+            callbacks.on_discovered(member)
+        self._unlinked -= found
         if still is not None:
             self._unlinked &= still
 
@@ -240,12 +225,9 @@ class Directory:
                 return
             # Without the lock, a bus that is binding its socket would be taken for dead, and not be
             # probed again.
-            if (lock := self._directory.try_lock(making=False)) is not None:
-                try:
-                    if self._find_new(own, callbacks):
-                        self._seen = changed
-                finally:
-                    self._directory.unlock(lock)
+            with self._directory.try_lock(making=False) as is_held:
+                if is_held and self._find_new(own, callbacks):
+                    self._seen = changed
 
     def _find_new(self, own: str, callbacks: DiscoveryCallbacks) -> bool:
         """Report members whose files are new. False if one could not be probed."""
@@ -257,7 +239,7 @@ class Directory:
             if self._files.get(name) != before and path != own:
                 state = probe(path)
                 if state is PathState.ALIVE:
-                    callbacks.on_discovered(Member(name, f"ipc://{path}"))
+                    callbacks.on_discovered(self._member(name))
                 elif state is PathState.UNKNOWN:
                     del self._files[name]
                     return False
@@ -270,9 +252,7 @@ class Directory:
 
     def allows(self, member: Member) -> bool:
         """True if `member` has a valid name and the endpoint of that name in this directory."""
-        return (
-            not bad_name(member.name) and member.endpoint == f"ipc://{self._path_of(member.name)}"
-        )
+        return not bad_name(member.name) and member == self._member(member.name)
 
     def remember(self, member: Member) -> None:
         """`member` sent a hello, so it need not be looked for."""
@@ -304,10 +284,10 @@ class Directory:
     def _gone(self, members: Collection[Member], proofs: Collection[PathState]) -> list[Member]:
         looks = {each: probe(self._path_of(each.name)) for each in members}
         gone = {each: state for each, state in looks.items() if state in proofs}
-        still = listening_paths(self.path) if gone else ()
+        still = self._listening() if gone else ()
         if still is None:
             return [each for each, state in gone.items() if state is PathState.DEAD]
-        return [each for each in gone if self._path_of(each.name) not in still]
+        return [each for each in gone if each.name not in still]
 
     def owns_address(self, address: object) -> bool:
         """True if `address` is the path of a unix socket in this directory."""
@@ -316,30 +296,44 @@ class Directory:
         return os.path.dirname(os.fsdecode(address)) == self.path
 
     def descriptors(self) -> set[int]:
-        """The open descriptors of the lock, which a forked child has to close besides its sockets.
-        Mostly none.
-        """
+        """The open descriptors of the lock: mostly none."""
         return self._directory.descriptors()
 
     def _path_of(self, name: str) -> str:
         return os.path.join(self.path, name + SUFFIX)
 
+    def _member(self, name: str) -> Member:
+        return Member(name, f"ipc://{self._path_of(name)}")
+
     # The methods below are called with the lock.
 
     def _bind(self, name: str, path: str, bind: Callable[[str], str]) -> list[Member]:
-        alive = self._sweep()
-        if name in alive:
-            raise NameInUse(name, self.url)
-        if os.path.lexists(path):
-            raise BusError(_in_the_way(path))
+        others = self._sweep()
+        self._claim(name)
         listener = ListeningSocket(path)
         listener.resume(lambda: bind(f"ipc://{path}"))
-        self._socket, self._reserve = listener, DescriptorReserve(RESERVED)
-        self._finalizer = weakref.finalize(
-            self, _remove_abandoned, listener, self._reserve, os.getpid()
-        )
+        self._socket = listener
+        self._finalizer = weakref.finalize(self, _remove_abandoned, listener, os.getpid())
         self._note_unlinked()
-        return self._members(alive)
+        return self._members(others)
+
+    def _claim(self, name: str) -> None:
+        """Free the path of `name`. Raises NameInUse if another bus has it, and BusError if this bus
+        must not touch what is there.
+        """
+        path = self._path_of(name)
+        match probe(path):
+            case PathState.DEAD:
+                os.unlink(path)
+            case PathState.ALIVE:
+                raise NameInUse(name, self.url)
+            case PathState.FOREIGN:
+                raise BusError(
+                    f"{path} is in the way and is no socket that this bus may remove; remove it, or"
+                    " give this bus another name="
+                )
+            case PathState.UNKNOWN:
+                raise BusError(f"no descriptor is left to look at {path} with")
 
     def _restore(
         self,
@@ -350,33 +344,24 @@ class Directory:
         is_short: bool,
     ) -> None:
         """Accept or pause, at the own path. Raises NameInUse if another bus has the path."""
-        name = os.path.basename(listener.path).removesuffix(SUFFIX)
+        name = _name_of(listener.path)
         if not (was_there := listener.is_there):
-            match probe(listener.path):
-                case PathState.ALIVE:
-                    raise NameInUse(name, self.url)
-                case PathState.FOREIGN:
-                    raise BusError(_in_the_way(listener.path))
-                case PathState.UNKNOWN:
-                    raise BusError(f"no descriptor is left to look at {listener.path} with")
-                case PathState.DEAD:
-                    os.unlink(listener.path)
+            self._claim(name)
+        # Two topics: each of the two is logged, however soon after the other.
         if is_short:
             listener.pause()
-            text = (
+            callbacks.on_problem(
+                "too few descriptors",
                 f"this process may open fewer than {SHORT} more files: no other bus can link with"
                 f" this one until it may open {AMPLE}; existing links stay. Close files, or"
-                " raise the limit (ulimit -n)"
+                " raise the limit (ulimit -n)",
             )
         else:
-            text = (
-                "there are descriptors again: other buses can link with this one"
-                * listener.is_paused
-            )
+            was_paused = listener.is_paused
             listener.resume(lambda: bind(f"ipc://{listener.path}"))
-        if text:
-            # Two topics: each of the two is logged, however soon after the other.
-            callbacks.on_problem("too few descriptors" if is_short else "descriptors again", text)
+            if was_paused:
+                text = "there are descriptors again: other buses can link with this one"
+                callbacks.on_problem("descriptors again", text)
         if not was_there:
             text = (
                 f"{listener.path} had vanished and is made again; other buses find this bus again"
@@ -387,7 +372,7 @@ class Directory:
                 callbacks.on_discovered(member)
 
     def _members(self, names: Iterable[str]) -> list[Member]:
-        members = [Member(name, f"ipc://{self._path_of(name)}") for name in names]
+        members = [self._member(name) for name in names]
         for member in members:
             self._note_file(member.name)
         return members
@@ -419,7 +404,7 @@ class Directory:
 
     def _withdraw(self) -> None:
         """Remove the own socket, mostly with the lock. Again: no effect, unless interrupted."""
-        if self._socket is None or self._reserve is None or self._finalizer is None:
+        if self._socket is None or self._finalizer is None:
             return
         try:
             self._socket.remove()
@@ -427,8 +412,7 @@ class Directory:
             log.warning("%s could not be removed: %s", self._socket.path, error.strerror)
             self._socket.close()
         self._finalizer.detach()
-        self._reserve.close()
-        self._socket = self._reserve = None
+        self._socket = None
 
     def _remove(self) -> None:
         """Remove the directory if this bus owns it and it is empty."""
@@ -438,19 +422,16 @@ class Directory:
                 os.rmdir(self.path)
 
 
-def _remove_abandoned(listener: ListeningSocket, reserve: DescriptorReserve, pid: int) -> None:
+def _remove_abandoned(listener: ListeningSocket, pid: int) -> None:
     """Called if the bus is collected, or the interpreter ends, before `leave`."""
     if pid == os.getpid():  # otherwise this is a forked child, and its parent listens there
         with suppress(OSError):
             listener.remove()
-        reserve.close()
+        listener.close()
 
 
-def _in_the_way(path: str) -> str:
-    return (
-        f"{path} is in the way and is no socket that this bus may remove; remove it, or give this"
-        " bus another name="
-    )
+def _name_of(path: str) -> str:
+    return os.path.basename(path).removesuffix(SUFFIX)
 
 
 def _runtime() -> str:

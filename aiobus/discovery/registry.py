@@ -1,7 +1,7 @@
 """The server at one rendezvous address: reads hellos and sends the roster.
 
-Owns the listening socket and every connection to it, their bounds and their ends. A member is
-present as long as its connection is open. Must not know of other addresses or of takeovers.
+Owns the listening socket and every connection to it, their bounds and their ends. Must not know of
+other addresses or of takeovers.
 
 The server uses sockets and reader callbacks, not streams. So a thousand connections need no tasks,
 `close` is one plain call, and no accepted connection is between two steps when the server closes
@@ -20,18 +20,13 @@ from aiobus.discovery.roster import (
     KnownMembers,
     LineReader,
     ProtocolError,
-    Roster,
     parse_hello,
     roster_line,
 )
+from aiobus.discovery.tcp_socket import bound_socket, keep_alive
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_UNSENT
 
-__all__ = [
-    "Registry",
-    "bound_socket",
-    "keep_alive",
-    "new_socket",
-]
+__all__ = ["Registry"]
 
 log = logging.getLogger("aiobus.mesh")
 
@@ -39,32 +34,30 @@ HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
-KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 5, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds, seconds, times, milliseconds: if the network is cut, a connection ends after 10 s. A
-connection can be silent for hours, so without these options neither side would notice.
-"""
 
 
 class Connection:
-    """One connection to a registry. The roster knows its member."""
+    """One connection to a registry."""
 
-    __slots__ = ("has_said_hello", "lines", "sock", "timer", "unsent")
+    __slots__ = ("lines", "member", "sock", "timer", "unsent")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.timer: asyncio.TimerHandle
         self.lines = LineReader(MAX_HELLO)
         self.unsent = bytearray()
-        self.has_said_hello = False
-        self.timer: asyncio.TimerHandle | None = None
+        self.member: Member | None = None
+        """The member that has said hello on it."""
 
 
 class Registry:
     """Serves at `address` from its construction until `close`, in the running loop. Raises OSError
     if it cannot bind, mostly because another process serves there.
 
-    `me` and the `known` members are on the roster without a connection. `on_hello(member)` is
-    called at each hello. `on_refused(reason)` is called for each connection that is not served, or
-    closed, because of what its peer did. Neither may raise.
+    On the roster are `me`, every connected member, and the `known` members that are not connected:
+    such a member may be frozen, so its name stays taken. `on_hello(member)` is called at each
+    hello. `on_refused(reason)` is called for each connection that is not served, or closed, because
+    of what its peer did. Neither may raise.
     """
 
     def __init__(
@@ -100,15 +93,25 @@ class Registry:
         self._on_hello = on_hello
         self._on_refused = on_refused
         self._connections: set[Connection] = set()
-        self._roster = Roster(me, known)
+        self._me = me
+        self._known = known
         self._news: list[Member] = []
         self._pause: asyncio.TimerHandle | None = None
         self._accept_when_readable()
 
     @property
+    def roster(self) -> list[Member]:
+        """Each member once, at most 4,096: `me` first, members without a connection last."""
+        return [*dict.fromkeys((self._me, *self._connected, *self._known))][:MAX_MEMBERS]
+
+    @property
     def absent(self) -> list[Member]:
         """The members that are on the roster and not connected."""
-        return self._roster.absent
+        return [*{*self._known}.difference(self._connected)]
+
+    @property
+    def _connected(self) -> list[Member]:
+        return [each.member for each in self._connections if each.member is not None]
 
     def announce(self, news: list[Member]) -> None:
         """Send members that were not known before to every connection, at the next turn of the
@@ -178,22 +181,19 @@ class Registry:
             self._close(connection)
 
     def _on_line(self, connection: Connection, line: bytes) -> None:
-        if connection.has_said_hello:
+        if connection.member is not None:
             raise ProtocolError("a line after its hello")
-        member = parse_hello(line)
-        connection.has_said_hello = True
-        if connection.timer is not None:
-            connection.timer.cancel()
+        connection.member = member = parse_hello(line)
+        connection.timer.cancel()
         log.debug("%s: %s at %s is here", self._address, *member)
-        self._roster.add(connection, member)
-        self._send(connection, roster_line(self._roster.members()))
+        self._send(connection, roster_line(self.roster))
         self._on_hello(member)
 
     def _send_news(self) -> None:
         news, self._news = self._news, []
         line = roster_line(news[:MAX_MEMBERS])
         for connection in list(self._connections):
-            if connection.has_said_hello:
+            if connection.member is not None:
                 self._send(connection, line)
 
     def _send(self, connection: Connection, line: bytes) -> None:
@@ -228,38 +228,7 @@ class Registry:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
-        self._roster.remove(connection)
-        if connection.timer is not None:
-            connection.timer.cancel()
+        connection.timer.cancel()
         self._loop.remove_reader(connection.sock.fileno())
         self._loop.remove_writer(connection.sock.fileno())
         connection.sock.close()
-
-
-def new_socket(address: Address) -> socket.socket:
-    """A socket of the address family of `address`."""
-    return socket.socket(socket.AF_INET6 if address.is_v6 else socket.AF_INET)
-
-
-def bound_socket(address: Address, *, reuse: bool) -> socket.socket:
-    """A socket that is bound to `address` and does not listen. Raises OSError.
-
-    With `reuse`, lingering connections of an earlier listener do not prevent it, nor does another
-    socket that was bound with `reuse` and does not listen.
-    """
-    sock = new_socket(address)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """Let the kernel check whether the other side can still be reached."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEP_ALIVE.items():
-        if (option := getattr(socket, name, None)) is not None:  # not every system has each
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)

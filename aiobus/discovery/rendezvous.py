@@ -2,122 +2,45 @@
 
 Owns what one member does there: it serves at one free address (`Registry`), stays connected to the
 registry of every other address, reports the members that it hears of, and reports which addresses
-are unreached. Owns the probes: whether a process listens at an address, and whether this process
-may. Must not know of queries, links or heartbeats, nor which of two members may keep a name.
+are unreached. Must not know of queries, links or heartbeats, nor which of two members may keep a
+name.
 
 A member serves at one address at most, so a frozen process blocks one address at most.
 """
 
 import asyncio
-import errno
 import logging
 import math
 import socket
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from contextvars import Context
 
 from aiobus.clock import elapsed
 from aiobus.discovery import DiscoveryCallbacks, Member
-from aiobus.discovery.registry import CHUNK, Registry, bound_socket, keep_alive, new_socket
+from aiobus.discovery.registry import CHUNK, Registry
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
     LineReader,
     ProtocolError,
-    address_of,
     addresses_in,
     hello_line,
     is_possible,
     parse_roster,
 )
+from aiobus.discovery.tcp_socket import (
+    bind_error,
+    connect,
+    has_half_closed,
+    keep_alive,
+    probe_all,
+)
 from aiobus.errors import BusError
 from aiobus.limits import MAX_ROSTER
 
-__all__ = [
-    "Rendezvous",
-    "bind_error",
-    "connect",
-    "has_half_closed",
-    "probe_all",
-]
+__all__ = ["Rendezvous"]
 
 log = logging.getLogger("aiobus.mesh")
-
-PROBE_SECONDS = 1.0
-CLOSE_WAIT = "08"
-PROBES = 64
-"""Probes under way at once: each takes a descriptor."""
-
-
-def bind_error(address: Address) -> str:
-    """Why this process may not listen at `address`. Empty if it may, also if another process does
-    so just now.
-    """
-    try:
-        bound_socket(address, reuse=True).close()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return str(error.strerror)
-    return ""
-
-
-def has_half_closed(address: Address) -> bool:
-    """True if a connection to an earlier registry of `address` is still open at its other end: the
-    member there is frozen, because otherwise it would have closed it. Also True if no descriptor
-    is left to find out. False on every system but Linux.
-    """
-    packed = socket.inet_pton(socket.AF_INET6 if address.is_v6 else socket.AF_INET, address.host)
-    words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
-    remote = f"{''.join(words)}:{address.port:04X}"
-    try:
-        with open(f"/proc/net/{'tcp6' if address.is_v6 else 'tcp'}") as table:
-            return any(row.split()[2:4] == [remote, CLOSE_WAIT] for row in table)
-    except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
-
-
-async def connect(address: Address) -> socket.socket:
-    """A connection to `address`. Raises OSError. Cancelling leaves nothing open."""
-    sock = new_socket(address)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-        if sock.getsockname() == sock.getpeername():
-            # No process listens: by chance the kernel gave this socket that very port.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, f"no process listens at {address}")
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def probe_all(members: Collection[Member]) -> dict[Member, bool]:
-    """Which of `members` accept a connection (True) and which refuse it (False). Waits 1 s at most;
-    the result has no member that has done neither by then.
-    """
-    found: dict[Member, bool] = {}
-    gate = asyncio.Semaphore(PROBES)
-
-    async def probe(member: Member) -> None:
-        if (address := address_of(member.endpoint)) is None:
-            return
-        async with gate:
-            try:
-                (await connect(address)).close()
-                found[member] = True
-            except ConnectionRefusedError:
-                found[member] = False
-            except OSError as error:
-                log.debug("%s at %s cannot be probed: %s", *member, error)
-
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PROBE_SECONDS), asyncio.TaskGroup() as group:
-            for member in members:
-                name = f"aiobus probe {member.name}"
-                group.create_task(probe(member), name=name, context=Context())
-    return found
-
 
 SUCCESSION_SECONDS = 0.5
 """For which `join` waits after a takeover: the members of the previous registry reconnect."""
@@ -183,7 +106,7 @@ class Rendezvous:
         self.refused = 0
         """Connections that were ended or not served because of what the other side did."""
         self._refusal_logged = -math.inf
-        self._me: Member | None = None
+        self._me = Member("", "")
         self._known = KnownMembers()
         self._on_discovered: Callable[[Member], None] | None = None
         self._clients: list[AddressClient] = []
@@ -198,10 +121,9 @@ class Rendezvous:
 
     @property
     def unreached(self) -> list[str]:
-        """The addresses, as `tcp://host:port`, that do not answer: there may be members that this
-        one has not met. An address is unreached once `join` has waited 2 s for it, or 2 s after its
-        registry was lost, until it answers, this member serves there, or it refuses a connection
-        while this member serves at another one.
+        """The addresses, as `tcp://host:port`, that have not answered for 2 s: there may be members
+        that this one has not met. It ends when an address answers, when this member serves there,
+        or when it refuses a connection while this member serves at another one.
         """
         return [client.address.endpoint for client in self._clients if client.is_unreached]
 
@@ -209,27 +131,23 @@ class Rendezvous:
         self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
     ) -> list[Member]:
         """Be a member under `name` at every address. Returns the other members, including one of
-        the same name. Call it once. `on_discovered(member)` is called for members that are heard of
-        after that.
+        the same name. Call it once.
 
         Waits at most 2 s for addresses that do not answer, 0.5 s after a takeover, and 1 s to leave
-        out members that refuse a connection. A warning names the addresses that do not answer;
-        `unreached` lists them, and they are tried again. Raises ValueError if `name` or the
-        endpoint that `bind` returns is invalid. Raises BusError if another program answers at an
-        address, or if nothing listens there and this process may not. Cancelling or failing leaves
-        nothing open.
+        out members that refuse a connection. A warning names the addresses that do not answer, and
+        they are tried again. Raises ValueError if `name` or the endpoint that `bind` returns is
+        invalid. Raises BusError if another program answers at an address, or if nothing listens
+        there and this process may not. Cancelling or failing leaves nothing open.
         """
         loop = asyncio.get_running_loop()
         me = Member(name, bind(self._addresses[0].with_port("*")))
         if not self.allows(me):
             raise ValueError(f"{me} cannot be a member here")
         self._me = me
-        self._clients = [
-            AddressClient(address, loop.create_future()) for address in self._addresses
-        ]
+        self._clients = [AddressClient(each, loop.create_future()) for each in self._addresses]
         self._tasks = [
             loop.create_task(
-                self._run(client, me),
+                self._run(client),
                 name=f"aiobus {name} rendezvous {client.address}",
                 context=Context(),
             )
@@ -302,8 +220,8 @@ class Rendezvous:
                 endpoint = Address(host, port).endpoint
             case _:
                 return False
-        members = [*self._known] if self._me is None else [self._me, *self._known]
-        return any(endpoint == own.endpoint for own in (*self._addresses, *members))
+        own = (*self._addresses, self._me, *self._known)
+        return any(endpoint == each.endpoint for each in own)
 
     def descriptors(self) -> set[int]:
         """None: `owns_address` recognises every socket of this object."""
@@ -322,7 +240,7 @@ class Rendezvous:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _run(self, client: AddressClient, me: Member) -> None:
+    async def _run(self, client: AddressClient) -> None:
         """Serve at one address, or stay connected to its registry."""
         loop = asyncio.get_running_loop()
         pause = 0.0
@@ -333,28 +251,28 @@ class Rendezvous:
                     await self._forget_absent(client, client.registry)
                     continue
                 # Before any pause: the other members wait until one serves.
-                if not self.held and self._serve(client, me):
+                if not self.held and self._serve(client):
                     continue
                 await asyncio.sleep(pause)
                 began = loop.time()
-                is_answered = await self._connect(client, me)
+                is_answered = await self._connect(client)
             except Exception:
-                log.exception("%s at %s failed and tries again", me.name, client.address)
+                log.exception("%s at %s failed and tries again", self._me.name, client.address)
             if is_answered:
                 # Else a registry that answers and closes at once would be called in a loop.
                 pause = 0.0 if loop.time() - began > FIRST_PAUSE else FIRST_PAUSE
             else:
                 pause = min(max(FIRST_PAUSE, 2 * pause), LAST_PAUSE)
 
-    def _serve(self, client: AddressClient, me: Member) -> bool:
+    def _serve(self, client: AddressClient) -> bool:
         """Serve at an address, if no other member does. Returns True if this member serves now."""
-        address = client.address
+        address, me = client.address, self._me
         try:
             client.registry = Registry(
                 address,
                 me,
                 self._known,
-                on_hello=lambda member: self._learn([member], me),
+                on_hello=lambda member: self._learn([member]),
                 on_refused=lambda reason: self._on_refused(address, reason),
             )
         except OSError as error:
@@ -376,7 +294,7 @@ class Rendezvous:
         if client.is_unreached and not has_half_closed(client.address):
             client.mark_known()
 
-    async def _connect(self, client: AddressClient, me: Member) -> bool:
+    async def _connect(self, client: AddressClient) -> bool:
         """Stay connected to the registry of an address. Returns, at the end of the connection,
         whether it has answered.
         """
@@ -385,42 +303,38 @@ class Rendezvous:
             async with asyncio.timeout(CONNECT_SECONDS):
                 sock = await connect(client.address)
         except ConnectionRefusedError:
-            self._on_connection_refused(client)
+            client.is_unusable = bool(client.bind_error)
+            if client.bind_error:
+                client.problem = (
+                    f"nothing listens there, and this process may not ({client.bind_error})"
+                )
+            elif self.held:
+                client.mark_known()  # the next member that serves nowhere takes it
+            else:
+                client.problem = "no bus serves there, and it is in use all the same"
             return False
         except OSError as error:
             what = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
-            log.debug("%s: no connection to %s: %s", me.name, client.address, what)
+            log.debug("%s: no connection to %s: %s", self._me.name, client.address, what)
             client.problem = f"it cannot be reached ({what})"
             return False
         with sock:
             keep_alive(sock)
-            log.debug("%s is connected to %s", me.name, client.address)
-            return await self._listen(client, sock, me)
+            log.debug("%s is connected to %s", self._me.name, client.address)
+            return await self._listen(client, sock)
 
-    def _on_connection_refused(self, client: AddressClient) -> None:
-        """Nothing listens at an address."""
-        client.is_unusable = bool(client.bind_error)
-        if client.bind_error:
-            client.problem = (
-                f"nothing listens there, and this process may not ({client.bind_error})"
-            )
-        elif self.held:
-            client.mark_known()  # the next member that serves nowhere takes it
-        else:
-            client.problem = "no bus serves there, and it is in use all the same"
-
-    async def _listen(self, client: AddressClient, sock: socket.socket, me: Member) -> bool:
+    async def _listen(self, client: AddressClient, sock: socket.socket) -> bool:
         """Read rosters until the connection ends. Returns True if the registry has answered."""
         loop, lines, is_answered = asyncio.get_running_loop(), LineReader(MAX_ROSTER), False
         client.problem = "the process that listens there accepts connections but does not answer"
         try:
-            await loop.sock_sendall(sock, hello_line(me))
+            await loop.sock_sendall(sock, hello_line(self._me))
             while data := await loop.sock_recv(sock, CHUNK):
                 # The greeting of another protocol may have no end of a line.
                 client.problem = "another program answers there"
                 client.is_unusable = not is_answered
                 for line in lines.feed(data):
-                    self._learn(parse_roster(line), me)
+                    self._learn(parse_roster(line))
                     is_answered = client.was_reached = True
                     client.mark_known()
         except ProtocolError as error:
@@ -428,17 +342,17 @@ class Rendezvous:
             self._on_refused(client.address, f"its registry sent {error}")
             return False
         except OSError as error:
-            log.debug("%s: the connection to %s broke: %s", me.name, client.address, error)
+            log.debug("%s: the connection to %s broke: %s", self._me.name, client.address, error)
         else:
-            log.debug("%s: the connection to %s has ended", me.name, client.address)
+            log.debug("%s: the connection to %s has ended", self._me.name, client.address)
         if not is_answered:
             client.problem = "the process that listens there closes each connection unanswered"
             client.is_unusable = True
         return is_answered
 
-    def _learn(self, members: list[Member], me: Member) -> None:
+    def _learn(self, members: list[Member]) -> None:
         # Another member with this name is reported too: who keeps it is decided elsewhere.
-        news = self._known.learn(member for member in members if member != me)
+        news = self._known.learn(member for member in members if member != self._me)
         self._announce(news)
         for member in news:
             if self._on_discovered is None:

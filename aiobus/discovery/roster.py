@@ -1,12 +1,12 @@
 """The protocol between members and the registry of a rendezvous address, without I/O.
 
 Owns the rules for `host:port` and their error texts; the two lines of the protocol, `["hello", 1,
-name, endpoint]` and `["roster", 1, [[name, endpoint], ...]]`; the roster of one address, and the
-members that one member knows at all addresses. Must not know of sockets, loops or clocks. No peer
-is trusted: parsing returns a member that may exist, or raises ProtocolError.
+name, endpoint]` and `["roster", 1, [[name, endpoint], ...]]`; and the members that one member knows
+at all addresses. Must not know of sockets, loops or clocks. No peer is trusted: parsing returns a
+member that may exist, or raises ProtocolError.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import NamedTuple
@@ -18,20 +18,9 @@ from aiobus.limits import MAX_MEMBERS
 from aiobus.query import bad_name
 
 __all__ = [
-    "MAX_ADDRESSES",
-    "Address",
-    "KnownMembers",
-    "LineReader",
-    "ProtocolError",
-    "Roster",
-    "address_of",
-    "addresses_in",
-    "hello_line",
-    "is_possible",
-    "parse_hello",
-    "parse_roster",
-    "roster_line",
-]
+    "MAX_ADDRESSES", "Address", "KnownMembers", "LineReader", "ProtocolError", "address_of",
+    "addresses_in", "hello_line", "is_possible", "parse_hello", "parse_roster", "roster_line",
+]  # fmt: skip
 
 MAX_ADDRESSES = 8
 
@@ -166,17 +155,14 @@ def roster_line(members: Iterable[Member]) -> bytes:
 
 def parse_hello(line: bytes) -> Member:
     """The member that sent this hello. Raises ProtocolError."""
-    match _parsed(line, "hello"):
-        case [str(name), str(endpoint)]:
-            return _member(name, endpoint)
-    raise ProtocolError("a hello of another shape")
+    return _member(_parsed(line, "hello"), "hello")
 
 
 def parse_roster(line: bytes) -> list[Member]:
     """The members on this roster. Raises ProtocolError."""
     match _parsed(line, "roster"):
         case [[*rows]] if len(rows) <= MAX_MEMBERS:
-            return [_row(row) for row in rows]
+            return [_member(row, "roster") for row in rows]
     raise ProtocolError(f"a roster of another shape or of more than {MAX_MEMBERS:,} members")
 
 
@@ -193,47 +179,13 @@ def _parsed(line: bytes, kind: str) -> list[object]:
     raise ProtocolError(f"a line that is no {kind}")
 
 
-def _row(row: object) -> Member:
-    match row:
+def _member(said: object, kind: str) -> Member:
+    match said:
         case [str(name), str(endpoint)]:
-            return _member(name, endpoint)
-    raise ProtocolError("a roster of another shape")
-
-
-def _member(name: str, endpoint: str) -> Member:
-    member = Member(name, endpoint)
-    if not is_possible(member):
-        raise ProtocolError("a member whose name or endpoint cannot be")
-    return member
-
-
-class Roster:
-    """The members at one address: `me`, every connected member, and the `known` members that are
-    not connected. A member without a connection may be frozen: it stays on the roster, and its name
-    stays taken, until its endpoint refuses a connection.
-    """
-
-    def __init__(self, me: Member, known: "KnownMembers") -> None:
-        self._me = me
-        self._known = known
-        self._connected: dict[Hashable, Member] = {}
-
-    def members(self) -> list[Member]:
-        """Each member once, at most 4,096: `me` first, members without a connection last."""
-        return [*dict.fromkeys((self._me, *self._connected.values(), *self._known))][:MAX_MEMBERS]
-
-    @property
-    def absent(self) -> list[Member]:
-        """The members that are on the roster and not connected."""
-        return [*{*self._known}.difference(self._connected.values())]
-
-    def add(self, connection: Hashable, member: Member) -> None:
-        """`member` said hello on `connection`."""
-        self._connected[connection] = member
-
-    def remove(self, connection: Hashable) -> None:
-        """`connection` has ended."""
-        self._connected.pop(connection, None)
+            if is_possible(member := Member(name, endpoint)):
+                return member
+            raise ProtocolError("a member whose name or endpoint cannot be")
+    raise ProtocolError(f"a {kind} of another shape")
 
 
 class KnownMembers:

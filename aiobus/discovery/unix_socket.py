@@ -23,17 +23,9 @@ from pathlib import PurePath
 from aiobus.errors import BusError
 
 __all__ = [
-    "ASIDE",
-    "DescriptorReserve",
-    "ListeningSocket",
-    "PathState",
-    "PrivateDirectory",
-    "is_socket",
-    "listening_paths",
-    "probe",
-    "raise_limit",
-    "spare_descriptors",
-]
+    "ASIDE", "DescriptorReserve", "ListeningSocket", "PathState", "PrivateDirectory",
+    "is_socket", "listening_paths", "probe", "raise_limit", "spare_descriptors",
+]  # fmt: skip
 
 WANTED = 8_192
 NEEDED = 64
@@ -97,6 +89,11 @@ class DescriptorReserve:
         while self._held:
             os.close(self._held.pop())
 
+
+RESERVED = 4
+"""Descriptors in reserve for `ListeningSocket.pause`: the lock, the check of the parent directory,
+the plain socket, and the pin of its file.
+"""
 
 ASIDE = "~"
 """Suffix of the listening socket's file while a plain socket is at its path."""
@@ -211,6 +208,8 @@ class ListeningSocket:
         self._file: _File | None = None
         self._renamed: _File | None = None
         self._plain: socket.socket | None = None
+        self.reserve = DescriptorReserve(RESERVED)
+        """Released by the caller of `pause`."""
 
     @property
     def is_there(self) -> bool:
@@ -243,6 +242,7 @@ class ListeningSocket:
             # The path was free before, so `listen` made this socket.
             if is_socket(self.path):
                 os.unlink(self.path)
+            self.reserve.close()  # the first time there is no bus to hold it for
             raise
 
     def pause(self) -> None:
@@ -265,7 +265,7 @@ class ListeningSocket:
             raise
 
     def _replace(
-        self, file: _File, renamed: _File | None = None, plain: socket.socket | None = None
+        self, file: _File | None, renamed: _File | None = None, plain: socket.socket | None = None
     ) -> None:
         """`file` is at the path from now on."""
         for old in (self._file, self._renamed):
@@ -283,13 +283,9 @@ class ListeningSocket:
         self.close()
 
     def close(self) -> None:
-        """Close the plain socket and the pins of the files; remove no file. Again: no effect."""
-        for file in (self._file, self._renamed):
-            if file is not None:
-                file.close()
-        if self._plain is not None:
-            self._plain.close()
-        self._file = self._renamed = self._plain = None
+        """Close all descriptors; remove no file. Again: no effect."""
+        self.reserve.close()
+        self._replace(None)
 
 
 PAUSE_SECONDS = 0.005
@@ -322,30 +318,25 @@ class PrivateDirectory:
 
     @asynccontextmanager
     async def lock(self, seconds: float, *, making: bool) -> AsyncIterator[None]:
-        """Hold the directory's lock. Raises BusError if another has it for `seconds`."""
+        """Hold the lock, as `try_lock` does. Raises BusError if another has it for `seconds`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while (lock := self.try_lock(making=making)) is None:
+        while True:
+            with self.try_lock(making=making) as is_held:
+                if is_held:
+                    yield
+                    return
             if loop.time() >= deadline:
                 raise BusError(
                     f"{self.path} has been locked by another process for {seconds:g} s, which a"
                     f" bus does for milliseconds: is one frozen? `fuser -v {self.path}` names it"
                 )
             await asyncio.sleep(PAUSE_SECONDS)
-        try:
-            yield
-        finally:
-            self.unlock(lock)
 
-    def unlock(self, lock: int) -> None:
-        """Release the lock."""
-        # Closing the descriptor is not enough: a child that was forked meanwhile has it as well.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        self._close(lock)
-
-    def try_lock(self, *, making: bool) -> int | None:
-        """A descriptor of the directory, with its lock; None if another has the lock. If `making`,
-        makes the directory first. Never waits.
+    @contextmanager
+    def try_lock(self, *, making: bool) -> Iterator[bool]:
+        """Hold the directory's lock in the body of the `with`. The value is False if another has
+        it. If `making`, makes the directory first. Never waits.
 
         The directory is opened each time: the bus that had the lock last may have removed it, and a
         lock on a directory that is gone excludes no other bus.
@@ -358,26 +349,30 @@ class PrivateDirectory:
                 " there that belongs to this user alone, and no symbolic link"
             ) from error
         if lock is None:
-            return None
+            yield False
+            return
         self._locks.add(lock)
         is_held = False
         try:
+            is_held = self._take(lock)
+            yield is_held
+        finally:
+            if is_held:
+                # Closing it is not enough: a child that was forked meanwhile has it as well.
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            self._locks.discard(lock)
+            os.close(lock)
+
+    def _take(self, lock: int) -> bool:
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_held = os.path.samestat(os.fstat(lock), os.lstat(self.path))
+            return os.path.samestat(os.fstat(lock), os.lstat(self.path))
         except (BlockingIOError, FileNotFoundError):
-            pass
+            return False
         except OSError as error:
             raise BusError(
                 f"{self.path} cannot be locked: {error.strerror}; use a directory on a local disk"
             ) from error
-        finally:
-            if not is_held:
-                self._close(lock)
-        return lock if is_held else None
-
-    def _close(self, lock: int) -> None:
-        self._locks.discard(lock)
-        os.close(lock)
 
     def _open(self, *, making: bool) -> int | None:
         """A descriptor of the directory; None if a bus that left has just removed it."""

@@ -34,11 +34,11 @@ class Probe:
     conclude: Callable[[Collection[Member]], None]
     for_accepting: bool = False
     is_over: bool = False
-    """It has concluded, or failed. The driver says so."""
+    """The look has concluded, or failed. The driver says so."""
 
 
 class Driver(NamedTuple):
-    """What the conversation has done for it on the event loop. Nothing here waits or raises."""
+    """The event loop, as the conversation uses it. Nothing here waits or raises."""
 
     soon: Callable[[Callable[[], None]], object]
     """Calls a function at the next turn of the loop."""

@@ -1,4 +1,4 @@
-"""What a bus gives to its subscribers: their queries served or refused, answers, and pages.
+"""Service to subscribers: their queries served or refused, answers, and pages.
 
 Owns what it says of itself to each link, and the questions that wait for an answer, with their
 bound and their order: so many of each link, and one of each link in turn. An asker without a pause
@@ -21,7 +21,7 @@ from aiobus.wire import (
     PeerId,
     Refusal,
     WireError,
-    answer,
+    mail,
     page,
     parse_topic,
     topic,
@@ -172,7 +172,7 @@ class Answers:
     def tell(self, asked: Ask, link: Link, *, is_open: bool) -> None:
         """Answer whether the queries of a link are live here."""
         for name in self.askers.some(link):
-            if self._streams.may_open(name, link):  # less is asked for than before
+            if not self._streams.refusal(name, link):  # less is asked for than before
                 with suppress(WireError):
                     self.serve(name, link)
         self._streams.flush()  # so that what was published before is received before
@@ -180,7 +180,7 @@ class Answers:
         fields = (asked.nonce, self._me, age, seq, is_open)
         refused = self.askers.refused(link)
         reply = Answer(*fields) if refused is None else Refusal(*fields, *refused)
-        self._send(answer(asked.who, reply))
+        self._send(mail(asked.who, reply))
 
     def put(self, asked: Ask | PageAsk, link: Link, message: bytes) -> None:
         """A question is to be answered. Raises WireError for one too many of its link."""

@@ -264,7 +264,7 @@ class Confirmations:
 
 
 class Readers:
-    """What each peer has confirmed of each type, for a publisher that does not outrun its readers.
+    """The confirmations of each peer by type, for a publisher that does not outrun its readers.
 
     A peer confirms a type at once if it has not subscribed to it. Which peers have is not known
     here: ZeroMQ tells of a subscription once, however many have it.
@@ -278,7 +278,7 @@ class Readers:
         self._confirmed: dict[str, dict[Source, int]] = {}
         self._moves: dict[Source, int] = {}
         self._asked: dict[tuple[str, bool], tuple[object, list[RoundTrip]]] = {}
-        """What was asked last of each type, while a publisher waits and ahead of time."""
+        """The last questions about each type, while a publisher waits and ahead of time."""
         session.note_place = self._note_place
 
     def standings(self, type: str) -> dict[Source, Standing]:

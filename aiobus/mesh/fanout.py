@@ -1,4 +1,4 @@
-"""What others have subscribed to: which peer asked on which link, and the frames of each query.
+"""The subscriptions of others: which peer asked on which link, and the frames of each query.
 
 Owns what an answer to `?` must admit: the queries of a link come before its hello, and a message
 may name any sender, so this goes by the number that the network gives a link. Owns when messages
@@ -37,7 +37,7 @@ MAX_LINKS = 4_096
 
 
 class Askers:
-    """Which bus has said hello on which link, and which of its queries are not served."""
+    """The bus that has said hello on each link, and which of its queries are not served."""
 
     def __init__(self) -> None:
         self._who: dict[Link, PeerId] = {}
@@ -210,6 +210,8 @@ class Fanout:
         """Serve a query from now on: frames, or progress, as its `name` says. Raises WireError
         when there are too many already, in all or of this link.
         """
+        if reason := self.refusal(name, link):
+            raise WireError(reason)
         topic = name.removeprefix(PROGRESS)
         if topic not in self._streams:
             self._begin(topic, query, link)
@@ -222,17 +224,17 @@ class Fanout:
                 self._schedule_progress()
             self._send_progress_of(topic)
 
-    def may_open(self, name: bytes, link: Link) -> bool:
-        """False when there are too many already, in all or of this link."""
+    def refusal(self, name: bytes, link: Link) -> str:
+        """Why `open` would raise for this topic on this link; "" if it would not."""
         if name.removeprefix(PROGRESS) in self._streams:
-            return True
-        return len(self._streams) < MAX_STREAMS and len(self._opened.get(link, ())) < MAX_OF_LINK
+            return ""
+        if len(self._streams) >= MAX_STREAMS:
+            return f"{MAX_STREAMS} queries are served already"
+        if link is not None and len(self._opened.get(link, ())) >= MAX_OF_LINK:
+            return f"{MAX_OF_LINK} queries of one peer are served already"
+        return ""
 
     def _begin(self, topic: bytes, query: Query, link: Link) -> None:
-        if len(self._streams) >= MAX_STREAMS:
-            raise WireError(f"{MAX_STREAMS} queries are served already")
-        if link is not None and len(self._opened.get(link, ())) >= MAX_OF_LINK:
-            raise WireError(f"{MAX_OF_LINK} queries of one peer are served already")
         self._charge(topic, link)
         publisher = self._publisher
         source = (publisher.name, publisher.epoch)
@@ -378,7 +380,7 @@ class Fanout:
         return any(each.query.matches_type(type) for each in self._streams.values())
 
     def of_type(self, type: str) -> dict[str, int]:
-        """What was sent last, by query, where the query may match events of this type."""
+        """The seq that was sent last, by query, where the query may match events of this type."""
         streams = self._streams.values()
         found = [each for each in streams if each.query.matches_type(type)]
         for each in found:
@@ -386,12 +388,12 @@ class Fanout:
         return {each.query.text: each.sent for each in found}
 
     def sent(self) -> dict[str, int]:
-        """What was sent last, by query."""
+        """The seq that was sent last, by query."""
         self.flush()
         return {each.query.text: each.sent for each in self._streams.values()}
 
     def owed(self) -> dict[bytes, int]:
-        """What was sent last, by topic, where that was not confirmed yet."""
+        """The seq that was sent last, by topic, where that was not confirmed yet."""
         self.flush()
         streams = self._streams.values()
         return {

@@ -1,4 +1,4 @@
-"""What this bus has subscribed to: by topic, by number, and what is owed to it.
+"""The subscriptions of this bus: by topic, by number, and what is owed to each.
 
 Owns the way of a frame to the subscriptions that asked for it, when a flush mark is reached, how
 old each source is, and how many requests for pages are under way at each source: without that bound
@@ -116,7 +116,7 @@ class Pages:
             self._waiting.pop(source, None)
 
     def forget(self, catchup: CatchUp) -> None:
-        """It asks for nothing any more."""
+        """`catchup` asks for nothing any more."""
         for under_way in self._under_way.values():
             under_way.pop(catchup, None)
         for waiting in self._waiting.values():
@@ -137,7 +137,7 @@ MAX_PAST = 16_384
 
 
 class Past(NamedTuple):
-    """What is kept of a source that left long ago: its catchups stood between `low` and `high`."""
+    """A source that left long ago: its catchups stood between `low` and `high`."""
 
     low: int
     high: int
@@ -161,7 +161,7 @@ class Interest:
         self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
         """The last marks of each source, by number, and what of each is not reached yet."""
         self.refused: dict[PeerId, dict[CatchUp, None]] = {}
-        """Those whose query a peer does not serve."""
+        """Catchups whose query a peer does not serve."""
         self.ended: dict[Source, int] = {}
         """Up to where each source was heard of when it left."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first

@@ -42,7 +42,7 @@ from aiobus.wire import (
     PeerId,
     WireError,
     heartbeat,
-    mark,
+    mail,
     parse_from_publisher,
     parse_from_subscriber,
     parse_topic,
@@ -329,7 +329,7 @@ class Session:
         the buses whose handlers cannot go on before.
         """
         fields = (number, self.me, tuple(streams))
-        self._network.send(mark(to, PacedMark(*fields, waiting) if waiting else Mark(*fields)))
+        self._network.send(mail(to, PacedMark(*fields, waiting) if waiting else Mark(*fields)))
 
     # Time.
 

@@ -30,6 +30,8 @@ import zmq
 
 from aiobus.clock import stopwatch
 from aiobus.discovery import Discovery
+from aiobus.discovery.roster import Address
+from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
 from aiobus.mesh import FromPublisher, FromSubscriber
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
@@ -93,7 +95,7 @@ def _leave(message: bytes, beside: Any) -> None:
 
 
 MISTAKE = "a message of %d bytes could not be handled"
-"""It brought a mistake of ours to light. The next messages must be read."""
+"""Logged for a fault of this package. The next messages must be read all the same."""
 
 
 class SocketReader:
@@ -462,7 +464,7 @@ def _endpoint(address: object) -> str:
     """The endpoint of a socket's address, as the `socket` module gives it."""
     match address:
         case (str(host), int(port), *_):
-            return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+            return Address(host, port).endpoint
         case str() | bytes():
             return f"ipc://{os.fsdecode(address)}"
     return ""
@@ -474,18 +476,15 @@ def _listening(endpoint: str) -> socket.socket:
     if scheme == "ipc":
         sock = socket.socket(socket.AF_UNIX)
     else:
-        sock = socket.socket(socket.AF_INET6 if "[" in address else socket.AF_INET)
+        host, _, port = address.rpartition(":")
+        sock = bound_socket(Address(host.strip("[]"), int(port.replace("*", "0"))), reuse=True)
     try:
         sock.setblocking(False)
         if scheme == "ipc":
             sock.bind(address)
-        else:
-            host, _, port = address.rpartition(":")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if sys.platform == "linux":
-                with contextlib.suppress(OSError):  # an older kernel
-                    sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, int(RETRANSMIT * 1000))
-            sock.bind((host.strip("[]"), 0 if port == "*" else int(port)))
+        elif sys.platform == "linux":
+            with contextlib.suppress(OSError):  # an older kernel
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, int(RETRANSMIT * 1000))
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()

@@ -59,9 +59,9 @@ class MeshTransport:
         self._readers: Readers | None = None
         self._context = Context()
         self._reported: Collection[str] = []
-        """What was reported as unreached."""
+        """Addresses that were reported as unreached."""
         self._unconfirmed: set[str] = set()
-        """What was unreached when something was subscribed."""
+        """Addresses that were unreached when something was subscribed."""
 
     def __str__(self) -> str:
         return self.url
@@ -282,7 +282,7 @@ class MeshTransport:
     # Publishing that waits for its readers.
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
-        """What each peer has confirmed, where any listens to events of `type`."""
+        """Where each peer has confirmed events of `type`, if any listens to them."""
         return {} if self._readers is None else self._readers.standings(type)
 
     def mark(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
@@ -291,7 +291,7 @@ class MeshTransport:
             self._readers.ask(type, upto, waiting)
 
     def held(self) -> Iterable[tuple[CatchUp, Collection[str]]]:
-        """Whose cursors have not passed what another bus waits for."""
+        """Catchups that have not passed what another bus waits for, and the buses that wait."""
         return () if self.session is None else self.session.interest.held()
 
     # Going.

@@ -23,7 +23,7 @@ TICK = 0.01
 """Seconds between bursts: 20,000 events/s are 200 at a time."""
 GAP = "aiobus.gap"
 GUEST = "guest-"
-"""How the names begin of buses that come and go within a round: whoever flushes just then may name
+"""How the names begin of buses that come and go within a round: a bus that flushes then may name
 one, whose link was gone before it could confirm.
 """
 POLICY = ("overflow", "max_age", "since")
@@ -208,7 +208,7 @@ class Bot:
             await asyncio.gather(*hears)
 
     def relink(self) -> None:
-        """Break the links to all others, and make them anew: what was under way is lost."""
+        """Break the links to all others, and make them again: what was under way is lost."""
         network = self.bus._transport.network
         for peer in list(self.bus._transport.session.links):
             network.disconnect(peer.endpoint)

@@ -12,7 +12,7 @@ end of its truth. So the oracle may rely on the following and on nothing else:
 - *handled* and *gap*: written within milliseconds, each subscription's in the order it saw them. Of
   a process that was killed, more may have been handled than the file says, and nothing is known of
   it; what is there must still be without a hole.
-- *complete*: nobody published any more, everybody had flushed and this process had settled. What is
+- *complete*: no bus published any more, all had flushed and this process had settled. What is
   missing above it is missing.
 - *ended*: a bus has published its last, of its own will, and all of it is in the file.
 
@@ -60,7 +60,7 @@ class Ledger:
         os.write(self._file, orjson.dumps(entry) + b"\n")
 
     def started(self, name: str, epoch: int, before: float) -> None:
-        """A bus has started; `before` it did, at that time, nobody had heard of it."""
+        """A bus has started; `before` it did, at that time, no bus had heard of it."""
         self.write("started", name, epoch, before)
 
     def publishes(self, event: Event) -> None:
@@ -102,7 +102,7 @@ class Ledger:
         self.write("left", data["name"], data["epoch"], data["last"])
 
     def complete(self, label: str, subscription: Subscription) -> None:
-        """All is quiet: what this one was owed, it has, or its counters and gaps say otherwise."""
+        """The load has ended: what this one was owed, it has, or its counters and gaps say so."""
         self.flush()
         stats = subscription.stats
         self.write("complete", label, stats.dropped + stats.conflated + stats.expired)

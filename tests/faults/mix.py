@@ -61,7 +61,7 @@ class Mix:
         self._victims: list[Process] = []
 
     async def play(self, seconds: float) -> None:
-        """Faults for so long; in the end all is quiet."""
+        """Faults for so long; in the end nothing is published any more."""
         desk = self._desk
         self._feed, self._watcher = await desk.bots("feed", "watcher")
         await self._feed.do("hear", "V")

@@ -153,7 +153,7 @@ def leave_for(address: str, door: str) -> None:
 def enter(address: str) -> int:
     """Be in a new network namespace, at `address`. Raises OSError where that is not permitted."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # Whoever is not root may have a network where it is root in a user namespace.
+    # A user who is not root may have a network where it is root in a user namespace.
     if libc.unshare(CLONE_NEWNET | (CLONE_NEWUSER if os.geteuid() else 0)):
         raise OSError(ctypes.get_errno(), "unshare")
     device = os.open(TUN, os.O_RDWR)

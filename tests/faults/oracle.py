@@ -10,7 +10,7 @@ was killed: a bus without an `ended` entry says so, and then
   has of it must have no hole, and what is beyond its last is counted as `tail`;
 - what such a *subscriber* handled last may be missing as well, so the same holds of it.
 
-A gap with the reason UNKNOWN says that its source has left, and that nobody can tell whether
+A gap with the reason UNKNOWN says that its source has left, and that it is unknown whether
 anything in it matched. It is no loss of its own: it may be empty, and what its source still has may
 be handed over after it. But what is missing in it is told of, and so is up to the `last` of an
 `aiobus.peer_left`: what of that was neither handed over nor is in a gap is a silent loss.
@@ -47,7 +47,7 @@ class Verdict:
     lost: int = 0
     """Owed, and in a reported gap."""
     tail: int = 0
-    """Last words of the killed, or to the killed, of which nobody can know."""
+    """Last words of the killed, or to the killed, of which nothing can be known."""
     violations: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
@@ -58,7 +58,7 @@ class Verdict:
             self.examples.append(f"{kind}: {text}")
 
     def allow(self, reasons: Collection[str]) -> None:
-        """Of gaps. Whoever reports what it could have had keeps no promise by that."""
+        """Of gaps. A bus that reports what it could have had keeps no promise by that."""
         for reason in self.reasons.keys() - reasons - {UNKNOWN}:
             self.accuse("needless gap", reason, self.reasons[reason])
 
@@ -206,7 +206,7 @@ def _count(
 ) -> int:
     """Add up what was owed of one source; return how much is missing that only a policy explains.
 
-    What is missing without one is a silent loss, unless nobody can know of it: beyond the last that
+    What is missing without one is a silent loss, unless it cannot be known of: beyond the last that
     is known of a source or a subscriber that was killed.
     """
     begin = _begin(seen, source, strand, published)

@@ -15,9 +15,9 @@ KEY = """
 *Owed*: events times subscriptions that were to have them. Each was *delivered*; or *dropped* and
 counted, by a policy that the subscription chose; or in a *gap* that was reported; or is in the
 *tail*: the last words of a process that was killed, or to one that was killed or left, of which
-nobody can know. One that was killed or left goes on being owed what is published after that, which
+nothing is known. One that was killed or left goes on being owed what is published after that, which
 is nearly all of the tail of the mix. *Recovery*: the longest time from the end of a fault until
-everybody had everything, while the publishers rest; where many ask for all of history, the longest
+each had everything, while the publishers rest; where many ask for all of history, the longest
 wait of a live event meanwhile; empty where nothing was timed. *Over* memory the bots are in one
 process, and the network in between loses, repeats and disorders by seed.
 """.strip().splitlines()

@@ -1,4 +1,4 @@
-"""A bot in a terminal of its own: a program that publishes and handles until somebody ends it.
+"""A bot in a terminal of its own: a program that publishes and handles until it is ended.
 
     python session.py handled|plain URL LEDGER
 

@@ -1,6 +1,6 @@
 """What one bot notices of its peers, and when: code that runs in its process.
 
-Owns the words for it: stale, peer_left and peer_joined, `relink` for a link that is made anew, and
+Owns the words for it: stale, peer_left and peer_joined, `relink` for a link that is made again, and
 `unmet` where the address cannot be reached.
 """
 

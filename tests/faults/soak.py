@@ -57,7 +57,7 @@ async def soak(scenario: Scenario, seconds: float, chosen: int) -> Result:
         try:
             async with make_nursery() as nursery:
                 while chunk and chunk.stop - number <= CHUNK:
-                    scale = Scale(min(max(0.0, end - time.monotonic()), 600.0))
+                    scale = Scale(min(max(0.0, end - time.monotonic()), 600.0), is_timed=True)
                     await play_all(scenario, chunk, chosen, nursery, result, scale)
                     chunk = range(chunk.stop, min(chunk.stop + len(chunk), scenario.soak))
                     if time.monotonic() >= end:
@@ -74,7 +74,7 @@ async def mix(seconds: float, chosen: int) -> tuple[Result, Mix | None]:
     try:
         async with (
             make_nursery() as nursery,
-            desk(nursery, "ipc", random.Random(chosen), Scale()) as table,
+            desk(nursery, "ipc", random.Random(chosen), Scale(is_timed=True)) as table,
         ):
             where = table.folder
             mixed = Mix(table)

@@ -1,5 +1,5 @@
-"""A storm of cancellations in one process: every call of the bus, given up at instants that nobody
-chose, over real sockets.
+"""A storm of cancellations in one process: every call of the bus, given up at random
+instants, over real sockets.
 
 Owns the calls and the dice. It runs in actors; what was delivered all the same is for the oracle,
 from the ledger of the bot in whose process it is.
@@ -114,5 +114,5 @@ async def step(bot: Bot, seed: int, count: int) -> None:
 
 async def until_descriptors(bot: Bot, most: int) -> None:
     """Wait until this process has no more than that open: links end when their `bye` was read."""
-    while len(os.listdir("/proc/self/fd")) > most:  # noqa: ASYNC110 - nobody tells
+    while len(os.listdir("/proc/self/fd")) > most:  # noqa: ASYNC110 - no event tells
         await asyncio.sleep(0.02)

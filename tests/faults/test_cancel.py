@@ -1,4 +1,4 @@
-"""Everything cancelled at instants that nobody chose, over real sockets, under load."""
+"""Everything cancelled at random instants, over real sockets, under load."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""More than somebody can take: slow consumers, overrun rings, many at once."""
+"""More than a reader can take: slow consumers, overrun rings, many at once."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ pytestmark = MIXED
 
 @scenario("a consumer ten times too slow", soak=1, at_once=3, weight=3, gaps=[EVICTED])
 async def consumer_is_slow(desk: Desk) -> None:
-    """It holds up nobody; once it is quick again it has everything, or a gap for it."""
+    """It holds up no other; once it is quick again it has everything, or a gap for it."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
     await victim.do("hear", maxsize=512)  # so that it falls behind within 2 s
     await other.do("hear")
@@ -55,7 +55,7 @@ async def ring_is_overrun(desk: Desk) -> None:
     gaps=[EVICTED],
 )
 async def fills_are_beside_quotes(desk: Desk) -> None:
-    """Every FILL arrives, whoever asks for it and with whatever else; the quotes are in gaps.
+    """Every FILL arrives, with each query that matches it; the quotes are in gaps.
 
     Only FILLs are timed: to handle all that history holds of the quotes takes this test seconds.
     """
@@ -96,7 +96,7 @@ async def joiners_are_late(desk: Desk) -> None:
 
 
 @scenario("subscriptions reconnected again and again", soak=5, weight=4)
-async def links_are_made_anew(desk: Desk) -> None:
+async def links_are_made_again(desk: Desk) -> None:
     """Each has what was published while its link was broken.
 
     5,000 of them are not held to 3 s, since each asks for a page of its own.
@@ -116,7 +116,7 @@ async def links_are_made_anew(desk: Desk) -> None:
 
 @scenario("many ask for all of history at once", soak=5, weight=4)
 async def all_ask_at_once(desk: Desk) -> None:
-    """Each gets all of it, and no page holds up for long what somebody else is to get live."""
+    """Each gets all of it, and no page holds up for long what another is to get live."""
     count, events = (50, 20_000) if desk.scale.affords(55) else (8, 2_000)
     desk.size = f"{count} subscribers for {events} events each"
     names = [f"s{number}" for number in range(count)]
@@ -165,7 +165,7 @@ async def source_is_killed_in_mid_page(desk: Desk) -> None:
     await desk.recovered(healed, [again], [victim])
 
 
-async def test_a_slow_consumer_holds_up_nobody_and_catches_up() -> None:
+async def test_a_slow_consumer_holds_up_no_other_and_catches_up() -> None:
     await prove(consumer_is_slow)
 
 
@@ -190,4 +190,4 @@ async def test_a_source_that_is_killed_in_mid_page_leaves_no_hole() -> None:
 
 
 async def test_each_of_many_subscriptions_has_what_was_published_while_links_were_broken() -> None:
-    await prove(links_are_made_anew)
+    await prove(links_are_made_again)

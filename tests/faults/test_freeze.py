@@ -70,7 +70,7 @@ async def publisher_is_frozen(desk: Desk) -> None:
 
 @scenario("a handler blocks the loop for 5 s", soak=20, at_once=4, weight=2)
 async def loop_is_blocked(desk: Desk) -> None:
-    """The others go on, and neither leave it for dead nor make its link anew; it has everything
+    """The others go on, and neither leave it for dead nor make its link again; it has everything
     soon after.
     """
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
@@ -112,7 +112,7 @@ async def gateway_is_frozen(desk: Desk) -> None:
     assert await gateway.do("handled_between", thawed, time.time()) >= 10
 
 
-async def test_whoever_was_frozen_or_blocked_catches_up_within_3_s() -> None:
+async def test_a_bus_that_was_frozen_or_blocked_catches_up() -> None:
     await prove(
         subscriber_is_frozen, dropping_subscriber_is_frozen, publisher_is_frozen, loop_is_blocked
     )

@@ -1,4 +1,4 @@
-"""Killed without a word, at instants that nobody chose, under 20,000 events/s."""
+"""Killed without a word, at random instants, under 20,000 events/s."""
 
 import time
 
@@ -30,7 +30,7 @@ async def publisher_is_killed(desk: Desk) -> None:
 
 @scenario("kill -9 of a subscriber", soak=200)
 async def subscriber_is_killed(desk: Desk) -> None:
-    """The other loses nothing, and whoever takes its name gets all from then on."""
+    """The other loses nothing, and a bus that takes its name gets all from then on."""
     publisher, victim, other = await desk.bots("publisher", "victim", "other")
     for each in (victim, other):
         await each.do("hear")
@@ -73,5 +73,5 @@ async def test_a_killed_subscriber_costs_the_others_nothing() -> None:
     await prove(subscriber_is_killed)
 
 
-async def test_when_the_holder_of_the_address_is_killed_nobody_loses_anything() -> None:
+async def test_when_the_holder_of_the_address_is_killed_no_bus_loses_anything() -> None:
     await prove(holder_is_killed)

@@ -69,7 +69,7 @@ class Pair:
         # The second cannot reach the first's address, and does not sit on a dead connection.
         assert seconds < 12 or any(kind == "unmet" for kind, _ in both[1])
         for bot, signs in zip(self.bots, both, strict=True):
-            # Whoever was itself held up, on a busy machine, judges nobody for a while.
+            # A bus that was itself held up, on a busy machine, judges no peer for a while.
             if await bot.actor(LENIENT_UNTIL) < began:
                 check(signs, began, healed, is_one_way=len(directions) == 1)
 
@@ -149,7 +149,7 @@ CUTS = [
     cut("a network that is cut both ways", BOTH, 5.0, 120.0),
     cut("a network that is cut one way", FIRST, 5.0, 120.0),
     cut("a network that is cut the other way", SECOND, 5.0, 120.0),
-    cut("a network that is cut until links are tried anew", BOTH, 12.5, 20.0),
+    cut("a network that is cut until links are tried again", BOTH, 12.5, 20.0),
 ]
 HURRIED = cut("a network that is cut until the kernel hardly tries", BOTH, 7.0, 7.0)
 
@@ -168,6 +168,6 @@ async def far(desk: Desk) -> None:
 
 
 @pytest.mark.one_loop
-async def test_who_was_cut_off_has_all_that_it_missed_within_3_s_and_nothing_twice() -> None:
+async def test_a_bus_that_was_cut_off_has_all_that_it_missed_and_nothing_twice() -> None:
     """Both ways, one way and the other, three cuts each; and one for which links are tried."""
     await prove(*CUTS, *([HURRIED] if can_hurry() else []), far, rounds=1)

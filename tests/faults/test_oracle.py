@@ -85,13 +85,13 @@ def test_what_a_killed_publisher_could_not_write_down_may_be_delivered() -> None
     found.check()
 
 
-def test_the_last_words_of_a_killed_publisher_are_nobodys_loss_but_are_counted() -> None:
+def test_the_last_words_of_a_killed_publisher_are_no_loss_but_are_counted() -> None:
     found = verdict(publisher(1, 2, 3, is_whole=False), subscriber(handled(1)))
     found.check()
     assert found.tail == 2
 
 
-def test_of_what_a_killed_subscriber_handled_last_nobody_knows() -> None:
+def test_what_a_killed_subscriber_handled_last_is_unknown() -> None:
     found = verdict(publisher(1, 2, 3), subscriber(handled(1), counted=None))
     found.check()
     assert found.tail == 2
@@ -207,13 +207,13 @@ def test_another_key_is_found() -> None:
     assert kinds(publisher(1), subscriber(handled(1, key="a"))) == {"altered": 1}
 
 
-def test_what_nobody_published_is_found() -> None:
+def test_what_was_never_published_is_found() -> None:
     assert kinds(publisher(1, 2), subscriber(handled(1, 2, 3))) == {"phantom": 1}
     ledgers = publisher(1, 3, is_whole=False), subscriber(handled(1, 2, 3))
     assert kinds(*ledgers) == {"phantom": 1}
 
 
-def test_what_nobody_asked_for_is_found() -> None:
+def test_what_was_not_asked_for_is_found() -> None:
     assert kinds(publisher(1), subscriber(handled(1), types="U")) == {"unasked": 1}
 
 
@@ -278,7 +278,7 @@ def test_such_a_gap_that_has_what_was_handed_over_before_it_is_found() -> None:
     assert kinds(publisher(1, 2, 3), ledger) == {"false gap": 1}
 
 
-def test_a_gap_for_a_reason_that_nobody_had_is_found() -> None:
+def test_a_gap_for_a_reason_that_no_source_had_is_found() -> None:
     found = verdict(publisher(1, 2, 3), subscriber(handled(1), gap(1, 2), handled(3)))
     found.allow(["history no longer holds it"])
     found.check()

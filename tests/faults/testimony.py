@@ -124,7 +124,7 @@ class Seen:
         """When `subscribe` was called."""
         self.begins_with_last = terms.get("since") == "last"
         self.counted: int | None = None
-        """What its counters said when all was quiet; None when that never came to be."""
+        """What its counters said once the load had ended; None when that never came to be."""
         self.lasts: dict[Source, int] = {}
         """What `aiobus.peer_left` told its process of those who left."""
         self.strands: dict[Source, Strand] = {}
