@@ -7,7 +7,6 @@ over or waited for is decided in the modules below.
 import asyncio
 import logging
 import math
-import secrets
 from collections.abc import Callable
 from contextvars import Context
 from threading import get_ident
@@ -155,7 +154,7 @@ class AsyncEventBus:
             )
         life.state = State.STARTING
         if not self.name:  # not sooner: a process forked before the start gets another
-            self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
+            self.name = life.name = self._publisher.name = f"bus-{epochs.token()}"
         log.debug("start %s", self.name)
         self._loop = life.bind_to_loop()
         self._turn = TimeSlice(self._turn_seconds)

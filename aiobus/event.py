@@ -83,7 +83,7 @@ class Event(Generic[T]):
     """An `EventType`, or 1-64 of A-Z a-z 0-9 . _ - that begin with a letter or digit."""
     data: T
     """Anything with an exact JSON image; a subscriber gets that image, decoded for it alone."""
-    timestamp: float = field(default_factory=clock.wall, compare=False)
+    timestamp: float = field(default_factory=clock.time, compare=False)
     """Seconds since 1970 when the event was made; publishing refuses what is below 0 or above 1e11,
     such as milliseconds. An exchange's own time belongs into `data`.
     """
@@ -115,7 +115,7 @@ class Event(Generic[T]):
     ) -> None:
         self.type = type
         self.data = data
-        self.timestamp = clock.wall() if timestamp is _NOW else timestamp
+        self.timestamp = clock.time() if timestamp is _NOW else timestamp
         self.key = key
         self.cause = cause
         self.source = source

@@ -379,7 +379,7 @@ class Subscription(Consumer):
 
     def _is_expired(self, event: Event[Any], max_age: float) -> bool:
         is_timeless = event.timestamp > LATEST  # of another program: this one publishes none
-        is_late = is_timeless or clock.wall() - event.timestamp > max_age
+        is_late = is_timeless or clock.time() - event.timestamp > max_age
         is_late = is_late and not event.type.startswith(RESERVED)
         if is_timeless:
             topic = f"{self.name} cannot tell how old events of {event.source} are"
