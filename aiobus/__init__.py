@@ -4,11 +4,14 @@ Subscribe to `aiobus.gap`, `aiobus.error`, `aiobus.stale` and `aiobus.peer_left`
 trouble; docs/contract.md lists all system events with the fields of their `data`.
 """
 
+from aiobus import clock
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import (
     BusClosed,
     BusError,
+    Deadlock,
     EncodeError,
+    LeavesProcess,
     NameInUse,
     NoSubscribers,
     QueueFull,
@@ -20,16 +23,19 @@ from aiobus.limits import Limits
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
+from aiobus.virtual_loop import VirtualLoop, run_virtual
 
 __all__ = [
     "AsyncEventBus",
     "BusClosed",
     "BusError",
     "BusStats",
+    "Deadlock",
     "EncodeError",
     "Event",
     "EventStream",
     "EventType",
+    "LeavesProcess",
     "Limits",
     "NameInUse",
     "NoSubscribers",
@@ -38,5 +44,8 @@ __all__ = [
     "RequestTimeout",
     "Subscription",
     "SubscriptionStats",
+    "VirtualLoop",
     "WrongLoop",
+    "clock",
+    "run_virtual",
 ]

@@ -7,7 +7,9 @@
     ├── NameInUse         another bus of this name is on the network
     ├── NoSubscribers     no subscription names the type of a request()
     ├── RequestTimeout    request() was published but not answered    (also a TimeoutError)
-    └── WrongLoop         called from another event loop, thread or process
+    ├── WrongLoop         called from another event loop, thread or process
+    ├── Deadlock          in virtual time: nothing can ever happen again
+    └── LeavesProcess     in virtual time: a call that would leave the process
 
 Facts are in attributes, the way out is in the text. This module knows nothing else of the package.
 """
@@ -15,7 +17,9 @@ Facts are in attributes, the way out is in the text. This module knows nothing e
 __all__ = [
     "BusClosed",
     "BusError",
+    "Deadlock",
     "EncodeError",
+    "LeavesProcess",
     "NameInUse",
     "NoSubscribers",
     "QueueFull",
@@ -146,3 +150,47 @@ class WrongLoop(BusError):
     """The bus was used outside the thread, event loop or process that started it. The call had no
     effect.
     """
+
+
+class Deadlock(BusError):
+    """On a VirtualLoop, no callback is ready and no timer is set, so no task can ever go on. `time`
+    is that of the loop, in seconds. `waiting` has one line for each waiting task: its name, and
+    where it waits, with file and line, innermost first.
+    """
+
+    def __init__(self, time: float, waiting: list[str]) -> None:
+        super().__init__(time, waiting)
+        self.time = time
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        tasks = "".join(f"\n  {line}" for line in self.waiting) or " none"
+        return (
+            f"nothing can ever happen again after {self.time:g} s of virtual time, because no timer"
+            f" is set; tasks that wait:{tasks}"
+        )
+
+
+class LeavesProcess(BusError):
+    """Code in virtual time made a `call` that would leave the process, or its only thread. The call
+    was not made, and the run ends with this error. `caller` is what `run_virtual(allow=)` would
+    have to name; "" if that is of no use, because a VirtualLoop has nothing that does the call.
+    """
+
+    def __init__(self, call: str, caller: str) -> None:
+        super().__init__(call, caller)
+        self.call = call
+        self.caller = caller
+
+    def __str__(self) -> str:
+        call = _short(self.call)
+        if not self.caller:
+            return (
+                f"{call} was refused: a VirtualLoop has no sockets, pipes, processes or threads."
+                " Buses that are to talk to each other in virtual time need a MemoryNetwork"
+            )
+        return (
+            f"{call} in {self.caller} was refused: nothing leaves the process in virtual time."
+            " Buses that are to talk to each other there need a MemoryNetwork. To let this caller"
+            f" through, name it: run_virtual(..., allow=({self.caller!r},))"
+        )

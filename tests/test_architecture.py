@@ -15,21 +15,24 @@ PACKAGE = Path(__file__).parent.parent / "aiobus"
 # A module imports only from lines above its own; modules on one line do not know each other.
 ORDER = [
     "aiobus.limits",
-    ("aiobus.clock  aiobus.errors  aiobus.query  aiobus.stats  aiobus.testing.runner"),
+    ("aiobus.clock  aiobus.errors  aiobus.query  aiobus.stats"),
     (
         "aiobus.discovery  aiobus.discovery.unix_socket  aiobus.event  aiobus.lifecycle  "
-        "aiobus.testing.virtual_loop"
+        "aiobus.confinement"
     ),
     (
         "aiobus.codec  aiobus.delivery  aiobus.discovery.directory  aiobus.discovery.roster  "
         "aiobus.mesh"
     ),
-    "aiobus.discovery.registry  aiobus.history  aiobus.rows  aiobus.sync",
+    "aiobus.discovery.registry  aiobus.history  aiobus.rows  aiobus.sync  aiobus.virtual_loop",
     (
         "aiobus.discovery.rendezvous  aiobus.inbox  aiobus.mesh.sockets  aiobus.sequence  "
         "aiobus.wire"
     ),
-    "aiobus.mesh.peers  aiobus.options  aiobus.publisher  aiobus.testing.faults",
+    (
+        "aiobus.mesh.peers  aiobus.options  aiobus.publisher  aiobus.testing.faults  "
+        "aiobus.testing.runner"
+    ),
     "aiobus.diagnostics  aiobus.mesh.fanout",
     "aiobus.mesh.answers  aiobus.subscription",
     "aiobus.catchup  aiobus.dispatcher  aiobus.stream",
@@ -49,7 +52,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 50
+MOST_MODULES = 51
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

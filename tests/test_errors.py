@@ -9,7 +9,9 @@ from aiobus import Event, EventType, errors
 from aiobus.errors import (
     BusClosed,
     BusError,
+    Deadlock,
     EncodeError,
+    LeavesProcess,
     NameInUse,
     NoSubscribers,
     QueueFull,
@@ -28,6 +30,8 @@ MADE: list[BusError] = [
     NoSubscribers("ORDER", "BTC"),
     RequestTimeout(EVENT, 2.5),
     WrongLoop("called from another loop"),
+    Deadlock(60.0, ["Task-1: main (bot.py:7)"]),
+    LeavesProcess("os.fork()", "bot.main"),
 ]
 IDS = [type(error).__name__ for error in MADE]
 

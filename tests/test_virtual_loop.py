@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -10,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from aiobus import AsyncEventBus, Event, clock
+from aiobus import AsyncEventBus, Deadlock, Event, LeavesProcess, VirtualLoop, clock
 from aiobus.sync import EVENTS, TimeSlice
 from aiobus.testing import Faults, MemoryNetwork
-from aiobus.testing.virtual_loop import ABSENT, START, Deadlock, VirtualLoop
+from aiobus.virtual_loop import ABSENT, START
 
 DAY = 86_400.0
 
@@ -75,7 +76,7 @@ def test_a_timeout_ends_what_waits_for_longer() -> None:
 def test_wall_time_begins_at_the_same_moment_in_each_run_and_goes_with_the_loop() -> None:
     async def main() -> tuple[float, float, float]:
         await asyncio.sleep(60)
-        return loop().wall_time(), clock.wall(), Event("A", None).timestamp
+        return loop().wall_time(), clock.time(), Event("A", None).timestamp
 
     assert run(main()) == (START + 60, START + 60, START + 60)
 
@@ -202,6 +203,21 @@ def test_a_task_that_will_not_end_is_a_deadlock_again_and_does_not_hang() -> Non
         run(main())
 
 
+def test_a_bus_whose_loop_nothing_can_wake_is_a_deadlock_as_its_watch_sets_no_timer() -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk") as bus:
+            await bus.wait_for("NEVER")
+
+    with pytest.raises(Deadlock, match="after 0 s"):
+        run(main())
+
+
+@pytest.mark.parametrize("start", ["now", float("nan"), None])
+def test_a_start_that_is_no_time_is_refused_with_its_value(start: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"start={start!r}: Unix seconds are needed")):
+        VirtualLoop(start=start)
+
+
 # Runs repeat.
 
 
@@ -269,9 +285,19 @@ def test_buses_of_two_loops_do_not_disturb_each_other() -> None:
 def test_what_comes_from_outside_is_refused_with_its_name_and_a_way_out(name: str) -> None:
     assert hasattr(asyncio.AbstractEventLoop, name), "the loops of asyncio have it"
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        text = re.escape(f"loop.{name}() on a VirtualLoop") + ".*MemoryNetwork"
-        with pytest.raises(NotImplementedError, match=text):
+        text = re.escape(f"loop.{name}() was refused: a VirtualLoop has no") + ".*MemoryNetwork"
+        with pytest.raises(LeavesProcess, match=text):
             getattr(runner.get_loop(), name)()
+
+
+def test_a_signal_handler_is_refused_as_where_there_are_no_signals() -> None:
+    """Programs that catch this go on without, and nothing leaves the process by it."""
+
+    async def main() -> None:
+        with pytest.raises(NotImplementedError, match="has no signals"):
+            loop().add_signal_handler(signal.SIGTERM, print)
+
+    run(main())
 
 
 async def test_every_method_of_a_loop_is_there_or_refused() -> None:
@@ -283,7 +309,7 @@ async def test_every_method_of_a_loop_is_there_or_refused() -> None:
 
 def test_a_thread_is_refused() -> None:
     async def main() -> None:
-        with pytest.raises(NotImplementedError, match="run_in_executor"):
+        with pytest.raises(LeavesProcess, match="run_in_executor"):
             await asyncio.to_thread(time.sleep, 0)
 
     run(main())
@@ -313,7 +339,7 @@ def test_another_thread_cannot_call_the_loop() -> None:
 
 def test_a_bus_with_sockets_does_not_start_and_says_why(tmp_path: Path) -> None:
     async def main() -> None:
-        with pytest.raises(NotImplementedError, match="MemoryNetwork"):
+        with pytest.raises(LeavesProcess, match="MemoryNetwork"):
             await AsyncEventBus(f"ipc://{tmp_path}/desk", name="feed").start()
 
     async def again() -> None:

@@ -29,6 +29,7 @@ from weakref import WeakSet
 import zmq
 
 from aiobus.clock import stopwatch
+from aiobus.confinement import check
 from aiobus.discovery import Discovery
 from aiobus.discovery.unix_socket import raise_limit
 from aiobus.mesh import FromPublisher, FromSubscriber
@@ -257,7 +258,10 @@ class ZmqNetwork:
         self._readers: list[SocketReader] = []
 
     def open(self, name: str) -> None:
-        """Make the sockets. Raises ZMQError if the process may open no more files."""
+        """Make the sockets. Raises ZMQError if the process may open no more files, LeavesProcess
+        in virtual time.
+        """
+        check("AsyncEventBus.start", f"() of {name!r} on ipc:// or tcp://")
         raise_limit()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context = context
