@@ -239,22 +239,25 @@ def _is_loop_running() -> bool:
 def _in_own_thread(run: Callable[[], T], confinement: Confinement) -> T:
     results: list[T] = []
     errors: list[BaseException] = []
+    is_done = threading.Event()  # a `join` that a signal handler interrupts takes it for ended
 
     def work() -> None:
         try:
             results.append(run())
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             errors.append(error)
+        is_done.set()
 
     work_here = copy_context().run
     thread = threading.Thread(target=work_here, args=(work,), name="run_virtual", daemon=True)
     with _interruptible():
-        start_unconfined(thread)
         try:
-            thread.join()
+            start_unconfined(thread)
+            is_done.wait()
         except BaseException:  # Ctrl-C, or what another signal handler raises
             confinement.interrupt(KeyboardInterrupt())
-            thread.join()
+            if thread.is_alive():
+                is_done.wait()
             raise
     if errors:
         raise errors[0]
