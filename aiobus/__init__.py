@@ -23,7 +23,8 @@ from aiobus.limits import Limits
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
-from aiobus.virtual_loop import VirtualLoop, run_virtual
+from aiobus.virtual_loop import VirtualLoop
+from aiobus.virtual_run import run_virtual
 
 __all__ = [
     "AsyncEventBus",

@@ -19,7 +19,16 @@ from typing import Any
 
 from aiobus.errors import LeavesProcess
 
-__all__ = ["EVENTS", "Confinement", "check", "confined", "current", "refused", "start_unconfined"]
+__all__ = [
+    "EVENTS",
+    "Confinement",
+    "check",
+    "confined",
+    "current",
+    "is_users",
+    "refused",
+    "start_unconfined",
+]
 
 EVENTS: dict[str, tuple[str, int | None]] = {
     "socket.connect": ("socket.connect", 1),
@@ -60,7 +69,6 @@ class Confinement:
         """The first one."""
         self.is_over = False
         """The run has ended, or is told to: what is refused now ends nothing."""
-        self._is_due = False
         self._interrupt: BaseException | None = None
         self.is_lifted = False
 
@@ -75,7 +83,7 @@ class Confinement:
                     self._printed.add((known, name))
                     sys.stderr.write(f"virtual time: {known} is let through to {name}{rest}\n")
                 return
-        users = (_name(caller) for caller in callers if _is_users(caller))
+        users = (_name(caller) for caller in callers if is_users(caller))
         raise self.refuse(name + rest, next(users, ""))
 
     def refuse(self, call: str, caller: str) -> LeavesProcess:
@@ -91,17 +99,14 @@ class Confinement:
 
     def raise_ending(self) -> None:
         """Raise what is to end the run, once, as its tasks are cancelled then and clean up. Call it
-        at each turn of the loop. A refusal is raised one turn late: if the run ends by itself in
-        that turn, its own error is not lost.
+        at each turn of the loop.
         """
         if self._interrupt is not None:
             error, self._interrupt = self._interrupt, None
             raise error
         if self.refusal is not None and not self.is_over:
-            self.is_over = self._is_due
-            self._is_due = True
-            if self.is_over:
-                raise self.refusal
+            self.is_over = True
+            raise self.refusal
 
 
 def _callers() -> Iterator[FrameType]:
@@ -121,8 +126,8 @@ def _name(frame: FrameType) -> str:
     return f"{_module(frame)}.{frame.f_code.co_qualname}"
 
 
-def _is_users(frame: FrameType) -> bool:
-    """True for code that is no library's, as far as can be told."""
+def is_users(frame: FrameType) -> bool:
+    """True for code that is not of a library, as far as can be told."""
     top = _module(frame).partition(".")[0]
     is_known = top in sys.stdlib_module_names or top in ("aiobus", "zmq")
     return not is_known and "site-packages" not in frame.f_code.co_filename
@@ -154,7 +159,9 @@ def refused(call: str) -> LeavesProcess:
 
 @contextmanager
 def confined(confinement: Confinement) -> Iterator[None]:
-    """Confine this thread. Other threads, and what runs in this one afterwards, are as ever."""
+    """Confine this thread while the body runs. Other threads are not. On exit it raises the first
+    refusal, also if the body has caught it or raised another exception.
+    """
     global _is_hooked
     thread = get_ident()
     with _lock:
@@ -167,7 +174,12 @@ def confined(confinement: Confinement) -> Iterator[None]:
         _confined[thread] = confinement
     try:
         yield
+    except (Exception, asyncio.CancelledError) as error:
+        if confinement.refusal not in (None, error):
+            raise confinement.refusal from error
+        raise
     finally:
+        confinement.is_over = True
         with _lock:
             if outer is None:
                 del _confined[thread]
@@ -175,6 +187,8 @@ def confined(confinement: Confinement) -> Iterator[None]:
                 _confined[thread] = outer
             if not _confined:
                 _unpatch()
+    if confinement.refusal is not None:
+        raise confinement.refusal
 
 
 def start_unconfined(thread: Thread) -> None:

@@ -237,10 +237,10 @@ class LoopWatch:
 
     @coroutine
     def _steps(
-        self, work: Coroutine[Any, Any, None], whose: Callable[[], str]
+        self, driven_coroutine: Coroutine[Any, Any, None], whose: Callable[[], str]
     ) -> Generator[Any, Any, None]:
         elapsed = stopwatch()
-        step: Callable[[Any], Any] = work.send
+        step: Callable[[Any], Any] = driven_coroutine.send
         value: Any = None
         while True:
             began, ours = elapsed(), self._ours
@@ -252,9 +252,9 @@ class LoopWatch:
                 # Without steps inside this one that were noted by themselves, as a `where` is.
                 self.note(elapsed() - began - (self._ours - ours), whose)
             try:
-                step, value = work.send, (yield awaited)
-            except BaseException as error:  # noqa: BLE001 - it is for `work` to take
-                step, value = work.throw, error
+                step, value = driven_coroutine.send, (yield awaited)
+            except BaseException as error:  # noqa: BLE001 - it is for the coroutine to take
+                step, value = driven_coroutine.throw, error
 
 
 def _look(held: "ref[LoopWatch]") -> None:

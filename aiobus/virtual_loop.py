@@ -1,26 +1,23 @@
 """An event loop on virtual time: a day of timers passes as fast as their callbacks run.
 
-Owns its two clocks, the detection of deadlocks, and `run_virtual`. What must not be called in
-virtual time is `confinement`'s business. Must not know of buses: `aiobus.clock` reads the clocks of
-the running loop, so a bus on this loop follows them.
+Owns its two clocks and the detection of deadlocks. Must not know of buses: `aiobus.clock` reads the
+clocks of the running loop, so a bus on this loop follows them.
 """
 
 import asyncio
-import inspect
 import math
-import signal
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import contextmanager
-from contextvars import Context, copy_context
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context
 from itertools import count
+from operator import itemgetter
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
-from aiobus.confinement import Confinement, confined, current, refused, start_unconfined
+from aiobus.confinement import current, is_users, refused
 from aiobus.errors import Deadlock
 
-__all__ = ["VirtualLoop", "run_virtual"]
+__all__ = ["START", "VirtualLoop"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,6 +35,10 @@ ABSENT = (
     *("connect_read_pipe", "connect_write_pipe", "subprocess_exec", "subprocess_shell"),
 )
 """Methods of a loop that leave the process, or whose results come from outside at a real time."""
+
+
+DRIVEN = "driven_coroutine"
+"""The local variable of a generator that sends to a coroutine in place of awaiting it."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -73,6 +74,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise ValueError(f"start={start!r}: Unix seconds are needed, such as 1_700_000_000.0")
         self._start = start
         self._epoch = 0
+        self._main: asyncio.Future[Any] | None = None
         self._now = 0.0
         self._clock_resolution = math.ulp(0.0)
         self._selector = self
@@ -123,13 +125,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
             )
         return self.call_soon(callback, *args, context=context)
 
+    def run_until_complete(self, future: Any) -> Any:
+        """As that of other loops."""
+        self._main = future if asyncio.isfuture(future) else None
+        return super().run_until_complete(future)
+
     # BaseEventLoop calls these methods of its subclass.
 
     def select(self, timeout: float | None) -> list[Any]:
         """Jump to the next timer, in `timeout` seconds. Raises Deadlock if there is none (None).
         Raises what is to end a confined run.
         """
-        if (confinement := current()) is not None:
+        is_ending = self._main is not None and self._main.done()  # by itself, with its own error
+        if not is_ending and (confinement := current()) is not None:
             confinement.raise_ending()
         if timeout is None:
             raise Deadlock(self._now, _waiting(self))
@@ -171,115 +179,6 @@ for _name in ("remove_reader", "remove_writer", "remove_signal_handler"):
     setattr(VirtualLoop, _name, _none_to_remove)
 
 
-def run_virtual(
-    main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]],
-    *,
-    start: float = START,
-    allow: Collection[str] = (),
-) -> T:
-    """Run `main`, a coroutine or a coroutine function without arguments, on a VirtualLoop to its
-    end; return what it returns, raise what it raises::
-
-        fills = run_virtual(backtest())  # a week of minute bars in a second
-
-    Sleeps, timeouts, timers, `request`, `max_age` and the timestamps of events are in virtual time,
-    which begins at `start` in Unix seconds. `aiobus.clock.time()` tells it.
-
-    Nothing leaves the process meanwhile. To connect, bind or send by a socket, to look up a host
-    name, to start or signal a process, to start a thread or use an executor, to make or use a
-    zmq socket, to call into the loop of another thread, or to start a bus on ipc or tcp raises
-    LeavesProcess. That ends the run with this error at the next turn of the loop, also if the code
-    catches it, and whatever `on_error` says. `allow` names callers that may do so all the same, by
-    module and function (`allow=("reports.Mailer.send",)`). It counts if the caller is anywhere in
-    the stack, and what is let through is printed to stderr once. Files and sqlite3 stay in the
-    machine and are not refused. Not seen are calls by ctypes and other extensions in C, methods of
-    sockets that were looked up before, pipes that were open before, and threads that run already
-    and are handed work by a queue.
-
-    If a loop runs in the calling thread already (a notebook, a coroutine test), a thread of its own
-    runs `main`, and the caller waits: its loop stands still until the end. Ctrl-C ends the run: its
-    tasks are cancelled, and KeyboardInterrupt is raised. Raises Deadlock if nothing can ever happen
-    again, TypeError and ValueError for wrong arguments.
-    """
-    try:
-        if not callable(main) and not inspect.iscoroutine(main):
-            raise TypeError(f"main={main!r}: a coroutine is needed, or a coroutine function")
-        confinement, loop = Confinement(allow), VirtualLoop(start=start)
-    except BaseException:
-        if inspect.iscoroutine(main):
-            main.close()  # else Python complains that it was never awaited
-        raise
-
-    def run() -> T:
-        try:
-            with confined(confinement), asyncio.Runner(loop_factory=lambda: loop) as runner:
-                try:
-                    result: T = runner.run(main() if callable(main) else main)
-                finally:
-                    confinement.is_over = True
-        except (Exception, asyncio.CancelledError) as error:
-            if confinement.refusal not in (None, error):
-                raise confinement.refusal from error
-            raise
-        if confinement.refusal is not None:
-            raise confinement.refusal
-        return result
-
-    return _in_own_thread(run, confinement) if _is_loop_running() else run()
-
-
-def _is_loop_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _in_own_thread(run: Callable[[], T], confinement: Confinement) -> T:
-    results: list[T] = []
-    errors: list[BaseException] = []
-    is_done = threading.Event()  # a `join` that a signal handler interrupts takes it for ended
-
-    def work() -> None:
-        try:
-            results.append(run())
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            errors.append(error)
-        is_done.set()
-
-    work_here = copy_context().run
-    thread = threading.Thread(target=work_here, args=(work,), name="run_virtual", daemon=True)
-    with _interruptible():
-        try:
-            start_unconfined(thread)
-            is_done.wait()
-        except BaseException:  # Ctrl-C, or what another signal handler raises
-            confinement.interrupt(KeyboardInterrupt())
-            if thread.is_alive():
-                is_done.wait()
-            raise
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt. The handler of the caller's loop would only note it for
-    that loop, which stands still.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 class _Future(asyncio.Future[T]):
     """Its hash is its number, so that sets iterate in the same order in each run."""
 
@@ -310,18 +209,31 @@ def _make_task(
 
 
 def _waiting(loop: VirtualLoop) -> list[str]:
-    tasks = sorted(asyncio.all_tasks(loop), key=hash)  # in the order of creation
-    return [f"{task.get_name()}: {_where(task.get_coro())}" for task in tasks]
+    """A line for each task, those of the user's code first, in the order of creation."""
+    found = []
+    for task in sorted(asyncio.all_tasks(loop), key=hash):
+        frames = list(_frames(task.get_coro()))
+        is_others = not any(map(is_users, frames))
+        places = " in ".join(map(_place, reversed(frames))) or "not begun"
+        found.append((is_others, f"{task.get_name()}: {places}{_awaited(task)}"))
+    return [line for _, line in sorted(found, key=itemgetter(0))]
 
 
-def _where(awaited: Any) -> str:
-    """The frames in which a task waits, innermost first."""
-    frames = [f"{frame.f_code.co_name} ({_line(frame)})" for frame in _frames(awaited)]
-    return " in ".join(reversed(frames)) or "not begun"
+def _awaited(task: "asyncio.Task[Any]") -> str:
+    """The tasks that a task waits for, as far as it tells."""
+    future = getattr(task, "_fut_waiter", None)
+    awaited = [future] if isinstance(future, asyncio.Task) else getattr(future, "_children", [])
+    names = [each.get_name() for each in awaited if isinstance(each, asyncio.Task)]
+    return f", for {' and '.join(names)}" if names else ""
 
 
-def _line(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+def _place(frame: FrameType) -> str:
+    """The function, and its file and line. Of a library's file, the path within the library."""
+    path = frame.f_code.co_filename
+    if not is_users(frame):
+        depth = str(frame.f_globals.get("__name__", "")).count(".") + 1
+        path = "/".join(path.split("/")[-depth:])
+    return f"{frame.f_code.co_qualname} ({path}:{frame.f_lineno})"
 
 
 def _frames(awaited: Any) -> Iterator[FrameType]:
@@ -330,7 +242,8 @@ def _frames(awaited: Any) -> Iterator[FrameType]:
         for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
             if (frame := getattr(awaited, f"{kind}_frame", None)) is not None:
                 yield frame
-                awaited = getattr(awaited, inner)
+                # What times the steps of a coroutine drives it by itself, under this name.
+                awaited = getattr(awaited, inner) or frame.f_locals.get(DRIVEN)
                 break
         else:
             return

@@ -27,7 +27,7 @@ ORDER = [
     "aiobus.discovery.registry  aiobus.history  aiobus.rows  aiobus.sync  aiobus.virtual_loop",
     (
         "aiobus.discovery.rendezvous  aiobus.inbox  aiobus.mesh.sockets  aiobus.sequence  "
-        "aiobus.wire"
+        "aiobus.virtual_run  aiobus.wire"
     ),
     (
         "aiobus.mesh.peers  aiobus.options  aiobus.publisher  aiobus.testing.faults  "
@@ -52,7 +52,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 51
+MOST_MODULES = 52
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

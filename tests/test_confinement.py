@@ -422,6 +422,32 @@ def test_the_first_of_several_refusals_is_the_one_that_is_raised() -> None:
         run_virtual(main())
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_a_run_that_ends_by_itself_meanwhile_ends_with_the_refusal_and_cleans_up(
+    turns: int,
+) -> None:
+    async def lingers() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(1)
+            cleaned.append(1)
+
+    async def main() -> None:
+        linger = asyncio.create_task(lingers())
+        await asyncio.sleep(0)
+        with suppress(Exception):
+            leave()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not linger.done()
+
+    cleaned: list[int] = []
+    with pytest.raises(LeavesProcess):
+        run_virtual(main())
+    assert cleaned == [1]
+
+
 def test_after_a_refusal_tasks_are_cancelled_and_clean_up() -> None:
     async def main() -> None:
         try:

@@ -162,6 +162,95 @@ def test_waiting_for_what_can_never_come_raises_and_names_each_task_with_file_an
     assert len(caught.value.waiting) == 2
 
 
+async def waits_for_a_reply(bus: AsyncEventBus) -> None:
+    await bus.subscribe("ORDER", lambda event: None)
+    await bus.request(Event("ORDER", 1), "FILL", timeout=None)
+
+
+async def waits_at_a_stream(bus: AsyncEventBus) -> None:
+    async with bus.stream("TRADE") as trades:
+        await anext(trades)
+
+
+async def waits_at_a_queue(bus: AsyncEventBus) -> None:
+    await asyncio.Queue[int]().get()
+
+
+async def waits_at_a_lock(bus: AsyncEventBus) -> None:
+    lock = asyncio.Lock()
+    await lock.acquire()
+    async with lock:
+        pass
+
+
+async def waits_until_closed(bus: AsyncEventBus) -> None:
+    await bus.wait_closed()
+
+
+async def waits_in_a_handler(bus: AsyncEventBus) -> None:
+    async def on_trade(trade: Event) -> None:
+        await waits_for_ever()
+
+    await bus.subscribe("TRADE", on_trade)
+    await bus.publish(Event("TRADE", 1))
+
+
+async def waits_for_a_task(bus: AsyncEventBus) -> None:
+    await asyncio.create_task(waits_for_ever(), name="child")
+
+
+async def waits_for_two_tasks(bus: AsyncEventBus) -> None:
+    await asyncio.gather(waits_for_ever(), asyncio.create_task(waits_for_ever(), name="other"))
+
+
+@pytest.mark.parametrize(
+    ("waits", "at", "expected"),
+    [
+        (waits_for_a_reply, "request(", r"main: Requests\._wait \(aiobus/requests\.py:\d+\) in .*"),
+        (waits_at_a_stream, "anext(", r"main: Subscription\.wait \(aiobus/\w+\.py:\d+\) in .*"),
+        (waits_at_a_queue, "get()", r"main: Queue\.get \(asyncio/queues\.py:\d+\) in "),
+        (waits_at_a_lock, "async with", r"main: Lock\.acquire \(asyncio/locks\.py:\d+\) in .*"),
+        (waits_until_closed, "wait_closed()", r"main: .* in AsyncEventBus\.wait_closed .* in "),
+        (
+            waits_in_a_handler,
+            "waits_for_ever()",
+            r"aiobus desk .*on_trade\(TRADE\): Event\.wait .*",
+        ),
+        (waits_for_a_task, "create_task", r"main: "),
+        (waits_for_two_tasks, "gather(", r"main: "),
+    ],
+)
+def test_it_reads_as_a_sentence_what_each_task_waits_for_and_where(
+    waits: Callable[[AsyncEventBus], Coroutine[Any, Any, None]], at: str, expected: str
+) -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk") as bus:
+            await asyncio.create_task(waits(bus), name="main")
+            await asyncio.Event().wait()
+
+    with pytest.raises(Deadlock) as caught:
+        run(main())
+    place = f"{waits.__name__}.*\\({re.escape(__file__)}:{line_of(waits, at)}\\).*"
+    (line,) = [each for each in caught.value.waiting if re.match(expected + place, each)]
+    if waits is waits_for_a_task:
+        assert line.endswith(", for child")
+    if waits is waits_for_two_tasks:
+        assert re.search(r", for Task-\d+ and other$", line)
+
+
+def test_tasks_of_libraries_that_wait_come_behind_those_of_the_users_code() -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk") as bus:
+            await bus.subscribe("TRADE", print)  # its task waits for events
+            await asyncio.create_task(waits_for_ever(), name="last")
+
+    with pytest.raises(Deadlock) as caught:
+        run(main())
+    first, second, third = (line.partition(":")[0] for line in caught.value.waiting)
+    assert (second, third) == ("last", "aiobus desk print(TRADE)")
+    assert first.startswith("Task-")
+
+
 def test_a_task_in_a_generator_is_named_with_the_line_of_the_generator() -> None:
     async def numbers() -> Any:
         yield 1
