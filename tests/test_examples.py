@@ -580,3 +580,11 @@ async def test_the_websocket_feed_prints_trades_until_ctrl_c(no_task_is_left: No
         client.send_signal(signal.SIGINT)
         _, errors = await client.communicate()
     assert (client.returncode, errors) == (0, b"")
+
+
+def test_a_day_in_virtual_time_cancels_what_is_not_filled_in_30_seconds_and_repeats() -> None:
+    *lines, summary = run(example("virtual_time.py"))
+    assert lines[3] == "..."
+    orders, cancelled = re.findall(r"\d+", summary)
+    assert 0 < int(cancelled) < int(orders)
+    assert summary.endswith("again the same: True")
