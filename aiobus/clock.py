@@ -1,10 +1,11 @@
 """`clock.time()` for data, elapsed time for measuring, and epochs, which tell apart starts.
 
 Programs read `time`; the rest is for the package, in which nothing else reads a clock. Time belongs
-to the event loop: a loop with a method `wall_time()` is virtual, and code that runs on it gets both
-clocks from it. An epoch is a number that no other start of the same name has. A subscription keeps
-its position by (name, epoch): with an equal epoch it would take the events of a new start for
-repetitions.
+to the event loop: if a loop has a method `wall_time()`, code that runs on it gets both clocks from
+it. If it has a method `fresh_epoch()` as well, it is virtual: its clock jumps, nothing outside the
+process hears of it, and runs are to repeat exactly. An epoch is a number that no other start of the
+same name has. A subscription keeps its position by (name, epoch): with an equal epoch it would take
+the events of a new start for repetitions.
 """
 
 import os
@@ -29,15 +30,15 @@ __all__ = [
 
 _NO_LOOP: tuple[int, Callable[[], bool]] = (0, bool)  # no thread is 0, and bool() is False
 _usual = _NO_LOOP
-"""The thread and `is_running` of the last loop that was not virtual. One loop at most runs in a
-thread, so while that loop runs, `get_running_loop` is not needed. In Python 3.11 that is a system
-call, which takes half of the time of making an event.
+"""The thread and `is_running` of the last loop that has no time of its own. At most one loop runs
+in a thread, so while that loop runs, `get_running_loop` is not needed. In Python 3.11 that is a
+system call, which takes half of the time of making an event.
 """
 
 
 def elapsed() -> float:
     """Seconds since an unspecified moment, never set back: for durations and deadlines, not for
-    data. On a virtual loop this is its `time()`. Never waits.
+    data. On a loop with a time of its own this is its `time()`. Never waits.
     """
     return stopwatch()()
 
@@ -47,7 +48,7 @@ def stopwatch() -> Callable[[], float]:
     thread, is_running = _usual
     if thread == get_ident() and is_running():
         return perf_counter
-    loop = _virtual()
+    loop = _own_time()
     return perf_counter if loop is None else loop.time
 
 
@@ -59,17 +60,17 @@ def time() -> float:
     thread, is_running = _usual
     if thread == get_ident() and is_running():
         return machine()
-    loop = _virtual()
+    loop = _own_time()
     return machine() if loop is None else float(loop.wall_time())
 
 
 def is_virtual() -> bool:
     """True if the running loop is virtual. Never waits."""
-    return _virtual() is not None
+    return hasattr(_own_time(), "fresh_epoch")
 
 
-def _virtual() -> Any:
-    """The running loop if it is virtual, else None."""
+def _own_time() -> Any:
+    """The running loop if it has a time of its own, else None."""
     global _usual
     try:
         loop = get_running_loop()
@@ -103,13 +104,12 @@ _highest = 0
 
 def fresh() -> int:
     """An epoch: Unix microseconds of the machine's clock plus a random part below SPREAD, and above
-    every epoch that this process has used or heard of, of any name. On a loop with a method
-    `fresh_epoch()` it is what that returns: no other process hears of it, and runs are to repeat
-    exactly. Thread-safe. Never waits.
+    every epoch that this process has used or heard of, of any name. On a virtual loop, it is the
+    loop's. Thread-safe. Never waits.
     """
     global _highest
-    if (of_loop := getattr(_virtual(), "fresh_epoch", None)) is not None:
-        return int(of_loop())
+    if is_virtual():
+        return int(_own_time().fresh_epoch())
     with _lock:
         now = int(machine() * 1_000_000)
         _highest = max(_highest + 1, now + secrets.randbelow(SPREAD))
@@ -117,10 +117,10 @@ def fresh() -> int:
 
 
 def token() -> str:
-    """Eight hexadecimal digits for a name that no other bus has: random, or on a loop with a method
-    `fresh_epoch()` those of an epoch. Never waits.
+    """Eight hexadecimal digits for a name that no other bus has: random, or on a virtual loop those
+    of an epoch. Never waits.
     """
-    if hasattr(_virtual(), "fresh_epoch"):
+    if is_virtual():
         return f"{fresh() % 2**32:08x}"
     return secrets.token_hex(4)
 

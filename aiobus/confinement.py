@@ -182,7 +182,7 @@ def confined(confinement: Confinement) -> Iterator[None]:
         confinement.is_over = True
         with _lock:
             if outer is None:
-                del _confined[thread]
+                _confined.pop(thread, None)  # a forked child has none
             else:
                 _confined[thread] = outer
             if not _confined:

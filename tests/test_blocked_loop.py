@@ -16,6 +16,14 @@ from aiobus import AsyncEventBus, Event, EventType
 from aiobus.sync import LOOK
 from aiobus.testing import MemoryNetwork
 
+
+class LoopOfYesterday(asyncio.SelectorEventLoop):
+    """A loop with a time of its own, which does not jump."""
+
+    def wall_time(self) -> float:
+        return 86_400.0
+
+
 Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
 
 pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.one_loop]
@@ -99,6 +107,18 @@ async def test_what_else_holds_the_loop_is_said_to_be_other_code(logged: Logged)
             await asyncio.sleep(0)
             time.sleep(HELD)  # noqa: ASYNC251
             await said.wait()
+
+
+def test_on_a_real_loop_with_a_time_of_its_own_it_is_said_as_well(logged: Logged) -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk"):
+            with logged("the event loop of desk was held for 1.") as said:
+                await asyncio.sleep(0)
+                time.sleep(HELD)  # noqa: ASYNC251
+                await said.wait()
+
+    with asyncio.Runner(loop_factory=LoopOfYesterday) as runner:
+        runner.run(main())
 
 
 async def test_several_handlers_that_hold_the_loop_together_are_not_taken_for_other_code(

@@ -657,3 +657,12 @@ def test_time_that_passes_in_the_machine_is_not_refused() -> None:
         time.sleep(0)  # noqa: ASYNC251
 
     run_virtual(main())
+
+
+def test_a_child_that_is_let_through_to_fork_goes_on_and_comes_to_an_end() -> None:
+    async def main() -> bool:
+        return os.fork() == 0
+
+    if run_virtual(main(), allow=(f"{__name__}.{main.__qualname__}",)):
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 7

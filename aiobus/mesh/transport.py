@@ -13,7 +13,7 @@ from contextvars import Context
 from functools import partial
 
 from aiobus.catchup import CatchUp
-from aiobus.clock import elapsed
+from aiobus.clock import elapsed, is_virtual
 from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery, DiscoveryCallbacks, Member
 from aiobus.errors import BusClosed, NameInUse
@@ -121,7 +121,8 @@ class MeshTransport:
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher)
         for member in members:
             session.links.find(member)
-        self._watch()
+        if not is_virtual():  # there is no other network than one in memory, which needs no watch
+            self._watch()
         self._tick()
         await self._until_linked(session)
         session.links.is_open = True
