@@ -42,9 +42,9 @@ def run_virtual(
     catches it, and whatever `on_error` says. `allow` names callers that may do so all the same, by
     module and function (`allow=("reports.Mailer.send",)`). It counts if the caller is anywhere in
     the stack, and what is let through is printed to stderr once. Files and sqlite3 stay in the
-    machine and are not refused. Not seen are calls by ctypes and other extensions in C, methods of
-    sockets that were looked up before, pipes that were open before, and threads that run already
-    and are handed work by a queue.
+    machine and are not refused. Not seen are calls by ctypes and other extensions in C (uvloop is
+    one), methods that were looked up before, writes to a pipe or a bare file descriptor that was
+    open before, and threads that run already and are handed work by a queue.
 
     If a loop runs in the calling thread already (a notebook, a coroutine test), a thread of its own
     runs `main`, and the caller waits: its loop stands still until the end. Ctrl-C ends the run: its
