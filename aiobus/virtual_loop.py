@@ -66,6 +66,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     _thread_id: int | None
     """Of BaseEventLoop: the thread that runs the loop now."""
+    _check_closed: Callable[[], None]
 
     def __init__(self, *, start: float = START) -> None:
         super().__init__()
@@ -79,7 +80,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._clock_resolution = math.ulp(0.0)
         self._selector = self
         self._created = count()
-        self.set_task_factory(_make_task)
 
     def __repr__(self) -> str:
         return f"<VirtualLoop at {self._now:g} s>"
@@ -106,6 +106,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if not seconds >= 0:
             raise ValueError(f"block({seconds!r}): 0 seconds or more are needed")
         self._pass(seconds)
+
+    def create_task(self, coro: Any, **options: Any) -> "asyncio.Task[Any]":
+        """A task of this loop, as of other loops."""
+        if self.get_task_factory() is not None:
+            return super().create_task(coro, **options)
+        self._check_closed()
+        return _Task(coro, self, options)
 
     def create_future(self) -> "asyncio.Future[Any]":
         """A future of this loop."""
@@ -199,13 +206,6 @@ class _Task(asyncio.Task[T]):
 
     def __hash__(self) -> int:
         return self._number
-
-
-def _make_task(
-    loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
-) -> "asyncio.Task[Any]":
-    assert isinstance(loop, VirtualLoop)
-    return _Task(coroutine, loop, options)
 
 
 def _waiting(loop: VirtualLoop) -> list[str]:

@@ -1,6 +1,7 @@
 """On a virtual loop time jumps, runs repeat exactly, and what can never go on is an error."""
 
 import asyncio
+import contextvars
 import re
 import signal
 import threading
@@ -320,6 +321,31 @@ def test_sets_of_tasks_and_futures_iterate_in_the_order_in_which_they_were_made(
     futures, tasks = run(main())
     assert sorted(futures) == sorted(tasks) == list(range(200))
     assert (futures, tasks) == run(main())
+
+
+def test_a_task_has_a_name_and_its_context_and_a_factory_of_the_program_makes_it_if_there_is_one() -> (
+    None
+):
+    variable = contextvars.ContextVar("variable", default=0)
+    context = contextvars.copy_context()
+    context.run(variable.set, 7)
+
+    async def value() -> int:
+        return variable.get()
+
+    async def main() -> tuple[str, str, int, str]:
+        unnamed = asyncio.create_task(value())
+        named = asyncio.create_task(value(), name="named", context=context)
+        seven = await named
+        loop().set_task_factory(
+            lambda loop, coro, **options: asyncio.Task(coro, loop=loop, name="made")
+        )
+        made = asyncio.create_task(value())
+        await asyncio.gather(unnamed, made)
+        return unnamed.get_name(), named.get_name(), seven, type(made).__module__
+
+    unnamed, named, seven, module = run(main())
+    assert (unnamed.partition("-")[0], named, seven, module) == ("Task", "named", 7, "_asyncio")
 
 
 async def market() -> list[Any]:
