@@ -1,9 +1,9 @@
 """Refuses what leaves the process while a thread runs in virtual time.
 
 Owns which calls those are, and the refusal. A refusal is kept: code may catch it, and the run ends
-with it all the same. An audit hook sees connections, processes and threads; what it does not see is
-patched while any thread is confined. Other threads are not confined: they pay for a look at a dict.
-Must not know of loops or buses.
+with it all the same. An audit hook sees connections, name look-ups and processes; what it does not
+see is patched while any thread is confined. Other threads pay for a look at a dict. Must not know
+of virtual loops or buses.
 """
 
 import asyncio
@@ -83,8 +83,9 @@ class Confinement:
                     self._printed.add((known, name))
                     sys.stderr.write(f"virtual time: {known} is let through to {name}{rest}\n")
                 return
-        users = (_name(caller) for caller in callers if is_users(caller))
-        raise self.refuse(name + rest, next(users, ""))
+        others = [caller for caller in callers if not _is_ours(caller)]
+        users = [*filter(is_users, others), *others]  # a strategy may be installed as a library is
+        raise self.refuse(name + rest, _name(users[0]) if users else "")
 
     def refuse(self, call: str, caller: str) -> LeavesProcess:
         """A refusal to raise. The first one ends the run as well."""
@@ -126,11 +127,15 @@ def _name(frame: FrameType) -> str:
     return f"{_module(frame)}.{frame.f_code.co_qualname}"
 
 
+def _is_ours(frame: FrameType) -> bool:
+    """True for code of Python and of what this package is made of."""
+    top = _module(frame).partition(".")[0]
+    return top in sys.stdlib_module_names or top in ("aiobus", "zmq")
+
+
 def is_users(frame: FrameType) -> bool:
     """True for code that is not of a library, as far as can be told."""
-    top = _module(frame).partition(".")[0]
-    is_known = top in sys.stdlib_module_names or top in ("aiobus", "zmq")
-    return not is_known and "site-packages" not in frame.f_code.co_filename
+    return not _is_ours(frame) and "site-packages" not in frame.f_code.co_filename
 
 
 _confined: dict[int, Confinement] = {}
@@ -174,7 +179,9 @@ def confined(confinement: Confinement) -> Iterator[None]:
         _confined[thread] = confinement
     try:
         yield
-    except (Exception, asyncio.CancelledError) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit as well, or a skipped test
         if confinement.refusal not in (None, error):
             raise confinement.refusal from error
         raise

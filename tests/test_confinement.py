@@ -412,6 +412,27 @@ def test_an_error_that_a_refusal_led_to_is_its_cause_and_does_not_hide_it() -> N
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.parametrize("ending", [SystemExit(0), asyncio.CancelledError()])
+def test_a_program_that_ends_itself_after_a_refusal_does_not_hide_it(ending: BaseException) -> None:
+    async def main() -> None:
+        with suppress(Exception):
+            leave()
+        raise ending
+
+    with pytest.raises(LeavesProcess):
+        run_virtual(main())
+
+
+def test_a_caller_that_is_installed_as_a_library_is_named(tmp_path: Path) -> None:
+    code = "import os\nasync def main():\n    os.system('true')\n"
+    package = tmp_path / "site-packages" / "strategies.py"
+    names = {"__name__": "strategies"}
+    exec(compile(code, str(package), "exec"), names)
+    with pytest.raises(LeavesProcess) as caught, ThreadPoolExecutor(1) as pool:
+        pool.submit(run_virtual, names["main"]).result()  # no frame of this module is below
+    assert caught.value.caller == "strategies.main"
+
+
 def test_the_first_of_several_refusals_is_the_one_that_is_raised() -> None:
     async def main() -> None:
         for command in ("first", "second"):

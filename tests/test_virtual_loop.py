@@ -323,9 +323,7 @@ def test_sets_of_tasks_and_futures_iterate_in_the_order_in_which_they_were_made(
     assert (futures, tasks) == run(main())
 
 
-def test_a_task_has_a_name_and_its_context_and_a_factory_of_the_program_makes_it_if_there_is_one() -> (
-    None
-):
+def test_a_task_has_a_name_and_a_context_and_is_made_by_the_programs_factory_if_any() -> None:
     variable = contextvars.ContextVar("variable", default=0)
     context = contextvars.copy_context()
     context.run(variable.set, 7)
