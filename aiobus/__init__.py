@@ -8,7 +8,13 @@ from aiobus.bus import AsyncEventBus
 from aiobus.errors import (
     BusClosed,
     BusError,
+    CommitFailed,
     EncodeError,
+    JournalCorrupt,
+    JournalError,
+    JournalFailed,
+    JournalInUse,
+    JournalRemoved,
     NameInUse,
     NoSubscribers,
     QueueFull,
@@ -16,6 +22,7 @@ from aiobus.errors import (
     WrongLoop,
 )
 from aiobus.event import Event, EventType
+from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
@@ -26,10 +33,17 @@ __all__ = [
     "BusClosed",
     "BusError",
     "BusStats",
+    "CommitFailed",
     "EncodeError",
     "Event",
     "EventStream",
     "EventType",
+    "Journal",
+    "JournalCorrupt",
+    "JournalError",
+    "JournalFailed",
+    "JournalInUse",
+    "JournalRemoved",
     "Limits",
     "NameInUse",
     "NoSubscribers",

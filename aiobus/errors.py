@@ -4,6 +4,12 @@
     ├── BusClosed         the bus is not open (not started, closing or closed)
     ├── EncodeError       the event cannot travel as it is            (also a ValueError)
     ├── QueueFull         publish_nowait() met a full "block" inbox, or a reader it must not outrun
+    ├── JournalError      what a journal refuses; the base of those below
+    │   ├── CommitFailed      these events are not in the file; the next commit may succeed
+    │   ├── JournalCorrupt    what is in the file is not what was written
+    │   ├── JournalFailed     nothing more can be written before it is opened again
+    │   ├── JournalInUse      another process, or object, writes to it
+    │   └── JournalRemoved    `keep=` has removed what was asked for
     ├── NameInUse         another bus of this name is on the network
     ├── NoSubscribers     no subscription names the type of a request()
     ├── RequestTimeout    request() was published but not answered    (also a TimeoutError)
@@ -15,7 +21,13 @@ Facts are in attributes, the way out is in the text. This module knows nothing e
 __all__ = [
     "BusClosed",
     "BusError",
+    "CommitFailed",
     "EncodeError",
+    "JournalCorrupt",
+    "JournalError",
+    "JournalFailed",
+    "JournalInUse",
+    "JournalRemoved",
     "NameInUse",
     "NoSubscribers",
     "QueueFull",
@@ -82,6 +94,93 @@ class QueueFull(BusError):
             f"the inbox of {self.subscription} is full (maxsize={self.maxsize}), its policy is"
             " 'block': nothing was published. `await bus.publish(event)` waits for room, or give"
             " that subscription another overflow policy"
+        )
+
+
+class JournalError(BusError):
+    """A journal was asked for something that it cannot do. The text says what."""
+
+
+class CommitFailed(JournalError):
+    """A commit to the journal at `path` failed as a whole, for example because the disk is full:
+    none of its events is in the file. The next commit tries again.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: the commit failed and its events are not in the file: {self.reason}"
+
+
+class JournalFailed(JournalError):
+    """The journal at `path` accepts nothing more until it is opened again, because an error of the
+    disk leaves unknown what is on it. The events of the failed commit may be in the file or not.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: writing failed ({self.reason}), so it is unknown what is on the disk."
+            " Nothing more is written; open the journal again, which verifies it"
+        )
+
+
+class JournalCorrupt(JournalError):
+    """The journal at `path` is not what was written, from `offset` on. The `valid` events before
+    that are whole and can be read. Nothing was changed or deleted.
+    """
+
+    def __init__(self, path: str, offset: int, valid: int, reason: str) -> None:
+        super().__init__(path, offset, valid, reason)
+        self.path = path
+        self.offset = offset
+        self.valid = valid
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is damaged from offset {self.offset} on: {self.reason}. The {self.valid}"
+            " events before that are whole: read them with aiobus.Journal(path).read(). To go on,"
+            " move the file away together with those that begin with its name, and begin a new one"
+        )
+
+
+class JournalInUse(JournalError):
+    """The journal at `path` is written by `holder` already. Reading it is possible."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(path, holder)
+        self.path = path
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is written by {self.holder or 'another process'} already; end that, or"
+            " give this one another file"
+        )
+
+
+class JournalRemoved(JournalError):
+    """What was asked of the journal at `path` was removed by `keep=`: the events before offset
+    `first`.
+    """
+
+    def __init__(self, path: str, first: int) -> None:
+        super().__init__(path, first)
+        self.path = path
+        self.first = first
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: the events before offset {self.first} were removed by keep=; read from"
+            f" start_offset={self.first} on, or keep more"
         )
 
 

@@ -1,0 +1,349 @@
+"""The verification of a journal: each event in order of offset, compared with its checksum, and the
+whole with its mark.
+
+Owns how the columns of the file are read, and what counts as damage. Each read transaction is
+short: a long one keeps the writer from emptying its write-ahead log.
+"""
+
+import math
+import os
+import sqlite3
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from aiobus.errors import JournalCorrupt, JournalError, JournalRemoved
+from aiobus.event import KNOWN, event_id
+from aiobus.journal.format import (
+    APPLICATION,
+    COLUMNS,
+    FORMAT,
+    SCHEMA,
+    chained,
+    checksum,
+    origin,
+    origin_checksum,
+    unsealed,
+)
+from aiobus.journal.mark import Mark, read_mark
+
+__all__ = [
+    "MAX_ROUTES",
+    "WRONG",
+    "Database",
+    "Found",
+    "Route",
+    "Walk",
+    "check_schema",
+    "connect",
+    "is_busy",
+    "said",
+    "verified",
+]
+
+CHUNK_EVENTS = 1_024
+CHUNK_BYTES = 4 * 1024 * 1024
+"""Bytes of data after which no further event is read in one go."""
+MAX_ROUTES = 65_536
+"""(source, type, key) that are remembered."""
+BUSY_SECONDS = 5.0
+
+WRONG = (struct.error, TypeError, ValueError, LookupError, OverflowError, AttributeError)
+"""What a damaged column raises."""
+
+
+def connect(path: str, mode: str) -> sqlite3.Connection:
+    """A connection in which each statement is a transaction, and a text is bytes."""
+    connection = sqlite3.connect(
+        f"file:{quote(os.path.abspath(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_SECONDS,
+        check_same_thread=False,
+        cached_statements=64,
+    )
+    connection.text_factory = bytes
+    return connection
+
+
+def is_busy(error: Exception) -> bool:
+    """True if another program has locked the database."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def said(error: Exception) -> str:
+    """What SQLite or Python says is wrong."""
+    name = getattr(error, "sqlite_errorname", None)
+    return f"{error} ({name})" if name else str(error) or type(error).__name__
+
+
+def is_journal(connection: sqlite3.Connection) -> bool:
+    """True if the database says that it is a journal of this format."""
+    ((application,),) = connection.execute("PRAGMA application_id")
+    ((version,),) = connection.execute("PRAGMA user_version")
+    return (application, version) == (APPLICATION, FORMAT)
+
+
+def check_schema(path: str, connection: sqlite3.Connection) -> None:
+    """Raises ValueError unless the tables are exactly those of a journal, and JournalError if the
+    file never was one.
+    """
+    try:
+        is_own = is_journal(connection)
+    except sqlite3.DatabaseError:
+        is_own = False
+        if os.path.exists(f"{path}.mark"):
+            raise
+    if not is_own and not os.path.exists(f"{path}.mark"):
+        raise JournalError(f"{path} is no journal: give another path. It is left as it is")
+    own = sqlite3.connect(":memory:")
+    own.text_factory = bytes
+    for statement in SCHEMA:
+        own.execute(statement)
+    select = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+    expected = own.execute(select).fetchall()
+    own.close()
+    if not is_own or connection.execute(select).fetchall() != expected:
+        raise ValueError("its schema is damaged")
+
+
+class Route(NamedTuple):
+    """What events of one source, type and key have in common."""
+
+    start: int
+    source: str
+    epoch: int
+    type: str
+    key: str
+    is_wanted: bool
+
+
+class Database:
+    """The tables of one journal, whose texts are remembered."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.connection = connection
+        self.names: dict[int, str] = {}
+        self.sources: dict[int, tuple[str, int]] = {}
+
+    def meta(self) -> dict[str, Any]:
+        """The facts of `meta`, which change when `keep=` removes events."""
+        return unsealed(self.connection.execute("SELECT data, crc FROM meta"))
+
+    def load_texts(self) -> None:
+        """Read the types, keys and sources that were added since the last time."""
+        for number, text in self.connection.execute(
+            "SELECT id, text FROM names WHERE id > ? ORDER BY id", (len(self.names),)
+        ).fetchall():
+            if number != len(self.names) + 1:
+                raise ValueError("its table `names` is damaged")
+            self.names[number] = text.decode()
+        for number, name, epoch, begin in self.connection.execute(
+            "SELECT id, name, epoch, origin FROM sources WHERE id > ? ORDER BY id",
+            (len(self.sources),),
+        ).fetchall():
+            if number != len(self.sources) + 1 or begin.decode() != origin(name.decode(), epoch):
+                raise ValueError("its table `sources` is damaged")
+            self.sources[number] = name.decode(), epoch
+
+    def text(self, column: int | bytes) -> str:
+        """A type or key."""
+        if isinstance(column, bytes):
+            return column.decode()
+        if column not in self.names:
+            self.load_texts()
+        return self.names[column]
+
+    def source(self, number: int) -> tuple[str, int]:
+        """The name and epoch of a source."""
+        if number not in self.sources:
+            self.load_texts()
+        return self.sources[number]
+
+    def route(self, source: int, type: Any, key: Any, wants: Callable[..., bool]) -> Route:
+        """What these columns stand for."""
+        name, epoch = self.source(source)
+        texts = self.text(type), self.text(key)
+        start = origin_checksum(name, epoch, *texts)
+        type_, key_ = texts
+        return Route(start, name, epoch, KNOWN.get(type_, type_), key_, wants(name, *texts))
+
+    def cause(self, source: int | None, seq: int | None, cause: bytes | None) -> bytes:
+        """The text of a cause."""
+        if source is not None and seq is not None:
+            return event_id(*self.source(source), seq).encode()
+        return cause or b""
+
+
+Found = tuple[int, Route, int, float, bytes, bytes]
+"""Offset, route, seq, time, cause and data of an event."""
+
+
+class Walk:
+    """One way through a journal from the offset `start`, or from its first event, to its present
+    end. `wants` says of a source name, type and key if they are wanted; all events are verified.
+
+    Raises JournalCorrupt or JournalRemoved if there is no event to begin with.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        start: int | None = None,
+        wants: Callable[[str, str, str], bool] = lambda *_: False,
+        since: float = -math.inf,
+        until: float = math.inf,
+    ) -> None:
+        self._database = database
+        self._path = database.path
+        self._wants = wants
+        self._since, self._until = since, until
+        self._routes: dict[tuple[int, Any, Any], Route] = {}
+        self._first = 1
+        self.offset = 0
+        """The last event that was verified."""
+        self._read_mark()
+        try:
+            facts = database.meta()
+            self._first, latest, chain = facts["first"], facts["latest"], facts["chain"]
+            if self.mark.offset < self._first - 1:  # `keep=` has removed events since
+                self._read_mark()
+        except (sqlite3.Error, *WRONG) as error:
+            if is_busy(error):
+                raise
+            raise self.corrupt(said(error)) from None
+        is_removed = start is not None and start < self._first
+        if is_removed or (latest is not None and since <= latest and since > -math.inf):
+            raise JournalRemoved(self._path, self._first)
+        self._is_whole = start is None or start == self._first
+        self.offset = (self._first if start is None else start) - 1
+        self.chain: int = chain
+        """The running checksum behind it, if the walk began with the first event."""
+        self.is_over = False
+
+    def _read_mark(self) -> None:
+        self.mark, self._problem = Mark(), ""
+        try:
+            mark = read_mark(self._path)
+        except ValueError as error:
+            self._problem = str(error)
+        else:
+            if mark is None:
+                self._problem = f"{self._path}.mark is missing"
+            else:
+                self.mark = mark
+
+    def chunk(self) -> tuple[list[Found], JournalError | None]:
+        """The next events that are wanted, and what is wrong behind them. `is_over` is True then,
+        and at the end. Raises sqlite3.OperationalError if the database is locked.
+        """
+        found: list[Found] = []
+        before = self.offset
+        error: JournalError | None = None
+        try:
+            self._check(found)
+            self.is_over = self.offset == before
+            if self.is_over:
+                self._check_end()
+        except (sqlite3.Error, *WRONG) as wrong:
+            if is_busy(wrong):
+                raise
+            self.is_over = True
+            error = self._removed() or self.corrupt(said(wrong))
+        return found, error
+
+    def _check(self, found: list[Found]) -> None:
+        database, routes, mark = self._database, self._routes, self.mark
+        since, until = self._since, self._until
+        offset, chain, size = self.offset, self.chain, 0
+        if len(routes) > MAX_ROUTES:
+            routes.clear()
+        cursor = database.connection.execute(
+            f'SELECT {COLUMNS} FROM events WHERE "offset" > ? ORDER BY "offset" LIMIT ?',
+            (offset, CHUNK_EVENTS),
+        )
+        try:
+            for at, source, seq, time, type, key, cause_of, cause_seq, cause, data, crc in cursor:
+                offset += 1
+                if at != offset:
+                    raise ValueError("the event is missing")
+                route = routes.get((source, type, key))
+                if route is None:
+                    route = database.route(source, type, key, self._wants)
+                    routes[source, type, key] = route
+                if cause is None and cause_of is None:
+                    cause = b""
+                else:
+                    cause = database.cause(cause_of, cause_seq, cause)
+                if crc != checksum(route.start, at, seq, time, cause, data):
+                    raise ValueError("its checksum differs")
+                chain = chained(chain, crc)
+                if at == mark.offset and self._is_whole and chain != mark.chain:
+                    raise ValueError("one of the events up to it is not the one that was written")
+                self.offset, self.chain = at, chain
+                if route.is_wanted and since <= time < until:
+                    found.append((at, route, seq, time, cause, data))
+                size += len(data)
+                if size > CHUNK_BYTES:
+                    break
+        finally:
+            cursor.close()
+
+    def _check_end(self) -> None:
+        """Raises ValueError if this cannot be the end."""
+        if self._problem:
+            raise ValueError(self._problem)
+        if self.offset < self.mark.offset:
+            raise ValueError(f"the events up to offset {self.mark.offset} are missing")
+        if self.mark.offset < self._first - 1:
+            raise ValueError(f"{self._path}.mark is older than the file")
+        is_past = self.mark.is_clean and self.mark.offset < self.offset
+        if is_past and read_mark(self._path) == self.mark:  # no writer has opened it meanwhile
+            raise ValueError(f"{self._path}.mark is older than the file")
+
+    def _removed(self) -> JournalRemoved | None:
+        """If `keep=` has removed the next event during the walk."""
+        try:
+            first = self._database.meta()["first"]
+        except (sqlite3.Error, *WRONG):
+            return None
+        return JournalRemoved(self._path, first) if first > self.offset + 1 else None
+
+    def corrupt(self, reason: str) -> JournalCorrupt:
+        """The error for a damage behind the last event that was verified."""
+        valid = max(0, self.offset + 1 - self._first)
+        return JournalCorrupt(self._path, self.offset + 1, valid, reason)
+
+    @property
+    def count(self) -> int:
+        """How many events were verified, if the walk began with the first."""
+        return max(0, self.offset + 1 - self._first)
+
+
+def verified(database: Database) -> Walk:
+    """The walk through a whole journal. Raises JournalCorrupt if anything in it is not what was
+    written, and sqlite3.OperationalError if another program has locked it.
+    """
+    try:
+        check_schema(database.path, database.connection)
+        walk = Walk(database)
+    except (sqlite3.Error, *WRONG) as wrong:
+        if is_busy(wrong):
+            raise
+        raise JournalCorrupt(database.path, 1, 0, said(wrong)) from None
+    while not walk.is_over:
+        _, error = walk.chunk()
+        if error is not None:
+            raise error
+    try:
+        ((verdict,),) = database.connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if verdict != b"ok":
+            raise ValueError(f"SQLite says: {verdict.decode(errors='replace')}")
+    except (sqlite3.Error, *WRONG) as wrong:
+        if is_busy(wrong):
+            raise
+        raise walk.corrupt(said(wrong)) from None
+    return walk
