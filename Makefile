@@ -48,6 +48,7 @@ perf-quick: $(PEERS)
 soak: $(DEV)
 	@MACHINE_EXAMPLES=5000 $(BIN)/python -m pytest -q -o timeout=1800 -o faulthandler_timeout=0 \
 		--hypothesis-profile=soak -m hypothesis
+	@DAMAGE_ROUNDS=200 $(BIN)/python -m pytest -q tests/test_journal_damage.py
 	@PYTHONPATH=tests $(BIN)/python -m faults.soak
 
 clean:

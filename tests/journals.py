@@ -100,6 +100,11 @@ async def written(path: Path, some: Sequence[Entry]) -> None:
         assert ledger.errors == []
 
 
+def make(path: Path, some: Sequence[Entry]) -> None:
+    """The same, for a test that is no coroutine."""
+    asyncio.run(written(path, some))
+
+
 def facts(event: Event[Any]) -> tuple[Any, ...]:
     """All that an event says."""
     return (

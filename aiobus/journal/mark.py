@@ -51,7 +51,7 @@ def read_mark(path: str) -> Mark | None:
             text = file.read()
     except FileNotFoundError:
         return None
-    with suppress(ValueError, TypeError, AttributeError):
+    with suppress(ValueError, TypeError, AttributeError, LookupError):
         facts: dict[str, Any] = orjson.loads(text.partition(b"\n")[0])
         reserved = {name: (epoch, upto) for name, (epoch, upto) in facts["reserved"].items()}
         mark = Mark(**{**facts, "reserved": reserved})

@@ -66,7 +66,8 @@ class JournalWriter:
         self._sync = sync
         self._lock: FileLock | None = None
         self._connection: sqlite3.Connection | None = None
-        self._database: Database | None = None
+        self._removed: dict[str, int] = {}
+        """The highest seq that `keep=` has removed, by the number of the source."""
         self._texts = Texts()
         self._names = self._sources = 0
         """How many of the texts are in the file."""
@@ -119,46 +120,53 @@ class JournalWriter:
                 raise JournalCorrupt(self.path, 1, 0, damage or "it is missing; its mark is there")
             write_mark(self.path, Mark())  # first, so a journal without a mark is damaged
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._connection = connection = connect(self.path, "rw")
-        is_new = not is_there or (
-            mark == Mark() and not connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
-        )
-        if is_new:
-            self._create(connection)
-        self._database = database = Database(self.path, connection)
-        walk = verified(database)
+        if not is_there or (mark == Mark() and not os.path.getsize(self.path)):
+            self._create()
+        # Verified by a connection that cannot write: when another one closes, SQLite empties the
+        # write-ahead log, and with it what lies behind a damage in it.
+        looking = connect(self.path, "ro")
+        try:
+            database = Database(self.path, looking)
+            walk = verified(database)
+            database.load_texts()
+            self._connection = self._connect()
+            self._removed = database.meta()["removed"]
+        finally:
+            looking.close()
         self._position = walk.offset, walk.chain
         self._reserved = dict(walk.mark.reserved)
-        database.load_texts()
         for number in sorted(database.names):
             self._texts.name(database.names[number])
         for number in sorted(database.sources):
             self._texts.source(*database.sources[number])
         self._names, self._sources = len(self._texts.names), len(self._texts.sources)
-        full = 2 if self._sync == "power" else 1
-        for pragma in ("wal_autocheckpoint = 0", f"synchronous = {full}", "fullfsync = 1"):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
-        if mode != b"wal":
-            raise JournalError(
-                f"{self.path}: its file system has no shared memory; use a local one"
-            )
         self._write_mark()
         self._keep_space()
 
-    def _create(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL").fetchall()
-        connection.execute("PRAGMA synchronous = 2")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        for statement in SCHEMA:
-            connection.execute(statement)
-        facts: dict[str, Any] = {"first": 1, "chain": 0, "latest": None, "removed": {}}
-        connection.execute("INSERT INTO meta VALUES (?, ?)", sealed(facts))
-        connection.execute("COMMIT")
-        # A write-ahead log that is cut would else take the tables with it.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self.path, "rw")
+        full = 2 if self._sync == "power" else 1
+        for pragma in ("wal_autocheckpoint = 0", f"synchronous = {full}", "fullfsync = 1"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        return connection
+
+    def _create(self) -> None:
+        """Make the tables. A write-ahead log that is cut would else take them with it."""
+        connection = connect(self.path, "rw")
+        try:
+            ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            if mode != b"wal":
+                raise JournalError(f"{self.path}: its file system is not local; use one that is")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            for statement in SCHEMA:
+                connection.execute(statement)
+            facts: dict[str, Any] = {"first": 1, "chain": 0, "latest": None, "removed": {}}
+            connection.execute("INSERT INTO meta VALUES (?, ?)", sealed(facts))
+            connection.execute("COMMIT")
+        finally:
+            connection.close()  # which empties the write-ahead log
         sync_file(os.path.dirname(self.path))
 
     def last_seq(self, source: str) -> tuple[int, int, int] | None:
@@ -166,7 +174,6 @@ class JournalWriter:
         highest that may have been used; None if the name is not there. Blocks for milliseconds.
         """
         assert self._connection is not None
-        assert self._database is not None
         epoch, reserved = self._reserved.get(source, (None, 0))
         epochs = [each for name, each in self._texts.sources if name == source]
         if epoch is None:
@@ -176,7 +183,7 @@ class JournalWriter:
         number = self._texts.sources.get((source, epoch), 0)
         select = "SELECT max(seq) FROM events WHERE source = ?"
         ((seq,),) = self._connection.execute(select, (number,)).fetchall()
-        seq = max(seq or 0, self._database.meta()["removed"].get(str(number), 0))
+        seq = max(seq or 0, self._removed.get(str(number), 0))
         return epoch, seq, max(seq, reserved)
 
     def reserve(self, source: str, epoch: int, upto: int) -> None:
