@@ -9,6 +9,7 @@ from typing import Any
 from aiobus import Event, Journal
 from aiobus.codec import encode
 from aiobus.journal.format import Entry
+from aiobus.journal.retention import Keep
 from aiobus.journal.writer import JournalWriter, Sync
 
 START = 1_700_000_000.0
@@ -83,9 +84,11 @@ class Ledger:
 
 
 @asynccontextmanager
-async def writing(path: Path, *, sync: Sync = "process") -> AsyncIterator[Ledger]:
+async def writing(
+    path: Path, *, sync: Sync = "process", keep: Keep = None
+) -> AsyncIterator[Ledger]:
     """An open journal."""
-    writer = JournalWriter(path, sync=sync)
+    writer = JournalWriter(path, sync=sync, keep=keep)
     writer.open()
     try:
         yield Ledger(writer)

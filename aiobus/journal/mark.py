@@ -117,6 +117,9 @@ class SpaceReserve:
         descriptor = os.open(self._path, flags, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+        except OSError:
+            os.unlink(self._path)
+            raise
         finally:
             os.close(descriptor)
 

@@ -256,8 +256,9 @@ class Walk:
         return found, error
 
     def _check(self, found: list[Found]) -> None:
-        database, routes, mark = self._database, self._routes, self.mark
-        since, until = self._since, self._until
+        database, routes, wants = self._database, self._routes, self._wants
+        since, until, verify, chain_of = self._since, self._until, checksum, chained
+        marked = self.mark.offset if self._is_whole else -1
         offset, chain, size = self.offset, self.chain, 0
         if len(routes) > MAX_ROUTES:
             routes.clear()
@@ -267,29 +268,29 @@ class Walk:
         )
         try:
             for at, source, seq, time, type, key, cause_of, cause_seq, cause, data, crc in cursor:
-                offset += 1
-                if at != offset:
+                if at != offset + 1:
                     raise ValueError("the event is missing")
-                route = routes.get((source, type, key))
+                place = source, type, key
+                route = routes.get(place)
                 if route is None:
-                    route = database.route(source, type, key, self._wants)
-                    routes[source, type, key] = route
-                if cause is None and cause_of is None:
-                    cause = b""
-                else:
+                    route = routes[place] = database.route(source, type, key, wants)
+                if cause_of is not None or cause is not None:
                     cause = database.cause(cause_of, cause_seq, cause)
-                if crc != checksum(route.start, at, seq, time, cause, data):
+                else:
+                    cause = b""
+                if crc != verify(route[0], at, seq, time, cause, data):
                     raise ValueError("its checksum differs")
-                chain = chained(chain, crc)
-                if at == mark.offset and self._is_whole and chain != mark.chain:
+                following = chain_of(chain, crc)
+                if at == marked and following != self.mark.chain:
                     raise ValueError("one of the events up to it is not the one that was written")
-                self.offset, self.chain = at, chain
-                if route.is_wanted and since <= time < until:
+                offset, chain = at, following
+                if route[5] and since <= time < until:
                     found.append((at, route, seq, time, cause, data))
                 size += len(data)
                 if size > CHUNK_BYTES:
                     break
         finally:
+            self.offset, self.chain = offset, chain
             cursor.close()
 
     def _check_end(self) -> None:
