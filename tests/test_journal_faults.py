@@ -1,0 +1,354 @@
+"""A journal whose process is killed, whose disk is full or whose disk fails: what was said to be
+committed is there, and what is not is said.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journals import Ledger, entries, entry, read, writing
+
+from aiobus import CommitFailed, Journal, JournalFailed, JournalInUse
+from aiobus.journal.mark import SpaceReserve, read_mark
+from aiobus.journal.writer import JournalWriter
+
+HERE = Path(__file__).parent
+
+TYPE = "FILL"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.db"
+
+
+def command(code: str, *arguments: object) -> list[str]:
+    """What runs `code` in a coroutine, with these arguments in `given`."""
+    body = "\n".join(f"    {line}" for line in code.strip().splitlines())
+    program = (
+        "import asyncio, json, os, resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from journals import entries, entry, read, writing\n"
+        "from aiobus.journal.writer import JournalWriter\n"
+        f"async def main(given):\n{body}\n"
+        "asyncio.run(main(sys.argv[1:]))\n"
+    )
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+
+
+def process(code: str, *arguments: object) -> "subprocess.Popen[str]":
+    """Another process that runs `code`."""
+    told = command(code, *arguments)
+    return subprocess.Popen(told, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+# Killed.
+
+APPEND_FOR_EVER = """
+path, sync = given
+writer = JournalWriter(path, sync=sync)
+writer.open()
+known = writer.last_seq("feed")
+seq = told = known[1] if known else 0
+def committed(count, error):
+    nonlocal told
+    assert error is None
+    told += count
+    os.write(1, b"%d\\n" % told)
+writer.start(committed)
+while True:
+    for _ in range(1 + seq % 97):
+        seq += 1
+        writer.append(entry(seq, {"price": seq, "text": "x" * (seq % 300)}))
+    await asyncio.sleep(0 if seq % 3 else 0.001)
+"""
+
+
+@pytest.mark.parametrize("sync", ["power", "process"])
+def test_a_process_that_is_killed_has_left_all_that_it_said_was_committed_once_and_in_order(
+    path: Path, sync: str
+) -> None:
+    chosen = random.Random(sync)
+    told = 0
+    for _ in range(5):
+        writer = process(APPEND_FOR_EVER, path, sync)
+        assert writer.stdout is not None
+        told = int(writer.stdout.readline())
+        time.sleep(chosen.uniform(0.01, 0.3))  # any instant will do
+        writer.kill()
+        lines = writer.stdout.read().split("\n")
+        writer.wait()
+        writer.stdout.close()
+        told = max([told, *map(int, filter(None, lines[:-1]))])  # the last may be cut
+        found = read(path)
+        assert [offset for offset, _ in found] == [event.seq for _, event in found]
+        assert [offset for offset, _ in found] == [*range(1, len(found) + 1)]
+        assert len(found) >= told
+        assert all(event.data["text"] == "x" * (event.seq % 300) for _, event in found)
+    assert told > 100
+
+
+def test_the_mark_of_a_process_that_is_killed_knows_what_was_committed_a_second_ago(
+    path: Path,
+) -> None:
+    writer = process(
+        """
+async with writing(Path(given[0])) as ledger:
+    await ledger.write(entries(100))
+    print("committed", flush=True)
+    await asyncio.sleep(60)
+""",
+        path,
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    until = time.monotonic() + 10
+    while (mark := read_mark(str(path))) is None or mark.offset < 100:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    assert not mark.is_clean
+    with Journal(path) as journal:
+        assert journal.verify() == 100
+
+
+def test_a_child_that_was_forked_does_not_keep_the_lock_of_its_parent(path: Path) -> None:
+    writer = process(
+        """
+async with writing(Path(given[0])) as ledger:
+    await ledger.write(entries(3))
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        signal.pause()
+    print(child, flush=True)
+    await asyncio.sleep(60)
+""",
+        path,
+    )
+    assert writer.stdout is not None
+    child = int(writer.stdout.readline())
+    try:
+        with pytest.raises(JournalInUse, match=f"process {writer.pid} since"):
+            JournalWriter(path).open()
+        writer.kill()
+        writer.wait()
+        again = JournalWriter(path)
+        again.open()
+        again.close()
+    finally:
+        writer.stdout.close()
+        os.kill(child, signal.SIGKILL)
+    assert len(read(path)) == 3
+
+
+# The disk is full.
+
+
+def limited(ledger: Ledger, pages: int) -> None:
+    """Let the database have so many pages more; then SQLite says that the disk is full."""
+    connection = ledger.writer._opened._connection
+    ((count,),) = connection.execute("PRAGMA page_count").fetchall()
+    connection.execute(f"PRAGMA max_page_count = {count + pages}").fetchall()
+
+
+def big(seq: int) -> Any:
+    return entry(seq, "x" * 20_000)
+
+
+async def test_events_for_which_there_is_no_space_fail_and_later_ones_are_committed(
+    path: Path,
+) -> None:
+    async with writing(path) as ledger:
+        await ledger.write([big(1)])
+        limited(ledger, 1)
+        await ledger.write([big(2)])
+        await ledger.write([big(3)])
+        assert [type(error) for error in ledger.errors] == [CommitFailed, CommitFailed]
+        assert "full" in str(ledger.errors[0])
+        limited(ledger, 1_000)
+        await ledger.write([big(4)])
+        assert (ledger.committed, len(ledger.errors)) == (2, 2)
+    assert [(offset, event.seq) for offset, event in read(path)] == [(1, 1), (2, 4)]
+    with Journal(path) as journal:
+        assert journal.verify() == 2
+
+
+async def test_a_warning_comes_before_the_space_in_reserve_is_used(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with writing(path) as ledger:
+        assert SpaceReserve(str(path)).release()  # there was one
+        SpaceReserve(str(path)).keep()
+        await ledger.write([big(1)])
+        limited(ledger, 1)
+        await ledger.write([big(2)])
+        assert len(ledger.errors) == 1
+        assert "the space kept in reserve is used now" in caplog.text
+
+
+FILL_THE_DISK = """
+path = Path(given[0])
+said = {"committed": 0, "failed": 0, "errors": []}
+async with writing(path, sync="power") as ledger:
+    seq = 0
+    while not ledger.errors:
+        seq += 1
+        await ledger.write([entry(seq, "x" * 20_000)])
+    said["before"] = ledger.committed
+    said["error"] = type(ledger.errors[0]).__name__
+    (path.parent / "ballast").unlink()
+    seq += 1
+    await ledger.write([entry(seq, "after")])
+    said["after"] = ledger.committed
+    said["errors"] = len(ledger.errors)
+said["valid"] = len(read(path))
+print(json.dumps(said), flush=True)
+"""
+
+ON_A_SMALL_DISK = r"""
+mkdir -p "$1"
+mount -t tmpfs -o size=24m none "$1" || exit 77
+head -c 2m /dev/zero > "$1/ballast"
+shift
+exec "$@"
+"""
+
+
+CANNOT_MOUNT = 77
+IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def test_a_full_disk_fails_what_it_has_no_room_for_and_nothing_else(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    told = command(FILL_THE_DISK, disk / "gateway.db")
+    outer = subprocess.run(
+        [*IN_A_NAMESPACE, "sh", "-c", ON_A_SMALL_DISK, "sh", str(disk), *told],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    if outer.returncode == CANNOT_MOUNT or "unshare" in outer.stderr:
+        pytest.skip(f"no file system of its own can be mounted here: {outer.stderr}")
+    said = json.loads(outer.stdout)
+    assert said["error"] == "CommitFailed"
+    assert said["before"] > 100
+    assert (said["after"], said["errors"]) == (said["before"] + 1, 1)
+    assert said["valid"] == said["after"]
+    assert "the space kept in reserve is used now" in outer.stderr
+
+
+# The disk fails.
+
+
+async def test_after_an_error_of_fsync_nothing_is_written_before_the_journal_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with writing(path) as ledger:
+        await ledger.write(entries(3))
+        real = os.fsync
+
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(JournalFailed, match="Input/output error"):
+            ledger.writer.reserve("feed", 1, 10_000)
+        monkeypatch.setattr(os, "fsync", real)
+        with pytest.raises(JournalFailed, match="open the journal again"):
+            ledger.writer.append(entry(4))
+    async with writing(path) as ledger:
+        await ledger.write(entries(3, 4))
+        assert ledger.committed == 3
+    assert [event.seq for _, event in read(path)] == [*range(1, 7)]
+
+
+LIMIT_THE_FILE = """
+path = Path(given[0])
+async with writing(path) as ledger:
+    await ledger.write(entries(5))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024 * 1024, -1))
+    seq = 5
+    while not ledger.errors:
+        some = [entry(n, "x" * 50_000) for n in range(seq + 1, seq + 100)]
+        seq += 99
+        await ledger.write(some)
+    assert ledger.committed + len(ledger.errors) == seq
+    try:
+        ledger.writer.append(entry(seq + 1))
+    except Exception as error:
+        again = type(error).__name__
+    print(json.dumps([ledger.committed, type(ledger.errors[0]).__name__, again]), flush=True)
+"""
+
+
+def test_after_an_error_of_writing_nothing_is_written_before_the_journal_is_opened_again(
+    path: Path,
+) -> None:
+    writer = process(LIMIT_THE_FILE, path)
+    text, _ = writer.communicate()
+    committed, first, again = json.loads(text)
+    assert (first, again) == ("JournalFailed", "JournalFailed")
+    store = JournalWriter(path)
+    store.open()
+    store.close()
+    assert [event.seq for _, event in read(path)] == [*range(1, committed + 1)]
+
+
+async def test_a_foreign_lock_fails_the_commit_and_not_the_journal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.journal.scan.BUSY_SECONDS", 0.05)
+    async with writing(path) as ledger:
+        await ledger.write(entries(1))
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await ledger.write(entries(1, 2))
+        other.execute("ROLLBACK")
+        other.close()
+        await ledger.write(entries(1, 3))
+        assert [str(error).endswith("(SQLITE_BUSY)") for error in ledger.errors] == [True]
+    assert [event.seq for _, event in read(path)] == [1, 3]
+
+
+async def test_a_number_that_was_used_before_is_refused(path: Path) -> None:
+    async with writing(path) as ledger:
+        await ledger.write(entries(3))
+        await ledger.write(entries(1, 2))
+        assert [type(error) for error in ledger.errors] == [CommitFailed]
+        await ledger.write(entries(1, 4))
+    assert [event.seq for _, event in read(path)] == [1, 2, 3, 4]
+
+
+async def test_a_loop_that_ends_while_events_are_committed_loses_none_of_them(path: Path) -> None:
+    def run() -> JournalWriter:
+        writer = JournalWriter(path)
+        writer.open()
+
+        async def main() -> None:
+            writer.start(lambda count, error: None)
+            for each in entries(2_000):
+                writer.append(each)
+
+        asyncio.run(main())
+        return writer
+
+    writer = await asyncio.to_thread(run)
+    await asyncio.to_thread(writer.close)
+    assert len(read(path)) == 2_000
