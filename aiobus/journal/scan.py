@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from aiobus.errors import JournalCorrupt, JournalError, JournalRemoved
-from aiobus.event import KNOWN, event_id
+from aiobus.event import KNOWN
 from aiobus.journal.format import (
     APPLICATION,
     COLUMNS,
@@ -128,6 +128,7 @@ class Database:
         self.connection = connection
         self.names: dict[int, str] = {}
         self.sources: dict[int, tuple[str, int]] = {}
+        self._origins: dict[int, bytes] = {}
 
     def meta(self) -> dict[str, Any]:
         """The facts of `meta`, which change when `keep=` removes events."""
@@ -173,9 +174,12 @@ class Database:
 
     def cause(self, source: int | None, seq: int | None, cause: bytes | None) -> bytes:
         """The text of a cause."""
-        if source is not None and seq is not None:
-            return event_id(*self.source(source), seq).encode()
-        return cause or b""
+        if source is None:
+            return cause or b""
+        begin = self._origins.get(source)
+        if begin is None:
+            begin = self._origins[source] = origin(*self.source(source)).encode()
+        return b"%b%d" % (begin, seq)
 
 
 Found = tuple[int, Route, int, float, bytes, bytes]
