@@ -7,12 +7,14 @@ import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from time import sleep
 from typing import Any, NamedTuple, Self
 
 import orjson
 
 from aiobus.errors import JournalCorrupt, JournalError
 from aiobus.event import Event
+from aiobus.journal.export import export
 from aiobus.journal.format import COLUMNS, checksum, rebuilt
 from aiobus.journal.scan import (
     MAX_ROUTES,
@@ -35,6 +37,7 @@ __all__ = ["Journal", "JournalPage"]
 PAGE_LOOK = 4_096
 """Numbers of a source that one page looks at."""
 PAGE_BYTES = 256 * 1024
+FOLLOW_SECONDS = 0.2
 
 
 class JournalPage(NamedTuple):
@@ -97,11 +100,13 @@ class Journal:
         types: str | Iterable[str] | None = None,
         keys: str | Iterable[str] | None = None,
         sources: str | Iterable[str] | None = None,
+        follow: bool = False,
     ) -> Iterator[tuple[int, Event[Any]]]:
         """Offset and event of each event up to the present end of the file, oldest first: from
         `start_offset` on, with a timestamp from `since` on and before `until` (Unix seconds), of
         these types and keys (as in `subscribe`) and of these source names. What is not given does
-        not select; without types and keys, events of reserved types are read as well.
+        not select; without types and keys, events of reserved types are read as well. With
+        `follow` the iteration does not end: it blocks, and looks five times a second for more.
 
         All events on the way are verified, also those that are not wanted. Raises JournalCorrupt
         behind the last event that is whole; `start_offset` behind the damage reads what follows it.
@@ -111,7 +116,9 @@ class Journal:
         wants = _wanted(types, keys, sources)
         begin = _moment("since", since, -math.inf)
         walk = Walk(self._database, start_offset, wants, begin, _moment("until", until, math.inf))
-        while not walk.is_over:
+        while follow or not walk.is_over:
+            if walk.is_over:
+                sleep(FOLLOW_SECONDS)
             try:
                 found, error = walk.chunk()
             except sqlite3.OperationalError:
@@ -119,6 +126,15 @@ class Journal:
             yield from _events(found)
             if error is not None:
                 raise error
+
+    def export(self, path: str | os.PathLike[str], **selection: Any) -> int:
+        """Write events to a new file whose name ends with `.jsonl` (JSON lines) or `.parquet` (with
+        the extra `parquet`). The keywords are those of `read`; the fields are those of the view
+        `log`, where `data` is JSON in Parquet. Returns how many. If the journal is damaged, the
+        file has the events before that, and JournalCorrupt is raised. Blocks. Raises ValueError for
+        another suffix, FileExistsError, and JournalError without pyarrow.
+        """
+        return export(self.read(**selection), os.fspath(path))
 
     def verify(self) -> int:
         """Compare everything with what was written, and return the number of events. Raises

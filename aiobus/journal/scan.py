@@ -174,7 +174,7 @@ class Database:
 
     def cause(self, source: int | None, seq: int | None, cause: bytes | None) -> bytes:
         """The text of a cause."""
-        if source is None:
+        if source is None or seq is None:
             return cause or b""
         begin = self._origins.get(source)
         if begin is None:
