@@ -262,3 +262,38 @@ async def test_a_time_that_is_no_unix_time_is_refused(path: Path, given: dict[st
     await written(path, entries(1))
     with pytest.raises(ValueError, match="seconds since 1970"):
         read(path, **given)
+
+
+# Making a journal.
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_process_that_is_killed_while_it_makes_a_journal_leaves_one_that_can_be_opened(
+    path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(12))
+
+    class Killed(BaseException):
+        pass
+
+    class Connection(sqlite3.Connection):
+        def execute(self, *given: object) -> sqlite3.Cursor:  # type: ignore[override]
+            if next(steps, None) == step:
+                raise Killed
+            return super().execute(*given)  # type: ignore[arg-type]
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, factory=Connection, **k))
+    with pytest.raises(Killed):
+        JournalWriter(path).open()
+    monkeypatch.undo()
+    writer = JournalWriter(path)
+    writer.open()
+    writer.close()
+    assert read(path) == []
+
+
+def test_an_sqlite_that_is_too_old_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 32, 3))
+    with pytest.raises(JournalError, match=r"is too old: 3\.33 is needed"):
+        JournalWriter(path).open()

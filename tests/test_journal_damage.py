@@ -2,15 +2,17 @@
 damage is reported, with the exact number of events before it. Nothing is deleted for it.
 """
 
+import asyncio
 import os
 import sqlite3
 from pathlib import Path
 
 import pytest
-from journals import EPOCH, entries, entry, make, read
+from journals import EPOCH, entries, entry, make, read, writing
 from spoilt import KINDS, PARTS, Snapshot, snapshot, spoil
 
 from aiobus import Journal, JournalCorrupt
+from aiobus.journal import retention
 from aiobus.journal.writer import JournalWriter
 from aiobus.query import Query
 
@@ -159,3 +161,35 @@ def test_a_page_with_a_damaged_event_is_reported_with_its_offset(path: Path) -> 
         with pytest.raises(JournalCorrupt) as caught:
             journal.page(Query.of("*"), "feed", EPOCH, 0, 20, 100)
     assert (caught.value.offset, caught.value.valid) == (5, 4)
+
+
+def test_a_write_ahead_log_without_its_database_is_reported_and_kept(
+    taken: Snapshot, tmp_path: Path
+) -> None:
+    path = tmp_path / "gateway.db"
+    left = path.with_name("gateway.db-wal")
+    left.write_bytes(taken.path.with_name("gateway.db-wal").read_bytes())
+    with pytest.raises(JournalCorrupt, match="other files of it are there"):
+        JournalWriter(path).open()
+    assert left.stat().st_size > 0
+    assert not path.exists()
+
+
+def test_the_count_of_valid_events_leaves_out_those_that_were_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STRETCH_EVENTS", 10)
+    monkeypatch.setattr(retention, "LEAST_BYTES", 1)
+
+    async def write() -> None:
+        async with writing(path, keep=1) as ledger:
+            for first in range(1, 45, 5):
+                await ledger.write(entries(5, first))
+
+    asyncio.run(write())
+    ((first, _), *_) = read(path)
+    assert first > 10
+    altered(path, f"UPDATE events SET time = time + 1 WHERE seq = {first + 3}")
+    with pytest.raises(JournalCorrupt) as caught:
+        JournalWriter(path).open()
+    assert (caught.value.offset, caught.value.valid) == (first + 3, 3)

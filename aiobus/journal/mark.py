@@ -19,7 +19,7 @@ import orjson
 from aiobus import clock
 from aiobus.errors import JournalInUse
 
-__all__ = ["FileLock", "Mark", "SpaceReserve", "read_mark", "sync_file", "write_mark"]
+__all__ = ["MAKING", "FileLock", "Mark", "SpaceReserve", "read_mark", "sync_file", "write_mark"]
 
 SUFFIX = ".mark"
 
@@ -35,6 +35,10 @@ class Mark(NamedTuple):
     """True if the journal was closed then, so nothing may follow."""
     reserved: Mapping[str, tuple[int, int]] = MappingProxyType({})
     """For each source name the epoch, and the seq up to which numbers may have been used."""
+
+
+MAKING = Mark(-1)
+"""Of a journal that is being made: it may have no tables, and it has no events."""
 
 
 def _encoded(mark: Mark) -> bytes:

@@ -7,6 +7,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from time import sleep
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +17,7 @@ from aiobus.errors import JournalCorrupt, JournalError
 from aiobus.event import Event
 from aiobus.journal.export import export
 from aiobus.journal.format import COLUMNS, checksum, rebuilt
+from aiobus.journal.mark import MAKING, read_mark
 from aiobus.journal.scan import (
     MAX_ROUTES,
     WRONG,
@@ -73,6 +75,9 @@ class Journal:
             self._connection.close()
             if is_busy(error):
                 raise self._locked() from None
+            with suppress(ValueError):
+                if read_mark(self.path) == MAKING:
+                    raise JournalError(f"{self.path} is being made: try again") from None
             raise JournalCorrupt(self.path, 1, 0, said(error)) from None
 
     def __enter__(self) -> Self:

@@ -26,7 +26,7 @@ from aiobus.journal.format import (
     origin_checksum,
     unsealed,
 )
-from aiobus.journal.mark import Mark, read_mark
+from aiobus.journal.mark import MAKING, Mark, read_mark
 
 __all__ = [
     "MAX_ROUTES",
@@ -48,13 +48,18 @@ CHUNK_BYTES = 4 * 1024 * 1024
 MAX_ROUTES = 65_536
 """(source, type, key) that are remembered."""
 BUSY_SECONDS = 5.0
+OLDEST = (3, 33)
 
 WRONG = (struct.error, TypeError, ValueError, LookupError, OverflowError, AttributeError)
 """What a damaged column raises."""
 
 
 def connect(path: str, mode: str) -> sqlite3.Connection:
-    """A connection in which each statement is a transaction, and a text is bytes."""
+    """A connection in which each statement is a transaction, and a text is bytes. Raises
+    JournalError if SQLite is too old for 1,000 rows in a statement.
+    """
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise JournalError(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 is needed")
     connection = sqlite3.connect(
         f"file:{quote(os.path.abspath(path))}?mode={mode}",
         uri=True,
@@ -303,9 +308,9 @@ class Walk:
             raise ValueError(self._problem)
         if self.offset < self.mark.offset:
             raise ValueError(f"the events up to offset {self.mark.offset} are missing")
-        if self.mark.offset < self._first - 1:
-            raise ValueError(f"{self._path}.mark is older than the file")
-        is_past = self.mark.is_clean and self.mark.offset < self.offset
+        # Nothing follows a mark that is clean, or was written before the tables were.
+        is_last = self.mark.is_clean or self.mark == MAKING
+        is_past = max(0, self.mark.offset) < (self.offset if is_last else self._first - 1)
         if is_past and read_mark(self._path) == self.mark:  # no writer has opened it meanwhile
             raise ValueError(f"{self._path}.mark is older than the file")
 

@@ -28,9 +28,17 @@ from aiobus.journal.format import (
     origin,
     sealed,
 )
-from aiobus.journal.mark import FileLock, Mark, SpaceReserve, read_mark, sync_file, write_mark
+from aiobus.journal.mark import (
+    MAKING,
+    FileLock,
+    Mark,
+    SpaceReserve,
+    read_mark,
+    sync_file,
+    write_mark,
+)
 from aiobus.journal.retention import Keep, Retention
-from aiobus.journal.scan import Database, connect, is_busy, said, verified
+from aiobus.journal.scan import Database, Walk, connect, is_busy, said, verified
 
 __all__ = ["Store", "Sync"]
 
@@ -51,8 +59,8 @@ class Store:
 
     def __init__(self, path: str, sync: Sync, keep: Keep) -> None:
         self.path = path
-        self.failed: JournalFailed | None = None
-        """Why nothing more is written."""
+        self.failed = ""
+        """Why nothing more is written; "" if it is."""
         self._sync = sync
         self._position = (0, 0)
         """The offset of the last committed event, and the running checksum behind it."""
@@ -84,13 +92,15 @@ class Store:
             mark = read_mark(self.path)
         except ValueError as error:
             damage = str(error)
-        is_there = os.path.exists(self.path)
-        if not is_there:
-            if damage or (mark and (mark.offset or mark.reserved)):
-                raise JournalCorrupt(self.path, 1, 0, damage or "it is missing; its mark is there")
-            write_mark(self.path, Mark())  # first, so a journal without a mark is damaged
+        if not os.path.exists(self.path):
+            log_file = f"{self.path}-wal"
+            if damage or os.path.exists(log_file) or (mark is not None and mark != MAKING):
+                what = damage or "it is missing, and other files of it are there"
+                raise JournalCorrupt(self.path, 1, 0, what)
+            mark = MAKING
+            write_mark(self.path, mark)  # first, so a journal without a mark is damaged
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        if not is_there or (mark == Mark() and not os.path.getsize(self.path)):
+        if mark == MAKING:
             self._create()
         # Verified by a connection that cannot write: when another one closes, SQLite empties the
         # write-ahead log, and with it what lies behind a damage in it.
@@ -99,13 +109,22 @@ class Store:
             database = Database(self.path, looking)
             walk = verified(database)
             database.load_texts()
-            self._connection = connection = connect(self.path, "rw")
+            connection = connect(self.path, "rw")
         finally:
             looking.close()
+        try:
+            self._take_over(connection, database, walk, keep)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _take_over(
+        self, connection: sqlite3.Connection, database: Database, walk: Walk, keep: Keep
+    ) -> None:
+        self._connection = database.connection = connection
         full = 2 if self._sync == "power" else 1
         for pragma in ("wal_autocheckpoint = 0", f"synchronous = {full}", "fullfsync = 1"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
-        database.connection = connection
         self._position = walk.offset, walk.chain
         self._reserved = dict(walk.mark.reserved)
         for number in sorted(database.names):
@@ -114,7 +133,7 @@ class Store:
             self._texts.source(*database.sources[number])
         self._names, self._sources = len(self._texts.names), len(self._texts.sources)
         self._retention = Retention(database, keep, walk.offset)
-        self._write_mark()
+        self._with_reserve(self._write_mark)
 
     def _create(self) -> None:
         """Make the tables. A write-ahead log that is cut would else take them with it."""
@@ -123,6 +142,8 @@ class Store:
             ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
             if mode != b"wal":
                 raise JournalError(f"{self.path}: its file system is not local; use one that is")
+            if connection.execute("SELECT 1 FROM sqlite_schema").fetchall():
+                return  # a process that made it ended before it could mark it
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -157,8 +178,7 @@ class Store:
         """Note that numbers of this source up to `upto` may be used, on the disk when this returns.
         Raises CommitFailed and JournalFailed.
         """
-        if self.failed is not None:
-            raise self.failed
+        self.check()
         self._reserved = {**self._reserved, source: (epoch, upto)}
         try:
             self._with_reserve(self._write_mark)
@@ -167,12 +187,16 @@ class Store:
 
     # Commits.
 
+    def check(self) -> None:
+        """Raises JournalFailed if nothing more can be written."""
+        if self.failed:
+            raise JournalFailed(self.path, self.failed)
+
     def commit(self, batch: Sequence[Entry], size: int) -> None:
         """Write the events of `batch`, whose rows have `size` bytes, all or none. Raises
         CommitFailed, and JournalFailed if nothing more can be written.
         """
-        if self.failed is not None:
-            raise self.failed
+        self.check()
         try:
             if self.mark_due_in() == 0.0:
                 self._with_reserve(self._write_mark)
@@ -214,9 +238,10 @@ class Store:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if _is_full(error) or is_busy(error) or code == sqlite3.SQLITE_CONSTRAINT:
             return CommitFailed(self.path, said(error))
-        self.failed = JournalFailed(self.path, said(error))
-        log.error("%s", self.failed, exc_info=error)
-        return self.failed
+        self.failed = said(error)
+        failure = JournalFailed(self.path, self.failed)
+        log.error("%s", failure, exc_info=error)
+        return failure
 
     def _with_reserve(self, action: Callable[[], None]) -> None:
         """Take a step that needs disk space, with what is in reserve if there is no other."""
@@ -237,13 +262,13 @@ class Store:
     def mark_due_in(self) -> float | None:
         """Seconds until the mark is to be written; None if it is up to date."""
         since = self._unmarked_since
-        if since is None or self.failed is not None:
+        if since is None or self.failed:
             return None
         return max(0.0, since + MARK_SECONDS - clock.elapsed())
 
     def tend(self) -> bool:
         """Do what is due. False if there was no space for it, so that it is to be tried again."""
-        if self.failed is not None:
+        if self.failed:
             return True
         try:
             if self.mark_due_in() == 0.0:
@@ -290,7 +315,7 @@ class Store:
     def close(self) -> None:
         """Mark the journal as complete, and unlock it."""
         try:
-            if self.failed is None:
+            if not self.failed:
                 self._checkpoint()
                 self._with_reserve(partial(self._write_mark, is_clean=True))
         except (OSError, sqlite3.Error) as error:
@@ -300,7 +325,7 @@ class Store:
             self._lock.release()
 
     def _disconnect(self) -> None:
-        if self.failed is None:
+        if not self.failed:
             self._connection.close()
             return
         # A second connection keeps the first one from a checkpoint when it closes: after an error

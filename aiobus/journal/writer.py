@@ -106,9 +106,8 @@ class JournalWriter:
         """Queue an event for the next commit. Never waits. Raises JournalFailed, and JournalError
         if there is no `room`, before `start`, and once `close` has begun.
         """
-        store, loop = self._opened, self._loop
-        if store.failed is not None:
-            raise store.failed
+        self._opened.check()
+        loop = self._loop
         if loop is None:
             raise JournalError(f"{self.path} is not open for writing")
         if not self.room:
