@@ -1,6 +1,7 @@
 """A journal holds what was committed to it, once and in order, and says so only when it does."""
 
 import asyncio
+import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -262,6 +263,56 @@ async def test_a_time_that_is_no_unix_time_is_refused(path: Path, given: dict[st
     await written(path, entries(1))
     with pytest.raises(ValueError, match="seconds since 1970"):
         read(path, **given)
+
+
+# Bounds.
+
+
+async def test_keys_that_never_repeat_fill_no_table_and_are_read_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.journal.format.MAX_NAMES", 10)
+    monkeypatch.setattr("aiobus.journal.format.MAX_SOURCES", 3)
+    some = [
+        entry(n, type=f"T{n % 7}", key=str(n), cause=f"bus{n}@zz.{n}", source=f"feed{n % 5}")
+        for n in range(1, 101)
+    ]
+    await written(path, some)
+    assert [facts(event) for _, event in read(path)] == [facts(each) for each in originals(some)]
+    plain = sqlite3.connect(path)
+    assert plain.execute("SELECT count(*) FROM names").fetchall() == [(10,)]
+    assert len(plain.execute("SELECT * FROM sources").fetchall()) <= 3 + 5  # of causes, and own
+    rows = plain.execute('SELECT type, key, cause FROM log ORDER BY "offset"').fetchall()
+    plain.close()
+    assert rows == [(each.type, each.key, each.cause) for each in some]
+    with Journal(path) as journal:
+        page = journal.page(Query.of("*"), "feed3", EPOCH, 0, 100, 100)
+        assert [row[3] for row in page.rows] == [each.row for each in some if each.seq % 5 == 3]
+
+
+async def test_the_write_ahead_log_is_emptied_while_events_are_written(path: Path) -> None:
+    async with writing(path) as ledger:
+        for first in range(1, 20_000, 1_000):
+            await ledger.write([entry(n, "x" * 1_000) for n in range(first, first + 1_000)])
+        assert os.stat(path).st_size > 12 * 2**20 > os.stat(f"{path}-wal").st_size
+
+
+async def test_a_reader_that_keeps_the_log_from_being_emptied_is_reported(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aiobus.journal.store.LONG_LOG_BYTES", 2**20)
+    monkeypatch.setattr("aiobus.journal.store.CHECKPOINT_BYTES", 2**20)
+    async with writing(path) as ledger:
+        await ledger.write(entries(1))
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM events").fetchall()
+        for first in range(2, 4_000, 1_000):
+            await ledger.write([entry(n, "x" * 1_000) for n in range(first, first + 1_000)])
+        other.close()
+        await ledger.write(entries(1, 5_000))
+        assert "because another program keeps a transaction open" in caplog.text
+        assert ledger.errors == []
 
 
 # Making a journal.

@@ -4,7 +4,10 @@ damage is reported, with the exact number of events before it. Nothing is delete
 
 import asyncio
 import os
+import re
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -193,3 +196,26 @@ def test_the_count_of_valid_events_leaves_out_those_that_were_removed(
     with pytest.raises(JournalCorrupt) as caught:
         JournalWriter(path).open()
     assert (caught.value.offset, caught.value.valid) == (first + 3, 3)
+
+
+# The page that says how to verify a journal without aiobus.
+
+
+def verified_as_the_page_says(path: Path) -> "subprocess.CompletedProcess[str]":
+    page = (Path(__file__).parent.parent / "docs" / "journal.md").read_text()
+    (code,) = re.findall(r"^```python verify\.py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    return subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_program_of_the_page_verifies_a_journal(path: Path) -> None:
+    make(path, [*entries(100), entry(1, "ü", key="ü", cause="not an id", source="other")])
+    done = verified_as_the_page_says(path)
+    assert (done.stdout, done.stderr) == ("101 events\n", "")
+
+
+def test_the_program_of_the_page_finds_a_damage(path: Path) -> None:
+    make(path, entries(20))
+    altered(path, "UPDATE events SET time = time + 1 WHERE seq = 5")
+    assert verified_as_the_page_says(path).stderr.endswith("AssertionError: 5\n")

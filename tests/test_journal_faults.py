@@ -256,6 +256,36 @@ def test_a_full_disk_fails_what_it_has_no_room_for_and_nothing_else(tmp_path: Pa
 # The disk fails.
 
 
+def log_of(path: Path) -> os.stat_result:
+    """Raises FileNotFoundError if there is no write-ahead log."""
+    return os.stat(f"{path}-wal")
+
+
+async def test_a_mark_vouches_for_nothing_that_is_not_on_the_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    async with writing(path, sync="process") as ledger:
+        await ledger.write(entries(3))
+        monkeypatch.setattr(os, "fsync", fsync)
+        ledger.writer.reserve("feed", 1, 10_000)
+        mark = os.stat(f"{path}.mark").st_ino
+        assert synced == [log_of(path).st_ino, mark, os.stat(path.parent).st_ino]
+
+
+@pytest.mark.parametrize(("sync", "level"), [("power", 2), ("process", 1)])
+async def test_with_power_each_commit_is_synced(path: Path, sync: Any, level: int) -> None:
+    async with writing(path, sync=sync) as ledger:
+        connection = ledger.writer._opened._connection
+        assert connection.execute("PRAGMA synchronous").fetchall() == [(level,)]
+
+
 async def test_after_an_error_of_fsync_nothing_is_written_before_the_journal_is_opened_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +302,8 @@ async def test_after_an_error_of_fsync_nothing_is_written_before_the_journal_is_
         monkeypatch.setattr(os, "fsync", real)
         with pytest.raises(JournalFailed, match="open the journal again"):
             ledger.writer.append(entry(4))
+    # Nothing was copied out of the write-ahead log, which is perhaps not on the disk.
+    assert log_of(path).st_size > 0
     async with writing(path) as ledger:
         await ledger.write(entries(3, 4))
         assert ledger.committed == 3
