@@ -36,6 +36,7 @@ ODD = [
     entry(6, 1e22, cause="feed@zz.9223372036854775808", source="other", epoch=-5),
     entry(7, "ü" * 1000, cause="feed@zz.9223372036854775807", type="A" * 64, key="k" * 128),
     entry(8, True, cause='ü,]"', time=0.0),
+    entry(9, False, time=-0.0),
 ]
 
 
@@ -125,6 +126,20 @@ async def test_on_a_virtual_loop_the_loop_itself_commits(path: Path) -> None:
     assert seen == [3]
     assert writer._thread is None
     writer.close()
+    assert len(read(path)) == 3
+
+
+@pytest.mark.virtual
+async def test_closing_commits_what_is_queued_on_a_virtual_loop_too(path: Path) -> None:
+    writer = JournalWriter(path)
+    writer.open()
+    seen: list[int] = []
+    writer.start(lambda count, error: seen.append(count))
+    for each in entries(3):
+        writer.append(each)
+    writer.close()
+    await asyncio.sleep(0.001)
+    assert seen == [3]
     assert len(read(path)) == 3
 
 
@@ -317,12 +332,15 @@ async def test_a_reader_that_keeps_the_log_from_being_emptied_is_reported(
 
 # Making a journal.
 
+STEPS = 24
+"""Statements of which the first makes the database and the last is behind its verification."""
 
-@pytest.mark.parametrize("step", range(12))
+
+@pytest.mark.parametrize("step", range(STEPS))
 def test_a_process_that_is_killed_while_it_makes_a_journal_leaves_one_that_can_be_opened(
     path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = iter(range(12))
+    steps = iter(range(STEPS))
 
     class Killed(BaseException):
         pass

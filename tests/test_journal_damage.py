@@ -121,6 +121,27 @@ def test_an_event_of_another_journal_in_the_place_of_one_is_reported(path: Path)
     assert caught.value.offset == 20  # the mark is the one witness
 
 
+def test_an_index_that_does_not_agree_with_its_table_is_reported(path: Path) -> None:
+    make(path, entries(20))
+    select = "SELECT rowid, * FROM sqlite_master WHERE name = 'caused'"
+    connection = sqlite3.connect(path)
+    (kept,) = connection.execute(select).fetchall()
+    connection.close()
+    altered(path, "UPDATE events SET cause_seq = 99 WHERE seq = 8", HIDDEN, DROPPED)
+    altered(path, "UPDATE events SET cause_seq = 8 WHERE seq = 8", HIDDEN, RESTORED.format(*kept))
+    assert len(read(path)) == 20
+    with pytest.raises(JournalCorrupt, match="index caused"):
+        JournalWriter(path).open()
+
+
+HIDDEN = "PRAGMA writable_schema = 1"
+DROPPED = "DELETE FROM sqlite_master WHERE name = 'caused'"
+RESTORED = (
+    "INSERT INTO sqlite_master (rowid, type, name, tbl_name, rootpage, sql)"
+    " VALUES ({}, '{}', '{}', '{}', {}, '{}')"
+)
+
+
 @pytest.mark.parametrize("suffix", ["", ".mark"])
 def test_a_journal_without_one_of_its_files_is_reported(path: Path, suffix: str) -> None:
     make(path, entries(20))

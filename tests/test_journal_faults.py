@@ -310,6 +310,21 @@ async def test_after_an_error_of_fsync_nothing_is_written_before_the_journal_is_
     assert [event.seq for _, event in read(path)] == [*range(1, 7)]
 
 
+async def test_a_journal_whose_mark_cannot_be_written_at_the_end_is_not_marked_as_complete(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with writing(path) as ledger:
+        await ledger.write(entries(3))
+        monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.undo()
+    assert "is not marked as complete" in caplog.text
+    assert log_of(path).st_size > 0
+    assert len(read(path)) == 3
+
+
 LIMIT_THE_FILE = """
 path = Path(given[0])
 async with writing(path) as ledger:

@@ -1,13 +1,14 @@
 """`keep=` removes whole stretches of the oldest events, and whoever asks for them is told."""
 
 import os
+import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from journals import EPOCH, START, entries, entry, facts, read, writing
 
-from aiobus import Journal, JournalRemoved, clock
+from aiobus import Journal, JournalCorrupt, JournalFailed, JournalRemoved, clock
 from aiobus.journal import retention
 from aiobus.journal.writer import JournalWriter
 from aiobus.query import Query
@@ -82,6 +83,10 @@ async def test_what_is_over_so_many_bytes_is_removed_and_its_space_is_used_again
     assert keep / 2 < os.stat(path).st_size < keep + 512 * 1024
     found = read(path)
     assert [event.seq for _, event in found] == [*range(found[0][0], 8_001)]
+    plain = sqlite3.connect(path)
+    ((stretches,),) = plain.execute("SELECT count(*) FROM stretches").fetchall()
+    plain.close()
+    assert stretches <= len(found) / STRETCH + 1
     assert len(found) > 500
 
 
@@ -158,3 +163,22 @@ async def test_without_keep_nothing_is_removed(path: Path, now: list[float]) -> 
 def test_a_keep_that_is_neither_bytes_nor_a_time_is_refused(path: Path, keep: object) -> None:
     with pytest.raises(ValueError, match=r"timedelta\(days=30\)"):
         JournalWriter(path, keep=keep)  # type: ignore[arg-type]
+
+
+async def test_a_stretch_in_which_an_event_is_missing_is_not_removed(
+    path: Path, now: list[float]
+) -> None:
+    async with writing(path, keep=DAY) as ledger:
+        for first in range(1, 250, 50):
+            await ledger.write(entries(50, first))
+        other = sqlite3.connect(path)
+        other.execute("DELETE FROM events WHERE seq = 5")
+        other.commit()
+        other.close()
+        now[0] += 2 * DAY.total_seconds()
+        with pytest.raises(JournalFailed, match="of the events before offset 101, 1 are missing"):
+            for seq in range(251, 300):
+                await ledger.write(entries(1, seq))
+    with pytest.raises(JournalCorrupt) as caught:
+        read(path)
+    assert (caught.value.offset, caught.value.valid) == (5, 4)

@@ -84,7 +84,8 @@ class Retention:
             (end,),
         ).fetchall()
         if count != end - facts["first"]:
-            raise ValueError(f"{end - facts['first'] - count} events before {end} are missing")
+            missing = end - facts["first"] - count
+            raise ValueError(f"of the events before offset {end}, {missing} are missing")
         chain = facts["chain"]
         for crc in checksums.split(b","):
             chain = chained(chain, int(crc))

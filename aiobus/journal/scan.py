@@ -195,7 +195,8 @@ class Walk:
     """One way through a journal from the offset `start`, or from its first event, to its present
     end. `wants` says of a source name, type and key if they are wanted; all events are verified.
 
-    Raises JournalCorrupt or JournalRemoved if there is no event to begin with.
+    Raises JournalCorrupt if there are no facts to begin with, and JournalRemoved if `keep=` has
+    removed events from `since` on. Other errors come with a chunk.
     """
 
     def __init__(
@@ -218,14 +219,11 @@ class Walk:
         try:
             facts = database.meta()
             self._first, latest, chain = facts["first"], facts["latest"], facts["chain"]
-            if self.mark.offset < self._first - 1:  # `keep=` has removed events since
-                self._read_mark()
         except (sqlite3.Error, *WRONG) as error:
             if is_busy(error):
                 raise
             raise self.corrupt(said(error)) from None
-        is_removed = start is not None and start < self._first
-        if is_removed or (latest is not None and since <= latest and since > -math.inf):
+        if latest is not None and -math.inf < since <= latest:
             raise JournalRemoved(self._path, self._first)
         self._is_whole = start is None or start == self._first
         self.offset = (self._first if start is None else start) - 1

@@ -281,7 +281,8 @@ class Store:
                 self._write_mark()
                 self._retention.remove()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is judged and told
-            log.warning("%s: %s", self.path, said(self._judged(error)))
+            if isinstance(self._judged(error), CommitFailed):
+                log.warning("%s: %s; it is tried again", self.path, said(error))
             return False
         return True
 
@@ -319,7 +320,8 @@ class Store:
                 self._checkpoint()
                 self._with_reserve(partial(self._write_mark, is_clean=True))
         except (OSError, sqlite3.Error) as error:
-            log.warning("%s is not marked as complete: %s", self.path, said(self._judged(error)))
+            self._judged(error)
+            log.warning("%s is not marked as complete: %s", self.path, said(error))
         finally:
             self._disconnect()
             self._lock.release()
