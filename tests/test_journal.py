@@ -12,7 +12,7 @@ from journals import EPOCH, START, entries, entry, facts, read, writing, written
 from aiobus import Event, Journal, JournalError, JournalInUse
 from aiobus.codec import decode
 from aiobus.journal.format import Entry, Texts, encode_columns, rebuilt
-from aiobus.journal.mark import read_mark
+from aiobus.journal.mark import MAKING, read_mark, write_mark
 from aiobus.journal.writer import JournalWriter
 from aiobus.query import Query
 
@@ -366,3 +366,10 @@ def test_an_sqlite_that_is_too_old_is_refused(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 32, 3))
     with pytest.raises(JournalError, match=r"is too old: 3\.33 is needed"):
         JournalWriter(path).open()
+
+
+def test_a_journal_that_another_process_is_making_is_no_damaged_one(path: Path) -> None:
+    path.touch()
+    write_mark(str(path), MAKING)
+    with pytest.raises(JournalError, match="is being made: try again"):
+        Journal(path)

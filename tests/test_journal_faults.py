@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import Ledger, entries, entry, read, writing
+from journals import Ledger, entries, entry, make, read, writing
 
 from aiobus import CommitFailed, Journal, JournalFailed, JournalInUse
 from aiobus.journal.mark import SpaceReserve, read_mark
@@ -199,6 +199,32 @@ async def test_a_warning_comes_before_the_space_in_reserve_is_used(
         await ledger.write([big(2)])
         assert len(ledger.errors) == 1
         assert "the space kept in reserve is used now" in caplog.text
+
+
+def full(*given: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_journal_is_opened_with_the_space_in_reserve_if_there_is_no_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(path, entries(3))
+    real = os.fsync
+    fails = iter([full])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: next(fails, real)(descriptor))
+    writer = JournalWriter(path)
+    writer.open()
+    writer.close()
+    assert "the space kept in reserve is used now" in caplog.text
+
+
+def test_a_reserve_for_which_there_is_no_space_is_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    make(path, entries(3))
+    assert not SpaceReserve(str(path)).release()
+    assert len(read(path)) == 3
 
 
 FILL_THE_DISK = """
