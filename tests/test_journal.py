@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from journals import EPOCH, START, entries, entry, facts, read, writing, written
 
-from aiobus import Event, Journal, JournalError, JournalInUse
+from aiobus import Event, Journal, JournalCorrupt, JournalError, JournalInUse
 from aiobus.codec import decode
 from aiobus.journal.format import Entry, Texts, encode_columns, rebuilt
 from aiobus.journal.mark import MAKING, read_mark, write_mark
@@ -373,3 +373,36 @@ def test_a_journal_that_another_process_is_making_is_no_damaged_one(path: Path) 
     write_mark(str(path), MAKING)
     with pytest.raises(JournalError, match="is being made: try again"):
         Journal(path)
+
+
+async def test_a_journal_that_is_closed_says_so_and_not_that_it_is_damaged(path: Path) -> None:
+    await written(path, entries(3))
+    journal = Journal(path)
+    reading = journal.read()
+    next(reading)
+    journal.close()
+    for use in (
+        journal.verify,
+        lambda: next(journal.read()),
+        lambda: [*reading],
+        lambda: journal.page(Query.of("*"), "feed", EPOCH, 0, 3, 3),
+    ):
+        with pytest.raises(JournalError, match="cannot be read now: Cannot operate on a") as caught:
+            use()
+        assert not isinstance(caught.value, JournalCorrupt)
+
+
+async def test_a_journal_that_another_program_has_locked_is_no_damaged_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await written(path, entries(3))
+    monkeypatch.setattr("aiobus.journal.scan.BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+    other.execute("BEGIN EXCLUSIVE")
+    for use in (lambda: Journal(path), lambda: JournalWriter(path).open()):
+        with pytest.raises(JournalError, match="SQLITE_BUSY") as caught:
+            use()
+        assert not isinstance(caught.value, JournalCorrupt)
+    other.close()
+    assert len(read(path)) == 3

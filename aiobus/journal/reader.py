@@ -27,7 +27,7 @@ from aiobus.journal.scan import (
     Walk,
     check_schema,
     connect,
-    is_busy,
+    is_unavailable,
     said,
     verified,
 )
@@ -68,13 +68,12 @@ class Journal:
         self._routes: dict[tuple[int, Any, Any], Route] = {}
         try:
             check_schema(self.path, self._connection)
-        except JournalError:
+        except (sqlite3.Error, JournalError, *WRONG) as error:
             self._connection.close()
-            raise
-        except (sqlite3.Error, *WRONG) as error:
-            self._connection.close()
-            if is_busy(error):
-                raise self._locked() from None
+            if isinstance(error, JournalError):
+                raise
+            if is_unavailable(error):
+                raise self._unavailable(error) from None
             with suppress(ValueError):
                 if read_mark(self.path) == MAKING:
                     raise JournalError(f"{self.path} is being made: try again") from None
@@ -120,17 +119,21 @@ class Journal:
         """
         wants = _wanted(types, keys, sources)
         begin = _moment("since", since, -math.inf)
-        walk = Walk(self._database, start_offset, wants, begin, _moment("until", until, math.inf))
+        end = _moment("until", until, math.inf)
+        try:
+            walk = Walk(self._database, start_offset, wants, begin, end)
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from None
         while follow or not walk.is_over:
             if walk.is_over:
                 sleep(FOLLOW_SECONDS)
             try:
-                found, error = walk.chunk()
-            except sqlite3.OperationalError:
-                raise self._locked() from None
+                found, damage = walk.chunk()
+            except sqlite3.Error as error:
+                raise self._unavailable(error) from None
             yield from _events(found)
-            if error is not None:
-                raise error
+            if damage is not None:
+                raise damage
 
     def export(self, path: str | os.PathLike[str], **selection: Any) -> int:
         """Write events to a new file whose name ends with `.jsonl` (JSON lines) or `.parquet` (with
@@ -147,8 +150,8 @@ class Journal:
         """
         try:
             return verified(self._database).count
-        except sqlite3.OperationalError:
-            raise self._locked() from None
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from None
 
     def page(
         self, query: Query, source: str, epoch: int, after: int, upto: int, limit: int
@@ -160,8 +163,8 @@ class Journal:
         try:
             return self._page(query, source, epoch, after, min(upto, after + PAGE_LOOK), limit)
         except (sqlite3.Error, *WRONG) as error:
-            if is_busy(error):
-                raise self._locked() from None
+            if is_unavailable(error):
+                raise self._unavailable(error) from None
             raise verified(self._database).corrupt(said(error)) from None
 
     def _page(
@@ -211,8 +214,11 @@ class Journal:
             self._routes[source, type_, key] = route
         return route
 
-    def _locked(self) -> JournalError:
-        return JournalError(f"{self.path} is locked by another program: end that, and try again")
+    def _unavailable(self, error: Exception) -> JournalError:
+        return JournalError(
+            f"{self.path} cannot be read now: {said(error)}. It must not be closed, nor locked by"
+            " another program, and its directory must be one in which this user may write"
+        )
 
 
 def _events(found: list[Found]) -> Iterator[tuple[int, Event[Any]]]:

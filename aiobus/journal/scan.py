@@ -37,7 +37,7 @@ __all__ = [
     "Walk",
     "check_schema",
     "connect",
-    "is_busy",
+    "is_unavailable",
     "said",
     "verified",
 ]
@@ -72,10 +72,22 @@ def connect(path: str, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def is_busy(error: Exception) -> bool:
-    """True if another program has locked the database."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_PASSING = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_PROTOCOL,
+)
+
+
+def is_unavailable(error: Exception) -> bool:
+    """True if the database cannot be used now, which says nothing of what is in it."""
+    if isinstance(error, sqlite3.ProgrammingError):  # it is closed
+        return True
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
 
 
 def said(error: Exception) -> str:
@@ -220,7 +232,7 @@ class Walk:
             facts = database.meta()
             self._first, latest, chain = facts["first"], facts["latest"], facts["chain"]
         except (sqlite3.Error, *WRONG) as error:
-            if is_busy(error):
+            if is_unavailable(error):
                 raise
             raise self.corrupt(said(error)) from None
         if latest is not None and -math.inf < since <= latest:
@@ -245,7 +257,8 @@ class Walk:
 
     def chunk(self) -> tuple[list[Found], JournalError | None]:
         """The next events that are wanted, and what is wrong behind them. `is_over` is True then,
-        and at the end. Raises sqlite3.OperationalError if the database is locked.
+        and at the end. Raises sqlite3.Error if the database cannot be
+        used now.
         """
         found: list[Found] = []
         before = self.offset
@@ -256,7 +269,7 @@ class Walk:
             if self.is_over:
                 self._check_end()
         except (sqlite3.Error, *WRONG) as wrong:
-            if is_busy(wrong):
+            if is_unavailable(wrong):
                 raise
             self.is_over = True
             error = self._removed() or self.corrupt(said(wrong))
@@ -333,13 +346,13 @@ class Walk:
 
 def verified(database: Database) -> Walk:
     """The walk through a whole journal. Raises JournalCorrupt if anything in it is not what was
-    written, and sqlite3.OperationalError if another program has locked it.
+    written, and sqlite3.Error if the database cannot be used now.
     """
     try:
         check_schema(database.path, database.connection)
         walk = Walk(database)
     except (sqlite3.Error, *WRONG) as wrong:
-        if is_busy(wrong):
+        if is_unavailable(wrong):
             raise
         raise JournalCorrupt(database.path, 1, 0, said(wrong)) from None
     while not walk.is_over:
@@ -351,7 +364,7 @@ def verified(database: Database) -> Walk:
         if verdict != b"ok":
             raise ValueError(f"SQLite says: {verdict.decode(errors='replace')}")
     except (sqlite3.Error, *WRONG) as wrong:
-        if is_busy(wrong):
+        if is_unavailable(wrong):
             raise
         raise walk.corrupt(said(wrong)) from None
     return walk

@@ -38,7 +38,7 @@ from aiobus.journal.mark import (
     write_mark,
 )
 from aiobus.journal.retention import Keep, Retention
-from aiobus.journal.scan import Database, Walk, connect, is_busy, said, verified
+from aiobus.journal.scan import Database, Walk, connect, said, verified
 
 __all__ = ["Store", "Sync"]
 
@@ -236,7 +236,7 @@ class Store:
     def _judged(self, error: Exception) -> JournalError:
         """What an error means for the events that were to be committed, and for the journal."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if _is_full(error) or is_busy(error) or code == sqlite3.SQLITE_CONSTRAINT:
+        if _is_full(error) or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT):
             return CommitFailed(self.path, said(error))
         self.failed = said(error)
         failure = JournalFailed(self.path, self.failed)
