@@ -254,7 +254,7 @@ async def test_a_page_has_the_rows_of_one_source_as_they_were_published(path: Pa
         rest = journal.page(Query.of("FILL"), "feed", EPOCH, page.to, 30, 100)
         assert [row[0] for row in rest.rows] == [each.seq for each in wanted[4:]]
         assert rest.to == 30
-        assert journal.page(Query.of("*"), "nobody", 1, 0, 30, 4).rows == []
+        assert journal.page(Query.of("*"), "absent", 1, 0, 30, 4).rows == []
 
 
 async def test_the_view_opens_with_plain_sqlite(path: Path) -> None:

@@ -259,24 +259,43 @@ CANNOT_MOUNT = 77
 IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
-def test_a_full_disk_fails_what_it_has_no_room_for_and_nothing_else(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    told = command(FILL_THE_DISK, disk / "gateway.db")
-    outer = subprocess.run(
-        [*IN_A_NAMESPACE, "sh", "-c", ON_A_SMALL_DISK, "sh", str(disk), *told],
+def in_a_namespace(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run a script of the shell that mounts a file system; without the right to, skip the test."""
+    done = subprocess.run(
+        [*IN_A_NAMESPACE, "sh", "-c", script, "sh", *map(str, arguments)],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
         check=False,
     )
-    if outer.returncode == CANNOT_MOUNT or "unshare" in outer.stderr:
-        pytest.skip(f"no file system of its own can be mounted here: {outer.stderr}")
+    if done.returncode == CANNOT_MOUNT or "unshare" in done.stderr:
+        pytest.skip(f"no file system of its own can be mounted here: {done.stderr}")
+    return done
+
+
+def test_a_full_disk_fails_what_it_has_no_room_for_and_nothing_else(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    outer = in_a_namespace(ON_A_SMALL_DISK, disk, *command(FILL_THE_DISK, disk / "gateway.db"))
     said = json.loads(outer.stdout)
     assert said["error"] == "CommitFailed"
     assert said["before"] > 100
     assert (said["after"], said["errors"]) == (said["before"] + 1, 1)
     assert said["valid"] == said["after"]
     assert "the space kept in reserve is used now" in outer.stderr
+
+
+ON_A_READ_ONLY_DISK = r"""
+mkdir -p "$2"
+mount -t tmpfs none "$2" || exit 77
+cp "$1" "$1.mark" "$2" && mount -o remount,ro "$2" || exit 77
+exec "$3" -m aiobus log "$2/gateway.db" --verify
+"""
+
+
+def test_a_closed_journal_is_read_on_a_read_only_disk(path: Path) -> None:
+    make(path, entries(20))
+    done = in_a_namespace(ON_A_READ_ONLY_DISK, path, path.parent / "disk", sys.executable)
+    assert (done.stdout, done.stderr) == ("20 events, all as they were written\n", "")
 
 
 # The disk fails.

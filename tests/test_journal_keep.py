@@ -1,4 +1,4 @@
-"""`keep=` removes whole stretches of the oldest events, and whoever asks for them is told."""
+"""`keep=` removes whole stretches of the oldest events. Readers that ask for them get an error."""
 
 import os
 import sqlite3
@@ -102,7 +102,7 @@ async def test_a_journal_is_whole_after_its_beginning_was_removed(
     assert [offset for offset, _ in read(path)] == [*range(201, 255)]
 
 
-async def test_whoever_asks_for_an_offset_that_was_removed_is_told(
+async def test_a_reader_that_asks_for_an_offset_that_was_removed_gets_an_error(
     path: Path, now: list[float]
 ) -> None:
     await aged(path, now)
@@ -112,7 +112,7 @@ async def test_whoever_asks_for_an_offset_that_was_removed_is_told(
     assert len(read(path, start_offset=201)) == 53
 
 
-async def test_whoever_asks_for_a_time_whose_events_were_removed_is_told(
+async def test_a_reader_that_asks_for_a_time_whose_events_were_removed_gets_an_error(
     path: Path, now: list[float]
 ) -> None:
     await aged(path, now)
@@ -132,7 +132,7 @@ async def test_a_page_says_up_to_which_seq_of_a_source_events_were_removed(
         assert journal.page(Query.of("*"), "strategy", 1295, 0, 253, 1_000).removed == 0
 
 
-async def test_a_reader_that_is_overtaken_is_told_after_what_it_had_read(
+async def test_a_reader_that_is_overtaken_gets_an_error_behind_what_it_had_read(
     path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aiobus.journal.scan.CHUNK_EVENTS", 10)

@@ -1,8 +1,8 @@
 """What `keep=` removes from a journal, and when: whole stretches of the oldest events.
 
-Owns the stretches and what is noted of those that are gone, so that whoever asks for them is told.
-Must not know what else is written. A stretch is removed by one transaction, without reading its
-events one by one: each row that SQLite hands over takes the GIL once.
+Owns the stretches, and what is noted of those that are gone, for readers that ask for them. Must
+not know what else is written. A stretch is removed by one transaction, without reading its events
+one by one: each row that SQLite hands over takes the GIL once.
 """
 
 from datetime import timedelta

@@ -60,8 +60,11 @@ def connect(path: str, mode: str) -> sqlite3.Connection:
     """
     if sqlite3.sqlite_version_info < OLDEST:
         raise JournalError(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 is needed")
+    path = os.path.abspath(path)
+    if not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(f"{path}-wal"):
+        mode = "ro&immutable=1"  # where SQLite cannot make a file of its own
     connection = sqlite3.connect(
-        f"file:{quote(os.path.abspath(path))}?mode={mode}",
+        f"file:{quote(path)}?mode={mode}",
         uri=True,
         isolation_level=None,
         timeout=BUSY_SECONDS,

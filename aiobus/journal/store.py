@@ -2,7 +2,7 @@
 
 Owns the only connection that writes and checkpoints: before SQLite 3.51.3, two of them could
 corrupt the file. Owns what an error means: whether the next commit may succeed, or nothing more is
-written. Everything here blocks; who waits for it is not known here.
+written. Everything here blocks. Must not know threads or loops.
 """
 
 import errno

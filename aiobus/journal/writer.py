@@ -165,7 +165,7 @@ class JournalWriter:
 
     def close(self) -> None:
         """Commit what is queued, mark the journal as complete, and unlock it. Blocks. A second call
-        does nothing. What cannot be committed is told to `committed` as ever.
+        does nothing. `committed` is called for all of it, as ever.
         """
         if self._is_closing or self._store is None:
             return
