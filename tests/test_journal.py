@@ -257,6 +257,31 @@ async def test_a_page_has_the_rows_of_one_source_as_they_were_published(path: Pa
         assert journal.page(Query.of("*"), "absent", 1, 0, 30, 4).rows == []
 
 
+@pytest.mark.parametrize("names", [4, 16_384])
+async def test_a_page_has_what_its_query_matches_whether_texts_have_numbers_or_not(
+    path: Path, names: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.journal.format.MAX_NAMES", names)
+    monkeypatch.setattr("aiobus.journal.reader.CLAUSE_NUMBERS", 8)
+    some = [
+        entry(n, type=("aiobus.gap", "TRADE", "QUOTE", "FILL")[n % 4], key=f"K{n % 17}")
+        for n in range(1, 301)
+    ]
+    await written(path, some)
+    with Journal(path) as journal:
+        for query in (
+            Query.of("*"),
+            Query.of("*", "K1*"),
+            Query.of(["TRADE", "FILL"]),
+            Query.of(["TRADE", "FILL"], ["K3", "K1*"]),
+            Query.of(["TRADE", "aiobus.gap"], "K5"),
+            Query.of("ABSENT"),
+        ):
+            page = journal.page(query, "feed", EPOCH, 7, 290, 1_000)
+            wanted = [e for e in some if query.matches(e.type, e.key) and 7 < e.seq <= 290]
+            assert [row[3] for row in page.rows] == [each.row for each in wanted], query
+
+
 async def test_the_view_opens_with_plain_sqlite(path: Path) -> None:
     some = entries(12)
     await written(path, some)

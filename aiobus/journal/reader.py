@@ -39,6 +39,9 @@ __all__ = ["Journal", "JournalPage"]
 PAGE_LOOK = 4_096
 """Numbers of a source that one page looks at."""
 PAGE_BYTES = 256 * 1024
+CLAUSE_NUMBERS = 256
+"""Numbers of types or keys that SQLite compares; of more, a page looks at each event itself."""
+MAX_CLAUSES = 1_024
 FOLLOW_SECONDS = 0.2
 
 
@@ -66,6 +69,7 @@ class Journal:
         self._database = Database(self.path, self._connection)
         self._numbers: dict[tuple[str, int], int] = {}
         self._routes: dict[tuple[int, Any, Any], Route] = {}
+        self._clauses: dict[tuple[Query, int], tuple[str, list[int]]] = {}
         try:
             check_schema(self.path, self._connection)
         except (sqlite3.Error, JournalError, *WRONG) as error:
@@ -172,12 +176,14 @@ class Journal:
     ) -> JournalPage:
         database = self._database
         number = self._number(source, epoch)
+        clause, numbers = self._clause(query)
         removed = int(database.meta()["removed"].get(str(number), 0))
         rows: list[tuple[int, str, str, bytes]] = []
         size = 0
         cursor = self._connection.execute(
-            f"SELECT {COLUMNS} FROM events WHERE source = ? AND seq > ? AND seq <= ? ORDER BY seq",
-            (number, after, end),
+            f"SELECT {COLUMNS} FROM events WHERE source = ? AND seq > ? AND seq <= ?{clause}"
+            " ORDER BY seq",
+            (number, after, end, *numbers),
         )
         try:
             for at, of, seq, time, type_, key_, cause_of, cause_seq, text, data, crc in cursor:
@@ -195,6 +201,29 @@ class Journal:
         finally:
             cursor.close()
         return JournalPage(max(after, end), removed, rows)
+
+    def _clause(self, query: Query) -> tuple[str, list[int]]:
+        """What leaves out most of what `query` does not match, and its parameters."""
+        self._database.load_texts()
+        names = self._database.names
+        place = query, len(names)
+        found = self._clauses.get(place)
+        if found is None:
+            clause, numbers = "", []
+            is_keyed = (query.keys or query.prefixes) and not query.reserved
+            for column, matches, is_needed in (
+                ("type", query.matches_type, not query.every),
+                ("key", query.matches_key, is_keyed),
+            ):
+                some = [number for number, text in names.items() if matches(text)]
+                if is_needed and len(some) <= CLAUSE_NUMBERS:
+                    marks = ", ".join("?" * len(some))
+                    clause += f" AND ({column} IN ({marks}) OR typeof({column}) = 'text')"
+                    numbers += some
+            if len(self._clauses) >= MAX_CLAUSES:
+                self._clauses.clear()
+            found = self._clauses[place] = clause, numbers
+        return found
 
     def _number(self, source: str, epoch: int) -> int:
         """The number of a source; 0, which none has, if it is not there."""
