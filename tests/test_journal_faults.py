@@ -39,6 +39,7 @@ def command(code: str, *arguments: object) -> list[str]:
         "import asyncio, json, os, resource, signal, sys\n"
         "from pathlib import Path\n"
         "from journals import entries, entry, read, writing\n"
+        "from aiobus import Journal, JournalRemoved\n"
         "from aiobus.journal.writer import JournalWriter\n"
         f"async def main(given):\n{body}\n"
         "asyncio.run(main(sys.argv[1:]))\n"
@@ -443,3 +444,51 @@ async def test_a_loop_that_ends_while_events_are_committed_loses_none_of_them(pa
     writer = await asyncio.to_thread(run)
     await asyncio.to_thread(writer.close)
     assert len(read(path)) == 2_000
+
+
+# Read by other processes meanwhile.
+
+READ_AGAIN_AND_AGAIN = """
+counts = []
+while not os.path.exists(given[1]):
+    with Journal(given[0]) as journal:
+        try:
+            counts.append(journal.verify())
+            seqs = [event.seq for _, event in journal.read(types="FILL")]
+            assert seqs == sorted(set(seqs))
+        except JournalRemoved:
+            counts.append(0)
+print(json.dumps(counts), flush=True)
+"""
+
+
+@pytest.mark.parametrize("keep", [None, 1])
+def test_a_reader_elsewhere_never_takes_what_is_being_written_for_a_damage(
+    path: Path, keep: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.journal.store.CHECKPOINT_BYTES", 50_000)
+    monkeypatch.setattr("aiobus.journal.store.MARK_SECONDS", 0.01)
+    monkeypatch.setattr("aiobus.journal.retention.LEAST_BYTES", 1)
+    monkeypatch.setattr("aiobus.journal.retention.STRETCH_EVENTS", 2_000)
+    make(path, entries(1))
+    stop = path.with_name("stop")
+    readers = [process(READ_AGAIN_AND_AGAIN, path, stop) for _ in range(2)]
+
+    async def write() -> None:
+        for first in range(2, 40_000, 10_000):  # closed and opened again as well
+            async with writing(path, keep=keep) as ledger:
+                for begin in range(first, first + 10_000, 100):
+                    await ledger.write(entries(100, begin))
+                assert ledger.errors == []
+
+    asyncio.run(write())
+    stop.touch()
+    for reader in readers:
+        text, _ = reader.communicate(timeout=30)
+        counts = json.loads(text)
+        assert reader.returncode == 0
+        assert counts
+        if keep is None:
+            assert counts == sorted(counts)
+    with Journal(path) as journal:
+        assert journal.verify() == 40_001 if keep is None else journal.verify() < 10_000
