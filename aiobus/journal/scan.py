@@ -29,18 +29,9 @@ from aiobus.journal.format import (
 from aiobus.journal.mark import MAKING, Mark, read_mark
 
 __all__ = [
-    "MAX_ROUTES",
-    "WRONG",
-    "Database",
-    "Found",
-    "Route",
-    "Walk",
-    "check_schema",
-    "connect",
-    "is_unavailable",
-    "said",
-    "verified",
-]
+    "MAX_ROUTES", "WRONG", "Database", "Found", "Route", "Walk", "check_schema", "connect",
+    "is_unavailable", "said", "verified",
+]  # fmt: skip
 
 CHUNK_EVENTS = 1_024
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -76,14 +67,9 @@ def connect(path: str, mode: str) -> sqlite3.Connection:
 
 
 _PASSING = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_INTERRUPT,
-    sqlite3.SQLITE_PROTOCOL,
-)
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL,
+)  # fmt: skip
 
 
 def is_unavailable(error: Exception) -> bool:
@@ -99,24 +85,20 @@ def said(error: Exception) -> str:
     return f"{error} ({name})" if name else str(error) or type(error).__name__
 
 
-def is_journal(connection: sqlite3.Connection) -> bool:
-    """True if the database says that it is a journal of this format."""
-    ((application,),) = connection.execute("PRAGMA application_id")
-    ((version,),) = connection.execute("PRAGMA user_version")
-    return (application, version) == (APPLICATION, FORMAT)
-
-
 def check_schema(path: str, connection: sqlite3.Connection) -> None:
     """Raises ValueError unless the tables are exactly those of a journal, and JournalError if the
     file never was one.
     """
+    has_mark = os.path.exists(f"{path}.mark")
     try:
-        is_own = is_journal(connection)
-    except sqlite3.DatabaseError:
-        is_own = False
-        if os.path.exists(f"{path}.mark"):
+        ((application,),) = connection.execute("PRAGMA application_id")
+        ((version,),) = connection.execute("PRAGMA user_version")
+        is_own = (application, version) == (APPLICATION, FORMAT)
+    except sqlite3.DatabaseError as error:
+        if has_mark or is_unavailable(error):
             raise
-    if not is_own and not os.path.exists(f"{path}.mark"):
+        is_own = False
+    if not is_own and not has_mark:
         raise JournalError(f"{path} is no journal: give another path. It is left as it is")
     own = sqlite3.connect(":memory:")
     own.text_factory = bytes
@@ -247,16 +229,12 @@ class Walk:
         self.is_over = False
 
     def _read_mark(self) -> None:
-        self.mark, self._problem = Mark(), ""
+        self.mark, self._problem = Mark(), f"{self._path}.mark is missing"
         try:
-            mark = read_mark(self._path)
+            if (mark := read_mark(self._path)) is not None:
+                self.mark, self._problem = mark, ""
         except ValueError as error:
             self._problem = str(error)
-        else:
-            if mark is None:
-                self._problem = f"{self._path}.mark is missing"
-            else:
-                self.mark = mark
 
     def chunk(self) -> tuple[list[Found], JournalError | None]:
         """The next events that are wanted, and what is wrong behind them. `is_over` is True then,
@@ -338,8 +316,7 @@ class Walk:
 
     def corrupt(self, reason: str) -> JournalCorrupt:
         """The error for a damage behind the last event that was verified."""
-        valid = max(0, self.offset + 1 - self._first)
-        return JournalCorrupt(self._path, self.offset + 1, valid, reason)
+        return JournalCorrupt(self._path, self.offset + 1, self.count, reason)
 
     @property
     def count(self) -> int:
