@@ -4,39 +4,70 @@ Subscribe to `aiobus.gap`, `aiobus.error`, `aiobus.stale` and `aiobus.peer_left`
 trouble; docs/contract.md lists all system events with the fields of their `data`.
 """
 
+from aiobus import clock
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import (
     BusClosed,
     BusError,
+    CommitFailed,
+    Deadlock,
     EncodeError,
+    JournalCorrupt,
+    JournalError,
+    JournalFailed,
+    JournalInUse,
+    JournalRemoved,
+    JournalRestored,
+    LeavesProcess,
     NameInUse,
     NoSubscribers,
     QueueFull,
+    RequestInterrupted,
     RequestTimeout,
     WrongLoop,
 )
 from aiobus.event import Event, EventType
+from aiobus.journal import Journal
 from aiobus.limits import Limits
+from aiobus.recorder import Recording, record
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
+from aiobus.virtual_loop import VirtualLoop
+from aiobus.virtual_run import run_virtual
 
 __all__ = [
     "AsyncEventBus",
     "BusClosed",
     "BusError",
     "BusStats",
+    "CommitFailed",
+    "Deadlock",
     "EncodeError",
     "Event",
     "EventStream",
     "EventType",
+    "Journal",
+    "JournalCorrupt",
+    "JournalError",
+    "JournalFailed",
+    "JournalInUse",
+    "JournalRemoved",
+    "JournalRestored",
+    "LeavesProcess",
     "Limits",
     "NameInUse",
     "NoSubscribers",
     "PeerStats",
     "QueueFull",
+    "Recording",
+    "RequestInterrupted",
     "RequestTimeout",
     "Subscription",
     "SubscriptionStats",
+    "VirtualLoop",
     "WrongLoop",
+    "clock",
+    "record",
+    "run_virtual",
 ]

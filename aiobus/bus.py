@@ -7,9 +7,9 @@ over or waited for is decided in the modules below.
 import asyncio
 import logging
 import math
-import secrets
 from collections.abc import Callable
 from contextvars import Context
+from os import PathLike
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -17,8 +17,12 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 from aiobus import clock as epochs
 from aiobus.diagnostics import Diagnostics
 from aiobus.dispatcher import Callback, check_callback
+from aiobus.durable import Durable
 from aiobus.errors import BusClosed, BusError, QueueFull
 from aiobus.event import Event
+from aiobus.journal.retention import Keep
+from aiobus.journal.store import Sync
+from aiobus.journal.writer import JournalWriter
 from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import Limits
 from aiobus.options import (
@@ -31,12 +35,13 @@ from aiobus.options import (
     check_timeout,
     takes,
 )
+from aiobus.pace import Pace
 from aiobus.publisher import Publisher, Route
 from aiobus.query import Query, bad_name
 from aiobus.requests import Requests
 from aiobus.stats import BusStats
 from aiobus.stream import EventStream
-from aiobus.subscriber import Pace, Subscriber
+from aiobus.subscriber import Subscriber
 from aiobus.subscription import Subscription
 from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
@@ -74,8 +79,12 @@ class AsyncEventBus:
     may be held in memory. `pace`: `publish` waits before history would forget what a reader (a peer
     that listens, or a subscription of this bus that lags) has not taken in, so a replay at full
     rate loses nothing. A reader that takes in nothing for `Limits.pace_seconds` is left behind, and
-    `aiobus.left_behind` says so. Wrong values raise ValueError, limits that are no Limits
-    TypeError.
+    `aiobus.left_behind` says so. `journal`: a file in which each event is committed before it is
+    handed to anyone; the next start goes on with the same epoch, unless `new_epoch`. With it,
+    `publish` waits for the commit, history reaches back into the file, and `pace` has nothing to
+    wait for. `keep` removes its oldest events beyond so many bytes or a timedelta; `sync` is what
+    a commit survives: "power", a power failure as well, or "process", the end of the process. Wrong
+    values raise ValueError, limits that are no Limits TypeError.
     """
 
     def __init__(
@@ -86,6 +95,10 @@ class AsyncEventBus:
         on_error: Literal["log", "raise"] = "log",
         limits: Limits | None = None,
         pace: bool = False,
+        journal: str | PathLike[str] | None = None,
+        keep: Keep = None,
+        sync: Sync = "power",
+        new_epoch: bool = False,
     ) -> None:
         if name is not None and (reason := bad_name(name)):
             raise ValueError(f"name={reason}")
@@ -117,10 +130,26 @@ class AsyncEventBus:
         )
         self._turn_seconds = TURN_SECONDS if is_timed else math.inf
         parts = (self._publisher, self._subscriptions, self._transport, self._reports, self._life)
-        self._pace = Pace(*parts, limits) if pace else None
+        # A journal forgets nothing that a reader lacks.
+        self._pace = Pace(*parts, limits) if pace and journal is None else None
+        self._durable: Durable | None = None
+        if journal is not None:
+            if name is None:
+                raise ValueError(
+                    f"journal={journal!r}: give the bus a name, since a file is of one"
+                )
+            writer = JournalWriter(journal, keep=keep, sync=sync)
+            self._durable = Durable(writer, self._publisher, limits, self._reports, self._life)
+        elif new_epoch or keep is not None or sync != "power":
+            given = {"keep": keep, "sync": sync, "new_epoch": new_epoch}
+            raise ValueError(f"{given}: these are for a bus with a journal, journal=")
+        self._new_epoch = new_epoch
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._is_debugged = False
-        self._requests = Requests(self._subscriptions, self._route, self._publish_paced)
+        self._requests = Requests(
+            self._subscriptions, self._route, self._publish_requested, self._transport.listeners
+        )
+        self._reports.on_away = self._requests.lose
         self._registered: list[tuple[Callback, SubscriptionOptions]] = []
         self._life.on_fork = self._leave_process
 
@@ -155,21 +184,25 @@ class AsyncEventBus:
             )
         life.state = State.STARTING
         if not self.name:  # not sooner: a process forked before the start gets another
-            self.name = life.name = self._publisher.name = f"bus-{secrets.token_hex(4)}"
+            self.name = life.name = self._publisher.name = f"bus-{epochs.token()}"
         log.debug("start %s", self.name)
         self._loop = life.bind_to_loop()
         self._turn = TimeSlice(self._turn_seconds)
         self._reports.watch.start(self.name)
         self._publisher.epoch = epochs.fresh()
         try:
+            if self._durable is not None:
+                await self._durable.open(new_epoch=self._new_epoch)
             await self._transport.start(self._publisher, self._reports)
             for callback, options in self._registered:
                 await self._subscriptions.serve(_name(callback), options, callback)
+            life.raise_failure()
             if life.state is not State.STARTING:
                 raise BusClosed(f"{self.name} was closed while it started")
         except BaseException as error:
             life.note_twin(error)
             await self._close(CLOSE_SECONDS, drain=False)
+            life.raise_failure()
             raise
         life.state = State.OPEN
         log.info("%s started on %s", self.name, self.url)
@@ -204,6 +237,7 @@ class AsyncEventBus:
                         # Else an event that another task publishes may come just as this ends.
                         self._subscriptions.hear_no_more()
                     self._reports.hush()
+                    await self._until_committed(end)
                     flushed = self._publisher.public_seq
                     missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
                 finally:
@@ -215,14 +249,24 @@ class AsyncEventBus:
                     self._subscriptions.close(exempt)
                     self._reports.watch.close()
                     self._reports.close()
+                await self._until_committed(end)
                 if self._publisher.public_seq > flushed:  # by a handler that was still at work
                     missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
             finally:
                 missing.update(await self._transport.close(max(0.0, end - self._loop.time())))
         finally:
-            await self._subscriptions.ended(max(0.0, end - self._loop.time()), exempt)
+            try:
+                await self._subscriptions.ended(max(0.0, end - self._loop.time()), exempt)
+            finally:
+                if self._durable is not None:
+                    await self._durable.close(end - self._loop.time())
         log.info("%s closed", self.name)
         return sorted(missing)
+
+    async def _until_committed(self, end: float) -> None:
+        """Wait until the journal has what was published, until `end` by the loop's time."""
+        if self._durable is not None:
+            await self._durable.until_committed(max(0.0, end - self._loop.time()))
 
     async def wait_closed(self) -> None:
         """Wait until the bus has closed; raise its failure. Cancelling only stops the waiting."""
@@ -282,10 +326,12 @@ class AsyncEventBus:
 
         All of that happens before the first wait, so a cancelled publish has published. Only with
         `pace=True` it may wait before, for readers: if it is cancelled then, nothing is published,
-        and `event.seq` stays as it was. It waits for room in full "block" inboxes of this process,
-        and lets the loop turn now and then, so that a loop that only publishes starves no other
-        task. Raises EncodeError (no number is used up), BusClosed, WrongLoop, TypeError for what is
-        no Event.
+        and `event.seq` stays as it was. With a journal it is numbered before the first wait, and
+        handed out once it is committed, whether this is cancelled or not; CommitFailed and
+        JournalFailed say that it was not. It waits for room in full "block" inboxes of this
+        process, and lets the loop turn now and then, so that a loop that only publishes starves no
+        other task. Raises EncodeError (no number is used up), BusClosed, WrongLoop, TypeError for
+        what is no Event.
         """
         life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
@@ -295,7 +341,10 @@ class AsyncEventBus:
         if not self._is_in_tick:
             self._begin_tick()
         try:
-            route = self._publisher.publish(event)
+            if self._durable is None:
+                route = self._publisher.publish(event)
+            else:
+                route = await self._durable.publish(event)
         except QueueFull:
             if self._pace is None:
                 raise
@@ -313,13 +362,18 @@ class AsyncEventBus:
         return event
 
     def publish_nowait(self, event: E) -> E:
-        """The same without ever waiting. Raises QueueFull, with nothing published, where a "block"
-        inbox is full, or where `publish` would wait for readers (`pace=True`).
+        """The same without ever waiting, also for the commit of a journal: if that fails,
+        `aiobus.error` names the event. Raises QueueFull, with nothing published, where a "block"
+        inbox is full, where `publish` would wait for readers (`pace=True`), and where 4,096 events
+        wait for their commit.
         """
         for gate in self._route(event).blocking:
             if gate.is_full():
                 raise QueueFull(gate.name, gate.maxsize)
-        self._publish(event)
+        if self._durable is None:
+            self._publish(event)
+        else:
+            self._durable.publish_nowait(event)
         return event
 
     def _route(self, event: Event[Any]) -> Route:
@@ -336,14 +390,18 @@ class AsyncEventBus:
             log.debug(SAID, route.type, event.id, route.key, event.cause)
         return route
 
-    async def _publish_paced(self, event: Event[Any]) -> Route:
-        """The same, once history may forget what it has to for that."""
+    async def _publish_requested(self, event: Event[Any], stamped: Callable[[], object]) -> Route:
+        """The same, once history may forget what it has to for that, and the journal has it."""
+        if self._durable is not None:
+            return await self._durable.publish(event, stamped)
         try:
-            return self._publish(event)
+            route = self._publish(event)
         except QueueFull:
             if self._pace is None:
                 raise
-            return await self._pace.publish(event)
+            route = await self._pace.publish(event)
+        stamped()
+        return route
 
     def _begin_tick(self) -> None:
         """The first event in this turn of the loop."""
@@ -397,9 +455,11 @@ class AsyncEventBus:
         another program whose timestamp is no time. `since`: "last" begins with the newest event of
         each (type, key) in the history of every bus that is there, a time in seconds since 1970
         (`time.time() - 60`) with everything from then on, as far as their histories go (`reached`);
-        0 is before all. `timeout`: seconds to wait for peers; one that does not answer, whose link
-        is cut, or that refuses the query because it serves too many, is named in `unconfirmed`
-        until it confirms. Its events are owed from then on.
+        0 is before all. It needs `max_age` or `after` with ORDER or CANCEL, which may have been
+        executed before. `after`: the id of the last event that was handled, or one for each of
+        several sources: what these have published behind it. `timeout`: seconds to wait for peers;
+        one that does not answer, whose link is cut, or that refuses the query because it serves too
+        many, is named in `unconfirmed` until it confirms. Its events are owed from then on.
 
         A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing
@@ -501,7 +561,11 @@ class AsyncEventBus:
         """
         self._life.check()
         check_timeout(timeout)
-        return sorted(await self._transport.flush(timeout))
+        end = self._loop.time() + timeout
+        missing: set[str] = set()
+        if self._durable is not None and not await self._durable.until_committed(timeout):
+            missing.add(self.name)
+        return sorted({*missing, *await self._transport.flush(max(0.0, end - self._loop.time()))})
 
     async def settle(self, timeout: float = 5.0) -> None:
         """Wait until every inbox of this bus is empty, every handler has returned and every stream
@@ -518,7 +582,7 @@ class AsyncEventBus:
         task = asyncio.current_task()
         self._life.settling.add(task)
         try:
-            is_idle = await self._subscriptions.until_idle(timeout)
+            is_idle = await self._until_idle(timeout)
         finally:
             self._life.settling.discard(task)
         self._life.pop_failure()
@@ -528,6 +592,16 @@ class AsyncEventBus:
                 for each in self._subscriptions.busy()
             ]
             raise TimeoutError(f"not settled within {timeout:g} s: {', '.join(busy)}")
+
+    async def _until_idle(self, timeout: float) -> bool:
+        """True when all is committed and handled, False after `timeout` seconds."""
+        end = self._loop.time() + timeout
+        while True:
+            await self._until_committed(end)
+            if not await self._subscriptions.until_idle(max(0.0, end - self._loop.time())):
+                return False
+            if self._durable is None or self._durable.is_idle or self._life.has_unraised_failure:
+                return True
 
     def stats(self) -> BusStats:
         """A frozen snapshot of plain counters. Never waits; works in every state, also after the

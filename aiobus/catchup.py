@@ -5,7 +5,7 @@ Owns a cursor for each source, and so what is handed over, what is asked for aga
 to be lost. Must not know how anything travels: it asks for pages through the seam, `PageSource`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from aiobus.clock import elapsed
@@ -49,7 +49,7 @@ class CatchUp:
     """A cursor for each source of one subscription. Nothing here waits or raises. `behind`: the
     sources of which something is missing.
 
-    A source younger than the subscription is owed from its seq 1, whichever connected first; an
+    A source younger than the subscription is owed from its beginning, whichever connected first; an
     older one from `since`, or else from what its first answer or frame says; a known one from where
     it stands. The own bus is a source as well, whose history answers at once.
     """
@@ -61,7 +61,12 @@ class CatchUp:
         self._publisher = publisher
         self._pages = pages
         self._since = subscription.options.since
+        self._after = subscription.options.places
         self._made = elapsed()
+        self.begins: Mapping[Source, int] = {}
+        """After which seq the present start of a source publishes, if its epoch goes on."""
+        self.pasts: Mapping[Source, int] = {}
+        """Up to which seq each source had published when this bus started, or before it did."""
         self._cursors: dict[Source, Cursor] = {}
         self._unmet: dict[Source, Gap] = {}
         """What was left of sources that have not answered yet."""
@@ -86,8 +91,13 @@ class CatchUp:
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
         """An older source begins at `seq`, or before the first of its frames that was left."""
         left = self._unmet.pop(source, None)
-        if started > self._made:
-            cursor = Cursor(0)
+        begin, place = self.begins.get(source, 0), self._after.get(source[0])
+        if place is not None:
+            # What another start has published came after that event. A number that the source has
+            # not used yet cannot be right: it would leave out what comes.
+            cursor = Cursor(min(place[1], seq) if place[0] == source[1] else 0)
+        elif started > self._made and (self._since is None or not begin):
+            cursor = Cursor(begin)
         elif self._since is not None:
             cursor = Cursor(since=self._since)
         else:
@@ -120,7 +130,7 @@ class CatchUp:
         has_room = self._subscription.free_slots > 0
         if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
             cursor.clear = heard
-            self._subscription.keep(LazyBatch(frame))
+            self._subscription.keep(LazyBatch(frame, self.pasts.get(source, 0)))
             return True
         gap = cursor.lost_before(frame.prev)
         if gap is not None:
@@ -142,7 +152,8 @@ class CatchUp:
 
     def _hand_over(self, rows: Rows, after: int) -> None:
         if rows.count and rows.newest > after:
-            self._subscription.keep(LazyBatch(rows), after)
+            past = self.pasts.get((rows.source, rows.epoch), 0)
+            self._subscription.keep(LazyBatch(rows, past), after)
 
     def spoil(self, batch: LazyBatch) -> None:
         """The rows of a batch above `batch.last` are no events. The source is asked where it
@@ -185,7 +196,8 @@ class CatchUp:
         cursor = self._cursors.get(source)
         if cursor is None:
             is_older = started is not None and started <= self._made
-            cursor = self._cursors[source] = Cursor(prev if is_older else 0)
+            begin = self.begins.get(source, 0)
+            cursor = self._cursors[source] = Cursor(prev if is_older else begin)
         gap, after = cursor.take_late(prev, newest)
         if gap is not None:
             self._subscription.lose(source, gap)
@@ -247,7 +259,7 @@ class CatchUp:
         left = self._unmet.pop(source, None)
         if left is not None:
             # How old it was is not known any more, so it may be owed from its beginning.
-            self._cursors[source] = Cursor()
+            self._cursors[source] = Cursor(self.begins.get(source, 0))
             self._cursors[source].hear(left.upto)
         if (cursor := self._cursors.get(source)) is not None:
             gaps = cursor.leave(newest)
@@ -256,6 +268,15 @@ class CatchUp:
                 self._subscription.lose(source, gap)
         if is_dead:
             self._dead.add(source)
+
+    def suspend(self, source: Source) -> None:
+        """A source has left whose journal has all that is missing: that waits for its return."""
+        if (cursor := self._cursors.get(source)) is not None:
+            cursor.suspend()
+        self._granted.pop(source, None)
+        self._asked.discard(source)
+        self.behind.pop(source, None)
+        self._subscription.note_idle()
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""

@@ -1,42 +1,44 @@
-"""Wall time for data, elapsed time for measuring, and epochs, which distinguish starts of a bus.
+"""`clock.time()` for data, elapsed time for measuring, and epochs, which tell apart starts.
 
-Nothing else in the package reads a clock. Time belongs to the event loop: a loop with a method
-`wall_time()` is virtual, and code that runs on it gets both clocks from it. An epoch is a number
-that no other start of the same name has. A subscription keeps its position by (name, epoch): with
-an equal epoch it would take the events of a new start for repetitions.
+Programs read `time`; the rest is for the package, in which nothing else reads a clock. Time belongs
+to the event loop: if a loop has a method `wall_time()`, code that runs on it gets both clocks from
+it. If it has a method `fresh_epoch()` as well, it is virtual: its clock jumps, nothing outside the
+process hears of it, and runs are to repeat exactly. An epoch is a number that no other start of the
+same name has. A subscription keeps its position by (name, epoch): with an equal epoch it would take
+the events of a new start for repetitions.
 """
 
 import os
 import secrets
-import time
 from asyncio import get_running_loop
 from collections.abc import Callable
 from threading import Lock, get_ident
+from time import perf_counter
+from time import time as machine
 from typing import Any
 
 __all__ = [
     "elapsed",
     "fresh",
     "heard",
+    "is_virtual",
     "machine",
     "stopwatch",
-    "wall",
+    "time",
+    "token",
 ]
-
-machine = time.time
-"""Unix seconds of the machine's clock, also on a virtual loop. The clock may be set back."""
 
 _NO_LOOP: tuple[int, Callable[[], bool]] = (0, bool)  # no thread is 0, and bool() is False
 _usual = _NO_LOOP
-"""The thread and `is_running` of the last loop that was not virtual. One loop at most runs in a
-thread, so while that loop runs, `get_running_loop` is not needed. In Python 3.11 that is a system
-call, which takes half of the time of making an event.
+"""The thread and `is_running` of the last loop that has no time of its own. At most one loop runs
+in a thread, so while that loop runs, `get_running_loop` is not needed. In Python 3.11 that is a
+system call, which takes half of the time of making an event.
 """
 
 
 def elapsed() -> float:
     """Seconds since an unspecified moment, never set back: for durations and deadlines, not for
-    data. On a virtual loop this is its `time()`. Never waits.
+    data. On a loop with a time of its own this is its `time()`. Never waits.
     """
     return stopwatch()()
 
@@ -45,24 +47,30 @@ def stopwatch() -> Callable[[], float]:
     """The clock that `elapsed` reads, for frequent use. Valid for the loop that runs now."""
     thread, is_running = _usual
     if thread == get_ident() and is_running():
-        return time.perf_counter
-    loop = _virtual()
-    return time.perf_counter if loop is None else loop.time
+        return perf_counter
+    loop = _own_time()
+    return perf_counter if loop is None else loop.time
 
 
-def wall() -> float:
-    """Unix seconds: the `wall_time()` of the running loop if it has one, else the machine's clock.
-    Never waits.
+def time() -> float:
+    """Unix seconds: the `wall_time()` of the running loop if it has one, as a VirtualLoop has, else
+    those of the machine's clock, which may be set back. Code that takes the time from here is right
+    in virtual time as well. Never waits.
     """
     thread, is_running = _usual
     if thread == get_ident() and is_running():
         return machine()
-    loop = _virtual()
+    loop = _own_time()
     return machine() if loop is None else float(loop.wall_time())
 
 
-def _virtual() -> Any:
-    """The running loop if it is virtual, else None."""
+def is_virtual() -> bool:
+    """True if the running loop is virtual. Never waits."""
+    return hasattr(_own_time(), "fresh_epoch")
+
+
+def _own_time() -> Any:
+    """The running loop if it has a time of its own, else None."""
     global _usual
     try:
         loop = get_running_loop()
@@ -96,13 +104,25 @@ _highest = 0
 
 def fresh() -> int:
     """An epoch: Unix microseconds of the machine's clock plus a random part below SPREAD, and above
-    every epoch that this process has used or heard of, of any name. Thread-safe. Never waits.
+    every epoch that this process has used or heard of, of any name. On a virtual loop, it is the
+    loop's. Thread-safe. Never waits.
     """
     global _highest
+    if is_virtual():
+        return int(_own_time().fresh_epoch())
     with _lock:
         now = int(machine() * 1_000_000)
         _highest = max(_highest + 1, now + secrets.randbelow(SPREAD))
         return _highest
+
+
+def token() -> str:
+    """Eight hexadecimal digits for a name that no other bus has: random, or on a virtual loop those
+    of an epoch. Never waits.
+    """
+    if is_virtual():
+        return f"{fresh() % 2**32:08x}"
+    return secrets.token_hex(4)
 
 
 def heard(epoch: int) -> None:

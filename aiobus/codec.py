@@ -136,8 +136,10 @@ def encode(
     return b"%b" % encoded
 
 
-def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
-    """The events of `rows`, encoded by one bus, in order. Their data is not shared."""
+def decode(rows: Sequence[bytes], source: str, epoch: int, past: int = 0) -> list[Event[Any]]:
+    """The events of `rows`, encoded by one bus, in order. Their data is not shared. Those with a
+    seq up to `past` are marked.
+    """
     events = []
     for row in orjson.loads(b"[%b]" % b",".join(rows)):
         # As `Event(...)`, in half the time.
@@ -150,6 +152,7 @@ def decode(rows: Sequence[bytes], source: str, epoch: int) -> list[Event[Any]]:
         event.type = _known(type, type)
         event.source = source
         event.epoch = epoch
+        event.past = event.seq <= past
         events.append(event)
     return events
 

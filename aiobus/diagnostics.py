@@ -9,6 +9,7 @@ import logging
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aiobus.errors import BusError, EncodeError
@@ -27,6 +28,7 @@ __all__ = [
     "LEFT",
     "LEFT_BEHIND",
     "OVERFLOW",
+    "RESTARTED",
     "STALE",
     "UNREACHED",
     "Diagnostics",
@@ -35,6 +37,7 @@ __all__ = [
 GAP = "aiobus.gap"
 JOINED = "aiobus.peer_joined"
 LEFT = "aiobus.peer_left"
+RESTARTED = "aiobus.peer_restarted"
 STALE = "aiobus.stale"
 FRESH = "aiobus.fresh"
 UNREACHED = "aiobus.unreached"
@@ -75,6 +78,10 @@ class Diagnostics:
         self._raising = raising
         self._ending = ending
         self._is_closed = self._is_hushed = False
+        self.publish_own: Callable[[Event[Any]], object] = partial(publisher.publish, is_own=True)
+        """Publishes a system event of the bus itself."""
+        self.on_away: Callable[[Source], object] = lambda source: None
+        """Called with each peer that has left, or has started again."""
         self._held: dict[str, ThrottledLine] = {}
         self.watch = LoopWatch(lambda text: self.trouble(text, text))
 
@@ -145,6 +152,16 @@ class Diagnostics:
         log.info("%s left: %s", name, reason)
         data = {"name": name, "epoch": epoch, "last": last, "reason": reason}
         self.announce(LEFT, data, "")
+        self.on_away((name, epoch))
+
+    def peer_restarted(self, name: str, epoch: int, start: int, last: int) -> None:
+        """A peer that has a journal was away and goes on, as its start number `start`. `last` is
+        the highest seq that was heard of before.
+        """
+        log.info("%s was away, and goes on from its journal", name)
+        data = {"name": name, "epoch": epoch, "start": start, "last": last}
+        self.announce(RESTARTED, data, "")
+        self.on_away((name, epoch))
 
     def stale(self, name: str, epoch: int, last: int) -> None:
         """A peer has sent nothing for seconds."""
@@ -156,6 +173,21 @@ class Diagnostics:
         text = f"{name} is heard again after {silent:.1f} s of silence"
         self._say(logging.WARNING, f"{name} is heard again", text)
         self.announce(FRESH, {"name": name, "epoch": epoch, "last": last, "silent": silent}, "")
+
+    def uncommitted(self, ids: Collection[str], error: BaseException) -> None:
+        """Events were not committed to the journal, after nothing waited for them any more."""
+        text = f"not in the journal, and not published: {', '.join(ids)}"
+        self._say(logging.ERROR, "events are not in the journal", text, error)
+        for id in ids:
+            data = {"subscription": "", "event": id, "error": _clean(_text(error)), "traceback": ""}
+            self.announce(ERROR, data, id)
+
+    def recording_ended(self, path: str, error: BaseException) -> None:
+        """A recording takes nothing more, and is whole up to there."""
+        name = f"record({path})"
+        self._say(logging.ERROR, f"{name} has ended", f"{name} has ended: {error}", None)
+        data = {"subscription": name, "event": "", "error": _clean(_text(error)), "traceback": ""}
+        self.announce(ERROR, data, "")
 
     def left_behind(self, reader: str, type: str, after: int, seconds: int) -> None:
         """A reader has confirmed nothing for `seconds` while `publish` waited for it."""
@@ -195,7 +227,7 @@ class Diagnostics:
         if self._is_hushed:
             return
         try:
-            self._publisher.publish(event, is_own=True)
+            self.publish_own(event)
         except EncodeError as error:  # a very small Limits.event_bytes
             log.error("%s could not be announced: %s", event.type, error)
 

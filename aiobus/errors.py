@@ -4,10 +4,19 @@
     ├── BusClosed         the bus is not open (not started, closing or closed)
     ├── EncodeError       the event cannot travel as it is            (also a ValueError)
     ├── QueueFull         publish_nowait() met a full "block" inbox, or a reader it must not outrun
+    ├── JournalError      what a journal refuses; the base of those below
+    │   ├── CommitFailed      these events are not in the file; the next commit may succeed
+    │   ├── JournalCorrupt    what is in the file is not what was written
+    │   ├── JournalFailed     nothing more can be written before it is opened again
+    │   ├── JournalInUse      another process, or object, writes to it
+    │   └── JournalRemoved    `keep=` has removed what was asked for
     ├── NameInUse         another bus of this name is on the network
     ├── NoSubscribers     no subscription names the type of a request()
+    ├── RequestInterrupted  request() was published, and the bus that could answer is gone
     ├── RequestTimeout    request() was published but not answered    (also a TimeoutError)
-    └── WrongLoop         called from another event loop, thread or process
+    ├── WrongLoop         called from another event loop, thread or process
+    ├── Deadlock          in virtual time: nothing can ever happen again
+    └── LeavesProcess     in virtual time: a call that would leave the process
 
 Facts are in attributes, the way out is in the text. This module knows nothing else of the package.
 """
@@ -15,10 +24,20 @@ Facts are in attributes, the way out is in the text. This module knows nothing e
 __all__ = [
     "BusClosed",
     "BusError",
+    "CommitFailed",
+    "Deadlock",
     "EncodeError",
+    "JournalCorrupt",
+    "JournalError",
+    "JournalFailed",
+    "JournalInUse",
+    "JournalRemoved",
+    "JournalRestored",
+    "LeavesProcess",
     "NameInUse",
     "NoSubscribers",
     "QueueFull",
+    "RequestInterrupted",
     "RequestTimeout",
     "WrongLoop",
 ]
@@ -85,6 +104,93 @@ class QueueFull(BusError):
         )
 
 
+class JournalError(BusError):
+    """A journal was asked for something that it cannot do. The text says what."""
+
+
+class CommitFailed(JournalError):
+    """A commit to the journal at `path` failed as a whole, for example because the disk is full:
+    none of its events is in the file. The next commit tries again.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: the commit failed and its events are not in the file: {self.reason}"
+
+
+class JournalFailed(JournalError):
+    """The journal at `path` accepts nothing more until it is opened again, because an error of the
+    disk leaves unknown what is on it. The events of the failed commit may be in the file or not.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: writing failed ({self.reason}), so it is unknown what is on the disk."
+            " Nothing more is written; open the journal again, which verifies it"
+        )
+
+
+class JournalCorrupt(JournalError):
+    """The journal at `path` is not what was written, from `offset` on. The `valid` events before
+    that are whole and can be read. Nothing was changed or deleted.
+    """
+
+    def __init__(self, path: str, offset: int, valid: int, reason: str) -> None:
+        super().__init__(path, offset, valid, reason)
+        self.path = path
+        self.offset = offset
+        self.valid = valid
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is damaged from offset {self.offset} on: {self.reason}. The {self.valid}"
+            " events before that are whole: read them with aiobus.Journal(path).read(). To go on,"
+            " move the file away together with those that begin with its name, and begin a new one"
+        )
+
+
+class JournalInUse(JournalError):
+    """The journal at `path` is written by `holder` already. Reading it is possible."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(path, holder)
+        self.path = path
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is written by {self.holder or 'another process'} already; end that, or"
+            " give this one another file"
+        )
+
+
+class JournalRemoved(JournalError):
+    """What was asked of the journal at `path` was removed by `keep=`: the events before offset
+    `first`.
+    """
+
+    def __init__(self, path: str, first: int) -> None:
+        super().__init__(path, first)
+        self.path = path
+        self.first = first
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: the events before offset {self.first} were removed by keep=; read from"
+            f" start_offset={self.first} on, or keep more"
+        )
+
+
 class NameInUse(BusError):
     """Another bus named `name` is on `url` already; this one has not joined, or leaves. Raised on
     `ipc://` and `tcp://`.
@@ -106,6 +212,26 @@ class NameInUse(BusError):
         return f"a bus named {self.name!r} is on {self.url} already; give this one another name="
 
 
+class JournalRestored(BusError):
+    """The journal of the bus `name` is older than what its peers have heard of it: one of them
+    knows `seq`, and the journal goes on at `begin`. It was restored from a backup, with its mark.
+    Its peers would drop new events with these numbers as repeats, so the bus ends.
+    """
+
+    def __init__(self, name: str, seq: int, begin: int) -> None:
+        super().__init__(name, seq, begin)
+        self.name = name
+        self.seq = seq
+        self.begin = begin
+
+    def __str__(self) -> str:
+        return (
+            f"a peer has heard of {self.name!r} up to seq {self.seq}, and its journal goes on at"
+            f" {self.begin}: the file is an older copy. Put the newer file back, or give"
+            " new_epoch=True, and peers take what comes for that of a new source"
+        )
+
+
 class NoSubscribers(BusError):
     """`request` published nothing, because no subscription names the `type` and `key` of the event.
     A subscription to `"*"` does not count, because it is a monitor's.
@@ -121,6 +247,25 @@ class NoSubscribers(BusError):
             f"no subscription names {self.type} with key {self.key!r} ('*' does not count);"
             " nothing was published. Start the bus that answers it first, or `publish` what needs"
             " no answer"
+        )
+
+
+class RequestInterrupted(BusError):
+    """`event` was published, and each bus that could answer it has left or started again since;
+    `name` was the last. It may have been acted on before. A late reply is delivered as an ordinary
+    event.
+    """
+
+    def __init__(self, event: object, name: str) -> None:
+        super().__init__(event, name)
+        self.event = event
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} has left or started again before it replied to {_short(str(self.event))};"
+            " it was published, so it may have been acted on: ask what became of it before you"
+            " send it again"
         )
 
 
@@ -146,3 +291,47 @@ class WrongLoop(BusError):
     """The bus was used outside the thread, event loop or process that started it. The call had no
     effect.
     """
+
+
+class Deadlock(BusError):
+    """On a VirtualLoop, no callback is ready and no timer is set, so no task can ever go on. `time`
+    is that of the loop, in seconds. `waiting` has one line for each waiting task: its name, and
+    where it waits, with file and line, innermost first.
+    """
+
+    def __init__(self, time: float, waiting: list[str]) -> None:
+        super().__init__(time, waiting)
+        self.time = time
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        tasks = "".join(f"\n  {line}" for line in self.waiting) or " none"
+        return (
+            f"nothing can ever happen again after {self.time:g} s of virtual time, because no timer"
+            f" is set; tasks that wait:{tasks}"
+        )
+
+
+class LeavesProcess(BusError):
+    """Code in virtual time made a `call` that would leave the process, or its only thread. The call
+    was not made, and the run ends with this error. `caller` is what `run_virtual(allow=)` would
+    have to name; "" if that is of no use, because a VirtualLoop has nothing that does the call.
+    """
+
+    def __init__(self, call: str, caller: str) -> None:
+        super().__init__(call, caller)
+        self.call = call
+        self.caller = caller
+
+    def __str__(self) -> str:
+        call = _short(self.call)
+        if not self.caller:
+            return (
+                f"{call} was refused: a VirtualLoop has no sockets, pipes, processes or threads."
+                " Buses that are to talk to each other in virtual time need a MemoryNetwork"
+            )
+        return (
+            f"{call} in {self.caller} was refused: nothing leaves the process in virtual time."
+            " Buses that are to talk to each other there need a MemoryNetwork. To let this caller"
+            f" through, name it: run_virtual(..., allow=({self.caller!r},))"
+        )

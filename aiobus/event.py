@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from aiobus import clock
 
-__all__ = ["KNOWN", "Event", "EventType", "event_id", "own_fields"]
+__all__ = ["KNOWN", "Event", "EventType", "event_id", "own_fields", "parse_id"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -59,6 +59,20 @@ def event_id(source: str, epoch: int, seq: int) -> str:
     return _origin(source, epoch) + str(seq) if seq else ""
 
 
+def parse_id(id: object) -> tuple[str, int, int]:
+    """The source, epoch and seq of an event, of its id. Raises ValueError for what is none."""
+    try:
+        if isinstance(id, str) and id.isascii():
+            name, _, rest = id.rpartition("@")
+            epoch, _, seq = rest.rpartition(".")
+            found = name, int(epoch, 36), int(seq)
+            if event_id(*found) == id:
+                return found
+    except ValueError:
+        pass
+    raise ValueError(f"{id!r} is not the id of an event, such as 'feed@h0lvy81pam.17'")
+
+
 class _Now:
     """The default timestamp, as a signature shows it."""
 
@@ -83,7 +97,7 @@ class Event(Generic[T]):
     """An `EventType`, or 1-64 of A-Z a-z 0-9 . _ - that begin with a letter or digit."""
     data: T
     """Anything with an exact JSON image; a subscriber gets that image, decoded for it alone."""
-    timestamp: float = field(default_factory=clock.wall, compare=False)
+    timestamp: float = field(default_factory=clock.time, compare=False)
     """Seconds since 1970 when the event was made; publishing refuses what is below 0 or above 1e11,
     such as milliseconds. An exchange's own time belongs into `data`.
     """
@@ -99,6 +113,10 @@ class Event(Generic[T]):
     """Which start of that bus: Unix microseconds, to be compared for equality only."""
     seq: int = field(default=0, kw_only=True, compare=False)
     """Its number among all events of (source, epoch), from 1; 0 before it was published."""
+    past: bool = field(default=False, kw_only=True, compare=False, repr=False)
+    """True for one from before the start of the bus that hands it over, which may have been acted
+    on then: out of the history (`since`, `after`) or the journal of its source.
+    """
 
     # Its defaults are those of the fields above, which a subclass that is a dataclass takes.
     def __init__(
@@ -112,15 +130,17 @@ class Event(Generic[T]):
         source: str = "",
         epoch: int = 0,
         seq: int = 0,
+        past: bool = False,
     ) -> None:
         self.type = type
         self.data = data
-        self.timestamp = clock.wall() if timestamp is _NOW else timestamp
+        self.timestamp = clock.time() if timestamp is _NOW else timestamp
         self.key = key
         self.cause = cause
         self.source = source
         self.epoch = epoch
         self.seq = seq
+        self.past = past
 
     @property
     def id(self) -> str:

@@ -13,20 +13,23 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Self, TypedDict, TypeVar, get_args
 
 from aiobus.codec import shown
-from aiobus.event import Event
+from aiobus.event import Event, EventType, parse_id
 from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.limits import EARLIEST, LATEST, way_out
 from aiobus.query import Query
 
 __all__ = [
-    "Keys", "Since", "StreamKeywords", "SubscribeKeywords", "SubscriptionOptions", "Types", "Where",
-    "check_function", "check_timeout", "selects", "takes",
+    "After", "Keys", "Since", "StreamKeywords", "SubscribeKeywords", "SubscriptionOptions", "Types",
+    "Where", "check_function", "check_timeout", "selects", "takes",
 ]  # fmt: skip
 
 Types = str | Iterable[str]
 Keys = str | Iterable[str] | None
 Where = Callable[[Event[Any]], object]
+After = str | Iterable[str]
+ACTED_ON = frozenset({EventType.ORDER, EventType.CANCEL})
+"""Types whose events are executed: an old one must not be executed once more by omission."""
 
 
 class StreamKeywords(TypedDict, total=False):
@@ -38,6 +41,7 @@ class StreamKeywords(TypedDict, total=False):
     maxsize: int
     max_age: float | None
     since: Since
+    after: After
     timeout: float
 
 
@@ -84,6 +88,7 @@ class SubscriptionOptions:
     concurrency: int = 1
     max_age: float | None = None
     since: Since = None
+    after: After = ()
     timeout: float = 5.0
 
     @classmethod
@@ -123,7 +128,27 @@ class SubscriptionOptions:
                 f"since={shown(self.since)}: {_moment(self.since)}'last', or seconds since 1970"
                 " such as time.time() - 60 for the last minute, are needed"
             )
+        try:
+            after = [self.after] if isinstance(self.after, str) else [*self.after]
+        except TypeError:
+            text = f"after={self.after!r}: the id of an event, or several of them, are needed"
+            raise TypeError(text) from None
+        if len({parse_id(id)[0] for id in after}) < len(after):
+            raise ValueError(f"after={after!r}: of one source one event at most is the last")
+        object.__setattr__(self, "after", tuple(after))
+        is_acted_on = ACTED_ON.intersection(self.query.types)
+        if self.since is not None and is_acted_on and self.max_age is None and not after:
+            raise ValueError(
+                f"since={self.since!r} hands over old events of {', '.join(sorted(is_acted_on))},"
+                " which may have been executed before: give max_age= seconds, or after= the id of"
+                " the last one that was handled"
+            )
         check_timeout(self.timeout)
+
+    @property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """The epoch and seq of the event that it begins after, by source."""
+        return {name: (epoch, seq) for name, epoch, seq in map(parse_id, self.after)}
 
 
 def check_function(name: str, function: Callable[..., object]) -> None:

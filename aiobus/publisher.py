@@ -25,9 +25,10 @@ from aiobus.history import LARGE, History, Ring
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query, bad_key, bad_type, plain, starred
 from aiobus.sync import BackpressureGate, Notifier
-from aiobus.wire import frame, progress_topic
+from aiobus.wire import Options, frame, progress_topic
 
 __all__ = [
+    "Numbered",
     "Publisher",
     "Route",
     "Routes",
@@ -130,6 +131,7 @@ class Stream:
             self._send(frame(self.topic, self._source, self._epoch, prev, self.sent, rows))
 
 
+FROM_WHERE = "publishing from `where` would disorder events; do it in the callback"
 MAX_ROUTES = 65_536
 """Routes remembered. Keys are the user's and may never repeat, so the memory of them is thrown away
 when it is full.
@@ -218,13 +220,33 @@ def _places(query: Query) -> Iterable[Place]:
     return [*query.reserved, *types]
 
 
+@dataclass(eq=False, slots=True)
+class Numbered:
+    """An event that has its number and is to be handed out later."""
+
+    event: Event[Any]
+    type: str
+    key: str
+    seq: int
+    row: bytes
+    timestamp: float
+    is_own: bool
+    """A system event of the bus itself."""
+    done: Any = None
+    """The future of its publisher, which waits until it is handed out."""
+
+
 class Publisher:
     """One source: `name`, `epoch`, and every event it ever numbers."""
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
         self.epoch = 0
-        """Which start of this source it is (`epochs`), set before the first event."""
+        """Which start of this source it is (`epochs`), set before the first event. With a journal,
+        all its starts have one epoch.
+        """
+        self.options = Options()
+        """What other buses are told of this start."""
         self.seq = self.public_seq = 0
         """The number of the last event, and of the last that others may be handed. With the former,
         a bus that came, published nothing and left was said to have lost its system events.
@@ -254,8 +276,7 @@ class Publisher:
         that publishes): other sinks would then see the later event first.
         """
         if self.is_handing_out:
-            hint = "publishing from `where` would disorder events; do it in the callback"
-            raise BusError(hint)
+            raise BusError(FROM_WHERE)
         if type(event) is not Event:
             _check(event)
         try:
@@ -263,8 +284,8 @@ class Publisher:
         except (KeyError, TypeError):  # a new one, or no strings, or not even hashable
             route = self._new_route(event.type, event.key, is_own)
         cause = event.cause
-        if (not cause or event.seq) and not is_own:  # one that was received gets a new cause
-            cause = "" if entered() is None or (delivery := current()) is None else delivery.id
+        if (not cause or event.seq) and not is_own:
+            cause = _cause()
         self.is_handing_out = True
         try:
             seq, timestamp, type_, key = self.seq + 1, event.timestamp, route.type, route.key
@@ -297,6 +318,51 @@ class Publisher:
             self.is_handing_out = False
         if self._postponed and not is_own:
             self._catch_up()
+        return route
+
+    def number(self, event: Event[Any], *, is_own: bool = False) -> Numbered:
+        """The first half of `publish`: encode, number and stamp `event`. Raises as `publish`."""
+        if self.is_handing_out:
+            raise BusError(FROM_WHERE)
+        route, cause = self.route(event, is_own=is_own), event.cause
+        if (not cause or event.seq) and not is_own:
+            cause = _cause()
+        seq, timestamp = self.seq + 1, event.timestamp
+        row = encode(seq, timestamp, route.type, route.key, event.data, cause, self._most_bytes)
+        self.seq = event.seq = seq
+        event.source, event.epoch, event.cause = self.name, self.epoch, cause
+        return Numbered(event, route.type, route.key, seq, row, timestamp, is_own)
+
+    def release(self, numbered: Numbered) -> Route:
+        """The second half: keep it, hand it out, and tell where it went. To be called in the order
+        of numbers; some may be left out.
+        """
+        type, key, seq, row = numbered.type, numbered.key, numbered.seq, numbered.row
+        # Not the route it had when it was numbered: since then others may have subscribed, to whom
+        # it is owed.
+        route = self._routes.get((type, key)) or self._new_route(type, key, numbered.is_own)
+        # The same as in `publish`, where a call for each event would cost 5 %.
+        places, ring = len(row) // LARGE, route.ring
+        self.is_handing_out = True
+        try:
+            ring.settle_at -= 3 * places
+            is_due = len(ring.cells) >= ring.settle_at
+            self.history.newest = seq
+            if route.is_public:
+                self.public_seq = seq
+            ring.cells += (row, key, numbered.timestamp)
+            if is_due:
+                self.history.settle(ring)
+            for stream in route.streams:
+                stream.rows.append(row)
+                stream.full_at -= places
+                if len(stream.rows) >= stream.full_at:
+                    stream.fill()
+            for sink in route.sinks:
+                sink.deliver(seq, row, type, key)
+        finally:
+            self.is_handing_out = False
+        self._catch_up()
         return route
 
     def route(self, event: Event[Any], *, is_own: bool = False) -> Route:
@@ -376,6 +442,11 @@ class Publisher:
         finally:
             self.is_handing_out = False
         self._catch_up()
+
+
+def _cause() -> str:
+    """The id of the event whose handler publishes, also if it publishes one that was received."""
+    return "" if entered() is None or (delivery := current()) is None else delivery.id
 
 
 def _check(event: object) -> None:

@@ -21,7 +21,7 @@ RESERVED = "aiobus."
 does not match it.
 """
 
-_OWN = "error fresh gap left_behind overflow peer_joined peer_left stale unreached"
+_OWN = "error fresh gap left_behind overflow peer_joined peer_left peer_restarted stale unreached"
 SYSTEM = tuple(RESERVED + name for name in _OWN.split())
 """All reserved types. Every other reserved name is refused with this list."""
 

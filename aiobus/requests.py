@@ -6,16 +6,17 @@ sender need not know that it answers a request.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
 from typing import Any
 
 from aiobus.delivery import holding, waiting
-from aiobus.errors import BusClosed, NoSubscribers, RequestTimeout
+from aiobus.errors import BusClosed, NoSubscribers, RequestInterrupted, RequestTimeout
 from aiobus.event import Event
 from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Route
 from aiobus.query import Query
+from aiobus.rows import Source
 from aiobus.subscriber import Subscriber
 from aiobus.subscription import Subscription
 from aiobus.sync import wait_for_space
@@ -25,18 +26,23 @@ __all__ = ["Requests"]
 
 class Requests:
     """The requests of one bus. `route(event)` returns the route of an event, or raises what
-    publishing it would raise. `publish` publishes it and does not wait for space in inboxes.
+    publishing it would raise. `publish` publishes it and does not wait for space in inboxes; it
+    takes a function to call as soon as the event has its id.
     """
 
     def __init__(
         self,
         subscriptions: Subscriber,
         route: Callable[[Event[Any]], Route],
-        publish: Callable[[Event[Any]], Awaitable[object]],
+        publish: Callable[[Event[Any], Callable[[], object]], Awaitable[object]],
+        listeners: Callable[[str], Collection[Source] | None],
     ) -> None:
         self._subscriptions = subscriptions
         self._route = route
         self._publish = publish
+        self._listeners = listeners
+        self._asked: dict[asyncio.Future[Event[Any]], tuple[Event[Any], set[Source]]] = {}
+        """The request of each future that only these peers can answer, while they are there."""
         self._listening: dict[Query, asyncio.Task[Subscription]] = {}
         self._futures: dict[tuple[str, Query], asyncio.Future[Event[Any]]] = {}
 
@@ -47,26 +53,45 @@ class Requests:
         route = self._route(event)
         if not self._has_subscriber(route):
             raise NoSubscribers(route.type, route.key)
-        await self._publish(event)
-        reply = self._expect(event.id, query)
+        replies: list[asyncio.Future[Event[Any]]] = []
+        peers = None if self._has_own(route) else self._listeners(route.type)
         limit = asyncio.timeout(timeout)
         try:
+            # With a journal, the reply may come before this task goes on.
+            await self._publish(event, lambda: replies.append(self._expect(event.id, query)))
+            if peers:
+                self._asked[replies[0]] = event, set(peers)
             async with limit:
-                return await self._wait(reply, route)
+                return await self._wait(replies[0], route)
         except TimeoutError:
             if timeout is not None and limit.expired():
                 raise RequestTimeout(event, timeout) from None
             raise
         finally:
-            reply.cancel()
+            for reply in replies:
+                self._asked.pop(reply, None)
+                reply.cancel()
 
     def _has_subscriber(self, route: Route) -> bool:
         """True if a subscription names the type. A subscription to `*` is a monitor and does not
         count; nor do the subscriptions to replies.
         """
-        own = {task.result().sink for task in self._listening.values() if task.done()}
-        named = (each for each in route.targets if route.type in each.query.types)
-        return any(target not in own for target in named)
+        named = any(route.type in each.query.types for each in route.streams)
+        return named or self._has_own(route)
+
+    def _has_own(self, route: Route) -> bool:
+        """The same for the subscriptions of this bus."""
+        replies = {task.result().sink for task in self._listening.values() if task.done()}
+        named = (each for each in route.sinks if route.type in each.query.types)
+        return any(sink not in replies for sink in named)
+
+    def lose(self, source: Source) -> None:
+        """A peer has left, or has started again: end the requests that only it could answer."""
+        for reply, (event, peers) in list(self._asked.items()):
+            if source in peers:
+                peers.discard(source)
+                if not peers and not reply.done():
+                    reply.set_exception(RequestInterrupted(event, source[0]))
 
     async def _wait(self, reply: "asyncio.Future[Event[Any]]", route: Route) -> Event[Any]:
         await wait_for_space(route.blocking)

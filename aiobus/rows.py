@@ -104,13 +104,14 @@ class Rows:
 class LazyBatch:
     """The events of `rows` for one subscription, which shares them with no other. `left`: how many
     are still to be taken. `last`: the seq of the last that was. `error`: why those that were left
-    are not events; then there are none left.
+    are not events; then there are none left. Events with a seq up to `past` are marked.
     """
 
-    __slots__ = ("_at", "_parts", "error", "last", "left", "rows")
+    __slots__ = ("_at", "_parts", "error", "last", "left", "past", "rows")
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, past: int = 0) -> None:
         self.rows = rows
+        self.past = past
         self.left = rows.count
         self.last = rows.prev
         self.error: WireError | None = None
@@ -185,6 +186,7 @@ class LazyBatch:
     def _made(self, rows: list[Any]) -> list[Event[Any]]:
         """Check and make each event: the hot loop. `_wrong` says what is wrong."""
         source, epoch, last, newest = self.rows.source, self.rows.epoch, self.last, self.rows.newest
+        past = self.past
         events = []
         for row in rows:
             try:
@@ -215,6 +217,7 @@ class LazyBatch:
             event.source = source
             event.epoch = epoch
             event.seq = last = seq
+            event.past = seq <= past
             events.append(event)
         self.last = last
         return events

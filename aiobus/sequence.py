@@ -200,6 +200,11 @@ class Cursor:
             self._be_live()
         return gap
 
+    def suspend(self) -> None:
+        """The source is away, and has all that is missing: no answer is due until it is back."""
+        self.has_timed_out = False
+        self._asked = self._deadline = None
+
     def leave(self, newest: int) -> list[Gap]:
         """The source has left and was heard of up to `newest`. Returns the gaps: what is missing is
         lost; of what no frame vouched for it is unknown.

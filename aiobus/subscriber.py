@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import Context
 
 from aiobus.catchup import CatchUp
@@ -17,17 +18,13 @@ from aiobus.dispatcher import Callback, Dispatcher
 from aiobus.errors import BusClosed, BusError
 from aiobus.lifecycle import Lifecycle, State
 from aiobus.options import SubscriptionOptions
-from aiobus.pace import Pace
 from aiobus.publisher import Publisher
 from aiobus.query import Query
 from aiobus.subscription import Subscription
 from aiobus.sync import HANDLER_EVENTS, HANDLER_SECONDS, Notifier, TimeSlice
 from aiobus.transport import Transport
 
-__all__ = [
-    "Pace",
-    "Subscriber",
-]
+__all__ = ["Subscriber"]
 
 SAID = 8
 """Events named of the calls that are cut off; there may be any number of them at once."""
@@ -163,6 +160,23 @@ class Subscriber:
         # One that was dropped may still have a call in progress.
         everyone = dict.fromkeys([*self._open, *self._tasks.values()])
         return [each for each in everyone if not each.is_idle and each is not exempt]
+
+    async def finish(self, subscription: Subscription, timeout: float) -> None:
+        """Let it take nothing more of other buses, hand over what has come for `timeout` seconds,
+        and end it.
+        """
+        if not subscription.closed:
+            self._transport.unsubscribe(self._open[subscription])
+            subscription.behind.clear()  # what it misses does not come any more
+        with suppress(TimeoutError):
+            await self.until_handed(subscription, timeout)
+        self.drop(subscription)
+
+    async def until_handed(self, subscription: Subscription, timeout: float) -> None:
+        """Wait until its inbox is empty and its handler has returned. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            while not (subscription.closed or subscription.is_idle):
+                await self._idle.wait()
 
     def recheck(self) -> None:
         """Who waits for whom has changed: publishers that wait for space look again."""

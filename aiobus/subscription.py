@@ -67,7 +67,7 @@ class Subscription(Consumer):
         text = self.selection.text
         is_exact = not text or parse_query(text) == self.selection.without(*self.selection.reserved)
         self._narrow = None if is_exact else self.selection
-        self.own = Cursor(since=options.since)
+        self.own = _own_place(options, publisher)
         """The place among the events of this bus; it moves only while `behind`."""
         self.behind: dict[Source, None] = {}
         """The other buses of which something is missing, kept by the `CatchUp`."""
@@ -88,6 +88,7 @@ class Subscription(Consumer):
         self._blind = self._inbox if is_blind and isinstance(self._inbox, FifoInbox) else None
         self._publisher = publisher
         self._source = (publisher.name, publisher.epoch)
+        self._past = publisher.options.begin
         self._reports = reports
         self._idle = idle
         self._drop = drop
@@ -373,13 +374,13 @@ class Subscription(Consumer):
         while inbox.items and not batch:
             taken = inbox.take(DECODE_BYTES)
             is_encoded = bool(taken) and type(taken[0]) is bytes
-            batch += decode(taken, *self._source) if is_encoded else taken
+            batch += decode(taken, *self._source, self._past) if is_encoded else taken
         batch.reverse()
         return bool(batch)
 
     def _is_expired(self, event: Event[Any], max_age: float) -> bool:
         is_timeless = event.timestamp > LATEST  # of another program: this one publishes none
-        is_late = is_timeless or clock.wall() - event.timestamp > max_age
+        is_late = is_timeless or clock.time() - event.timestamp > max_age
         is_late = is_late and not event.type.startswith(RESERVED)
         if is_timeless:
             topic = f"{self.name} cannot tell how old events of {event.source} are"
@@ -450,3 +451,14 @@ class Subscription(Consumer):
         self.own = Cursor()
         self._wake()
         self.recheck()
+
+
+def _own_place(options: SubscriptionOptions, publisher: Publisher) -> Cursor:
+    """Where a subscription begins among the events of its own bus."""
+    if publisher.name not in options.places:
+        return Cursor(since=options.since)
+    epoch, seq = options.places[publisher.name]
+    newest = publisher.history.newest
+    cursor = Cursor(min(seq, newest) if epoch == publisher.epoch else 0)
+    cursor.hear(newest)
+    return cursor

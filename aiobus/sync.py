@@ -18,7 +18,7 @@ from types import coroutine
 from typing import Any
 from weakref import ref
 
-from aiobus.clock import stopwatch
+from aiobus.clock import is_virtual, stopwatch
 from aiobus.delivery import Consumer, holding, waiting, would_deadlock
 
 __all__ = [
@@ -33,8 +33,10 @@ class Notifier:
     __slots__ = ("futures",)
 
     def __init__(self) -> None:
-        self.futures: set[asyncio.Future[None]] = set()
-        """One for each waiting task. Reading this costs half of a call of `__bool__`."""
+        self.futures: dict[asyncio.Future[None], None] = {}
+        """One for each waiting task, in the order in which they wait: a set would wake them in the
+        order of addresses. Reading this costs half of a call of `__bool__`.
+        """
 
     def __bool__(self) -> bool:
         return bool(self.futures)
@@ -42,14 +44,14 @@ class Notifier:
     async def wait(self) -> None:
         """Return at the next `wake`. The caller then checks its condition again."""
         future = asyncio.get_running_loop().create_future()
-        self.futures.add(future)
+        self.futures[future] = None
         try:
             await future
         finally:
-            self.futures.discard(future)
+            self.futures.pop(future, None)
 
     def wake(self) -> None:
-        """Wake every waiting task."""
+        """Wake every waiting task, the one that has waited longest first."""
         for future in self.futures:
             if not future.done():
                 future.set_result(None)
@@ -179,10 +181,14 @@ class LoopWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, name: str) -> None:
-        """Check the running loop from now on, for the bus of this name."""
+        """Check the running loop from now on, for the bus of this name. A virtual loop is not: its
+        time does not pass while code holds it, and with this timer it would never see that nothing
+        can happen any more.
+        """
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._look_later()
+        if not is_virtual():
+            self._look_later()
 
     def close(self) -> None:
         """Stop checking. Again: no effect."""
@@ -231,10 +237,10 @@ class LoopWatch:
 
     @coroutine
     def _steps(
-        self, work: Coroutine[Any, Any, None], whose: Callable[[], str]
+        self, driven_coroutine: Coroutine[Any, Any, None], whose: Callable[[], str]
     ) -> Generator[Any, Any, None]:
         elapsed = stopwatch()
-        step: Callable[[Any], Any] = work.send
+        step: Callable[[Any], Any] = driven_coroutine.send
         value: Any = None
         while True:
             began, ours = elapsed(), self._ours
@@ -246,9 +252,9 @@ class LoopWatch:
                 # Without steps inside this one that were noted by themselves, as a `where` is.
                 self.note(elapsed() - began - (self._ours - ours), whose)
             try:
-                step, value = work.send, (yield awaited)
-            except BaseException as error:  # noqa: BLE001 - it is for `work` to take
-                step, value = work.throw, error
+                step, value = driven_coroutine.send, (yield awaited)
+            except BaseException as error:  # noqa: BLE001 - it is for the coroutine to take
+                step, value = driven_coroutine.throw, error
 
 
 def _look(held: "ref[LoopWatch]") -> None:

@@ -72,6 +72,10 @@ class Transport(PageSource, Protocol):
         """
         ...
 
+    def listeners(self, type: str) -> Collection[Source] | None:
+        """The linked peers that have subscribed to `type` by name; None if that is not known."""
+        ...
+
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """The peers that have not left, where any of them listens to events of `type`. It lowers
         `history.safe` where a peer goes back, and wakes `room` when one has moved.
@@ -119,6 +123,10 @@ class Local:
     def doubt(self, source: Source, error: ValueError) -> bool:
         """There is no other bus to ask."""
         return False
+
+    def listeners(self, type: str) -> Collection[Source] | None:
+        """There is no other bus."""
+        return ()
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """There is no other bus."""

@@ -23,8 +23,8 @@ from aiobus.query import Query, bad_name, parse_query
 from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [
-    "HEARTBEATS", "PROGRESS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat", "Mark",
-    "Options", "OtherVersion", "PacedMark", "PageAnswer", "PageAsk", "PeerId", "Refusal",
+    "HEARTBEATS", "NO_OPTIONS", "PROGRESS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat",
+    "Mark", "Options", "OtherVersion", "PacedMark", "PageAnswer", "PageAsk", "PeerId", "Refusal",
     "WireError", "frame", "heartbeat", "mail", "page", "parse_from_publisher",
     "parse_from_subscriber", "parse_peer_id", "parse_topic", "progress_topic", "topic", "up",
 ]  # fmt: skip
@@ -66,6 +66,11 @@ class PeerId:
     def text(self) -> str:
         """`name@epoch endpoint`, epoch in base 36: what `parse_peer_id` reads."""
         return f"{self} {self.endpoint}"
+
+    @property
+    def source(self) -> Source:
+        """Whose numbers its events have."""
+        return self.name, self.epoch
 
     @property
     def topic(self) -> bytes:
@@ -223,11 +228,24 @@ class Options:
     """
 
     begin: int = 0
-    """The seq after which this start of the bus has published: above 0 if its epoch goes on."""
+    """The seq after which this start of the bus publishes: above 0 if its epoch goes on, and then
+    above each seq that an earlier start can have used.
+    """
     start: int = 0
     """The number of this start within its epoch, from 0."""
     journaled: bool = False
     """Its events outlive its process."""
+    types: str = ""
+    """In a `?`: the types that it has subscribed to by name, with spaces between; "*" if these are
+    too many to be named.
+    """
+    known_epoch: int = 0
+    known_start: int = 0
+    known_begin: int = 0
+    known_seq: int = 0
+    """If the other bus has a journal: its epoch, `start` and `begin` as the sender knows them, and
+    up to which seq the sender has heard of it.
+    """
     observer: bool = False
     """The bus publishes nothing, and no other waits for it."""
 
@@ -268,13 +286,14 @@ class Refusal(Answer):
 @dataclass(frozen=True, slots=True)
 class PageAnswer:
     """To a PageAsk: the kept events in `(after, to]` that the query matches. Those up to `evicted`
-    are forgotten; there is more while `to` is below `newest`. `reached`: where it began at a time,
-    the Unix seconds from which on nothing is missing.
+    are forgotten; there is more while `to` is below `newest`. `start`: which start of its epoch
+    answers. `reached`: where it began at a time, the Unix seconds from which on nothing is missing.
     """
 
     nonce: int
     source: str
     epoch: int
+    start: int
     after: int
     evicted: int
     to: int
@@ -309,6 +328,7 @@ def page(
     nonce: int,
     source: str,
     epoch: int,
+    start: int,
     after: int,
     evicted: int,
     to_seq: int,
@@ -317,7 +337,8 @@ def page(
     rows: Sequence[bytes],
 ) -> bytes:
     """A PageAnswer in the mailbox of `to`, its rows as the codec encodes them."""
-    fields = ["!", nonce, source, epoch, after, evicted, to_seq, newest, reached, len(rows)]
+    where = [after, evicted, to_seq, newest, reached, len(rows)]
+    fields = ["!", nonce, source, epoch, start, *where]
     return b"%b%b\n,[%b]]" % (to.topic, orjson.dumps(fields)[:-1], SEPARATOR.join(rows))
 
 
@@ -351,14 +372,14 @@ def _read_page(message: bytes, begin: int) -> PageAnswer:
     if end < 0 or message[end : end + 3] != b"\n,[" or not message.endswith(b"]]"):
         raise WireError(f"a page of {len(message)} bytes without rows")
     fields = _loads(message[begin:end] + b"]")[1:]
-    nonce, name, epoch, after, evicted, to, newest, reached, count = _parts(
-        "nonce name epoch seq seq seq seq reached seq", fields
+    nonce, name, epoch, start, after, evicted, to, newest, reached, count = _parts(
+        "nonce name epoch start seq seq seq seq reached seq", fields
     )
     if not (after <= to <= newest and evicted <= newest and count <= to - after):
         raise WireError("a page whose numbers contradict each other")
     span = (name, epoch), (after, to)
     rows = Rows(message, end + 3, len(message) - 2, *span, count, is_frame=False)
-    return PageAnswer(nonce, name, epoch, after, evicted, to, newest, reached, rows)
+    return PageAnswer(nonce, name, epoch, start, after, evicted, to, newest, reached, rows)
 
 
 # What goes up: questions.
@@ -499,7 +520,9 @@ def _part(name: str, value: Any) -> Any:
 def _options(said: dict[str, Any]) -> Options:
     for name, usual in asdict(NO_OPTIONS).items():
         value = said.get(name, usual)
-        if type(value) is not type(usual) or not 0 <= value <= MAX_NUMBER:
+        if type(value) is not type(usual):
+            raise WireError(f"no option {name}: {shape(value)}")
+        if not (len(value) <= MAX_QUERY if isinstance(value, str) else 0 <= value <= MAX_NUMBER):
             raise WireError(f"no option {name}: {shape(value)}")
     return Options(**{name: said[name] for name in asdict(NO_OPTIONS) if name in said})
 

@@ -279,7 +279,7 @@ class Play:
     async def _perform(self, number: int, code: str, values: dict[str, Any]) -> None:
         import aiobus
 
-        names = {**vars(aiobus), "aiobus": aiobus, "asyncio": asyncio, **values}
+        names = {**vars(aiobus), "aiobus": aiobus, "asyncio": asyncio, "os": os, **values}
         body = f"async def told(self, bus):\n{textwrap.indent(textwrap.dedent(code), '    ')}"
         try:
             exec(body, names)

@@ -19,7 +19,7 @@ from actors import nursery as make_nursery
 from hypothesis import settings
 
 from aiobus import AsyncEventBus
-from aiobus.testing.virtual_loop import VirtualLoop
+from aiobus.virtual_loop import VirtualLoop
 
 settings.register_profile("test", max_examples=40, deadline=None)
 settings.register_profile("soak", max_examples=2_000, deadline=None)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,14 +14,28 @@ import pytest
 from aiobus import AsyncEventBus, Event, EventType
 from aiobus.sync import LOOK
 from aiobus.testing import MemoryNetwork
-from aiobus.testing.virtual_loop import VirtualLoop
+from aiobus.virtual_loop import VirtualLoop
+
+
+class LoopOfYesterday(asyncio.SelectorEventLoop):
+    """A loop with a time of its own, which does not jump."""
+
+    def wall_time(self) -> float:
+        return 86_400.0
+
 
 Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
 
-pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.virtual]
+pytestmark = [pytest.mark.usefixtures("no_task_is_left", "watched"), pytest.mark.virtual]
 
 HELD = 1.2
 """Seconds: more than one. Of other code the 0.1 s until the next look is due are not counted."""
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual loop is taken for a real one, whose clock can be held, so it is watched."""
+    monkeypatch.delattr(VirtualLoop, "fresh_epoch")
 
 
 def hold(seconds: float = HELD) -> None:
@@ -103,6 +118,21 @@ async def test_what_else_holds_the_loop_is_said_to_be_other_code(logged: Logged)
             await asyncio.sleep(0)
             hold()
             await said.wait()
+
+
+block = time.sleep  # a loop that is held is what is tested
+
+
+def test_on_a_real_loop_with_a_time_of_its_own_it_is_said_as_well(logged: Logged) -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk"):
+            with logged("the event loop of desk was held for 1.") as said:
+                await asyncio.sleep(0)
+                block(HELD)
+                await said.wait()
+
+    with asyncio.Runner(loop_factory=LoopOfYesterday) as runner:
+        runner.run(main())
 
 
 async def test_several_handlers_that_hold_the_loop_together_are_not_taken_for_other_code(

@@ -18,8 +18,8 @@ class LoopOfYesterday(asyncio.SelectorEventLoop):
         return 86_400
 
 
-async def wall() -> float:
-    return clock.wall()
+async def unix_seconds() -> float:
+    return clock.time()
 
 
 async def timestamp() -> float:
@@ -28,22 +28,22 @@ async def timestamp() -> float:
 
 def test_without_a_loop_wall_time_is_the_machines() -> None:
     before = time.time()
-    assert before <= clock.wall() <= time.time()
+    assert before <= clock.time() <= time.time()
 
 
 async def test_in_a_usual_loop_wall_time_is_the_machines() -> None:
     before = time.time()
-    assert before <= clock.wall() <= time.time()
+    assert before <= clock.time() <= time.time()
 
 
 def test_a_loop_with_a_wall_time_is_asked_for_it() -> None:
     with asyncio.Runner(loop_factory=LoopOfYesterday) as runner:
-        assert runner.run(wall()) == 86_400.0
+        assert runner.run(unix_seconds()) == 86_400.0
 
 
 def test_wall_time_is_a_float_whatever_the_loop_says() -> None:
     with asyncio.Runner(loop_factory=LoopOfYesterday) as runner:
-        assert type(runner.run(wall())) is float
+        assert type(runner.run(unix_seconds())) is float
 
 
 def test_an_event_is_made_at_the_wall_time_of_its_loop() -> None:
@@ -53,8 +53,8 @@ def test_an_event_is_made_at_the_wall_time_of_its_loop() -> None:
 
 def test_after_such_a_loop_wall_time_is_the_machines_again() -> None:
     with asyncio.Runner(loop_factory=LoopOfYesterday) as runner:
-        runner.run(wall())
-    assert clock.wall() > 1_600_000_000
+        runner.run(unix_seconds())
+    assert clock.time() > 1_600_000_000
 
 
 def test_a_usual_loop_that_ran_before_does_not_hide_that_this_one_has_a_time_of_its_own() -> None:
@@ -69,7 +69,7 @@ def test_a_usual_loop_that_runs_in_another_thread_does_not_hide_it_either() -> N
     is_seen, is_done = threading.Event(), threading.Event()
 
     async def usual() -> None:
-        clock.wall()
+        clock.time()
         is_seen.set()
         await asyncio.to_thread(is_done.wait)
 
@@ -86,7 +86,7 @@ def test_a_usual_loop_that_runs_in_another_thread_does_not_hide_it_either() -> N
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_child_that_was_forked_from_a_running_loop_follows_a_loop_of_its_own() -> None:
     async def fork() -> int:
-        clock.wall()
+        clock.time()
         child = os.fork()
         if child:
             return child

@@ -1672,7 +1672,7 @@ async def test_of_a_page_whose_rows_are_no_events_exactly_what_it_reached_to_is_
     nonce = mesh.session.interest.number(strategy._subscriptions._open[subscription])
     source, rows = ("feed", feed.stats().epoch), [t_row(1), t_row(2), bad_row(3), t_row(5)]
     forge(feed, 5, 5)  # a beacon, by which something is missing, and an answer before it is asked
-    feed._transport.network.send(page(mesh.session.me, nonce, *source, 0, 0, 5, 5, None, rows))  # type: ignore[attr-defined]
+    feed._transport.network.send(page(mesh.session.me, nonce, *source, 0, 0, 0, 5, 5, None, rows))  # type: ignore[attr-defined]
     await told(seen)
     last = await feed.publish(Event("T", 6))
     await arrive(feed, strategy)

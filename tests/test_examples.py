@@ -99,6 +99,32 @@ def test_the_quickstart_prints_a_signal_for_every_large_trade() -> None:
     assert re.fullmatch(r"BTCUSDT sell at 39,430\.36   caused by desk@\w+\.\d+", lines[0])
 
 
+def test_a_gateway_that_is_killed_executes_each_order_once_and_says_what_is_unknown() -> None:
+    lines = run(example("journaled_gateway.py"))
+    assert [line for line in lines if line.startswith("exchange")] == [
+        f"exchange: buy {quantity}" for quantity in range(1, 6)
+    ]
+    heard = [line.removeprefix("strategy: ") for line in lines if line.startswith("strategy")]
+    restart = [line for line in heard if line.startswith("aiobus.peer_restarted")]
+    assert heard == [
+        *("FILL 1", "FILL 2", *restart, "UNKNOWN ask the exchange"),
+        *("FILL 4", "FILL 5"),
+    ]
+    assert len(restart) == 1
+
+
+def test_a_recorded_desk_tells_how_long_each_fill_took() -> None:
+    lines = run(example("record_desk.py"))
+    assert [re.sub(r"[\d.]+ ms", "ms", line) for line in lines] == [
+        f"BTCUSDT {quantity} filled after ms" for quantity in range(1, 4)
+    ]
+
+
+def test_a_recorder_that_is_killed_leaves_no_hole() -> None:
+    lines = run(example("resuming_recorder.py"))
+    assert lines[-1] == "the file has 900 trades, without a hole: True"
+
+
 @pytest.fixture
 def readme(tmp_path: Path) -> Path:
     """A directory with every Python file that the README shows."""
@@ -580,3 +606,11 @@ async def test_the_websocket_feed_prints_trades_until_ctrl_c(no_task_is_left: No
         client.send_signal(signal.SIGINT)
         _, errors = await client.communicate()
     assert (client.returncode, errors) == (0, b"")
+
+
+def test_a_day_in_virtual_time_cancels_what_is_not_filled_in_30_seconds_and_repeats() -> None:
+    *lines, summary = run(example("virtual_time.py"))
+    assert lines[3] == "..."
+    orders, cancelled = re.findall(r"\d+", summary)
+    assert 0 < int(cancelled) < int(orders)
+    assert summary.endswith("again the same: True")

@@ -24,7 +24,7 @@ from witness import FORGED, Desk, Listener, Trouble
 
 from aiobus import BusError, Event, Limits
 from aiobus.testing import Faults, MemoryNetwork, Message
-from aiobus.testing.virtual_loop import VirtualLoop
+from aiobus.virtual_loop import VirtualLoop
 
 NAMES = ("feed", "broker", "bot", "desk")
 MOST_STARTS = 8

@@ -203,3 +203,26 @@ async def test_an_unknown_keyword_is_named_with_those_that_there_are(name: str) 
 async def test_a_stream_has_no_concurrency(bus: AsyncEventBus) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'concurrency'"):
         bus.stream("A", concurrency=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("types", ["ORDER", "CANCEL", ["TRADE", "ORDER"]])
+def test_old_orders_are_not_asked_for_by_omission(types: Any) -> None:
+    with pytest.raises(ValueError, match="may have been executed before: give max_age= seconds"):
+        SubscriptionOptions.of("subscribe", types, {"since": 0})
+    for more in ({"max_age": 30.0}, {"after": "strategy@a.7"}):
+        keywords: Any = {"since": 0, **more}
+        assert SubscriptionOptions.of("subscribe", types, keywords).since == 0
+
+
+@pytest.mark.parametrize(
+    "after", ["7", "strategy", "strategy@A.7", "strategy@a.0", 7, ["a@1.1", 3]]
+)
+def test_what_is_begun_behind_is_the_id_of_an_event(after: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="the id of an event"):
+        terms(after=after)
+
+
+def test_of_one_source_one_event_is_the_last() -> None:
+    assert terms(after=["a@1.1", "b@1.1"]).places == {"a": (1, 1), "b": (1, 1)}
+    with pytest.raises(ValueError, match="one event at most is the last"):
+        terms(after=["a@1.1", "a@1.2"])

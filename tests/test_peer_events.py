@@ -13,7 +13,7 @@ from aiobus import AsyncEventBus, Event, EventType
 from aiobus.mesh import peers
 from aiobus.sequence import UNKNOWN
 from aiobus.testing import Faults, MemoryNetwork, Message
-from aiobus.testing.virtual_loop import VirtualLoop
+from aiobus.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 

@@ -202,3 +202,163 @@ def test_in_strict_mode_those_that_ask_for_a_bus_or_network_need_no_mark_and_oth
 def test_the_network_needs_no_pytest() -> None:
     code = "import sys; sys.modules['pytest'] = None; from aiobus.testing import MemoryNetwork"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=50)
+
+
+VIRTUAL = """
+import asyncio
+import os
+import time
+import pytest
+{imports}
+from aiobus import AsyncEventBus, Event, RequestTimeout, VirtualLoop, clock
+from aiobus.virtual_loop import START
+
+BEGAN = time.perf_counter()
+
+
+@{fixture}
+async def seen(bus: AsyncEventBus) -> list[Event]:
+    seen = []
+    await bus.subscribe("FILL", seen.append)
+    return seen
+
+
+async def test_a_day_takes_no_time(virtual_time) -> None:
+    await asyncio.sleep(86_400)
+    assert clock.time() == START + 86_400
+    assert time.perf_counter() - BEGAN < 3_600
+
+
+async def test_fixtures_share_its_loop(bus, seen, virtual_time) -> None:
+    assert isinstance(asyncio.get_running_loop(), VirtualLoop)
+    await bus.publish(Event("FILL", 1))
+    await bus.settle()
+    assert seen[0].timestamp == START
+    await bus.subscribe("ORDER", lambda event: None)
+    with pytest.raises(RequestTimeout):
+        await bus.request(Event("ORDER", 1), "FILL", timeout=3_600)
+
+
+@pytest.mark.usefixtures("virtual_time")
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_mark_will_do(network, number: int) -> None:
+    async with network.bus("feed"), network.bus("bot"):
+        await asyncio.sleep(600)
+    assert asyncio.get_running_loop().time() >= 600
+
+
+async def test_another_runs_as_ever(bus) -> None:
+    assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
+    os.system("true")
+
+
+def test_after_it_nothing_is_refused(network) -> None:
+    assert os.system("true") == 0
+
+
+async def test_a_call_that_leaves_fails_it(bus, virtual_time) -> None:
+    def on_fill(event: Event) -> None:
+        os.system("true")
+
+    await bus.subscribe("FILL", on_fill)
+    try:
+        await bus.publish(Event("FILL", 1))
+        await bus.settle()
+    except Exception:
+        pass
+
+
+async def test_a_call_that_leaves_fails_it_also_if_it_is_skipped_then(virtual_time) -> None:
+    try:
+        os.system("true")
+    except Exception:
+        pytest.skip("no gateway")
+
+
+async def test_what_waits_for_ever_fails_and_says_where(virtual_time) -> None:
+    await asyncio.Event().wait()
+
+
+def test_that_is_no_coroutine_fails(virtual_time) -> None:
+    pass
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_coroutine_test_that_asks_for_virtual_time_runs_on_a_virtual_loop(
+    pytester: pytest.Pytester, way: str
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    strict = way == "strict"
+    pytester.makepyfile(
+        VIRTUAL.format(
+            imports="import pytest_asyncio" if strict else "",
+            fixture="pytest_asyncio.fixture" if strict else "pytest.fixture",
+        )
+    )
+    result = pytester.runpytest_subprocess(*TIDY, *WAYS[way], timeout=60)
+    result.assert_outcomes(passed=6, failed=3, errors=1)
+    result.stdout.re_match_lines_random(
+        [
+            r"E +aiobus\.errors\.LeavesProcess: os\.system\(b'true'\) in .*on_fill was refused",
+            r"E +aiobus\.errors\.Deadlock: nothing can ever happen again after 0 s",
+            r"virtual_time is for coroutine tests: make this one `async def`",
+        ]
+    )
+
+
+OTHER_LOOP = """
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+async def test_of_anyio(virtual_time) -> None:
+    pass
+"""
+
+
+def test_virtual_time_where_another_plugin_runs_the_test_fails_and_says_why(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(OTHER_LOOP)
+    result = pytester.runpytest_subprocess(*TIDY, *WAYS["strict"], timeout=60)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*virtual_time: this test runs on *, and needs a VirtualLoop*"])
+
+
+CHOSEN = """
+import asyncio
+import pytest
+
+pytest_plugins = ["aiobus.testing"]
+
+class Chosen(asyncio.SelectorEventLoop):
+    pass
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"one": Chosen, "other": Chosen}
+"""
+BESIDE = """
+import asyncio
+from aiobus import VirtualLoop
+
+async def test_chosen(bus) -> None:
+    assert type(asyncio.get_running_loop()).__name__ == "Chosen"
+
+async def test_virtual(bus, virtual_time) -> None:
+    assert isinstance(asyncio.get_running_loop(), VirtualLoop)
+"""
+
+
+def test_virtual_time_stands_beside_the_loops_that_a_conftest_chooses(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(CHOSEN)
+    pytester.makepyfile(BESIDE)
+    result = pytester.runpytest_subprocess(*TIDY, *WAYS["auto"], timeout=60)
+    result.assert_outcomes(passed=3)

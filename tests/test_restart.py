@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from actors import nursery
 
-from aiobus import AsyncEventBus, Event
+from aiobus import AsyncEventBus, Event, run_virtual
 from aiobus import clock as epochs
 from aiobus.testing import MemoryNetwork
 
@@ -19,7 +19,7 @@ NEW_YEAR = 1_704_067_200.0
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's clock stands still, as with freezegun."""
-    monkeypatch.setattr(time, "time", lambda: NEW_YEAR)
+    monkeypatch.setattr(epochs, "machine", lambda: NEW_YEAR)
 
 
 class LoopOfADay(asyncio.SelectorEventLoop):
@@ -62,6 +62,19 @@ def test_a_restart_in_virtual_time_is_another_source(tmp_path: Path) -> None:
         assert runner.run(two_days(buses[0], [buses[1], again])) == [0, 1]
 
 
+def test_buses_of_one_virtual_loop_have_different_epochs_and_ids_that_repeat_in_each_run() -> None:
+    async def main() -> list[str]:
+        ids = []
+        for _ in range(3):
+            async with AsyncEventBus(name="feed") as feed, AsyncEventBus() as other:
+                ids += [(await bus.publish(Event("BAR", 1))).id for bus in (feed, other)]
+        return ids
+
+    ids = run_virtual(main())
+    assert len(set(ids)) == 6
+    assert run_virtual(main()) == ids
+
+
 async def test_an_epoch_is_of_the_machines_clock_and_not_of_the_loops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -77,7 +90,7 @@ def test_epochs_of_one_process_rise_when_the_clock_is_set_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = epochs.fresh()
-    monkeypatch.setattr(time, "time", lambda: NEW_YEAR)
+    monkeypatch.setattr(epochs, "machine", lambda: NEW_YEAR)
     drawn = [epochs.fresh() for _ in range(100)]
     assert drawn == sorted(set(drawn))
     assert first < drawn[0]
@@ -124,7 +137,7 @@ async def test_a_restart_in_another_process_with_a_frozen_clock_is_another_sourc
         for number in range(2):
             feed = await made.actor()
             await feed(
-                "import time; time.time = lambda: noon\n"
+                "from aiobus import clock; clock.machine = lambda: noon\n"
                 "self.bus = AsyncEventBus(url, name='feed'); await self.bus.start()\n"
                 "await self.bus.publish(Event('BAR', number))\n"
                 "assert await self.bus.close() == []",

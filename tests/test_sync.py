@@ -7,7 +7,14 @@ import pytest
 from conftest import HandClock
 
 from aiobus import AsyncEventBus, Event
-from aiobus.sync import EVENTS, HANDLER_EVENTS, HANDLER_SECONDS, TURN_SECONDS, TimeSlice
+from aiobus.sync import (
+    EVENTS,
+    HANDLER_EVENTS,
+    HANDLER_SECONDS,
+    TURN_SECONDS,
+    Notifier,
+    TimeSlice,
+)
 
 
 @pytest.fixture
@@ -81,3 +88,20 @@ async def test_handlers_give_the_loop_back_in_time_and_in_tests_after_as_many_ev
             bus.publish_nowait(Event("A", number))
         await bus.settle()
     assert turns == [turn]
+
+
+async def test_those_that_wait_for_the_same_thing_wake_in_the_order_in_which_they_began() -> None:
+    """A set of futures woke them in the order of addresses."""
+    notifier = Notifier()
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        await notifier.wait()
+        woken.append(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(500):
+            group.create_task(wait(number))
+        await asyncio.sleep(0)
+        notifier.wake()
+    assert woken == list(range(500))

@@ -1,7 +1,9 @@
 """On a virtual loop time jumps, runs repeat exactly, and what can never go on is an error."""
 
 import asyncio
+import contextvars
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -10,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from aiobus import AsyncEventBus, Event, clock
+from aiobus import AsyncEventBus, Deadlock, Event, LeavesProcess, VirtualLoop, clock
 from aiobus.sync import EVENTS, TimeSlice
 from aiobus.testing import Faults, MemoryNetwork
-from aiobus.testing.virtual_loop import ABSENT, START, Deadlock, VirtualLoop
+from aiobus.virtual_loop import ABSENT, START
 
 DAY = 86_400.0
 
@@ -75,7 +77,7 @@ def test_a_timeout_ends_what_waits_for_longer() -> None:
 def test_wall_time_begins_at_the_same_moment_in_each_run_and_goes_with_the_loop() -> None:
     async def main() -> tuple[float, float, float]:
         await asyncio.sleep(60)
-        return loop().wall_time(), clock.wall(), Event("A", None).timestamp
+        return loop().wall_time(), clock.time(), Event("A", None).timestamp
 
     assert run(main()) == (START + 60, START + 60, START + 60)
 
@@ -161,6 +163,95 @@ def test_waiting_for_what_can_never_come_raises_and_names_each_task_with_file_an
     assert len(caught.value.waiting) == 2
 
 
+async def waits_for_a_reply(bus: AsyncEventBus) -> None:
+    await bus.subscribe("ORDER", lambda event: None)
+    await bus.request(Event("ORDER", 1), "FILL", timeout=None)
+
+
+async def waits_at_a_stream(bus: AsyncEventBus) -> None:
+    async with bus.stream("TRADE") as trades:
+        await anext(trades)
+
+
+async def waits_at_a_queue(bus: AsyncEventBus) -> None:
+    await asyncio.Queue[int]().get()
+
+
+async def waits_at_a_lock(bus: AsyncEventBus) -> None:
+    lock = asyncio.Lock()
+    await lock.acquire()
+    async with lock:
+        pass
+
+
+async def waits_until_closed(bus: AsyncEventBus) -> None:
+    await bus.wait_closed()
+
+
+async def waits_in_a_handler(bus: AsyncEventBus) -> None:
+    async def on_trade(trade: Event) -> None:
+        await waits_for_ever()
+
+    await bus.subscribe("TRADE", on_trade)
+    await bus.publish(Event("TRADE", 1))
+
+
+async def waits_for_a_task(bus: AsyncEventBus) -> None:
+    await asyncio.create_task(waits_for_ever(), name="child")
+
+
+async def waits_for_two_tasks(bus: AsyncEventBus) -> None:
+    await asyncio.gather(waits_for_ever(), asyncio.create_task(waits_for_ever(), name="other"))
+
+
+@pytest.mark.parametrize(
+    ("waits", "at", "expected"),
+    [
+        (waits_for_a_reply, "request(", r"main: Requests\._wait \(aiobus/requests\.py:\d+\) in .*"),
+        (waits_at_a_stream, "anext(", r"main: Subscription\.wait \(aiobus/\w+\.py:\d+\) in .*"),
+        (waits_at_a_queue, "get()", r"main: Queue\.get \(asyncio/queues\.py:\d+\) in "),
+        (waits_at_a_lock, "async with", r"main: Lock\.acquire \(asyncio/locks\.py:\d+\) in .*"),
+        (waits_until_closed, "wait_closed()", r"main: .* in AsyncEventBus\.wait_closed .* in "),
+        (
+            waits_in_a_handler,
+            "waits_for_ever()",
+            r"aiobus desk .*on_trade\(TRADE\): Event\.wait .*",
+        ),
+        (waits_for_a_task, "create_task", r"main: "),
+        (waits_for_two_tasks, "gather(", r"main: "),
+    ],
+)
+def test_it_reads_as_a_sentence_what_each_task_waits_for_and_where(
+    waits: Callable[[AsyncEventBus], Coroutine[Any, Any, None]], at: str, expected: str
+) -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk") as bus:
+            await asyncio.create_task(waits(bus), name="main")
+            await asyncio.Event().wait()
+
+    with pytest.raises(Deadlock) as caught:
+        run(main())
+    place = f"{waits.__name__}.*\\({re.escape(__file__)}:{line_of(waits, at)}\\).*"
+    (line,) = [each for each in caught.value.waiting if re.match(expected + place, each)]
+    if waits is waits_for_a_task:
+        assert line.endswith(", for child")
+    if waits is waits_for_two_tasks:
+        assert re.search(r", for Task-\d+ and other$", line)
+
+
+def test_tasks_of_libraries_that_wait_come_behind_those_of_the_users_code() -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk") as bus:
+            await bus.subscribe("TRADE", print)  # its task waits for events
+            await asyncio.create_task(waits_for_ever(), name="last")
+
+    with pytest.raises(Deadlock) as caught:
+        run(main())
+    first, second, third = (line.partition(":")[0] for line in caught.value.waiting)
+    assert (second, third) == ("last", "aiobus desk print(TRADE)")
+    assert first.startswith("Task-")
+
+
 def test_a_task_in_a_generator_is_named_with_the_line_of_the_generator() -> None:
     async def numbers() -> Any:
         yield 1
@@ -202,6 +293,21 @@ def test_a_task_that_will_not_end_is_a_deadlock_again_and_does_not_hang() -> Non
         run(main())
 
 
+def test_a_bus_whose_loop_nothing_can_wake_is_a_deadlock_as_its_watch_sets_no_timer() -> None:
+    async def main() -> None:
+        async with AsyncEventBus(name="desk") as bus:
+            await bus.wait_for("NEVER")
+
+    with pytest.raises(Deadlock, match="after 0 s"):
+        run(main())
+
+
+@pytest.mark.parametrize("start", ["now", float("nan"), None])
+def test_a_start_that_is_no_time_is_refused_with_its_value(start: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"start={start!r}: Unix seconds are needed")):
+        VirtualLoop(start=start)
+
+
 # Runs repeat.
 
 
@@ -215,6 +321,29 @@ def test_sets_of_tasks_and_futures_iterate_in_the_order_in_which_they_were_made(
     futures, tasks = run(main())
     assert sorted(futures) == sorted(tasks) == list(range(200))
     assert (futures, tasks) == run(main())
+
+
+def test_a_task_has_a_name_and_a_context_and_is_made_by_the_programs_factory_if_any() -> None:
+    variable = contextvars.ContextVar("variable", default=0)
+    context = contextvars.copy_context()
+    context.run(variable.set, 7)
+
+    async def value() -> int:
+        return variable.get()
+
+    async def main() -> tuple[str, str, int, str]:
+        unnamed = asyncio.create_task(value())
+        named = asyncio.create_task(value(), name="named", context=context)
+        seven = await named
+        loop().set_task_factory(
+            lambda loop, coro, **options: asyncio.Task(coro, loop=loop, name="made")
+        )
+        made = asyncio.create_task(value())
+        await asyncio.gather(unnamed, made)
+        return unnamed.get_name(), named.get_name(), seven, type(made).__module__
+
+    unnamed, named, seven, module = run(main())
+    assert (unnamed.partition("-")[0], named, seven, module) == ("Task", "named", 7, "_asyncio")
 
 
 async def market() -> list[Any]:
@@ -269,9 +398,19 @@ def test_buses_of_two_loops_do_not_disturb_each_other() -> None:
 def test_what_comes_from_outside_is_refused_with_its_name_and_a_way_out(name: str) -> None:
     assert hasattr(asyncio.AbstractEventLoop, name), "the loops of asyncio have it"
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        text = re.escape(f"loop.{name}() on a VirtualLoop") + ".*MemoryNetwork"
-        with pytest.raises(NotImplementedError, match=text):
+        text = re.escape(f"loop.{name}() was refused: a VirtualLoop has no") + ".*MemoryNetwork"
+        with pytest.raises(LeavesProcess, match=text):
             getattr(runner.get_loop(), name)()
+
+
+def test_a_signal_handler_is_refused_as_where_there_are_no_signals() -> None:
+    """Programs that catch this go on without, and nothing leaves the process by it."""
+
+    async def main() -> None:
+        with pytest.raises(NotImplementedError, match="has no signals"):
+            loop().add_signal_handler(signal.SIGTERM, print)
+
+    run(main())
 
 
 async def test_every_method_of_a_loop_is_there_or_refused() -> None:
@@ -283,7 +422,7 @@ async def test_every_method_of_a_loop_is_there_or_refused() -> None:
 
 def test_a_thread_is_refused() -> None:
     async def main() -> None:
-        with pytest.raises(NotImplementedError, match="run_in_executor"):
+        with pytest.raises(LeavesProcess, match="run_in_executor"):
             await asyncio.to_thread(time.sleep, 0)
 
     run(main())
@@ -313,7 +452,7 @@ def test_another_thread_cannot_call_the_loop() -> None:
 
 def test_a_bus_with_sockets_does_not_start_and_says_why(tmp_path: Path) -> None:
     async def main() -> None:
-        with pytest.raises(NotImplementedError, match="MemoryNetwork"):
+        with pytest.raises(LeavesProcess, match="MemoryNetwork"):
             await AsyncEventBus(f"ipc://{tmp_path}/desk", name="feed").start()
 
     async def again() -> None:

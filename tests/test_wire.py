@@ -87,8 +87,8 @@ def data_frame(
 
 def page_message(**changed: Any) -> bytes:
     """A page with one row, which is right but for what is changed."""
-    fields = {"kind": "!", "nonce": 1, "source": "desk", "epoch": 7, "after": 4, "evicted": 0}
-    fields |= {"to": 6, "newest": 9, "reached": None, "count": 1}
+    fields = {"kind": "!", "nonce": 1, "source": "desk", "epoch": 7, "start": 0}
+    fields |= {"after": 4, "evicted": 0, "to": 6, "newest": 9, "reached": None, "count": 1}
     rows = changed.pop("rows", [row()])
     head = orjson.dumps(list((fields | changed).values()))
     return ME.topic + head[:-1] + b"\n,[" + b",\n".join(map(orjson.dumps, rows)) + b"]]"
@@ -495,7 +495,7 @@ def test_a_message_without_a_topic_is_refused(message: bytes) -> None:
         b'T\0[2,"d",7,%b]',
         b'T\0[2,"d",7,0,%b,1\n,[[1,1.5,"T","",1]]]',
         b'T\0[2,"d",7,0\n,%b]',
-        ME.topic + b'["!",1,"d",7,0,0,1,1,%b,1\n,[[1,1.5,"T","",1]]]',
+        ME.topic + b'["!",1,"d",7,0,0,0,1,1,%b,1\n,[[1,1.5,"T","",1]]]',
         ME.topic + b"%b",
         ME.topic + b'["=",1,%b,[]]',
         ME.topic + b'["=",1,"you@0 x",%b]',
@@ -717,9 +717,9 @@ def test_a_page_is_read_as_it_was_sent(
     to, newest = to + len(batch), newest + len(batch)
     rows = [row_of(event, after + place) for place, event in enumerate(batch, 1)]
     where = (after, evicted, to, newest, reached)
-    read = parse_from_publisher(page(ME, nonce, source, epoch, *where, rows), ME)
+    read = parse_from_publisher(page(ME, nonce, source, epoch, 3, *where, rows), ME)
     assert isinstance(read, PageAnswer)
-    assert (read.nonce, read.source, read.epoch) == (nonce, source, epoch)
+    assert (read.nonce, read.source, read.epoch, read.start) == (nonce, source, epoch, 3)
     assert (read.after, read.evicted, read.to, read.newest, read.reached) == where
     expected = [all_of(event) for event in decode(rows, source, epoch)]
     assert [all_of(event) for event in taken(read.rows)] == expected
@@ -760,12 +760,12 @@ def test_a_page_that_contradicts_itself_is_refused(changed: dict[str, Any]) -> N
     "json",
     [
         b'["!"]',
-        b'["!",1,"desk",7,4,0,6,9,null,0]',
-        b'["!",1,"desk",7,4,0,6,9,null,[]]',
-        b'["!",1,"desk",7,4,0,6,9,null,0\n]',
-        b'["!",1,"desk",7,4,0,6,9,null,0\n,[]',
-        b'["!",1,"desk",7,4,0,6,9,null,0\n[]]',
-        b'["!",1,"desk",7,4,0,6,9,null,0,[]]',
+        b'["!",1,"desk",7,0,4,0,6,9,null,0]',
+        b'["!",1,"desk",7,0,4,0,6,9,null,[]]',
+        b'["!",1,"desk",7,0,4,0,6,9,null,0\n]',
+        b'["!",1,"desk",7,0,4,0,6,9,null,0\n,[]',
+        b'["!",1,"desk",7,0,4,0,6,9,null,0\n[]]',
+        b'["!",1,"desk",7,0,4,0,6,9,null,0,[]]',
         b'["!"\n,[]]',
         b'["!"',
         b'["!",',
@@ -948,7 +948,7 @@ VALID = [
     heartbeat("desk", 7, 5, leaving=True),
     mail(ME, Answer(1, YOU, 1.5, 2, True, options=Options(begin=5, observer=True))),
     mail(ME, Refusal(1, YOU, 1.5, 2, True, True, {"T": "full"})),
-    page(ME, 1, "desk", 7, 4, 0, 6, 9, None, [orjson.dumps(row())]),
+    page(ME, 1, "desk", 7, 0, 4, 0, 6, 9, None, [orjson.dumps(row())]),
     mail(ME, Mark(1, YOU, (("TRADE/BTC", 5), ("*", 6)))),
     up(Ask("*", 1, ME)),
     up(PageAsk("desk", 1, ME, 7, "TRADE/BTC", 4, 10, "last", 0)),

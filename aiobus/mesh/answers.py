@@ -8,6 +8,7 @@ then costs itself the most. Must not know who is linked (`links`), nor when a qu
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from aiobus.clock import elapsed
 from aiobus.history import Want
@@ -17,6 +18,7 @@ from aiobus.query import parse_query
 from aiobus.wire import (
     Answer,
     Ask,
+    Options,
     PageAsk,
     PeerId,
     Refusal,
@@ -169,8 +171,8 @@ class Answers:
             return True
         return self._asks.leaves(link, message) or self._pages.leaves(link, message)
 
-    def tell(self, asked: Ask, link: Link, *, is_open: bool) -> None:
-        """Answer whether the queries of a link are live here."""
+    def tell(self, asked: Ask, link: Link, known: Options, *, is_open: bool) -> None:
+        """Answer whether the queries of a link are live here, and what is `known` of the asker."""
         for name in self.askers.some(link):
             if not self._streams.refusal(name, link):  # less is asked for than before
                 with suppress(WireError):
@@ -179,7 +181,12 @@ class Answers:
         age, seq = elapsed() - self.born, self._publisher.public_seq
         fields = (asked.nonce, self._me, age, seq, is_open)
         refused = self.askers.refused(link)
-        reply = Answer(*fields) if refused is None else Refusal(*fields, *refused)
+        mine = self._publisher.options
+        options = replace(known, begin=mine.begin, start=mine.start, journaled=mine.journaled)
+        if refused is None:
+            reply = Answer(*fields, options=options)
+        else:
+            reply = Refusal(*fields, *refused, options=options)
         self._send(mail(asked.who, reply))
 
     def put(self, asked: Ask | PageAsk, link: Link, message: bytes) -> None:
@@ -207,5 +214,5 @@ class Answers:
         found = self._streams.page(topic(asked.query), query, want, asked.limit)
         rows = [row for _, _, row in found.rows]
         where = (found.after, found.evicted, found.to, found.newest)
-        me = (self._me.name, self._me.epoch)
+        me = (self._me.name, self._me.epoch, self._publisher.options.start)
         self._send(page(asked.who, asked.nonce, *me, *where, found.reached, rows))

@@ -298,7 +298,7 @@ class Readers:
 
     def _peers(self) -> dict[Source, Peer]:
         return {
-            (each.who.name, each.who.epoch): each
+            each.who.source: each
             for each in self._links
             if each.who is not None and each.state in (PeerState.LISTENING, PeerState.CUT)
         }
@@ -326,7 +326,7 @@ class Readers:
         left = dict.fromkeys(known, len(parts))
 
         def confirm(ack: Ack) -> None:
-            source = (ack.who.name, ack.who.epoch)
+            source = ack.who.source
             left[source] = left.get(source, len(parts)) - 1
             if not left[source]:
                 seqs = self._confirmed.setdefault(type, {})
@@ -357,7 +357,7 @@ class Readers:
         """A peer asks for what a query matches after a seq, so it has not got that yet: of some
         types it may have confirmed more.
         """
-        source = (asked.who.name, asked.who.epoch)
+        source = asked.who.source
         self._note_move(source)
         try:
             query = parse_query(asked.query)

@@ -13,12 +13,24 @@ from typing import NamedTuple
 from aiobus import wire
 from aiobus.catchup import CatchUp
 from aiobus.history import Page, Want
+from aiobus.limits import MAX_QUERY
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
-from aiobus.wire import Answer, Frame, Mark, PacedMark, PeerId, progress_topic, topic
+from aiobus.wire import (
+    NO_OPTIONS,
+    Answer,
+    Frame,
+    Mark,
+    Options,
+    PacedMark,
+    PeerId,
+    progress_topic,
+    topic,
+)
 
 __all__ = ["Interest", "Pages", "Topic"]
 
+EVERY = "*"
 LEFT = 32
 """Frames in a row that all subscriptions leave before a topic is switched to progress messages."""
 FAR = 2048
@@ -147,17 +159,25 @@ class Past(NamedTuple):
 
 
 class Interest:
-    """The subscriptions of one bus, and what is owed to them."""
+    """The subscriptions of one bus, and what is owed to them. They are numbered above `number`."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         self._topics: dict[bytes, Topic] = {}
         self.switched: list[Topic] = []
         """Topics whose mode has changed. No source knows of it yet."""
         self._numbers: dict[CatchUp, int] = {}
         self._numbered: dict[int, CatchUp] = {}
-        self._last_number = 0
+        self._last_number = number
+        self._types: str | None = None
+        """What `types` returns, until that may have changed."""
         self.started: dict[Source, float] = {}
         """When each source that ever answered has started, in monotonic seconds of this process."""
+        self.begins: dict[Source, int] = {}
+        """Where the present start of each source begins whose epoch goes on: the seq before."""
+        self.pasts: dict[Source, int] = {}
+        """Up to which seq each source had published when this bus started, or before it did."""
+        self.starts: dict[Source, int] = {}
+        """Which start that is, of each source that has a journal."""
         self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
         """The last marks of each source, by number, and what of each is not reached yet."""
         self.refused: dict[PeerId, dict[CatchUp, None]] = {}
@@ -174,7 +194,9 @@ class Interest:
         """Hand frames of its query to `catchup`; return the topic if it is the first to ask."""
         name = topic(catchup.query.text)
         self._last_number += 1
+        self._types = None
         self._numbers[catchup] = self._last_number
+        catchup.begins, catchup.pasts = self.begins, self.pasts
         self._numbered[self._last_number] = catchup
         if is_new := name not in self._topics:
             self._topics[name] = Topic(name)
@@ -192,6 +214,7 @@ class Interest:
         if number is None:
             return None
         del self._numbered[number]
+        self._types = None
         for refused in self.refused.values():
             refused.pop(catchup, None)
         name = topic(catchup.query.text)
@@ -202,22 +225,47 @@ class Interest:
         del self._topics[name]
         return asked.subscribed
 
+    @property
+    def types(self) -> str:
+        """The types that are subscribed to by name, with spaces between; "*" if they are long."""
+        if self._types is None:
+            text = " ".join({type: None for each in self._numbers for type in each.query.types})
+            self._types = text if len(text) <= MAX_QUERY else EVERY
+        return self._types
+
     def number(self, catchup: CatchUp) -> int | None:
         """By which number `numbered` finds it."""
         return self._numbers.get(catchup)
 
-    def note_start(self, source: Source, started: float) -> None:
-        """A source says how old it is. Its earliest start counts: delay makes it look younger."""
+    def note_start(
+        self, source: Source, started: float, options: Options = NO_OPTIONS, newest: int = 0
+    ) -> bool:
+        """A source says how old it is. Its earliest word counts: delay makes it look younger. Up to
+        `newest`, as it first says, it published before this bus started, or before it did. True if
+        it has started again, with the epoch it had.
+        """
+        self.pasts.setdefault(source, newest)
+        before = self.starts.get(source, options.start)
+        if options.journaled:
+            self.starts[source], self.begins[source] = options.start, options.begin
+        if has_restarted := options.start > before:
+            self.started.pop(source, None)
         self.started[source] = min(started, self.started.get(source, started))
         self._left.pop(source, None)
         if (past := self._past.pop(source, None)) is not None:
             for catchup, number in self._numbers.items():
                 if number <= past.number:
                     catchup.resume(source, past.low, past.high)
+        return has_restarted
+
+    def doubt_start(self, source: Source) -> None:
+        """A source may be about to start again: if it has a journal, its next answer tells."""
+        if source in self.starts:
+            self.started.pop(source, None)
 
     def meet(self, catchups: Iterable[CatchUp], value: Answer) -> None:
         """A source has answered: the queries of these are live there, or it says why not."""
-        source = _source(value.who)
+        source = value.who.source
         for catchup in catchups:
             if catchup not in self._numbers:
                 continue
@@ -264,7 +312,7 @@ class Interest:
 
     def mark(self, value: Mark) -> None:
         """A source wants to know when all it sent has arrived; its last such wishes count."""
-        marks = self.marks.setdefault(_source(value.who), {})
+        marks = self.marks.setdefault(value.who.source, {})
         marks.pop(value.mark, None)  # it goes to the end
         marks[value.mark] = (value, list(value.streams))
         if len(marks) > MAX_MARKS:
@@ -314,15 +362,20 @@ class Interest:
         return all(catchup.has(source, seq, started) for catchup in catchups)
 
     def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> None:
-        """A source has left; what is missing up to `newest` is lost. `is_dead`: for good."""
+        """A source has left; what is missing up to `newest` is lost, unless it has a journal and
+        may come back. `is_dead`: for good.
+        """
         self.marks.pop(source, None)
-        self.refused = {who: each for who, each in self.refused.items() if _source(who) != source}
+        self.refused = {who: each for who, each in self.refused.items() if who.source != source}
         self.ended[source] = newest
         self._left.pop(source, None)
         self._left[source] = now
         for catchup in self._numbers:
             catchup.confirm(source[0])  # it is not unconfirmed but gone, which `peer_left` says
-            catchup.leave(source, newest, is_dead=is_dead)
+            if source in self.starts and not is_dead:
+                catchup.suspend(source)
+            else:
+                catchup.leave(source, newest, is_dead=is_dead)
 
     def go_back(self, source: Source, seq: int) -> None:
         """A source takes back what it said beyond `seq`."""
@@ -346,7 +399,11 @@ class Interest:
         for catchup in tuple(self._numbers):
             catchup.tick(alive)
             for source in [each for each in catchup.behind if each in self._left]:
-                if source not in known:  # something of it came late, and it cannot be asked
+                if source in known:
+                    continue
+                if source in self.starts:
+                    catchup.suspend(source)
+                else:  # something of it came late, and it cannot be asked
                     catchup.leave(source, self.ended.get(source, 0))
         for asked in self._topics.values():
             self._note_moved(asked)  # perhaps its source has left
@@ -368,7 +425,12 @@ class Interest:
     def _forget(self, source: Source) -> list[int | None]:
         del self._left[source]
         self.started.pop(source, None)
-        self.ended.pop(source, None)
+        self.begins.pop(source, None)
+        self.pasts.pop(source, None)
+        newest = self.ended.pop(source, 0)
+        if self.starts.pop(source, None) is not None:
+            for catchup in self._numbers:
+                catchup.leave(source, newest)  # what its journal has was waited for in vain
         return [catchup.forget(source) for catchup in self._numbers]
 
     def _put_away(self, source: Source, left: float) -> None:
@@ -378,7 +440,3 @@ class Interest:
             self._past[source] = Past(low, max(known), self._last_number, left)
             if len(self._past) > MAX_PAST:
                 del self._past[next(iter(self._past))]
-
-
-def _source(who: PeerId) -> Source:
-    return who.name, who.epoch

@@ -9,7 +9,7 @@ heard of it. Must not know what else is said over a link. `peers` judges when si
 import logging
 import math
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -33,7 +33,7 @@ from aiobus.mesh.peers import (
 from aiobus.publisher import Publisher
 from aiobus.rows import Source
 from aiobus.sync import Notifier
-from aiobus.wire import VERSION, Answer, Ask, PeerId, WireError, up
+from aiobus.wire import NO_OPTIONS, VERSION, Answer, Ask, Options, PeerId, WireError, up
 
 __all__ = ["Doubts", "Links"]
 
@@ -68,7 +68,7 @@ class Doubts:
         """Ask a peer where it is, unless it is being asked."""
         if peer.who is None:
             return
-        source = (peer.who.name, peer.who.epoch)
+        source = peer.who.source
         if source not in self.sources:
             peer.doubt()
             confirm = partial(self._confirm, peer, source)
@@ -139,7 +139,7 @@ class Links:
         self.changed = Notifier()
         self.unconfirmed: set[str] = set()
         """Names of the peers that did not confirm a subscription in time, as its user was told."""
-        self.rounds = RoundTrips(me.epoch)  # an answer to an earlier start of this bus is none
+        self.rounds = RoundTrips()
         self.doubts = Doubts(self.rounds, self.ask, diagnostics, interest)
         self.sources: dict[Source, Peer] = {}
         """Those of the peers that are linked or looked for."""
@@ -178,8 +178,20 @@ class Links:
     def ask(self, number: int, endpoints: Collection[str]) -> None:
         """Ask the peers at these endpoints whether all that is subscribed here is live there."""
         peers = [peer for each in endpoints if (peer := self._peers.get(each)) is not None]
-        name = peers[0].name if len(peers) == 1 else "*"
-        self._network.ask(up(Ask(name, number, self.me)))
+        name, known = "*", NO_OPTIONS
+        if len(peers) == 1:
+            name, known = peers[0].name, self.known_of(peers[0].who)
+        options = replace(known, types=self._interest.types)
+        self._network.ask(up(Ask(name, number, self.me, options=options)))
+
+    def known_of(self, who: PeerId | None) -> Options:
+        """What this bus knows of a peer that has a journal, which may have been put back since."""
+        if who is None or who.source not in self._interest.begins:
+            return NO_OPTIONS
+        peer = self.sources.get(who.source)
+        last = self._interest.ended.get(who.source, 0) if peer is None else peer.last
+        start, begin = self._interest.starts[who.source], self._interest.begins[who.source]
+        return Options(known_epoch=who.epoch, known_start=start, known_begin=begin, known_seq=last)
 
     def _found_at(self) -> int:
         """The seq after which a peer found now is owed events: 0 if it may have been here."""
@@ -337,13 +349,22 @@ class Links:
         peer.who, peer.name = who, who.name
         epochs.heard(who.epoch)
         # If it was here before, cursors stand where it was then.
-        peer.last = max(peer.last, self._interest.ended.get((who.name, who.epoch), 0))
-        self.sources[who.name, who.epoch] = peer
+        source = who.source
+        before = self.sources.get(source, peer)
+        peer.last = max(peer.last, before.last, self._interest.ended.get(source, 0))
+        self.sources[source] = peer
 
     def known(self, who: PeerId) -> Peer | None:
         """The peer that has said hello as `who`."""
         peer = self._peers.get(who.endpoint)
         return peer if peer is not None and peer.who == who else None
+
+    def listeners(self, type: str) -> set[Source] | None:
+        """The linked peers that have subscribed to `type` by name; None if that is not known."""
+        linked = [(each.who, each.types) for each in self if each.is_there and each.who]
+        if any("*" in types for _, types in linked):
+            return None
+        return {who.source for who, types in linked if type in types}
 
     def note_answered(self, peer: Peer) -> None:
         """A peer was answered whether its queries are live here."""
@@ -362,10 +383,13 @@ class Links:
         peer.other_version = 0  # else it could not have answered
         peer.is_open = value.is_open
         self._strangers.pop(peer.endpoint, None)
-        self.doubts.weigh(peer, value.seq)
         now = elapsed()
+        started, options = now - value.age, value.options
+        past = value.seq if started <= self.born or not self.is_open else options.begin
+        if self._interest.note_start(who.source, started, options, past):
+            self._diagnostics.peer_restarted(who.name, who.epoch, options.start, peer.last)
+        self.doubts.weigh(peer, value.seq)
         self._hear(peer, now, value.seq)
-        self._interest.note_start((who.name, who.epoch), now - value.age)
         if who.name == self.me.name:
             self._on_namesake(value)
         self.rounds.answer(value.nonce, who.endpoint, value)
@@ -432,7 +456,7 @@ class Links:
         if peer.link() and peer.who is not None:
             log.debug("%s is linked with %s", self.me, peer)
             self.unconfirmed.discard(peer.name)  # what it does not serve, it says
-            self._diagnostics.peer_joined(peer.who.name, peer.who.epoch)
+            self._diagnostics.peer_joined(*peer.who.source)
             self.changed.wake()
 
     def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
@@ -452,7 +476,10 @@ class Links:
             if not (is_dead or rival.is_gone or peer.is_open):
                 return  # it is about to be refused, and would be said to join and to leave
             if is_dead or rival.is_gone:
-                self._settle(rival, "another has taken its place", is_dead=is_dead)
+                if rival.who and peer.who and rival.who.source == peer.who.source:
+                    peer.link()  # it has started again, at another endpoint, and has never left
+                else:
+                    self._settle(rival, "another has taken its place", is_dead=is_dead)
                 rival.leave()
             else:
                 text = f"two buses are named {peer.name!r}, at {rival.endpoint} and {peer.endpoint}"
@@ -586,6 +613,7 @@ class Links:
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
+            self._interest.doubt_start(who.source)
             peer.withdraw(elapsed())
             self.rounds.lose(peer.endpoint)
             self.changed.wake()
@@ -623,9 +651,10 @@ class Links:
         """A peer has left: what is missing of its events is lost."""
         who = peer.who
         if who is not None:
-            source = (who.name, who.epoch)
-            self._interest.leave(source, elapsed(), peer.last, is_dead=is_dead)
-            if peer.unlink():
+            is_elsewhere = self.sources.get(who.source, peer) is not peer  # it has started again
+            if not is_elsewhere:
+                self._interest.leave(who.source, elapsed(), peer.last, is_dead=is_dead)
+            if peer.unlink() and not is_elsewhere:
                 self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)
         self.rounds.lose(peer.endpoint)
         self.changed.wake()

@@ -88,6 +88,8 @@ class Peer:
         self.is_stale = False
         self.other_version = 0
         """The version of the protocol that it speaks, if that is not this bus's: it never links."""
+        self.types: frozenset[str] = frozenset()
+        """The types that it has subscribed to by name; "*" if these are not known."""
         self.last = 0
         """The highest seq of its events that was heard of."""
         self._recent = 0

@@ -13,10 +13,11 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 
+from aiobus import clock as epochs
 from aiobus.catchup import CatchUp
 from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery
-from aiobus.errors import NameInUse
+from aiobus.errors import JournalRestored, NameInUse
 from aiobus.history import Page, Want
 from aiobus.mesh import Driver, Network
 from aiobus.mesh.answers import Answers
@@ -35,6 +36,7 @@ from aiobus.wire import (
     Frame,
     Heartbeat,
     Mark,
+    Options,
     OtherVersion,
     PacedMark,
     PageAnswer,
@@ -84,10 +86,13 @@ class Session:
         self.me = me
         self.refused = 0
         """Messages and queries that were not of the protocol."""
-        self.interest = Interest()
+        # With a journal the start before had the same epoch, and others may still answer that one.
+        number = epochs.fresh()
+        self.interest = Interest(number)
         self.fanout = Fanout(publisher, network.send, driver)
         self.answers = Answers(me, publisher, self.fanout, network.send)
         self.links = Links(me, publisher, network, discovery, diagnostics, self.interest, driver)
+        self.links.rounds.number = number
         self.links.born = self.answers.born
         self.pages = Pages(self._ask_page)
         self.is_closing = False
@@ -97,7 +102,7 @@ class Session:
         self._network = network
         self._diagnostics = diagnostics
         self._driver = driver
-        self._source = (me.name, me.epoch)
+        self._source = me.source
         self._sources = self.links.sources
         self._is_answering = False
         self._switching: list[RoundTrip] = []
@@ -159,11 +164,30 @@ class Session:
         if isinstance(question, Ack):
             self.links.rounds.answer(question.mark, question.who.endpoint, question)
         elif isinstance(question, Ask) or question.epoch == self.me.epoch:
-            if self.note_place is not None and isinstance(question, PageAsk):
+            if isinstance(question, Ask):
+                if self._is_outdated(question.options):
+                    return  # what this bus would say of itself is not true
+                if (peer := self.links.known(question.who)) is not None:
+                    peer.types = frozenset(question.options.types.split())
+            elif self.note_place is not None:
                 self.note_place(question)
             self.answers.put(question, link, message)
             if not self._is_answering:
                 self._answer()
+
+    def _is_outdated(self, known: Options) -> bool:
+        """True if a peer has heard of more than the journal of this bus has: then it ends."""
+        mine, seq = self._publisher.options, known.known_seq
+        if not mine.journaled or known.known_epoch != self.me.epoch:
+            return False
+        then, now = (known.known_start, known.known_begin), (mine.start, mine.begin)
+        if then == now:
+            is_outdated = seq > self._publisher.public_seq
+        else:
+            is_outdated = known.known_start >= mine.start or seq > mine.begin
+        if is_outdated and not self.is_closing:
+            self._diagnostics.fail(JournalRestored(self.me.name, seq, mine.begin))
+        return is_outdated
 
     def _answer(self) -> None:
         """Answer questions for one turn of the loop, and the rest in the next turns. The first
@@ -187,7 +211,8 @@ class Session:
         if isinstance(asked, PageAsk):
             self.answers.send_page(asked)
         elif (peer := self.links.known(asked.who)) is not None:
-            self.answers.tell(asked, link, is_open=self.links.is_open)
+            known = self.links.known_of(asked.who)
+            self.answers.tell(asked, link, known, is_open=self.links.is_open)
             self.links.note_answered(peer)
 
     # Messages of publishers.
@@ -233,6 +258,8 @@ class Session:
             self.links.bye(peer)
 
     def _on_answer(self, value: Answer) -> None:
+        if self._is_outdated(value.options):
+            return
         was_late = self.links.is_late
         self.links.hear_answer(value)
         if self.links.is_open and self.links.is_late and not was_late:
@@ -240,7 +267,7 @@ class Session:
 
     def _on_mark(self, value: Mark) -> None:
         newest = max((seq for _, seq in value.streams), default=0)
-        peer = self.links.hear((value.who.name, value.who.epoch), newest)
+        peer = self.links.hear(value.who.source, newest)
         if value.mark == LAST:
             self.interest.end(value, 0 if peer is None else peer.last)
         elif peer is not None:  # else it is no peer that is known, or it asks again before long
@@ -251,6 +278,8 @@ class Session:
     def _on_page(self, value: PageAnswer, now: float) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
+        if value.start != self.interest.starts.get(source, 0):
+            return  # it has started again: its answer tells that first, and then it is asked again
         self.links.hear(source, value.newest)
         if (catchup := self.interest.numbered(value.nonce)) is not None:
             self.pages.answered(catchup, source, now)
@@ -362,7 +391,7 @@ class Session:
     def _ask_refused(self) -> None:
         """Ask each peer that refused a query whether it serves it by now."""
         for who, catchups in self.interest.refused.items():
-            if catchups and self.links.is_there((who.name, who.epoch)):
+            if catchups and self.links.is_there(who.source):
                 self._ask_about([who.endpoint], catchups)
 
     # Going.

@@ -29,6 +29,7 @@ from weakref import WeakSet
 import zmq
 
 from aiobus.clock import stopwatch
+from aiobus.confinement import check
 from aiobus.discovery import Discovery
 from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import bound_socket
@@ -259,7 +260,10 @@ class ZmqNetwork:
         self._readers: list[SocketReader] = []
 
     def open(self, name: str) -> None:
-        """Make the sockets. Raises ZMQError if the process may open no more files."""
+        """Make the sockets. Raises ZMQError if the process may open no more files, LeavesProcess
+        in virtual time.
+        """
+        check("AsyncEventBus.start", f"() of {name!r} on ipc:// or tcp://")
         raise_limit()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context = context

@@ -13,7 +13,7 @@ from contextvars import Context
 from functools import partial
 
 from aiobus.catchup import CatchUp
-from aiobus.clock import elapsed
+from aiobus.clock import elapsed, is_virtual
 from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery, DiscoveryCallbacks, Member
 from aiobus.errors import BusClosed, NameInUse
@@ -121,7 +121,8 @@ class MeshTransport:
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher)
         for member in members:
             session.links.find(member)
-        self._watch()
+        if not is_virtual():  # there is no other network than one in memory, which needs no watch
+            self._watch()
         self._tick()
         await self._until_linked(session)
         session.links.is_open = True
@@ -280,6 +281,10 @@ class MeshTransport:
                     await session.links.changed.wait()
 
     # Publishing that waits for its readers.
+
+    def listeners(self, type: str) -> Collection[Source] | None:
+        """The linked peers that have subscribed to `type` by name; None if that is not known."""
+        return () if self.session is None else self.session.links.listeners(type)
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """Where each peer has confirmed events of `type`, if any listens to them."""

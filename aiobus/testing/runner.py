@@ -1,7 +1,7 @@
 """Runs coroutine tests and their coroutine fixtures if no other plugin does.
 
-Owns one loop per test. Must not know of buses. Tests with a mark for anyio are left to anyio; with
-pytest-asyncio this is not used.
+Owns one loop per test, which is a VirtualLoop if the test asks for VIRTUAL_TIME. Must not know of
+buses. Tests with a mark for anyio are left to anyio; with pytest-asyncio this is not used.
 
 PYTEST_DONT_REWRITE: nothing is asserted here.
 """
@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Runner"]
+from aiobus.virtual_loop import VirtualLoop
+
+__all__ = ["VIRTUAL_TIME", "Runner"]
+
+VIRTUAL_TIME = "virtual_time"
+"""The fixture that has a test run on a VirtualLoop."""
 
 _runner = pytest.StashKey[asyncio.Runner]()
 
@@ -60,7 +65,8 @@ class Runner:
 
 def _run(node: pytest.Item, coroutine: Coroutine[Any, Any, Any]) -> Any:
     if _runner not in node.stash:
-        node.stash[_runner] = asyncio.Runner()
+        is_virtual = VIRTUAL_TIME in getattr(node, "fixturenames", ())
+        node.stash[_runner] = asyncio.Runner(loop_factory=VirtualLoop if is_virtual else None)
     return node.stash[_runner].run(coroutine)
 
 

@@ -1,7 +1,7 @@
 """An event loop on virtual time: a day of timers passes as fast as their callbacks run.
 
-Owns its two clocks, and the detection of deadlocks. Must not know of buses: `aiobus.clock` reads
-the clocks of the running loop, so a bus on this loop follows them.
+Owns its two clocks and the detection of deadlocks. Must not know of buses: `aiobus.clock` reads the
+clocks of the running loop, so a bus on this loop follows them.
 """
 
 import asyncio
@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
 from itertools import count
+from operator import itemgetter
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
-from aiobus.errors import BusError
+from aiobus.confinement import current, is_users, refused
+from aiobus.errors import Deadlock
 
-__all__ = ["Deadlock", "VirtualLoop"]
+__all__ = ["START", "VirtualLoop"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -25,28 +27,18 @@ START = 1_700_000_000.0
 repeat exactly.
 """
 ABSENT = (
-    *("run_in_executor", "add_reader", "add_writer", "add_signal_handler"),
+    *("run_in_executor", "add_reader", "add_writer"),
     *("sock_accept", "sock_connect", "sock_recv", "sock_recv_into", "sock_recvfrom"),
     *("sock_recvfrom_into", "sock_sendall", "sock_sendfile", "sock_sendto", "sendfile"),
     *("create_connection", "create_server", "create_datagram_endpoint", "connect_accepted_socket"),
     *("create_unix_connection", "create_unix_server", "start_tls", "getaddrinfo", "getnameinfo"),
     *("connect_read_pipe", "connect_write_pipe", "subprocess_exec", "subprocess_shell"),
 )
-"""Methods of a loop whose results come from outside, at a real time."""
+"""Methods of a loop that leave the process, or whose results come from outside at a real time."""
 
 
-class Deadlock(BusError):
-    """No callback is ready and no timer is set, so no task on this loop can ever go on. `waiting`
-    has one line for each waiting task, with the file and line of each of its frames.
-    """
-
-    def __init__(self, time: float, waiting: list[str]) -> None:
-        tasks = "".join(f"\n  {line}" for line in waiting) or " none"
-        super().__init__(
-            f"nothing can ever happen again after {time:g} s of virtual time, because no timer is"
-            f" set; tasks that wait:{tasks}"
-        )
-        self.waiting = waiting
+DRIVEN = "driven_coroutine"
+"""The local variable of a generator that sends to a coroutine in place of awaiting it."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -64,22 +56,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
     not of addresses. The caller avoids all else that differs from run to run: `random` without a
     seed, sets of strings, real clocks.
 
-    If nothing can ever happen again, running the loop raises Deadlock; other loops would hang.
-    There are no sockets, pipes, processes, signal handlers or threads: methods that need them raise
-    NotImplementedError, and `call_soon_threadsafe` from another thread raises RuntimeError.
+    If nothing can ever happen again, running the loop raises Deadlock; other loops would hang. (An
+    open bus of a MemoryNetwork always has a next heartbeat. If tests with such buses may wait for
+    ever, give them a timeout.) There are no sockets, pipes, processes or threads: methods that need
+    them raise LeavesProcess. `add_signal_handler` raises NotImplementedError, as where a system has
+    no signals, and `call_soon_threadsafe` from another thread raises RuntimeError. `run_virtual`
+    refuses what code calls beside the loop. Raises ValueError if `start` is no time.
     """
 
     _thread_id: int | None
     """Of BaseEventLoop: the thread that runs the loop now."""
+    _check_closed: Callable[[], None]
 
     def __init__(self, *, start: float = START) -> None:
         super().__init__()
+        if not isinstance(start, int | float) or not math.isfinite(start):
+            self.close()
+            raise ValueError(f"start={start!r}: Unix seconds are needed, such as 1_700_000_000.0")
         self._start = start
+        self._epoch = 0
+        self._main: asyncio.Future[Any] | None = None
         self._now = 0.0
         self._clock_resolution = math.ulp(0.0)
         self._selector = self
         self._created = count()
-        self.set_task_factory(_make_task)
 
     def __repr__(self) -> str:
         return f"<VirtualLoop at {self._now:g} s>"
@@ -92,6 +92,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Unix seconds of virtual time."""
         return self._start + self._now
 
+    def fresh_epoch(self) -> int:
+        """An epoch that no other bus of this loop has: the same in each run, so that the ids of
+        events repeat. Nothing outside this process hears of it.
+        """
+        self._epoch = max(self._epoch + 1, int(self.wall_time() * 1_000_000))
+        return self._epoch
+
     def block(self, seconds: float) -> None:
         """Let `seconds` pass without running the loop, as code that computes does: timers that are
         due meanwhile are late. Raises ValueError for a negative number.
@@ -99,6 +106,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if not seconds >= 0:
             raise ValueError(f"block({seconds!r}): 0 seconds or more are needed")
         self._pass(seconds)
+
+    def create_task(self, coro: Any, **options: Any) -> "asyncio.Task[Any]":
+        """A task of this loop, as of other loops."""
+        if self.get_task_factory() is not None:
+            return super().create_task(coro, **options)
+        self._check_closed()
+        return _Task(coro, self, options)
 
     def create_future(self) -> "asyncio.Future[Any]":
         """A future of this loop."""
@@ -118,10 +132,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
             )
         return self.call_soon(callback, *args, context=context)
 
+    def run_until_complete(self, future: Any) -> Any:
+        """As that of other loops."""
+        self._main = future if asyncio.isfuture(future) else None
+        return super().run_until_complete(future)
+
     # BaseEventLoop calls these methods of its subclass.
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Jump to the next timer, in `timeout` seconds. Raises Deadlock if there is none (None)."""
+        """Jump to the next timer, in `timeout` seconds. Raises Deadlock if there is none (None).
+        Raises what is to end a confined run.
+        """
+        is_ending = self._main is not None and self._main.done()  # by itself, with its own error
+        if not is_ending and (confinement := current()) is not None:
+            confinement.raise_ending()
         if timeout is None:
             raise Deadlock(self._now, _waiting(self))
         self._pass(timeout)
@@ -141,12 +165,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 def _absent(name: str) -> Callable[..., NoReturn]:
     def refuse(*args: object, **options: object) -> NoReturn:
-        raise NotImplementedError(
-            f"loop.{name}() on a VirtualLoop, which has no sockets, pipes, processes, signal"
-            " handlers or threads; buses that are to talk to each other on it need a MemoryNetwork"
-        )
+        raise refused(f"loop.{name}()")
 
     return refuse
+
+
+def _no_signals(*args: object) -> NoReturn:
+    # Programs expect this: they go on without, and nothing leaves the process by it.
+    raise NotImplementedError("loop.add_signal_handler() on a VirtualLoop, which has no signals")
 
 
 def _none_to_remove(*args: object) -> bool:
@@ -155,6 +181,7 @@ def _none_to_remove(*args: object) -> bool:
 
 for _name in ABSENT:
     setattr(VirtualLoop, _name, _absent(_name))
+setattr(VirtualLoop, "add_signal_handler", _no_signals)  # noqa: B010 - as for the others
 for _name in ("remove_reader", "remove_writer", "remove_signal_handler"):
     setattr(VirtualLoop, _name, _none_to_remove)
 
@@ -181,26 +208,32 @@ class _Task(asyncio.Task[T]):
         return self._number
 
 
-def _make_task(
-    loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
-) -> "asyncio.Task[Any]":
-    assert isinstance(loop, VirtualLoop)
-    return _Task(coroutine, loop, options)
-
-
 def _waiting(loop: VirtualLoop) -> list[str]:
-    tasks = sorted(asyncio.all_tasks(loop), key=hash)  # in the order of creation
-    return [f"{task.get_name()}: {_where(task.get_coro())}" for task in tasks]
+    """A line for each task, those of the user's code first, in the order of creation."""
+    found = []
+    for task in sorted(asyncio.all_tasks(loop), key=hash):
+        frames = list(_frames(task.get_coro()))
+        is_others = not any(map(is_users, frames))
+        places = " in ".join(map(_place, reversed(frames))) or "not begun"
+        found.append((is_others, f"{task.get_name()}: {places}{_awaited(task)}"))
+    return [line for _, line in sorted(found, key=itemgetter(0))]
 
 
-def _where(awaited: Any) -> str:
-    """The frames in which a task waits, innermost first."""
-    frames = [f"{frame.f_code.co_name} ({_line(frame)})" for frame in _frames(awaited)]
-    return " in ".join(reversed(frames)) or "not begun"
+def _awaited(task: "asyncio.Task[Any]") -> str:
+    """The tasks that a task waits for, as far as it tells."""
+    future = getattr(task, "_fut_waiter", None)
+    awaited = [future] if isinstance(future, asyncio.Task) else getattr(future, "_children", [])
+    names = [each.get_name() for each in awaited if isinstance(each, asyncio.Task)]
+    return f", for {' and '.join(names)}" if names else ""
 
 
-def _line(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+def _place(frame: FrameType) -> str:
+    """The function, and its file and line. Of a library's file, the path within the library."""
+    path = frame.f_code.co_filename
+    if not is_users(frame):
+        depth = str(frame.f_globals.get("__name__", "")).count(".") + 1
+        path = "/".join(path.split("/")[-depth:])
+    return f"{frame.f_code.co_qualname} ({path}:{frame.f_lineno})"
 
 
 def _frames(awaited: Any) -> Iterator[FrameType]:
@@ -209,7 +242,8 @@ def _frames(awaited: Any) -> Iterator[FrameType]:
         for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
             if (frame := getattr(awaited, f"{kind}_frame", None)) is not None:
                 yield frame
-                awaited = getattr(awaited, inner)
+                # What times the steps of a coroutine drives it by itself, under this name.
+                awaited = getattr(awaited, inner) or frame.f_locals.get(DRIVEN)
                 break
         else:
             return

@@ -1,0 +1,211 @@
+"""Writing a journal from an event loop: a queue, and one thread that commits what is in it and says
+on the loop what is in the file.
+
+Owns the queue and its bounds. One statement is one commit: `executemany` takes the GIL back for
+each row, which beside a loop that computes takes up to 5 ms each time. On a virtual loop there is
+no thread, and the loop's own turn commits.
+"""
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn, TypeVar
+
+from aiobus import clock
+from aiobus.errors import JournalError
+from aiobus.journal.format import Entry
+from aiobus.journal.mark import Place
+from aiobus.journal.retention import Keep, check_keep
+from aiobus.journal.store import MARK_SECONDS, Store, Sync
+
+__all__ = ["JournalWriter", "Sync", "in_thread"]
+
+T = TypeVar("T")
+
+Committed = Callable[[int, BaseException | None], None]
+
+COMMIT_EVENTS = 1_000
+COMMIT_BYTES = 1024 * 1024
+QUEUE_EVENTS = 65_536
+QUEUE_BYTES = 64 * 1024 * 1024
+
+
+class JournalWriter:
+    """The one writer of the journal at `path`. Raises ValueError for a wrong argument.
+
+    `sync="power"`: an event that is committed survives a power failure. `"process"`: it survives
+    the end of the process in any way; a power failure may take the last second. `keep`: when more
+    than so many bytes are in the database, or events were committed longer ago than this timedelta,
+    whole stretches of the oldest events are removed. None keeps everything.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, sync: Sync = "power", keep: Keep = None
+    ) -> None:
+        if sync not in ("power", "process"):
+            raise ValueError(f"sync={sync!r}: 'power' or 'process' is needed")
+        check_keep(keep)
+        self.path = os.path.abspath(os.fspath(path))
+        self._sync = sync
+        self._keep = keep
+        self._store: Store | None = None
+        self._queue: deque[Entry] = deque()
+        self._queued = self._queued_bytes = 0
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._committed: Committed | None = None
+        self._is_closing = False
+        self._is_stepping = False
+        self._is_tended = True
+        """False if what is due beside commits has failed, and is to be tried again."""
+
+    def open(self) -> None:
+        """Lock the file, make it if it is not there, and verify it. Blocks, for a few seconds per
+        million events. Raises JournalInUse, JournalCorrupt, and JournalError for a file that is no
+        journal or that cannot be made.
+        """
+        self._store = Store(self.path, self._sync, self._keep)
+
+    @property
+    def _opened(self) -> Store:
+        if self._store is None or self._is_closing:
+            raise JournalError(f"{self.path} is not open for writing")
+        return self._store
+
+    def place(self, source: str) -> Place | None:
+        """Where the last start of this source has left off; None if the file is new. Raises
+        JournalError if the file is a recording, or the journal of another source.
+        """
+        return self._opened.place(source)
+
+    def reserve(self, source: str, place: Place) -> None:
+        """Note that numbers of this source up to `place.upto` may be used, on the disk when this
+        returns, so that no later start uses one of them again. Blocks. Raises CommitFailed if the
+        disk is full, and JournalFailed.
+        """
+        self._opened.reserve(source, place)
+
+    def note_place(self, source: str, place: Place) -> None:
+        """The same, with the next mark that is written."""
+        self._opened.note_place(source, place)
+
+    def last_of_sources(self) -> dict[tuple[str, int], int]:
+        """The highest seq of each source in the file, in the order in which they came. Blocks.
+        Raises JournalError if the file is the journal of a bus, whose numbers are its own.
+        """
+        return self._opened.last_of_sources()
+
+    def start(self, committed: Committed) -> None:
+        """Begin to commit. `committed(count, error)` is called on the running loop, in order: so
+        many of the oldest events that were appended are in the file, or (with an error) are not.
+        """
+        store = self._opened
+        self._loop = asyncio.get_running_loop()
+        self._committed = committed
+        if not clock.is_virtual():
+            self._thread = threading.Thread(
+                target=self._run, args=(store,), name="aiobus-journal", daemon=True
+            )
+            self._thread.start()
+
+    @property
+    def room(self) -> int:
+        """How many more events the queue takes."""
+        return max(0, QUEUE_EVENTS - self._queued) if self._queued_bytes < QUEUE_BYTES else 0
+
+    def _refuse(self) -> NoReturn:
+        self._opened.check()
+        if self._loop is None:
+            raise JournalError(f"{self.path} is not open for writing")
+        raise JournalError(f"{self.path}: {self._queued} events wait to be committed already")
+
+    def append(self, entry: Entry) -> None:
+        """Queue an event for the next commit. Never waits. Raises JournalFailed, and JournalError
+        if there is no `room`, before `start`, and once `close` has begun.
+        """
+        store, loop = self._store, self._loop
+        if store is None or store.failed or loop is None or self._is_closing or not self.room:
+            self._refuse()
+        self._queue.append(entry)
+        self._queued += 1
+        self._queued_bytes += len(entry.row)
+        if self._thread is not None:
+            if not self._wake.is_set():
+                self._wake.set()
+        elif not self._is_stepping:
+            self._is_stepping = True
+            assert self._loop is not None
+            self._loop.call_soon(self._step_inline)
+
+    def _step_inline(self) -> None:
+        self._is_stepping = False
+        if not self._is_closing:
+            self._step(self._opened)
+
+    def _settle(self, count: int, size: int, error: BaseException | None) -> None:
+        assert self._committed is not None
+        self._queued -= count
+        self._queued_bytes -= size
+        self._committed(count, error)
+
+    # In the thread.
+
+    def _run(self, store: Store) -> None:
+        while not self._is_closing:
+            self._wake.wait(store.mark_due_in() if self._is_tended else MARK_SECONDS)
+            self._wake.clear()
+            self._step(store)
+
+    def _step(self, store: Store) -> None:
+        """Commit whatever is queued."""
+        while self._queue:
+            batch: list[Entry] = []
+            size = 0
+            while self._queue and len(batch) < COMMIT_EVENTS and size < COMMIT_BYTES:
+                batch.append(entry := self._queue.popleft())
+                size += len(entry.row)
+            error: JournalError | None = None
+            try:
+                store.commit(batch, size)
+            except JournalError as failure:
+                error = failure
+            self._tell(len(batch), size, error)
+            self._is_tended = store.tend()
+        self._is_tended = store.tend()
+
+    def _tell(self, count: int, size: int, error: BaseException | None) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop has ended, and with it all that waited
+            self._loop.call_soon_threadsafe(self._settle, count, size, error)
+
+    def close(self) -> None:
+        """Commit what is queued, mark the journal as complete, and unlock it. Blocks. A second call
+        does nothing. `committed` is called for all of it, as ever.
+        """
+        if self._is_closing or self._store is None:
+            return
+        self._is_closing = True
+        if self._thread is not None:
+            self._wake.set()
+            self._thread.join()
+        self._step(self._store)
+        self._store.close()
+
+
+async def in_thread(step: Callable[[], T]) -> T:
+    """Run a step that blocks, in a thread if the loop is a real one. It is never left half-way: if
+    this is cancelled, it returns when the step has.
+    """
+    loop = asyncio.get_running_loop()
+    if clock.is_virtual():
+        return step()
+    running = loop.run_in_executor(None, step)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

@@ -1,0 +1,390 @@
+"""Publishing with a journal: what was published survives, and is handed to nobody before. And where
+a subscription begins that goes on behind what was handled before.
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiobus import AsyncEventBus, Event, Journal
+from aiobus.errors import CommitFailed, JournalInUse, JournalRestored, RequestInterrupted
+from aiobus.event import event_id
+from aiobus.testing import MemoryNetwork
+
+
+def stored(path: Path) -> list[tuple[int, str, object]]:
+    with Journal(path) as journal:
+        return [(event.seq, event.type, event.data) for _, event in journal.read()]
+
+
+async def test_an_event_is_in_the_file_before_a_handler_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    seen: list[object] = []
+
+    async def look(event: Event) -> None:
+        seen.append((event.seq, event.type, event.data) in stored(path))
+
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        await bus.subscribe("T", look)
+        for number in range(10):
+            await bus.publish(Event("T", number))
+        await bus.settle()
+    assert seen == [True] * 10
+
+
+async def test_numbers_go_on_in_the_epoch_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        first = await bus.publish(Event("T", 1))
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        second = await bus.publish(Event("T", 2))
+    assert second.epoch == first.epoch
+    assert second.seq > first.seq
+    assert [data for _, _, data in stored(path)] == [1, 2]
+
+
+async def test_history_reaches_back_into_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        for number in range(100):
+            await bus.publish(Event("T", number))
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        seen: list[Event] = []
+        await bus.subscribe("T", seen.append, since=0)
+        await bus.publish(Event("T", 100))
+        await bus.settle()
+    assert [event.data for event in seen] == list(range(101))
+    assert [event.past for event in seen] == [True] * 100 + [False]
+
+
+async def test_concurrent_publishers_share_commits_and_are_handed_out_in_order(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        seen: list[int] = []
+        await bus.subscribe("T", lambda event: seen.append(event.seq))
+        await asyncio.gather(*(bus.publish(Event("T", number)) for number in range(500)))
+        await bus.settle()
+    assert seen == sorted(seen)
+    assert seen == [seq for seq, _, _ in stored(path)]
+
+
+async def test_a_publish_that_is_cancelled_has_published(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        seen: list[object] = []
+        await bus.subscribe("T", lambda event: seen.append(event.data))
+        task = asyncio.create_task(bus.publish(Event("T", 1)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await bus.settle()
+    assert seen == [1]
+    assert [data for _, _, data in stored(path)] == [1]
+
+
+async def test_who_subscribes_between_number_and_commit_gets_the_event(tmp_path: Path) -> None:
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        seen: list[object] = []
+        bus.publish_nowait(Event("T", 1))
+        await bus.subscribe("T", lambda event: seen.append(event.data))
+        await bus.settle()
+    assert seen == [1]
+
+
+async def test_system_events_wait_for_what_was_numbered_before_them(tmp_path: Path) -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError
+
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        seen: list[int] = []
+        await bus.subscribe(["T", "aiobus.error"], lambda event: seen.append(event.seq))
+        await bus.subscribe("T", fail)
+        for number in range(50):
+            bus.publish_nowait(Event("T", number))
+            if number % 10 == 0:
+                await asyncio.sleep(0.001)
+        await bus.settle()
+    assert len(seen) == 100
+    assert seen == sorted(seen)
+
+
+async def test_a_new_epoch_begins_at_1(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        first = await bus.publish(Event("T", 1))
+    async with AsyncEventBus(name="desk", journal=path, new_epoch=True) as bus:
+        second = await bus.publish(Event("T", 2))
+    assert second.epoch > first.epoch
+    assert second.seq == 1
+    assert [data for _, _, data in stored(path)] == [1, 2]
+
+
+async def test_a_bus_that_never_started_leaves_no_journal(tmp_path: Path) -> None:
+    bus = AsyncEventBus(name="desk", journal=tmp_path / "desk.db")
+    await bus.close()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_journal_that_is_in_use_leaves_the_second_bus_closed(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        with pytest.raises(JournalInUse, match="is written by"):
+            await AsyncEventBus(name="other", journal=path).start()
+        await bus.publish(Event("T", 1))
+    assert [data for _, _, data in stored(path)] == [1]
+
+
+async def test_a_reply_to_a_journaled_request_is_never_missed(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with (
+        network.bus("strategy", journal=tmp_path / "strategy.db") as strategy,
+        network.bus("gateway") as gateway,
+    ):
+
+        async def answer(order: Event) -> None:
+            await gateway.publish(Event("ACK", order.data))
+
+        await gateway.subscribe("ORDER", answer)
+        replies = await asyncio.gather(
+            *(strategy.request(Event("ORDER", number), "ACK") for number in range(100))
+        )
+    assert [reply.data for reply in replies] == list(range(100))
+
+
+async def test_a_restored_backup_is_noticed_when_the_first_peer_is_there(tmp_path: Path) -> None:
+    path, copy = tmp_path / "desk.db", tmp_path / "copy"
+    network = MemoryNetwork()
+    async with network.bus("monitor") as monitor:
+        await monitor.subscribe("T", print)
+        async with network.bus("desk", journal=path) as desk:
+            await desk.publish(Event("T", 1))
+        shutil.copytree(tmp_path, copy)
+        async with network.bus("desk", journal=path) as desk:
+            last = await desk.publish(Event("T", 2))
+            await network.settle()
+        for file in copy.iterdir():
+            shutil.copy(file, tmp_path / file.name)
+        with pytest.raises(JournalRestored, match=f"up to seq {last.seq}") as raised:
+            await network.bus("desk", journal=path).start()
+        assert raised.value.seq == last.seq
+        async with network.bus("desk", journal=path, new_epoch=True) as desk:
+            await desk.publish(Event("T", 3))
+            assert await desk.flush() == []
+
+
+async def test_a_neighbour_hears_of_a_restart_before_the_next_event(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    network = MemoryNetwork()
+    seen: list[object] = []
+
+    def note(event: Event) -> None:
+        seen.append(event.data if event.type == "T" else event.type)
+
+    async with network.bus("monitor") as monitor:
+        await monitor.subscribe(
+            ["T", "aiobus.peer_restarted", "aiobus.peer_left", "aiobus.gap"], note
+        )
+        for number in range(3):
+            async with network.bus("desk", journal=path) as desk:
+                await desk.publish(Event("T", number))
+                assert await desk.flush() == []
+        await network.settle()
+    restart = ["aiobus.peer_left", "aiobus.peer_restarted"]
+    assert seen == [0, *restart, 1, *restart, 2, "aiobus.peer_left"]
+
+
+async def test_what_a_lagging_peer_has_missed_follows_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    network = MemoryNetwork()
+    async with (
+        network.bus("monitor") as monitor,
+        monitor.stream(["T", "aiobus.gap"], maxsize=5) as events,
+    ):
+        async with network.bus("desk", journal=path) as desk:
+            for number in range(100):
+                await desk.publish(Event("T", number))
+            network.kill("desk")
+        async with network.bus("desk", journal=path) as desk:
+            await desk.publish(Event("T", 100))
+            seen = [(await anext(events)).data for _ in range(101)]
+    assert seen == list(range(101))
+
+
+async def test_a_request_ends_at_once_when_the_bus_that_could_answer_has_started_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "gateway.db"
+    network = MemoryNetwork()
+    async with network.bus("strategy") as strategy, network.bus("monitor") as monitor:
+        await monitor.subscribe("*", lambda event: None)
+        gateway = network.bus("gateway", journal=path)
+        await gateway.start()
+        has_come = asyncio.Event()
+        await gateway.subscribe("ORDER", lambda event: has_come.set())
+        order = Event("ORDER", 1)
+        request = asyncio.create_task(strategy.request(order, "ACK", timeout=None))
+        await has_come.wait()
+        network.kill("gateway")
+        await gateway.close(0)
+        async with network.bus("gateway", journal=path):
+            with pytest.raises(RequestInterrupted, match="gateway has left or started") as raised:
+                await request
+    assert raised.value.event is order
+
+
+async def test_a_request_that_another_bus_can_answer_goes_on(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with network.bus("strategy") as strategy, network.bus("other") as other:
+        asked = asyncio.Event()
+
+        async def answer(order: Event) -> None:
+            await asked.wait()
+            await other.publish(Event("ACK", order.data))
+
+        await other.subscribe("ORDER", answer)
+        async with network.bus("gateway", journal=tmp_path / "gateway.db") as gateway:
+            await gateway.subscribe("ORDER", lambda event: None)
+            request = asyncio.create_task(strategy.request(Event("ORDER", 1), "ACK"))
+            await strategy.flush()
+        asked.set()
+        assert (await request).data == 1
+
+
+def fill(bus: AsyncEventBus) -> Callable[[], object]:
+    """Let the journal of `bus` have no page more, as on a full disk; returns how to end that."""
+    assert bus._durable is not None
+    connection = bus._durable._writer._opened._connection
+    ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+    connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+    return lambda: connection.execute("PRAGMA max_page_count = 1000000").fetchall()
+
+
+BIG = "x" * 20_000
+
+
+async def test_on_a_full_disk_publish_raises_and_hands_out_nothing_until_there_is_space(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        seen: list[object] = []
+        await bus.subscribe("T", lambda event: seen.append(event.data))
+        await bus.publish(Event("T", 0))
+        make_space = fill(bus)
+        failing = Event("T", BIG)
+        with pytest.raises(CommitFailed, match="full"):
+            await bus.publish(failing)
+        assert failing.seq == 0
+        make_space()
+        again = await bus.publish(failing)
+        await bus.settle()
+        assert seen == [0, BIG]
+    assert [seq for seq, _, _ in stored(path)] == [1, again.seq]
+    assert again.seq > 2
+
+
+async def test_an_event_that_is_not_committed_and_not_awaited_is_an_error_event(
+    tmp_path: Path,
+) -> None:
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        seen: list[Event] = []
+        await bus.subscribe("aiobus.error", seen.append)
+        make_space = fill(bus)
+        one, other = Event("T", BIG), Event("T", BIG)
+        bus.publish_nowait(one)
+        ids = [one.id]
+        task = asyncio.create_task(bus.publish(other))
+        await asyncio.sleep(0)
+        ids.append(other.id)
+        task.cancel()
+        await bus.settle()
+        make_space()
+    assert [event.data["event"] for event in seen] == ids
+    assert all("CommitFailed" in event.data["error"] for event in seen)
+
+
+async def test_an_event_from_before_the_start_of_its_subscriber_is_marked() -> None:
+    network = MemoryNetwork()
+    async with network.bus("feed") as feed:
+        await feed.publish(Event("T", "before"))
+        async with network.bus("strategy") as strategy:
+            seen: list[Event] = []
+            await feed.publish(Event("T", "while it runs"))
+            await strategy.subscribe("T", seen.append, since=0)
+            await feed.publish(Event("T", "live"))
+            await network.settle()
+    assert [(event.data, event.past) for event in seen] == [
+        ("before", True),
+        ("while it runs", False),
+        ("live", False),
+    ]
+
+
+async def test_a_subscription_begins_behind_the_events_that_it_names() -> None:
+    network = MemoryNetwork()
+    async with network.bus("one") as one, network.bus("two") as two:
+        events = [await bus.publish(Event("ORDER", n)) for bus in (one, two) for n in range(5)]
+        async with network.bus("gateway") as gateway:
+            seen: list[object] = []
+            await gateway.subscribe(
+                "ORDER",
+                lambda event: seen.append((event.source, event.data)),
+                after=[events[2].id, events[9].id],
+            )
+            await one.publish(Event("ORDER", 5))
+            await network.settle()
+    assert seen == [("one", 3), ("one", 4), ("one", 5)]
+
+
+async def test_behind_an_event_of_an_earlier_start_comes_all_of_the_present_one() -> None:
+    network = MemoryNetwork()
+    async with network.bus("desk") as desk:
+        last = await desk.publish(Event("ORDER", 1))
+    async with network.bus("desk") as desk:
+        await desk.publish(Event("ORDER", 2))
+        async with network.bus("gateway") as gateway:
+            seen: list[object] = []
+            await gateway.subscribe("ORDER", lambda e: seen.append(e.data), after=last.id)
+            await network.settle()
+    assert seen == [2]
+
+
+async def test_a_position_that_a_source_has_not_reached_leaves_out_nothing_that_comes() -> None:
+    network = MemoryNetwork()
+    async with network.bus("desk") as desk, network.bus("gateway") as gateway:
+        last = await desk.publish(Event("ORDER", 1))
+        beyond = event_id("desk", last.epoch, last.seq + 100)
+        seen: list[object] = []
+        await gateway.subscribe("ORDER", lambda event: seen.append(event.data), after=beyond)
+        await desk.publish(Event("ORDER", 2))
+        await network.settle()
+    assert seen == [2]
+
+
+async def test_the_own_bus_begins_behind_an_event_as_well(tmp_path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        events = [await bus.publish(Event("ORDER", number)) for number in range(5)]
+        seen: list[object] = []
+        await bus.subscribe("ORDER", lambda event: seen.append(event.data), after=events[1].id)
+        await bus.publish(Event("ORDER", 5))
+        await bus.settle()
+    assert seen == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("more", [{"new_epoch": True}, {"keep": 1_000_000}, {"sync": "process"}])
+def test_what_is_for_a_journal_needs_one(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="journal="):
+        AsyncEventBus(**more)
+
+
+def test_a_bus_with_a_journal_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="give the bus a name"):
+        AsyncEventBus(journal="desk.db")
