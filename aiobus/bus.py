@@ -357,7 +357,8 @@ class AsyncEventBus:
                 break
         turn = self._turn
         turn.left -= 1
-        if turn.left <= 0 or turn.elapsed() > turn.until:
+        # With a journal, each publish has waited for its commit, and the loop has turned.
+        if self._durable is None and (turn.left <= 0 or turn.elapsed() > turn.until):
             await asyncio.sleep(0)
         return event
 

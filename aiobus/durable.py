@@ -11,10 +11,10 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiobus import clock
 from aiobus.diagnostics import Diagnostics
@@ -27,7 +27,7 @@ from aiobus.journal.reader import Journal
 from aiobus.journal.writer import JournalWriter, in_thread
 from aiobus.lifecycle import Lifecycle
 from aiobus.limits import Limits
-from aiobus.publisher import Numbered, Publisher, Route
+from aiobus.publisher import Publisher, Route
 from aiobus.sync import Notifier
 from aiobus.wire import Options
 
@@ -51,13 +51,23 @@ do not begin at the same one, and a peer that knows the one tells it from the ot
 log = logging.getLogger("aiobus.durable")
 
 
+class Pending(NamedTuple):
+    """An event that has a number and is not handed out. `done` is what its publisher waits for;
+    None if it does not. A system event of the bus itself has no `event` to be stamped.
+    """
+
+    entry: Entry
+    event: Event[Any] | None = None
+    done: asyncio.Future[Route] | None = None
+
+
 class Uncommitted:
     """The events that are numbered and not handed out, in order. Those of the bus itself are not
     stored: they wait for what was numbered before them.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Numbered] = deque()
+        self._waiting: deque[Pending] = deque()
         self.stored = self.bytes = 0
         """How many of them are to be stored, and the bytes of their rows."""
 
@@ -67,25 +77,25 @@ class Uncommitted:
     @property
     def first(self) -> float:
         """The seq of the oldest; infinity if there is none."""
-        return self._waiting[0].seq if self._waiting else math.inf
+        return self._waiting[0].entry.seq if self._waiting else math.inf
 
-    def add(self, new: Numbered) -> None:
+    def add(self, new: Pending) -> None:
         """One more, numbered after all before."""
         self._waiting.append(new)
-        if not new.is_own:
+        if new.event is not None:
             self.stored += 1
-            self.bytes += len(new.row)
+            self.bytes += len(new.entry.row)
 
-    def take(self, count: int) -> list[Numbered]:
+    def take(self, count: int) -> list[Pending]:
         """The oldest, up to the last that waits for no more than the `count` oldest stored ones."""
-        taken: list[Numbered] = []
+        taken: list[Pending] = []
         waiting = self._waiting
         self.stored -= count
-        while waiting and (count or waiting[0].is_own):
+        while waiting and (count or waiting[0].event is None):
             taken.append(oldest := waiting.popleft())
-            if not oldest.is_own:
+            if oldest.event is not None:
                 count -= 1
-                self.bytes -= len(oldest.row)
+                self.bytes -= len(oldest.entry.row)
         return taken
 
 
@@ -162,28 +172,34 @@ class Durable:
 
     # Publishing.
 
-    async def publish(
+    def publish(
         self, event: Event[Any], stamped: Callable[[], object] | None = None
-    ) -> Route:
+    ) -> Awaitable[Route]:
         """Number `event`, have it committed, hand it out, and tell where it went. `stamped` is
-        called once it has its id.
+        called once it has its id. What this returns is to be awaited at once.
 
-        Waits for the commit, and before that while 4,096 events wait for theirs. If it is cancelled
-        in the latter wait, nothing is published; later, only the waiting ends. Raises CommitFailed
-        if the event is not in the file: then it is handed to nobody, and its number is not used
-        again. Raises JournalFailed if that is not known.
+        It waits for the commit, and before that while 4,096 events wait for theirs. If it is
+        cancelled in the latter wait, nothing is published; later, only the waiting ends. Raises
+        CommitFailed if the event is not in the file: then it is handed to nobody, and its number is
+        not used again. Raises JournalFailed if that is not known.
         """
+        if not self._has_room:
+            return self._publish_later(event, stamped)
+        done: asyncio.Future[Route] = self._loop.create_future()
+        self._begin(event, done)
+        if stamped is not None:
+            stamped()
+        return done
+
+    async def _publish_later(
+        self, event: Event[Any], stamped: Callable[[], object] | None
+    ) -> Route:
         while not self._has_room:
             if self._problem is not None:
                 raise _again(self._problem)
             await self._changed.wait()
             self._life.check()
-        new = self._begin(event)
-        if stamped is not None:
-            stamped()
-        new.done = self._loop.create_future()
-        route: Route = await new.done
-        return route
+        return await self.publish(event, stamped)
 
     def publish_nowait(self, event: Event[Any]) -> None:
         """The same without a wait, also for the commit: a crash may lose it, and if the commit
@@ -192,14 +208,14 @@ class Durable:
         """
         if not self._has_room:
             raise QueueFull("", MAX_UNCOMMITTED)
-        self._begin(event)
+        self._begin(event, None)
 
     def publish_own(self, event: Event[Any]) -> None:
         """Publish a system event, behind all that was numbered before it. It is not stored."""
         if self._publisher.seq >= self._reserved:
             log.error("%s could not be announced: no number is reserved for it", event.type)
         elif self._uncommitted:
-            self._uncommitted.add(self._publisher.number(event, is_own=True))
+            self._uncommitted.add(Pending(self._publisher.number(event, is_own=True)))
         else:
             self._publisher.publish(event, is_own=True)
 
@@ -212,33 +228,28 @@ class Durable:
             and self._publisher.seq < self._reserved - MARGIN
         )
 
-    def _begin(self, event: Event[Any]) -> Numbered:
-        new = self._publisher.number(event)
-        entry = Entry(
-            *self._source, new.seq, new.timestamp, new.type, new.key, event.cause, new.row
-        )
+    def _begin(self, event: Event[Any], done: "asyncio.Future[Route] | None") -> None:
+        entry = self._publisher.number(event)
         try:
             self._writer.append(entry)
         except JournalError:
             event.seq = 0
             raise
-        self._uncommitted.add(new)
-        return new
+        self._uncommitted.add(Pending(entry, event, done))
 
     def _note_committed(self, count: int, error: BaseException | None) -> None:
         """The `count` oldest events that were appended are committed, or failed with `error`."""
         release, failed = self._publisher.release, []
-        for each in self._uncommitted.take(count):
-            done = each.done
-            if error is not None and not each.is_own:
-                if each.event.seq == each.seq:  # else it was published once more meanwhile
-                    each.event.seq = 0
+        for entry, event, done in self._uncommitted.take(count):
+            if error is not None and event is not None:
+                if event.seq == entry.seq:  # else it was published once more meanwhile
+                    event.seq = 0
                 if done is not None and not done.done():
                     done.set_exception(_again(error))
                 else:
-                    failed.append(event_id(*self._source, each.seq))
+                    failed.append(event_id(entry.source, entry.epoch, entry.seq))
                 continue
-            route = release(each)
+            route = release(entry)
             if done is not None and not done.done():
                 done.set_result(route)
         if failed and error is not None:

@@ -22,13 +22,13 @@ from aiobus.delivery import Consumer, current, entered
 from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event, own_fields
 from aiobus.history import LARGE, History, Ring
+from aiobus.journal.format import Entry
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query, bad_key, bad_type, plain, starred
 from aiobus.sync import BackpressureGate, Notifier
 from aiobus.wire import Options, frame, progress_topic
 
 __all__ = [
-    "Numbered",
     "Publisher",
     "Route",
     "Routes",
@@ -220,22 +220,6 @@ def _places(query: Query) -> Iterable[Place]:
     return [*query.reserved, *types]
 
 
-@dataclass(eq=False, slots=True)
-class Numbered:
-    """An event that has its number and is to be handed out later."""
-
-    event: Event[Any]
-    type: str
-    key: str
-    seq: int
-    row: bytes
-    timestamp: float
-    is_own: bool
-    """A system event of the bus itself."""
-    done: Any = None
-    """The future of its publisher, which waits until it is handed out."""
-
-
 class Publisher:
     """One source: `name`, `epoch`, and every event it ever numbers."""
 
@@ -320,27 +304,29 @@ class Publisher:
             self._catch_up()
         return route
 
-    def number(self, event: Event[Any], *, is_own: bool = False) -> Numbered:
+    def number(self, event: Event[Any], *, is_own: bool = False) -> Entry:
         """The first half of `publish`: encode, number and stamp `event`. Raises as `publish`."""
         if self.is_handing_out:
             raise BusError(FROM_WHERE)
         route, cause = self.route(event, is_own=is_own), event.cause
         if (not cause or event.seq) and not is_own:
             cause = _cause()
-        seq, timestamp = self.seq + 1, event.timestamp
-        row = encode(seq, timestamp, route.type, route.key, event.data, cause, self._most_bytes)
+        seq, timestamp, type, key = self.seq + 1, event.timestamp, route.type, route.key
+        row = encode(seq, timestamp, type, key, event.data, cause, self._most_bytes)
         self.seq = event.seq = seq
         event.source, event.epoch, event.cause = self.name, self.epoch, cause
-        return Numbered(event, route.type, route.key, seq, row, timestamp, is_own)
+        return Entry(self.name, self.epoch, seq, timestamp, type, key, cause, row)
 
-    def release(self, numbered: Numbered) -> Route:
+    def release(self, entry: Entry) -> Route:
         """The second half: keep it, hand it out, and tell where it went. To be called in the order
         of numbers; some may be left out.
         """
-        type, key, seq, row = numbered.type, numbered.key, numbered.seq, numbered.row
+        _, _, seq, timestamp, type, key, _, row = entry
         # Not the route it had when it was numbered: since then others may have subscribed, to whom
         # it is owed.
-        route = self._routes.get((type, key)) or self._new_route(type, key, numbered.is_own)
+        route = self._routes.get((type, key))
+        if route is None:
+            route = self._new_route(type, key, type.startswith(RESERVED))
         # The same as in `publish`, where a call for each event would cost 5 %.
         places, ring = len(row) // LARGE, route.ring
         self.is_handing_out = True
@@ -350,7 +336,7 @@ class Publisher:
             self.history.newest = seq
             if route.is_public:
                 self.public_seq = seq
-            ring.cells += (row, key, numbered.timestamp)
+            ring.cells += (row, key, timestamp)
             if is_due:
                 self.history.settle(ring)
             for stream in route.streams:
@@ -362,7 +348,8 @@ class Publisher:
                 sink.deliver(seq, row, type, key)
         finally:
             self.is_handing_out = False
-        self._catch_up()
+        if self._postponed:
+            self._catch_up()
         return route
 
     def route(self, event: Event[Any], *, is_own: bool = False) -> Route:
