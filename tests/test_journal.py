@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import sqlite3
 import stat
 from pathlib import Path
@@ -438,3 +439,21 @@ async def test_a_journal_that_another_program_has_locked_is_no_damaged_one(
         assert not isinstance(caught.value, JournalCorrupt)
     other.close()
     assert len(read(path)) == 3
+
+
+async def test_the_first_event_from_a_time_on_is_found(path: Path) -> None:
+    chosen = random.Random(1)
+    some = [
+        each._replace(time=START + each.seq * 0.01 + chosen.uniform(-2.0, 2.0))
+        for each in entries(20_000)
+    ]
+    async with writing(path) as ledger:
+        for begin in range(0, 20_000, 500):
+            await ledger.write(some[begin : begin + 500])
+    with Journal(path) as journal:
+        ((stretches,),) = journal._connection.execute("SELECT count(*) FROM stretches").fetchall()
+        assert stretches >= 4
+        for time in (START - 10, START, START + 77.7, START + 199.9, START + 500):
+            for upto in (5_000, 20_000):
+                found = (each.seq for each in some[:upto] if each.time >= time)
+                assert journal.first_since("feed", EPOCH, time, upto) == next(found, None)

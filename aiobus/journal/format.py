@@ -48,7 +48,7 @@ SCHEMA = (
     "CREATE TABLE names (id INTEGER PRIMARY KEY, text TEXT)",
     _EVENTS,  # a column without a type keeps an integer as an integer and a text as a text
     "CREATE INDEX caused ON events (cause_source, cause_seq) WHERE cause_source IS NOT NULL",
-    "CREATE TABLE stretches (first INTEGER PRIMARY KEY, written REAL)",
+    "CREATE TABLE stretches (first INTEGER PRIMARY KEY, written REAL, latest REAL)",
     _LOG,
 )
 """`origin` of a source is the id of its events without the seq, for the view."""

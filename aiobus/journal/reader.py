@@ -210,13 +210,17 @@ class Journal:
 
     def first_since(self, source: str, epoch: int, time: float, upto: int) -> int | None:
         """The seq of the first event of a source with a timestamp from `time` on, if one is there
-        up to the seq `upto`.
+        up to the seq `upto`. It looks at one stretch or two, some 4,096 events each.
         """
+        # All events before the stretch are older.
+        select = "SELECT max(first) FROM stretches WHERE latest < ?"
+        ((first,),) = self._connection.execute(select, (time,)).fetchall()
         select = (
-            "SELECT seq FROM events WHERE source = ? AND seq <= ? AND time >= ?"
-            " ORDER BY seq LIMIT 1"
+            # `+` keeps SQLite from the index of seqs, which has no times.
+            'SELECT seq FROM events WHERE "offset" >= ? AND +source = ? AND +seq <= ? AND time >= ?'
+            ' ORDER BY "offset" LIMIT 1'
         )
-        where = (self._number(source, epoch), upto, time)
+        where = (first or 0, self._number(source, epoch), upto, time)
         rows = self._connection.execute(select, where).fetchall()
         return int(rows[0][0]) if rows else None
 

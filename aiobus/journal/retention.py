@@ -5,6 +5,7 @@ not know what else is written. A stretch is removed by one transaction, without 
 one by one: each row that SQLite hands over takes the GIL once.
 """
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -43,7 +44,10 @@ class Retention:
         self._connection = database.connection
         self._bytes = keep if isinstance(keep, int) else 0
         self._seconds = keep.total_seconds() if isinstance(keep, timedelta) else 0.0
-        ((begun,),) = self._connection.execute("SELECT max(first) FROM stretches").fetchall()
+        select = "SELECT max(first), max(latest) FROM stretches"
+        ((begun, latest),) = self._connection.execute(select).fetchall()
+        self._begun, self._latest = begun or 0, -math.inf if latest is None else latest
+        """Where the present stretch begins, and the latest timestamp of all events before it."""
         self._events = offset if begun is None else offset + 1 - begun
         self._size = 0
         self.facts: dict[str, Any] = database.meta()
@@ -58,8 +62,14 @@ class Retention:
         """Begin a stretch behind `offset` if the present one is full."""
         if self._events < STRETCH_EVENTS and self._size < STRETCH_BYTES:
             return
+        ((latest,),) = self._connection.execute(
+            'SELECT max(time) FROM events WHERE "offset" >= ?', (self._begun,)
+        ).fetchall()
+        self._begun = offset + 1
+        self._latest = max(self._latest, -math.inf if latest is None else latest)
         place = offset + 1, clock.machine()
-        self._connection.execute("INSERT OR REPLACE INTO stretches VALUES (?, ?)", place)
+        row = (*place, self._latest)
+        self._connection.execute("INSERT OR REPLACE INTO stretches VALUES (?, ?, ?)", row)
         self._events = self._size = 0
         self._oldest = self._oldest or place
 
