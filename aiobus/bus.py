@@ -622,6 +622,7 @@ class AsyncEventBus:
             refused=self._transport.refused,
             history_events=len(self._publisher.history),
             history_bytes=self._publisher.history.bytes,
+            uncommitted=0 if self._durable is None else self._durable.uncommitted,
             subscriptions=tuple(each.stats for each in self._subscriptions),
         )
 

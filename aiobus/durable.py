@@ -277,6 +277,11 @@ class Durable:
         """True when nothing waits for its commit."""
         return not self._uncommitted
 
+    @property
+    def uncommitted(self) -> int:
+        """How many events wait for their commit."""
+        return self._uncommitted.stored
+
     # The end.
 
     async def close(self, timeout: float) -> None:

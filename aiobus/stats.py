@@ -74,4 +74,6 @@ class BusStats:
     """
     history_events: int
     history_bytes: int
+    uncommitted: int
+    """Events that have a number and wait for their commit to the journal; 4,096 at most."""
     subscriptions: tuple[SubscriptionStats, ...]
