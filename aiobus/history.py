@@ -148,6 +148,12 @@ class Ring:
         """The seq up to which `evict` forgets. There must be an event."""
         return self.seq(self.start + max(1, len(self) // EVICT_PART) - 1)
 
+    @property
+    def doomed_cells(self) -> list[Any]:
+        """The cells of the events that `evict` forgets."""
+        count = max(1, len(self) // EVICT_PART)
+        return self.cells[3 * self.start : 3 * (self.start + count)]
+
     def evict(self) -> int:
         """Forget the oldest event, and of many the oldest 512th at once; return the bytes that were
         counted for them. Only what was counted can be forgotten.
@@ -246,12 +252,12 @@ class History:
         """
         self._bytes += ring.count()
         while len(ring) > self._most_events or ring.bytes > self._most_bytes:
-            self._bytes -= ring.evict()
+            self._bytes -= self._evict(ring)
         if self._bytes > self._most_total:  # perhaps only by what is paid in advance
             self._count_all()
         while self._bytes > self._most_total:
             # Paced, a system event, which does not wait, forgets none that readers may still need.
-            self._bytes -= (ring if self.is_paced else self._largest()).evict()
+            self._bytes -= self._evict(ring if self.is_paced else self._largest())
         each = LARGE + ROW_OVERHEAD
         ahead = min(
             AHEAD,
@@ -271,14 +277,17 @@ class History:
         while len(ring) >= self._most_events or ring.bytes + size > self._most_bytes:
             if not may_forget(ring):
                 return ring
-            self._bytes -= ring.evict()
+            self._bytes -= self._evict(ring)
         if self._bytes + size > self._most_total:
             self._count_all()
         while self._bytes + size > self._most_total:
             if not may_forget(largest := self._largest()):
                 return largest
-            self._bytes -= largest.evict()
+            self._bytes -= self._evict(largest)
         return None
+
+    def _evict(self, ring: Ring) -> int:
+        return ring.evict()
 
     def _largest(self) -> Ring:
         return max(self._rings.values(), key=lambda ring: ring.bytes)

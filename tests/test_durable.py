@@ -4,6 +4,7 @@ a subscription begins that goes on behind what was handled before.
 
 import asyncio
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aiobus import AsyncEventBus, Event, Journal
+from aiobus import AsyncEventBus, Event, Journal, Limits
 from aiobus.errors import CommitFailed, JournalInUse, JournalRestored, RequestInterrupted
 from aiobus.event import event_id
 from aiobus.testing import MemoryNetwork
@@ -388,3 +389,41 @@ def test_what_is_for_a_journal_needs_one(more: dict[str, Any]) -> None:
 def test_a_bus_with_a_journal_needs_a_name() -> None:
     with pytest.raises(ValueError, match="give the bus a name"):
         AsyncEventBus(journal="desk.db")
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["the same start", "the next start"])
+async def test_the_newest_of_each_key_is_handed_over_also_if_only_the_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_restarted: bool
+) -> None:
+    monkeypatch.setattr("aiobus.journal.history.LOADED", 20)
+    path, limits = tmp_path / "desk.db", Limits(history_events=30)
+    chosen = random.Random(7)
+    newest: dict[tuple[str, str], int] = {}
+
+    async def publish(bus: AsyncEventBus, count: int) -> None:
+        for number in range(count):
+            type = chosen.choice(["POSITION", "BAR"])
+            key = f"K{min(chosen.randrange(40), chosen.randrange(40))}"
+            newest[type, key] = number
+            await bus.publish(Event(type, number, key=key))
+
+    async def last(bus: AsyncEventBus, **options: Any) -> dict[tuple[str, str], object]:
+        seen: list[Event] = []
+        await bus.subscribe(["POSITION", "BAR"], seen.append, since="last", **options)
+        await bus.settle()
+        assert [event.seq for event in seen] == sorted(event.seq for event in seen)
+        found = {(event.type, event.key): event.data for event in seen}
+        assert len(found) == len(seen)
+        return found
+
+    async with AsyncEventBus(name="desk", journal=path, limits=limits) as bus:
+        await publish(bus, 500)
+        if not is_restarted:
+            assert await last(bus) == newest
+            assert await last(bus, maxsize=3) == newest
+            some = {each: data for each, data in newest.items() if each[1] in ("K1", "K7")}
+            assert await last(bus, key=["K1", "K7"]) == some
+    async with AsyncEventBus(name="desk", journal=path, limits=limits) as bus:
+        assert await last(bus) == newest
+        await publish(bus, 100)
+        assert await last(bus) == newest

@@ -4,44 +4,57 @@ Owns where the one ends and the other begins. Must not know who asks, or what is
 """
 
 import logging
+from bisect import bisect_right
+from dataclasses import replace
+from heapq import merge
+from operator import itemgetter
 
 import orjson
 
+from aiobus.codec import seq_of
 from aiobus.errors import JournalError
-from aiobus.history import PAGE_LOOK, History, Page
-from aiobus.journal.reader import Journal
+from aiobus.history import PAGE_BYTES, PAGE_LOOK, History, Page, Ring
+from aiobus.journal.reader import EVERY, Journal
 from aiobus.limits import Limits
-from aiobus.query import Query
+from aiobus.query import RESERVED, Query
 from aiobus.rows import Source
 
 __all__ = ["JournaledHistory"]
 
 LOADED = 65_536
-"""Events of earlier starts that are kept in memory from the beginning: `since="last"` looks at
-these, and who has lagged a little asks for them.
+"""Events of earlier starts that are in memory from the beginning: a reader that lags asks for them.
+"""
+MAX_LAST = 16_384
+"""Types and keys of which the newest event is known, where memory does not hold it any more. To
+sort them for `since="last"` takes 10 ms.
 """
 log = logging.getLogger("aiobus.journal")
-EVERY = Query.of("*")
 
 
 class JournaledHistory(History):
-    """A `History` that reaches back into the journal of its source, once `reach_back` was called.
-    `since="last"` looks at memory alone.
-    """
+    """A `History` that reaches back into the journal of its source, after `reach_back`."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self._file: Journal | None = None
         self._source: Source = ("", 0)
         self._floor = 0
-        """Events up to this seq are in the file alone."""
+        """Events of earlier starts up to this seq are in the file alone."""
+        self._last: dict[tuple[str, str], bytes] = {}
+        """The newest row of each type and key that memory does not hold any more."""
+        self._is_complete = True
+        """There was room for each of them."""
+        self._sorted: tuple[object, list[tuple[int, str, str, bytes]]] = (None, [])
+        """Those that were asked for last, in order of seq, and what was asked."""
 
     def reach_back(self, file: Journal, source: Source, newest: int) -> None:
         """Take the newest events of `source` up to `newest` into memory, and read older ones from
-        `file` when they are asked for. Blocks for less than a second.
+        `file` when they are asked for. Blocks for a second, and half of one per million events.
         """
         self._file, self._source = file, source
         self._floor = after = file.seq_before_last(*source, LOADED)
+        for _, type, key, row in file.last_of_keys(*source, after, MAX_LAST):
+            self._last[type, key] = row
         while after < newest:
             found = file.page(EVERY, *source, after, newest, LOADED)
             for seq, type, key, row in found.rows:
@@ -54,6 +67,20 @@ class JournaledHistory(History):
             after = found.to
         self.newest = newest
 
+    def _evict(self, ring: Ring) -> int:
+        cells, last = ring.doomed_cells, self._last
+        if not ring.type.startswith(RESERVED):
+            self._sorted = None, []
+            for row, key in zip(cells[::3], cells[1::3], strict=True):
+                place = (ring.type, key)
+                if place in last or len(last) < MAX_LAST:
+                    last[place] = row
+                elif self._is_complete:
+                    self._is_complete = False
+                    text = "%s: more than %d keys: since='last' leaves out those that are seldom"
+                    log.warning(text, self._source[0], MAX_LAST)
+        return super()._evict(ring)
+
     def evicted(self, query: Query) -> int:
         """The highest seq that is gone: only what `keep=` has removed from the file is."""
         if self._file is None:
@@ -65,8 +92,10 @@ class JournaledHistory(History):
     ) -> Page:
         """As in `History`, out of the file where memory does not reach back to `after`."""
         floor = max(self._floor, super().evicted(query))
-        if self._file is None or upto or after >= floor:
+        if self._file is None or after >= floor:
             return super().page(query, after, limit, look, upto)
+        if upto:
+            return self._page_of_last(query, after, limit, look, upto)
         try:
             found = self._file.page(query, *self._source, after, floor, limit)
         except JournalError as error:
@@ -74,6 +103,42 @@ class JournaledHistory(History):
             return Page(after, floor, floor, self.newest, [])
         rows = [(type, key, row) for _, type, key, row in found.rows]
         return Page(after, found.removed, found.to, self.newest, rows)
+
+    def _page_of_last(self, query: Query, after: int, limit: int, look: int, upto: int) -> Page:
+        """The newest of each type and key up to `upto`: those in memory, and among them those that
+        memory does not hold any more.
+        """
+        page = super().page(query, after, limit, look, upto)
+        older = self._older(query, upto)
+        first = bisect_right(older, after, key=itemgetter(0))
+        end = bisect_right(older, page.to, key=itemgetter(0))
+        rows = [(seq_of(row), type, key, row) for type, key, row in page.rows]
+        rows = list(merge(rows, older[first:end]))
+        to, size = page.to, 0
+        for place, (_, _, _, row) in enumerate(rows):
+            size += len(row)
+            if place and (place >= limit or size > PAGE_BYTES):
+                to, rows = rows[place - 1][0], rows[:place]
+                break
+        return replace(page, to=to, rows=[(type, key, row) for _, type, key, row in rows])
+
+    def _older(self, query: Query, upto: int) -> list[tuple[int, str, str, bytes]]:
+        """What `query` matches of the newest rows that memory does not hold, without those that a
+        later one up to `upto` has followed.
+        """
+        asked = (query, upto)
+        if self._sorted[0] != asked:
+            found = [
+                (seq_of(row), type, key, row)
+                for (type, key), row in self._last.items()
+                if query.matches(type, key) and not self._is_followed(type, key, upto)
+            ]
+            self._sorted = asked, sorted(found)
+        return self._sorted[1]
+
+    def _is_followed(self, type: str, key: str, upto: int) -> bool:
+        ring = self.ring(type)
+        return ring is not None and bool(ring.of_key(key, 0, upto))
 
     def since(self, query: Query, timestamp: float) -> tuple[int, float]:
         """As in `History`, out of the file where memory does not reach back to `timestamp`."""

@@ -36,6 +36,7 @@ from aiobus.query import Query
 
 __all__ = ["Journal", "JournalPage"]
 
+EVERY = Query.of("*")
 PAGE_LOOK = 4_096
 """Numbers of a source that one page looks at."""
 PAGE_BYTES = 256 * 1024
@@ -201,6 +202,28 @@ class Journal:
         finally:
             cursor.close()
         return JournalPage(max(after, end), removed, rows)
+
+    def last_of_keys(
+        self, source: str, epoch: int, upto: int, most: int
+    ) -> list[tuple[int, str, str, bytes]]:
+        """(seq, type, key, row) of the newest event of each type and key of a source up to the seq
+        `upto`, at most so many. Blocks for half a second per million events. Raises JournalCorrupt.
+        """
+        found = []
+        where = (self._number(source, epoch), upto, most)
+        try:
+            for seq in self._connection.execute(
+                # The seqs alone: a page verifies the rest.
+                "SELECT max(seq) FROM events WHERE source = ? AND seq <= ?"
+                " GROUP BY type, key LIMIT ?",
+                where,
+            ).fetchall():
+                found += self._page(EVERY, source, epoch, seq[0] - 1, seq[0], 1).rows
+        except (sqlite3.Error, *WRONG) as error:
+            if is_unavailable(error):
+                raise self._unavailable(error) from None
+            raise verified(self._database).corrupt(said(error)) from None
+        return found
 
     def seq_before_last(self, source: str, epoch: int, count: int) -> int:
         """The seq before the last `count` events of a source; 0 if it has no more."""
