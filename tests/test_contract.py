@@ -1247,7 +1247,11 @@ async def test_a_bus_without_a_place_among_the_peers_is_named_on_both_sides_unti
     monkeypatch.setattr(links, "MAX_PEERS", 1)
     monkeypatch.setattr(start_of, "START_SECONDS", 0.3)
     monkeypatch.setattr(peers, "RELINK", 0.5)
-    feed, other, late = [await mesh.bus(name) for name in ("feed", "other", "late")]
+    feed, other = [await mesh.bus(name) for name in ("feed", "other")]
+    for bus in (feed, other):
+        await bus.publish(Event("X", 1))
+        assert await bus.flush() == []  # they are linked
+    late = await mesh.bus("late")
     seen = Seen()
     subscription = await late.subscribe("T", seen.take, timeout=0.3)
     assert subscription.unconfirmed == {"feed", "other"}
@@ -1599,7 +1603,7 @@ async def test_good_events_between_rows_that_are_no_events_are_in_no_gap(doubted
     forge(feed, 4, 6, t_row(5), bad_row(6))
     last = await feed.publish(Event("T", 7))
     await arrive(feed, strategy)
-    await told(seen)
+    await told(seen, 2)
     assert seqs(seen) == [1, 3, 4, 5, last.seq]
     lost = {seq for after, upto, _ in gaps(seen) for seq in range(after + 1, upto + 1)}
     assert lost == {2, 6}
