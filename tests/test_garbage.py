@@ -24,6 +24,7 @@ from aiobus.mesh.fanout import MAX_JUNK
 from aiobus.mesh.links import AT_SIGHT
 from aiobus.mesh.sockets import MAX_MESSAGE
 from aiobus.wire import (
+    Ack,
     Answer,
     Ask,
     Mark,
@@ -456,3 +457,22 @@ async def test_what_is_missing_of_a_member_that_asks_nothing_and_dies_is_a_gap(
     await bus.settle()
     assert not subscription.stats.behind
     assert [event.data["upto"] for event in seen if event.type == "aiobus.gap"] == [9]
+
+
+async def test_an_acknowledgement_under_the_number_of_a_question_confirms_no_subscription(
+    folder: Path, bus: AsyncEventBus
+) -> None:
+    other = Stranger(folder)
+    async with bus.stream("aiobus.peer_joined") as joined:
+        await other.link(folder, bus)
+        await anext(joined)
+    subscribing = asyncio.create_task(bus.subscribe("TRADE", print, timeout=1))
+    while (message := await other.down.recv())[:1] in (b"\0", b"\1", b"~"):
+        pass
+    asked = parse_from_subscriber(message)
+    assert isinstance(asked, Ask)
+    await other.up.send(up(Ack(bus.name, asked.nonce, other.who)))
+    await other.ask()  # it has read the acknowledgement
+    subscription = await subscribing
+    other.close()
+    assert set(subscription.unconfirmed) == {"stranger"}

@@ -159,7 +159,7 @@ class Confirmations:
             if peer.who is not None:
                 self._session.send_mark(peer.who, number, streams)
 
-        round = self._links.rounds.ask([peer.endpoint], send, lambda _: None)
+        round = self._links.rounds.ask([peer.endpoint], send, lambda _: None, Ack)
         try:
             return not (await answered(round, max(0.0, timeout)) | round.gone)
         finally:
@@ -336,7 +336,7 @@ class Readers:
         self._session.beat()  # a peer that was misled about this bus is to ask before it confirms
         asked = [
             self._links.rounds.ask(
-                lacking, partial(self._send, part, tuple(waiting or ())), confirm
+                lacking, partial(self._send, part, tuple(waiting or ())), confirm, Ack
             )
             for part in parts
         ]

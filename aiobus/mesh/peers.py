@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from aiobus.discovery import Member
 from aiobus.sync import Notifier
-from aiobus.wire import PeerId
+from aiobus.wire import Answer, PeerId
 
 __all__ = ["MORE", "Left", "Peer", "RoundTrip", "RoundTrips", "Unplaced", "Verdict"]
 
@@ -311,13 +311,20 @@ Send = Callable[[int, Collection[str]], None]
 
 class RoundTrip:
     """One question under way. `waiting`: the endpoints of peers that have not answered; `gone`: of
-    those that will not any more. `on_answer` takes what a peer answered, once.
+    those that will not any more. `on_answer` takes what a peer answered, once. `kind`: what counts
+    as an answer.
     """
 
     def __init__(
-        self, number: int, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]
+        self,
+        number: int,
+        peers: Iterable[str],
+        send: Send,
+        on_answer: Callable[[Any], None],
+        kind: type[object],
     ) -> None:
         self.number = number
+        self.kind = kind
         self.waiting = set(peers)
         self.gone: set[str] = set()
         self.send = send
@@ -333,10 +340,18 @@ class RoundTrips:
         self.number = number
         """The number of the last question."""
 
-    def ask(self, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]) -> RoundTrip:
-        """Ask each of `peers` now, and again with each `repeat` until it has answered."""
+    def ask(
+        self,
+        peers: Iterable[str],
+        send: Send,
+        on_answer: Callable[[Any], None],
+        kind: type[object] = Answer,
+    ) -> RoundTrip:
+        """Ask each of `peers` now, and again with each `repeat` until it has answered by a `kind`:
+        an Answer to a `?`, an Ack to a mark.
+        """
         self.number += 1
-        round = RoundTrip(self.number, peers, send, on_answer)
+        round = RoundTrip(self.number, peers, send, on_answer, kind)
         if round.waiting:
             self._rounds[self.number] = round
             send(self.number, round.waiting)
@@ -348,9 +363,11 @@ class RoundTrips:
             round.send(number, round.waiting)
 
     def answer(self, number: int, peer: str, value: object) -> None:
-        """A peer has answered; twice is no error."""
+        """A peer has answered; twice is no error. What answers another kind of question is left:
+        it would confirm what its sender was not asked.
+        """
         round = self._rounds.get(number)
-        if round is not None and peer in round.waiting:
+        if round is not None and peer in round.waiting and isinstance(value, round.kind):
             self._leave(number, round, peer)
             round.on_answer(value)
 
