@@ -476,3 +476,20 @@ async def test_an_acknowledgement_under_the_number_of_a_question_confirms_no_sub
     subscription = await subscribing
     other.close()
     assert set(subscription.unconfirmed) == {"stranger"}
+
+
+@pytest.mark.parametrize("name", ["bus", "feed"])
+async def test_a_member_that_says_hello_by_another_name_is_refused_and_passes_for_no_other_bus(
+    bus: AsyncEventBus, stranger: Stranger, name: str
+) -> None:
+    mesh: Any = bus._transport
+    lie = PeerId(name, 5, stranger.who.endpoint)
+    before = bus.stats().refused
+    async with bus.stream("TRADE") as trades:
+        await stranger.up.send(b"\1" + lie.topic)
+        await stranger.ask()  # it has read the hello
+        await stranger.down.send(mail(mesh.session.me, Answer(1, lie, 1e6, 0, is_open=True)))
+        await stranger.down.send(heartbeat(name, 5, 0, leaving=True))
+        await stranger.publish(1)
+        assert (await anext(trades)).data == 1
+    assert (bus.stats().refused, list(bus.stats().peers)) == (before + 1, ["stranger"])

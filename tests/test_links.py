@@ -273,6 +273,20 @@ async def test_a_hello_from_the_own_endpoint_is_refused(desk: Desk) -> None:
         desk.links.hello(PeerId("bot", 50, ME.endpoint))
 
 
+async def test_a_peer_that_is_known_may_not_take_a_name_that_cannot_be_there(desk: Desk) -> None:
+    """In a directory, each endpoint belongs to one name. By another, a peer once passed for a bus
+    of that name, and ended it.
+    """
+    bot, other = desk.link(BOT), PeerId("feed", 50, BOT.endpoint)
+    desk.links.withdraw(BOT)  # else what answers as another is left unread
+    desk.wires.outside.add(BOT.endpoint)
+    with pytest.raises(WireError, match="an answer from an endpoint that no member"):
+        desk.hear_answer(other)
+    with pytest.raises(WireError, match="a hello from an endpoint that no member"):
+        desk.links.hello(other)
+    assert (list(desk.links), bot.who, desk.watch.log) == ([bot], BOT, [])
+
+
 def tool(number: int) -> PeerId:
     return PeerId(f"tool{number}", 1, f"tcp://127.0.0.1:{10_000 + number}")
 

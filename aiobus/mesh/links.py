@@ -274,7 +274,7 @@ class Links:
                 if left.who is None:
                     self._add(left.member, left.found_at)
                 else:
-                    self.hello(left.who)
+                    self._greet(left.who)
             elif not left.is_said:
                 left.is_said = True
                 text = (
@@ -310,12 +310,23 @@ class Links:
         """A subscriber of this bus says who it is. Raises WireError if it cannot be a peer. If
         there is no place for it, it is left out, and linked as soon as there is one.
         """
+        if not self._allows(who):
+            raise WireError("a hello from an endpoint that no member of this bus can have")
+        self._greet(who)
+
+    def _allows(self, who: PeerId) -> bool:
+        """True if a peer may have this name and this endpoint together. A peer that is known is
+        no exception: by another name it would pass for another bus.
+        """
+        member = Member(who.name, who.endpoint)
+        return who.endpoint != self.me.endpoint and self._discovery.allows(member)
+
+    def _greet(self, who: PeerId) -> None:
+        """The hello of `who`, which may be a peer, is there (again)."""
         member = Member(who.name, who.endpoint)
         before = self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
-            if not self._discovery.allows(member) or who.endpoint == self.me.endpoint:
-                raise WireError("a hello from an endpoint that no member of this bus can have")
             found_at = self._found_at()
             if before is not None and before.who == who:
                 found_at = before.found_at  # it never closed, and is owed what it was before
@@ -351,11 +362,13 @@ class Links:
         self._note_link(peer)
 
     def hear_answer(self, value: Answer) -> None:
-        """A peer has answered, and says how old it is."""
+        """A peer has answered, and says how old it is. Raises WireError if it cannot be a peer."""
         who = value.who
         peer = self._peers.get(who.endpoint)
         if peer is None or (peer.is_listening and peer.who != who):
             return  # stale answer from an earlier process there: the latest hello decides
+        if not self._allows(who):
+            raise WireError("an answer from an endpoint that no member of this bus can have")
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
@@ -610,7 +623,7 @@ class Links:
             else:
                 text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
                 self._diagnostics.trouble("a bye was wrong", text)
-                self.hello(who)
+                self._greet(who)
 
     def _restart(self, peer: Peer) -> None:
         """Another process listens there, so the old one is dead: settle with it first."""
