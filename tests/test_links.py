@@ -909,6 +909,7 @@ async def test_of_two_that_start_under_one_name_the_one_with_the_lower_epoch_sta
 ) -> None:
     desk.find(other)
     desk.hear_answer(other, is_open=False)
+    await searched()
     assert (desk.links.is_late, desk.watch.log) == (is_late, [])
 
 
@@ -917,6 +918,7 @@ async def test_one_that_has_started_stays_however_old_the_other_is(desk: Desk, e
     other = namesake(epoch)
     desk.find(other)
     desk.hear_answer(other, is_open=True)
+    await searched()
     assert desk.links.is_late
 
 
@@ -941,9 +943,47 @@ async def test_of_two_that_have_started_the_older_stays_and_says_that_another_ha
     other = namesake(epoch)
     desk.find(other)
     desk.hear_answer(other, nonce=1, is_open=is_open)
+    await searched()
     assert desk.links.is_late == is_late
     said = ("trouble", f"another bus named 'me' has come, at {other.endpoint}")
     assert desk.watch.log == ([said] if is_open else [])
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+async def test_a_namesake_ends_no_bus_if_nothing_listens_where_it_says_it_is(
+    desk: Desk, has_started: bool
+) -> None:
+    ended: list[bool] = []
+    desk.links.on_late = lambda: ended.append(True)
+    desk.links.is_open = has_started
+    other = namesake(99)
+    desk.find(other)
+    desk.wires.deaf.add(other.endpoint)
+    desk.hear_answer(other, nonce=1)
+    assert desk.links.is_meeting
+    await searched()
+    assert (desk.links.is_late, ended) == (False, [])
+    ((kind, text),) = desk.watch.take()
+    assert (kind, text.endswith("has the name of this bus, but does not listen")) == (
+        "trouble",
+        True,
+    )
+    desk.wires.deaf.clear()
+    desk.hear_answer(other, nonce=1)
+    await searched()
+    assert (desk.links.is_late, ended) == (True, [True] * has_started)
+
+
+async def test_a_namesake_that_is_looked_for_hides_no_other(desk: Desk) -> None:
+    first, second = namesake(98), namesake(99, FEED.endpoint)
+    for who in (first, second):
+        desk.find(who)
+    desk.wires.deaf.add(first.endpoint)
+    desk.hear_answer(first, nonce=1)
+    desk.hear_answer(second, nonce=2)
+    assert {each.endpoint for each in desk.links.namesakes()} == {BOT.endpoint, FEED.endpoint}
+    await searched()
+    assert desk.links.is_late
 
 
 async def test_who_is_late_is_woken_to_see_it(desk: Desk) -> None:

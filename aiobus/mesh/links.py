@@ -8,7 +8,7 @@ heard of it. Must not know what else is said over a link. `peers` judges when si
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -134,6 +134,8 @@ class Links:
         """This bus has started; until then, another of its name may stay in its place."""
         self.is_late = False
         """Another of its name has started, or is the one that stays: this bus is the one to end."""
+        self.on_late: Callable[[], None] = lambda: None
+        """Called if that turns out after this bus has started."""
         self.born = elapsed()
         """When this bus started, in monotonic seconds."""
         self.changed = Notifier()
@@ -160,6 +162,8 @@ class Links:
         self._closed: dict[str, Closed] = {}  # by endpoint
         self._succeeding: dict[Peer, Probe] = {}
         """Those that have the name of one that may be dead, until that is known."""
+        self._namesakes: dict[PeerId, Probe] = {}
+        """Those for which this bus may have to end, while they are looked for."""
         self._unplaced = Unplaced()
         self._looking: Probe | None = None
         self._sorting: Probe | None = None
@@ -395,12 +399,45 @@ class Links:
         who, me = other.who, self.me
         if self.is_open:
             if other.is_open:  # one that starts is about to be refused
-                text = f"another bus named {me.name!r} has come, at {who.endpoint}"
-                self._diagnostics.trouble(f"the name {me.name!r} is used twice", text)
-                self.is_late |= self._is_younger(other)
+                self._meet_namesake(who, is_late=self._is_younger(other))
         elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
-            self.is_late = True
+            self._meet_namesake(who, is_late=True)
+
+    def _meet_namesake(self, who: PeerId, *, is_late: bool) -> None:
+        """Look whether a process listens where `who` says: any process may say that it has this
+        name. `is_late`: if so, this bus is the one to end.
+        """
+        if who in self._namesakes and not self._namesakes[who].is_over:
+            return
+        was_open = self.is_open
+
+        def conclude(absent: Collection[Member]) -> None:
+            self._namesakes.pop(who, None)
             self.changed.wake()
+            if absent:
+                text = f"{who} at {who.endpoint} has the name of this bus, but does not listen"
+                self._diagnostics.trouble("a namesake does not listen", text)
+                return
+            if was_open:
+                text = f"another bus named {who.name!r} has come, at {who.endpoint}"
+                self._diagnostics.trouble(f"the name {who.name!r} is used twice", text)
+            if is_late and not self.is_late:
+                self.is_late = True
+                if was_open:
+                    self.on_late()
+
+        self._namesakes[who] = self._probe(Probe([Member(who.name, who.endpoint)], conclude))
+
+    def namesakes(self) -> list[Member]:
+        """Those of this name that may be there though they are not linked: they are being looked
+        for, have not answered, or speak another version.
+        """
+        unlinked = [
+            Member(peer.name, peer.endpoint)
+            for peer in self
+            if peer.name == self.me.name and (peer.is_awaited or peer.other_version)
+        ]
+        return [*unlinked, *(Member(who.name, who.endpoint) for who in self._namesakes)]
 
     def _is_younger(self, other: Answer) -> bool:
         """True if this bus started after the other, by age, since a clock may have been set back. A
@@ -479,6 +516,11 @@ class Links:
         """True while the peer that publishes as `source` is linked."""
         peer = self.sources.get(source)
         return peer is not None and peer.is_there
+
+    @property
+    def is_meeting(self) -> bool:
+        """True while a peer may still become linked soon, or prove to have the name of this bus."""
+        return bool(self._namesakes) or any(peer.is_awaited for peer in self)
 
     def alive(self, now: float) -> set[Source]:
         """The sources that are not silent."""

@@ -89,6 +89,7 @@ class Session:
         self.answers = Answers(me, publisher, self.fanout, network.send)
         self.links = Links(me, publisher, network, discovery, diagnostics, self.interest, driver)
         self.links.born = self.answers.born
+        self.links.on_late = lambda: diagnostics.fail(NameInUse(me.name, url))
         self.pages = Pages(self._ask_page)
         self.is_closing = False
         self.note_place: Callable[[PageAsk], None] | None = None
@@ -219,7 +220,7 @@ class Session:
             case Heartbeat():
                 self._on_heartbeat(value)
             case Answer():
-                self._on_answer(value)
+                self.links.hear_answer(value)
             case PageAnswer():
                 self._on_page(value, now)
             case Mark():
@@ -231,12 +232,6 @@ class Session:
             self.links.hear_beat(source, beat.seq)
         elif (peer := self.links.hear(source, beat.seq)) is not None:
             self.links.bye(peer)
-
-    def _on_answer(self, value: Answer) -> None:
-        was_late = self.links.is_late
-        self.links.hear_answer(value)
-        if self.links.is_open and self.links.is_late and not was_late:
-            self._diagnostics.fail(NameInUse(self.me.name, self.url))
 
     def _on_mark(self, value: Mark) -> None:
         newest = max((seq for _, seq in value.streams), default=0)
