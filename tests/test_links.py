@@ -15,7 +15,7 @@ from aiobus.mesh import Driver, Probe
 from aiobus.mesh import links as module
 from aiobus.mesh import peers as unplaced
 from aiobus.mesh.interest import Interest
-from aiobus.mesh.links import BYE_SECONDS, LENIENCE, Links
+from aiobus.mesh.links import BYE_LOOK, BYE_SECONDS, LENIENCE, Links
 from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer
 from aiobus.publisher import Publisher
 from aiobus.query import Query
@@ -1090,10 +1090,72 @@ async def test_a_peer_whose_hello_is_withdrawn_after_its_bye_stays_gone(
     desk.links.bye(peer)
     if is_looked_for:
         desk.wait(BYE_SECONDS)
+    desk.wires.deaf.add(BOT.endpoint)
     desk.links.withdraw(BOT)
+    await searched()
+    assert desk.links.closing() == set()
     desk.wait(2 * BYE_SECONDS)
     await searched()
     assert list(desk.links) == []
+
+
+@pytest.mark.parametrize("is_cut_before", [False, True])
+async def test_a_peer_that_still_listens_after_its_bye_is_looked_for_though_its_hello_is_withdrawn(
+    desk: Desk, is_cut_before: bool
+) -> None:
+    """Two forged byes once parted two living buses for good: each ended its link to the other."""
+    peer = desk.link(BOT)
+    desk.publisher.public_seq = 20
+    if is_cut_before:
+        desk.links.withdraw(BOT)
+    desk.links.bye(peer)
+    desk.links.withdraw(BOT)
+    await searched()
+    assert (desk.links.closing(8), desk.links.closing(7)) == ({"bot"}, set())
+    assert list(desk.links) == []
+    desk.wires.take()
+    desk.wait(BYE_SECONDS)
+    await searched()
+    assert (desk.links.closing(), desk.wires.take()) == (set(), [("connect", BOT.endpoint)])
+    assert (desk.peer(BOT).found_at, desk.peer(BOT).is_listening) == (7, False)
+
+
+async def test_a_peer_that_ends_one_connection_after_the_other_is_looked_for_again(
+    desk: Desk,
+) -> None:
+    later: list[Any] = []
+    driver = Driver(
+        asyncio.get_running_loop().call_soon, lambda *how: later.append(how), desk._begin
+    )
+    desk.links._driver = driver
+    peer = desk.link(BOT)
+    desk.links.bye(peer)
+    desk.links.withdraw(BOT)
+    await searched()
+    ((seconds, look),) = later
+    desk.wires.deaf.add(BOT.endpoint)
+    look()
+    await searched()
+    assert (seconds, desk.links.closing(), len(later)) == (BYE_LOOK, set(), 1)
+
+
+async def test_of_more_byes_than_are_remembered_those_peers_are_left_out(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    for who in (BOT, FEED):
+        desk.links.bye(desk.link(who))
+    assert (desk.links.closing(), left_out(desk)) == ({"bot"}, ["feed"])
+
+
+async def test_who_closed_after_it_was_unconfirmed_is_unconfirmed_no_more(desk: Desk) -> None:
+    desk.links.bye(desk.link(BOT))
+    desk.links.unconfirmed.add("bot")
+    desk.sub.confirmed.clear()
+    desk.wires.deaf.add(BOT.endpoint)
+    desk.links.withdraw(BOT)
+    await searched()
+    assert (desk.sub.confirmed, desk.links.unconfirmed) == (["bot"], set())
 
 
 async def test_a_peer_that_is_heard_after_it_was_stale_is_fresh_once(desk: Desk) -> None:

@@ -101,7 +101,11 @@ AT_SIGHT = 64
 ZeroMQ keeps each question for a connection that is never accepted.
 """
 BYE_SECONDS = 2.0
-"""After its bye, a peer whose hello is still here may not have closed: it is looked for."""
+"""After its bye, a peer that still listens has not closed: it is linked again."""
+BYE_LOOK = 0.05
+"""Between two looks whether a peer listens that said bye and whose hello is gone: it ends one
+connection after the other.
+"""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -109,11 +113,12 @@ LENIENCE = 3.0
 
 @dataclass(slots=True)
 class Closed:
-    """A peer that said bye at `said` while its hello was here. `found_at`: that of the peer."""
+    """A peer that said bye at `said`. `found_at`: that of the peer. `is_here`: its hello is."""
 
     who: PeerId
     said: float
     found_at: int
+    is_here: bool
 
 
 class Links:
@@ -159,7 +164,9 @@ class Links:
         """Those that never answered, the oldest first."""
         self._unseen: dict[str, Peer] = {}
         """Those of them that are not connected to yet."""
-        self._closed: dict[str, Closed] = {}  # by endpoint
+        self._closed: dict[str, Closed] = {}
+        """Those that said bye, by endpoint, until it is known that no process listens there."""
+        self._closing: Probe | None = None
         self._succeeding: dict[Peer, Probe] = {}
         """Those that have the name of one that may be dead, until that is known."""
         self._namesakes: dict[PeerId, Probe] = {}
@@ -211,6 +218,8 @@ class Links:
         peer = Peer(member.name, member.endpoint, elapsed(), found_at)
         if (left := self._unplaced.pop(member.endpoint)) is not None:
             peer.found_at = min(found_at, left.found_at)
+        if (before := self._closed.get(member.endpoint)) is not None:
+            peer.found_at = min(peer.found_at, before.found_at)
         self._peers[member.endpoint] = self._strangers[member.endpoint] = peer
         if len(self._strangers) <= AT_SIGHT:
             self._connect(peer)
@@ -586,11 +595,7 @@ class Links:
             members = {Member(peer.name, peer.endpoint): peer for peer in overdue}
             conclude = partial(self._relink_accepting, members)
             self._relinking = self._probe(Probe(members, conclude, for_accepting=True))
-        if due := [each.who for each in self._closed.values() if now - each.said >= BYE_SECONDS]:
-            for who in due:
-                self._closed[who.endpoint].said = math.inf  # not looked for twice
-            named = [Member(who.name, who.endpoint) for who in due]
-            self._probe(Probe(named, partial(self._doubt_bye, due)))
+        self._look_for_closed()
         return is_late
 
     def _relink_accepting(self, members: dict[Member, Peer], accepting: Collection[Member]) -> None:
@@ -628,15 +633,15 @@ class Links:
 
         return Probe(members, conclude)
 
-    def closing(self, newest: int) -> set[str]:
+    def closing(self, newest: float = math.inf) -> set[str]:
         """Names of those that said bye, may not have closed, and are owed events below `newest`."""
         return {each.who.name for each in self._closed.values() if each.found_at < newest}
 
     def withdraw(self, who: PeerId) -> None:
         """The hello of a peer is gone: it died, or its link to this bus was cut."""
-        if who.endpoint in self._closed and self._closed[who.endpoint].who == who:
-            del self._closed[who.endpoint]
-            self.changed.wake()
+        if (before := self._closed.get(who.endpoint)) is not None and before.who == who:
+            before.is_here = False
+            self._look_for_closed()
         self._unplaced.withdraw(who)
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
@@ -646,26 +651,57 @@ class Links:
             self.changed.wake()
 
     def bye(self, peer: Peer) -> None:
-        """A peer has closed, and this was its last message."""
-        if peer.is_listening and peer.who is not None:
-            self._closed[peer.endpoint] = Closed(peer.who, elapsed(), peer.found_at)
+        """A peer has closed, and this was its last message. Any process can say so, and parts the
+        two if it is not true: then this bus ends its link, and the peer sees a hello withdrawn. So
+        the peer is forgotten once its endpoint refuses, and not before.
+        """
+        who, is_here = peer.who, peer.is_listening
         self.rounds.lose(peer.endpoint, is_missed=False)
         self._settle(peer, "it closed")
         self._drop(peer)
+        if who is None:
+            return
+        if len(self._closed) < MAX_PEERS:
+            self._closed[peer.endpoint] = Closed(who, elapsed(), peer.found_at, is_here)
+            self._look_for_closed()
+        else:
+            self._leave_out(Member(who.name, who.endpoint), peer.found_at, who if is_here else None)
 
-    def _doubt_bye(self, closed: list[PeerId], absent: Collection[Member]) -> None:
-        """Link again with those that still listen long after their bye: it was wrong."""
-        for who in closed:
-            before = self._closed.get(who.endpoint)
-            if before is None or (before.who, before.said) != (who, math.inf):
-                continue  # it has closed since, or has said hello again
-            if Member(who.name, who.endpoint) in absent:
+    def _look_for_closed(self) -> None:
+        """Look whether those still listen that said bye and whose hello is gone or overdue."""
+        now = elapsed()
+        due = [
+            each
+            for each in self._closed.values()
+            if not each.is_here or now - each.said >= BYE_SECONDS
+        ]
+        if due and (self._closing is None or self._closing.is_over):
+            members = [Member(each.who.name, each.who.endpoint) for each in due]
+            self._closing = self._probe(Probe(members, partial(self._conclude_bye, due)))
+
+    def _conclude_bye(self, due: list[Closed], absent: Collection[Member]) -> None:
+        """Forget those that have closed. Link again with those that still listen long after their
+        bye: it was wrong.
+        """
+        for closed in due:
+            who, member = closed.who, Member(closed.who.name, closed.who.endpoint)
+            if self._closed.get(who.endpoint) is not closed:
+                continue  # it has said hello again
+            if member in absent:
                 del self._closed[who.endpoint]
+                self._excuse(who.name)
                 self.changed.wake()
-            else:
+            elif elapsed() - closed.said >= BYE_SECONDS:
                 text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
                 self._diagnostics.trouble("a bye was wrong", text)
-                self._greet(who)
+                if closed.is_here:
+                    self._greet(who)
+                else:
+                    self.find(member)
+                    del self._closed[who.endpoint]
+                    self.changed.wake()
+        if not all(each.is_here for each in self._closed.values()):
+            self._driver.later(BYE_LOOK, self._look_for_closed)
 
     def _restart(self, peer: Peer) -> None:
         """Another process listens there, so the old one is dead: settle with it first."""
