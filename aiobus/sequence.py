@@ -64,8 +64,8 @@ class Cursor:
         self.last = last
         """Handed over or reported up to here; of own events, only while `behind`."""
         self.clear = 0
-        """No event up to here is missing that is not known to be: the source had been heard of so
-        far when a frame vouched for all before it.
+        """No event up to here is missing that is not known to be: the source had said that it was
+        so far when a frame vouched for all before it.
         """
         self.behind = since is not None
         self.since = since

@@ -554,7 +554,9 @@ class Links:
         """A source says that it is at `seq`."""
         if (peer := self.sources.get(source)) is not None:
             self.doubts.weigh(peer, seq)
-            self._hear(peer, elapsed(), seq)
+            now = elapsed()
+            peer.beat(now, seq)
+            self._hear(peer, now, seq)
 
     def _hear(self, peer: Peer, now: float, seq: int) -> None:
         if (silent := peer.hear(now, seq)) is not None:

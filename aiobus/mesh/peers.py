@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 STALE = 3.0
 """Silence after which a peer is announced as stale: three heartbeats."""
+STEADY = 2.0
+"""Seconds in which a peer sends two heartbeats of its own, whatever others send in its name."""
 RELINK = 10.0
 """Silence after which the link is made again; a loop that is blocked for less is not dead."""
 RELINK_MAX = 30.0
@@ -93,6 +95,9 @@ class Peer:
         self._recent = 0
         """The same since it was doubted last."""
         self._doubted = 0
+        self._lowest = self._lowest_before = 0
+        """The lowest seq of its heartbeats since `_lowest_since`, and in the span before that."""
+        self._lowest_since = -math.inf
         self._heard = now
         self._cut = 0.0
         """When its hello was lost."""
@@ -111,6 +116,21 @@ class Peer:
         self._backoff = RELINK
         self.is_stale = False
         return silent
+
+    def beat(self, now: float, seq: int) -> None:
+        """A heartbeat says that it is at `seq`."""
+        if now - self._lowest_since >= STEADY:
+            self._lowest, self._lowest_before = seq, self._lowest
+            self._lowest_since = now
+        else:
+            self._lowest = min(self._lowest, seq)
+
+    @property
+    def steady(self) -> int:
+        """The seq that no heartbeat of the last seconds was below. Any process can send one in the
+        name of this peer, but one of them at least was its own: it has reached this seq.
+        """
+        return min(self._lowest, self._lowest_before)
 
     def silence(self, now: float) -> float:
         """The seconds since it was last heard."""

@@ -203,13 +203,13 @@ class Session:
             source = (value.source, value.epoch)
             if source == self._source:
                 raise WireError("a frame that claims to be from this bus")
-            heard = 0
+            steady = 0
             if (peer := self._sources.get(source)) is not None:
                 if (silent := peer.hear(now, value.newest)) is not None:
                     self.links.note_fresh(peer, silent)
-                heard = peer.last
+                steady = peer.steady
             interest = self.interest
-            interest.take(value, heard)
+            interest.take(value, steady)
             if interest.switched or interest.marks:
                 self.follow_up()
         except WireError as error:
