@@ -1,6 +1,6 @@
 # make demo   bots trading over recorded trades      make test    every test
 # make check  lint, format, types                    make perf    timed promises, comparison
-#                                                    make perf-quick    under 2 minutes of it
+#                                                    make perf-quick    about 2 minutes of it
 # make soak   faults for hours; SOAK_MINUTES=20 make soak: for so long
 #
 # Each sets up .venv first. PYTHON=python3.13 make test picks the interpreter.

@@ -112,7 +112,7 @@ class CatchUp:
 
     def take(self, frame: Rows, started: float | None, heard: int = 0) -> bool:
         """Take a frame: hand over what is new, or leave it and ask; False if it is left. The source
-        was heard of up to `heard` before: what the query matches of that was sent by now.
+        has said before it that it was at `heard`: what the query matches of that was sent by now.
         """
         source = (frame.source, frame.epoch)
         cursor = self._cursors.get(source)
@@ -129,7 +129,8 @@ class CatchUp:
             cursor = self._begin(source, frame.prev, started)
         has_room = self._subscription.free_slots > 0
         if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
-            cursor.clear = heard
+            if heard > cursor.clear:
+                cursor.clear = heard
             self._subscription.keep(LazyBatch(frame, self.pasts.get(source, 0)))
             return True
         gap = cursor.lost_before(frame.prev)
@@ -143,7 +144,7 @@ class CatchUp:
         elif not has_room:
             self._subscription.start_lagging()
         if not cursor.behind:
-            cursor.clear = heard
+            cursor.clear = max(cursor.clear, heard)
         if after is None and is_asking:
             return False  # a page on its way, room or a tick asks for it; there may be thousands
         if cursor.behind or source in self.behind:

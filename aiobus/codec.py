@@ -33,6 +33,7 @@ from orjson import Fragment
 from aiobus.errors import EncodeError
 from aiobus.event import KNOWN, Event
 from aiobus.limits import LATEST, way_out
+from aiobus.query import kind_of
 
 __all__ = [
     "MAX_CAUSE", "MAX_DEPTH", "copied", "decode", "encode", "may_exist", "seq_of", "shown",
@@ -259,9 +260,13 @@ def _stated(value: object) -> Any:
             f"a numpy {type(value).__name__} of {dtype} has no exact JSON image;"
             " convert it to numbers or text"
         )
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise _Refused(
+            f"{kind_of(value)} has no exact JSON image;"
+            " publish base64 text instead, base64.b64encode(data).decode()"
+        )
     raise _Refused(
-        f"a {type(value).__name__} has no exact JSON image;"
-        " publish numbers, text, lists and dicts instead"
+        f"{kind_of(value)} has no exact JSON image; publish numbers, text, lists and dicts instead"
     )
 
 
@@ -313,7 +318,7 @@ def _walk(items: Iterable[tuple[Any, Any]], form: str, room: int) -> None:
         except Exception as error:  # noqa: BLE001 - reading a value may run any code, and recurse
             said = traceback.format_exception_only(error)[-1].strip()[:200]
             raise _Refused(
-                f"a {kind.__name__} has no exact JSON image ({said});"
+                f"{kind_of(item)} has no exact JSON image ({said});"
                 " publish numbers, text, lists and dicts instead",
                 form.format(key),
             ) from None
@@ -338,7 +343,7 @@ def _contents(value: object) -> _Contents:
         for key, _ in items:
             if type(key) is not str:
                 raise _Refused(
-                    f"the key {shown(key)[:80]} is a {type(key).__name__}; keys are exact strings"
+                    f"the key {shown(key)[:80]} is {kind_of(key)}; keys are exact strings"
                 )
             _examine_text(key, " (a key)")
         return items, "[{!r}]", 1

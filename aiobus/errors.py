@@ -81,21 +81,30 @@ class EncodeError(BusError, ValueError):
 class QueueFull(BusError):
     """`publish_nowait` published nothing, because the "block" inbox of `subscription` is full. Its
     bound is `maxsize` events, of which 256 are reserved while it catches up with another bus.
-    With `pace=True` it is also raised when the history of a type, whose bound is `maxsize` events,
-    is full of events that a reader has not confirmed; `subscription` is "" then.
+    With a journal it is also raised while `maxsize` events, or too many bytes, wait for their
+    commit; `subscription` is "" then. With `pace=True` it is also raised when history is full of
+    events that a reader has not confirmed; `subscription` is "" then, and `maxsize` is the bound
+    that `Limits` has as `limit`.
     """
 
-    def __init__(self, subscription: str, maxsize: int) -> None:
-        super().__init__(subscription, maxsize)
+    def __init__(self, subscription: str, maxsize: int, limit: str = "") -> None:
+        super().__init__(subscription, maxsize, limit)
         self.subscription = subscription
         self.maxsize = maxsize
+        self.limit = limit
+        """`history_events`, `history_bytes` or `history_total_bytes`; else ""."""
 
     def __str__(self) -> str:
+        if not (self.subscription or self.limit):
+            return (
+                f"{self.maxsize} events wait for their commit to the journal, or too many bytes:"
+                " nothing was published. `await bus.publish(event)` waits for that"
+            )
         if not self.subscription:
             return (
                 "history is full of events that a reader has not confirmed (pace=True,"
-                f" Limits.history_events={self.maxsize}): nothing was published."
-                " `await bus.publish(event)` waits for that, or give history more room"
+                f" Limits.{self.limit}={self.maxsize}): nothing was published."
+                " `await bus.publish(event)` waits for that, or raise that limit"
             )
         return (
             f"the inbox of {self.subscription} is full (maxsize={self.maxsize}), its policy is"
@@ -282,7 +291,8 @@ class RequestTimeout(BusError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"no reply within {self.timeout:g} s to {_short(str(self.event))};"
-            " it was published, so it may still be acted on. A reply is an event of the reply types"
+            " it was published, so it may still be acted on. If its handler has failed, the log of"
+            " that bus and an `aiobus.error` there say so. A reply is an event of the reply types"
             " that is published by the handler of this one, or with its id as `cause`"
         )
 

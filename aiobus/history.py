@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aiobus.codec import seq_of
 from aiobus.limits import Limits
@@ -206,6 +206,13 @@ class Ring:
         return self._places
 
 
+class Full(NamedTuple):
+    """No row fits in before `ring` forgets something. `limit`: which of `Limits` it has reached."""
+
+    ring: Ring
+    limit: str
+
+
 class History:
     """The last events of one (source, epoch). `newest` is the highest seq it was given, of whatever
     type.
@@ -268,21 +275,21 @@ class History:
         if ahead:
             self._bytes += ring.pay(ahead)
 
-    def make_room(self, ring: Ring, size: int, may_forget: Callable[[Ring], bool]) -> Ring | None:
+    def make_room(self, ring: Ring, size: int, may_forget: Callable[[Ring], bool]) -> Full | None:
         """Forget the oldest until one more row of `size` bytes fits into `ring`. Returns the ring
-        whose `doomed` may not be forgotten, so that the row does not fit yet.
+        whose `doomed` may not be forgotten, so that the row does not fit yet, and why.
         """
         size += ROW_OVERHEAD
         self._bytes += ring.count()
-        while len(ring) >= self._most_events or ring.bytes + size > self._most_bytes:
+        while (has_all := len(ring) >= self._most_events) or ring.bytes + size > self._most_bytes:
             if not may_forget(ring):
-                return ring
+                return Full(ring, "history_events" if has_all else "history_bytes")
             self._bytes -= self._evict(ring)
         if self._bytes + size > self._most_total:
             self._count_all()
         while self._bytes + size > self._most_total:
             if not may_forget(largest := self._largest()):
-                return largest
+                return Full(largest, "history_total_bytes")
             self._bytes -= self._evict(largest)
         return None
 

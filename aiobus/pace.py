@@ -83,8 +83,8 @@ class Pace:
         history, type = self._publisher.history, ring.type
         full = history.make_room(ring, size, self._may_forget)
         if full is not None:
-            self._full = full
-            raise QueueFull("", self._limits.history_events)
+            self._full = full.ring
+            raise QueueFull("", getattr(self._limits, full.limit), full.limit)
         unasked = ring.end - ring.behind(self._asked.get(type, 0))
         if unasked and unasked * 4 >= len(ring):
             self._asked[type] = history.newest

@@ -24,7 +24,7 @@ from aiobus.event import Event, own_fields
 from aiobus.history import LARGE, History, Ring
 from aiobus.journal.format import Entry
 from aiobus.limits import Limits
-from aiobus.query import RESERVED, Query, bad_key, bad_type, plain, starred
+from aiobus.query import RESERVED, Query, bad_key, bad_type, kind_of, plain, starred
 from aiobus.sync import BackpressureGate, Notifier
 from aiobus.wire import Options, frame, progress_topic
 
@@ -440,7 +440,7 @@ def _check(event: object) -> None:
     """Raise for what is no Event, or would not travel in whole."""
     kind = type(event).__name__
     if not isinstance(event, Event):
-        raise TypeError(f"{event!r} is a {kind}, not an Event: publish(Event(type, data))")
+        raise TypeError(f"{event!r} is {kind_of(event)}, not an Event: publish(Event(type, data))")
     if names := own_fields(event):
         raise EncodeError(
             names[0],

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from aiobus.limits import MAX_KEY, MAX_QUERY
 
 __all__ = [
-    "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type", "parse_query", "plain",
-    "starred",
+    "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type", "kind_of", "parse_query",
+    "plain", "starred",
 ]  # fmt: skip
 
 RESERVED = "aiobus."
@@ -35,10 +35,16 @@ def plain(text: str) -> str:
     return str.__str__(text)
 
 
+def kind_of(value: object) -> str:
+    """The class of `value` with its article, such as "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def bad_name(name: object) -> str:
     """The reason why `name` cannot be the name of a bus; "" if it can."""
     if not isinstance(name, str):
-        return f"{name!r} is a {type(name).__name__}, not a string"
+        return f"{name!r} is {kind_of(name)}, not a string"
     return "" if _NAME.fullmatch(name) else f"{name!r} is not 1-64 characters of A-Z a-z 0-9 . _ -"
 
 
@@ -46,7 +52,7 @@ def bad_type(name: object) -> str:
     """The reason why `name` cannot be an event type; "" if it can. A reserved type can."""
     if not isinstance(name, str):
         kinds = "an EventType, your own StrEnum or plain text"
-        return f"{name!r} is a {type(name).__name__}; an event type is a string ({kinds})"
+        return f"{name!r} is {kind_of(name)}; an event type is a string ({kinds})"
     text = plain(name)
     return bad_name(text) or (
         "" if text[0].isalnum() else f"{text!r} does not begin with a letter or digit"
@@ -56,7 +62,7 @@ def bad_type(name: object) -> str:
 def bad_key(key: object) -> str:
     """The reason why `key` cannot be a key; "" if it can."""
     if not isinstance(key, str):
-        return f"{key!r} is a {type(key).__name__}, not a string"
+        return f"{key!r} is {kind_of(key)}, not a string"
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

@@ -64,8 +64,8 @@ class Cursor:
         self.last = last
         """Handed over or reported up to here; of own events, only while `behind`."""
         self.clear = 0
-        """No event up to here is missing that is not known to be: the source had been heard of so
-        far when a frame vouched for all before it.
+        """No event up to here is missing that is not known to be: the source had said that it was
+        so far when a frame vouched for all before it.
         """
         self.behind = since is not None
         self.since = since
@@ -74,8 +74,11 @@ class Cursor:
         """Above 0: only the newest of each (type, key) up to this seq is wanted so far."""
         self.has_timed_out = False
         self._known = self._reported = self._past = self._unknown = 0
-        self._sure = 0
-        """The same, and it stays true if the source takes back what is above it."""
+        self._sure = [(last, last)]
+        """The same, and it stays true if the source takes back what is above it: up to where, and
+        at which number that was said, by the beginning or a beacon. The last two; if the source
+        takes back the number of one, the other is what is left.
+        """
         self._asked: float | None = None
         self._asked_after = 0
         self._deadline: float | None = None
@@ -137,8 +140,11 @@ class Cursor:
             return None
         self._move(newest)
         is_even = prev == newest == last
-        if is_even or prev < self._sure:
-            self._sure = prev
+        upto, said = self._sure[-1]
+        if is_even and prev > said:
+            self._sure = [self._sure[-1], (prev, prev)]
+        elif prev < upto:
+            self._sure = [(min(prev, upto), said) for upto, said in self._sure]
         # A beacon vouches for what was heard of; a frame of before says nothing of it.
         if self.last >= self._known or is_even:
             self._be_live()
@@ -226,8 +232,13 @@ class Cursor:
         again; the gap has all of which that makes a loss, and what was taken back.
         """
         highest = max(self.last, self._reported, self._unknown)
-        gap = Gap(min(self._sure, seq), highest, WENT_BACK) if highest > seq else None
+        gap = None
         self.last, self.clear = min(self.last, seq), min(self.clear, seq)
+        if highest > seq:
+            # What a beacon said beyond `seq` is as little true as the numbers that led there.
+            after = max((upto for upto, said in self._sure if said <= seq), default=0)
+            gap = Gap(after, highest, WENT_BACK)
+            self._sure = [(after, after), (self.last, self.last)]
         self._known, self._reported = min(self._known, seq), min(self._reported, seq)
         self._past, self._unknown = min(self._past, seq), min(self._unknown, seq)
         self.upto = min(self.upto, seq)

@@ -101,7 +101,7 @@ def main() -> int:
     logging.getLogger("aiobus").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="beside 3b5aca6 and the main peers, 2 minutes"
+        "--quick", action="store_true", help="beside 3b5aca6 and the main peers, about 2 minutes"
     )
     parser.add_argument("--only", default="", help="cases whose name contains this, not on record")
     parser.add_argument("--out", type=Path, help="where the JSON goes")

@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 
 from aiobus import AsyncEventBus, Event, Journal, Limits
-from aiobus.errors import CommitFailed, JournalInUse, JournalRestored, RequestInterrupted
+from aiobus.errors import (
+    CommitFailed,
+    JournalInUse,
+    JournalRestored,
+    QueueFull,
+    RequestInterrupted,
+)
 from aiobus.event import event_id
 from aiobus.testing import MemoryNetwork
 
@@ -427,3 +433,20 @@ async def test_the_newest_of_each_key_is_handed_over_also_if_only_the_file_has_i
         assert await last(bus) == newest
         await publish(bus, 100)
         assert await last(bus) == newest
+
+
+async def test_publish_nowait_raises_where_publish_would_wait_for_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.durable.MAX_UNCOMMITTED", 3)
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        for number in range(3):
+            bus.publish_nowait(Event("T", number))
+        assert bus.stats().uncommitted == 3
+        refused = Event("T", 3)
+        with pytest.raises(QueueFull, match="wait for their commit"):
+            bus.publish_nowait(refused)
+        assert refused.seq == 0
+        await bus.publish(refused)
+        assert bus.stats().uncommitted == 0
+    assert [data for _, _, data in stored(tmp_path / "desk.db")] == [0, 1, 2, 3]

@@ -33,7 +33,7 @@ MADE: list[BusError] = [
     BusError("it failed"),
     BusClosed("desk is closed"),
     EncodeError("data['price']", "nan is not a JSON number"),
-    QueueFull("on_trade(TRADE)", 8),
+    QueueFull("", 8, "history_bytes"),
     CommitFailed("gateway.db", "the disk is full"),
     JournalCorrupt("gateway.db", 8, 7, "its checksum differs"),
     JournalError("gateway.db is no journal"),
@@ -90,6 +90,12 @@ def test_a_full_queue_names_the_subscription_its_size_and_what_to_do() -> None:
     assert (error.subscription, error.maxsize) == ("on_trade(TRADE)", 8)
     assert "the inbox of on_trade(TRADE) is full (maxsize=8)" in str(error)
     assert "`await bus.publish(event)` waits for room" in str(error)
+
+
+def test_a_request_without_a_reply_says_where_a_failure_of_its_handler_is_told() -> None:
+    assert "If its handler has failed, the log of that bus and an `aiobus.error` there" in str(
+        RequestTimeout(EVENT, 2.5)
+    )
 
 
 def test_a_name_in_use_says_where_and_what_to_do() -> None:

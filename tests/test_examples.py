@@ -165,7 +165,7 @@ def test_the_monitor_of_the_readme_prints_that_a_bot_has_come_and_gone(
     strategy.ends()
     os.killpg(monitor.process.pid, signal.SIGINT)
     _, errors = monitor.process.communicate(timeout=20)
-    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    assert errors == "", "it ends without a traceback"
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])

@@ -105,6 +105,31 @@ async def test_a_number_that_is_not_true_silences_no_source(
             assert (await ended).data["last"] == sent[-1].seq
 
 
+async def test_a_beacon_at_a_number_that_is_not_true_hides_nothing_that_was_lost_by_it(
+    make: Make, logged: Callable[[str], AbstractContextManager[asyncio.Event]]
+) -> None:
+    got: list[Event] = []
+    sent: list[Event] = []
+    with logged("says that it is at seq") as said:
+        async with make("watch") as watch:
+            await watch.subscribe(["TRADE", "aiobus.gap"], got.append)
+            async with make("feed") as feed:
+                sent += [await feed.publish(Event("TRADE", number)) for number in range(3)]
+                assert await feed.flush() == []
+                liar = Liar(feed, watch)
+                liar.say("frame that follows", "TRADE")
+                sent += [await feed.publish(Event("TRADE", number)) for number in range(3, 6)]
+                liar.say("beacon", "TRADE")
+                assert await feed.flush() == []
+                await said.wait()
+                await watch.settle()
+    seqs = [event.seq for event in got if event.type == "TRADE"]
+    gaps = [event.data for event in got if event.type == "aiobus.gap"]
+    lost = [event.seq for event in sent if event.seq not in seqs]
+    assert lost == [event.seq for event in sent[3:]]
+    assert all(any(gap["after"] < seq <= gap["upto"] for gap in gaps) for seq in lost)
+
+
 async def test_what_a_source_published_after_it_went_back_is_handed_over_or_in_the_gap(
     make: Make,
 ) -> None:
@@ -117,8 +142,8 @@ async def test_what_a_source_published_after_it_went_back_is_handed_over_or_in_t
     data = [event.data for event in got]
     assert [each for each in data if not isinstance(each, dict)] == [0, 1, 2, "again 3"]
     (gap,) = [each for each in data if isinstance(each, dict)]
-    first = got[0].seq
-    assert (gap["after"], gap["upto"], gap["reason"]) == (first, first + 2, WENT_BACK)
+    # The beacon before it went back counts for nothing, so all since its beginning may be lost.
+    assert (gap["after"], gap["upto"], gap["reason"]) == (0, got[0].seq + 2, WENT_BACK)
 
 
 async def go_back(watch: AsyncEventBus, feed: AsyncEventBus) -> None:

@@ -24,6 +24,7 @@ from aiobus.mesh.fanout import MAX_JUNK
 from aiobus.mesh.links import AT_SIGHT
 from aiobus.mesh.sockets import MAX_MESSAGE
 from aiobus.wire import (
+    Ack,
     Answer,
     Ask,
     Mark,
@@ -456,3 +457,39 @@ async def test_what_is_missing_of_a_member_that_asks_nothing_and_dies_is_a_gap(
     await bus.settle()
     assert not subscription.stats.behind
     assert [event.data["upto"] for event in seen if event.type == "aiobus.gap"] == [9]
+
+
+async def test_an_acknowledgement_under_the_number_of_a_question_confirms_no_subscription(
+    folder: Path, bus: AsyncEventBus
+) -> None:
+    other = Stranger(folder)
+    async with bus.stream("aiobus.peer_joined") as joined:
+        await other.link(folder, bus)
+        await anext(joined)
+    subscribing = asyncio.create_task(bus.subscribe("TRADE", print, timeout=1))
+    while (message := await other.down.recv())[:1] in (b"\0", b"\1", b"~"):
+        pass
+    asked = parse_from_subscriber(message)
+    assert isinstance(asked, Ask)
+    await other.up.send(up(Ack(bus.name, asked.nonce, other.who)))
+    await other.ask()  # it has read the acknowledgement
+    subscription = await subscribing
+    other.close()
+    assert set(subscription.unconfirmed) == {"stranger"}
+
+
+@pytest.mark.parametrize("name", ["bus", "feed"])
+async def test_a_member_that_says_hello_by_another_name_is_refused_and_passes_for_no_other_bus(
+    bus: AsyncEventBus, stranger: Stranger, name: str
+) -> None:
+    mesh: Any = bus._transport
+    lie = PeerId(name, 5, stranger.who.endpoint)
+    before = bus.stats().refused
+    async with bus.stream("TRADE") as trades:
+        await stranger.up.send(b"\1" + lie.topic)
+        await stranger.ask()  # it has read the hello
+        await stranger.down.send(mail(mesh.session.me, Answer(1, lie, 1e6, 0, is_open=True)))
+        await stranger.down.send(heartbeat(name, 5, 0, leaving=True))
+        await stranger.publish(1)
+        assert (await anext(trades)).data == 1
+    assert (bus.stats().refused, list(bus.stats().peers)) == (before + 1, ["stranger"])

@@ -266,7 +266,7 @@ def test_room_is_made_for_a_row_to_the_byte_and_only_by_what_may_be_forgotten() 
     assert history.make_room(b, 100, may_forget) is None  # in all, by the type that holds most
     assert asked == [("A", 1)]
     assert history.make_room(b, 100, may_forget) is None
-    assert history.make_room(a, 101, may_forget) is a
+    assert history.make_room(a, 101, may_forget) == (a, "history_bytes")
     assert asked == [("A", 1), ("A", 2)]
     assert (history.evicted(Query.of("A")), len(history)) == (1, 3)
 

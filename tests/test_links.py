@@ -15,7 +15,7 @@ from aiobus.mesh import Driver, Probe
 from aiobus.mesh import links as module
 from aiobus.mesh import peers as unplaced
 from aiobus.mesh.interest import Interest
-from aiobus.mesh.links import BYE_SECONDS, LENIENCE, Links
+from aiobus.mesh.links import BYE_LOOK, BYE_SECONDS, LENIENCE, Links
 from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer
 from aiobus.publisher import Publisher
 from aiobus.query import Query
@@ -271,6 +271,20 @@ async def test_a_hello_from_the_own_endpoint_is_refused(desk: Desk) -> None:
         WireError, match="a hello from an endpoint that no member of this bus can have"
     ):
         desk.links.hello(PeerId("bot", 50, ME.endpoint))
+
+
+async def test_a_peer_that_is_known_may_not_take_a_name_that_cannot_be_there(desk: Desk) -> None:
+    """In a directory, each endpoint belongs to one name. By another, a peer once passed for a bus
+    of that name, and ended it.
+    """
+    bot, other = desk.link(BOT), PeerId("feed", 50, BOT.endpoint)
+    desk.links.withdraw(BOT)  # else what answers as another is left unread
+    desk.wires.outside.add(BOT.endpoint)
+    with pytest.raises(WireError, match="an answer from an endpoint that no member"):
+        desk.hear_answer(other)
+    with pytest.raises(WireError, match="a hello from an endpoint that no member"):
+        desk.links.hello(other)
+    assert (list(desk.links), bot.who, desk.watch.log) == ([bot], BOT, [])
 
 
 def tool(number: int) -> PeerId:
@@ -895,6 +909,7 @@ async def test_of_two_that_start_under_one_name_the_one_with_the_lower_epoch_sta
 ) -> None:
     desk.find(other)
     desk.hear_answer(other, is_open=False)
+    await searched()
     assert (desk.links.is_late, desk.watch.log) == (is_late, [])
 
 
@@ -903,6 +918,7 @@ async def test_one_that_has_started_stays_however_old_the_other_is(desk: Desk, e
     other = namesake(epoch)
     desk.find(other)
     desk.hear_answer(other, is_open=True)
+    await searched()
     assert desk.links.is_late
 
 
@@ -927,9 +943,47 @@ async def test_of_two_that_have_started_the_older_stays_and_says_that_another_ha
     other = namesake(epoch)
     desk.find(other)
     desk.hear_answer(other, nonce=1, is_open=is_open)
+    await searched()
     assert desk.links.is_late == is_late
     said = ("trouble", f"another bus named 'me' has come, at {other.endpoint}")
     assert desk.watch.log == ([said] if is_open else [])
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+async def test_a_namesake_ends_no_bus_if_nothing_listens_where_it_says_it_is(
+    desk: Desk, has_started: bool
+) -> None:
+    ended: list[bool] = []
+    desk.links.on_late = lambda: ended.append(True)
+    desk.links.is_open = has_started
+    other = namesake(99)
+    desk.find(other)
+    desk.wires.deaf.add(other.endpoint)
+    desk.hear_answer(other, nonce=1)
+    assert desk.links.is_meeting
+    await searched()
+    assert (desk.links.is_late, ended) == (False, [])
+    ((kind, text),) = desk.watch.take()
+    assert (kind, text.endswith("has the name of this bus, but does not listen")) == (
+        "trouble",
+        True,
+    )
+    desk.wires.deaf.clear()
+    desk.hear_answer(other, nonce=1)
+    await searched()
+    assert (desk.links.is_late, ended) == (True, [True] * has_started)
+
+
+async def test_a_namesake_that_is_looked_for_hides_no_other(desk: Desk) -> None:
+    first, second = namesake(98), namesake(99, FEED.endpoint)
+    for who in (first, second):
+        desk.find(who)
+    desk.wires.deaf.add(first.endpoint)
+    desk.hear_answer(first, nonce=1)
+    desk.hear_answer(second, nonce=2)
+    assert {each.endpoint for each in desk.links.namesakes()} == {BOT.endpoint, FEED.endpoint}
+    await searched()
+    assert desk.links.is_late
 
 
 async def test_who_is_late_is_woken_to_see_it(desk: Desk) -> None:
@@ -1036,10 +1090,72 @@ async def test_a_peer_whose_hello_is_withdrawn_after_its_bye_stays_gone(
     desk.links.bye(peer)
     if is_looked_for:
         desk.wait(BYE_SECONDS)
+    desk.wires.deaf.add(BOT.endpoint)
     desk.links.withdraw(BOT)
+    await searched()
+    assert desk.links.closing() == set()
     desk.wait(2 * BYE_SECONDS)
     await searched()
     assert list(desk.links) == []
+
+
+@pytest.mark.parametrize("is_cut_before", [False, True])
+async def test_a_peer_that_still_listens_after_its_bye_is_looked_for_though_its_hello_is_withdrawn(
+    desk: Desk, is_cut_before: bool
+) -> None:
+    """Two forged byes once parted two living buses for good: each ended its link to the other."""
+    peer = desk.link(BOT)
+    desk.publisher.public_seq = 20
+    if is_cut_before:
+        desk.links.withdraw(BOT)
+    desk.links.bye(peer)
+    desk.links.withdraw(BOT)
+    await searched()
+    assert (desk.links.closing(8), desk.links.closing(7)) == ({"bot"}, set())
+    assert list(desk.links) == []
+    desk.wires.take()
+    desk.wait(BYE_SECONDS)
+    await searched()
+    assert (desk.links.closing(), desk.wires.take()) == (set(), [("connect", BOT.endpoint)])
+    assert (desk.peer(BOT).found_at, desk.peer(BOT).is_listening) == (7, False)
+
+
+async def test_a_peer_that_ends_one_connection_after_the_other_is_looked_for_again(
+    desk: Desk,
+) -> None:
+    later: list[Any] = []
+    driver = Driver(
+        asyncio.get_running_loop().call_soon, lambda *how: later.append(how), desk._begin
+    )
+    desk.links._driver = driver
+    peer = desk.link(BOT)
+    desk.links.bye(peer)
+    desk.links.withdraw(BOT)
+    await searched()
+    ((seconds, look),) = later
+    desk.wires.deaf.add(BOT.endpoint)
+    look()
+    await searched()
+    assert (seconds, desk.links.closing(), len(later)) == (BYE_LOOK, set(), 1)
+
+
+async def test_of_more_byes_than_are_remembered_those_peers_are_left_out(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    for who in (BOT, FEED):
+        desk.links.bye(desk.link(who))
+    assert (desk.links.closing(), left_out(desk)) == ({"bot"}, ["feed"])
+
+
+async def test_who_closed_after_it_was_unconfirmed_is_unconfirmed_no_more(desk: Desk) -> None:
+    desk.links.bye(desk.link(BOT))
+    desk.links.unconfirmed.add("bot")
+    desk.sub.confirmed.clear()
+    desk.wires.deaf.add(BOT.endpoint)
+    desk.links.withdraw(BOT)
+    await searched()
+    assert (desk.sub.confirmed, desk.links.unconfirmed) == (["bot"], set())
 
 
 async def test_a_peer_that_is_heard_after_it_was_stale_is_fresh_once(desk: Desk) -> None:

@@ -1,14 +1,29 @@
 """Two buses of one name: what the later is told, and where both are to be found."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import zmq
+import zmq.asyncio
 from actors import ActorError, Nursery, tcp_url
 
 from aiobus import AsyncEventBus, NameInUse
 from aiobus.testing import MemoryNetwork
+from aiobus.wire import (
+    Answer,
+    Ask,
+    PeerId,
+    mail,
+    parse_from_publisher,
+    parse_from_subscriber,
+    parse_topic,
+    up,
+)
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -62,3 +77,95 @@ async def test_a_later_one_that_is_refused_is_not_said_to_have_come(
         with pytest.raises(NameInUse):
             await make().start()
     assert [line for line in caplog.messages if "has come" in line] == []
+
+
+class Liar:
+    """A member of a tcp bus that is no aiobus, and speaks for a bus that does not exist."""
+
+    def __init__(self) -> None:
+        self.context: zmq.asyncio.Context = zmq.asyncio.Context()
+        self.down = self.context.socket(zmq.XPUB)
+        self.down.bind("tcp://127.0.0.1:*")
+        self.up = self.context.socket(zmq.XSUB)
+        self.who = PeerId("liar", 1, self.down.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+        self.deaf = socket.socket()
+        self.deaf.bind(("127.0.0.1", 0))  # it does not listen, so its port refuses
+        self.made_up = PeerId("feed", 1, f"tcp://127.0.0.1:{self.deaf.getsockname()[1]}")
+
+    async def meet(self) -> PeerId:
+        """Wait for the hello of a bus that was told of this member."""
+        while True:
+            message = await self.down.recv()
+            if message[:1] == b"\1" and isinstance(who := parse_topic(message[1:]), PeerId):
+                return who
+
+    async def say(self, *messages: bytes) -> None:
+        """Return when the bus has read these, which it shows by its answer to a question."""
+        for message in (b"\1" + self.who.topic, *messages, b"\1" + self.who.topic):
+            await self.up.send(message)
+        await self.up.send(up(Ask("*", 1, self.who)))
+        while not isinstance(parse_from_publisher(await self.up.recv(), self.who), Answer):
+            pass
+
+    async def answer(self) -> None:
+        """Answer the next question."""
+        while (message := await self.down.recv())[:1] in (b"\0", b"\1"):
+            pass
+        asked = parse_from_subscriber(message)
+        assert isinstance(asked, Ask)
+        await self.down.send(mail(asked.who, Answer(asked.nonce, self.who, 60.0, 0, is_open=True)))
+
+    def close(self) -> None:
+        self.deaf.close()
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+async def liar() -> AsyncIterator[Liar]:
+    made = Liar()
+    yield made
+    made.close()
+
+
+Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
+
+
+async def test_an_answer_of_a_namesake_that_does_not_listen_ends_no_running_bus(
+    liar: Liar, logged: Logged
+) -> None:
+    async with AsyncEventBus(tcp_url(), name="feed") as feed:
+        me: PeerId = feed._transport.session.me  # type: ignore[attr-defined]
+        liar.up.connect(me.endpoint)
+        with logged("has the name of this bus, but does not listen") as said:
+            await liar.say(b"\1" + liar.made_up.topic)
+            await liar.meet()
+            await liar.down.send(mail(me, Answer(1, liar.made_up, 1e6, 0, is_open=True)))
+            await said.wait()
+        assert feed.stats().name == "feed"
+
+
+async def test_a_namesake_of_another_version_that_does_not_listen_ends_no_bus_that_starts(
+    liar: Liar, logged: Logged
+) -> None:
+    url = tcp_url()
+    async with AsyncEventBus(url, name="other") as other:
+        liar.up.connect(other._transport.session.me.endpoint)  # type: ignore[attr-defined]
+        await liar.say()  # it is on the roster
+        await liar.meet()
+        feed = AsyncEventBus(url, name="feed")
+        starting = asyncio.create_task(feed.start())
+        me = await liar.meet()
+        liar.up.connect(me.endpoint)
+        with logged("speaks version 3") as said:
+            lie = b'["?",3,"feed",1,"%b",{}]' % liar.made_up.text.encode()
+            await liar.up.send(b"\1" + liar.made_up.topic)
+            while not said.is_set():
+                await liar.up.send(lie)
+                await asyncio.wait([starting], timeout=0.02)
+                assert not starting.done()
+        await liar.say()
+        while not starting.done():
+            await liar.answer()
+            await asyncio.wait([starting], timeout=0.02)
+        await starting
+        await feed.close()

@@ -237,6 +237,21 @@ async def test_publish_nowait_raises_where_publish_would_wait(mesh: Desk) -> Non
     assert await reader.until(event.data + 1) == list(range(event.data + 1))
 
 
+@pytest.mark.parametrize("limit", ["history_events", "history_bytes", "history_total_bytes"])
+async def test_a_full_history_is_named_by_the_limit_that_it_has_reached(
+    desk: Desk, limit: str
+) -> None:
+    most = {"history_events": 20, "history_bytes": 5_000, "history_total_bytes": 5_000}[limit]
+    feed = await desk.bus("feed", limits=Limits(**{limit: most}, event_bytes=1_000), pace=True)
+    reader = await read(await desk.bus("a"))
+    reader.gate.clear()
+    with pytest.raises(QueueFull, match=rf"Limits\.{limit}={most}\)") as caught:
+        for _ in range(1_000):
+            feed.publish_nowait(Event("T", "x" * 100))
+    assert (caught.value.limit, caught.value.maxsize) == (limit, most)
+    reader.gate.set()
+
+
 async def test_a_reader_that_hangs_is_left_behind_and_waited_for_again_once_it_reads(
     desk: Desk, logged: Logged
 ) -> None:

@@ -11,9 +11,11 @@ from ports import opened
 
 from aiobus import AsyncEventBus, Event, EventType
 from aiobus.mesh import peers
+from aiobus.mesh.peers import STEADY
 from aiobus.sequence import UNKNOWN
 from aiobus.testing import Faults, MemoryNetwork, Message
 from aiobus.virtual_loop import VirtualLoop
+from aiobus.wire import heartbeat
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -238,6 +240,58 @@ async def test_of_an_orderly_end_of_which_the_last_message_was_lost_a_gap_tells(
     for types in ("*", "T5"):
         assert watch.unaccounted(types, first, last) == []
         assert [gap["reason"] for gap in watch.gaps[types]] == [UNKNOWN]
+
+
+@pytest.mark.virtual
+async def test_no_frame_vouches_for_a_number_that_another_process_has_named_for_its_source() -> (
+    None
+):
+    network = MemoryNetwork()
+    async with network.bus("strategy") as bus:
+        watch = Watch(bus)
+        ended = await watch.subscribe()
+        feed = network.bus("feed")
+        await feed.start()
+        sent = [await feed.publish(Event("T5", number)) for number in range(3)]
+        for _ in range(5):
+            await asyncio.sleep(1)  # heartbeats tell where it is
+        mesh: Any = feed._transport
+        mesh.network.send(heartbeat("feed", feed.stats().epoch, sent[-1].seq + 33))
+        sent.append(await feed.publish(Event("T5", 3)))
+        for _ in range(10):
+            await asyncio.sleep(0)  # it has arrived
+        assert watch.seqs["T5"] == [event.seq for event in sent]
+        network.faults = Faults(loss=1.0)
+        for number in range(4, 9):
+            await feed.publish(Event("T5", number))
+        network.kill("feed")
+        await feed.close(0)
+        last = (await ended).data["last"]
+        await bus.settle()
+    assert last == sent[-2].seq + 33
+    for types in ("*", "T5"):
+        (gap,) = watch.gaps[types]
+        assert (gap["after"], gap["upto"], gap["reason"]) == (sent[-1].seq, last, UNKNOWN)
+
+
+@pytest.mark.virtual
+async def test_of_a_source_that_is_killed_after_it_was_idle_for_a_while_nothing_is_unknown() -> (
+    None
+):
+    network = MemoryNetwork()
+    async with network.bus("strategy") as bus:
+        watch = Watch(bus)
+        ended = await watch.subscribe()
+        feed = network.bus("feed")
+        await feed.start()
+        await feed.publish(Event("T5", 0))
+        await feed.publish(Event("T1", 0))
+        await asyncio.sleep(2 * STEADY + 2)
+        network.kill("feed")
+        await feed.close(0)
+        await ended
+        await bus.settle()
+    assert watch.gaps == {"*": [], "T5": []}
 
 
 @pytest.mark.virtual

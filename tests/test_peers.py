@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer, Verdict
+from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, STEADY, Peer, Verdict
 from aiobus.wire import PeerId
 
 START = 1000.0
@@ -233,3 +233,35 @@ def test_a_peer_leaves_only_while_its_hello_is_withdrawn_and_once_until_it_is_sa
 def test_a_peer_that_was_found_is_overdue_after_3_s_without_a_sign_of_it() -> None:
     assert [new().is_overdue(START + second) for second in (STALE - 0.001, STALE)] == [False, True]
     assert not linked().is_overdue(START + STALE)
+
+
+@pytest.mark.parametrize("forged", [[0.1], [0.1, 0.2, 0.9], [step / 10 for step in range(100)]])
+def test_what_it_says_in_each_heartbeat_is_steady_whatever_others_say_in_its_name(
+    forged: list[float],
+) -> None:
+    """It sends one each second, on the whole second."""
+    peer = new()
+    beats = [(float(second), 5 + second) for second in range(11)]
+    for now, seq in sorted([*beats, *((now, 900) for now in forged)]):
+        peer.beat(START + now, seq)
+        assert peer.steady <= 5 + int(now)
+
+
+def test_of_a_peer_that_publishes_no_more_all_is_steady_before_long() -> None:
+    peer = new()
+    steady = []
+    for now, seq in enumerate([5, 6, 7, 7, 7, 7, 7]):
+        peer.beat(START + now, seq)
+        steady.append(peer.steady)
+    assert steady == [0, 0, 5, 5, 7, 7, 7]
+    assert len(steady) - steady.index(5) <= 2 * STEADY + 1
+
+
+def test_what_another_start_has_said_is_not_steady() -> None:
+    peer = new()
+    for now in range(5):
+        peer.beat(START + now, 7)
+    assert peer.steady == 7
+    peer.renew(START + 5, 0)
+    peer.beat(START + 5, 7)
+    assert peer.steady == 0

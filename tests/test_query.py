@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from aiobus import EventType
 from aiobus import diagnostics as reports
-from aiobus.query import SYSTEM, Query, bad_key, bad_name, bad_type, parse_query, plain, starred
+from aiobus.query import (
+    SYSTEM,
+    Query,
+    bad_key,
+    bad_name,
+    bad_type,
+    kind_of,
+    parse_query,
+    plain,
+    starred,
+)
 
 
 class Kind(enum.StrEnum):
@@ -69,6 +79,13 @@ def test_a_type_does_not_begin_with_anything_else(name: str) -> None:
 def test_a_type_that_is_no_string_is_told_what_types_are(name: object) -> None:
     assert type(name).__name__ in bad_type(name)
     assert "an EventType, your own StrEnum or plain text" in bad_type(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(5, "an int"), (b"x", "a bytes"), (object(), "an object"), ({1}, "a set")]
+)
+def test_a_value_is_named_by_its_class_with_its_article(value: object, kind: str) -> None:
+    assert kind_of(value) == kind
 
 
 @pytest.mark.parametrize("key", ["", "BTC/USDT*", "x" * 128, "é" * 64, "\0\n %", "€" * 42])

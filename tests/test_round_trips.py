@@ -8,6 +8,9 @@ import pytest
 
 from aiobus.mesh.confirm import answered
 from aiobus.mesh.peers import RoundTrip, RoundTrips
+from aiobus.wire import Ack, Answer, PeerId
+
+OTHER = PeerId("a", 1, "tcp://127.0.0.1:2")
 
 
 class Asking:
@@ -19,7 +22,7 @@ class Asking:
         self.answers: list[Any] = []
 
     def ask(self, *names: str) -> RoundTrip:
-        return self.rounds.ask(names, self.send, self.answers.append)
+        return self.rounds.ask(names, self.send, self.answers.append, kind=str)
 
     def send(self, number: int, names: Collection[str]) -> None:
         self.sent.append((number, sorted(names)))
@@ -84,6 +87,18 @@ def test_an_answer_to_what_was_not_asked_is_left(asking: Asking, number: int, na
     assert (asking.answers, round.waiting) == ([], {"a", "b"})
 
 
+@pytest.mark.parametrize(
+    ("asked", "answered_by"),
+    [(Answer, Ack("me", 1, OTHER)), (Ack, Answer(1, OTHER, 1.0, 0, is_open=True))],
+)
+def test_what_answers_another_kind_of_question_is_left(
+    asking: Asking, asked: type[object], answered_by: object
+) -> None:
+    round = asking.rounds.ask(["a"], asking.send, asking.answers.append, asked)
+    asking.rounds.answer(1, "a", answered_by)
+    assert (asking.answers, round.waiting) == ([], {"a"})
+
+
 def test_who_is_lost_is_gone_and_not_asked_again(asking: Asking) -> None:
     round = asking.ask("a", "b")
     asking.rounds.lose("a")
@@ -132,7 +147,7 @@ def test_a_question_that_is_dropped_is_not_repeated_and_its_answers_are_left(
 
 
 def test_an_answer_may_lead_to_the_next_question(asking: Asking) -> None:
-    asking.rounds.ask(["a"], asking.send, lambda _: asking.ask("b"))
+    asking.rounds.ask(["a"], asking.send, lambda _: asking.ask("b"), kind=str)
     asking.rounds.answer(1, "a", "yes")
     assert asking.sent == [(1, ["a"]), (2, ["b"])]
 

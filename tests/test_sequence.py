@@ -257,12 +257,58 @@ def test_a_source_that_takes_back_what_it_said_is_followed_from_where_it_says_it
     assert cursor.go_on(6, 7)
 
 
+def test_a_beacon_at_a_number_that_is_taken_back_does_not_say_what_is_there() -> None:
+    cursor = Cursor(4)
+    cursor.take(4, 4, has_room=True)
+    assert cursor.go_on(4, 2**62)
+    for _ in range(2):
+        cursor.take(2**62, 2**62, has_room=True)
+    assert cursor.take(7, 9, has_room=True) == 2**62
+    assert cursor.go_back(9) == Gap(4, 2**62, WENT_BACK), "5 to 9 were taken for repetitions"
+    assert cursor.go_on(9, 10)
+
+
+def test_if_both_of_the_last_beacons_are_taken_back_all_may_be_lost() -> None:
+    cursor = Cursor(4)
+    cursor.take(4, 4, has_room=True)
+    for end in (2**61, 2**62):
+        assert cursor.go_on(cursor.last, end)
+        cursor.take(end, end, has_room=True)
+    assert cursor.go_back(9) == Gap(0, 2**62, WENT_BACK)
+
+
+def test_of_a_beginning_that_is_taken_back_all_may_be_lost() -> None:
+    assert Cursor(2**62).go_back(9) == Gap(0, 2**62, WENT_BACK)
+
+
+def test_what_was_told_when_a_source_went_back_is_not_told_again_when_it_goes_back_once_more() -> (
+    None
+):
+    cursor = Cursor(4)
+    assert cursor.go_on(4, 2**61)
+    assert cursor.go_back(9) == Gap(4, 2**61, WENT_BACK)
+    assert cursor.go_on(9, 2**62)
+    assert cursor.go_back(12) == Gap(9, 2**62, WENT_BACK)
+    assert cursor.go_on(12, 2**61)
+    assert cursor.go_back(10) == Gap(9, 2**61, WENT_BACK)
+
+
 def test_what_was_taken_for_a_repetition_before_it_was_taken_back_is_in_the_gap() -> None:
-    cursor = Cursor(100)
+    cursor = Cursor(40)
+    cursor.take(40, 40, has_room=True)
+    assert cursor.go_on(40, 100)
     cursor.take(100, 100, has_room=True)
     assert cursor.take(60, 61, has_room=True) == 100
     assert cursor.take(61, 62, has_room=True) == 100
-    assert cursor.go_back(62) == Gap(60, 100, WENT_BACK)
+    assert cursor.go_back(62) == Gap(40, 100, WENT_BACK), "what was said at 100 counts for nothing"
+
+
+def test_what_was_sure_is_so_only_up_to_where_its_source_has_begun_again() -> None:
+    cursor = Cursor(100)
+    cursor.take(100, 100, has_room=True)
+    cursor.take(30, 31, has_room=True)
+    assert cursor.go_on(100, 110)
+    assert cursor.go_back(105) == Gap(30, 110, WENT_BACK)
 
 
 def test_who_has_all_that_is_left_is_live_again() -> None:
@@ -275,7 +321,7 @@ def test_a_gap_that_was_told_up_to_a_number_that_is_taken_back_hides_no_other() 
     cursor = heard(4, 2**62)
     cursor.ask(0.0)
     cursor.advance(page(4, 5, 2**62, evicted=2**62))
-    assert cursor.go_back(9) == Gap(0, 2**62, WENT_BACK)
+    assert cursor.go_back(9) == Gap(4, 2**62, WENT_BACK)
     cursor.hear(20)
     assert cursor.leave(0) == [Gap(9, 20, LEFT)]
 

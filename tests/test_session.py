@@ -21,7 +21,7 @@ from aiobus.publisher import Publisher
 from aiobus.query import Query
 from aiobus.rows import Rows, Source
 from aiobus.testing import MemoryNetwork
-from aiobus.wire import PeerId
+from aiobus.wire import Ack, PeerId
 
 
 class Diary:
@@ -151,7 +151,7 @@ def test_a_flush_mark_is_acknowledged_once_the_events_before_it_have_come() -> N
     carry(one, other)
     answers: list[object] = []
     send = lambda number, _: one.session.send_mark(other.session.me, number, [("TRADE", 1)])  # noqa: E731
-    one.session.links.rounds.ask([other.session.me.endpoint], send, answers.append)
+    one.session.links.rounds.ask([other.session.me.endpoint], send, answers.append, Ack)
     carry(one, other)
     assert answers == []
     one.publisher.publish(Event("TRADE", 1))

@@ -106,18 +106,22 @@ class Confirmations:
                 each: group.create_task(self._has_all(each, owed if each in heard else None, end))
                 for each in peers
             }
-            closing = group.create_task(self._see_closed(newest, end - elapsed()))
         missing = {each.name for each, task in asked.items() if not task.result()}
-        missing |= closing.result()
+        # A bye may have been read meanwhile, so this comes after the others were asked.
+        missing |= await self._see_closed(newest, end - elapsed())
         # Not asked yet: one that has come back since its bye was wrong, or that has a place by now.
-        confirmed = set()
-        for peer in [each for each in self._links if each not in asked]:
-            if peer.has_left or peer.found_at >= newest:
-                continue
-            if await self._has_all(peer, None, end):
-                confirmed.add(peer.endpoint)
-            else:
-                missing.add(peer.name)
+        confirmed: set[str] = set()
+        met = {*asked}
+        while late := [each for each in self._links if each not in met and not each.has_left]:
+            met.update(late)
+            for peer in late:
+                if peer.found_at >= newest:
+                    continue
+                if await self._has_all(peer, None, end):
+                    confirmed.add(peer.endpoint)
+                else:
+                    missing.add(peer.name)
+            missing |= await self._see_closed(newest, end - elapsed())
         for left in await self._see_left_out(left_out, end - elapsed(), newest):
             if left.member.endpoint not in confirmed:
                 missing.add(left.member.name)
@@ -159,7 +163,7 @@ class Confirmations:
             if peer.who is not None:
                 self._session.send_mark(peer.who, number, streams)
 
-        round = self._links.rounds.ask([peer.endpoint], send, lambda _: None)
+        round = self._links.rounds.ask([peer.endpoint], send, lambda _: None, Ack)
         try:
             return not (await answered(round, max(0.0, timeout)) | round.gone)
         finally:
@@ -172,10 +176,12 @@ class Confirmations:
         A peer that has not answered anything yet is waited for like a linked one, as long as it is
         not silent: its `start` may have returned, since it ends when that peer has *sent* its
         answer. A peer whose link is cut cannot be asked, and is named, unless
-        its bye is just about to be read; so is one for which there was no place.
+        its bye is just about to be read; so is one for which there was no place. One that said bye
+        is waited for until it has closed, or says hello again since its bye was wrong.
         """
         self._session.add(catchup)
         end = elapsed() + timeout
+        await self._see_closed(inf, timeout)
         known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
         cut = [each for each in self._links if each.is_cut or each.other_version]
         left_out = self._links.left_out()
@@ -184,12 +190,15 @@ class Confirmations:
         )
         try:
             # One that was found long ago and never linked holds up no subscription.
+            timeout = end - elapsed()
             missing = await answered(round, timeout, lambda each: known[each].is_overdue(elapsed()))
             names = await self._begun(catchup, end - elapsed()) | self._interest.refusing(catchup)
             lost = [known[each] for each in missing | round.gone] + cut
             if ended := [each for each in lost if each.is_cut]:
                 await self._see_off(ended)
-            for peer in lost:
+            names |= await self._see_closed(inf, end - elapsed())
+            said_bye = [each for each in known.values() if each not in self._links]
+            for peer in lost + said_bye:
                 now = self._links.at(
                     peer.endpoint
                 )  # another if it lost its place and has one again
@@ -226,7 +235,7 @@ class Confirmations:
             pass
         return waiting()
 
-    async def _see_closed(self, newest: int, timeout: float) -> set[str]:
+    async def _see_closed(self, newest: float, timeout: float) -> set[str]:
         """Wait for `timeout` seconds, and a moment at least, until the peers have closed that said
         bye, or say hello again since their bye was wrong; return the names of the others.
         """
@@ -336,7 +345,7 @@ class Readers:
         self._session.beat()  # a peer that was misled about this bus is to ask before it confirms
         asked = [
             self._links.rounds.ask(
-                lacking, partial(self._send, part, tuple(waiting or ())), confirm
+                lacking, partial(self._send, part, tuple(waiting or ())), confirm, Ack
             )
             for part in parts
         ]

@@ -285,7 +285,9 @@ class Interest:
         return {who.name for who, catchups in self.refused.items() if catchup in catchups}
 
     def take(self, frame: Frame, heard: int = 0) -> None:
-        """Hand a frame to all that asked for it. Its source was heard of up to `heard`."""
+        """Hand a frame to all that asked for it. Its source has said before it that it was at
+        `heard`.
+        """
         if (asked := self._topics.get(frame.topic)) is None:
             return
         source = (frame.source, frame.epoch)

@@ -8,7 +8,7 @@ heard of it. Must not know what else is said over a link. `peers` judges when si
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -101,7 +101,11 @@ AT_SIGHT = 64
 ZeroMQ keeps each question for a connection that is never accepted.
 """
 BYE_SECONDS = 2.0
-"""After its bye, a peer whose hello is still here may not have closed: it is looked for."""
+"""After its bye, a peer that still listens has not closed: it is linked again."""
+BYE_LOOK = 0.05
+"""Between two looks whether a peer listens that said bye and whose hello is gone: it ends one
+connection after the other.
+"""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -109,11 +113,12 @@ LENIENCE = 3.0
 
 @dataclass(slots=True)
 class Closed:
-    """A peer that said bye at `said` while its hello was here. `found_at`: that of the peer."""
+    """A peer that said bye at `said`. `found_at`: that of the peer. `is_here`: its hello is."""
 
     who: PeerId
     said: float
     found_at: int
+    is_here: bool
 
 
 class Links:
@@ -134,6 +139,8 @@ class Links:
         """This bus has started; until then, another of its name may stay in its place."""
         self.is_late = False
         """Another of its name has started, or is the one that stays: this bus is the one to end."""
+        self.on_late: Callable[[], None] = lambda: None
+        """Called if that turns out after this bus has started."""
         self.born = elapsed()
         """When this bus started, in monotonic seconds."""
         self.changed = Notifier()
@@ -157,9 +164,13 @@ class Links:
         """Those that never answered, the oldest first."""
         self._unseen: dict[str, Peer] = {}
         """Those of them that are not connected to yet."""
-        self._closed: dict[str, Closed] = {}  # by endpoint
+        self._closed: dict[str, Closed] = {}
+        """Those that said bye, by endpoint, until it is known that no process listens there."""
+        self._closing: Probe | None = None
         self._succeeding: dict[Peer, Probe] = {}
         """Those that have the name of one that may be dead, until that is known."""
+        self._namesakes: dict[PeerId, Probe] = {}
+        """Those for which this bus may have to end, while they are looked for."""
         self._unplaced = Unplaced()
         self._looking: Probe | None = None
         self._sorting: Probe | None = None
@@ -219,6 +230,8 @@ class Links:
         peer = Peer(member.name, member.endpoint, elapsed(), found_at)
         if (left := self._unplaced.pop(member.endpoint)) is not None:
             peer.found_at = min(found_at, left.found_at)
+        if (before := self._closed.get(member.endpoint)) is not None:
+            peer.found_at = min(peer.found_at, before.found_at)
         self._peers[member.endpoint] = self._strangers[member.endpoint] = peer
         if len(self._strangers) <= AT_SIGHT:
             self._connect(peer)
@@ -286,7 +299,7 @@ class Links:
                 if left.who is None:
                     self._add(left.member, left.found_at)
                 else:
-                    self.hello(left.who)
+                    self._greet(left.who)
             elif not left.is_said:
                 left.is_said = True
                 text = (
@@ -322,12 +335,23 @@ class Links:
         """A subscriber of this bus says who it is. Raises WireError if it cannot be a peer. If
         there is no place for it, it is left out, and linked as soon as there is one.
         """
+        if not self._allows(who):
+            raise WireError("a hello from an endpoint that no member of this bus can have")
+        self._greet(who)
+
+    def _allows(self, who: PeerId) -> bool:
+        """True if a peer may have this name and this endpoint together. A peer that is known is
+        no exception: by another name it would pass for another bus.
+        """
+        member = Member(who.name, who.endpoint)
+        return who.endpoint != self.me.endpoint and self._discovery.allows(member)
+
+    def _greet(self, who: PeerId) -> None:
+        """The hello of `who`, which may be a peer, is there (again)."""
         member = Member(who.name, who.endpoint)
         before = self._closed.pop(who.endpoint, None)
         peer = self._peers.get(who.endpoint)
         if peer is None:
-            if not self._discovery.allows(member) or who.endpoint == self.me.endpoint:
-                raise WireError("a hello from an endpoint that no member of this bus can have")
             found_at = self._found_at()
             if before is not None and before.who == who:
                 found_at = before.found_at  # it never closed, and is owed what it was before
@@ -372,11 +396,13 @@ class Links:
         self._note_link(peer)
 
     def hear_answer(self, value: Answer) -> None:
-        """A peer has answered, and says how old it is."""
+        """A peer has answered, and says how old it is. Raises WireError if it cannot be a peer."""
         who = value.who
         peer = self._peers.get(who.endpoint)
         if peer is None or (peer.is_listening and peer.who != who):
             return  # stale answer from an earlier process there: the latest hello decides
+        if not self._allows(who):
+            raise WireError("an answer from an endpoint that no member of this bus can have")
         if peer.who is not None and peer.who != who:
             self._restart(peer)
         self._introduce(peer, who)
@@ -406,12 +432,45 @@ class Links:
         who, me = other.who, self.me
         if self.is_open:
             if other.is_open:  # one that starts is about to be refused
-                text = f"another bus named {me.name!r} has come, at {who.endpoint}"
-                self._diagnostics.trouble(f"the name {me.name!r} is used twice", text)
-                self.is_late |= self._is_younger(other)
+                self._meet_namesake(who, is_late=self._is_younger(other))
         elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
-            self.is_late = True
+            self._meet_namesake(who, is_late=True)
+
+    def _meet_namesake(self, who: PeerId, *, is_late: bool) -> None:
+        """Look whether a process listens where `who` says: any process may say that it has this
+        name. `is_late`: if so, this bus is the one to end.
+        """
+        if who in self._namesakes and not self._namesakes[who].is_over:
+            return
+        was_open = self.is_open
+
+        def conclude(absent: Collection[Member]) -> None:
+            self._namesakes.pop(who, None)
             self.changed.wake()
+            if absent:
+                text = f"{who} at {who.endpoint} has the name of this bus, but does not listen"
+                self._diagnostics.trouble("a namesake does not listen", text)
+                return
+            if was_open:
+                text = f"another bus named {who.name!r} has come, at {who.endpoint}"
+                self._diagnostics.trouble(f"the name {who.name!r} is used twice", text)
+            if is_late and not self.is_late:
+                self.is_late = True
+                if was_open:
+                    self.on_late()
+
+        self._namesakes[who] = self._probe(Probe([Member(who.name, who.endpoint)], conclude))
+
+    def namesakes(self) -> list[Member]:
+        """Those of this name that may be there though they are not linked: they are being looked
+        for, have not answered, or speak another version.
+        """
+        unlinked = [
+            Member(peer.name, peer.endpoint)
+            for peer in self
+            if peer.name == self.me.name and (peer.is_awaited or peer.other_version)
+        ]
+        return [*unlinked, *(Member(who.name, who.endpoint) for who in self._namesakes)]
 
     def _is_younger(self, other: Answer) -> bool:
         """True if this bus started after the other, by age, since a clock may have been set back. A
@@ -494,6 +553,11 @@ class Links:
         peer = self.sources.get(source)
         return peer is not None and peer.is_there
 
+    @property
+    def is_meeting(self) -> bool:
+        """True while a peer may still become linked soon, or prove to have the name of this bus."""
+        return bool(self._namesakes) or any(peer.is_awaited for peer in self)
+
     def alive(self, now: float) -> set[Source]:
         """The sources that are not silent."""
         return {source for source, peer in self.sources.items() if not peer.is_silent(now)}
@@ -517,7 +581,9 @@ class Links:
         """A source says that it is at `seq`."""
         if (peer := self.sources.get(source)) is not None:
             self.doubts.weigh(peer, seq)
-            self._hear(peer, elapsed(), seq)
+            now = elapsed()
+            peer.beat(now, seq)
+            self._hear(peer, now, seq)
 
     def _hear(self, peer: Peer, now: float, seq: int) -> None:
         if (silent := peer.hear(now, seq)) is not None:
@@ -558,11 +624,7 @@ class Links:
             members = {Member(peer.name, peer.endpoint): peer for peer in overdue}
             conclude = partial(self._relink_accepting, members)
             self._relinking = self._probe(Probe(members, conclude, for_accepting=True))
-        if due := [each.who for each in self._closed.values() if now - each.said >= BYE_SECONDS]:
-            for who in due:
-                self._closed[who.endpoint].said = math.inf  # not looked for twice
-            named = [Member(who.name, who.endpoint) for who in due]
-            self._probe(Probe(named, partial(self._doubt_bye, due)))
+        self._look_for_closed()
         return is_late
 
     def _relink_accepting(self, members: dict[Member, Peer], accepting: Collection[Member]) -> None:
@@ -600,15 +662,15 @@ class Links:
 
         return Probe(members, conclude)
 
-    def closing(self, newest: int) -> set[str]:
+    def closing(self, newest: float = math.inf) -> set[str]:
         """Names of those that said bye, may not have closed, and are owed events below `newest`."""
         return {each.who.name for each in self._closed.values() if each.found_at < newest}
 
     def withdraw(self, who: PeerId) -> None:
         """The hello of a peer is gone: it died, or its link to this bus was cut."""
-        if who.endpoint in self._closed and self._closed[who.endpoint].who == who:
-            del self._closed[who.endpoint]
-            self.changed.wake()
+        if (before := self._closed.get(who.endpoint)) is not None and before.who == who:
+            before.is_here = False
+            self._look_for_closed()
         self._unplaced.withdraw(who)
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
@@ -619,26 +681,57 @@ class Links:
             self.changed.wake()
 
     def bye(self, peer: Peer) -> None:
-        """A peer has closed, and this was its last message."""
-        if peer.is_listening and peer.who is not None:
-            self._closed[peer.endpoint] = Closed(peer.who, elapsed(), peer.found_at)
+        """A peer has closed, and this was its last message. Any process can say so, and parts the
+        two if it is not true: then this bus ends its link, and the peer sees a hello withdrawn. So
+        the peer is forgotten once its endpoint refuses, and not before.
+        """
+        who, is_here = peer.who, peer.is_listening
         self.rounds.lose(peer.endpoint, is_missed=False)
         self._settle(peer, "it closed")
         self._drop(peer)
+        if who is None:
+            return
+        if len(self._closed) < MAX_PEERS:
+            self._closed[peer.endpoint] = Closed(who, elapsed(), peer.found_at, is_here)
+            self._look_for_closed()
+        else:
+            self._leave_out(Member(who.name, who.endpoint), peer.found_at, who if is_here else None)
 
-    def _doubt_bye(self, closed: list[PeerId], absent: Collection[Member]) -> None:
-        """Link again with those that still listen long after their bye: it was wrong."""
-        for who in closed:
-            before = self._closed.get(who.endpoint)
-            if before is None or (before.who, before.said) != (who, math.inf):
-                continue  # it has closed since, or has said hello again
-            if Member(who.name, who.endpoint) in absent:
+    def _look_for_closed(self) -> None:
+        """Look whether those still listen that said bye and whose hello is gone or overdue."""
+        now = elapsed()
+        due = [
+            each
+            for each in self._closed.values()
+            if not each.is_here or now - each.said >= BYE_SECONDS
+        ]
+        if due and (self._closing is None or self._closing.is_over):
+            members = [Member(each.who.name, each.who.endpoint) for each in due]
+            self._closing = self._probe(Probe(members, partial(self._conclude_bye, due)))
+
+    def _conclude_bye(self, due: list[Closed], absent: Collection[Member]) -> None:
+        """Forget those that have closed. Link again with those that still listen long after their
+        bye: it was wrong.
+        """
+        for closed in due:
+            who, member = closed.who, Member(closed.who.name, closed.who.endpoint)
+            if self._closed.get(who.endpoint) is not closed:
+                continue  # it has said hello again
+            if member in absent:
                 del self._closed[who.endpoint]
+                self._excuse(who.name)
                 self.changed.wake()
-            else:
+            elif elapsed() - closed.said >= BYE_SECONDS:
                 text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
                 self._diagnostics.trouble("a bye was wrong", text)
-                self.hello(who)
+                if closed.is_here:
+                    self._greet(who)
+                else:
+                    self.find(member)
+                    del self._closed[who.endpoint]
+                    self.changed.wake()
+        if not all(each.is_here for each in self._closed.values()):
+            self._driver.later(BYE_LOOK, self._look_for_closed)
 
     def _restart(self, peer: Peer) -> None:
         """Another process listens there, so the old one is dead: settle with it first."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from aiobus.discovery import Member
 from aiobus.sync import Notifier
-from aiobus.wire import PeerId
+from aiobus.wire import Answer, PeerId
 
 __all__ = ["MORE", "Left", "Peer", "RoundTrip", "RoundTrips", "Unplaced", "Verdict"]
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 STALE = 3.0
 """Silence after which a peer is announced as stale: three heartbeats."""
+STEADY = 2.0
+"""Seconds in which a peer sends two heartbeats of its own, whatever others send in its name."""
 RELINK = 10.0
 """Silence after which the link is made again; a loop that is blocked for less is not dead."""
 RELINK_MAX = 30.0
@@ -95,6 +97,9 @@ class Peer:
         self._recent = 0
         """The same since it was doubted last."""
         self._doubted = 0
+        self._lowest = self._lowest_before = 0
+        """The lowest seq of its heartbeats since `_lowest_since`, and in the span before that."""
+        self._lowest_since = -math.inf
         self._heard = now
         self._cut = 0.0
         """When its hello was lost."""
@@ -113,6 +118,21 @@ class Peer:
         self._backoff = RELINK
         self.is_stale = False
         return silent
+
+    def beat(self, now: float, seq: int) -> None:
+        """A heartbeat says that it is at `seq`."""
+        if now - self._lowest_since >= STEADY:
+            self._lowest, self._lowest_before = seq, self._lowest
+            self._lowest_since = now
+        else:
+            self._lowest = min(self._lowest, seq)
+
+    @property
+    def steady(self) -> int:
+        """The seq that no heartbeat of the last seconds was below. Any process can send one in the
+        name of this peer, but one of them at least was its own: it has reached this seq.
+        """
+        return min(self._lowest, self._lowest_before)
 
     def silence(self, now: float) -> float:
         """The seconds since it was last heard."""
@@ -313,13 +333,20 @@ Send = Callable[[int, Collection[str]], None]
 
 class RoundTrip:
     """One question under way. `waiting`: the endpoints of peers that have not answered; `gone`: of
-    those that will not any more. `on_answer` takes what a peer answered, once.
+    those that will not any more. `on_answer` takes what a peer answered, once. `kind`: what counts
+    as an answer.
     """
 
     def __init__(
-        self, number: int, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]
+        self,
+        number: int,
+        peers: Iterable[str],
+        send: Send,
+        on_answer: Callable[[Any], None],
+        kind: type[object],
     ) -> None:
         self.number = number
+        self.kind = kind
         self.waiting = set(peers)
         self.gone: set[str] = set()
         self.send = send
@@ -335,10 +362,18 @@ class RoundTrips:
         self.number = number
         """The number of the last question."""
 
-    def ask(self, peers: Iterable[str], send: Send, on_answer: Callable[[Any], None]) -> RoundTrip:
-        """Ask each of `peers` now, and again with each `repeat` until it has answered."""
+    def ask(
+        self,
+        peers: Iterable[str],
+        send: Send,
+        on_answer: Callable[[Any], None],
+        kind: type[object] = Answer,
+    ) -> RoundTrip:
+        """Ask each of `peers` now, and again with each `repeat` until it has answered by a `kind`:
+        an Answer to a `?`, an Ack to a mark.
+        """
         self.number += 1
-        round = RoundTrip(self.number, peers, send, on_answer)
+        round = RoundTrip(self.number, peers, send, on_answer, kind)
         if round.waiting:
             self._rounds[self.number] = round
             send(self.number, round.waiting)
@@ -350,9 +385,11 @@ class RoundTrips:
             round.send(number, round.waiting)
 
     def answer(self, number: int, peer: str, value: object) -> None:
-        """A peer has answered; twice is no error."""
+        """A peer has answered; twice is no error. What answers another kind of question is left:
+        it would confirm what its sender was not asked.
+        """
         round = self._rounds.get(number)
-        if round is not None and peer in round.waiting:
+        if round is not None and peer in round.waiting and isinstance(value, round.kind):
             self._leave(number, round, peer)
             round.on_answer(value)
 

@@ -94,6 +94,7 @@ class Session:
         self.links = Links(me, publisher, network, discovery, diagnostics, self.interest, driver)
         self.links.rounds.number = number
         self.links.born = self.answers.born
+        self.links.on_late = lambda: diagnostics.fail(NameInUse(me.name, url))
         self.pages = Pages(self._ask_page)
         self.is_closing = False
         self.note_place: Callable[[PageAsk], None] | None = None
@@ -227,13 +228,13 @@ class Session:
             source = (value.source, value.epoch)
             if source == self._source:
                 raise WireError("a frame that claims to be from this bus")
-            heard = 0
+            steady = 0
             if (peer := self._sources.get(source)) is not None:
                 if (silent := peer.hear(now, value.newest)) is not None:
                     self.links.note_fresh(peer, silent)
-                heard = peer.last
+                steady = peer.steady
             interest = self.interest
-            interest.take(value, heard)
+            interest.take(value, steady)
             if interest.switched or interest.marks:
                 self.follow_up()
         except WireError as error:
@@ -244,7 +245,8 @@ class Session:
             case Heartbeat():
                 self._on_heartbeat(value)
             case Answer():
-                self._on_answer(value)
+                if not self._is_outdated(value.options):
+                    self.links.hear_answer(value)
             case PageAnswer():
                 self._on_page(value, now)
             case Mark():
@@ -256,14 +258,6 @@ class Session:
             self.links.hear_beat(source, beat.seq)
         elif (peer := self.links.hear(source, beat.seq)) is not None:
             self.links.bye(peer)
-
-    def _on_answer(self, value: Answer) -> None:
-        if self._is_outdated(value.options):
-            return
-        was_late = self.links.is_late
-        self.links.hear_answer(value)
-        if self.links.is_open and self.links.is_late and not was_late:
-            self._diagnostics.fail(NameInUse(self.me.name, self.url))
 
     def _on_mark(self, value: Mark) -> None:
         newest = max((seq for _, seq in value.streams), default=0)

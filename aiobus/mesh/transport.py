@@ -140,9 +140,7 @@ class MeshTransport:
         me, links = session.me, session.links
         try:
             async with asyncio.timeout(START_SECONDS):
-                while any(peer.is_awaited for peer in links) and not (
-                    links.is_late or self._is_closing
-                ):
+                while links.is_meeting and not (links.is_late or self._is_closing):
                     try:
                         async with asyncio.timeout(TICK):
                             await links.changed.wait()
@@ -154,9 +152,11 @@ class MeshTransport:
             text = "%s starts without %s: no answer within %g s"
             log.warning(text, me.name, names, START_SECONDS)
         self._check_open()
-        if links.is_late or any(
-            peer.name == me.name and (peer.is_awaited or peer.other_version) for peer in links
-        ):
+        # One that says nothing may be frozen, and any process may say hello for one that is not
+        # there: an endpoint that refuses has no bus.
+        namesakes = links.namesakes()
+        absent = await self.discovery.probe_absent(namesakes) if namesakes else []
+        if links.is_late or not {*namesakes} <= {*absent}:
             raise NameInUse(me.name, self.url)
 
     def find(self, member: Member) -> None:
