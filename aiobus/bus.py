@@ -233,11 +233,13 @@ class AsyncEventBus:
             try:
                 try:
                     if drain:
+                        await self._until_committed(self._loop.time() + timeout * DRAIN_SHARE)
                         await self._subscriptions.until_idle(timeout * DRAIN_SHARE, exempt)
                         # Else an event that another task publishes may come just as this ends.
                         self._subscriptions.hear_no_more()
                     self._reports.hush()
-                    await self._until_committed(end)
+                    if not await self._until_committed(end):
+                        missing.add(self.name)
                     flushed = self._publisher.public_seq
                     missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
                 finally:
@@ -249,7 +251,8 @@ class AsyncEventBus:
                     self._subscriptions.close(exempt)
                     self._reports.watch.close()
                     self._reports.close()
-                await self._until_committed(end)
+                if not await self._until_committed(end):
+                    missing.add(self.name)
                 if self._publisher.public_seq > flushed:  # by a handler that was still at work
                     missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
             finally:
@@ -263,10 +266,11 @@ class AsyncEventBus:
         log.info("%s closed", self.name)
         return sorted(missing)
 
-    async def _until_committed(self, end: float) -> None:
-        """Wait until the journal has what was published, until `end` by the loop's time."""
-        if self._durable is not None:
-            await self._durable.until_committed(max(0.0, end - self._loop.time()))
+    async def _until_committed(self, end: float) -> bool:
+        """Wait until the journal has what was published. False at `end` by the loop's time."""
+        return self._durable is None or await self._durable.until_committed(
+            max(0.0, end - self._loop.time())
+        )
 
     async def wait_closed(self) -> None:
         """Wait until the bus has closed; raise its failure. Cancelling only stops the waiting."""
@@ -592,13 +596,16 @@ class AsyncEventBus:
                 f"{each.name} ({each.backlog} waiting, {each.in_hand} in hand)"
                 for each in self._subscriptions.busy()
             ]
+            if self._durable is not None and self._durable.uncommitted:
+                busy.append(f"the journal ({self._durable.uncommitted} events not committed)")
             raise TimeoutError(f"not settled within {timeout:g} s: {', '.join(busy)}")
 
     async def _until_idle(self, timeout: float) -> bool:
         """True when all is committed and handled, False after `timeout` seconds."""
         end = self._loop.time() + timeout
         while True:
-            await self._until_committed(end)
+            if not await self._until_committed(end):
+                return False
             if not await self._subscriptions.until_idle(max(0.0, end - self._loop.time())):
                 return False
             if self._durable is None or self._durable.is_idle or self._life.has_unraised_failure:

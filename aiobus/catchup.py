@@ -288,9 +288,15 @@ class CatchUp:
             self._lose_spoiled(source, gap, seq)
             self._follow(source, cursor)
 
-    def forget(self, source: Source) -> int | None:
-        """Drop a source. Returns the seq up to which nothing is owed; None if it was never met."""
+    def forget(self, source: Source, *, is_back_later: bool = False) -> int | None:
+        """Drop a source. Returns the seq up to which nothing is owed; None if it was never met.
+        `is_back_later`: its epoch goes on when it comes back, and then it begins where it stood.
+        """
         cursor = self._cursors.pop(source, None)
+        if is_back_later and cursor is not None and cursor.since is None:
+            name, epoch = source
+            if name in self._after or len(self._after) < MAX_UNMET:
+                self._after[name] = epoch, cursor.last
         self._dead.discard(source)
         self._lose_spoiled(source)
         self.behind.pop(source, None)

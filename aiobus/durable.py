@@ -11,14 +11,14 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
 from aiobus import clock
 from aiobus.diagnostics import Diagnostics
-from aiobus.errors import JournalError, QueueFull
+from aiobus.errors import JournalError, JournalFailed, QueueFull
 from aiobus.event import Event, event_id
 from aiobus.journal.format import Entry
 from aiobus.journal.history import JournaledHistory
@@ -86,17 +86,18 @@ class Uncommitted:
             self.stored += 1
             self.bytes += len(new.entry.row)
 
-    def take(self, count: int) -> list[Pending]:
-        """The oldest, up to the last that waits for no more than the `count` oldest stored ones."""
-        taken: list[Pending] = []
+    def take(self, count: int) -> Iterator[Pending]:
+        """The oldest, up to the last that waits for no more than the `count` oldest stored ones.
+        One by one: what is announced while one is handed out has its place behind the others.
+        """
         waiting = self._waiting
-        self.stored -= count
         while waiting and (count or waiting[0].event is None):
-            taken.append(oldest := waiting.popleft())
+            oldest = waiting.popleft()
             if oldest.event is not None:
                 count -= 1
+                self.stored -= 1
                 self.bytes -= len(oldest.entry.row)
-        return taken
+            yield oldest
 
 
 class Durable:
@@ -189,12 +190,23 @@ class Durable:
         self._begin(event, done)
         if stamped is not None:
             stamped()
-        return done
+        return self._committed(done, event)
+
+    async def _committed(self, done: "asyncio.Future[Route]", event: Event[Any]) -> Route:
+        seq = event.seq
+        try:
+            return await done
+        except asyncio.CancelledError:
+            # It may have failed in the same turn of the loop, and nothing else would tell that.
+            if not done.cancelled() and (error := done.exception()) is not None:
+                self._reports.uncommitted([event_id(*self._source, seq)], error)
+            raise
 
     async def _publish_later(
         self, event: Event[Any], stamped: Callable[[], object] | None
     ) -> Route:
         while not self._has_room:
+            self._reserve_ahead()
             if self._problem is not None:
                 raise _again(self._problem)
             await self._changed.wait()
@@ -207,11 +219,13 @@ class Durable:
         wait for their commit.
         """
         if not self._has_room:
+            self._reserve_ahead()
             raise QueueFull("", MAX_UNCOMMITTED)
         self._begin(event, None)
 
     def publish_own(self, event: Event[Any]) -> None:
         """Publish a system event, behind all that was numbered before it. It is not stored."""
+        self._reserve_ahead()
         if self._publisher.seq >= self._reserved:
             log.error("%s could not be announced: no number is reserved for it", event.type)
         elif self._uncommitted:
@@ -254,10 +268,14 @@ class Durable:
                 done.set_result(route)
         if failed and error is not None:
             self._reports.uncommitted(failed, error)
+        self._reserve_ahead()
+        self._changed.wake()
+
+    def _reserve_ahead(self) -> None:
+        """Have more numbers reserved if half of the last block is used, or if that failed."""
         if self._reserved - self._publisher.seq < BLOCK // 2 and self._reserving is None:
             self._reserving = self._loop.create_task(self._reserve())
             self._reserving.add_done_callback(_retrieve)
-        self._changed.wake()
 
     async def until_committed(self, timeout: float | None = None) -> bool:
         """Wait until all that was numbered before is handed out, or has failed. False if `timeout`
@@ -298,6 +316,11 @@ class Durable:
         if self._uncommitted.stored:
             text = "%s: %d events were not committed, and not handed out: the bus closed"
             log.error(text, self._writer.path, self._uncommitted.stored)
+            error = JournalFailed(self._writer.path, "the bus closed before the commit was done")
+            for _, _, done in self._uncommitted.take(self._uncommitted.stored):
+                if done is not None and not done.done():
+                    done.set_exception(error)
+        self._changed.wake()
 
 
 def _again(error: BaseException) -> BaseException:

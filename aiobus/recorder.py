@@ -5,6 +5,7 @@ never makes a publisher wait, and if it ends, the bus goes on.
 """
 
 import asyncio
+import logging
 import math
 import os
 from types import TracebackType
@@ -27,8 +28,9 @@ from aiobus.sync import Notifier
 
 __all__ = ["Recording", "record"]
 
+log = logging.getLogger("aiobus.recorder")
 DRAIN_SECONDS = 5.0
-"""At the end, for what has come and is not recorded yet."""
+"""At the end, for what has come and is not recorded yet, and for the disk."""
 
 
 def record(
@@ -73,7 +75,7 @@ class Recording:
         """Why it has ended before its time."""
         self._bus = bus
         self._types, self._key, self._since = types, key, since
-        self._writer = JournalWriter(path, keep=keep, sync=sync)
+        self._writer = JournalWriter(path, keep=keep, sync=sync, ends_with_error=True)
         self._last: dict[tuple[str, int], int] = {}
         """The last seq of each source that is in the file or on its way there."""
         self._appended = self._committed = 0
@@ -176,8 +178,9 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Record what has come, and close the file."""
-        await self._close()
+        """Record what has come, and close the file. Nothing in a forked child."""
+        if not self._bus._life.is_forked:
+            await self._close()
 
     async def _close(self) -> None:
         try:
@@ -185,4 +188,7 @@ class Recording:
                 await self._bus._subscriptions.finish(subscription, DRAIN_SECONDS)
         finally:
             self._is_open = False
-            await in_thread(self._writer.close)
+            closing = asyncio.ensure_future(in_thread(self._writer.close))
+            await asyncio.wait([closing], timeout=DRAIN_SECONDS)
+            if not closing.done():
+                log.error("%s is left to a disk that does not answer", self._writer.path)

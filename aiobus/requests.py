@@ -56,11 +56,16 @@ class Requests:
         replies: list[asyncio.Future[Event[Any]]] = []
         peers = None if self._has_own(route) else self._listeners(route.type)
         limit = asyncio.timeout(timeout)
-        try:
-            # With a journal, the reply may come before this task goes on.
-            await self._publish(event, lambda: replies.append(self._expect(event.id, query)))
+
+        def expect() -> None:
+            # With a journal, the reply may come, and the peers may go, before this task goes on.
+            reply = self._expect(event.id, query)
+            replies.append(reply)
             if peers:
-                self._asked[replies[0]] = event, set(peers)
+                self._asked[reply] = event, set(peers)
+
+        try:
+            await self._publish(event, expect)
             async with limit:
                 return await self._wait(replies[0], route)
         except TimeoutError:

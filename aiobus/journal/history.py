@@ -4,23 +4,29 @@ Owns where the one ends and the other begins. Must not know who asks, or what is
 """
 
 import logging
+import math
+import sqlite3
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import replace
 from heapq import merge
 from operator import itemgetter
+from typing import Any, TypeVar
 
 import orjson
 
 from aiobus.codec import seq_of
 from aiobus.errors import JournalError
 from aiobus.history import PAGE_BYTES, PAGE_LOOK, History, Page, Ring
-from aiobus.journal.reader import EVERY, Journal
+from aiobus.journal.reader import EVERY, Journal, JournalPage
+from aiobus.journal.scan import WRONG
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query
 from aiobus.rows import Source
 
 __all__ = ["JournaledHistory"]
 
+T = TypeVar("T")
 LOADED = 65_536
 """Events of earlier starts that are in memory from the beginning: a reader that lags asks for them.
 """
@@ -82,27 +88,44 @@ class JournaledHistory(History):
         return super()._evict(ring)
 
     def evicted(self, query: Query) -> int:
-        """The highest seq that is gone: only what `keep=` has removed from the file is."""
+        """The highest seq that is gone: what `keep=` has removed from the file, and of system
+        events, which are not in it, what memory has forgotten.
+        """
         if self._file is None:
             return super().evicted(query)
-        return self._file.removed(*self._source)
+        gone = super().evicted(_system(query)) if query.reserved else 0
+        if not query.wants_data:
+            return gone
+        floor = max(self._floor, super().evicted(query))  # above it, memory has all
+        return max(gone, min(floor, self._ask(self._file.removed, floor, *self._source)))
+
+    def _ask(self, question: Callable[..., T], otherwise: T, *what: Any) -> T:
+        """What the file says; `otherwise` if it cannot be read, which the log then says."""
+        try:
+            return question(*what)
+        except (JournalError, *WRONG, sqlite3.Error) as error:
+            log.error("the journal of %s cannot be read: %s", self._source[0], error)
+            return otherwise
 
     def page(
         self, query: Query, after: int, limit: int, look: int = PAGE_LOOK, upto: int = 0
     ) -> Page:
         """As in `History`, out of the file where memory does not reach back to `after`."""
         floor = max(self._floor, super().evicted(query))
-        if self._file is None or after >= floor:
+        if self._file is None or after >= floor or not query.wants_data:
             return super().page(query, after, limit, look, upto)
         if upto:
             return self._page_of_last(query, after, limit, look, upto)
-        try:
-            found = self._file.page(query, *self._source, after, floor, limit)
-        except JournalError as error:
-            log.error("events up to seq %d are lost to those who lag: %s", floor, error)
-            return Page(after, floor, floor, self.newest, [])
-        rows = [(type, key, row) for _, type, key, row in found.rows]
-        return Page(after, found.removed, found.to, self.newest, rows)
+        lost = JournalPage(floor, floor, [])
+        found = self._ask(self._file.page, lost, query, *self._source, after, floor, limit)
+        rows, to = found.rows, found.to
+        if query.reserved:  # system events are in memory alone
+            system = super().page(_system(query), after, limit, look)
+            own = [(seq_of(row), type, key, row) for type, key, row in system.rows]
+            rows, to = list(merge(rows, own)), min(to, system.to)
+            rows = [each for each in rows if each[0] <= to]
+        evicted = max(found.removed, self.evicted(query))
+        return Page(after, evicted, to, self.newest, [each[1:] for each in rows])
 
     def _page_of_last(self, query: Query, after: int, limit: int, look: int, upto: int) -> Page:
         """The newest of each type and key up to `upto`: those in memory, and among them those that
@@ -143,13 +166,21 @@ class JournaledHistory(History):
     def since(self, query: Query, timestamp: float) -> tuple[int, float]:
         """As in `History`, out of the file where memory does not reach back to `timestamp`."""
         begin, reached = super().since(query, timestamp)
-        if self._file is None:
+        if self._file is None or not query.wants_data:
             return begin, reached
         floor = max(self._floor, super().evicted(query))
-        found = self._file.first_since(*self._source, timestamp, floor)
-        return (begin, timestamp) if found is None else (found - 1, timestamp)
+        found = self._ask(self._file.first_since, None, *self._source, timestamp, floor)
+        removed = self._ask(self._file.latest_removed, None)
+        if removed is not None and removed >= timestamp:
+            timestamp = math.nextafter(removed, math.inf)
+        return (begin if found is None else found - 1), timestamp
 
     def close(self) -> None:
         """Read the file no more."""
         if self._file is not None:
             self._file.close()
+
+
+def _system(query: Query) -> Query:
+    """The part of a query that asks for system events."""
+    return Query.of(sorted(query.reserved))

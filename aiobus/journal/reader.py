@@ -247,6 +247,11 @@ class Journal:
         rows = self._connection.execute(select, where).fetchall()
         return int(rows[0][0]) if rows else None
 
+    def latest_removed(self) -> float | None:
+        """The latest timestamp of what `keep=` has removed; None if that is nothing."""
+        latest = self._database.meta()["latest"]
+        return None if latest is None else float(latest)
+
     def removed(self, source: str, epoch: int) -> int:
         """The highest seq of a source that `keep=` has removed; 0 if there is none."""
         number = str(self._number(source, epoch))

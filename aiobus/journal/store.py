@@ -40,6 +40,7 @@ from aiobus.journal.mark import (
 )
 from aiobus.journal.retention import Keep, Retention
 from aiobus.journal.scan import Database, Walk, connect, said, verified
+from aiobus.query import RESERVED
 
 __all__ = ["Store", "Sync"]
 
@@ -194,8 +195,16 @@ class Store:
             raise JournalError(f"{self.path} is the journal of {names}: give a recording its own")
         last: dict[tuple[str, int], int] = {}
         for source, number in self._texts.sources.items():
-            select = "SELECT max(seq) FROM events WHERE source = ?"
-            ((seq,),) = self._connection.execute(select, (number,)).fetchall()
+            # Not of system events, which come by another subscription and may be recorded sooner.
+            system = [
+                place for text, place in self._texts.names.items() if text.startswith(RESERVED)
+            ]
+            rows = self._connection.execute(
+                "SELECT seq FROM events WHERE source = ? AND typeof(type) = 'integer'"
+                f" AND type NOT IN ({', '.join('?' * len(system))}) ORDER BY seq DESC LIMIT 1",
+                (number, *system),
+            ).fetchall()
+            seq = rows[0][0] if rows else 0
             last[source] = seq or self._retention.facts["removed"].get(str(number), 0)
         return {source: seq for source, seq in last.items() if seq}
 

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 
 from aiobus import clock
 from aiobus.errors import JournalError
@@ -39,11 +39,17 @@ class JournalWriter:
     `sync="power"`: an event that is committed survives a power failure. `"process"`: it survives
     the end of the process in any way; a power failure may take the last second. `keep`: when more
     than so many bytes are in the database, or events were committed longer ago than this timedelta,
-    whole stretches of the oldest events are removed. None keeps everything.
+    whole stretches of the oldest events are removed. None keeps everything. `ends_with_error`:
+    nothing is committed behind a commit that failed, so the file ends there without a hole.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, sync: Sync = "power", keep: Keep = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sync: Sync = "power",
+        keep: Keep = None,
+        ends_with_error: bool = False,
     ) -> None:
         if sync not in ("power", "process"):
             raise ValueError(f"sync={sync!r}: 'power' or 'process' is needed")
@@ -59,6 +65,8 @@ class JournalWriter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._committed: Committed | None = None
         self._is_closing = False
+        self._ends_with_error = ends_with_error
+        self._ended_by: JournalError | None = None
         self._is_stepping = False
         self._is_tended = True
         """False if what is due beside commits has failed, and is to be tried again."""
@@ -168,11 +176,14 @@ class JournalWriter:
             while self._queue and len(batch) < COMMIT_EVENTS and size < COMMIT_BYTES:
                 batch.append(entry := self._queue.popleft())
                 size += len(entry.row)
-            error: JournalError | None = None
+            error = self._ended_by
             try:
-                store.commit(batch, size)
+                if error is None:
+                    store.commit(batch, size)
             except JournalError as failure:
                 error = failure
+                if self._ends_with_error:
+                    self._ended_by = failure
             self._tell(len(batch), size, error)
             self._is_tended = store.tend()
         self._is_tended = store.tend()
@@ -198,14 +209,32 @@ class JournalWriter:
 
 async def in_thread(step: Callable[[], T]) -> T:
     """Run a step that blocks, in a thread if the loop is a real one. It is never left half-way: if
-    this is cancelled, it returns when the step has.
+    this is cancelled, it returns when the step has. The thread is its own, since the loop joins
+    those of its executor, and a disk may hang.
     """
-    loop = asyncio.get_running_loop()
     if clock.is_virtual():
         return step()
-    running = loop.run_in_executor(None, step)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast(T, result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = step()
+        except BaseException as wrong:  # noqa: BLE001 - it is raised where the step is awaited
+            error = wrong
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="aiobus-journal-step", daemon=True).start()
     try:
-        return await asyncio.shield(running)
+        return await asyncio.shield(done)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        await asyncio.wait([done])
         raise

@@ -178,6 +178,8 @@ class Interest:
         """Up to which seq each source had published when this bus started, or before it did."""
         self.starts: dict[Source, int] = {}
         """Which start that is, of each source that has a journal."""
+        self.lasts: dict[Source, int] = {}
+        """Up to where each was heard of in that start, while the next answer may be of another."""
         self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
         """The last marks of each source, by number, and what of each is not reached yet."""
         self.refused: dict[PeerId, dict[CatchUp, None]] = {}
@@ -246,22 +248,28 @@ class Interest:
         """
         self.pasts.setdefault(source, newest)
         before = self.starts.get(source, options.start)
+        if options.start < before:
+            return False  # a late answer of an earlier start
         if options.journaled:
             self.starts[source], self.begins[source] = options.start, options.begin
         if has_restarted := options.start > before:
             self.started.pop(source, None)
         self.started[source] = min(started, self.started.get(source, started))
         self._left.pop(source, None)
+        self.lasts.pop(source, None)
         if (past := self._past.pop(source, None)) is not None:
             for catchup, number in self._numbers.items():
                 if number <= past.number:
                     catchup.resume(source, past.low, past.high)
         return has_restarted
 
-    def doubt_start(self, source: Source) -> None:
-        """A source may be about to start again: if it has a journal, its next answer tells."""
+    def doubt_start(self, source: Source, last: int) -> None:
+        """A source may be about to start again: if it has a journal, its next answer tells. Of the
+        start that is known it was heard of up to `last`.
+        """
         if source in self.starts:
             self.started.pop(source, None)
+            self.lasts.setdefault(source, last)
 
     def meet(self, catchups: Iterable[CatchUp], value: Answer) -> None:
         """A source has answered: the queries of these are live there, or it says why not."""
@@ -429,11 +437,13 @@ class Interest:
         self.started.pop(source, None)
         self.begins.pop(source, None)
         self.pasts.pop(source, None)
+        self.lasts.pop(source, None)
         newest = self.ended.pop(source, 0)
-        if self.starts.pop(source, None) is not None:
+        has_journal = self.starts.pop(source, None) is not None
+        if has_journal:
             for catchup in self._numbers:
                 catchup.leave(source, newest)  # what its journal has was waited for in vain
-        return [catchup.forget(source) for catchup in self._numbers]
+        return [catchup.forget(source, is_back_later=has_journal) for catchup in self._numbers]
 
     def _put_away(self, source: Source, left: float) -> None:
         places = self._forget(source)

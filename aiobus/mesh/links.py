@@ -201,6 +201,7 @@ class Links:
             return NO_OPTIONS
         peer = self.sources.get(who.source)
         last = self._interest.ended.get(who.source, 0) if peer is None else peer.last
+        last = self._interest.lasts.get(who.source, last)
         start, begin = self._interest.starts[who.source], self._interest.begins[who.source]
         return Options(known_epoch=who.epoch, known_start=start, known_begin=begin, known_seq=last)
 
@@ -360,7 +361,7 @@ class Links:
                 return
             self._discovery.remember(member)
         elif peer.who is not None and peer.who != who:
-            self._restart(peer)
+            self._restart(peer, who)
         # A repeated hello says that its link was made again; perhaps ours was cut as well.
         is_news = peer.state is not PeerState.FOUND or peer.name != who.name
         self._introduce(peer, who)
@@ -404,7 +405,7 @@ class Links:
         if not self._allows(who):
             raise WireError("an answer from an endpoint that no member of this bus can have")
         if peer.who is not None and peer.who != who:
-            self._restart(peer)
+            self._restart(peer, who)
         self._introduce(peer, who)
         peer.other_version = 0  # else it could not have answered
         peer.is_open = value.is_open
@@ -675,7 +676,7 @@ class Links:
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
-            self._interest.doubt_start(who.source)
+            self._interest.doubt_start(who.source, peer.last)
             peer.withdraw(elapsed())
             self.rounds.lose(peer.endpoint)
             self.changed.wake()
@@ -733,9 +734,13 @@ class Links:
         if not all(each.is_here for each in self._closed.values()):
             self._driver.later(BYE_LOOK, self._look_for_closed)
 
-    def _restart(self, peer: Peer) -> None:
-        """Another process listens there, so the old one is dead: settle with it first."""
-        self._settle(peer, "another has taken its place", is_dead=True)
+    def _restart(self, peer: Peer, who: PeerId) -> None:
+        """Another process listens there, so the old one is dead: settle with it first. If that has
+        a journal, it may come back at another endpoint, unless a new epoch of it is there.
+        """
+        has_journal = peer.who is not None and peer.who.source in self._interest.starts
+        is_dead = not has_journal or peer.name == who.name
+        self._settle(peer, "another has taken its place", is_dead=is_dead)
         self._forget(peer)
         peer.renew(elapsed(), self._found_at())
         self._driver.soon(partial(self._relink, peer))

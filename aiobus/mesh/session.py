@@ -182,10 +182,8 @@ class Session:
         if not mine.journaled or known.known_epoch != self.me.epoch:
             return False
         then, now = (known.known_start, known.known_begin), (mine.start, mine.begin)
-        if then == now:
-            is_outdated = seq > self._publisher.public_seq
-        else:
-            is_outdated = known.known_start >= mine.start or seq > mine.begin
+        # Of the present start this bus knows best: if a peer has heard of more, that is wrong.
+        is_outdated = then != now and (known.known_start >= mine.start or seq > mine.begin)
         if is_outdated and not self.is_closing:
             self._diagnostics.fail(JournalRestored(self.me.name, seq, mine.begin))
         return is_outdated
