@@ -75,9 +75,10 @@ class Cursor:
         self.has_timed_out = False
         self._known = self._reported = self._past = self._unknown = 0
         self._sure = [(last, last)]
-        """The same, and it stays true if the source takes back what is above it: up to where, and
-        at which number that was said, by the beginning or a beacon. The last two; if the source
-        takes back the number of one, the other is what is left.
+        """No event up to the first number is missing that is not known to be, and that stays true
+        if the source takes back what is above it. It was said at the second number, by the
+        beginning or a beacon. The last two; if the source takes back the number of one, the other
+        is what is left.
         """
         self._asked: float | None = None
         self._asked_after = 0

@@ -974,6 +974,18 @@ async def test_a_namesake_ends_no_bus_if_nothing_listens_where_it_says_it_is(
     assert (desk.links.is_late, ended) == (True, [True] * has_started)
 
 
+async def test_a_bus_whose_start_ends_while_a_namesake_is_looked_for_ends_after_it(
+    desk: Desk,
+) -> None:
+    ended: list[bool] = []
+    desk.links.on_late = lambda: ended.append(True)
+    desk.find(namesake(99))
+    desk.hear_answer(namesake(99), nonce=1)
+    desk.links.is_open = True
+    await searched()
+    assert ended == [True]
+
+
 async def test_a_namesake_that_is_looked_for_hides_no_other(desk: Desk) -> None:
     first, second = namesake(98), namesake(99, FEED.endpoint)
     for who in (first, second):

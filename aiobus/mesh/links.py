@@ -457,7 +457,7 @@ class Links:
                 self._diagnostics.trouble(f"the name {who.name!r} is used twice", text)
             if is_late and not self.is_late:
                 self.is_late = True
-                if was_open:
+                if self.is_open:  # else its start sees it
                     self.on_late()
 
         self._namesakes[who] = self._probe(Probe([Member(who.name, who.endpoint)], conclude))
