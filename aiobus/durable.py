@@ -146,6 +146,7 @@ class Durable:
             skipped = 1 if clock.is_virtual() else 1 + secrets.randbelow(SPREAD)
             begin = place.upto + skipped
             publisher.options = Options(begin=begin, start=place.start + 1, journaled=True)
+            publisher.in_file = writer.last_seq(publisher.name, place.epoch)
         begin = publisher.options.begin
         publisher.seq = publisher.public_seq = self._history.newest = begin
         await self._reserve()
@@ -207,10 +208,10 @@ class Durable:
     ) -> Route:
         while not self._has_room:
             self._reserve_ahead()
-            if self._problem is not None:
-                raise _again(self._problem)
             await self._changed.wait()
             self._life.check()
+            if self._problem is not None and not self._has_numbers:
+                raise _again(self._problem)
         return await self.publish(event, stamped)
 
     def publish_nowait(self, event: Event[Any]) -> None:
@@ -236,11 +237,11 @@ class Durable:
     @property
     def _has_room(self) -> bool:
         waiting = self._uncommitted
-        return (
-            waiting.stored < MAX_UNCOMMITTED
-            and waiting.bytes < MAX_BYTES
-            and self._publisher.seq < self._reserved - MARGIN
-        )
+        return waiting.stored < MAX_UNCOMMITTED and waiting.bytes < MAX_BYTES and self._has_numbers
+
+    @property
+    def _has_numbers(self) -> bool:
+        return self._publisher.seq < self._reserved - MARGIN
 
     def _begin(self, event: Event[Any], done: "asyncio.Future[Route] | None") -> None:
         entry = self._publisher.number(event)
@@ -310,9 +311,9 @@ class Durable:
             await asyncio.wait([self._reserving], timeout=timeout)
         if self._reserved:
             self._writer.note_place(self._publisher.name, self._place(self._publisher.seq))
+        self._history.close()  # first: a reader keeps SQLite from removing the write-ahead log
         closing = asyncio.ensure_future(in_thread(self._writer.close))
         await asyncio.wait([closing], timeout=max(CLOSE_SECONDS, timeout))
-        self._history.close()
         if self._uncommitted.stored:
             text = "%s: %d events were not committed, and not handed out: the bus closed"
             log.error(text, self._writer.path, self._uncommitted.stored)

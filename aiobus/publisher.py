@@ -231,6 +231,8 @@ class Publisher:
         """
         self.options = Options()
         """What other buses are told of this start."""
+        self.in_file = 0
+        """With a journal: the last seq that an earlier start has committed."""
         self.seq = self.public_seq = 0
         """The number of the last event, and of the last that others may be handed. With the former,
         a bus that came, published nothing and left was said to have lost its system events.

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from aiobus import AsyncEventBus, Event, Journal, Limits
 from aiobus.errors import (
     CommitFailed,
+    JournalFailed,
     JournalInUse,
     JournalRestored,
     QueueFull,
@@ -275,6 +277,15 @@ def fill(bus: AsyncEventBus) -> Callable[[], object]:
 
 
 BIG = "x" * 20_000
+size_of = os.path.getsize
+
+
+def put_back(copy: Path, folder: Path) -> None:
+    """Replace a journal by a copy of it."""
+    for file in folder.glob("desk.db*"):
+        file.unlink()
+    for file in copy.iterdir():
+        shutil.copy(file, folder / file.name)
 
 
 async def test_on_a_full_disk_publish_raises_and_hands_out_nothing_until_there_is_space(
@@ -450,3 +461,131 @@ async def test_publish_nowait_raises_where_publish_would_wait_for_commits(
         await bus.publish(refused)
         assert bus.stats().uncommitted == 0
     assert [data for _, _, data in stored(tmp_path / "desk.db")] == [0, 1, 2, 3]
+
+
+async def test_an_order_of_events_holds_when_system_events_come_in_the_middle_of_a_commit(
+    tmp_path: Path,
+) -> None:
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        seqs: list[int] = []
+        await bus.subscribe(["T", "aiobus.overflow"], lambda event: seqs.append(event.seq))
+        await bus.subscribe("T", lambda event: None, overflow="drop_oldest", maxsize=1)
+        await asyncio.gather(*(bus.publish(Event("T", number)) for number in range(50)))
+        await bus.settle()
+    assert seqs == sorted(seqs)
+    assert len(seqs) > 50
+
+
+async def test_publishing_goes_on_after_more_system_events_than_numbers_are_reserved_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.durable.BLOCK", 500)
+    monkeypatch.setattr("aiobus.durable.MARGIN", 20)
+
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        for number in range(30):
+            for _ in range(100):
+                bus._reports.announce("aiobus.unreached", {"addresses": []}, "")
+            await bus.publish(Event("T", number))
+    assert [data for _, _, data in stored(tmp_path / "desk.db")] == list(range(30))
+
+
+async def test_publishing_works_again_after_numbers_could_not_be_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.durable.BLOCK", 200)
+    monkeypatch.setattr("aiobus.durable.MARGIN", 20)
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        assert bus._durable is not None
+        reserve, is_full = bus._durable._writer.reserve, True
+
+        def fail(name: str, place: Any) -> None:
+            if is_full:
+                raise CommitFailed("desk.db", "the disk is full")
+            reserve(name, place)
+
+        monkeypatch.setattr(bus._durable._writer, "reserve", fail)
+        with pytest.raises(CommitFailed):
+            for number in range(1_000):
+                await bus.publish(Event("T", number))
+        is_full = False
+        for number in range(1_000):
+            await bus.publish(Event("T", number))
+
+
+async def test_a_subscription_that_lags_gets_system_events_in_their_place(tmp_path: Path) -> None:
+    limits = Limits(history_events=50)
+
+    def fail(event: Event) -> None:
+        if event.data % 10 == 0:
+            raise RuntimeError
+
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db", limits=limits) as bus:
+        seen: list[Event] = []
+        gate = asyncio.Event()
+
+        async def take(event: Event) -> None:
+            await gate.wait()
+            seen.append(event)
+
+        await bus.subscribe("T", fail)
+        await bus.subscribe(["T", "aiobus.error"], take, maxsize=5)
+        for number in range(400):
+            await bus.publish(Event("T", number))
+        gate.set()
+        await bus.settle()
+    assert [event.data for event in seen if event.type == "T"] == list(range(400))
+    assert len([event for event in seen if event.type == "aiobus.error"]) == 40
+    assert [event.seq for event in seen] == sorted(event.seq for event in seen)
+
+
+async def test_an_older_copy_of_a_running_journal_is_noticed(tmp_path: Path) -> None:
+    path, copy = tmp_path / "desk.db", tmp_path / "copy"
+    network = MemoryNetwork()
+    async with network.bus("monitor") as monitor:
+        await monitor.subscribe("T", lambda event: None)
+        async with network.bus("desk", journal=path) as desk:
+            await desk.publish(Event("T", 1))
+            shutil.copytree(tmp_path, copy)
+            last = await desk.publish(Event("T", 2))
+            await network.settle()
+        put_back(copy, tmp_path)
+        with pytest.raises(JournalRestored, match=f"up to seq {last.seq}"):
+            await network.bus("desk", journal=path).start()
+
+
+async def test_the_write_ahead_log_stays_small_also_with_one_event_in_each_commit(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path, sync="process") as bus:
+        for number in range(3_000):
+            await bus.publish(Event("T", number))
+        assert size_of(f"{path}-wal") < 16 * 2**20
+
+
+async def test_waits_end_when_a_bus_closes_while_its_disk_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = AsyncEventBus(name="desk", journal=tmp_path / "desk.db")
+    await bus.start()
+    assert bus._durable is not None
+    goes_on = threading.Event()
+    commit = bus._durable._writer._opened.commit
+
+    def hang(*batch: Any) -> None:
+        goes_on.wait()
+        commit(*batch)
+
+    monkeypatch.setattr(bus._durable._writer._opened, "commit", hang)
+    task = asyncio.create_task(bus.publish(Event("T", 1)))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError, match="the journal"):
+        await bus.settle(0.01)
+    assert await bus.close(0.01) == ["desk"]
+    with pytest.raises(JournalFailed, match="the bus closed before"):
+        await task
+    goes_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("aiobus-journal"):
+            await asyncio.to_thread(thread.join)

@@ -76,7 +76,7 @@ class Sub:
     def note_said(self, source: Source, seq: int) -> None:
         self.log.append(("note_said", source, seq))
 
-    def forget(self, source: Source) -> int | None:
+    def forget(self, source: Source, *, is_back_later: bool = False) -> int | None:
         self.log.append(("forget", source))
         return self.place
 

@@ -94,9 +94,17 @@ def test_a_peer_that_never_answers_is_not_said_to_be_stale() -> None:
 def test_a_peer_whose_hello_is_withdrawn_has_left_after_a_grace_of_5_s() -> None:
     peer = linked()
     peer.withdraw(START + 1)
-    assert peer.judge(START + 1 + GRACE - 0.001, is_lenient=True) is None
-    assert peer.judge(START + 1 + GRACE, is_lenient=True) is Verdict.LEFT
+    assert peer.judge(START + 1 + GRACE - 0.001, is_lenient=False) is Verdict.STALE
+    assert peer.judge(START + 1 + GRACE - 0.001, is_lenient=False) is None
+    assert peer.judge(START + 1 + GRACE, is_lenient=False) is Verdict.LEFT
     assert peer.has_left
+
+
+def test_after_an_own_freeze_a_peer_is_not_said_to_have_left_before_it_could_be_heard() -> None:
+    peer = linked()
+    peer.withdraw(START + 1)
+    assert peer.judge(START + 9, is_lenient=True) is None
+    assert not peer.has_left
 
 
 # A hello that is withdrawn.
@@ -117,9 +125,10 @@ def test_a_peer_that_was_frozen_for_long_before_its_hello_went_has_left_before_i
 ):
     peer = linked()
     peer.withdraw(START + 70)
-    assert verdicts(peer, 80, begin=72, is_lenient=True) == [
-        (75.0, Verdict.LEFT),
-        (75.5, Verdict.DROP),
+    assert [it for _, it in verdicts(peer, 80, begin=72) if it is not Verdict.RELINK] == [
+        Verdict.STALE,
+        Verdict.LEFT,
+        Verdict.DROP,
     ]
 
 

@@ -7,6 +7,7 @@ written. Everything here blocks. Must not know threads or loops.
 
 import errno
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -48,7 +49,10 @@ Sync = Literal["power", "process"]
 
 MARK_SECONDS = 1.0
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""Bytes of rows after which the write-ahead log is emptied into the database."""
+"""About the bytes of the write-ahead log after which it is emptied into the database."""
+COMMIT_BYTES = 12 * 1024
+"""Bytes of the log that a commit takes beside its rows: three pages, which it changes in part."""
+REPEAT_SECONDS = 1.0
 LONG_LOG_BYTES = 256 * 1024 * 1024
 
 log = logging.getLogger("aiobus.journal")
@@ -68,8 +72,10 @@ class Store:
         """The offset of the last committed event, and the running checksum behind it."""
         self._unmarked_since: float | None = None
         """When the first event was committed that the mark does not know."""
-        self._unchecked = 0
-        """Bytes committed since the last checkpoint."""
+        self._unchecked = CHECKPOINT_BYTES  # what the start before has left is emptied soon
+        """About the bytes in the write-ahead log."""
+        self._said = -math.inf
+        """When it was logged last that something is tried again."""
         self._mark_lock = threading.Lock()
         self._space = SpaceReserve(path)
         self._texts = Texts()
@@ -171,6 +177,13 @@ class Store:
             raise JournalError(f"{self.path} is not the journal of {source!r}, but {whose}")
         return None
 
+    def last_seq(self, source: str, epoch: int) -> int:
+        """The highest seq of a source that was committed."""
+        number = self._texts.sources.get((source, epoch), 0)
+        select = "SELECT max(seq) FROM events WHERE source = ?"
+        ((seq,),) = self._connection.execute(select, (number,)).fetchall()
+        return max(int(seq or 0), int(self._retention.facts["removed"].get(str(number), 0)))
+
     def reserve(self, source: str, place: Place) -> None:
         """Note that numbers of this source up to `place.upto` may be used, on the disk when this
         returns. Raises CommitFailed and JournalFailed.
@@ -226,7 +239,7 @@ class Store:
             self._with_reserve(partial(self._insert, batch))
         except Exception as error:
             raise self._judged(error) from error
-        self._unchecked += size
+        self._unchecked += size + COMMIT_BYTES
         self._retention.committed(len(batch), size)
 
     def _insert(self, batch: Sequence[Entry]) -> None:
@@ -304,7 +317,9 @@ class Store:
                 self._write_mark()
                 self._retention.remove()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is judged and told
-            if isinstance(self._judged(error), CommitFailed):
+            is_told = clock.elapsed() - self._said < REPEAT_SECONDS
+            if isinstance(self._judged(error), CommitFailed) and not is_told:
+                self._said = clock.elapsed()
                 log.warning("%s: %s; it is tried again", self.path, said(error))
             return False
         return True

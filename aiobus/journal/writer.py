@@ -90,6 +90,10 @@ class JournalWriter:
         """
         return self._opened.place(source)
 
+    def last_seq(self, source: str, epoch: int) -> int:
+        """The highest seq of a source that was committed. Blocks for a moment."""
+        return self._opened.last_seq(source, epoch)
+
     def reserve(self, source: str, place: Place) -> None:
         """Note that numbers of this source up to `place.upto` may be used, on the disk when this
         returns, so that no later start uses one of them again. Blocks. Raises CommitFailed if the

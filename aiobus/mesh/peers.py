@@ -228,7 +228,7 @@ class Peer:
 
     def judge(self, now: float, *, is_lenient: bool) -> Verdict | None:
         """What its silence calls for; `is_lenient` while it may be this process that was away."""
-        if self.is_cut and now - self._cut >= GRACE:
+        if self.is_cut and now - self._cut >= GRACE and not is_lenient:
             self.leave()
             return Verdict.LEFT
         # If its link is cut, `peer_left` is reported first.
