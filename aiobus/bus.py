@@ -372,8 +372,10 @@ class AsyncEventBus:
         inbox is full, where `publish` would wait for readers (`pace=True`), and where 4,096 events
         wait for their commit.
         """
+        # What waits for its commit may go into the same inboxes.
+        coming = 0 if self._durable is None else self._durable.uncommitted
         for gate in self._route(event).blocking:
-            if gate.is_full():
+            if gate.is_full(coming):
                 raise QueueFull(gate.name, gate.maxsize)
         if self._durable is None:
             self._publish(event)

@@ -121,12 +121,15 @@ class Recording:
         return self
 
     async def flush(self, timeout: float = 5.0) -> None:
-        """Wait until what the bus has heard by now is in the file. Raises TimeoutError after
-        `timeout` seconds, and the JournalError that has ended the recording.
+        """Wait until what has come to the recording by now is in the file. Raises TimeoutError
+        after `timeout` seconds, and the JournalError that has ended the recording.
         """
+        ends = [(each, each.begun + each.pending) for each in self._subscriptions]
         async with asyncio.timeout(timeout):
-            for subscription in self._subscriptions:
-                await self._bus._subscriptions.until_handed(subscription, timeout)
+            while self.error is None and any(
+                each.handled < end and not each.closed for each, end in ends
+            ):
+                await self._changed.wait()
             last = self._appended
             while self._committed < last and self.error is None:
                 await self._changed.wait()
@@ -138,6 +141,12 @@ class Recording:
         self._subscriptions.append(subscription)
 
     async def _record(self, event: Event[Any]) -> None:
+        try:
+            await self._put(event)
+        finally:
+            self._changed.wake()
+
+    async def _put(self, event: Event[Any]) -> None:
         source = (event.source, event.epoch)
         if not event.type.startswith(RESERVED):
             if event.seq <= self._last.get(source, 0):

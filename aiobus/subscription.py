@@ -332,8 +332,8 @@ class Subscription(Consumer):
         """
         return max(0, self.maxsize - 2 * PACE) if self.behind else self.maxsize
 
-    def _is_full(self) -> bool:
-        return self.pending >= max(1, self._bound) or self.own.behind
+    def _is_full(self, coming: int) -> bool:
+        return self.pending + coming >= max(1, self._bound) or self.own.behind
 
     def _is_over(self) -> bool:
         return not self.closed and (self.pending > self._bound or self.own.behind)

@@ -108,8 +108,8 @@ log = logging.getLogger("aiobus.sync")
 
 class BackpressureGate:
     """Where publishers of this process wait for space in the inbox of `consumer`, whose policy is
-    "block". `is_full`: one more event would be one too many. `is_over`: the last one was, so its
-    publisher waits.
+    "block". `is_full(coming)`: one more event, behind so many that are coming, would be one too
+    many. `is_over`: the last one was, so its publisher waits.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class BackpressureGate:
         consumer: Consumer,
         name: str,
         maxsize: int,
-        is_full: Callable[[], bool],
+        is_full: Callable[[int], bool],
         is_over: Callable[[], bool],
     ) -> None:
         self.consumer = consumer

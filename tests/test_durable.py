@@ -3,6 +3,7 @@ a subscription begins that goes on behind what was handled before.
 """
 
 import asyncio
+import errno
 import os
 import random
 import shutil
@@ -589,3 +590,63 @@ async def test_waits_end_when_a_bus_closes_while_its_disk_hangs(
     for thread in threading.enumerate():
         if thread.name.startswith("aiobus-journal"):
             await asyncio.to_thread(thread.join)
+
+
+async def test_what_waits_for_its_commit_counts_for_the_bound_of_a_block_inbox(
+    tmp_path: Path,
+) -> None:
+    async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
+        seen: list[object] = []
+        await bus.subscribe("T", lambda e: seen.append(e.data), overflow="block", maxsize=10)
+        for number in range(10):
+            bus.publish_nowait(Event("T", number))
+        with pytest.raises(QueueFull, match="maxsize=10"):
+            bus.publish_nowait(Event("T", 10))
+        await bus.settle()
+    assert seen == list(range(10))
+
+
+async def test_after_an_error_of_the_disk_nothing_is_published_before_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "desk.db"
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        seen: list[object] = []
+        await bus.subscribe("T", lambda event: seen.append(event.data))
+        await bus.publish(Event("T", 1))
+        assert bus._durable is not None
+
+        def fail(batch: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(bus._durable._writer._opened, "_insert", fail)
+        failed = await asyncio.gather(
+            *(bus.publish(Event("T", 2)) for _ in range(3)), return_exceptions=True
+        )
+        assert [type(each) for each in failed] == [JournalFailed] * 3
+        monkeypatch.undo()
+        with pytest.raises(JournalFailed, match="open the journal again"):
+            await bus.publish(Event("T", 3))
+        await bus.settle()
+        assert seen == [1]
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        await bus.publish(Event("T", 4))
+    assert [data for _, _, data in stored(path)] == [1, 4]
+
+
+async def test_what_keep_has_removed_is_a_gap_to_a_peer_that_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.journal.history.LOADED", 10)
+    path, limits, data = tmp_path / "desk.db", Limits(history_events=20), "x" * 4_000
+    network = MemoryNetwork()
+    options = {"journal": path, "limits": limits, "keep": 9 * 2**20, "sync": "process"}
+    async with network.bus("monitor") as monitor, network.bus("desk", **options) as desk:
+        for number in range(6_000):
+            await desk.publish(Event("T", [number, data]))
+        seen: list[Event] = []
+        await monitor.subscribe(["T", "aiobus.gap"], seen.append, since=0)
+        await network.settle()
+        numbers = [event.data[0] for event in seen if event.type == "T"]
+    assert numbers == list(range(numbers[0], 6_000))
+    assert 0 < numbers[0] < 5_900

@@ -1,5 +1,6 @@
 """A recording has what its bus heard, its gaps and drops among it, and never holds up the bus."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,19 @@ async def test_a_file_has_one_purpose(path: Path, tmp_path: Path) -> None:
                 await recording.__aenter__()
     with pytest.raises(JournalError, match="but a recording"):
         await AsyncEventBus(name="gateway", journal=path).start()
+
+
+async def test_a_flush_ends_under_a_steady_flood(path: Path) -> None:
+    async with AsyncEventBus() as bus, record(bus, path) as recording:
+        is_over = False
+
+        async def flood() -> None:
+            while not is_over:
+                await bus.publish(Event("T", 0))
+
+        task = asyncio.create_task(flood())
+        last = await bus.publish(Event("LAST", 1))
+        await recording.flush()
+        assert last.seq in [event.seq for event in recorded(path) if event.type == "LAST"]
+        is_over = True
+        await task
