@@ -1,7 +1,7 @@
 """Journals for tests: entries, and a writer whose commits can be awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from aiobus import Event, Journal
 from aiobus.codec import encode
 from aiobus.journal.format import Entry
 from aiobus.journal.retention import Keep
+from aiobus.journal.store import Store
 from aiobus.journal.writer import JournalWriter, Sync
 
 START = 1_700_000_000.0
@@ -120,3 +121,21 @@ def read(path: Path, **given: Any) -> list[tuple[int, Event[Any]]]:
     """What a journal has."""
     with Journal(path) as journal:
         return list(journal.read(**given))
+
+
+def fill(store: Store) -> Callable[[], None]:
+    """Let the database have no page more, as on a full disk; returns how to end that. The thread of
+    the writer does both with its next commit, since the connection is its own.
+    """
+    insert, connection = store._insert, store._connection
+
+    def with_pages(pages: int | None) -> None:
+        def limited(batch: Sequence[Entry]) -> None:
+            ((count,),) = connection.execute("PRAGMA page_count").fetchall()
+            connection.execute(f"PRAGMA max_page_count = {pages or count}").fetchall()
+            insert(batch)
+
+        store._insert = limited  # type: ignore[method-assign]
+
+    with_pages(None)
+    return lambda: with_pages(1_000_000)

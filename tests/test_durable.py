@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journals import fill
 
 from aiobus import AsyncEventBus, Event, Journal, Limits
 from aiobus.errors import (
@@ -268,13 +269,10 @@ async def test_a_request_that_another_bus_can_answer_goes_on(tmp_path: Path) -> 
         assert (await request).data == 1
 
 
-def fill(bus: AsyncEventBus) -> Callable[[], object]:
-    """Let the journal of `bus` have no page more, as on a full disk; returns how to end that."""
+def fill_disk(bus: AsyncEventBus) -> Callable[[], None]:
+    """As `fill`, for the journal of a bus."""
     assert bus._durable is not None
-    connection = bus._durable._writer._opened._connection
-    ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
-    connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
-    return lambda: connection.execute("PRAGMA max_page_count = 1000000").fetchall()
+    return fill(bus._durable._writer._opened)
 
 
 BIG = "x" * 20_000
@@ -297,7 +295,7 @@ async def test_on_a_full_disk_publish_raises_and_hands_out_nothing_until_there_i
         seen: list[object] = []
         await bus.subscribe("T", lambda event: seen.append(event.data))
         await bus.publish(Event("T", 0))
-        make_space = fill(bus)
+        make_space = fill_disk(bus)
         failing = Event("T", BIG)
         with pytest.raises(CommitFailed, match="full"):
             await bus.publish(failing)
@@ -316,7 +314,7 @@ async def test_an_event_that_is_not_committed_and_not_awaited_is_an_error_event(
     async with AsyncEventBus(name="desk", journal=tmp_path / "desk.db") as bus:
         seen: list[Event] = []
         await bus.subscribe("aiobus.error", seen.append)
-        make_space = fill(bus)
+        make_space = fill_disk(bus)
         one, other = Event("T", BIG), Event("T", BIG)
         bus.publish_nowait(one)
         ids = [one.id]

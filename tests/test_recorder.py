@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from journals import fill
 
 from aiobus import AsyncEventBus, BusError, Event, Journal, JournalError, record
 from aiobus.query import RESERVED
@@ -80,9 +81,7 @@ async def test_on_a_full_disk_it_ends_with_an_error_event_and_the_bus_goes_on(pa
             await bus.publish(Event("T", 1))
             await recording.flush()
             assert len(recorded(path)) == 1
-            connection = recording._writer._opened._connection
-            ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
-            connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+            fill(recording._writer._opened)
             for _ in range(200):
                 await bus.publish(Event("T", "x" * 1_000))
             with pytest.raises(JournalError, match="full"):
