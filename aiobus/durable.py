@@ -182,8 +182,8 @@ class Durable:
 
         It waits for the commit, and before that while 4,096 events wait for theirs. If it is
         cancelled in the latter wait, nothing is published; later, only the waiting ends. Raises
-        CommitFailed if the event is not in the file: then it is handed to nobody, and its number is
-        not used again. Raises JournalFailed if that is not known.
+        CommitFailed if the event is not in the file: then no subscription receives it, and its
+        number is not used again. Raises JournalFailed if that is not known.
         """
         if not self._has_room:
             return self._publish_later(event, stamped)

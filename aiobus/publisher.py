@@ -324,8 +324,8 @@ class Publisher:
         of numbers; some may be left out.
         """
         _, _, seq, timestamp, type, key, _, row = entry
-        # Not the route it had when it was numbered: since then others may have subscribed, to whom
-        # it is owed.
+        # Not the route it had when it was numbered: a subscription made since then is to receive it
+        # too.
         route = self._routes.get((type, key))
         if route is None:
             route = self._new_route(type, key, type.startswith(RESERVED))
