@@ -1,10 +1,11 @@
 """What does a journal cost those that publish, and can a recording keep up?
 
-Measured: events a second by 100 tasks of a bus with a journal, beside one task of a bus without, in
-turns (goal: 40 %); a lone publish with a journal beside a bare commit of one row by sqlite3, p50
-(goal: twice that, or 0.2 ms more); and 50,000 events a second of another process, recorded for a
-minute (goal: no gap, no drop). The files are made in the current directory, because a temporary
-directory may be in memory, where a commit costs nothing. Run: python -m perf.durable [seconds]
+Measured: events a second by 100 tasks of a bus with a journal, beside 100 tasks of a bus in process
+as it was at 3b5aca6, which has no journal (goal: 40 %), and beside one task of it, in turns; a lone
+publish with a journal beside a bare commit of one row by sqlite3, p50 (goal: twice that, or 0.2 ms
+more); and 50,000 events a second of another process, recorded for a minute (goal: no gap, no drop).
+The files are made in the current directory, because a temporary directory may be in memory, where a
+commit costs nothing. Run: python -m perf.durable [seconds]
 """
 
 import asyncio
@@ -12,19 +13,21 @@ import itertools
 import logging
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
 from aiobus import AsyncEventBus, Event, Journal, record
+from perf import copies
+from perf.systems import BASE
+from perf.tasks import LOOPS, throughput
 from perf.trades import symbols, trades
 
 ROUNDS = 5
-EVENTS = 50_000
 TASKS = 100
 LONE = 500
 RATE = 50_000
@@ -34,31 +37,12 @@ GOAL_SHARE = 0.40
 GOAL_TIMES = 2.0
 GOAL_MORE_SECONDS = 0.0002
 
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
 
-
-async def ignore(event: Event) -> None:
-    """A handler."""
-
-
-async def throughput(bus: AsyncEventBus, tasks: int) -> float:
-    """Events a second, from the first publish to the last callback."""
-    async with bus:
-        await bus.subscribe(["TRADE", "QUOTE"], ignore)
-
-        async def publish() -> None:
-            for event in itertools.islice(
-                trades(["TRADE", "QUOTE"], symbols(40), make=Event), EVENTS // tasks
-            ):
-                await bus.publish(event)
-
-        begin = time.perf_counter()
-        await asyncio.gather(*(publish() for _ in range(tasks)))
-        await bus.settle(60.0)
-        return EVENTS / (time.perf_counter() - begin)
+def before(tasks: int, loop: str) -> float:
+    """Events a second of the package as it was at `BASE`, which has no journal."""
+    told = [sys.executable, "-m", "perf.tasks", str(tasks), loop]
+    done = subprocess.run(told, cwd=copies.at(BASE), stdout=subprocess.PIPE, check=True)
+    return float(done.stdout)
 
 
 async def lone(folder: Path) -> tuple[float, float]:
@@ -116,25 +100,24 @@ def judge(seconds: float) -> int:
     missed = []
 
     def say(name: str, figure: str, goal: str, is_held: bool) -> None:
-        print(f"durable    {name:42} {figure:44} goal {goal}: {'held' if is_held else 'missed'}")
+        print(f"durable    {name:48} {figure:44} goal {goal}: {'held' if is_held else 'missed'}")
         if not is_held:
             missed.append(name)
 
     with tempfile.TemporaryDirectory(prefix="durable-", dir=Path.cwd()) as made:
         folder = Path(made)
         for loop, factory in LOOPS.items():
-            shares, rates = [], []
+            shares, of_one, rates = [], [], []
             with asyncio.Runner(loop_factory=factory) as runner:
                 for number in range(ROUNDS):
                     path = folder / f"{loop}{number}.db"
-                    plain = runner.run(throughput(AsyncEventBus(), 1))
-                    rates.append(
-                        runner.run(throughput(AsyncEventBus(name="j", journal=path), TASKS))
-                    )
-                    shares.append(rates[-1] / plain)
-            share, rate = statistics.median(shares), statistics.median(rates)
-            name = f"{TASKS} tasks with a journal, {loop}"
-            figure = f"{rate:,.0f} a second, {share:.0%} of one task without"
+                    bus = AsyncEventBus(name="j", journal=path)
+                    rates.append(rate := runner.run(throughput(bus, TASKS)))
+                    shares.append(rate / before(TASKS, loop))
+                    of_one.append(rate / before(1, loop))
+            name = f"{TASKS} tasks with a journal, {loop}, beside {BASE}"
+            share, one, rate = map(statistics.median, (shares, of_one, rates))
+            figure = f"{rate:,.0f} a second, {share:.0%}; {one:.0%} of one task"
             say(name, figure, f"{GOAL_SHARE:.0%}", share >= GOAL_SHARE)
         mine, bare = asyncio.run(lone(folder))
         say(

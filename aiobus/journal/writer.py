@@ -29,6 +29,11 @@ Committed = Callable[[int, BaseException | None], None]
 
 COMMIT_EVENTS = 1_000
 COMMIT_BYTES = 1024 * 1024
+COMMIT_ALL = 32
+"""Events up to which a commit takes all that wait. Of more it takes about half of what is on its
+way, so that the loop hands out and numbers the one half while the disk is busy with the other. With
+100 publishers that is a tenth more events a second (`python -m perf.durable`).
+"""
 QUEUE_EVENTS = 65_536
 QUEUE_BYTES = 64 * 1024 * 1024
 
@@ -68,6 +73,8 @@ class JournalWriter:
         self._ends_with_error = ends_with_error
         self._ended_by: JournalError | None = None
         self._is_stepping = False
+        self._just_committed = 0
+        """Events of the last commit, whose publishers may be about to publish again."""
         self._is_tended = True
         """False if what is due beside commits has failed, and is to be tried again."""
 
@@ -175,9 +182,11 @@ class JournalWriter:
     def _step(self, store: Store) -> None:
         """Commit whatever is queued."""
         while self._queue:
+            half = (len(self._queue) + self._just_committed) // 2
+            most = min(COMMIT_EVENTS, max(COMMIT_ALL, half))
             batch: list[Entry] = []
             size = 0
-            while self._queue and len(batch) < COMMIT_EVENTS and size < COMMIT_BYTES:
+            while self._queue and len(batch) < most and size < COMMIT_BYTES:
                 batch.append(entry := self._queue.popleft())
                 size += len(entry.row)
             error = self._ended_by
@@ -189,6 +198,7 @@ class JournalWriter:
                 if self._ends_with_error:
                     self._ended_by = failure
             self._tell(len(batch), size, error)
+            self._just_committed = len(batch)
             self._is_tended = store.tend()
         self._is_tended = store.tend()
 
