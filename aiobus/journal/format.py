@@ -63,6 +63,7 @@ MAX_ORIGINS = 65_536
 """Checksums of (source, type, key) that are remembered."""
 MAX_INTEGER = 2**63 - 1
 
+NO_CAUSE = None, None, None
 _HEAD = Struct("<qqdI")
 _ID = re.compile(r"([A-Za-z0-9._-]{1,64})@(-?[0-9a-z]{1,13})\.([1-9][0-9]{0,18})")
 
@@ -88,7 +89,7 @@ class Texts:
     def __init__(self) -> None:
         self.names: dict[str, int] = {}
         self.sources: dict[tuple[str, int], int] = {}
-        self._origins: dict[tuple[int, str, str], tuple[int, int | str, int | str]] = {}
+        self._origins: dict[tuple[str, int, str, str], Origin] = {}
 
     def name(self, text: str) -> int | str:
         """The number of a type or key; the text itself if there is no room for one more."""
@@ -105,8 +106,6 @@ class Texts:
 
     def cause(self, cause: str) -> tuple[int | None, int | None, str | None]:
         """The columns of a cause: by number if it is the id of an event, else the text."""
-        if not cause:
-            return None, None, None
         if found := _ID.fullmatch(cause):
             name, epoch, seq = found[1], int(found[2], 36), int(found[3])
             is_known = (name, epoch) in self.sources or len(self.sources) < MAX_SOURCES
@@ -119,17 +118,33 @@ class Texts:
                 return self.source(name, epoch), seq, None
         return None, None, cause
 
-    def origin(self, entry: Entry) -> tuple[int, int, int | str, int | str]:
-        """The columns source, type and key of an event, behind the checksum of their texts."""
-        source = self.source(entry.source, entry.epoch)
-        place = source, entry.type, entry.key
+    def origin(self, entry: Entry) -> "Origin":
+        """What an event has in common with others of its source, type and key."""
+        place = entry.source, entry.epoch, entry.type, entry.key
         found = self._origins.get(place)
         if found is None:
             if len(self._origins) >= MAX_ORIGINS:
                 self._origins.clear()
-            start = origin_checksum(entry.source, entry.epoch, entry.type, entry.key)
-            found = self._origins[place] = start, self.name(entry.type), self.name(entry.key)
-        return found[0], source, found[1], found[2]
+            found = self._origins[place] = Origin(
+                origin_checksum(*place),
+                self.source(*place[:2]),
+                self.name(entry.type),
+                self.name(entry.key),
+                len(_quoted(entry.type)) + len(_quoted(entry.key)) + 3,
+            )
+        return found
+
+
+class Origin(NamedTuple):
+    """What events of one source, type and key have in common as they are written."""
+
+    start: int
+    """With which their checksums begin."""
+    source: int
+    type: int | str
+    key: int | str
+    width: int
+    """Bytes of a row from the comma before the type up to the data."""
 
 
 def origin(source: str, epoch: int) -> str:
@@ -161,14 +176,15 @@ def encode_columns(
     columns: list[Any] = []
     for entry in entries:
         offset += 1
-        start, source, type_, key = texts.origin(entry)
-        data = _data(entry)
-        time = float(entry.time) + 0.0  # SQLite keeps -0.0 as 0
-        crc = checksum(start, offset, entry.seq, time, entry.cause.encode(), data)
+        start, source, type, key, width = texts.origin(entry)
+        _, _, seq, time, _, _, cause, row = entry
+        begin = row.index(b",", row.index(b",") + 1) + width
+        data = row[begin : -len(orjson.dumps(cause)) - 2 if cause else -1]
+        time = float(time) + 0.0  # SQLite keeps -0.0 as 0
+        crc = checksum(start, offset, seq, time, cause.encode(), data)
         chain = chained(chain, crc)
-        columns += (offset, source, entry.seq, time, type_, key)
-        columns += texts.cause(entry.cause)
-        columns += (data.decode(), crc)
+        cause_columns = texts.cause(cause) if cause else NO_CAUSE
+        columns += (offset, source, seq, time, type, key, *cause_columns, data.decode(), crc)
     return columns, chain
 
 
@@ -188,14 +204,6 @@ def rebuilt(seq: int, time: float, type: str, key: str, cause: str, data: bytes)
 @lru_cache(maxsize=4_096)
 def _quoted(text: str) -> bytes:
     return orjson.dumps(text)
-
-
-def _data(entry: Entry) -> bytes:
-    """The JSON of the data alone, cut out of the row."""
-    row = entry.row
-    begin = row.index(b",", row.index(b",") + 1)
-    begin += len(_quoted(entry.type)) + len(_quoted(entry.key)) + 3
-    return row[begin : -len(orjson.dumps(entry.cause)) - 2 if entry.cause else -1]
 
 
 def sealed(facts: dict[str, Any]) -> tuple[str, int]:
