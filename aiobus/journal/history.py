@@ -7,6 +7,7 @@ it hit, and no others. Must not know who asks, or what is published.
 import logging
 import math
 import sqlite3
+import threading
 from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import replace
@@ -220,6 +221,9 @@ class JournaledHistory(History):
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self._past: Past | None = None
+        self._turn = threading.Lock()
+        self._is_reading = self._is_closed = False
+        """`reach_back` is under way; the file is to be closed, by it or by `close`."""
         self._source: Source = ("", 0)
         self._floor = 0
         """Events of earlier starts up to this seq are in the file alone."""
@@ -233,8 +237,19 @@ class JournaledHistory(History):
     def reach_back(self, file: Journal, source: Source, newest: int) -> None:
         """Take the newest events of `source` up to `newest` into memory, and read older ones from
         `file` when they are asked for. Blocks for a second, and half of one per million events.
+        After `close`, the file is closed when this ends.
         """
         self._past, self._source = Past(file, source), source
+        self._is_reading = True
+        try:
+            self._load(file, source, newest)
+        finally:
+            with self._turn:
+                self._is_reading = False
+                if self._is_closed:
+                    file.close()
+
+    def _load(self, file: Journal, source: Source, newest: int) -> None:
         self._floor = after = file.seq_before_last(*source, LOADED)
         for _, type, key, row in file.last_of_keys(*source, after, MAX_LAST):
             self._last[type, key] = row
@@ -353,9 +368,11 @@ class JournaledHistory(History):
         return (begin if after is None else after), reached
 
     def close(self) -> None:
-        """Read the file no more."""
-        if self._past is not None:
-            self._past.close()
+        """Read the file no more. Never waits."""
+        with self._turn:
+            self._is_closed = True
+            if self._past is not None and not self._is_reading:
+                self._past.close()
 
 
 def _system(query: Query) -> Query:
