@@ -157,7 +157,7 @@ class AsyncEventBus:
         pending = sum(each.pending for each in tuple(self._subscriptions))
         return (
             f"<AsyncEventBus {self._life.name} {self.url} {self._life.state.value}"
-            f" published={self._publisher.seq} subscriptions={len(self._subscriptions)}"
+            f" published={self._published} subscriptions={len(self._subscriptions)}"
             f" pending={pending}>"
         )
 
@@ -613,6 +613,10 @@ class AsyncEventBus:
             if self._durable is None or self._durable.is_idle or self._life.has_unraised_failure:
                 return True
 
+    @property
+    def _published(self) -> int:
+        return self._publisher.seq if self._durable is None else self._durable.published
+
     def stats(self) -> BusStats:
         """A frozen snapshot of plain counters. Never waits; works in every state, also after the
         loop has ended. Raises WrongLoop in another thread while the loop runs, and in a forked
@@ -624,7 +628,7 @@ class AsyncEventBus:
             name=self.name,
             url=self.url,
             epoch=self._publisher.epoch,
-            published=self._publisher.seq,
+            published=self._published,
             peers=tuple(peer.name for peer in links),
             links=links,
             unreached=tuple(self._transport.unreached),

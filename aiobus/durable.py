@@ -117,6 +117,8 @@ class Durable:
         self._reports = reports
         self._life = life
         self._uncommitted = Uncommitted()
+        self._unpublished = 0
+        """Events that were numbered and are not in the file."""
         self._reserved = 0
         """Numbers up to this one may be used."""
         self._reserving: asyncio.Task[None] | None = None
@@ -249,6 +251,7 @@ class Durable:
             self._writer.append(entry)
         except JournalError:
             event.seq = 0
+            self._unpublished += 1
             raise
         self._uncommitted.add(Pending(entry, event, done))
 
@@ -257,6 +260,7 @@ class Durable:
         release, failed = self._publisher.release, []
         for entry, event, done in self._uncommitted.take(count):
             if error is not None and event is not None:
+                self._unpublished += 1
                 if event.seq == entry.seq:  # else it was published once more meanwhile
                     event.seq = 0
                 if done is not None and not done.done():
@@ -301,6 +305,12 @@ class Durable:
         """How many events wait for their commit."""
         return self._uncommitted.stored
 
+    @property
+    def published(self) -> int:
+        """How many events this start has handed out."""
+        numbered = self._publisher.seq - self._publisher.options.begin
+        return numbered - self._unpublished - len(self._uncommitted)
+
     # The end.
 
     async def close(self, timeout: float) -> None:
@@ -318,6 +328,7 @@ class Durable:
             text = "%s: %d events were not committed, and not handed out: the bus closed"
             log.error(text, self._writer.path, self._uncommitted.stored)
             error = JournalFailed(self._writer.path, "the bus closed before the commit was done")
+            self._unpublished += self._uncommitted.stored
             for _, _, done in self._uncommitted.take(self._uncommitted.stored):
                 if done is not None and not done.done():
                     done.set_exception(error)

@@ -93,8 +93,8 @@ class Recording:
         """
         if self._subscriptions or self._is_open:
             raise BusError(f"{self!r} was entered before: call record() for another")
-        await in_thread(self._writer.open)
         try:
+            await in_thread(self._writer.open)
             self._last = await in_thread(self._writer.last_of_sources)
             if self._last and clock.is_virtual():
                 raise JournalError(
@@ -192,10 +192,13 @@ class Recording:
             await self._close()
 
     async def _close(self) -> None:
+        """If it is cancelled, what was not recorded by then is not, and all is closed the same."""
         try:
             for subscription in self._subscriptions:
                 await self._bus._subscriptions.finish(subscription, DRAIN_SECONDS)
         finally:
+            for subscription in self._subscriptions:
+                self._bus._subscriptions.drop(subscription)
             self._is_open = False
             closing = asyncio.ensure_future(in_thread(self._writer.close))
             await asyncio.wait([closing], timeout=DRAIN_SECONDS)

@@ -189,6 +189,7 @@ class Cursor:
     def advance(self, page: Page) -> Gap | None:
         """Take the page that was asked for; return what is lost before its first event."""
         gap = None
+        is_begun = self.since is not None
         if self.since is not None:  # what was forgotten by then is not missed
             self.last, self._past = page.after, page.evicted
             self.upto = page.newest if self.since == "last" else 0
@@ -198,7 +199,8 @@ class Cursor:
         if page.evicted > told and page.to >= self.last:
             gap = self._gap(page.evicted, EVICTED)
             self._reported = page.evicted
-        if page.to > page.after:  # else it leads nowhere, and asking at once would be a busy loop
+        # Else it leads nowhere, and asking at once would be a busy loop.
+        if page.to > page.after or is_begun:
             self._asked = self._deadline = None
         self._move(page.to)
         self._known = max(self._known, page.newest)

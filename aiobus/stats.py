@@ -59,7 +59,9 @@ class BusStats:
     url: str
     epoch: int
     published: int
-    """The seq of the newest event of this bus. System events have a seq as well."""
+    """Events that this start has published, system events among them. With a journal, those that
+    are committed; the numbers of earlier starts do not count.
+    """
     peers: tuple[str, ...]
     """Names of the linked buses. Queries of each side are live on the other."""
     links: tuple[PeerStats, ...]

@@ -648,3 +648,21 @@ async def test_what_keep_has_removed_is_a_gap_to_a_peer_that_asks_for_it(
         numbers = [event.data[0] for event in seen if event.type == "T"]
     assert numbers == list(range(numbers[0], 6_000))
     assert 0 < numbers[0] < 5_900
+
+
+async def test_published_counts_what_this_start_has_handed_out(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    for _ in range(3):
+        async with AsyncEventBus(name="desk", journal=path) as bus:
+            assert bus.stats().published == 0
+            for number in range(5):
+                await bus.publish(Event("T", number))
+            assert bus.stats().published == 5
+            assert " published=5 " in repr(bus)
+            make_space = fill_disk(bus)
+            with pytest.raises(CommitFailed):
+                await bus.publish(Event("T", BIG))
+            assert bus.stats().published == 5
+            make_space()
+            await bus.publish(Event("T", BIG))
+            assert bus.stats().published == 6

@@ -13,6 +13,7 @@ from journals import EPOCH, START, entries, entry, facts, read, writing, written
 from aiobus import Event, Journal, JournalCorrupt, JournalError, JournalInUse
 from aiobus.codec import decode
 from aiobus.journal.format import Entry, Texts, encode_columns, rebuilt
+from aiobus.journal.history import Past
 from aiobus.journal.mark import MAKING, Place, read_mark, write_mark
 from aiobus.journal.writer import JournalWriter
 from aiobus.query import Query
@@ -453,7 +454,8 @@ async def test_the_first_event_from_a_time_on_is_found(path: Path) -> None:
     with Journal(path) as journal:
         ((stretches,),) = journal._connection.execute("SELECT count(*) FROM stretches").fetchall()
         assert stretches >= 4
+        past = Past(journal, ("feed", EPOCH))
         for time in (START - 10, START, START + 77.7, START + 199.9, START + 500):
             for upto in (5_000, 20_000):
-                found = (each.seq for each in some[:upto] if each.time >= time)
-                assert journal.first_since("feed", EPOCH, time, upto) == next(found, None)
+                found = (each.seq - 1 for each in some[:upto] if each.time >= time)
+                assert past.place_since(time, upto) == (next(found, None), time)

@@ -13,6 +13,8 @@ import zmq.asyncio
 from actors import ActorError, Nursery, tcp_url
 
 from aiobus import AsyncEventBus, NameInUse
+from aiobus.discovery import Member
+from aiobus.discovery.roster import hello_line
 from aiobus.testing import MemoryNetwork
 from aiobus.wire import (
     Answer,
@@ -169,3 +171,34 @@ async def test_a_namesake_of_another_version_that_does_not_listen_ends_no_bus_th
             await asyncio.wait([starting], timeout=0.02)
         await starting
         await feed.close()
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_a_name_is_free_though_another_process_has_the_port_of_its_dead_owner(
+    is_early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether that has not answered yet because it starts, or because it is frozen; and whether it
+    has come before the start of the new owner or meanwhile.
+    """
+    monkeypatch.setattr("aiobus.mesh.transport.START_SECONDS", 0.5)
+    url = tcp_url()
+    host, port = url.removeprefix("tcp://").split(":")
+    bus = AsyncEventBus(url, name="a")
+    async with AsyncEventBus(url, name="holder") as holder:
+        with socket.create_server(("127.0.0.1", 0)) as given:
+            endpoint = f"tcp://127.0.0.1:{given.getsockname()[1]}"
+            holder._transport.discovery.remember(Member("a", endpoint))
+            if not is_early:
+                starting = asyncio.create_task(bus.start())
+                while bus._transport.session is None:
+                    await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(hello_line(Member("x", endpoint)))
+            await reader.readline()
+            if is_early:
+                starting = asyncio.create_task(bus.start())
+            await starting
+            assert bus.stats().peers == ("holder",)
+            await bus.close(0)
+            writer.close()
+            await writer.wait_closed()

@@ -1,12 +1,14 @@
 """A recording has what its bus heard, its gaps and drops among it, and never holds up the bus."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
-from journals import fill
+from journals import entries, fill, make
 
-from aiobus import AsyncEventBus, BusError, Event, Journal, JournalError, record
+from aiobus import AsyncEventBus, BusError, Event, Journal, JournalError, JournalInUse, record
+from aiobus.journal.writer import JournalWriter
 from aiobus.query import RESERVED
 from aiobus.testing import MemoryNetwork
 
@@ -122,3 +124,70 @@ async def test_a_flush_ends_under_a_steady_flood(path: Path) -> None:
         assert last.seq in [event.seq for event in recorded(path) if event.type == "LAST"]
         is_over = True
         await task
+
+
+async def until_unlocked(path: Path) -> None:
+    """Wait until the file has no writer."""
+    while True:
+        writer = JournalWriter(path)
+        try:
+            await asyncio.to_thread(writer.open)
+        except JournalInUse:
+            await asyncio.sleep(0.01)
+        else:
+            await asyncio.to_thread(writer.close)
+            return
+
+
+@pytest.mark.parametrize("step", ["enter", "leave"])
+async def test_a_recording_that_is_cancelled_at_any_await_leaves_nothing(
+    path: Path, step: str
+) -> None:
+    async with AsyncEventBus() as bus:
+        for turns in range(1, 40):
+            recording = record(bus, path)
+            if step == "enter":
+                task = asyncio.create_task(recording.__aenter__())
+            else:
+                await recording.__aenter__()
+                for number in range(20):
+                    bus.publish_nowait(Event("T", number))
+                task = asyncio.create_task(recording.__aexit__(None, None, None))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled() and step == "enter":
+                await recording.__aexit__(None, None, None)
+            assert bus.stats().subscriptions == ()
+            await until_unlocked(path)
+
+
+def locked(path: Path) -> sqlite3.Connection:
+    """What holds up the opening of this file until it is closed."""
+    make(path, entries(3))
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+    other.execute("BEGIN EXCLUSIVE")
+    return other
+
+
+@pytest.mark.parametrize("user", ["bus", "recording"])
+async def test_an_opening_that_is_cancelled_twice_does_not_keep_the_file(
+    path: Path, user: str
+) -> None:
+    other = await asyncio.to_thread(locked, path)
+    async with AsyncEventBus() as bus:
+        opening = (
+            AsyncEventBus(name="feed", journal=path).start()
+            if user == "bus"
+            else record(bus, path).__aenter__()
+        )
+        task = asyncio.create_task(opening)
+        for _ in range(2):
+            await asyncio.sleep(0.05)
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        other.close()
+        await until_unlocked(path)

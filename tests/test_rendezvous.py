@@ -541,6 +541,18 @@ async def test_a_join_where_each_connection_is_ended_unanswered_fails_and_names_
             await crowd.join(at, "bot")
 
 
+async def test_a_join_whose_first_connection_ends_with_its_registry_does_not_fail(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that dies ends it as another program may, but that does it again."""
+    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(rendezvous, "FIRST_PAUSE", 30.0)
+    monkeypatch.setattr(rendezvous, "LAST_PAUSE", 30.0)
+    async with Impostor(b"", hangs_up=True) as at:
+        [bot] = await crowd.join(at, "bot")
+        assert bot.discovery.unreached == [f"tcp://{at}"]
+
+
 async def test_an_address_that_cannot_be_reached_is_named_and_in_doubt(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -242,3 +242,13 @@ def test_an_address_is_written_as_in_a_url() -> None:
         "[::1]:6",
     ]
     assert Address("::1", 6).with_port("*") == "tcp://[::1]:*"
+
+
+def test_a_member_replaces_the_one_that_was_heard_of_at_its_endpoint_before() -> None:
+    """The kernel gives the port of a dead process to another."""
+    dead, other = Member("a", "tcp://127.0.0.1:4001"), Member("b", "tcp://127.0.0.1:4001")
+    met = KnownMembers()
+    assert met.learn([dead, other]) == [dead, other]
+    assert [*met] == [other]
+    met.forget([dead])
+    assert [*met] == [other]

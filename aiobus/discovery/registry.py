@@ -101,8 +101,11 @@ class Registry:
 
     @property
     def roster(self) -> list[Member]:
-        """Each member once, at most 4,096: `me` first, members without a connection last."""
-        return [*dict.fromkeys((self._me, *self._connected, *self._known))][:MAX_MEMBERS]
+        """One member at each endpoint, at most 4,096: `me` first, the unconnected last."""
+        found: dict[str, Member] = {}
+        for member in (self._me, *self._connected, *self._known):
+            found.setdefault(member.endpoint, member)
+        return [*found.values()][:MAX_MEMBERS]
 
     @property
     def absent(self) -> list[Member]:

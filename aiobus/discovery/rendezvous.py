@@ -72,6 +72,10 @@ class AddressClient:
         """The problem while `ready` is not done: a part of a sentence in warnings and errors."""
         self.is_unusable = False
         """True if no member can be met here: another program answers, or no member may bind it."""
+        self.is_ended = False
+        """True if the last connection was ended unanswered: by a registry that died, or by another
+        program, which does it again.
+        """
         self._unknown_since: float | None = -math.inf
 
     def mark_unknown(self, since: float) -> None:
@@ -82,7 +86,7 @@ class AddressClient:
     def mark_known(self) -> None:
         """This member serves here, a registry has answered, or nothing listens here."""
         self._unknown_since = None
-        self.is_unusable = False
+        self.is_unusable = self.is_ended = False
         if not self.ready.done():
             self.ready.set_result(None)
 
@@ -347,7 +351,7 @@ class Rendezvous:
             log.debug("%s: the connection to %s has ended", self._me.name, client.address)
         if not is_answered:
             client.problem = "the process that listens there closes each connection unanswered"
-            client.is_unusable = True
+            client.is_unusable, client.is_ended = client.is_unusable or client.is_ended, True
         return is_answered
 
     def _learn(self, members: list[Member]) -> None:

@@ -190,24 +190,24 @@ def _member(said: object, kind: str) -> Member:
 
 class KnownMembers:
     """The members that one member has heard of, at any address: at most 4,096. Beyond that, the
-    member that was not heard of for longest is forgotten.
+    member that was not heard of for longest is forgotten. One process listens at an endpoint: of
+    two members there, the one that was heard of first is dead, and the other has its port now.
     """
 
     def __init__(self) -> None:
-        self._members: dict[Member, None] = {}
+        self._members: dict[str, Member] = {}  # by endpoint
 
     def __iter__(self) -> Iterator[Member]:
-        return iter(self._members)
+        return iter(self._members.values())
 
     def learn(self, members: Iterable[Member]) -> list[Member]:
         """Remember `members`. Returns those that were not known before."""
         news = []
         for member in members:
-            if member not in self._members:
-                news.append(member)
             # Removed first: the order is that in which members were last heard of.
-            self._members.pop(member, None)
-            self._members[member] = None
+            if self._members.pop(member.endpoint, None) != member:
+                news.append(member)
+            self._members[member.endpoint] = member
         while len(self._members) > MAX_MEMBERS:
             del self._members[next(iter(self._members))]
         return news
@@ -215,4 +215,5 @@ class KnownMembers:
     def forget(self, members: Iterable[Member]) -> None:
         """`members` are not there. If one is heard of again, `learn` returns it again."""
         for member in members:
-            self._members.pop(member, None)
+            if self._members.get(member.endpoint) == member:
+                del self._members[member.endpoint]

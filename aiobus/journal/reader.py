@@ -176,7 +176,7 @@ class Journal:
         self, query: Query, source: str, epoch: int, after: int, end: int, limit: int
     ) -> JournalPage:
         database = self._database
-        number = self._number(source, epoch)
+        number = self.number(source, epoch)
         clause, numbers = self._clause(query)
         removed = int(database.meta()["removed"].get(str(number), 0))
         rows: list[tuple[int, str, str, bytes]] = []
@@ -210,7 +210,7 @@ class Journal:
         `upto`, at most so many. Blocks for half a second per million events. Raises JournalCorrupt.
         """
         found = []
-        where = (self._number(source, epoch), upto, most)
+        where = (self.number(source, epoch), upto, most)
         try:
             for seq in self._connection.execute(
                 # The seqs alone: a page verifies the rest.
@@ -228,34 +228,46 @@ class Journal:
     def seq_before_last(self, source: str, epoch: int, count: int) -> int:
         """The seq before the last `count` events of a source; 0 if it has no more."""
         select = "SELECT seq FROM events WHERE source = ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
-        rows = self._connection.execute(select, (self._number(source, epoch), count)).fetchall()
+        rows = self._connection.execute(select, (self.number(source, epoch), count)).fetchall()
         return int(rows[0][0]) if rows else 0
 
-    def first_since(self, source: str, epoch: int, time: float, upto: int) -> int | None:
-        """The seq of the first event of a source with a timestamp from `time` on, if one is there
-        up to the seq `upto`. It looks at one stretch or two, some 4,096 events each.
+    def each(self, start: int) -> Iterator[tuple[int, Found | str]]:
+        """What lies at each offset from `start` on: the event if it is what was written, else what
+        is wrong; of several that are missing, one says it. Raises sqlite3.Error if SQLite can read
+        no further.
         """
-        # All events before the stretch are older.
-        select = "SELECT max(first) FROM stretches WHERE latest < ?"
-        ((first,),) = self._connection.execute(select, (time,)).fetchall()
-        select = (
-            # `+` keeps SQLite from the index of seqs, which has no times.
-            'SELECT seq FROM events WHERE "offset" >= ? AND +source = ? AND +seq <= ? AND time >= ?'
-            ' ORDER BY "offset" LIMIT 1'
+        cursor = self._connection.execute(
+            f'SELECT {COLUMNS} FROM events WHERE "offset" >= ? ORDER BY "offset"', (start,)
         )
-        where = (first or 0, self._number(source, epoch), upto, time)
-        rows = self._connection.execute(select, where).fetchall()
-        return int(rows[0][0]) if rows else None
+        try:
+            for at, of, seq, time, type_, key_, cause_of, cause_seq, text, data, crc in cursor:
+                if at != start:
+                    yield start, f"the event at offset {start} is missing"
+                start = at + 1
+                try:
+                    route = self._route(of, type_, key_)
+                    cause = self._database.cause(cause_of, cause_seq, text)
+                    is_written = crc == checksum(route.start, at, seq, time, cause, data)
+                except WRONG as error:
+                    yield at, f"the event at offset {at} is damaged: {said(error)}"
+                    continue
+                if is_written:
+                    yield at, (at, route, seq, time, cause, data)
+                else:
+                    yield at, f"the checksum of the event at offset {at} differs"
+        finally:
+            cursor.close()
 
-    def latest_removed(self) -> float | None:
-        """The latest timestamp of what `keep=` has removed; None if that is nothing."""
-        latest = self._database.meta()["latest"]
-        return None if latest is None else float(latest)
+    def ask(self, select: str, *what: Any) -> Any:
+        """The one value that a statement selects; None if there is none. Raises sqlite3.Error."""
+        rows = self._connection.execute(select, what).fetchall()
+        return rows[0][0] if rows else None
 
-    def removed(self, source: str, epoch: int) -> int:
-        """The highest seq of a source that `keep=` has removed; 0 if there is none."""
-        number = str(self._number(source, epoch))
-        return int(self._database.meta()["removed"].get(number, 0))
+    def facts(self) -> dict[str, Any]:
+        """What is noted of the events that `keep=` has removed. Raises ValueError if that is
+        damaged, and sqlite3.Error.
+        """
+        return self._database.meta()
 
     def _clause(self, query: Query) -> tuple[str, list[int]]:
         """What leaves out most of what `query` does not match, and its parameters."""
@@ -280,7 +292,7 @@ class Journal:
             found = self._clauses[place] = clause, numbers
         return found
 
-    def _number(self, source: str, epoch: int) -> int:
+    def number(self, source: str, epoch: int) -> int:
         """The number of a source; 0, which none has, if it is not there."""
         number = self._numbers.get((source, epoch), 0)
         if not number:

@@ -70,6 +70,8 @@ class JournalWriter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._committed: Committed | None = None
         self._is_closing = False
+        self._turn = threading.Lock()
+        """Held by `close`, and by each step that may be left to a thread which is not awaited."""
         self._ends_with_error = ends_with_error
         self._ended_by: JournalError | None = None
         self._is_stepping = False
@@ -81,9 +83,15 @@ class JournalWriter:
     def open(self) -> None:
         """Lock the file, make it if it is not there, and verify it. Blocks, for a few seconds per
         million events. Raises JournalInUse, JournalCorrupt, and JournalError for a file that is no
-        journal or that cannot be made.
+        journal or that cannot be made, or if `close` was called meanwhile: then the file is closed.
         """
-        self._store = Store(self.path, self._sync, self._keep)
+        store = Store(self.path, self._sync, self._keep)
+        with self._turn:
+            if not self._is_closing:
+                self._store = store
+                return
+        store.close()
+        raise JournalError(f"{self.path} was closed while it was opened")
 
     @property
     def _opened(self) -> Store:
@@ -106,7 +114,8 @@ class JournalWriter:
         returns, so that no later start uses one of them again. Blocks. Raises CommitFailed if the
         disk is full, and JournalFailed.
         """
-        self._opened.reserve(source, place)
+        with self._turn:
+            self._opened.reserve(source, place)
 
     def note_place(self, source: str, place: Place) -> None:
         """The same, with the next mark that is written."""
@@ -116,7 +125,8 @@ class JournalWriter:
         """The highest seq of each source in the file, in the order in which they came. Blocks.
         Raises JournalError if the file is the journal of a bus, whose numbers are its own.
         """
-        return self._opened.last_of_sources()
+        with self._turn:
+            return self._opened.last_of_sources()
 
     def start(self, committed: Committed) -> None:
         """Begin to commit. `committed(count, error)` is called on the running loop, in order: so
@@ -209,22 +219,26 @@ class JournalWriter:
 
     def close(self) -> None:
         """Commit what is queued, mark the journal as complete, and unlock it. Blocks. A second call
-        does nothing. `committed` is called for all of it, as ever.
+        does nothing. `committed` is called for all of it, as ever. An `open` that is under way in
+        another thread does not keep the file.
         """
-        if self._is_closing or self._store is None:
-            return
-        self._is_closing = True
-        if self._thread is not None:
-            self._wake.set()
-            self._thread.join()
-        self._step(self._store)
-        self._store.close()
+        with self._turn:
+            store = None if self._is_closing else self._store
+            self._is_closing = True
+            if store is None:
+                return
+            if self._thread is not None:
+                self._wake.set()
+                self._thread.join()
+            self._step(store)
+            store.close()
 
 
 async def in_thread(step: Callable[[], T]) -> T:
-    """Run a step that blocks, in a thread if the loop is a real one. It is never left half-way: if
-    this is cancelled, it returns when the step has. The thread is its own, since the loop joins
-    those of its executor, and a disk may hang.
+    """Run a step that blocks, in a thread if the loop is a real one. If this is cancelled, it
+    returns when the step has. If it is cancelled once more, it returns at once and the step goes
+    on by itself: what it opens is closed by the `close` of its object. The thread is its own, since
+    the loop joins those of its executor, and a disk may hang.
     """
     if clock.is_virtual():
         return step()
@@ -250,5 +264,6 @@ async def in_thread(step: Callable[[], T]) -> T:
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
+        done.add_done_callback(asyncio.Future.exception)  # it is told to none, and not logged
         await asyncio.wait([done])
         raise
