@@ -190,7 +190,7 @@ async def test_a_name_is_free_though_another_process_has_the_port_of_its_dead_ow
             holder._transport.discovery.remember(Member("a", endpoint))
             if not is_early:
                 starting = asyncio.create_task(bus.start())
-                while bus._transport.session is None:
+                while bus._transport.session is None:  # noqa: ASYNC110 - nothing tells of it
                     await asyncio.sleep(0)
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(hello_line(Member("x", endpoint)))

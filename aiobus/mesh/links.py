@@ -212,7 +212,7 @@ class Links:
     # Coming.
 
     def find(self, member: Member) -> None:
-        """A member listens there: link. Again: nothing. But if it has not said yet who it is, it goes
+        """A member listens there: link. Again: nothing. If it has not said who it is, it goes
         by this name: the one that was said to listen there is dead, and its port is another's.
         """
         if (peer := self._peers.get(member.endpoint)) is not None and peer.who is None:
