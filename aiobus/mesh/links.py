@@ -171,6 +171,10 @@ class Links:
         """Those that have the name of one that may be dead, until that is known."""
         self._namesakes: dict[PeerId, Probe] = {}
         """Those for which this bus may have to end, while they are looked for."""
+        self._telling: dict[Source, int] = {}
+        """Those whose restart, as this start, is to be announced and is not handed out yet."""
+        self._unheard: set[Source] = set()
+        """Those of them whose answers were left."""
         self._unplaced = Unplaced()
         self._looking: Probe | None = None
         self._sorting: Probe | None = None
@@ -200,10 +204,9 @@ class Links:
         if who is None or who.source not in self._interest.begins:
             return NO_OPTIONS
         peer = self.sources.get(who.source)
-        last = self._interest.ended.get(who.source, 0) if peer is None else peer.last
-        last = self._interest.lasts.get(who.source, last)
+        seq = self._interest.vouched.get(who.source, 0 if peer is None else peer.vouched)
         start, begin = self._interest.starts[who.source], self._interest.begins[who.source]
-        return Options(known_epoch=who.epoch, known_start=start, known_begin=begin, known_seq=last)
+        return Options(known_epoch=who.epoch, known_start=start, known_begin=begin, known_seq=seq)
 
     def _found_at(self) -> int:
         """The seq after which a peer found now is owed events: 0 if it may have been here."""
@@ -377,6 +380,7 @@ class Links:
         source = who.source
         before = self.sources.get(source, peer)
         peer.last = max(peer.last, before.last, self._interest.ended.get(source, 0))
+        peer.vouched = max(peer.vouched, before.vouched, self._interest.vouched.get(source, 0))
         self.sources[source] = peer
 
     def known(self, who: PeerId) -> Peer | None:
@@ -413,8 +417,11 @@ class Links:
         now = elapsed()
         started, options = now - value.age, value.options
         past = value.seq if started <= self.born or not self.is_open else options.begin
-        if self._interest.note_start(who.source, started, options, past):
-            self._diagnostics.peer_restarted(who.name, who.epoch, options.start, peer.last)
+        if not self._is_told(peer, who.source, options.start):
+            self._hear(peer, now, value.seq)
+            return
+        self._interest.note_start(who.source, started, options, past)
+        peer.vouch(value.seq)
         self.doubts.weigh(peer, value.seq)
         self._hear(peer, now, value.seq)
         if who.name == self.me.name:
@@ -424,6 +431,31 @@ class Links:
         # The end of its link came on another socket, and may have been read before this answer.
         if peer.is_cut and not peer.has_answered and asked and asked.number == value.nonce:
             asked.on_answer(value)
+
+    def _is_told(self, peer: Peer, source: Source, start: int) -> bool:
+        """Announce a restart, once. False until that is handed out, which may have to wait for a
+        commit of this bus: until then answers of the new start are left, and so are its events.
+        """
+        told = self._interest.told
+        if not self._interest.is_restart(source, start):
+            return source not in self._telling
+        if start > max(told.get(source, 0), self._telling.get(source, 0)):
+            self._telling[source] = start
+            self._interest.doubt_start(source, peer.vouched)
+            then = partial(self._note_told, source, start)
+            self._diagnostics.peer_restarted(*source, start, peer.last, then)
+        if start <= told.get(source, 0):
+            return True
+        self._unheard.add(source)
+        return False
+
+    def _note_told(self, source: Source, start: int) -> None:
+        self._interest.told[source] = start
+        if self._telling.get(source) == start:
+            del self._telling[source]
+        if source in self._unheard:
+            self._unheard.discard(source)
+            self.rounds.repeat()
 
     def _on_namesake(self, other: Answer) -> None:
         """Another bus of this name. One that has started stays. Of two that start, the lower
@@ -676,7 +708,7 @@ class Links:
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
-            self._interest.doubt_start(who.source, peer.last)
+            self._interest.doubt_start(who.source, peer.vouched)
             peer.withdraw(elapsed())
             self.rounds.lose(peer.endpoint)
             self.changed.wake()
@@ -751,6 +783,7 @@ class Links:
         if who is not None:
             is_elsewhere = self.sources.get(who.source, peer) is not peer  # it has started again
             if not is_elsewhere:
+                self._interest.doubt_start(who.source, peer.vouched)
                 self._interest.leave(who.source, elapsed(), peer.last, is_dead=is_dead)
             if peer.unlink() and not is_elsewhere:
                 self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)

@@ -94,8 +94,12 @@ class Peer:
         """The types that it has subscribed to by name; "*" if these are not known."""
         self.last = 0
         """The highest seq of its events that was heard of."""
+        self.vouched = 0
+        """The highest seq that it is known to have reached: by an event that was handed over, a
+        page, an answer, or its heartbeats of some seconds. One heartbeat may be of another process.
+        """
         self._recent = 0
-        """The same since it was doubted last."""
+        """What `last` would be since it was doubted last."""
         self._doubted = 0
         self._lowest = self._lowest_before = 0
         """The lowest seq of its heartbeats since `_lowest_since`, and in the span before that."""
@@ -126,6 +130,11 @@ class Peer:
             self._lowest_since = now
         else:
             self._lowest = min(self._lowest, seq)
+        self.vouch(self.steady)
+
+    def vouch(self, seq: int) -> None:
+        """It is known to have been at `seq`."""
+        self.vouched = max(self.vouched, seq)
 
     @property
     def steady(self) -> int:
@@ -150,6 +159,7 @@ class Peer:
         if self._recent >= self._doubted:
             return False
         self.last = self._recent
+        self.vouched = min(self.vouched, self.last)
         return True
 
     def is_silent(self, now: float) -> bool:
