@@ -406,9 +406,11 @@ class CatchUp:
                 share = 1  # it keeps no room from the others, and is given up in time
             elif cursor.since is not None:  # `subscribe` waits for that, room or not
                 share = max(share, 1)
-            if share <= 0:
+            if share <= 0 or source in self.begins:  # a journal has it, however late it answers
                 cursor.defer()
-            elif (after := cursor.ask(now)) is not None:
+            if share <= 0:
+                continue
+            if (after := cursor.ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
                 del self.behind[source]  # the next to ask are the others

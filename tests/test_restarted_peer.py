@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from actors import tcp_url
 
-from aiobus import AsyncEventBus, Event, wire
+from aiobus import AsyncEventBus, Event, VirtualLoop, wire
 from aiobus.errors import CommitFailed, JournalRestored
 from aiobus.mesh.peers import STEADY
 from aiobus.testing import Faults, MemoryNetwork
@@ -198,6 +198,121 @@ async def test_who_subscribes_while_a_source_is_away_gets_all_of_its_next_start_
             assert await desk.flush() == []
         await monitor.settle()
     assert seen == [(RESTARTED, 1), 1, 2]
+
+
+# A source that is silent for long.
+
+
+async def fall_behind(
+    monitor: AsyncEventBus, desk: AsyncEventBus, seen: list[Any]
+) -> asyncio.Event:
+    """A subscription of the monitor misses most of 300 events, until what is returned is set."""
+    goes_on, note = asyncio.Event(), noting(seen)
+
+    async def take(event: Event) -> None:
+        await goes_on.wait()
+        note(event)
+
+    await monitor.subscribe(["T", "aiobus.gap"], take, maxsize=5)
+    for number in range(300):
+        await desk.publish(Event("T", number))
+    await asyncio.sleep(1)
+    return goes_on
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a test for hours of virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main)
+
+
+@pytest.mark.parametrize("seconds", [12, 40, 3000])
+@pytest.mark.parametrize("fault", ["silent", "cut", "no pages come"])
+def test_a_subscription_misses_nothing_of_a_journal_however_long_its_source_does_not_answer(
+    tmp_path: Path, fault: str, seconds: int
+) -> None:
+    seen: list[Any] = []
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        async with (
+            network.bus("monitor") as monitor,
+            network.bus("desk", journal=tmp_path / "desk.db") as desk,
+        ):
+            goes_on = await fall_behind(monitor, desk, seen)
+            if fault == "no pages come":
+                network.faults = Faults(loss=lambda message: message.kind == "page")
+            else:
+                network.partition({"monitor"}, {"desk"}, cut=fault == "cut")
+            goes_on.set()
+            await asyncio.sleep(seconds)
+            assert len(seen) < 20
+            network.faults = Faults()
+            network.heal()
+            await desk.publish(Event("T", 300))
+            assert await desk.flush(20) == []
+            await network.settle()
+
+    run(main())
+    assert seen == list(range(301))
+
+
+def test_a_subscription_to_the_past_of_a_silent_journal_ends_in_time_and_gets_it_later(
+    tmp_path: Path,
+) -> None:
+    seen: list[Any] = []
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        async with (
+            network.bus("monitor") as monitor,
+            network.bus("desk", journal=tmp_path / "desk.db") as desk,
+        ):
+            await desk.publish(Event("T", 0))
+            network.faults = Faults(loss=lambda message: message.kind == "page")
+            async with asyncio.timeout(5):
+                subscription = await monitor.subscribe(
+                    ["T", "aiobus.gap"], noting(seen), since=0, timeout=3
+                )
+            assert subscription.unconfirmed == {"desk"}
+            await desk.publish(Event("T", 1))
+            await asyncio.sleep(200)
+            await desk.publish(Event("T", 2))
+            await asyncio.sleep(1)
+            assert seen == []
+            network.faults = Faults()
+            await network.settle()
+            assert subscription.unconfirmed == frozenset()
+
+    run(main())
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seconds", [3500, 3700])
+def test_what_a_subscription_misses_of_a_journal_is_lost_after_an_hour_and_not_before(
+    tmp_path: Path, seconds: int
+) -> None:
+    seen: list[Any] = []
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        async with network.bus("monitor") as monitor:
+            desk = network.bus("desk", journal=tmp_path / "desk.db")
+            await desk.start()
+            goes_on = await fall_behind(monitor, desk, seen)
+            network.kill("desk")
+            await desk.close(0)
+            goes_on.set()
+            await asyncio.sleep(seconds)
+            async with network.bus("desk", journal=tmp_path / "desk.db") as desk:
+                await desk.publish(Event("T", 300))
+                await network.settle()
+
+    run(main())
+    if seconds < 3600:
+        assert seen == list(range(301))
+    else:
+        assert [each for each in seen if isinstance(each, str)] == ["aiobus.gap"]
 
 
 # What a neighbour says that the journal has to have.
