@@ -79,12 +79,12 @@ class AsyncEventBus:
     may be held in memory. `pace`: `publish` waits before history would forget what a reader (a peer
     that listens, or a subscription of this bus that lags) has not taken in, so a replay at full
     rate loses nothing. A reader that takes in nothing for `Limits.pace_seconds` is left behind, and
-    `aiobus.left_behind` says so. `journal`: a file in which each event is committed before it is
-    handed to anyone; the next start goes on with the same epoch, unless `new_epoch`. With it,
-    `publish` waits for the commit, history reaches back into the file, and `pace` has nothing to
-    wait for. `keep` removes its oldest events beyond so many bytes or a timedelta; `sync` is what
-    a commit survives: "power", a power failure as well, or "process", the end of the process. Wrong
-    values raise ValueError, limits that are no Limits TypeError.
+    `aiobus.left_behind` says so. `journal`: a file in which each event is committed before any
+    subscription receives it; the next start goes on with the same epoch, unless `new_epoch`. With
+    it, `publish` waits for the commit, history reaches back into the file, and `pace` has nothing
+    to wait for. `keep` removes its oldest events beyond so many bytes or a timedelta; `sync` is
+    what a commit survives: "power", a power failure as well, or "process", the end of the process.
+    Wrong values raise ValueError, limits that are no Limits TypeError.
     """
 
     def __init__(

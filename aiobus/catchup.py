@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from aiobus.clock import elapsed
+from aiobus.diagnostics import RESTARTED
 from aiobus.history import Page, Want
 from aiobus.publisher import Publisher
-from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
+from aiobus.rows import MAX_NUMBER, NOTHING_PAST, LazyBatch, Past, Rows, Source
 from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
 from aiobus.subscription import PACE, Subscription
 
@@ -65,8 +66,8 @@ class CatchUp:
         self._made = elapsed()
         self.begins: Mapping[Source, int] = {}
         """After which seq the present start of a source publishes, if its epoch goes on."""
-        self.pasts: Mapping[Source, int] = {}
-        """Up to which seq each source had published when this bus started, or before it did."""
+        self.pasts: Mapping[Source, Past] = {}
+        """What of each source may be from before the start of this bus."""
         self._cursors: dict[Source, Cursor] = {}
         self._unmet: dict[Source, Gap] = {}
         """What was left of sources that have not answered yet."""
@@ -75,6 +76,8 @@ class CatchUp:
         """Room that is spoken for, until a page fills it."""
         self._asked: set[Source] = set()
         """Those whose answer is still to come."""
+        self._announced: dict[Source, int] = {}
+        """Of sources that have started again, the seq of the own events that come before theirs."""
         self._spoiled: dict[Source, list[Gap]] = {}
         """What came as rows that are no events, of sources that have been asked where they are."""
         subscription.pull, subscription.spoil = self.refill, self.spoil
@@ -87,6 +90,21 @@ class CatchUp:
         cursor = self._cursors.get(source) or self._begin(source, seq, started)
         cursor.hear(seq)
         self._follow(source, cursor)
+
+    def restart(self, source: Source) -> None:
+        """A source has started again, and that was announced just before. For want of room the
+        announcement may be left to the history of this bus: then what comes of the source waits
+        until it is in the inbox.
+        """
+        if self._subscription.own.behind and RESTARTED in self.query.reserved:
+            self._announced[source] = self._publisher.history.newest
+
+    def _waits(self, source: Source) -> bool:
+        own = self._subscription.own
+        if own.behind and own.last < self._announced.get(source, 0):
+            return True
+        self._announced.pop(source, None)
+        return False
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
         """An older source begins at `seq`, or before the first of its frames that was left."""
@@ -119,6 +137,10 @@ class CatchUp:
         if source in self._dead:
             self._hand_over(frame, self._take_late(source, frame.prev, frame.newest, started))
             return True
+        if cursor is not None and self._announced and self._waits(source):
+            cursor.hear(frame.newest)
+            self._follow(source, cursor)
+            return False
         if cursor is None:
             if started is None:
                 # Whether it is owed from its beginning is not known yet: pulled once it is.
@@ -131,7 +153,7 @@ class CatchUp:
         if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
             if heard > cursor.clear:
                 cursor.clear = heard
-            self._subscription.keep(LazyBatch(frame, self.pasts.get(source, 0)))
+            self._subscription.keep(LazyBatch(frame, self.pasts.get(source, NOTHING_PAST)))
             return True
         gap = cursor.lost_before(frame.prev)
         if gap is not None:
@@ -153,7 +175,7 @@ class CatchUp:
 
     def _hand_over(self, rows: Rows, after: int) -> None:
         if rows.count and rows.newest > after:
-            past = self.pasts.get((rows.source, rows.epoch), 0)
+            past = self.pasts.get((rows.source, rows.epoch), NOTHING_PAST)
             self._subscription.keep(LazyBatch(rows, past), after)
 
     def spoil(self, batch: LazyBatch) -> None:
@@ -298,6 +320,7 @@ class CatchUp:
             if name in self._after or len(self._after) < MAX_UNMET:
                 self._after[name] = epoch, cursor.last
         self._dead.discard(source)
+        self._announced.pop(source, None)
         self._lose_spoiled(source)
         self.behind.pop(source, None)
         self._granted.pop(source, None)
@@ -353,6 +376,8 @@ class CatchUp:
             self._advance((publisher.name, publisher.epoch), cursor, page)
             subscription.admit(page.rows)
         publisher.room.wake()
+        if self._announced:
+            self.pull(has_moved=True)
 
     def pull(self, *, has_moved: bool = False) -> None:
         """Ask for what is missing, as far as there is room and nothing is under way. While other
@@ -362,6 +387,8 @@ class CatchUp:
         """
         now = elapsed()
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
+        if self._announced:
+            due = [source for source in due if not self._waits(source)]
         if not due:
             return
         silent = self._asked.intersection(due)
@@ -379,9 +406,11 @@ class CatchUp:
                 share = 1  # it keeps no room from the others, and is given up in time
             elif cursor.since is not None:  # `subscribe` waits for that, room or not
                 share = max(share, 1)
-            if share <= 0:
+            if share <= 0 or source in self.begins:  # a journal has it, however late it answers
                 cursor.defer()
-            elif (after := cursor.ask(now)) is not None:
+            if share <= 0:
+                continue
+            if (after := cursor.ask(now)) is not None:
                 self._granted[source] = share
                 free -= share
                 del self.behind[source]  # the next to ask are the others

@@ -9,7 +9,6 @@ import logging
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from aiobus.errors import BusError, EncodeError
@@ -52,6 +51,10 @@ MAX_TEXT = 8_000
 log = logging.getLogger("aiobus.diagnostics")
 
 
+def _nothing() -> None:
+    """What follows from most system events."""
+
+
 @dataclass(slots=True)
 class ThrottledLine:
     """A line that was logged less than a second ago, and how often it was left out since."""
@@ -78,8 +81,10 @@ class Diagnostics:
         self._raising = raising
         self._ending = ending
         self._is_closed = self._is_hushed = False
-        self.publish_own: Callable[[Event[Any]], object] = partial(publisher.publish, is_own=True)
-        """Publishes a system event of the bus itself."""
+        self.publish_own: Callable[[Event[Any], Callable[[], object]], object] = self._hand_out
+        """Publishes a system event of the bus itself, and calls the second once it is handed out or
+        cannot be.
+        """
         self.on_away: Callable[[Source], object] = lambda source: None
         """Called with each peer that has left, or has started again."""
         self._held: dict[str, ThrottledLine] = {}
@@ -154,13 +159,16 @@ class Diagnostics:
         self.announce(LEFT, data, "")
         self.on_away((name, epoch))
 
-    def peer_restarted(self, name: str, epoch: int, start: int, last: int) -> None:
+    def peer_restarted(
+        self, name: str, epoch: int, start: int, last: int, then: Callable[[], object]
+    ) -> None:
         """A peer that has a journal was away and goes on, as its start number `start`. `last` is
-        the highest seq that was heard of before.
+        the highest seq that was heard of before. `then` is called once the event is handed out:
+        what the peer publishes comes after it.
         """
         log.info("%s was away, and goes on from its journal", name)
         data = {"name": name, "epoch": epoch, "start": start, "last": last}
-        self.announce(RESTARTED, data, "")
+        self.announce(RESTARTED, data, "", then)
         self.on_away((name, epoch))
 
     def stale(self, name: str, epoch: int, last: int) -> None:
@@ -216,20 +224,29 @@ class Diagnostics:
         """Log a problem that a user should know; at most one line a second per `topic`."""
         self._say(logging.WARNING, topic, text)
 
-    def announce(self, type: str, data: dict[str, Any], cause: str) -> None:
+    def announce(
+        self, type: str, data: dict[str, Any], cause: str, then: Callable[[], object] = _nothing
+    ) -> None:
         """Publish a system event to this process, now or right after the event that is being
-        published. Without effect after `hush`.
+        published. Without effect after `hush`. Then call `then`, in any case: of a bus with a
+        journal once what was numbered before the event is committed or has failed.
         """
         event = Event(type, data, cause=cause)
-        self._publisher.when_free(lambda: self._publish(event))
+        self._publisher.when_free(lambda: self._publish(event, then))
 
-    def _publish(self, event: Event[Any]) -> None:
+    def _publish(self, event: Event[Any], then: Callable[[], object]) -> None:
         if self._is_hushed:
+            then()
             return
         try:
-            self.publish_own(event)
+            self.publish_own(event, then)
         except EncodeError as error:  # a very small Limits.event_bytes
             log.error("%s could not be announced: %s", event.type, error)
+            then()
+
+    def _hand_out(self, event: Event[Any], then: Callable[[], object]) -> None:
+        self._publisher.publish(event, is_own=True)
+        then()
 
     def _say(self, level: int, topic: str, text: str, error: BaseException | None = None) -> bool:
         """Log `text`. If the same `topic` was logged within the last second, only count it."""

@@ -1,5 +1,5 @@
-"""Publishing with a journal: an event is committed before it is handed to anyone, and the numbers
-go on where the start before has left them.
+"""Publishing with a journal: an event is committed before any subscription receives it, and the
+numbers go on where the start before has left them.
 
 Owns the events that have a number and wait for their commit, the order in which they are handed
 out, and the numbers that are reserved on the disk before they are used. Must not know how a journal
@@ -53,12 +53,14 @@ log = logging.getLogger("aiobus.durable")
 
 class Pending(NamedTuple):
     """An event that has a number and is not handed out. `done` is what its publisher waits for;
-    None if it does not. A system event of the bus itself has no `event` to be stamped.
+    None if it does not. A system event of the bus itself has no `event` to be stamped. `then` is
+    called once it is handed out.
     """
 
     entry: Entry
     event: Event[Any] | None = None
     done: asyncio.Future[Route] | None = None
+    then: Callable[[], object] | None = None
 
 
 class Uncommitted:
@@ -226,15 +228,21 @@ class Durable:
             raise QueueFull("", MAX_UNCOMMITTED)
         self._begin(event, None)
 
-    def publish_own(self, event: Event[Any]) -> None:
-        """Publish a system event, behind all that was numbered before it. It is not stored."""
+    def publish_own(self, event: Event[Any], then: Callable[[], object]) -> None:
+        """Publish a system event, behind all that was numbered before it. It is not stored. `then`
+        is called once it is handed out, or cannot be since no number is left. Raises EncodeError,
+        and then does not call it.
+        """
         self._reserve_ahead()
-        if self._publisher.seq >= self._reserved:
-            log.error("%s could not be announced: no number is reserved for it", event.type)
-        elif self._uncommitted:
-            self._uncommitted.add(Pending(self._publisher.number(event, is_own=True)))
-        else:
+        if self._publisher.seq < self._reserved and self._uncommitted:
+            entry = self._publisher.number(event, is_own=True)
+            self._uncommitted.add(Pending(entry, then=then))
+            return
+        if self._publisher.seq < self._reserved:
             self._publisher.publish(event, is_own=True)
+        else:
+            log.error("%s could not be announced: no number is reserved for it", event.type)
+        then()
 
     @property
     def _has_room(self) -> bool:
@@ -258,7 +266,7 @@ class Durable:
     def _note_committed(self, count: int, error: BaseException | None) -> None:
         """The `count` oldest events that were appended are committed, or failed with `error`."""
         release, failed = self._publisher.release, []
-        for entry, event, done in self._uncommitted.take(count):
+        for entry, event, done, then in self._uncommitted.take(count):
             if error is not None and event is not None:
                 self._unpublished += 1
                 if event.seq == entry.seq:  # else it was published once more meanwhile
@@ -271,6 +279,8 @@ class Durable:
             route = release(entry)
             if done is not None and not done.done():
                 done.set_result(route)
+            if then is not None:
+                then()
         if failed and error is not None:
             self._reports.uncommitted(failed, error)
         self._reserve_ahead()
@@ -329,9 +339,9 @@ class Durable:
             log.error(text, self._writer.path, self._uncommitted.stored)
             error = JournalFailed(self._writer.path, "the bus closed before the commit was done")
             self._unpublished += self._uncommitted.stored
-            for _, _, done in self._uncommitted.take(self._uncommitted.stored):
-                if done is not None and not done.done():
-                    done.set_exception(error)
+            for each in self._uncommitted.take(self._uncommitted.stored):
+                if each.done is not None and not each.done.done():
+                    each.done.set_exception(error)
         self._changed.wake()
 
 

@@ -17,7 +17,9 @@ __all__ = [
 RETRY = 1.0
 """Seconds after which a page is asked for again: ZeroMQ does not send such a message twice."""
 PATIENCE = 10.0
-"""Seconds without any answer after which what is missing counts as lost."""
+"""Seconds without any answer after which what is missing counts as lost, if the source has no
+journal.
+"""
 PATIENCE_ALIVE = 60.0
 """The same while the source sends anything: it may have many to answer. Asked for 20,000 events
 each by 50 at once, 32 of them gave it up after 10 s.

@@ -244,7 +244,7 @@ class Options:
     known_begin: int = 0
     known_seq: int = 0
     """If the other bus has a journal: its epoch, `start` and `begin` as the sender knows them, and
-    up to which seq the sender has heard of it.
+    the seq that it surely had reached in that start.
     """
     observer: bool = False
     """The bus publishes nothing, and no other waits for it."""

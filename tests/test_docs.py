@@ -136,7 +136,7 @@ class Announced(Diagnostics):
         super().__init__(Publisher("desk", Limits()), None, lambda error: None)
         self.fields: dict[str, list[str]] = {}
 
-    def announce(self, type: str, data: dict[str, Any], cause: str) -> None:
+    def announce(self, type: str, data: dict[str, Any], cause: str, then: Any = None) -> None:
         self.fields[type] = [*data]
 
 
@@ -148,7 +148,7 @@ async def test_the_system_events_and_their_fields_are_those_that_are_published()
     reports.gap("f(TRADE)", "TRADE", ("feed", 1), Gap(1, 2, "lost"))
     reports.peer_joined("feed", 1)
     reports.peer_left("feed", 1, 2, "it closed")
-    reports.peer_restarted("feed", 1, 3, 2)
+    reports.peer_restarted("feed", 1, 3, 2, lambda: None)
     reports.stale("feed", 1, 2)
     reports.fresh("feed", 1, 2, 3.0)
     reports.unreached(["tcp://127.0.0.1:7555"])

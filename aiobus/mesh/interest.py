@@ -14,7 +14,7 @@ from aiobus import wire
 from aiobus.catchup import CatchUp
 from aiobus.history import Page, Want
 from aiobus.limits import MAX_QUERY
-from aiobus.rows import Rows, Source
+from aiobus.rows import Past, Rows, Source
 from aiobus.sequence import RETRY
 from aiobus.wire import (
     NO_OPTIONS,
@@ -148,7 +148,7 @@ MAX_PAST = 16_384
 """Sources of which only those two are kept: one each second for four hours."""
 
 
-class Past(NamedTuple):
+class Away(NamedTuple):
     """A source that left long ago: its catchups stood between `low` and `high`."""
 
     low: int
@@ -174,12 +174,14 @@ class Interest:
         """When each source that ever answered has started, in monotonic seconds of this process."""
         self.begins: dict[Source, int] = {}
         """Where the present start of each source begins whose epoch goes on: the seq before."""
-        self.pasts: dict[Source, int] = {}
-        """Up to which seq each source had published when this bus started, or before it did."""
+        self.pasts: dict[Source, Past] = {}
+        """What of each source may be from before the start of this bus."""
         self.starts: dict[Source, int] = {}
         """Which start that is, of each source that has a journal."""
-        self.lasts: dict[Source, int] = {}
-        """Up to where each was heard of in that start, while the next answer may be of another."""
+        self.told: dict[Source, tuple[int, int]] = {}
+        """The last start of each that was announced as a restart, and where it begins."""
+        self.vouched: dict[Source, int] = {}
+        """Up to where each surely was in that start, while the next answer may be of another."""
         self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
         """The last marks of each source, by number, and what of each is not reached yet."""
         self.refused: dict[PeerId, dict[CatchUp, None]] = {}
@@ -187,7 +189,7 @@ class Interest:
         self.ended: dict[Source, int] = {}
         """Up to where each source was heard of when it left."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first
-        self._past: dict[Source, Past] = {}
+        self._past: dict[Source, Away] = {}
 
     def __iter__(self) -> Iterator[CatchUp]:
         return iter(self._numbers)
@@ -241,35 +243,44 @@ class Interest:
 
     def note_start(
         self, source: Source, started: float, options: Options = NO_OPTIONS, newest: int = 0
-    ) -> bool:
+    ) -> None:
         """A source says how old it is. Its earliest word counts: delay makes it look younger. Up to
-        `newest`, as it first says, it published before this bus started, or before it did. True if
-        it has started again, with the epoch it had.
+        `newest`, as it first says, it published before this bus started, or before it did. A
+        restart (`is_restart`) is to be announced before.
         """
-        self.pasts.setdefault(source, newest)
-        before = self.starts.get(source, options.start)
-        if options.start < before:
-            return False  # a late answer of an earlier start
+        self.pasts.setdefault(source, Past(newest))
+        if self.is_restart(source, options):
+            # What it did not tell of while it was linked may be older than this bus: the start that
+            # is known may have been that of an older copy of the journal.
+            heard = self.vouched.get(source, 0)
+            self.pasts[source] = self.pasts[source].beyond(heard, options.begin)
+            self.started.pop(source, None)
+            for catchup in self._numbers:
+                catchup.restart(source)
         if options.journaled:
             self.starts[source], self.begins[source] = options.start, options.begin
-        if has_restarted := options.start > before:
-            self.started.pop(source, None)
         self.started[source] = min(started, self.started.get(source, started))
         self._left.pop(source, None)
-        self.lasts.pop(source, None)
+        self.vouched.pop(source, None)
         if (past := self._past.pop(source, None)) is not None:
             for catchup, number in self._numbers.items():
                 if number <= past.number:
                     catchup.resume(source, past.low, past.high)
-        return has_restarted
 
-    def doubt_start(self, source: Source, last: int) -> None:
-        """A source may be about to start again: if it has a journal, its next answer tells. Of the
-        start that is known it was heard of up to `last`.
+    def is_restart(self, source: Source, options: Options) -> bool:
+        """True if a source says another start, or another beginning of it, than is known: it has
+        started again, with the epoch it had.
+        """
+        known = self.starts.get(source), self.begins.get(source)
+        return source in self.begins and known != (options.start, options.begin)
+
+    def doubt_start(self, source: Source, vouched: int) -> None:
+        """A source may be about to start again: if it has a journal, its next answer tells. In the
+        start that is known it was at `vouched` for certain.
         """
         if source in self.starts:
             self.started.pop(source, None)
-            self.lasts.setdefault(source, last)
+            self.vouched.setdefault(source, vouched)
 
     def meet(self, catchups: Iterable[CatchUp], value: Answer) -> None:
         """A source has answered: the queries of these are live there, or it says why not."""
@@ -292,12 +303,12 @@ class Interest:
         """Names of the peers that do not serve its query."""
         return {who.name for who, catchups in self.refused.items() if catchup in catchups}
 
-    def take(self, frame: Frame, heard: int = 0) -> None:
+    def take(self, frame: Frame, heard: int = 0) -> bool:
         """Hand a frame to all that asked for it. Its source has said before it that it was at
-        `heard`.
+        `heard`. False if all of them have left it.
         """
         if (asked := self._topics.get(frame.topic)) is None:
-            return
+            return False
         source = (frame.source, frame.epoch)
         started, heard = self.started.get(source), max(heard, frame.newest)
         is_taken = False
@@ -310,6 +321,7 @@ class Interest:
             self._note_moved(asked)
         elif frame.count:
             asked.left = 0
+        return is_taken
 
     def take_page(self, catchup: CatchUp, source: Source, page: Page, rows: Rows) -> None:
         """A page has come that `catchup` has asked for."""
@@ -437,7 +449,8 @@ class Interest:
         self.started.pop(source, None)
         self.begins.pop(source, None)
         self.pasts.pop(source, None)
-        self.lasts.pop(source, None)
+        self.vouched.pop(source, None)
+        self.told.pop(source, None)
         newest = self.ended.pop(source, 0)
         has_journal = self.starts.pop(source, None) is not None
         if has_journal:
@@ -449,6 +462,6 @@ class Interest:
         places = self._forget(source)
         if known := [place for place in places if place is not None]:
             low = min(known) if len(known) == len(places) else 0
-            self._past[source] = Past(low, max(known), self._last_number, left)
+            self._past[source] = Away(low, max(known), self._last_number, left)
             if len(self._past) > MAX_PAST:
                 del self._past[next(iter(self._past))]

@@ -171,6 +171,12 @@ class Links:
         """Those that have the name of one that may be dead, until that is known."""
         self._namesakes: dict[PeerId, Probe] = {}
         """Those for which this bus may have to end, while they are looked for."""
+        self._checking: dict[Source, int] = {}
+        """The question to each that has named another start than is known."""
+        self._telling: dict[Source, tuple[int, int]] = {}
+        """Those whose restart is to be announced and not handed out yet: the start, its `begin`."""
+        self._unheard: set[Source] = set()
+        """Those of them whose answers were left."""
         self._unplaced = Unplaced()
         self._looking: Probe | None = None
         self._sorting: Probe | None = None
@@ -200,10 +206,9 @@ class Links:
         if who is None or who.source not in self._interest.begins:
             return NO_OPTIONS
         peer = self.sources.get(who.source)
-        last = self._interest.ended.get(who.source, 0) if peer is None else peer.last
-        last = self._interest.lasts.get(who.source, last)
+        seq = self._interest.vouched.get(who.source, 0 if peer is None else peer.vouched)
         start, begin = self._interest.starts[who.source], self._interest.begins[who.source]
-        return Options(known_epoch=who.epoch, known_start=start, known_begin=begin, known_seq=last)
+        return Options(known_epoch=who.epoch, known_start=start, known_begin=begin, known_seq=seq)
 
     def _found_at(self) -> int:
         """The seq after which a peer found now is owed events: 0 if it may have been here."""
@@ -381,6 +386,7 @@ class Links:
         source = who.source
         before = self.sources.get(source, peer)
         peer.last = max(peer.last, before.last, self._interest.ended.get(source, 0))
+        peer.vouched = max(peer.vouched, before.vouched, self._interest.vouched.get(source, 0))
         self.sources[source] = peer
 
     def known(self, who: PeerId) -> Peer | None:
@@ -416,9 +422,15 @@ class Links:
         self._strangers.pop(peer.endpoint, None)
         now = elapsed()
         started, options = now - value.age, value.options
-        past = value.seq if started <= self.born or not self.is_open else options.begin
-        if self._interest.note_start(who.source, started, options, past):
-            self._diagnostics.peer_restarted(who.name, who.epoch, options.start, peer.last)
+        # An answer that is late makes its sender look younger than it is.
+        is_older = peer.found - value.age <= self.born
+        past = value.seq if is_older or not self.is_open else options.begin
+        if self._is_to_check(peer, value) or not self._is_told(peer, who.source, options):
+            self._hear(peer, now, value.seq)
+            return
+        self._interest.note_start(who.source, started, options, past)
+        self._checking.pop(who.source, None)
+        peer.vouch(value.seq)
         self.doubts.weigh(peer, value.seq)
         self._hear(peer, now, value.seq)
         if who.name == self.me.name:
@@ -428,6 +440,46 @@ class Links:
         # The end of its link came on another socket, and may have been read before this answer.
         if peer.is_cut and not peer.has_answered and asked and asked.number == value.nonce:
             asked.on_answer(value)
+
+    def _is_to_check(self, peer: Peer, value: Answer) -> bool:
+        """True if an answer names another start than is known. The peer is asked once more, and
+        told what is known: a bus whose journal is an older copy ends by that, and does not answer.
+        What another bus answers to this question counts, and not what is late.
+        """
+        source = value.who.source
+        number = self._checking.get(source)
+        if value.nonce == number or not self._interest.is_restart(source, value.options):
+            return False
+        self._interest.doubt_start(source, peer.vouched)
+        asked = self._linking.get(peer.endpoint)
+        if asked is None or asked.number != number or not asked.waiting:
+            self.link(peer)
+            self._checking[source] = self._linking[peer.endpoint].number
+        return True
+
+    def _is_told(self, peer: Peer, source: Source, options: Options) -> bool:
+        """Announce a restart, once. False until that is handed out, which may have to wait for a
+        commit of this bus: until then answers of the new start are left, and so are its events.
+        """
+        if not self._interest.is_restart(source, options):
+            return source not in self._telling
+        told, start = self._interest.told, (options.start, options.begin)
+        if start not in (told.get(source), self._telling.get(source)):
+            self._telling[source] = start
+            then = partial(self._note_told, source, start)
+            self._diagnostics.peer_restarted(*source, options.start, peer.last, then)
+        if told.get(source) == start:
+            return True
+        self._unheard.add(source)
+        return False
+
+    def _note_told(self, source: Source, start: tuple[int, int]) -> None:
+        self._interest.told[source] = start
+        if self._telling.get(source) == start:
+            del self._telling[source]
+        if source in self._unheard:
+            self._unheard.discard(source)
+            self.rounds.repeat()
 
     def _on_namesake(self, other: Answer) -> None:
         """Another bus of this name. One that has started stays. Of two that start, the lower
@@ -680,7 +732,7 @@ class Links:
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)
-            self._interest.doubt_start(who.source, peer.last)
+            self._interest.doubt_start(who.source, peer.vouched)
             peer.withdraw(elapsed())
             self.rounds.lose(peer.endpoint)
             self.changed.wake()
@@ -755,6 +807,7 @@ class Links:
         if who is not None:
             is_elsewhere = self.sources.get(who.source, peer) is not peer  # it has started again
             if not is_elsewhere:
+                self._interest.doubt_start(who.source, peer.vouched)
                 self._interest.leave(who.source, elapsed(), peer.last, is_dead=is_dead)
             if peer.unlink() and not is_elsewhere:
                 self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)
@@ -787,6 +840,7 @@ class Links:
             del self.sources[source]
             self._interest.marks.pop(source, None)
             self.doubts.drop(source)
+            self._checking.pop(source, None)
 
     def _disconnect(self, endpoint: str) -> None:
         if endpoint not in self._peers:

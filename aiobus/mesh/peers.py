@@ -76,6 +76,8 @@ class Peer:
         """Another bus listens there, or is about to, when this bus is at its seq `found_at`."""
         self.found_at = found_at
         """What was published later counts as missing there until the peer says otherwise."""
+        self.found = now
+        """When it was found: no question was sent to it before."""
         self.who: PeerId | None = None
         self.has_answered = False
         """It answered that my queries are live there."""
@@ -94,8 +96,12 @@ class Peer:
         """The types that it has subscribed to by name; "*" if these are not known."""
         self.last = 0
         """The highest seq of its events that was heard of."""
+        self.vouched = 0
+        """The highest seq that it is known to have reached: by an event that was handed over, a
+        page, an answer, or its heartbeats of some seconds. One heartbeat may be of another process.
+        """
         self._recent = 0
-        """The same since it was doubted last."""
+        """What `last` would be since it was doubted last."""
         self._doubted = 0
         self._lowest = self._lowest_before = 0
         """The lowest seq of its heartbeats since `_lowest_since`, and in the span before that."""
@@ -126,6 +132,11 @@ class Peer:
             self._lowest_since = now
         else:
             self._lowest = min(self._lowest, seq)
+        self.vouch(self.steady)
+
+    def vouch(self, seq: int) -> None:
+        """It is known to have been at `seq`."""
+        self.vouched = max(self.vouched, seq)
 
     @property
     def steady(self) -> int:
@@ -150,6 +161,7 @@ class Peer:
         if self._recent >= self._doubted:
             return False
         self.last = self._recent
+        self.vouched = min(self.vouched, self.last)
         return True
 
     def is_silent(self, now: float) -> bool:

@@ -233,7 +233,10 @@ class Session:
                     self.links.note_fresh(peer, silent)
                 steady = peer.steady
             interest = self.interest
-            interest.take(value, steady)
+            is_taken = interest.take(value, steady)
+            # What was left may be of a start that is not known yet.
+            if is_taken and peer is not None and value.count and value.newest > peer.vouched:
+                peer.vouched = value.newest
             if interest.switched or interest.marks:
                 self.follow_up()
         except WireError as error:
@@ -273,7 +276,8 @@ class Session:
         source = (value.source, value.epoch)
         if value.start != self.interest.starts.get(source, 0):
             return  # it has started again: its answer tells that first, and then it is asked again
-        self.links.hear(source, value.newest)
+        if (peer := self.links.hear(source, value.newest)) is not None:
+            peer.vouch(value.newest)
         if (catchup := self.interest.numbered(value.nonce)) is not None:
             self.pages.answered(catchup, source, now)
             self.interest.take_page(catchup, source, page, value.rows)
