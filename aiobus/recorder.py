@@ -89,8 +89,10 @@ class Recording:
 
     async def __aenter__(self) -> Self:
         """Open the file and subscribe. Raises JournalInUse, JournalCorrupt, and JournalError for a
-        file that belongs to a bus (`journal=`), BusClosed, and BusError if entered before.
+        file that belongs to a bus (`journal=`), and BusError if entered before. If the bus is not
+        open, raises BusClosed or WrongLoop and makes no file.
         """
+        self._bus._life.check()
         if self._subscriptions or self._is_open:
             raise BusError(f"{self!r} was entered before: call record() for another")
         try:
@@ -122,8 +124,10 @@ class Recording:
 
     async def flush(self, timeout: float = 5.0) -> None:
         """Wait until what has come to the recording by now is in the file. Raises TimeoutError
-        after `timeout` seconds, and the JournalError that has ended the recording.
+        after `timeout` seconds, the JournalError that has ended the recording, and WrongLoop in a
+        forked child.
         """
+        self._bus._life.check_process()
         ends = [(each, each.begun + each.pending) for each in self._subscriptions]
         async with asyncio.timeout(timeout):
             while self.error is None and any(

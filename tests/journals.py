@@ -1,8 +1,8 @@
 """Journals for tests: entries, and a writer whose commits can be awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +139,18 @@ def fill(store: Store) -> Callable[[], None]:
 
     with_pages(None)
     return lambda: with_pages(1_000_000)
+
+
+@contextmanager
+def at_death(path: Path) -> Iterator[None]:
+    """What the bus of a journal writes meanwhile to end in this process is undone: the files are
+    what its process leaves if it is killed now, and they are unlocked.
+    """
+    ends = ("", "-wal", ".mark")
+    files = [Path(f"{path}{end}") for end in ends]
+    left = {file: file.read_bytes() for file in files if file.exists()}
+    yield
+    for file in (*files, Path(f"{path}-shm")):
+        file.unlink(missing_ok=True)
+    for file, content in left.items():
+        file.write_bytes(content)

@@ -25,7 +25,7 @@ from aiobus.errors import (
     RequestInterrupted,
 )
 from aiobus.event import event_id
-from aiobus.testing import MemoryNetwork
+from aiobus.testing import Faults, MemoryNetwork
 
 
 def stored(path: Path) -> list[tuple[int, str, object]]:
@@ -551,6 +551,25 @@ async def test_an_older_copy_of_a_running_journal_is_noticed(tmp_path: Path) -> 
         put_back(copy, tmp_path)
         with pytest.raises(JournalRestored, match=f"up to seq {last.seq}"):
             await network.bus("desk", journal=path).start()
+
+
+@pytest.mark.virtual
+async def test_a_journal_is_no_older_copy_if_a_peer_hears_of_a_start_before_it_is_answered(
+    tmp_path: Path,
+) -> None:
+    path, network, loop = tmp_path / "desk.db", MemoryNetwork(), asyncio.get_running_loop()
+    async with network.bus("monitor") as monitor:
+        await monitor.subscribe("T", lambda event: None)
+        async with network.bus("desk", journal=path) as desk:
+            assert await desk.flush() == []
+        end = loop.time() + 8.0
+        network.faults = Faults(
+            loss=lambda message: float(message.kind == "answer" and loop.time() < end)
+        )
+        async with network.bus("desk", journal=path) as desk:
+            await asyncio.sleep(10.0)
+            await desk.publish(Event("T", 1))
+            assert await desk.flush() == []
 
 
 async def test_the_write_ahead_log_stays_small_also_with_one_event_in_each_commit(

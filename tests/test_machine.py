@@ -5,24 +5,30 @@ them publish and subscribe, loses, doubles, disorders and delays what they say, 
 cuts them off and lets hours pass. Then everything is brought to rest, and `witness.py` judges what
 each subscription was handed: each event once, in order, or told of.
 
+Some of the buses of `WithJournals` have a journal. They are killed and come back, after a moment or
+after more than the time for which they are remembered (an hour, which is a hundred seconds here).
+
 The examples are the same in each run; MACHINE_EXAMPLES=5000 draws that many others.
 """
 
 import asyncio
 import os
 import re
+import tempfile
 from collections import deque
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from journals import at_death
 from ports import opened
-from witness import FORGED, Desk, Listener, Trouble
+from witness import FORGED, MEMORY, Desk, Listener, Trouble
 
-from aiobus import BusError, Event, Limits
+from aiobus import AsyncEventBus, BusError, Event, Limits
 from aiobus.testing import Faults, MemoryNetwork, Message
 from aiobus.virtual_loop import VirtualLoop
 
@@ -41,6 +47,9 @@ QUERIES: tuple[tuple[list[str], str | None], ...] = (
     (["*"], "x*"),
 )
 POLICIES = ("catch_up", "catch_up", "catch_up", "block", "latest", "drop_oldest")
+
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where a journal does not wait for a disk, if there is such a place."""
 
 number = st.integers(0, 7)
 kinds = st.tuples(st.sampled_from("ABC"), st.sampled_from(["x", "xx", "y"]))
@@ -71,6 +80,9 @@ def forged(message: bytes, place: int, more: int) -> bytes:
 class AnyOrder(RuleBasedStateMachine):
     """A network, the buses on it, and what is to be expected of them."""
 
+    journaled: frozenset[str] = frozenset()
+    """The names of those that have a journal."""
+
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
@@ -88,12 +100,15 @@ class AnyOrder(RuleBasedStateMachine):
         self.faults = Faults()
         self.frozen: set[str] = set()
         self.heard: deque[bytes] = deque(maxlen=32)
-        self.liars = 0
+        self.liars = self.started = 0
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.runner.run(work)
         for listener in self.listeners:
             listener.note_links(self.desks)
+        for desk in self.desks:
+            desk.note_starts()
 
     @initialize(
         seed=st.integers(0, 2**32),
@@ -111,6 +126,7 @@ class AnyOrder(RuleBasedStateMachine):
         asked: list[dict[str, Any]],
     ) -> None:
         self.network = MemoryNetwork(seed=seed, high_water_mark=high_water_mark)
+        self.network.is_moving = bool(self.journaled) and seed % 2 == 1
         self.trouble.is_tight = high_water_mark < 1000
         self.limits = Limits(history_events=events)
         self.is_paced = is_paced
@@ -126,7 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
         found = list(self.open.values())
         return found[place % len(found)] if found else None
 
-    @precondition(lambda self: len(self.desks) < MOST_STARTS)
+    @precondition(lambda self: self.started < MOST_STARTS)
     @rule(name=st.integers(0, len(NAMES) - 1))
     def start(self, name: int) -> None:
         free = [each for each in NAMES if each not in self.open]
@@ -135,13 +151,26 @@ class AnyOrder(RuleBasedStateMachine):
 
     async def _start(self, name: str) -> None:
         await asyncio.sleep(0.001)
-        bus = self.network.bus(name, limits=self.limits, pace=self.is_paced, on_error="raise")
-        few = self.limits.history_events
-        desk = Desk(bus, self.loop.time(), few, is_paced=self.is_paced)
-        await bus.start()
-        await desk.watch()
+        self.started += 1
+        desk = next((each for each in self.desks if each.name == name and each.journal), None)
+        journal = self.path(name) if name in self.journaled else None
+        if is_new := desk is None:
+            few, is_paced = self.limits.history_events, self.is_paced and journal is None
+            desk = Desk(*(name, few, self.trouble, self.desks), is_paced=is_paced, journal=journal)
+        await desk.open(self.bus(desk), is_watching=bool(self.journaled))
         self.open[name] = desk
-        self.desks.append(desk)
+        if is_new:
+            self.desks.append(desk)
+
+    def bus(self, desk: Desk) -> AsyncEventBus:
+        kept = {} if desk.journal is None else {"journal": desk.journal, "sync": "process"}
+        options = {"limits": self.limits, "pace": self.is_paced, "on_error": "raise"}
+        return self.network.bus(desk.name, **options, **kept)
+
+    def path(self, name: str) -> Path:
+        if self.folder is None:
+            self.folder = tempfile.TemporaryDirectory(dir=IN_MEMORY)
+        return Path(self.folder.name) / f"{name}.db"
 
     @rule(place=number, timeout=st.sampled_from([0.0, 1.0, 5.0]))
     def close(self, place: int, timeout: float) -> None:
@@ -152,7 +181,7 @@ class AnyOrder(RuleBasedStateMachine):
         peers = {link.name for link in desk.bus.stats().links}
         del self.open[desk.name]
         missing = await desk.bus.close(timeout)
-        desk.has_ended = True
+        desk.end()
         for other in self.open.values():
             if other.name in peers and other.name not in missing:
                 desk.confirmed_at_end.add(other.source)
@@ -166,7 +195,12 @@ class AnyOrder(RuleBasedStateMachine):
         del self.open[desk.name]
         self.network.kill(desk.name)
         desk.has_ended = desk.was_killed = True
-        await desk.bus.close(0)
+        if desk.journal is None:
+            await desk.bus.close(0)
+        else:
+            with at_death(desk.journal):
+                await desk.bus.close(0)
+        desk.end(is_killed=True)
 
     @rule(
         place=number,
@@ -183,10 +217,12 @@ class AnyOrder(RuleBasedStateMachine):
     async def _publish(self, desk: Desk, kinds: list[tuple[str, str]], is_patient: bool) -> None:
         for type, key in kinds:
             event = Event(type, None, key=key)
+            is_confirmed = False
             try:
                 if is_patient:
                     async with asyncio.timeout(0.3):
                         await desk.bus.publish(event)
+                        is_confirmed = True
                 else:
                     desk.bus.publish_nowait(event)
             except TimeoutError:
@@ -195,7 +231,7 @@ class AnyOrder(RuleBasedStateMachine):
             except BusError:  # an inbox that blocks is full, or a reader would be outrun
                 assert not event.seq
                 break
-            desk.note(event)
+            desk.note(event, is_confirmed=is_confirmed)
 
     @rule(place=number, timeout=st.sampled_from([0.5, 3.0]))
     def flush(self, place: int, timeout: float) -> None:
@@ -222,7 +258,7 @@ class AnyOrder(RuleBasedStateMachine):
         if isinstance(since, float):
             since = max(0.0, self.loop.wall_time() - since) if since else 0.0
         listener = Listener(desk, since=since, trouble=self.trouble, **options)
-        self.run(listener.join(list(self.open.values())))
+        self.run(listener.join([each for each in self.desks if each.journal or not each.has_ended]))
         self.listeners.append(listener)
 
     @rule(place=number)
@@ -311,11 +347,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(place=number, which=number, more=number, count=st.sampled_from([0, 1, 1, 2]))
     def lie(self, place: int, which: int, more: int, count: int) -> None:
-        """What was heard before comes once more, or with a number that its source never had."""
+        """What was heard before comes once more, or with a number that its source never had. A bus
+        with a journal ends if a peer knows more of it, so beside such it only comes once more.
+        """
         if self.heard:
             message = self.heard[which * 4 % len(self.heard)]
             self.trouble.is_disorderly = True
-            for each in range(count):
+            for each in range(0 if self.journaled else count):
                 self.trouble.is_forged = True
                 message = forged(message, place + each, more)
             self.run(self._lie(message))
@@ -323,9 +361,9 @@ class AnyOrder(RuleBasedStateMachine):
     async def _lie(self, message: bytes) -> None:
         self.liars += 1
         port = self.network.port()
-        await opened(port, "liar")
-        for name in self.open:
-            port.connect(f"memory://{name}")
+        for member in await opened(port, "liar"):
+            if member.name in self.open:
+                port.connect(member.endpoint)
         port.subscribe(b"~liar@%d memory://liar\0" % (self.liars % 10))
         await asyncio.sleep(0.02)
         port.send(message)
@@ -359,6 +397,8 @@ class AnyOrder(RuleBasedStateMachine):
                 self.runner.close()
             finally:
                 self.patch.undo()
+                if self.folder is not None:
+                    self.folder.cleanup()
 
     async def rest(self) -> None:
         """Each bus is linked or gone, nothing is lost any more, and all is read."""
@@ -366,6 +406,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.frozen.clear()
         self.set_faults()
         await self._heal()
+        for desk in self.desks:
+            if desk.journal is not None and desk.has_ended:
+                await self._start(desk.name)
         for listener in self.listeners:
             listener.pause(False)
             listener.pace = 0.0
@@ -402,6 +445,56 @@ class AnyOrder(RuleBasedStateMachine):
         await asyncio.gather(*(desk.bus.close(0) for desk in self.open.values()))
 
 
+class WithJournals(AnyOrder):
+    """The same, of buses of which some have a journal and come back."""
+
+    journaled = frozenset({"feed", "broker", "bot"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch.setattr("aiobus.mesh.interest.MEMORY", MEMORY)
+
+    @rule(
+        place=number,
+        events=st.lists(kinds, min_size=1, max_size=4),
+        turns=st.integers(0, 4),
+        is_killed=st.booleans(),
+    )
+    def interrupt(
+        self, place: int, events: list[tuple[str, str]], turns: int, is_killed: bool
+    ) -> None:
+        """Publishers are cancelled, or killed, at some place between the number, the commit and the
+        end.
+        """
+        if (desk := self.desk(place)) and desk.journal is not None:
+            self.run(self._interrupt(desk, events, turns, is_killed and len(self.open) > 1))
+
+    async def _interrupt(
+        self, desk: Desk, kinds: list[tuple[str, str]], turns: int, is_killed: bool
+    ) -> None:
+        events = [Event(type, None, key=key) for type, key in kinds]
+        tasks = [asyncio.create_task(desk.bus.publish(event)) for event in events]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for event, task in zip(events, tasks, strict=True):
+            is_done = task.done() and not task.cancelled() and task.exception() is None
+            if event.seq:
+                desk.note(event, is_confirmed=is_done)
+            if not is_killed:
+                task.cancel()
+        if is_killed:
+            await self._kill(desk)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @rule(seconds=st.sampled_from([2.0, 4.0, 30.0, MEMORY + 50.0]), place=number)
+    def stay_away(self, seconds: float, place: int) -> None:
+        """One that is away comes back so much later."""
+        away = [each for each in self.desks if each.journal is not None and each.has_ended]
+        if away and self.started < 2 * MOST_STARTS:
+            self.run(asyncio.sleep(seconds))
+            self.run(self._start(away[place % len(away)].name))
+
+
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES", "")
 AnyOrder.TestCase.settings = settings(
     max_examples=int(EXAMPLES or 200),
@@ -411,4 +504,9 @@ AnyOrder.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+WithJournals.TestCase.settings = settings(
+    AnyOrder.TestCase.settings,
+    max_examples=int(EXAMPLES or 48) // 4,  # each takes four times as long
+)
 TestAnyOrder = AnyOrder.TestCase
+TestAnyOrderWithJournals = WithJournals.TestCase

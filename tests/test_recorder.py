@@ -120,7 +120,7 @@ async def test_a_flush_ends_under_a_steady_flood(path: Path) -> None:
 
         task = asyncio.create_task(flood())
         last = await bus.publish(Event("LAST", 1))
-        await recording.flush()
+        await recording.flush(timeout=40.0)  # the thread that commits may hardly get its turn
         assert last.seq in [event.seq for event in recorded(path) if event.type == "LAST"]
         is_over = True
         await task

@@ -6,10 +6,14 @@ says (`stats`, `unconfirmed`, `reached`, `aiobus.peer_left`), and nothing of how
 
 import asyncio
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from journals import facts, read
 
 from aiobus import AsyncEventBus, Event, Subscription
 from aiobus.sequence import EVICTED, LEFT, UNANSWERED, UNKNOWN, WENT_BACK
@@ -18,9 +22,13 @@ FORGED = 2**62
 """Numbers from here on no source here ever has: they are a lie."""
 PATIENCE = 10.0
 """Seconds without an answer after which what is missing counts as lost."""
+GRACE = 5.0
+"""Seconds after which one that was killed has left."""
+MEMORY = 100.0
+"""Seconds after which one that has left is forgotten, in place of an hour."""
 
 Id = tuple[str, int]
-"""Name and epoch: one start of a bus."""
+"""Name and epoch: one start of a bus, or with a journal all of its starts."""
 
 
 class Trouble:
@@ -73,15 +81,27 @@ class Published:
 
 
 class Desk:
-    """One start of a bus, what it published, and whom it knew."""
+    """A source: one start of a bus, or with a journal all of its starts; what it published, and
+    whom it knew.
+    """
 
     def __init__(
-        self, bus: AsyncEventBus, born: float, history_events: int, *, is_paced: bool = False
+        self,
+        name: str,
+        history_events: int,
+        trouble: Trouble,
+        desks: list["Desk"],
+        *,
+        is_paced: bool = False,
+        journal: Path | None = None,
     ) -> None:
-        self.bus = bus
+        self.bus: AsyncEventBus
         self.is_paced = is_paced
-        self.name = bus.name
-        self.born = born
+        self.journal = journal
+        self.name = name
+        self.trouble = trouble
+        self.desks = desks
+        """All there are, this one among them once it has started."""
         self.history_events = history_events
         self.published: list[Published] = []
         self.has_ended = self.was_killed = False
@@ -92,30 +112,132 @@ class Desk:
         self._joined: dict[Id, None] = {}
         self.met: set[Id] = set()
         """Those that have joined."""
+        self.begins: list[int] = []
+        """Its seq at the beginning of each start."""
+        self.born = -math.inf
+        """When the present start began."""
+        self.away_since = math.inf
+        self.longest_absence = self.last_absence = 0.0
+        self._highest = 0
+        """The highest number that it ever used."""
+        self._sent: dict[int, Event[Any]] = {}
+        self._confirmed: set[int] = set()
+        """What it has published, and what `publish` has said to be in its journal."""
 
-    async def watch(self) -> None:
-        self.source = (self.name, self.bus.stats().epoch)
-        self._joined = {(each.name, each.epoch): None for each in self.bus.stats().links}
+    async def open(self, bus: AsyncEventBus, *, is_watching: bool = False) -> None:
+        """It starts, for the first time or with its journal once more. `is_watching`: it notes of
+        each event whether the start of its source was told before.
+        """
+        self.bus, self.born = bus, self.trouble.now()
+        self.had = {desk.source: desk.seq for desk in self.desks if desk is not self}
+        """Where each other source was at that time."""
+        if self.begins:
+            absence = self.last_absence = self.born - self.away_since
+            self.longest_absence = max(self.longest_absence, absence)
+            for desk in self.desks if absence > MEMORY else ():
+                desk._starts.pop(self.source, None)  # it may have been forgotten
+                desk._unsure.add(self.source)
+        await bus.start()
+        stats = bus.stats()
+        if self.begins:
+            assert self.source == (self.name, stats.epoch), "its epoch does not go on"
+            assert stats.published > self._highest, "numbers are used again"
+        self.source = (self.name, stats.epoch)
+        self.begins.append(stats.published)
+        self.had[self.source] = stats.published
+        self.has_ended = False
+        self.confirmed_at_end = set()
+        self.linked_at_start = {(each.name, each.epoch) for each in stats.links} | {self.source}
+        self._joined = {(each.name, each.epoch): None for each in stats.links}
         self.met.update(self._joined)
-        await self.bus.subscribe(["aiobus.peer_joined", "aiobus.peer_left"], self._note_peer)
+        self._starts: dict[Id, int] = {}
+        """Which start of each source it knows: of those that go on, as it was told."""
+        self._unsure: set[Id] = set()
+        """Those that it has to join again before that is known."""
+        types = ["aiobus.peer_joined", "aiobus.peer_left", "aiobus.peer_restarted"]
+        if is_watching:
+            types.append("*")
+        await bus.subscribe(types, self._note_peer)
+
+    def note_starts(self) -> None:
+        """It knows the present start of each that it is linked with by now."""
+        for desk in self.desks if not self.has_ended else ():
+            is_known = desk.source in self._starts or desk.source in self._unsure
+            if desk.source in self._joined and not is_known:
+                self._starts[desk.source] = len(desk.begins) - 1
+
+    def end(self, *, is_killed: bool = False) -> None:
+        """It has ended. What `publish` has confirmed must be in the journal, and counts; what the
+        journal does not have was never published.
+        """
+        self.has_ended, self.was_killed = True, is_killed
+        self.away_since = self.trouble.now()
+        if self.journal is not None:
+            self._compare()
+
+    def _compare(self) -> None:
+        assert self.journal is not None
+        stored = [event for _, event in read(self.journal)]
+        in_file = {event.seq for event in stored}
+        assert self._confirmed <= in_file, f"{self.name} lost {self._confirmed - in_file}"
+        assert in_file <= self._sent.keys(), f"{self.name} has {in_file - self._sent.keys()}"
+        assert [event.seq for event in stored] == sorted(in_file)
+        for event in stored:
+            assert facts(event) == facts(self._sent[event.seq])
+        if not (self.has_ended and self.was_killed):
+            assert in_file == self._sent.keys(), f"{self.name} has not all that it published"
+        self._sent = {seq: event for seq, event in self._sent.items() if seq in in_file}
+        self.published = [event for event in self.published if event.seq in in_file]
 
     def _note_peer(self, event: Event[Any]) -> None:
+        if not event.type.startswith("aiobus."):
+            self._note_event(event)
+            return
         source = (event.data["name"], event.data["epoch"])
         if event.type == "aiobus.peer_joined":
             assert source not in self._joined, f"{source} joined {self.name} twice"
             names = [name for name, _ in self._joined]
             assert source[0] not in names, f"{source} joined {self.name} before the old one left"
             self._joined[source] = None
+            self._unsure.discard(source)
             self.met.add(source)
+        elif event.type == "aiobus.peer_restarted":
+            start = event.data["start"]
+            assert start > self._starts.get(source, 0), f"{source} restarted at {self.name} twice"
+            self._starts[source] = start
+            self._unsure.discard(source)
         else:
             assert source in self._joined, f"{source} left {self.name} and was not there"
+            self._check_left(source)
             del self._joined[source]
             self.left[source] = max(event.data["last"], self.left.get(source, 0))
 
-    def note(self, event: Event[Any]) -> None:
+    def _check_left(self, source: Id) -> None:
+        """One that goes on in its journal has left if it has closed, or was away for 5 s."""
+        (desk,) = (each for each in self.desks if each.source == source)
+        away = self.trouble.now() - desk.away_since if desk.has_ended else desk.last_absence
+        is_excused = desk.journal is None or not desk.was_killed or self.trouble.is_recent
+        assert is_excused or away >= GRACE, f"{source} left {self.name} after {away:g} s"
+
+    def _note_event(self, event: Event[Any]) -> None:
+        """What a start has published comes behind the word that it has begun."""
+        source = (event.source, event.epoch)
+        known = self._starts.get(source)
+        if known is not None and source != self.source:
+            (desk,) = (each for each in self.desks if each.source == source)
+            start = bisect_left(desk.begins, event.seq) - 1
+            assert start <= known, f"{event.id} of start {start} came before that was told"
+
+    def note(self, event: Event[Any], *, is_confirmed: bool = False) -> None:
         last = self.published[-1].seq if self.published else 0
         assert last < event.seq <= self.seq
+        assert event.seq > self._highest, f"{self.name} uses {event.seq} again"
+        self._highest = event.seq
         self.published.append(Published(event.seq, event.type, event.key, event.timestamp))
+        if self.journal is not None:
+            self._sent[event.seq] = event
+            if is_confirmed:
+                self._confirmed.add(event.seq)
 
     @property
     def seq(self) -> int:
@@ -127,13 +249,16 @@ class Desk:
         for event in self.published:
             if event.seq <= upto:
                 by_type[event.type].append(event)
-        kept = [event for each in by_type.values() for event in each[-self.history_events :]]
+        most = 0 if self.journal is not None else self.history_events  # [-0:] is all
+        kept = [event for each in by_type.values() for event in each[-most:]]
         return sorted(kept, key=lambda event: event.seq)
 
     def check(self, alive: set[Id]) -> None:
         """Whom it is linked with when all has come to rest."""
         if not self.has_ended:
             assert set(self._joined) == alive - {self.source}, f"{self.name} knows {self._joined}"
+        if self.journal is not None and not self.has_ended:
+            self._compare()
 
 
 class Listener:
@@ -152,6 +277,7 @@ class Listener:
         trouble: Trouble,
     ) -> None:
         self.desk = desk
+        self._bus = desk.bus
         self.types, self.key = query
         self.policy = policy
         self.since = since
@@ -194,7 +320,7 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
-        return not (self.has_left or self.desk.has_ended)
+        return not (self.has_left or self.desk.has_ended or self.desk.bus is not self._bus)
 
     def wants(self, event: Published) -> bool:
         of_type = self.types == ["*"] or event.type in self.types
@@ -210,7 +336,7 @@ class Listener:
         called = self.trouble.now()
         for each in desks:
             self._known[each.source] = each
-            is_older = each.born < called - self.trouble.longest_delay - 1.0
+            is_older = each.born < called - self.trouble.longest_delay - 1.0 or each.has_ended
             if self.since is None and (is_older or each is self.desk):
                 self.floor[each.source] = each.seq
         seqs = {each.source: each.seq for each in desks}
@@ -219,7 +345,7 @@ class Listener:
         )
         self.made = self.trouble.now()
         for each in desks:
-            if each is self.desk or self._is_linked(each):
+            if not each.has_ended and (each is self.desk or self._is_linked(each)):
                 self.begin[each.source] = seqs[each.source]
                 self.past[each.source] = self._past(each)
 
@@ -248,7 +374,8 @@ class Listener:
             if desk.source in self.begin:
                 continue
             if desk.born > self.made:
-                self.begin[desk.source] = 0
+                if desk.journal is None or self._is_linked(desk):
+                    self.begin[desk.source] = desk.begins[-1]
             elif self.since != "last" and not desk.has_ended and self._is_linked(desk):
                 # Of one that is met later, "last" is asked then, and answered later still.
                 self.begin[desk.source] = desk.seq
@@ -261,15 +388,28 @@ class Listener:
         (self._reading.clear if is_paused else self._reading.set)()
 
     async def _handle(self, event: Event[Any]) -> None:
-        assert self.is_open or self.desk.has_ended, "handed over after its end"
+        assert not self.has_left, "handed over after its end"
+        if self.desk.journal is not None and self.desk.was_killed and not self.is_open:
+            return  # its process is dead
         if event.type == "aiobus.gap":
             self._note_gap(event.data)
         elif event.seq < FORGED:
             self.log[event.source, event.epoch].append(event.seq)
             self._names[event.source, event.epoch][event.seq] = (event.type, event.key)
+            self._check_past(event)
         if self.pace:
             await asyncio.sleep(self.pace)
         await self._reading.wait()
+
+    def _check_past(self, event: Event[Any]) -> None:
+        """It is marked if it is from before the start of this bus, as far as that can be known."""
+        source = (event.source, event.epoch)
+        desk = self._known.get(source)
+        had = self.desk.had.get(source, 0)
+        if self._bus is self.desk.bus and (desk is None or desk.longest_absence <= MEMORY):
+            is_known = source in self.desk.linked_at_start
+            assert event.past or event.seq > had, f"{event.id} is not marked at {self.label}"
+            assert not event.past or event.seq <= had or not is_known, f"{event.id} is marked"
 
     def _note_gap(self, data: dict[str, Any]) -> None:
         source = (data["source"], data["epoch"])
@@ -394,6 +534,9 @@ class Listener:
                 assert entry > told or len(self.types) > 1 or self.types == ["*"], where
                 continue
             if entry.reason in (LEFT, UNKNOWN):
+                was_met = source not in self._strangers
+                is_kept = desk.journal is not None and desk.longest_absence <= MEMORY
+                assert not (is_kept and was_met), f"{where} is in its journal"
                 has_left = source in self.desk.left or source in self._strangers
                 assert desk.has_ended or has_left, where
             if entry.reason == EVICTED:

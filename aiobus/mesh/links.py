@@ -169,6 +169,10 @@ class Links:
         self._closing: Probe | None = None
         self._succeeding: dict[Peer, Probe] = {}
         """Those that have the name of one that may be dead, until that is known."""
+        self._joined: set[Source] = set()
+        """Those that were said to have joined, and not to have left. One that has started again at
+        another endpoint is two peers for a while.
+        """
         self._namesakes: dict[PeerId, Probe] = {}
         """Those for which this bus may have to end, while they are looked for."""
         self._checking: dict[Source, int] = {}
@@ -572,7 +576,9 @@ class Links:
         if peer.link() and peer.who is not None:
             log.debug("%s is linked with %s", self.me, peer)
             self.unconfirmed.discard(peer.name)  # what it does not serve, it says
-            self._diagnostics.peer_joined(*peer.who.source)
+            if (source := peer.who.source) not in self._joined:
+                self._joined.add(source)
+                self._diagnostics.peer_joined(*source)
             self.changed.wake()
 
     def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
@@ -592,9 +598,8 @@ class Links:
             if not (is_dead or rival.is_gone or peer.is_open):
                 return  # it is about to be refused, and would be said to join and to leave
             if is_dead or rival.is_gone:
-                if rival.who and peer.who and rival.who.source == peer.who.source:
-                    peer.link()  # it has started again, at another endpoint, and has never left
-                else:
+                # The same source has started again, at another endpoint, and has never left.
+                if rival.who is None or peer.who is None or rival.who.source != peer.who.source:
                     self._settle(rival, "another has taken its place", is_dead=is_dead)
                 rival.leave()
             else:
@@ -804,12 +809,14 @@ class Links:
     def _settle(self, peer: Peer, reason: str, *, is_dead: bool = False) -> None:
         """A peer has left: what is missing of its events is lost."""
         who = peer.who
+        peer.unlink()
         if who is not None:
             is_elsewhere = self.sources.get(who.source, peer) is not peer  # it has started again
             if not is_elsewhere:
                 self._interest.doubt_start(who.source, peer.vouched)
                 self._interest.leave(who.source, elapsed(), peer.last, is_dead=is_dead)
-            if peer.unlink() and not is_elsewhere:
+            if not is_elsewhere and who.source in self._joined:
+                self._joined.discard(who.source)
                 self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)
         self.rounds.lose(peer.endpoint)
         self.changed.wake()

@@ -55,7 +55,9 @@ class MemoryNetwork(SimulatedNetwork):
         super().__init__(seed, faults, high_water_mark)
         self._ports: dict[str, _Port] = {}  # by endpoint
         self._links: dict[_Link, None] = {}
-        self.links_made = 0
+        self.links_made = self._ports_made = 0
+        self.is_moving = False
+        """A bus that starts listens at an endpoint that was not used before, as those of tcp do."""
         self._buses: WeakSet[AsyncEventBus] = WeakSet()
 
     def bus(self, name: str, **options: Any) -> AsyncEventBus:
@@ -179,7 +181,7 @@ class MemoryNetwork(SimulatedNetwork):
     def _cut(self, between: tuple[frozenset[str], frozenset[str]]) -> None:
         one, other = between
         for link in list(self._links):
-            subscriber, publisher = link.subscriber.name, link.endpoint.removeprefix(URL)
+            subscriber, publisher = link.subscriber.name, _name_at(link.endpoint)
             if (subscriber in one and publisher in other) or (
                 subscriber in other and publisher in one
             ):
@@ -200,10 +202,21 @@ class MemoryNetwork(SimulatedNetwork):
 
         Close the object all the same, with `await bus.close(0)`, so that its tasks end.
         """
-        port = self._ports.get(URL + name)
+        port = self._port_of(name)
         if port is None:
             raise ValueError(f"there is no bus named {name!r} here to be killed")
         port.end(is_dead=True)
+
+    def _port_of(self, name: str) -> "_Port | None":
+        return next((port for port in self._ports.values() if port.name == name), None)
+
+    def _free_endpoint(self, name: str) -> str:
+        self._ports_made += 1
+        return f"{URL}{name}:{self._ports_made}" if self.is_moving else URL + name
+
+
+def _name_at(endpoint: str) -> str:
+    return endpoint.removeprefix(URL).partition(":")[0]
 
 
 def _left(end: float) -> float:
@@ -235,10 +248,11 @@ class _Port:
         self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
     ) -> list[Member]:
         """Listen under `name`, and return the other members. Raises NameInUse."""
-        if URL + name in self._network._ports:
+        if self._network._port_of(name) is not None:
             raise NameInUse(name, URL)
         members = [Member(each.name, at) for at, each in self._network._ports.items()]
-        self.name, self.endpoint, self._is_open = name, bind(URL + name), True
+        self.name, self._is_open = name, True
+        self.endpoint = bind(self._network._free_endpoint(name))
         self._network._ports[self.endpoint] = self
         self._network._connect_links()
         return members
@@ -257,7 +271,7 @@ class _Port:
 
     def allows(self, member: Member) -> bool:
         """True for an endpoint of this network with the name of the member."""
-        return member.endpoint == URL + member.name
+        return member.endpoint.startswith(URL) and _name_at(member.endpoint) == member.name
 
     def remember(self, member: Member) -> None:
         """Nothing to do: the network knows all members."""
@@ -367,7 +381,7 @@ class _Link:
         self._is_over = False
         self._topics: set[bytes] = set()  # that the publisher has read
         self._waiting: list[bytes] = []
-        own, name = subscriber.name, endpoint.removeprefix(URL)
+        own, name = subscriber.name, _name_at(endpoint)
         # "up" and "down" are part of the seed: with other words the same seed has other faults.
         self._up = Channel(network, own, name, "up", self._on_publisher_side)
         self._down = Channel(network, name, own, "down", self._on_subscriber_side)
