@@ -446,7 +446,7 @@ async def test_an_event_of_before_is_past_also_for_a_bus_that_met_an_older_copy_
                         await desk.wait_closed()
             put_back(newer, folder)
             async with make("desk", journal=path) as desk:
-                # If the numbers of the copy were higher, those of the journal are in a gap at first.
+                # If the numbers of the copy were higher, those of the journal are in a gap first.
                 for _ in range(2):
                     await desk.publish(Event("T", 3))
                     assert await desk.flush() == []

@@ -141,10 +141,10 @@ class Desk:
         stats = bus.stats()
         if self.begins:
             assert self.source == (self.name, stats.epoch), "its epoch does not go on"
-            assert stats.published > self._highest, "numbers are used again"
+            assert self.seq > self._highest, "numbers are used again"
         self.source = (self.name, stats.epoch)
-        self.begins.append(stats.published)
-        self.had[self.source] = stats.published
+        self.begins.append(self.seq)
+        self.had[self.source] = self.seq
         self.has_ended = False
         self.confirmed_at_end = set()
         self.linked_at_start = {(each.name, each.epoch) for each in stats.links} | {self.source}
@@ -241,7 +241,7 @@ class Desk:
 
     @property
     def seq(self) -> int:
-        return self.bus.stats().published
+        return self.bus._publisher.seq
 
     def held(self, upto: int = FORGED) -> list[Published]:
         """What its history holds when it has published up to a seq."""

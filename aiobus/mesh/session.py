@@ -182,11 +182,9 @@ class Session:
         if not mine.journaled or known.known_epoch != self.me.epoch:
             return False
         then, now = (known.known_start, known.known_begin), (mine.start, mine.begin)
-        # Of the present start this bus knows best; a peer may have heard where that is before it
-        # heard that it has begun. What an earlier one has told of beyond its beginning was
-        # committed before.
-        is_of_now = then == now or mine.begin <= seq <= self._publisher.public_seq
-        is_outdated = not is_of_now and seq > max(known.known_begin, self._publisher.in_file)
+        # Of the present start this bus knows best. What an earlier one has told of beyond its
+        # beginning was committed before.
+        is_outdated = then != now and seq > max(known.known_begin, self._publisher.in_file)
         if is_outdated and not self.is_closing:
             self._diagnostics.fail(JournalRestored(self.me.name, seq, mine.begin))
         return is_outdated
