@@ -12,7 +12,7 @@ from aiobus.clock import elapsed
 from aiobus.diagnostics import RESTARTED
 from aiobus.history import Page, Want
 from aiobus.publisher import Publisher
-from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
+from aiobus.rows import MAX_NUMBER, NOTHING_PAST, LazyBatch, Past, Rows, Source
 from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
 from aiobus.subscription import PACE, Subscription
 
@@ -66,8 +66,8 @@ class CatchUp:
         self._made = elapsed()
         self.begins: Mapping[Source, int] = {}
         """After which seq the present start of a source publishes, if its epoch goes on."""
-        self.pasts: Mapping[Source, int] = {}
-        """Up to which seq each source had published when this bus started, or before it did."""
+        self.pasts: Mapping[Source, Past] = {}
+        """What of each source may be from before the start of this bus."""
         self._cursors: dict[Source, Cursor] = {}
         self._unmet: dict[Source, Gap] = {}
         """What was left of sources that have not answered yet."""
@@ -153,7 +153,7 @@ class CatchUp:
         if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
             if heard > cursor.clear:
                 cursor.clear = heard
-            self._subscription.keep(LazyBatch(frame, self.pasts.get(source, 0)))
+            self._subscription.keep(LazyBatch(frame, self.pasts.get(source, NOTHING_PAST)))
             return True
         gap = cursor.lost_before(frame.prev)
         if gap is not None:
@@ -175,7 +175,7 @@ class CatchUp:
 
     def _hand_over(self, rows: Rows, after: int) -> None:
         if rows.count and rows.newest > after:
-            past = self.pasts.get((rows.source, rows.epoch), 0)
+            past = self.pasts.get((rows.source, rows.epoch), NOTHING_PAST)
             self._subscription.keep(LazyBatch(rows, past), after)
 
     def spoil(self, batch: LazyBatch) -> None:

@@ -114,8 +114,11 @@ class Event(Generic[T]):
     seq: int = field(default=0, kw_only=True, compare=False)
     """Its number among all events of (source, epoch), from 1; 0 before it was published."""
     past: bool = field(default=False, kw_only=True, compare=False, repr=False)
-    """True for one from before the start of the bus that hands it over, which may have been acted
-    on then: out of the history (`since`, `after`) or the journal of its source.
+    """False if it was surely published after the start of the bus that hands it over. True if it
+    may be from before, and may have been acted on then: out of the history (`since`, `after`) or
+    the journal of its source. It may be True for a later one: if its source published it before the
+    two were linked; or if its source has started again with a journal, and this bus had not heard
+    of it until then.
     """
 
     # Its defaults are those of the fields above, which a subclass that is a dataclass takes.

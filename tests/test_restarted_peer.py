@@ -378,8 +378,11 @@ async def test_a_flood_of_forged_heartbeats_does_not_end_it_either(
             await asyncio.sleep(away)
             goes_on = False
             await flooding
+        async with network.bus("desk", journal=tmp_path / "desk.db") as desk:
+            await desk.publish(Event("T", 3))
+            assert await desk.flush() == []
         await monitor.settle()
-    assert [each for each in seen if isinstance(each, int)] == [0, 1, 2]
+    assert [each for each in seen if isinstance(each, int)] == [0, 1, 2, 3]
 
 
 def put_back(copy: Path, folder: Path) -> None:
@@ -410,3 +413,91 @@ async def test_a_restored_backup_is_noticed_also_by_a_peer_that_heard_heartbeats
         put_back(copy, tmp_path)
         with pytest.raises(JournalRestored, match=f"up to seq {last.seq}"):
             await network.bus("desk", journal=path).start()
+
+
+# What is from before the start of its subscriber.
+
+
+@pytest.mark.parametrize("refusals", [1, 3])
+async def test_an_event_of_before_is_past_also_for_a_bus_that_met_an_older_copy_of_its_journal(
+    make: Make, tmp_path: Path, refusals: int
+) -> None:
+    folder, copy, newer = (tmp_path / each for each in ("journal", "copy", "newer"))
+    folder.mkdir()
+    path, seen = folder / "desk.db", list[tuple[object, bool]]()
+    async with make("monitor") as monitor:
+        await monitor.subscribe("T", lambda event: None)
+        async with make("desk", journal=path) as desk:
+            await desk.publish(Event("T", 0))
+        shutil.copytree(folder, copy)
+        for number in (1, 2):
+            async with make("desk", journal=path) as desk:
+                await desk.publish(Event("T", number))
+                assert await desk.flush() == []
+        shutil.copytree(folder, newer)
+        async with make("strategy") as strategy:
+            await strategy.subscribe(
+                ["T", "aiobus.gap"], lambda event: seen.append((event.data, event.past))
+            )
+            put_back(copy, folder)
+            for _ in range(refusals):
+                with pytest.raises(JournalRestored):
+                    async with make("desk", journal=path) as desk:
+                        await desk.wait_closed()
+            put_back(newer, folder)
+            async with make("desk", journal=path) as desk:
+                # If the numbers of the copy were higher, the first of these is in a gap.
+                for _ in range(2):
+                    await desk.publish(Event("T", 3))
+                    assert await desk.flush() == []
+                await strategy.settle()
+    events = [each for each in seen if isinstance(each[0], int)]
+    assert events[-1] == (3, False)
+    assert all(past for data, past in events if data != 3)
+
+
+async def test_what_a_bus_had_heard_of_when_its_source_started_again_is_not_past(
+    make: Make, tmp_path: Path
+) -> None:
+    seen: list[tuple[object, bool]] = []
+    goes_on = asyncio.Event()
+
+    async def take(event: Event) -> None:
+        await goes_on.wait()
+        seen.append((event.data, event.past))
+
+    async with make("strategy") as strategy:
+        subscription = await strategy.subscribe("T", take, maxsize=200)
+        async with make("desk", journal=tmp_path / "desk.db") as desk:
+            for number in range(100):
+                await desk.publish(Event("T", number))
+            assert await desk.flush() == []
+        assert subscription.pending > 50
+        async with make("desk", journal=tmp_path / "desk.db") as desk:
+            await desk.publish(Event("T", 100))
+            assert await desk.flush() == []
+            goes_on.set()
+            await strategy.settle()
+    assert seen == [(number, False) for number in range(101)]
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_event_of_before_is_past_also_if_the_answer_of_its_source_is_late(
+    seed: int,
+) -> None:
+    network = MemoryNetwork(seed=seed)
+    seen: list[tuple[object, bool]] = []
+    async with network.bus("desk") as desk:
+        await desk.publish(Event("T", "before"))
+        await asyncio.sleep(1)
+        network.faults = Faults(delay=lambda message: 20 * (message.kind == "answer"))
+        async with network.bus("strategy") as strategy:
+            await strategy.subscribe("T", lambda e: seen.append((e.data, e.past)), since=0)
+            await desk.publish(Event("T", "not linked yet"))
+            await asyncio.sleep(20)
+            network.faults = Faults()
+            await desk.publish(Event("T", "live"))
+            await network.settle(40)
+    assert seen[0] == ("before", True)
+    assert seen[-1] == ("live", False)

@@ -14,7 +14,7 @@ from aiobus import wire
 from aiobus.catchup import CatchUp
 from aiobus.history import Page, Want
 from aiobus.limits import MAX_QUERY
-from aiobus.rows import Rows, Source
+from aiobus.rows import Past, Rows, Source
 from aiobus.sequence import RETRY
 from aiobus.wire import (
     NO_OPTIONS,
@@ -148,7 +148,7 @@ MAX_PAST = 16_384
 """Sources of which only those two are kept: one each second for four hours."""
 
 
-class Past(NamedTuple):
+class Away(NamedTuple):
     """A source that left long ago: its catchups stood between `low` and `high`."""
 
     low: int
@@ -174,12 +174,12 @@ class Interest:
         """When each source that ever answered has started, in monotonic seconds of this process."""
         self.begins: dict[Source, int] = {}
         """Where the present start of each source begins whose epoch goes on: the seq before."""
-        self.pasts: dict[Source, int] = {}
-        """Up to which seq each source had published when this bus started, or before it did."""
+        self.pasts: dict[Source, Past] = {}
+        """What of each source may be from before the start of this bus."""
         self.starts: dict[Source, int] = {}
         """Which start that is, of each source that has a journal."""
-        self.told: dict[Source, int] = {}
-        """The last start of each that was announced as a restart."""
+        self.told: dict[Source, tuple[int, int]] = {}
+        """The last start of each that was announced as a restart, and where it begins."""
         self.vouched: dict[Source, int] = {}
         """Up to where each surely was in that start, while the next answer may be of another."""
         self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
@@ -189,7 +189,7 @@ class Interest:
         self.ended: dict[Source, int] = {}
         """Up to where each source was heard of when it left."""
         self._left: dict[Source, float] = {}  # and when, the first to leave first
-        self._past: dict[Source, Past] = {}
+        self._past: dict[Source, Away] = {}
 
     def __iter__(self) -> Iterator[CatchUp]:
         return iter(self._numbers)
@@ -248,16 +248,17 @@ class Interest:
         `newest`, as it first says, it published before this bus started, or before it did. A
         restart (`is_restart`) is to be announced before.
         """
-        self.pasts.setdefault(source, newest)
-        before = self.starts.get(source, options.start)
-        if options.start < before:
-            return  # a late answer of an earlier start
-        if options.journaled:
-            self.starts[source], self.begins[source] = options.start, options.begin
-        if options.start > before:
+        self.pasts.setdefault(source, Past(newest))
+        if self.is_restart(source, options):
+            # What it did not tell of while it was linked may be older than this bus: the start that
+            # is known may have been that of an older copy of the journal.
+            heard = self.vouched.get(source, 0)
+            self.pasts[source] = self.pasts[source].beyond(heard, options.begin)
             self.started.pop(source, None)
             for catchup in self._numbers:
                 catchup.restart(source)
+        if options.journaled:
+            self.starts[source], self.begins[source] = options.start, options.begin
         self.started[source] = min(started, self.started.get(source, started))
         self._left.pop(source, None)
         self.vouched.pop(source, None)
@@ -266,9 +267,12 @@ class Interest:
                 if number <= past.number:
                     catchup.resume(source, past.low, past.high)
 
-    def is_restart(self, source: Source, start: int) -> bool:
-        """True if a source that says `start` has started again, with the epoch it had."""
-        return start > self.starts.get(source, start)
+    def is_restart(self, source: Source, options: Options) -> bool:
+        """True if a source says another start, or another beginning of it, than is known: it has
+        started again, with the epoch it had.
+        """
+        known = self.starts.get(source), self.begins.get(source)
+        return source in self.begins and known != (options.start, options.begin)
 
     def doubt_start(self, source: Source, vouched: int) -> None:
         """A source may be about to start again: if it has a journal, its next answer tells. In the
@@ -458,6 +462,6 @@ class Interest:
         places = self._forget(source)
         if known := [place for place in places if place is not None]:
             low = min(known) if len(known) == len(places) else 0
-            self._past[source] = Past(low, max(known), self._last_number, left)
+            self._past[source] = Away(low, max(known), self._last_number, left)
             if len(self._past) > MAX_PAST:
                 del self._past[next(iter(self._past))]

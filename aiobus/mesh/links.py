@@ -171,8 +171,10 @@ class Links:
         """Those that have the name of one that may be dead, until that is known."""
         self._namesakes: dict[PeerId, Probe] = {}
         """Those for which this bus may have to end, while they are looked for."""
-        self._telling: dict[Source, int] = {}
-        """Those whose restart, as this start, is to be announced and is not handed out yet."""
+        self._checking: dict[Source, int] = {}
+        """The question to each that has named another start than is known."""
+        self._telling: dict[Source, tuple[int, int]] = {}
+        """Those whose restart is to be announced and not handed out yet: the start, its `begin`."""
         self._unheard: set[Source] = set()
         """Those of them whose answers were left."""
         self._unplaced = Unplaced()
@@ -416,11 +418,14 @@ class Links:
         self._strangers.pop(peer.endpoint, None)
         now = elapsed()
         started, options = now - value.age, value.options
-        past = value.seq if started <= self.born or not self.is_open else options.begin
-        if not self._is_told(peer, who.source, options.start):
+        # An answer that is late makes its sender look younger than it is.
+        is_older = peer.found - value.age <= self.born
+        past = value.seq if is_older or not self.is_open else options.begin
+        if self._is_to_check(peer, value) or not self._is_told(peer, who.source, options):
             self._hear(peer, now, value.seq)
             return
         self._interest.note_start(who.source, started, options, past)
+        self._checking.pop(who.source, None)
         peer.vouch(value.seq)
         self.doubts.weigh(peer, value.seq)
         self._hear(peer, now, value.seq)
@@ -432,24 +437,39 @@ class Links:
         if peer.is_cut and not peer.has_answered and asked and asked.number == value.nonce:
             asked.on_answer(value)
 
-    def _is_told(self, peer: Peer, source: Source, start: int) -> bool:
+    def _is_to_check(self, peer: Peer, value: Answer) -> bool:
+        """True if an answer names another start than is known. The peer is asked once more, and
+        told what is known: a bus whose journal is an older copy ends by that, and does not answer.
+        What another bus answers to this question counts, and not what is late.
+        """
+        source = value.who.source
+        number = self._checking.get(source)
+        if value.nonce == number or not self._interest.is_restart(source, value.options):
+            return False
+        self._interest.doubt_start(source, peer.vouched)
+        asked = self._linking.get(peer.endpoint)
+        if asked is None or asked.number != number or not asked.waiting:
+            self.link(peer)
+            self._checking[source] = self._linking[peer.endpoint].number
+        return True
+
+    def _is_told(self, peer: Peer, source: Source, options: Options) -> bool:
         """Announce a restart, once. False until that is handed out, which may have to wait for a
         commit of this bus: until then answers of the new start are left, and so are its events.
         """
-        told = self._interest.told
-        if not self._interest.is_restart(source, start):
+        if not self._interest.is_restart(source, options):
             return source not in self._telling
-        if start > max(told.get(source, 0), self._telling.get(source, 0)):
+        told, start = self._interest.told, (options.start, options.begin)
+        if start not in (told.get(source), self._telling.get(source)):
             self._telling[source] = start
-            self._interest.doubt_start(source, peer.vouched)
             then = partial(self._note_told, source, start)
-            self._diagnostics.peer_restarted(*source, start, peer.last, then)
-        if start <= told.get(source, 0):
+            self._diagnostics.peer_restarted(*source, options.start, peer.last, then)
+        if told.get(source) == start:
             return True
         self._unheard.add(source)
         return False
 
-    def _note_told(self, source: Source, start: int) -> None:
+    def _note_told(self, source: Source, start: tuple[int, int]) -> None:
         self._interest.told[source] = start
         if self._telling.get(source) == start:
             del self._telling[source]
@@ -816,6 +836,7 @@ class Links:
             del self.sources[source]
             self._interest.marks.pop(source, None)
             self.doubts.drop(source)
+            self._checking.pop(source, None)
 
     def _disconnect(self, endpoint: str) -> None:
         if endpoint not in self._peers:

@@ -76,6 +76,8 @@ class Peer:
         """Another bus listens there, or is about to, when this bus is at its seq `found_at`."""
         self.found_at = found_at
         """What was published later counts as missing there until the peer says otherwise."""
+        self.found = now
+        """When it was found: no question was sent to it before."""
         self.who: PeerId | None = None
         self.has_answered = False
         """It answered that my queries are live there."""
