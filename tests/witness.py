@@ -109,6 +109,9 @@ class Desk:
         """Those of which its `close` says that they have everything."""
         self.left: dict[Id, int] = {}
         """Up to which seq it had heard of those that left."""
+        self._left_at: dict[Id, float] = {}
+        self.forgotten: set[Id] = set()
+        """Those that came back so late that nothing was known of them any more."""
         self._joined: dict[Id, None] = {}
         self.met: set[Id] = set()
         """Those that have joined."""
@@ -149,7 +152,7 @@ class Desk:
         self.confirmed_at_end = set()
         self.linked_at_start = {(each.name, each.epoch) for each in stats.links} | {self.source}
         self._joined = {(each.name, each.epoch): None for each in stats.links}
-        self.met.update(self._joined)
+        self.met = set(self._joined)
         self._starts: dict[Id, int] = {}
         """Which start of each source it knows: of those that go on, as it was told."""
         self._unsure: set[Id] = set()
@@ -201,6 +204,9 @@ class Desk:
             self._joined[source] = None
             self._unsure.discard(source)
             self.met.add(source)
+            if self.trouble.now() - self._left_at.pop(source, math.inf) > MEMORY:
+                self.forgotten.add(source)
+                self._starts.pop(source, None)
         elif event.type == "aiobus.peer_restarted":
             start = event.data["start"]
             assert start > self._starts.get(source, 0), f"{source} restarted at {self.name} twice"
@@ -210,11 +216,14 @@ class Desk:
             assert source in self._joined, f"{source} left {self.name} and was not there"
             self._check_left(source)
             del self._joined[source]
+            self._left_at[source] = self.trouble.now()
             self.left[source] = max(event.data["last"], self.left.get(source, 0))
 
     def _check_left(self, source: Id) -> None:
         """One that goes on in its journal has left if it has closed, or was away for 5 s."""
-        (desk,) = (each for each in self.desks if each.source == source)
+        desk = next((each for each in self.desks if each.source == source), None)
+        if desk is None:  # it is only starting
+            return
         away = self.trouble.now() - desk.away_since if desk.has_ended else desk.last_absence
         is_excused = desk.journal is None or not desk.was_killed or self.trouble.is_recent
         assert is_excused or away >= GRACE, f"{source} left {self.name} after {away:g} s"
@@ -227,6 +236,10 @@ class Desk:
             (desk,) = (each for each in self.desks if each.source == source)
             start = bisect_left(desk.begins, event.seq) - 1
             assert start <= known, f"{event.id} of start {start} came before that was told"
+
+    def was_long_away(self, other: "Desk") -> bool:
+        """True if another may have forgotten it once."""
+        return self.longest_absence > MEMORY or self.source in other.forgotten
 
     def note(self, event: Event[Any], *, is_confirmed: bool = False) -> None:
         last = self.published[-1].seq if self.published else 0
@@ -402,16 +415,19 @@ class Listener:
         await self._reading.wait()
 
     def _check_past(self, event: Event[Any]) -> None:
-        """It is marked if it is from before the start of this bus, as far as that can be known."""
+        """It is marked if it is from before the start of this bus. What its source has published in
+        its present start, while the two were linked, is not marked.
+        """
         source = (event.source, event.epoch)
         desk = self._known.get(source)
+        if self._bus is not self.desk.bus or (desk and desk.was_long_away(self.desk)):
+            return
         had = self.desk.had.get(source, 0)
-        if self._bus is self.desk.bus and (desk is None or desk.longest_absence <= MEMORY):
-            assert event.past or event.seq > had, f"{event.id} is not marked at {self.label}"
-            # A later one may be marked if it is of before they met, or of before a restart.
-            is_known = source in self.desk.linked_at_start
-            is_new = desk is not None and event.seq > max(had, desk.begins[-1])
-            assert not (event.past and is_known and is_new), f"{event.id} is marked"
+        is_there = desk is not None and not desk.has_ended
+        is_present = is_there and event.seq > max(had, desk.begins[-1])
+        is_new = is_present and source in self.desk.linked_at_start
+        assert event.past or event.seq > had, f"{event.id} is not marked at {self.label}"
+        assert not (event.past and is_new), f"{event.id} is marked at {self.label}"
 
     def _note_gap(self, data: dict[str, Any]) -> None:
         source = (data["source"], data["epoch"])
@@ -537,7 +553,7 @@ class Listener:
                 continue
             if entry.reason in (LEFT, UNKNOWN):
                 was_met = source not in self._strangers
-                is_kept = desk.journal is not None and desk.longest_absence <= MEMORY
+                is_kept = desk.journal is not None and not desk.was_long_away(self.desk)
                 assert not (is_kept and was_met), f"{where} is in its journal"
                 has_left = source in self.desk.left or source in self._strangers
                 assert desk.has_ended or has_left, where
