@@ -138,6 +138,8 @@ class AsyncEventBus:
                 raise ValueError(
                     f"journal={journal!r}: give the bus a name, since a file is of one"
                 )
+            if not isinstance(new_epoch, bool):
+                raise TypeError(f"new_epoch={new_epoch!r}: True or False is needed")
             writer = JournalWriter(journal, keep=keep, sync=sync)
             self._durable = Durable(writer, self._publisher, limits, self._reports, self._life)
         elif new_epoch or keep is not None or sync != "power":

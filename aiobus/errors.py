@@ -223,21 +223,23 @@ class NameInUse(BusError):
 
 class JournalRestored(BusError):
     """The journal of the bus `name` is older than what its peers have heard of it: one of them
-    knows `seq`, and the journal goes on at `begin`. It was restored from a backup, with its mark.
-    Its peers would drop new events with these numbers as repeats, so the bus ends.
+    knows `seq`, and `last` is the last in the file when the bus started. It was restored from a
+    backup, with its mark. Its peers would drop new events with these numbers as repeats, so the bus
+    ends.
     """
 
-    def __init__(self, name: str, seq: int, begin: int) -> None:
-        super().__init__(name, seq, begin)
+    def __init__(self, name: str, seq: int, last: int) -> None:
+        super().__init__(name, seq, last)
         self.name = name
         self.seq = seq
-        self.begin = begin
+        self.last = last
 
     def __str__(self) -> str:
         return (
-            f"a peer has heard of {self.name!r} up to seq {self.seq}, and its journal goes on at"
-            f" {self.begin}: the file is an older copy. Put the newer file back, or give"
-            " new_epoch=True, and peers take what comes for that of a new source"
+            f"a peer has heard of {self.name!r} up to seq {self.seq}, and its journal had none"
+            f" above {self.last} when it started: the file is an older copy. Put the newer file"
+            " back, or start once with new_epoch=True, and peers take what comes for that of a new"
+            " source"
         )
 
 

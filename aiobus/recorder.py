@@ -53,8 +53,10 @@ def record(
     their histories is fetched, and the rest is a recorded gap. Of other sources it
     begins as `subscribe` does with `since`. `keep` removes the oldest events beyond so many bytes
     or a timedelta. `sync`: "process" survives the end of the process, "power" a power failure.
-    Raises ValueError for wrong arguments.
+    Raises ValueError and TypeError for wrong arguments.
     """
+    if not isinstance(bus, AsyncEventBus):
+        raise TypeError(f"bus={bus!r}: an AsyncEventBus is needed")
     return Recording(bus, path, types, key, since, keep, sync)
 
 
@@ -75,7 +77,9 @@ class Recording:
         """Why it has ended before its time."""
         self._bus = bus
         self._types, self._key, self._since = types, key, since
-        self._writer = JournalWriter(path, keep=keep, sync=sync, ends_with_error=True)
+        self._writer = JournalWriter(
+            path, keep=keep, sync=sync, ends_with_error=True, argument="path"
+        )
         self._last: dict[tuple[str, int], int] = {}
         """The last seq of each source that is in the file or on its way there."""
         self._appended = self._committed = 0

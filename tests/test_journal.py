@@ -6,11 +6,20 @@ import random
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
-from journals import EPOCH, START, entries, entry, facts, read, writing, written
+from journals import EPOCH, START, entries, entry, facts, make, read, writing, written
 
-from aiobus import Event, Journal, JournalCorrupt, JournalError, JournalInUse
+from aiobus import (
+    AsyncEventBus,
+    Event,
+    Journal,
+    JournalCorrupt,
+    JournalError,
+    JournalInUse,
+    record,
+)
 from aiobus.codec import decode
 from aiobus.journal.format import Entry, Texts, encode_columns, rebuilt
 from aiobus.journal.history import Past
@@ -459,3 +468,60 @@ async def test_the_first_event_from_a_time_on_is_found(path: Path) -> None:
             for upto in (5_000, 20_000):
                 found = (each.seq - 1 for each in some[:upto] if each.time >= time)
                 assert past.place_since(time, upto) == (next(found, None), time)
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+async def test_an_offset_behind_the_end_is_no_damage(path: Path, is_closed: bool) -> None:
+    if is_closed:
+        await written(path, entries(3))
+        assert [read(path, start_offset=offset) for offset in (4, 5, 999_999)] == [[], [], []]
+        return
+    async with writing(path) as ledger:
+        await ledger.write(entries(3))
+        assert [read(path, start_offset=offset) for offset in (4, 5, 999_999)] == [[], [], []]
+
+
+@pytest.mark.parametrize("offset", [0, -1, "3", 1.0, True])
+def test_an_offset_that_cannot_be_is_refused(path: Path, offset: Any) -> None:
+    make(path, entries(3))
+    with pytest.raises(ValueError, match=r"offsets are 1, 2, 3"):
+        read(path, start_offset=offset)
+
+
+@pytest.mark.parametrize("given", [3, None, True, b"desk.db", ""])
+def test_a_path_that_is_none_is_refused_by_the_name_of_its_argument(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"path=.*the path of a file is needed"):
+        Journal(given)
+    with pytest.raises(TypeError, match=r"path=.*the path of a file is needed"):
+        record(AsyncEventBus(), given)
+    if given is not None:
+        with pytest.raises(TypeError, match=r"journal=.*the path of a file is needed"):
+            AsyncEventBus(name="desk", journal=given)
+
+
+def test_a_directory_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="is a directory"):
+        Journal(tmp_path)
+    with pytest.raises(JournalError, match="is a directory"):
+        AsyncEventBus(name="desk", journal=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["no", 5, None])
+def test_a_new_epoch_is_begun_by_true_alone(path: Path, given: Any) -> None:
+    with pytest.raises(TypeError, match="True or False is needed"):
+        AsyncEventBus(name="desk", journal=path, new_epoch=given)
+
+
+def test_a_recording_is_of_a_bus(path: Path) -> None:
+    with pytest.raises(TypeError, match="an AsyncEventBus is needed"):
+        record("desk", path)  # type: ignore[arg-type]
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_copy_without_its_mark_is_told_what_it_lacks(path: Path) -> None:
+    make(path, entries(3))
+    Path(f"{path}.mark").unlink()
+    with pytest.raises(JournalCorrupt, match="a copy needs it as well") as raised:
+        JournalWriter(path).open()
+    assert raised.value.valid == 3

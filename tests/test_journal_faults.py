@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from journals import Ledger, entries, entry, make, read, writing
 
-from aiobus import CommitFailed, Journal, JournalFailed, JournalInUse
+from aiobus import CommitFailed, Journal, JournalError, JournalFailed, JournalInUse
 from aiobus.journal.mark import Place, SpaceReserve, read_mark
 from aiobus.journal.writer import JournalWriter
 
@@ -491,3 +491,39 @@ def test_a_reader_elsewhere_never_takes_what_is_being_written_for_a_damage(
             assert counts == sorted(counts)
     with Journal(path) as journal:
         assert journal.verify() == 40_001 if keep is None else journal.verify() < 10_000
+
+
+def test_a_lock_whose_holder_cannot_be_noted_is_let_go_in_the_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        writer = JournalWriter(path)
+        writer.open()
+        with pytest.raises(JournalInUse, match="another process"):
+            JournalWriter(path).open()
+        writer.close()
+    writer = JournalWriter(path)
+    writer.open()
+    writer.close()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_an_opening_that_fails_on_a_full_disk_keeps_no_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(JournalError, match="No space left"):
+            JournalWriter(path).open()
+    writer = JournalWriter(path)
+    writer.open()
+    writer.close()
+
+
+def test_a_disk_without_space_for_the_reserve_is_told_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    make(path, entries(3))
+    assert caplog.text.count("none is kept in reserve now") == 1

@@ -121,13 +121,13 @@ class SpaceReserve:
             return False
         return True
 
-    def keep(self) -> None:
-        """Have the space in reserve if the disk has several times as much."""
+    def keep(self) -> bool:
+        """Have the space in reserve if the disk has several times as much; False if not."""
         if os.path.exists(self._path):
-            return
+            return True
         disk = os.statvfs(os.path.dirname(self._path) or ".")
         if disk.f_bavail * disk.f_frsize < 4 * RESERVE_BYTES:
-            return
+            return False
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o600)
         try:
@@ -137,6 +137,7 @@ class SpaceReserve:
             raise
         finally:
             os.close(descriptor)
+        return True
 
 
 class FileLock:
@@ -155,9 +156,12 @@ class FileLock:
             raise JournalInUse(path, holder) from None
         now = datetime.fromtimestamp(clock.machine()).isoformat(" ", "seconds")
         told = f"process {os.getpid()} since {now}\n"
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, told.encode(), 0)
         _held.append(self)
+        with suppress(
+            OSError
+        ):  # on a full disk it is locked all the same, and does not say by whom
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, told.encode(), 0)
 
     def release(self) -> None:
         """Let another writer in. A second call does nothing."""

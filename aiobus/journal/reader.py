@@ -26,6 +26,7 @@ from aiobus.journal.scan import (
     Route,
     Walk,
     check_schema,
+    checked_path,
     connect,
     is_unavailable,
     said,
@@ -63,7 +64,7 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = checked_path("path", path)
         if not os.path.exists(self.path):
             raise JournalError(f"{self.path} does not exist: give the path of a journal")
         self._connection = connect(self.path, "ro")
@@ -122,6 +123,8 @@ class Journal:
         Raises JournalRemoved if `keep=` has removed what was asked for, and ValueError or TypeError
         for a wrong argument, both at the first step.
         """
+        if start_offset is not None and (type(start_offset) is not int or start_offset < 1):
+            raise ValueError(f"start_offset={start_offset!r}: offsets are 1, 2, 3, ...")
         wants = _wanted(types, keys, sources)
         begin = _moment("since", since, -math.inf)
         end = _moment("until", until, math.inf)

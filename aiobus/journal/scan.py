@@ -29,7 +29,8 @@ from aiobus.journal.format import (
 from aiobus.journal.mark import MAKING, Mark, read_mark
 
 __all__ = [
-    "MAX_ROUTES", "WRONG", "Database", "Found", "Route", "Walk", "check_schema", "connect",
+    "MAX_ROUTES", "WRONG", "Database", "Found", "Route", "Walk", "check_schema", "checked_path",
+    "connect",
     "is_unavailable", "said", "verified",
 ]  # fmt: skip
 
@@ -43,6 +44,16 @@ OLDEST = (3, 33)
 
 WRONG = (struct.error, TypeError, ValueError, LookupError, OverflowError, AttributeError)
 """What a damaged column raises."""
+
+
+def checked_path(argument: str, path: Any) -> str:
+    """The path as a string. Raises TypeError if it is none, and JournalError for a directory."""
+    text = path if isinstance(path, str) else getattr(path, "__fspath__", lambda: None)()
+    if not isinstance(text, str) or not text:
+        raise TypeError(f"{argument}={path!r}: the path of a file is needed, a str or a Path")
+    if os.path.isdir(text):
+        raise JournalError(f"{text} is a directory: give the path of a file in it")
+    return text
 
 
 def connect(path: str, mode: str) -> sqlite3.Connection:
@@ -83,7 +94,10 @@ def is_unavailable(error: Exception) -> bool:
 def said(error: Exception) -> str:
     """What SQLite or Python says is wrong."""
     name = getattr(error, "sqlite_errorname", None)
-    return f"{error} ({name})" if name else str(error) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) or not isinstance(error, WRONG):
+        return f"{text} ({name})" if name else text or type(error).__name__
+    return f"a column of it is damaged ({type(error).__name__}: {text})"
 
 
 def check_schema(path: str, connection: sqlite3.Connection) -> None:
@@ -211,8 +225,8 @@ class Walk:
         self._since, self._until = since, until
         self._routes: dict[tuple[int, Any, Any], Route] = {}
         self._first = 1
-        self.offset = 0
-        """The last event that was verified."""
+        self.offset = self._begin = 0
+        """The last event that was verified, and that before the first."""
         self._read_mark()
         try:
             facts = database.meta()
@@ -224,13 +238,16 @@ class Walk:
         if latest is not None and -math.inf < since <= latest:
             raise JournalRemoved(self._path, self._first)
         self._is_whole = start is None or start == self._first
-        self.offset = (self._first if start is None else start) - 1
+        self.offset = self._begin = (self._first if start is None else start) - 1
         self.chain: int = chain
         """The running checksum behind it, if the walk began with the first event."""
         self.is_over = False
 
     def _read_mark(self) -> None:
-        self.mark, self._problem = Mark(), f"{self._path}.mark is missing"
+        self.mark, self._problem = (
+            Mark(),
+            f"{self._path}.mark is missing (a copy needs it as well, and a link does not have it)",
+        )
         try:
             if (mark := read_mark(self._path)) is not None:
                 self.mark, self._problem = mark, ""
@@ -303,7 +320,9 @@ class Walk:
             raise ValueError(f"the events up to offset {self.mark.offset} are missing")
         # Nothing follows a mark that is clean, or was written before the tables were.
         is_last = self.mark.is_clean or self.mark == MAKING
-        is_past = max(0, self.mark.offset) < (self.offset if is_last else self._first - 1)
+        # An offset behind the end was asked for, and nothing is there.
+        end = max(self.mark.offset, self._begin if self.offset == self._begin else 0)
+        is_past = end < (self.offset if is_last else self._first - 1)
         if is_past and read_mark(self._path) == self.mark:  # no writer has opened it meanwhile
             raise ValueError(f"{self._path}.mark is older than the file")
 

@@ -76,9 +76,13 @@ class Store:
         """About the bytes in the write-ahead log."""
         self._said = -math.inf
         """When it was logged last that something is tried again."""
+        self._has_reserve = True
+        """False once it was logged that there is none."""
         self._mark_lock = threading.Lock()
         self._space = SpaceReserve(path)
         self._texts = Texts()
+        if not os.path.isdir(folder := os.path.dirname(path)):
+            raise JournalError(f"{path}: the directory {folder} does not exist: make it first")
         try:
             self._lock = FileLock(path)
         except OSError as error:
@@ -337,8 +341,13 @@ class Store:
             except BaseException:
                 self._unmarked_since = since
                 raise
+        has_reserve = False
         with suppress(OSError):  # there is none to spare
-            self._space.keep()
+            has_reserve = self._space.keep()
+        if not has_reserve and self._has_reserve:
+            text = "%s: the disk has no space to spare, so none is kept in reserve now"
+            log.warning(text, self.path)
+        self._has_reserve = has_reserve
 
     def _checkpoint(self) -> None:
         rows = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -19,6 +19,7 @@ from aiobus.errors import JournalError
 from aiobus.journal.format import Entry
 from aiobus.journal.mark import Place
 from aiobus.journal.retention import Keep, check_keep
+from aiobus.journal.scan import checked_path
 from aiobus.journal.store import MARK_SECONDS, Store, Sync
 
 __all__ = ["JournalWriter", "Sync", "in_thread"]
@@ -39,7 +40,8 @@ QUEUE_BYTES = 64 * 1024 * 1024
 
 
 class JournalWriter:
-    """The one writer of the journal at `path`. Raises ValueError for a wrong argument.
+    """The one writer of the journal at `path`. Raises ValueError and TypeError for a wrong
+    argument, which `argument` names, and JournalError for a directory.
 
     `sync="power"`: an event that is committed survives a power failure. `"process"`: it survives
     the end of the process in any way; a power failure may take the last second. `keep`: when more
@@ -55,11 +57,12 @@ class JournalWriter:
         sync: Sync = "power",
         keep: Keep = None,
         ends_with_error: bool = False,
+        argument: str = "journal",
     ) -> None:
         if sync not in ("power", "process"):
             raise ValueError(f"sync={sync!r}: 'power' or 'process' is needed")
         check_keep(keep)
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = os.path.abspath(checked_path(argument, path))
         self._sync = sync
         self._keep = keep
         self._store: Store | None = None

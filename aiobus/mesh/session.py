@@ -186,7 +186,7 @@ class Session:
         # beginning was committed before.
         is_outdated = then != now and seq > max(known.known_begin, self._publisher.in_file)
         if is_outdated and not self.is_closing:
-            self._diagnostics.fail(JournalRestored(self.me.name, seq, mine.begin))
+            self._diagnostics.fail(JournalRestored(self.me.name, seq, self._publisher.in_file))
         return is_outdated
 
     def _answer(self) -> None:
