@@ -107,12 +107,15 @@ class _Durations:
     def percentiles(self) -> list[float]:
         """The durations below or at which so many percent are."""
         found: list[float] = []
-        ranks = [math.ceil(self.count * each / 100) for each in PERCENTILES]
         below = 0
         for middle in sorted(self._classes):
             below += self._classes[middle]
-            while len(found) < len(ranks) and ranks[len(found)] <= below:
-                found.append(min(max(middle, self.least), self.longest))
+            value = self.longest if below == self.count else max(middle, self.least)
+            while (
+                len(found) < len(PERCENTILES)
+                and below * 100 >= PERCENTILES[len(found)] * self.count
+            ):
+                found.append(value)
         return found
 
 
