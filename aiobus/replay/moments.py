@@ -3,12 +3,16 @@
 Owns the forms of a time, the zones, and how times and durations look. Pure: values in, values out.
 """
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from fractions import Fraction
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
+
+from aiobus.limits import LATEST
 
 __all__ = ["Moment", "Zone", "duration", "parse_moment", "windows"]
 
@@ -19,7 +23,8 @@ _FORM = re.compile(
 )
 _FORMS = "'10:31', '10:31:05.250', '2026-11-29T10:31', '2026-11-29T10:31+01:00' or Unix seconds"
 _LAST_YEAR = 5138
-_MICRO = 1e-6
+_MICRO = timedelta(microseconds=1)
+_SECOND = 1_000_000
 _FIRST_DAY = date(1970, 1, 1)
 _UNIX = re.compile(r"\d{1,11}(\.\d+)?")
 
@@ -71,18 +76,19 @@ class Moment(NamedTuple):
 
     text: str
     date: date | None
-    seconds: float
-    """From the start of the day; Unix seconds if `is_unix`."""
-    width: float
-    """Seconds that are meant: a minute, if no seconds were said."""
+    micros: int
+    """From the start of the day."""
+    width: int
+    """Microseconds that are meant: those of a minute, if no seconds were said."""
     offset: tzinfo | None
     """The zone, if the text has one."""
-    is_unix: bool = False
+    unix: float | None = None
+    """The time itself, if it was said as Unix seconds."""
 
     @property
     def is_of_any_day(self) -> bool:
         """True if no date was said."""
-        return self.date is None and not self.is_unix
+        return self.date is None and self.unix is None
 
 
 def parse_moment(at: str | float | datetime) -> Moment:
@@ -90,16 +96,16 @@ def parse_moment(at: str | float | datetime) -> Moment:
     datetime begin a second. Raises ValueError and TypeError for anything else.
     """
     if isinstance(at, datetime):
-        midnight = datetime.combine(at.date(), datetime.min.time())
-        seconds = (at.replace(tzinfo=None) - midnight).total_seconds()
-        return Moment(at.isoformat(), at.date(), seconds, 1.0, at.tzinfo)
-    if isinstance(at, int | float) and not isinstance(at, bool):
-        return Moment(f"{at}", None, float(at), 1.0, None, is_unix=True)
-    if not isinstance(at, str):
+        since = at.replace(tzinfo=None) - datetime.combine(at.date(), datetime.min.time())
+        return Moment(at.isoformat(), at.date(), since // _MICRO, _SECOND, at.tzinfo)
+    is_number = isinstance(at, int | float) and not isinstance(at, bool)
+    if not is_number and not isinstance(at, str):
         raise TypeError(f"at={at!r}: {_FORMS} is needed")
-    text = at.strip()
-    if _UNIX.fullmatch(text):
-        return Moment(text, None, float(text), 1.0, None, is_unix=True)
+    text = str(at).strip()
+    if is_number or _UNIX.fullmatch(text):
+        if not 0 <= float(at) <= LATEST:
+            raise ValueError(f"at={at!r}: Unix seconds from 0 to {LATEST:g} are needed")
+        return Moment(text, None, 0, _SECOND, None, float(at))
     found = _FORM.fullmatch(text)
     if found is None:
         raise ValueError(f"at={at!r}: {_FORMS} is needed")
@@ -107,8 +113,8 @@ def parse_moment(at: str | float | datetime) -> Moment:
     if hour > 23 or minute > 59 or second > 59:
         raise ValueError(f"at={at!r}: there is no such time; {_FORMS} is needed")
     fraction = found["fraction"] or ""
-    width = 60.0 if found["second"] is None else float(f"1e-{len(fraction)}")
-    seconds = hour * 3600 + minute * 60 + second + int(fraction or 0) * width
+    width = 60 * _SECOND if found["second"] is None else 10 ** (6 - len(fraction))
+    micros = (hour * 3600 + minute * 60 + second) * _SECOND + int(fraction or 0) * width
     try:
         day = date.fromisoformat(found["date"]) if found["date"] else None
         if day and not 1970 <= day.year <= _LAST_YEAR:
@@ -116,7 +122,7 @@ def parse_moment(at: str | float | datetime) -> Moment:
         offset = datetime.fromisoformat(f"2000-01-01T00:00{found['offset'] or ''}").tzinfo
     except ValueError as error:
         raise ValueError(f"at={at!r}: {error}") from None
-    return Moment(text, day, seconds, width, offset)
+    return Moment(text, day, micros, width, offset)
 
 
 def windows(moment: Moment, zone: Zone, minutes: Sequence[int]) -> list[Span]:
@@ -125,8 +131,8 @@ def windows(moment: Moment, zone: Zone, minutes: Sequence[int]) -> list[Span]:
     the nearest to one. A time that the clocks of the zone show twice is two of them, one that they
     leave out is none.
     """
-    if moment.is_unix:
-        return [(moment.seconds, moment.seconds + moment.width)]
+    if moment.unix is not None:
+        return [(moment.unix, moment.unix + moment.width / _SECOND)]
     if moment.date is not None:
         return _on({moment.date}, moment, zone)
     days = {minute // 1440 + step for minute in minutes for step in (-1, 0, 1)}
@@ -149,14 +155,21 @@ def _on(dates: Iterable[date], moment: Moment, zone: Zone) -> list[Span]:
     info = moment.offset or zone.info
     begins = set()
     for each in dates:
-        shown = datetime.combine(each, datetime.min.time()) + timedelta(seconds=moment.seconds)
+        shown = datetime.combine(each, datetime.min.time()) + moment.micros * _MICRO
         for fold in (0, 1):
             begin = shown.replace(tzinfo=info, fold=fold).timestamp()
             if datetime.fromtimestamp(begin, info).replace(tzinfo=None, fold=0) == shown:
-                begins.add(begin)
+                begins.add(round(begin * _SECOND))
     # A time to the microsecond, as it is printed, is a rounded one.
-    early = _MICRO / 2 if moment.width == _MICRO else 0.0
-    return [(begin - early, begin - early + moment.width) for begin in sorted(begins)]
+    early = Fraction(1, 2) if moment.width == 1 else 0
+    return [(_edge(at - early), _edge(at - early + moment.width)) for at in sorted(begins)]
+
+
+def _edge(micros: Fraction | int) -> float:
+    """The least number of seconds that is not before so many microseconds."""
+    exact = Fraction(micros) / _SECOND
+    seconds = float(exact)
+    return seconds if seconds >= exact else math.nextafter(seconds, math.inf)
 
 
 def duration(seconds: float) -> str:
