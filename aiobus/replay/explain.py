@@ -47,7 +47,7 @@ def explain(
     says what it leaves out. An explained event was compared with its checksum; `Journal.verify`
     says whether the whole file is what was written.
 
-    Blocks: milliseconds for an id, and for a time about 0.3 s per million events. A file may be
+    Blocks: milliseconds for an id, and up to 0.5 s per million events for a time. A file may be
     written meanwhile. Raises NotRecorded if the event is not there, ValueError or TypeError for a
     wrong argument and for a time that may be more than one, JournalError for a file that cannot be
     read, and JournalCorrupt if an event is not what was written.
