@@ -21,6 +21,7 @@ from aiobus.errors import (
     LeavesProcess,
     NameInUse,
     NoSubscribers,
+    NotRecorded,
     QueueFull,
     RequestInterrupted,
     RequestTimeout,
@@ -30,6 +31,9 @@ from aiobus.event import Event, EventType
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
+from aiobus.replay.explain import explain
+from aiobus.replay.explanation import Explanation
+from aiobus.replay.hops import Hops, explain_hops
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -47,6 +51,8 @@ __all__ = [
     "Event",
     "EventStream",
     "EventType",
+    "Explanation",
+    "Hops",
     "Journal",
     "JournalCorrupt",
     "JournalError",
@@ -58,6 +64,7 @@ __all__ = [
     "Limits",
     "NameInUse",
     "NoSubscribers",
+    "NotRecorded",
     "PeerStats",
     "QueueFull",
     "Recording",
@@ -68,6 +75,8 @@ __all__ = [
     "VirtualLoop",
     "WrongLoop",
     "clock",
+    "explain",
+    "explain_hops",
     "record",
     "run_virtual",
 ]

@@ -1,4 +1,4 @@
-"""`python -m aiobus log FILE`: the events of a journal, in the shell.
+"""`python -m aiobus log | explain FILE`: what is in journals, in the shell.
 
 Owns the arguments and what is printed. Must not know how a journal is read.
 """
@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from aiobus import Event, Journal, JournalError
+from aiobus import Event, Journal, JournalError, explain, explain_hops
 from aiobus.journal.export import json_line
+from aiobus.replay.explanation import printable
 
 __all__ = ["main"]
 
@@ -50,7 +51,33 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--verify", action="store_true", help="verify all of it, and print a count")
     log.add_argument("--follow", action="store_true", help="go on with what is written, until ^C")
     log.set_defaults(run=print_log)
+    add_explain(commands)
     return made
+
+
+def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The arguments of `explain`."""
+    command = commands.add_parser(
+        "explain",
+        help="print what led to an event, and what followed from it",
+        description="Print the causes and the effects of an event, with the time of each hop, from"
+        " one journal or several: by its id, or the first one at a time. Each event that is printed"
+        " is compared with its checksum. Exits with 1 if the event is not there or the file is"
+        " damaged.",
+    )
+    command.add_argument("file", nargs="+", help="the journals; behind them the id, without --at")
+    command.add_argument("--at", metavar="TIME", help="10:31, 10:31:05.25, or ISO 8601 or Unix")
+    command.add_argument("--type", help="with --at: the type of the event, such as FILL")
+    command.add_argument("--key", help="with --at: its key or 'prefix*'")
+    command.add_argument("--tz", metavar="ZONE", help="such as UTC or Europe/Berlin; else local")
+    command.add_argument("--most", type=int, default=1_000, help="causes and effects (1000)")
+    command.add_argument("--json", action="store_true", help="one object of JSON")
+    command.add_argument(
+        "--hops",
+        action="store_true",
+        help="how long each kind of hop took over all of the files, with or without an event",
+    )
+    command.set_defaults(run=print_explanation)
 
 
 def print_log(given: argparse.Namespace) -> None:
@@ -77,6 +104,33 @@ def print_log(given: argparse.Namespace) -> None:
                     sys.stdout.flush()
 
 
+def print_explanation(given: argparse.Namespace) -> None:
+    """The command `explain`."""
+    files, id = given.file, None
+    if given.at is None and (given.type or given.key):
+        raise ValueError("--type and --key belong to --at: an id is one event")
+    if given.at is None and (len(files) > 1 or not given.hops):
+        *files, id = files
+        if given.hops and os.path.exists(id):
+            files, id = given.file, None
+        elif not files or os.path.exists(id):
+            raise ValueError("give the id of an event behind the files, or --at")
+    parts: dict[str, Any] = {}
+    if id is not None or given.at is not None:
+        parts["explanation"] = explain(
+            files, id, at=given.at, type=given.type, key=given.key, tz=given.tz, most=given.most
+        )
+    if given.hops:
+        parts["hops"] = explain_hops(files)
+    if given.json:
+        plain = {name: part.to_dict() for name, part in parts.items()}
+        for step in plain.get("explanation", {}).get("steps", ()):
+            step["data"] = orjson.Fragment(orjson.dumps(step["data"]))  # it may be 253 levels deep
+        say(orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        say("\n\n".join(map(str, parts.values())).encode() + b"\n")
+
+
 def say(line: bytes) -> None:
     """Print bytes, which are UTF-8 whatever the locale is."""
     sys.stdout.buffer.write(line)
@@ -89,13 +143,17 @@ def plain_line(offset: int, event: Event) -> bytes:
     parts = [str(offset), f"{when}Z", event.type, event.key or "-", event.id, data]
     if event.cause:
         parts.append(f"<- {event.cause}")
-    text = " ".join(parts)
-    return f"{text if text.isprintable() else ascii(text)[1:-1]}\n".encode()
+    return f"{printable(' '.join(parts))}\n".encode()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    given = parser().parse_args(arguments)
+    made = parser()
+    given, behind = made.parse_known_args(arguments)  # an option may stand before the id
+    if behind:
+        if given.run is not print_explanation or any(text.startswith("-") for text in behind):
+            made.error(f"unrecognized arguments: {' '.join(behind)}")
+        given.file += behind
     try:
         given.run(given)
         sys.stdout.flush()

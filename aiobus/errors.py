@@ -9,7 +9,8 @@
     │   ├── JournalCorrupt    what is in the file is not what was written
     │   ├── JournalFailed     nothing more can be written before it is opened again
     │   ├── JournalInUse      another process, or object, writes to it
-    │   └── JournalRemoved    `keep=` has removed what was asked for
+    │   ├── JournalRemoved    `keep=` has removed what was asked for
+    │   └── NotRecorded       the event that is to be explained is in none of the files
     ├── NameInUse         another bus of this name is on the network
     ├── NoSubscribers     no subscription names the type of a request()
     ├── RequestInterrupted  request() was published, and the bus that could answer is gone
@@ -36,6 +37,7 @@ __all__ = [
     "LeavesProcess",
     "NameInUse",
     "NoSubscribers",
+    "NotRecorded",
     "QueueFull",
     "RequestInterrupted",
     "RequestTimeout",
@@ -198,6 +200,21 @@ class JournalRemoved(JournalError):
             f"{self.path}: the events before offset {self.first} were removed by keep=; read from"
             f" start_offset={self.first} on, or keep more"
         )
+
+
+class NotRecorded(JournalError):
+    """The event that is to be explained is in none of the files, and `reason` says why, as far as
+    can be told. `nearest` has the ids of the events of the wanted type and key that are nearest to
+    the wanted time, the nearest first; it is empty if an id was wanted.
+    """
+
+    def __init__(self, reason: str, nearest: list[str]) -> None:
+        super().__init__(reason, nearest)
+        self.reason = reason
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class NameInUse(BusError):

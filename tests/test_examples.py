@@ -19,7 +19,7 @@ from typing import Any, Self
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from aiobus import AsyncEventBus, Event, EventType
+from aiobus import AsyncEventBus, Event, EventType, Journal, explain
 from aiobus.discovery import directory
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +118,14 @@ def test_a_recorded_desk_tells_how_long_each_fill_took() -> None:
     assert [re.sub(r"[\d.]+ ms", "ms", line) for line in lines] == [
         f"BTCUSDT {quantity} filled after ms" for quantity in range(1, 4)
     ]
+
+
+def test_a_recording_explains_its_last_fill_and_how_long_each_hop_took() -> None:
+    lines = run(example("explain_fill.py"))
+    assert re.match(r"FILL broker@\w+\.\d+ explained, ", lines[0])
+    for type, line in zip(("TRADE", "ORDER", "FILL"), lines[3:6], strict=True):
+        assert f" {type} BTCUSDT " in line
+    assert {" ".join(line.split()[:3]) for line in lines[8:]} == {"TRADE -> ORDER", "ORDER -> FILL"}
 
 
 def test_a_recorder_that_is_killed_leaves_no_hole() -> None:
@@ -375,7 +383,38 @@ def test_the_demo_ends_by_itself_with_the_summary() -> None:
     chains = [line for line in lines if CHAIN.fullmatch(line)]
     assert counts["ticks"] == TICKS
     assert 10 <= counts["signals"] == counts["orders"] == counts["fills"] == len(chains)
-    assert re.search(r"p50 .+ p90 .+ p99 .+", lines[-1])
+    assert any(re.search(r"p50 .+ p90 .+ p99 .+", line) for line in lines)
+
+
+def test_the_demo_shows_at_its_end_how_a_fill_came_about() -> None:
+    with Terminal("desk", "--speed", "100") as demo:
+        lines = demo.ends()
+    title = f"from the recording, the last of {tally(lines)['fills']} fills:"
+    head, _, _, *steps = lines[lines.index(title) + 2 :]
+    assert re.fullmatch(r"FILL broker@\w+\.\d+ explained, .* \(UTC.\d\d:\d\d\)", head)
+    types = ["TRADE", "SIGNAL", "ORDER", "FILL", "POSITION"]
+    for type, line in zip(types, steps, strict=True):
+        assert f" {type} BTCUSDT " in line
+
+
+def test_every_fill_is_explained_by_the_events_and_the_times_that_the_monitor_printed_live(
+    tmp_path: Path, load: Callable[[str], ModuleType]
+) -> None:
+    file = tmp_path / "desk.db"
+    with Terminal("desk", "--speed", "100", "--file", str(file)) as demo:
+        lines = demo.ends()
+    with Journal(file) as journal:
+        fills = [event.id for _, event in journal.read(types=EventType.FILL)]
+    explained = [explain(file, fill) for fill in fills]
+    chain_line = load("report").chain_line
+    told = [chain_line([step.event for step in each.chain]) for each in explained]
+    printed = [line for line in lines if CHAIN.fullmatch(line)]
+    assert sorted(told) == sorted(printed)
+    assert len(told) >= 10
+    for each in explained:
+        assert {step.event.source for step in each.steps} == set(BOTS)
+        assert [step.event.type for step in each.steps][-2:] == ["FILL", "POSITION"]
+        assert each.beyond == ""
 
 
 def test_ctrl_c_ends_the_demo_with_a_summary_of_what_happened_so_far() -> None:
@@ -513,8 +552,9 @@ async def test_a_fill_that_overtakes_its_cause_is_shown_once_that_is_there(
     await load("monitor").monitor(bus, watched)
     trade = await bus.publish(Event(EventType.TRADE, {"price": 100.0}))
     order = Event(EventType.ORDER, {}, cause=trade.id)
-    order_id = f"{trade.id.rpartition('.')[0]}.{trade.seq + 2}"
-    await bus.publish(Event(EventType.FILL, {"price": 101.0}, cause=order_id))
+    order_id = f"{trade.id.rpartition('.')[0]}.{trade.seq + 3}"  # behind fill and position
+    data = {"side": "sell", "quantity": 1.0, "price": 101.0}
+    await bus.publish(Event(EventType.FILL, data, cause=order_id))
     await bus.settle()
     assert capsys.readouterr().out == ""
     await bus.publish(order)

@@ -18,8 +18,9 @@ import orjson
 from aiobus.event import event_id
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "FORMAT", "SCHEMA", "Entry", "Texts", "chained", "checksum",
-    "encode_columns", "insertion", "origin", "origin_checksum", "rebuilt", "sealed", "unsealed",
+    "APPLICATION", "COLUMNS", "FORMAT", "MAX_INTEGER", "MAX_SOURCES", "SCHEMA", "Entry", "Texts",
+    "chained", "checksum", "encode_columns", "insertion", "origin", "origin_checksum", "rebuilt",
+    "sealed", "unsealed",
 ]  # fmt: skip
 
 APPLICATION = 0x61696F62

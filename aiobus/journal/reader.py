@@ -7,7 +7,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from time import sleep
 from typing import Any, NamedTuple, Self
 
@@ -168,8 +168,16 @@ class Journal:
         most `limit`, 256 KiB of rows (but at least one), and 4,096 numbers looked at, so one page
         never takes long. Raises JournalCorrupt if one of them is not what was written.
         """
-        try:
+        with self.judging():
             return self._page(query, source, epoch, after, min(upto, after + PAGE_LOOK), limit)
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Around what reads a few events: raises JournalCorrupt, with the exact place, if what they
+        raise is a damage, and JournalError if the database cannot be used now.
+        """
+        try:
+            yield
         except (sqlite3.Error, *WRONG) as error:
             if is_unavailable(error):
                 raise self._unavailable(error) from None
@@ -214,7 +222,7 @@ class Journal:
         """
         found = []
         where = (self.number(source, epoch), upto, most)
-        try:
+        with self.judging():
             for seq in self._connection.execute(
                 # The seqs alone: a page verifies the rest.
                 "SELECT max(seq) FROM events WHERE source = ? AND seq <= ?"
@@ -222,10 +230,6 @@ class Journal:
                 where,
             ).fetchall():
                 found += self._page(EVERY, source, epoch, seq[0] - 1, seq[0], 1).rows
-        except (sqlite3.Error, *WRONG) as error:
-            if is_unavailable(error):
-                raise self._unavailable(error) from None
-            raise verified(self._database).corrupt(said(error)) from None
         return found
 
     def seq_before_last(self, source: str, epoch: int, count: int) -> int:

@@ -1,10 +1,11 @@
 """The monitor: each chain trade -> signal -> order -> fill with the time of every hop, from lineage
-alone: an event names its cause. It counts along, and says the tally when the feed has left.
+alone: an event names its cause. It publishes the POSITION after each fill, and says the tally when
+the feed has left.
 
 Run it: python examples/bots/monitor.py [ipc://desk]
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 from aiobus import AsyncEventBus, Event, EventType
 from report import Tally, chain_line, quote_line
@@ -18,6 +19,7 @@ MEMORY = 10_000  # events that may still turn out to be a cause
 async def monitor(bus: AsyncEventBus, tally: Tally) -> None:
     """Print every fill with all that led to it, and every 50th quote. Live when this returns."""
     recent: OrderedDict[str, Event] = OrderedDict()
+    held: Counter[str] = Counter()
     early: dict[str, Event] = {}  # by the id of a cause that it overtook on its way here
 
     def on_event(event: Event) -> None:
@@ -31,6 +33,8 @@ async def monitor(bus: AsyncEventBus, tally: Tally) -> None:
             recent.popitem(last=False)
         if event.type == EventType.FILL:
             trace(event)
+            held[event.key] += event.data["quantity"] * (1 if event.data["side"] == "buy" else -1)
+            bus.publish_nowait(Event("POSITION", round(held[event.key], 8), key=event.key))
         elif event.id in early:
             trace(early.pop(event.id))
         elif event.type == EventType.QUOTE and tally.counts[event.type] % 50 == 1:

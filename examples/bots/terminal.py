@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiobus import AsyncEventBus, BusError, Event
 
@@ -20,19 +21,22 @@ def command_line(description: str) -> argparse.ArgumentParser:
 
 
 def serve(name: str, bot: Bot) -> None:
-    """Run a bot that returns when it is live, until Ctrl-C. It says that it is live to who asks."""
+    """Run a bot that returns when it is live, until Ctrl-C."""
 
-    async def stay(bus: AsyncEventBus) -> None:
-        async def say_live(_: Event | None = None) -> None:
-            await bus.publish(Event("LIVE", {}, key=name))
-
+    async def live(bus: AsyncEventBus) -> None:
         await bot(bus)
-        await bus.subscribe("IS_LIVE", say_live, key=name)
-        await say_live()
-        print(f"{name} is live on {bus.url}", flush=True)
-        await bus.wait_closed()
+        await stay(bus)
 
-    run(name, command_line(f"The {name} of the desk.").parse_args().url, stay)
+    run(name, command_line(f"The {name} of the desk.").parse_args().url, live)
+
+
+async def stay(bus: AsyncEventBus) -> None:
+    """Say that the bot is live, also to who asks, until it ends."""
+    live = partial(Event, "LIVE", {}, key=bus.name)
+    await bus.subscribe("IS_LIVE", lambda _: bus.publish(live()), key=bus.name)
+    await bus.publish(live())
+    print(f"{bus.name} is live on {bus.url}", flush=True)
+    await bus.wait_closed()
 
 
 def run(name: str, url: str, bot: Bot) -> None:
@@ -44,8 +48,7 @@ def run(name: str, url: str, bot: Bot) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, work.cancel)
             with contextlib.suppress(asyncio.CancelledError):
-                await work
-            # On the way out handlers finish, and what was published arrives.
+                await work  # on the way out handlers finish, and what was published arrives
 
     try:
         asyncio.run(session())

@@ -1,0 +1,359 @@
+"""Single events of a journal: by id, by cause and by time; and of several journals as if of one.
+
+Owns which index answers what. Must not know what is made of the events. An event that is handed
+over was compared with its checksum. That none is missing is only known of a whole file
+(`Journal.verify`).
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple, Self
+
+import orjson
+
+from aiobus.event import Event, event_id, parse_id
+from aiobus.journal.format import COLUMNS, MAX_INTEGER, MAX_SOURCES, checksum
+from aiobus.journal.reader import Journal
+from aiobus.query import RESERVED
+
+__all__ = ["Copy", "Files", "Lookup", "Paths", "Reach", "Span"]
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+_IN_TIME = "time >= ? AND time < ?"
+_MOST_ABSENT = 65_536
+_MOST_TYPES = 20
+_MOST_EPOCHS = 3
+
+
+Span = tuple[float, float]
+"""From this time on, and before that: Unix seconds."""
+
+
+class Reach(NamedTuple):
+    """What a journal has of one source."""
+
+    first: int
+    """The lowest seq; 0 if there is no event of it."""
+    last: int
+    removed: int
+    """The highest seq that `keep=` has removed; 0 if there is none."""
+    others: list[str]
+    """If there is no event of it: ids without the seq of some other starts of its bus."""
+
+
+class Lookup(Journal):
+    """A journal in which events are looked up. Each call raises JournalCorrupt if one of the events
+    that it reads is not what was written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._absent: set[tuple[str, int]] = set()
+
+    def number(self, source: str, epoch: int) -> int:
+        """As of a Journal, but a source that is not there is looked for once."""
+        if (source, epoch) in self._absent:
+            return 0
+        number = super().number(source, epoch)
+        if not number and len(self._absent) < _MOST_ABSENT:
+            self._absent.add((source, epoch))
+        return number
+
+    def find(self, source: str, epoch: int, seq: int) -> Event[Any] | None:
+        """The event with this identity; None if it is not in the file. One look into an index."""
+        if seq > MAX_INTEGER:
+            return None
+        with self.judging():
+            place = self.number(source, epoch), seq
+            return next(self._select("source = ? AND seq = ?", *place), None)
+
+    def moment(self, source: str, epoch: int, seq: int) -> tuple[str, float] | None:
+        """The type and time of an event, not compared with its checksum; None if it is not in the
+        file.
+        """
+        if seq > MAX_INTEGER:
+            return None
+        with self.judging():
+            select = "SELECT type, time FROM events WHERE source = ? AND seq = ?"
+            place = self.number(source, epoch), seq
+            for type, time in self._connection.execute(select, place).fetchall():
+                return self._database.text(type), time
+        return None
+
+    def effects(self, cause: tuple[str, int, int], limit: int) -> tuple[int, list[Event[Any]]]:
+        """How many events name this one as their cause, and the first `limit` of them, in the order
+        in which they were committed. Looks into an index, and through the whole file only if that
+        has 4,096 sources, of which later ones are kept as text.
+        """
+        source, epoch, seq = cause
+        if seq > MAX_INTEGER:
+            return 0, []
+        with self.judging():
+            where = "cause_source = ? AND cause_seq = ?"
+            what: list[int | str] = [self.number(source, epoch), seq]
+            if len(self._database.sources) >= MAX_SOURCES:
+                where, what = f"({where} OR cause = ?)", [*what, event_id(*cause)]
+            count = self.ask(f"SELECT count(*) FROM events WHERE {where}", *what)
+            return count, list(self._select(f'{where} ORDER BY "offset" LIMIT ?', *what, limit))
+
+    def reach(self, source: str, epoch: int) -> Reach:
+        """What the file has of a source."""
+        with self.judging():
+            number = self.number(source, epoch)
+            first, last = self._connection.execute(
+                "SELECT (SELECT min(seq) FROM events WHERE source = ?1),"
+                " (SELECT max(seq) FROM events WHERE source = ?1)",
+                (number,),
+            ).fetchone()
+            removed = int(self.facts()["removed"].get(str(number), 0))
+            others: list[str] = []
+            for place, (name, other) in self._database.sources.items():
+                if first is None and name == source and len(others) < _MOST_EPOCHS:
+                    select = "SELECT seq FROM events WHERE source = ? LIMIT 1"
+                    if self.ask(select, place) is not None:
+                        others.append(_start(name, other))
+            return Reach(first or 0, last or 0, removed, others)
+
+    # By time, of which there is no index: one walk through the file, of a tenth of a second for a
+    # million events.
+
+    def minutes(self, type: str | None, key: str | None, most: int) -> list[int]:
+        """The minutes since 1970 in which there are such events, of which at most so many."""
+        with self.judging():
+            such, what = self._such(type, key)
+            select = f"SELECT DISTINCT CAST(time / 60 AS INTEGER) FROM events WHERE {such} LIMIT ?"
+            return [m for (m,) in self._connection.execute(select, (*what, most)).fetchall()]
+
+    def within(
+        self, span: Span, type: str | None, key: str | None, limit: int
+    ) -> tuple[int, list[Event[Any]]]:
+        """How many such events there are in a span, and the first `limit` of them by time."""
+        with self.judging():
+            such, what = self._such(type, key)
+            where = f"{_IN_TIME} AND {such}"
+            count = self.ask(f"SELECT count(*) FROM events WHERE {where}", *span, *what)
+            first = f'SELECT "offset" FROM events WHERE {where} ORDER BY time, "offset" LIMIT ?'
+            found = self._select(
+                f'"offset" IN ({first}) ORDER BY time, "offset"', *span, *what, limit
+            )
+            return count, list(found)
+
+    def nearest(self, span: Span, type: str | None, key: str | None) -> list[Event[Any]]:
+        """The last such event before a span, and the first behind it, if they are there."""
+        found: list[Event[Any]] = []
+        begin, end = span
+        with self.judging():
+            such, what = self._such(type, key)
+            for where, order, moment in (("time < ?", "DESC", begin), ("time >= ?", "ASC", end)):
+                found += self._select(
+                    f'{where} AND {such} ORDER BY time {order}, "offset" {order} LIMIT 1',
+                    *(moment, *what),
+                )
+        return found
+
+    def types(self) -> list[str]:
+        """Some of the types of events in the file, without the reserved ones."""
+        with self.judging():
+            such, what = self._such(None, None)
+            select = f"SELECT DISTINCT type FROM events WHERE {such} LIMIT {_MOST_TYPES}"
+            rows = self._connection.execute(select, what).fetchall()
+            return sorted(self._database.text(column) for (column,) in rows)
+
+    def _such(self, type: str | None, key: str | None) -> tuple[str, list[Any]]:
+        """The condition for events of a type (None: each but the reserved ones) and of a key or
+        `prefix*` (None: each), and its parameters. A name that is no number stands in the event.
+        """
+        self._database.load_texts()
+        names = self._database.names
+        if type is None:
+            numbers = [str(each) for each, text in names.items() if text.startswith(RESERVED)]
+            where = f"type NOT IN ({', '.join(numbers)})"
+            where += " AND (typeof(type) = 'integer' OR substr(type, 1, ?) <> ?)"
+            what: list[Any] = [len(RESERVED), RESERVED]
+        else:
+            numbers = [str(each) for each, text in names.items() if text == type]
+            where, what = f"type IN ({', '.join([*numbers, '?'])})", [type]
+        if key is not None:
+            is_prefix, begin = key.endswith("*"), key.removesuffix("*")
+            numbers = [
+                str(each)
+                for each, text in names.items()
+                if (text.startswith(begin) if is_prefix else text == key)
+            ]
+            listed = f"key IN ({', '.join(numbers)})"
+            if is_prefix:
+                where += f" AND ({listed} OR typeof(key) = 'text' AND substr(key, 1, ?) = ?)"
+                what += [len(begin), begin]
+            else:
+                where += f" AND ({listed} OR key = ?)"
+                what.append(key)
+        return where, what
+
+    def _select(self, where: str, *what: Any) -> Iterator[Event[Any]]:
+        """Events as they were written. Raises ValueError for one that is not."""
+        cursor = self._connection.execute(f"SELECT {COLUMNS} FROM events WHERE {where}", what)
+        try:
+            for at, of, seq, time, type_, key_, cause_of, cause_seq, text, data, crc in cursor:
+                route = self._route(of, type_, key_)
+                cause = self._database.cause(cause_of, cause_seq, text)
+                if crc != checksum(route.start, at, seq, time, cause, data):
+                    raise ValueError(f"the checksum of the event at offset {at} differs")
+                yield Event(
+                    *(route.type, orjson.loads(data), time),
+                    key=route.key,
+                    cause=cause.decode(),
+                    source=route.source,
+                    epoch=route.epoch,
+                    seq=seq,
+                )
+        finally:
+            cursor.close()
+
+
+class Copy(NamedTuple):
+    """An event, and what the files have of it."""
+
+    event: Event[Any]
+    path: str
+    """The file in which it was found."""
+    differs: list[str]
+    """A sentence for each other file that says something else of it."""
+
+
+class Files:
+    """Several journals as if they were one: an event may be in more than one of them, and its cause
+    in another. A file that is given twice counts once. Use it as a context manager. Raises
+    ValueError without a path, JournalError and JournalCorrupt.
+    """
+
+    def __init__(self, paths: Paths) -> None:
+        several = [paths] if isinstance(paths, str | os.PathLike) else paths
+        names = {os.path.realpath(path): os.fspath(path) for path in reversed([*several])}
+        self.paths = [*names.values()][::-1]
+        if not self.paths:
+            raise ValueError("no file: give the path of a journal, or several")
+        self._stack = ExitStack()
+        self.journals: list[Lookup] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.journals = [stack.enter_context(Lookup(path)) for path in self.paths]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def find(self, id: str) -> Copy | None:
+        """The event with this id, of the first file that has it. Raises ValueError for what is no
+        id.
+        """
+        place = parse_id(id)
+        found = [(event, each.path) for each in self.journals if (event := each.find(*place))]
+        return _copy(found) if found else None
+
+    def effects(self, id: str, limit: int) -> tuple[int, list[Copy]]:
+        """How many events name this one as their cause (of several files: at least), and the first
+        `limit` of them, by time.
+        """
+        place = parse_id(id)
+        return self._merged([each.effects(place, limit) for each in self.journals], limit)
+
+    def _merged(
+        self, found: Sequence[tuple[int, list[Event[Any]]]], limit: int
+    ) -> tuple[int, list[Copy]]:
+        """What each file has of something, as if it was one file."""
+        several: dict[str, tuple[Event[Any], str]] = {}
+        for journal, (_, events) in zip(self.journals, found, strict=True):
+            for event in events:
+                several.setdefault(event.id, (event, journal.path))
+        first = sorted(several.values(), key=lambda each: each[0].timestamp)[:limit]
+        count = max(len(several), *(count for count, _ in found))
+        return count, [self._compared(*each) for each in first]
+
+    def _compared(self, event: Event[Any], path: str) -> Copy:
+        """What other files have of an event."""
+        place = event.source, event.epoch, event.seq
+        others = [
+            (other, each.path)
+            for each in self.journals
+            if each.path != path and (other := each.find(*place))
+        ]
+        return _copy([(event, path), *others])
+
+    def within(
+        self, span: Span, type: str | None, key: str | None, limit: int
+    ) -> tuple[int, list[Copy]]:
+        """How many such events there are in a span (of several files: at least), and the first
+        `limit` of them.
+        """
+        found = [each.within(span, type, key, limit) for each in self.journals]
+        return self._merged(found, limit)
+
+    def nearest(self, spans: Sequence[Span], type: str | None, key: str | None) -> list[Event[Any]]:
+        """The nearest such events around these spans, the nearest first, at most two."""
+        away: dict[str, tuple[float, Event[Any]]] = {}
+        for journal in self.journals:
+            for begin, end in spans:
+                for event in journal.nearest((begin, end), type, key):
+                    far = max(begin - event.timestamp, event.timestamp - end)
+                    known = away.get(event.id)
+                    if known is None or far < known[0]:
+                        away[event.id] = far, event
+        return [event for _, event in sorted(away.values(), key=lambda each: each[0])[:2]]
+
+    def why_absent(self, id: str) -> str:
+        """Why no file has the event with this id, as far as can be told: a sentence for each."""
+        source, epoch, seq = parse_id(id)
+        said = []
+        for journal in self.journals:
+            first, last, removed, others = journal.reach(source, epoch)
+            path, start = journal.path, _start(source, epoch)
+            if seq <= removed:
+                text = f"keep= has removed the events of {start} up to {removed} from {path}"
+            elif not first:
+                text = f"{path} has no event of {start}: that was not recorded"
+                if others:
+                    text += f", or it is another start of this bus than {', '.join(others)}"
+            elif seq < first:
+                text = f"{path} has events of {start} from {first} on only"
+            elif seq > last:
+                text = f"{path} has events of {start} up to {last} only"
+            else:
+                text = (
+                    f"{path} has events of {start} before and after it, so it was not among the"
+                    " types and keys that are recorded, or it was lost, which an aiobus.gap in the"
+                    " file says"
+                )
+            said.append(text)
+        return "; ".join(said)
+
+
+def _start(source: str, epoch: int) -> str:
+    """A source as the ids of its events say it."""
+    return event_id(source, epoch, 1).removesuffix(".1")
+
+
+def _copy(found: Sequence[tuple[Event[Any], str]]) -> Copy:
+    """The first of the copies of an event, and how the others differ from it."""
+    (event, path), *others = found
+    differs = []
+    for other, elsewhere in others:
+        fields = [name for name, value in _said(event).items() if value != _said(other)[name]]
+        if fields:
+            differs.append(f"{elsewhere} has another {', '.join(fields)} for it")
+    return Copy(event, path, differs)
+
+
+def _said(event: Event[Any]) -> dict[str, object]:
+    """All that an event says, but its identity; data so that True, 1 and 1.0 differ."""
+    data = orjson.dumps(event.data, option=orjson.OPT_SORT_KEYS)
+    return {
+        "type": event.type,
+        "key": event.key,
+        "timestamp": event.timestamp,
+        "cause": event.cause,
+        "data": data,
+    }

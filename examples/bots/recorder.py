@@ -1,0 +1,24 @@
+"""The recorder: all that the desk hears, in a file, for `python -m aiobus log` and `explain`.
+
+Run it: python examples/bots/recorder.py [ipc://desk] [--file desk.db]
+"""
+
+from aiobus import AsyncEventBus, record
+from terminal import command_line, run, stay
+
+
+def main() -> None:
+    """Read the command line, record until Ctrl-C."""
+    parser = command_line("The recorder of the desk.")
+    parser.add_argument("--file", default="desk.db", help="default: desk.db")
+    options = parser.parse_args()
+
+    async def recorder(bus: AsyncEventBus) -> None:
+        async with record(bus, options.file):
+            await stay(bus)
+
+    run("recorder", options.url, recorder)
+
+
+if __name__ == "__main__":
+    main()
