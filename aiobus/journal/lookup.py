@@ -22,6 +22,7 @@ __all__ = ["Copy", "Files", "Lookup", "Paths", "Reach", "Span"]
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _IN_TIME = "time >= ? AND time < ?"
+_PLACES_AT_ONCE = 1_024
 _MOST_ABSENT = 65_536
 _MOST_TYPES = 20
 _MOST_EPOCHS = 3
@@ -68,6 +69,37 @@ class Lookup(Journal):
         with self.judging():
             place = self.number(source, epoch), seq
             return next(self._select("source = ? AND seq = ?", *place), None)
+
+    def check_absent(self, source: str, epoch: int, seq: int) -> None:
+        """Raises JournalCorrupt if the event is in the file, but not in the index of `find`. Walks
+        through the file, a tenth of a second for a million events.
+        """
+        if seq <= MAX_INTEGER:
+            self._check_index("source", "seq", [(self.number(source, epoch), seq)])
+
+    def check_effects(self, causes: Sequence[Event[Any]]) -> None:
+        """The same for the index of `effects`: raises JournalCorrupt if an effect of one of these
+        events is not in it. One walk for 1,000 causes.
+        """
+        places = [(self.number(each.source, each.epoch), each.seq) for each in causes]
+        for begin in range(0, len(places), _PLACES_AT_ONCE):
+            some = places[begin : begin + _PLACES_AT_ONCE]
+            self._check_index("cause_source", "cause_seq", some)
+
+    def _check_index(self, source: str, seq: str, places: Sequence[tuple[int, int]]) -> None:
+        """Raises JournalCorrupt unless as many events are found by an index, place by place, as the
+        table has. In one statement, because the file may be written meanwhile.
+        """
+        values = ", ".join(map(str, places))
+        with self.judging():
+            if not self.ask(
+                f"WITH places(a, b) AS (VALUES {values}) SELECT"
+                f" (SELECT count(*) FROM events NOT INDEXED WHERE {source} IS NOT NULL"
+                f"  AND ({source}, {seq}) IN (SELECT a, b FROM places))"
+                f" = (SELECT count(*) FROM places CROSS JOIN events"
+                f"    WHERE {source} = a AND {seq} = b)"
+            ):
+                raise ValueError("an index has not the events that the table has")
 
     def moment(self, source: str, epoch: int, seq: int) -> tuple[str, float] | None:
         """The type and time of an event, not compared with its checksum; None if it is not in the
@@ -261,6 +293,11 @@ class Files:
         place = parse_id(id)
         return self._merged([each.effects(place, limit) for each in self.journals], limit)
 
+    def check_effects(self, causes: Sequence[Event[Any]]) -> None:
+        """Raises JournalCorrupt if a file has an effect of one of these, but not in its index."""
+        for journal in self.journals:
+            journal.check_effects(causes)
+
     def _merged(
         self, found: Sequence[tuple[int, list[Event[Any]]]], limit: int
     ) -> tuple[int, list[Copy]]:
@@ -305,10 +342,13 @@ class Files:
         return [event for _, event in sorted(away.values(), key=lambda each: each[0])[:2]]
 
     def why_absent(self, id: str) -> str:
-        """Why no file has the event with this id, as far as can be told: a sentence for each."""
+        """Why no file has the event with this id, as far as can be told: a sentence for each.
+        Raises JournalCorrupt if one has it, but not in its index.
+        """
         source, epoch, seq = parse_id(id)
         said = []
         for journal in self.journals:
+            journal.check_absent(source, epoch, seq)
             first, last, removed, others = journal.reach(source, epoch)
             path, start = journal.path, _start(source, epoch)
             if seq <= removed:
