@@ -10,9 +10,9 @@ from typing import Any
 
 from aiobus.errors import NotRecorded
 from aiobus.event import Event, parse_id
-from aiobus.journal.lookup import Copy, Files, Paths
 from aiobus.query import bad_key, bad_type
 from aiobus.replay.explanation import Explanation, Step
+from aiobus.replay.files import Copy, Files, Paths
 from aiobus.replay.moments import Zone, parse_moment, windows
 
 __all__ = ["explain"]
@@ -112,7 +112,7 @@ def _by_time(
     if len(minutes) >= MOST_MINUTES or len(spans) > MOST_DAYS:
         raise ValueError(f"at={at!r}: the files have many days; give the date as well")
     found = [(files.within(span, type, key, MOST_ALIKE + 1), span) for span in spans]
-    found = [each for each in found if each[0][0]]
+    found = [each for each in found if each[0][1]]
     if len(found) > 1:
         said = " or ".join(
             f"{zone.local(begin).isoformat()} ({count:,})" for (count, _), (begin, _) in found
