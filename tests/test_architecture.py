@@ -39,11 +39,8 @@ ORDER = [
         "aiobus.journal.lookup  aiobus.journal.store  aiobus.mesh.peers  aiobus.options  "
         "aiobus.publisher  aiobus.testing.faults  aiobus.testing.runner"
     ),
-    (
-        "aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.explain  "
-        "aiobus.replay.hops"
-    ),
-    "aiobus.mesh.answers  aiobus.subscription",
+    ("aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files"),
+    "aiobus.mesh.answers  aiobus.replay.explain  aiobus.replay.hops  aiobus.subscription",
     "aiobus.catchup  aiobus.dispatcher  aiobus.stream",
     "aiobus.mesh.interest  aiobus.transport",
     "aiobus.mesh.links  aiobus.pace",
@@ -62,7 +59,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 73
+MOST_MODULES = 74
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

@@ -4,6 +4,8 @@ what is asked for.
 
 import asyncio
 import json
+import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +24,11 @@ from aiobus.journal.format import Entry
 from aiobus.journal.lookup import Lookup
 
 ROOT = Path(__file__).parent.parent
+DAMAGE_ROUNDS = int(os.environ.get("DAMAGE_ROUNDS", "50")) * 4
+FOUND = (3969, 461, 562)
+"""A bit of the index of causes, because of which SQLite finds fewer effects without an error, and
+two because of which it does not find an event.
+"""
 BEFORE = "feed@gqll7vatq7.1"
 """An event of another start."""
 
@@ -591,6 +598,29 @@ def test_an_event_that_was_altered_in_the_file_is_not_told(path: Path, source: s
         explain(path, ident("feed", 1))
 
 
+@pytest.mark.parametrize("part", range(4))
+def test_an_altered_bit_of_the_file_alters_no_explanation(path: Path, part: int) -> None:
+    make(path, [each for first in range(0, 40, 2) for each in chain(START + first, 1 + first)])
+    whole = path.read_bytes()
+    wanted = {
+        asked: explain(path, asked).to_dict()
+        for asked in (ident("strategy", 21), ident("broker", 22))
+    }
+    damaged = 0
+    for seed in (*range(part, DAMAGE_ROUNDS, 4), *FOUND):
+        spoilt, chosen = bytearray(whole), random.Random(seed)
+        spoilt[chosen.randrange(len(spoilt))] ^= 1 << chosen.randrange(8)
+        path.write_bytes(spoilt)
+        for other in path.parent.glob("desk.db-*"):
+            other.unlink()
+        for asked, whole_story in wanted.items():
+            try:
+                assert explain(path, asked).to_dict() == whole_story, seed
+            except JournalCorrupt:
+                damaged += 1
+    assert damaged
+
+
 def test_a_name_that_was_altered_in_the_file_is_not_told(path: Path) -> None:
     make(path, chain())
     alter(path, "UPDATE names SET text = 'FILM' WHERE text = 'FILL'")
@@ -640,7 +670,7 @@ def test_a_hundred_thousand_effects_are_bounded_and_counted(path: Path) -> None:
     explanation = explain(path, ident("feed", 1))
     assert [step.event.seq for step in explanation.steps] == [*range(1, 1_002)]
     assert explanation.steps[0].more == 99_000
-    assert f"... 99,000 more effects: explain {ident('feed', 1)}" in str(explanation)
+    assert "... 99,000 more effects: a higher most= tells them" in str(explanation)
     assert len(str(explanation).splitlines()) == 3 + 1_001 + 1
     assert [step.more for step in explain(path, ident("feed", 1), most=7).steps] == [
         99_993,

@@ -1,27 +1,25 @@
-"""Single events of a journal: by id, by cause and by time; and of several journals as if of one.
+"""Single events of a journal: by id, by cause and by time.
 
 Owns which index answers what. Must not know what is made of the events. An event that is handed
-over was compared with its checksum. That none is missing is only known of a whole file
-(`Journal.verify`).
+over was compared with its checksum. A damaged index may find fewer, which `check_absent` and
+`check_effects` notice.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
-from aiobus.event import Event, event_id, parse_id
+from aiobus.event import Event, event_id
 from aiobus.journal.format import COLUMNS, MAX_INTEGER, MAX_SOURCES, checksum
 from aiobus.journal.reader import Journal
 from aiobus.query import RESERVED
 
-__all__ = ["Copy", "Files", "Lookup", "Paths", "Reach", "Span"]
-
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+__all__ = ["Lookup", "Reach", "Span"]
 
 _IN_TIME = "time >= ? AND time < ?"
+_PLACES_AT_ONCE = 1_024
 _MOST_ABSENT = 65_536
 _MOST_TYPES = 20
 _MOST_EPOCHS = 3
@@ -37,6 +35,7 @@ class Reach(NamedTuple):
     first: int
     """The lowest seq; 0 if there is no event of it."""
     last: int
+    """The highest seq; 0 if there is no event of it."""
     removed: int
     """The highest seq that `keep=` has removed; 0 if there is none."""
     others: list[str]
@@ -68,6 +67,37 @@ class Lookup(Journal):
         with self.judging():
             place = self.number(source, epoch), seq
             return next(self._select("source = ? AND seq = ?", *place), None)
+
+    def check_absent(self, source: str, epoch: int, seq: int) -> None:
+        """Raises JournalCorrupt if the event is in the file, but not in the index of `find`. Walks
+        through the file, a tenth of a second for a million events.
+        """
+        if seq <= MAX_INTEGER:
+            self._check_index("source", "seq", [(self.number(source, epoch), seq)])
+
+    def check_effects(self, causes: Sequence[Event[Any]]) -> None:
+        """The same for the index of `effects`: raises JournalCorrupt if an effect of one of these
+        events is not in it. One walk for 1,000 causes.
+        """
+        places = [(self.number(each.source, each.epoch), each.seq) for each in causes]
+        for begin in range(0, len(places), _PLACES_AT_ONCE):
+            some = places[begin : begin + _PLACES_AT_ONCE]
+            self._check_index("cause_source", "cause_seq", some)
+
+    def _check_index(self, source: str, seq: str, places: Sequence[tuple[int, int]]) -> None:
+        """Raises JournalCorrupt unless as many events are found by an index, place by place, as the
+        table has. In one statement, because the file may be written meanwhile.
+        """
+        values = ", ".join(map(str, places))
+        with self.judging():
+            if not self.ask(
+                f"WITH places(a, b) AS (VALUES {values}) SELECT"
+                f" (SELECT count(*) FROM events NOT INDEXED WHERE {source} IS NOT NULL"
+                f"  AND ({source}, {seq}) IN (SELECT a, b FROM places))"
+                f" = (SELECT count(*) FROM places CROSS JOIN events"
+                f"    WHERE {source} = a AND {seq} = b)"
+            ):
+                raise ValueError("an index has not the events that the table has")
 
     def moment(self, source: str, epoch: int, seq: int) -> tuple[str, float] | None:
         """The type and time of an event, not compared with its checksum; None if it is not in the
@@ -113,7 +143,7 @@ class Lookup(Journal):
                 if first is None and name == source and len(others) < _MOST_EPOCHS:
                     select = "SELECT seq FROM events WHERE source = ? LIMIT 1"
                     if self.ask(select, place) is not None:
-                        others.append(_start(name, other))
+                        others.append(event_id(name, other, 1).removesuffix(".1"))
             return Reach(first or 0, last or 0, removed, others)
 
     # By time, of which there is no index: one walk through the file, of a tenth of a second for a
@@ -210,150 +240,3 @@ class Lookup(Journal):
                 )
         finally:
             cursor.close()
-
-
-class Copy(NamedTuple):
-    """An event, and what the files have of it."""
-
-    event: Event[Any]
-    path: str
-    """The file in which it was found."""
-    differs: list[str]
-    """A sentence for each other file that says something else of it."""
-
-
-class Files:
-    """Several journals as if they were one: an event may be in more than one of them, and its cause
-    in another. A file that is given twice counts once. Use it as a context manager. Raises
-    ValueError without a path, JournalError and JournalCorrupt.
-    """
-
-    def __init__(self, paths: Paths) -> None:
-        several = [paths] if isinstance(paths, str | os.PathLike) else paths
-        names = {os.path.realpath(path): os.fspath(path) for path in reversed([*several])}
-        self.paths = [*names.values()][::-1]
-        if not self.paths:
-            raise ValueError("no file: give the path of a journal, or several")
-        self._stack = ExitStack()
-        self.journals: list[Lookup] = []
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self.journals = [stack.enter_context(Lookup(path)) for path in self.paths]
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def find(self, id: str) -> Copy | None:
-        """The event with this id, of the first file that has it. Raises ValueError for what is no
-        id.
-        """
-        place = parse_id(id)
-        found = [(event, each.path) for each in self.journals if (event := each.find(*place))]
-        return _copy(found) if found else None
-
-    def effects(self, id: str, limit: int) -> tuple[int, list[Copy]]:
-        """How many events name this one as their cause (of several files: at least), and the first
-        `limit` of them, by time.
-        """
-        place = parse_id(id)
-        return self._merged([each.effects(place, limit) for each in self.journals], limit)
-
-    def _merged(
-        self, found: Sequence[tuple[int, list[Event[Any]]]], limit: int
-    ) -> tuple[int, list[Copy]]:
-        """What each file has of something, as if it was one file."""
-        several: dict[str, tuple[Event[Any], str]] = {}
-        for journal, (_, events) in zip(self.journals, found, strict=True):
-            for event in events:
-                several.setdefault(event.id, (event, journal.path))
-        first = sorted(several.values(), key=lambda each: each[0].timestamp)[:limit]
-        count = max(len(several), *(count for count, _ in found))
-        return count, [self._compared(*each) for each in first]
-
-    def _compared(self, event: Event[Any], path: str) -> Copy:
-        """What other files have of an event."""
-        place = event.source, event.epoch, event.seq
-        others = [
-            (other, each.path)
-            for each in self.journals
-            if each.path != path and (other := each.find(*place))
-        ]
-        return _copy([(event, path), *others])
-
-    def within(
-        self, span: Span, type: str | None, key: str | None, limit: int
-    ) -> tuple[int, list[Copy]]:
-        """How many such events there are in a span (of several files: at least), and the first
-        `limit` of them.
-        """
-        found = [each.within(span, type, key, limit) for each in self.journals]
-        return self._merged(found, limit)
-
-    def nearest(self, spans: Sequence[Span], type: str | None, key: str | None) -> list[Event[Any]]:
-        """The nearest such events around these spans, the nearest first, at most two."""
-        away: dict[str, tuple[float, Event[Any]]] = {}
-        for journal in self.journals:
-            for begin, end in spans:
-                for event in journal.nearest((begin, end), type, key):
-                    far = max(begin - event.timestamp, event.timestamp - end)
-                    known = away.get(event.id)
-                    if known is None or far < known[0]:
-                        away[event.id] = far, event
-        return [event for _, event in sorted(away.values(), key=lambda each: each[0])[:2]]
-
-    def why_absent(self, id: str) -> str:
-        """Why no file has the event with this id, as far as can be told: a sentence for each."""
-        source, epoch, seq = parse_id(id)
-        said = []
-        for journal in self.journals:
-            first, last, removed, others = journal.reach(source, epoch)
-            path, start = journal.path, _start(source, epoch)
-            if seq <= removed:
-                text = f"keep= has removed the events of {start} up to {removed} from {path}"
-            elif not first:
-                text = f"{path} has no event of {start}: that was not recorded"
-                if others:
-                    text += f", or it is another start of this bus than {', '.join(others)}"
-            elif seq < first:
-                text = f"{path} has events of {start} from {first} on only"
-            elif seq > last:
-                text = f"{path} has events of {start} up to {last} only"
-            else:
-                text = (
-                    f"{path} has events of {start} before and after it, so it was not among the"
-                    " types and keys that are recorded, or it was lost, which an aiobus.gap in the"
-                    " file says"
-                )
-            said.append(text)
-        return "; ".join(said)
-
-
-def _start(source: str, epoch: int) -> str:
-    """A source as the ids of its events say it."""
-    return event_id(source, epoch, 1).removesuffix(".1")
-
-
-def _copy(found: Sequence[tuple[Event[Any], str]]) -> Copy:
-    """The first of the copies of an event, and how the others differ from it."""
-    (event, path), *others = found
-    differs = []
-    for other, elsewhere in others:
-        fields = [name for name, value in _said(event).items() if value != _said(other)[name]]
-        if fields:
-            differs.append(f"{elsewhere} has another {', '.join(fields)} for it")
-    return Copy(event, path, differs)
-
-
-def _said(event: Event[Any]) -> dict[str, object]:
-    """All that an event says, but its identity; data so that True, 1 and 1.0 differ."""
-    data = orjson.dumps(event.data, option=orjson.OPT_SORT_KEYS)
-    return {
-        "type": event.type,
-        "key": event.key,
-        "timestamp": event.timestamp,
-        "cause": event.cause,
-        "data": data,
-    }

@@ -3,4 +3,4 @@
 Owns the list of its modules, which `aiobus` has the public names of.
 """
 
-__all__ = ["explain", "explanation", "hops", "moments"]
+__all__ = ["explain", "explanation", "files", "hops", "moments"]

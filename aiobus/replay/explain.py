@@ -1,8 +1,7 @@
 """`explain`: which events led to an event, what followed from it, and how long each hop took.
 
-Owns the way through the files, and its bounds. Each event is looked up by an index, so the size of
-the files does not matter. Files may be forged or damaged: a chain of causes may be a circle, and an
-event may have any number of effects.
+Owns the way through the files, and its bounds. Files may be forged or damaged: a chain of causes
+may be a circle, an event may have any number of effects, and an index may have lost some.
 """
 
 from collections import deque
@@ -11,9 +10,9 @@ from typing import Any
 
 from aiobus.errors import NotRecorded
 from aiobus.event import Event, parse_id
-from aiobus.journal.lookup import Copy, Files, Paths
 from aiobus.query import bad_key, bad_type
 from aiobus.replay.explanation import Explanation, Step
+from aiobus.replay.files import Copy, Files, Paths
 from aiobus.replay.moments import Zone, parse_moment, windows
 
 __all__ = ["explain"]
@@ -44,13 +43,13 @@ def explain(
     to the minute it is that minute, and so on: "10:31" on any day of the files, "10:31:05.25",
     "2026-11-29T10:31", the same with an offset. A number (Unix seconds) and a datetime begin a
     second. At most `most` causes and `most` effects are in the explanation, the nearest first; it
-    says what it leaves out. An explained event was compared with its checksum; `Journal.verify`
-    says whether the whole file is what was written.
+    says what it leaves out. What is told was compared with its checksum, and the indexes with the
+    table. Whether a damaged event is missing at a time, only `Journal.verify` says.
 
-    Blocks: milliseconds for an id, and up to 0.5 s per million events for a time. A file may be
+    Blocks: about 0.1 s per million events for an id, and up to 0.5 s for a time. A file may be
     written meanwhile. Raises NotRecorded if the event is not there, ValueError or TypeError for a
     wrong argument and for a time that may be more than one, JournalError for a file that cannot be
-    read, and JournalCorrupt if an event is not what was written.
+    read, and JournalCorrupt if an event or an index is not what was written.
     """
     if (event_id is None) == (at is None):
         raise TypeError("explain() needs the id of an event, or at=, and not both")
@@ -75,7 +74,9 @@ def explain(
         for depth, copy in enumerate([*causes, asked], -len(causes)):
             before = steps[-1].event if steps else None
             steps.append(_step(copy, "event" if depth == 0 else "cause", depth, before, begin))
-        steps += _effects(files, steps, most, begin)
+        effects = _effects(files, steps, most, begin)
+        files.check_effects([asked.event, *(step.event for step in effects)])
+        steps += effects
         others = [copy.event for copy in alike]
         return Explanation(steps, beyond, problems, others, count, files.paths, zone)
 
@@ -111,7 +112,7 @@ def _by_time(
     if len(minutes) >= MOST_MINUTES or len(spans) > MOST_DAYS:
         raise ValueError(f"at={at!r}: the files have many days; give the date as well")
     found = [(files.within(span, type, key, MOST_ALIKE + 1), span) for span in spans]
-    found = [each for each in found if each[0][0]]
+    found = [each for each in found if each[0][1]]
     if len(found) > 1:
         said = " or ".join(
             f"{zone.local(begin).isoformat()} ({count:,})" for (count, _), (begin, _) in found

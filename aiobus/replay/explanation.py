@@ -117,7 +117,7 @@ class Explanation:
                 yield f"{blank}! {sentence}"
             if step.more:
                 least = "at least " if len(self.paths) > 1 else ""
-                yield f"{blank}... {least}{step.more:,} more effects: explain {step.event.id}"
+                yield f"{blank}... {least}{step.more:,} more effects: a higher most= tells them"
         for problem in self.problems:
             yield f"! {problem}"
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiobus.event import Event, parse_id
-from aiobus.journal.lookup import Files, Lookup, Paths
+from aiobus.journal.lookup import Lookup
 from aiobus.replay.explanation import printable
+from aiobus.replay.files import Files, Paths
 from aiobus.replay.moments import duration
 
 __all__ = ["Hop", "Hops", "explain_hops"]
