@@ -30,6 +30,7 @@ from aiobus.event import Event, EventType
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
+from aiobus.replay import Progress, Replay
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -59,8 +60,10 @@ __all__ = [
     "NameInUse",
     "NoSubscribers",
     "PeerStats",
+    "Progress",
     "QueueFull",
     "Recording",
+    "Replay",
     "RequestInterrupted",
     "RequestTimeout",
     "Subscription",
