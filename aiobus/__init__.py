@@ -30,7 +30,15 @@ from aiobus.event import Event, EventType
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
-from aiobus.replay import Progress, Replay
+from aiobus.replay import (
+    Comparison,
+    Decision,
+    Difference,
+    Progress,
+    Replay,
+    republish,
+    what_if,
+)
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -43,7 +51,10 @@ __all__ = [
     "BusError",
     "BusStats",
     "CommitFailed",
+    "Comparison",
     "Deadlock",
+    "Decision",
+    "Difference",
     "EncodeError",
     "Event",
     "EventStream",
@@ -72,5 +83,7 @@ __all__ = [
     "WrongLoop",
     "clock",
     "record",
+    "republish",
     "run_virtual",
+    "what_if",
 ]

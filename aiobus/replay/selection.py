@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from aiobus.diagnostics import GAP
 from aiobus.errors import JournalError
+from aiobus.event import parse_id
 from aiobus.journal.reader import Journal
 from aiobus.journal.scan import Found
 from aiobus.limits import EARLIEST, LATEST, way_out
@@ -64,6 +65,7 @@ class Selection:
         key: Keys = None,
         start: float | None = None,
         end: float | None = None,
+        without: Iterable[str] = (),
     ) -> None:
         self.path = os.fspath(path)
         self.query = Query.of("*" if types is None else types, key)
@@ -76,6 +78,8 @@ class Selection:
         names = [sources] if isinstance(sources, str) else sources
         self.sources = None if names is None else frozenset(names)
         self.start, self.end = Bound.of("start", start), Bound.of("end", end)
+        self.without = frozenset(map(parse_id, without))
+        """Source, epoch and seq of the events that are left out."""
 
     def wants(self, source: str, type: str, key: str) -> bool:
         """True for an event that is wanted."""
@@ -91,10 +95,11 @@ class Reel:
         self.gaps = 0
         """How many gaps of the recorder came so far, in what is selected of its beginning and end.
         """
+        self.path = selection.path
         self._journal = Journal(selection.path)
         self.end = self._journal.last_offset()
         """The last offset in the file, when it was opened."""
-        self._end = selection.end
+        self._end, self._without = selection.end, selection.without
         start, end = selection.start, selection.end
         self._chunks = self._journal.columns(
             lambda source, type, key: type == GAP or selection.wants(source, type, key),
@@ -123,11 +128,13 @@ class Reel:
             if self._end.offset is not None and not self._end.is_after(found):
                 self._is_over = True
                 coming.clear()
-            elif found[1].type != GAP:
-                return found
-            else:
+            elif found[1].type == GAP:
                 self.gaps += 1
                 coming.pop()
+            elif self._without and (found[1].source, found[1].epoch, found[2]) in self._without:
+                coming.pop()
+            else:
+                return found
         return None
 
     def take(self) -> Found | None:

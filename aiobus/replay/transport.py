@@ -76,7 +76,8 @@ class Replay(Seat):
     or several names. By default all but the names of the buses of this replay, which publish by
     themselves what their sources did; a name that is given is played in any case. `start`: an
     offset, or Unix seconds: the events from that offset on, or with a timestamp from then on.
-    `end`: the same, up to before it. A whole number below 100,000,000 is an offset.
+    `end`: the same, up to before it. A whole number below 100,000,000 is an offset. `without`: the
+    ids of events that are left out.
 
     **It reaches nothing.** It opens no socket, and starts only under `run_virtual`, which refuses
     what would leave the process: at any speed, since a paced replay runs in virtual time that
@@ -100,9 +101,10 @@ class Replay(Seat):
         key: Keys = None,
         start: float | None = None,
         end: float | None = None,
+        without: Iterable[str] = (),
     ) -> None:
         super().__init__(Stage())
-        self._selection = Selection(path, types, sources, key, start, end)
+        self._selection = Selection(path, types, sources, key, start, end, without)
         self._opened: Reel | None = None
         self._leave: finalize[[int], Replay] | None = None
         self._is_open = self._is_paused = self._is_driven = self._is_over = False
