@@ -51,7 +51,7 @@ ORDER = [
     "aiobus.recorder  aiobus.replay.selection  aiobus.replay.stage",
     "aiobus.replay.transport",
     "aiobus.replay.republish  aiobus.replay.session",
-    "aiobus.replay.what_if",
+    "aiobus.replay.command  aiobus.replay.what_if",
     "aiobus.replay",
     "aiobus  aiobus.testing.network",
     "aiobus.__main__  aiobus.testing  aiobus.testing.plugin",
@@ -62,7 +62,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 75
+MOST_MODULES = 76
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}
