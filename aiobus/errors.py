@@ -327,7 +327,8 @@ class LeavesProcess(BusError):
     """Code in virtual time made a `call` that would leave the process, or its only thread. The call
     was not made, and the run ends with this error. `caller` is what `run_virtual(allow=)` would
     have to name; "" if that is of no use, because a VirtualLoop has nothing that does the call, or
-    because it is a bus on ipc or tcp, in any thread, while what `replayed` says is replayed.
+    because it starts a bus on ipc or tcp or with a journal, in any thread of the process, while
+    what `replayed` says is replayed.
     """
 
     def __init__(self, call: str, caller: str, replayed: str = "") -> None:

@@ -1,52 +1,56 @@
-"""A replay, and buses on ipc or tcp, exclude each other in one process.
+"""A replay excludes, in one process, what a desk would hear of: buses on ipc or tcp, and journals.
 
 Owns who of either kind is open. While a replay is open in any thread, no bus of this process can
-join a desk, so what the replay hands over cannot reach a gateway through one. A replay does not
-start while such a bus is open. Must not know what a replay or a bus does.
+join a desk, and none can write to a journal, whose next start hands its orders to a gateway. A
+replay does not start while such a bus is open. Must not know what a replay or a bus does.
 """
 
 import os
 from threading import Lock, get_ident
 from weakref import WeakKeyDictionary
 
+from aiobus.confinement import current
 from aiobus.errors import BusError, LeavesProcess
 
-__all__ = ["enter_mesh", "enter_replay", "leave_mesh", "leave_replay"]
+__all__ = ["enter_desk", "enter_replay", "leave_desk", "leave_replay"]
 
 _lock = Lock()
-_meshes: WeakKeyDictionary[object, str] = WeakKeyDictionary()
-"""The name of the bus of each open network. One that is collected is not open."""
+_desks: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+"""What is open for each network and journal. One that is collected is not open."""
 _replays: dict[int, str] = {}
 """What is replayed, by thread."""
 
 
-def enter_mesh(network: object, name: str) -> None:
-    """The bus `name` is about to open sockets. Raises LeavesProcess while a replay is open."""
+def enter_desk(way: object, name: str, where: str) -> None:
+    """The bus `name` is about to open its network or journal, `way`. Raises LeavesProcess while a
+    replay is open.
+    """
     with _lock:
-        if _replays:
-            what = " and ".join(_replays.values())
-            call = f"AsyncEventBus.start() of {name!r} on ipc:// or tcp://"
-            raise LeavesProcess(call, "", what)
-        _meshes[network] = name
+        what = " and ".join(_replays.values())
+        if not what:
+            _desks[way] = f"{name} {where}"
+            return
+    call, here = f"AsyncEventBus.start() of {name!r} {where}", current()
+    raise LeavesProcess(call, "", what) if here is None else here.refuse(call, "", what)
 
 
-def leave_mesh(network: object) -> None:
-    """Its sockets are closed. Again: nothing."""
+def leave_desk(way: object) -> None:
+    """It is closed. Again: nothing."""
     with _lock:
-        _meshes.pop(network, None)
+        _desks.pop(way, None)
 
 
 def enter_replay(what: str) -> int:
     """This thread is about to replay `what`. Returns what `leave_replay` takes. Raises BusError
-    while a bus on ipc or tcp is open in this process, or another replay in this thread.
+    while a bus of this process is on ipc or tcp or has a journal, or another replay is open in this
+    thread.
     """
     with _lock:
-        if _meshes:
-            names = ", ".join(sorted(_meshes.values()))
+        if _desks:
+            names = ", ".join(sorted(_desks.values()))
             raise BusError(
-                f"{what} is not replayed while this process has a bus on ipc:// or tcp:// open"
-                f" ({names}), through which what is replayed could reach a desk: close it, or"
-                " replay in a process of its own"
+                f"{what} is not replayed while this process has open: {names}. What is replayed"
+                " could reach a desk by it: close it, or replay in a process of its own"
             )
         thread = get_ident()
         if thread in _replays:
@@ -67,7 +71,7 @@ def _leave_process() -> None:
     """What is open is the parent's."""
     global _lock
     _lock = Lock()
-    _meshes.clear()
+    _desks.clear()
     _replays.clear()
 
 

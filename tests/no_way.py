@@ -77,6 +77,10 @@ class Plan(NamedTuple):
         return f"{self.folder}/desk.db"
 
     @property
+    def journal(self) -> str:
+        return f"{self.folder}/journaled.db"
+
+    @property
     def site(self) -> str:
         return f"http://127.0.0.1:{self.http}/order"
 
@@ -231,6 +235,27 @@ async def journaled_bus(here: Here) -> None:
     path = f"{here.plan.folder}/{clock.token()}.db"
     async with AsyncEventBus(here.plan.ipc, name="journaled", journal=path) as bus:
         await bus.publish(here.order())
+
+
+@way("a journal that the next start of its bus goes on with", reaches="gateway")
+async def journal_of_a_bus(here: Here) -> None:
+    async with AsyncEventBus(name="journaled", journal=here.plan.journal) as bus:
+        await bus.publish(here.order())
+
+
+@way("a journal of the replayed bus itself", reaches="")
+async def journal_of_the_replayed_bus(here: Here) -> None:
+    await here.bus.close()
+    bus = AsyncEventBus(Replay(here.plan.recording), name="journaled", journal=here.plan.journal)
+    await bus.start()
+    await bus.publish(here.order())
+    await bus.close()
+
+
+async def resume(plan: Plan) -> None:
+    """The next live start of the bus with that journal."""
+    async with AsyncEventBus(plan.ipc, name="journaled", journal=plan.journal) as bus:
+        await bus.flush()
 
 
 @way("a bus in a thread", reaches="gateway")
@@ -662,6 +687,8 @@ def attack(plan: Plan, mode: str, names: list[str]) -> None:
             outcome, has_opened = "ran", False
         else:
             outcome, has_opened = replayed(here, attempt, 100.0 if mode == "paced" else None)
+        if Path(plan.journal).exists():
+            asyncio.run(resume(plan))
         here.line.close()
         here.push.close(linger=1000)
         say(json.dumps([name, outcome, has_opened]))

@@ -18,11 +18,12 @@ ORDER = [
     ("aiobus.clock  aiobus.errors  aiobus.query  aiobus.stats"),
     (
         "aiobus.discovery  aiobus.discovery.unix_socket  aiobus.event  aiobus.lifecycle  "
-        "aiobus.confinement  aiobus.lockout"
+        "aiobus.confinement"
     ),
     (
         "aiobus.codec  aiobus.delivery  aiobus.discovery.directory  aiobus.discovery.roster  "
-        "aiobus.journal.export  aiobus.journal.format  aiobus.journal.mark  aiobus.mesh"
+        "aiobus.journal.export  aiobus.journal.format  aiobus.journal.mark  aiobus.lockout  "
+        "aiobus.mesh"
     ),
     (
         "aiobus.discovery.tcp_socket  aiobus.history  aiobus.journal.scan  aiobus.rows  "

@@ -1,9 +1,10 @@
-"""A replay, and buses on ipc or tcp, exclude each other in one process."""
+"""A replay, and buses on ipc or tcp or with a journal, exclude each other in one process."""
 
 import asyncio
 import gc
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,44 @@ async def test_a_replay_does_not_start_beside_an_open_bus_and_names_it(
     path: Path, url: str
 ) -> None:
     async with AsyncEventBus(url, name="live") as bus:
-        with pytest.raises(BusError, match=r"while this process has a bus on ipc:// .* \(live\)"):
+        with pytest.raises(BusError, match=r"while this process has open: live on ipc://"):
             run_virtual(replay(path))
         await bus.publish(Event("A", 1))  # it goes on
     assert run_virtual(replay(path)) == 10
+
+
+async def test_a_replay_does_not_start_beside_a_bus_with_a_journal(
+    path: Path, tmp_path: Path
+) -> None:
+    journal = tmp_path / "strategy.db"
+    async with AsyncEventBus(name="live", journal=journal):
+        with pytest.raises(BusError, match=f"live with the journal {journal}"):
+            run_virtual(replay(path))
+    assert run_virtual(replay(path)) == 10
+
+
+def test_in_a_replay_no_bus_writes_to_a_journal_whatever_catches_the_error(
+    path: Path, tmp_path: Path
+) -> None:
+    journal = tmp_path / "strategy.db"
+
+    async def beside() -> None:
+        async with AsyncEventBus(Replay(path), name="strategy"):
+            with suppress(LeavesProcess):
+                await AsyncEventBus(name="second", journal=journal).start()
+            await asyncio.sleep(1)
+            reached.append(1)
+
+    async def itself() -> None:
+        await AsyncEventBus(Replay(path), name="strategy", journal=journal).start()
+
+    reached: list[int] = []
+    with pytest.raises(LeavesProcess, match=f"with the journal {journal} was refused while"):
+        run_virtual(beside)
+    assert not reached
+    assert not journal.exists()
+    with pytest.raises(BusError, match=f"strategy with the journal {journal}"):
+        run_virtual(itself)
 
 
 @pytest.mark.parametrize("runs", [asyncio.run, uvloop.run])

@@ -34,7 +34,7 @@ from aiobus.discovery import Discovery
 from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
-from aiobus.lockout import enter_mesh, leave_mesh
+from aiobus.lockout import enter_desk, leave_desk
 from aiobus.mesh import FromPublisher, FromSubscriber
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
 
@@ -265,7 +265,7 @@ class ZmqNetwork:
         in virtual time, and while a replay is open in this process.
         """
         check("AsyncEventBus.start", f"() of {name!r} on ipc:// or tcp://")
-        enter_mesh(self, name)
+        enter_desk(self, name, "on ipc:// or tcp://")
         raise_limit()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context = context
@@ -426,7 +426,7 @@ class ZmqNetwork:
         try:
             await self._close(timeout)
         finally:
-            leave_mesh(self)
+            leave_desk(self)
 
     async def _close(self, timeout: float) -> None:
         context, self._context = self._context, None

@@ -82,8 +82,9 @@ class Replay(Seat):
     **It reaches nothing.** It opens no socket, and starts only under `run_virtual`, which refuses
     what would leave the process: at any speed, since a paced replay runs in virtual time that
     passes as slowly as real time. On another loop (uvloop, asyncio) the start raises BusError. It
-    raises BusError as well while any bus of this process is open on ipc or tcp. While the replay is
-    open, such a bus of this process, in any thread, raises LeavesProcess when it starts.
+    raises BusError as well while any bus of this process is open on ipc or tcp, or with a journal:
+    what is published into a journal now, a gateway may be handed after the next start. While the
+    replay is open, such a bus of this process, in any thread, raises LeavesProcess when it starts.
 
     **It hides nothing.** Starting or playing raises JournalCorrupt where the recording is damaged,
     behind the last event that is whole, and JournalRemoved if `keep=` has removed what was asked
