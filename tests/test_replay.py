@@ -1,9 +1,13 @@
 """A recording is the other side of a bus: each event as it was, at its time, and none is lost."""
 
 import asyncio
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -189,6 +193,8 @@ def test_the_events_of_the_bus_itself_are_left_out_unless_they_are_named(tmp_pat
 def test_a_selection_of_nothing_is_an_error_that_names_the_sources(path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to play of what was selected; its sources are"):
         replayed(path, seen, types="HALT")
+    with pytest.raises(ValueError, match=r"nothing of fed was recorded; .* its sources feed"):
+        replayed(path, seen, sources=["feed", "fed"])
     with pytest.raises(ValueError, match="feed is the name of this bus, and played only if"):
         replayed(path, seen, name="feed")
 
@@ -469,6 +475,106 @@ def test_playing_that_is_cancelled_goes_on_where_it_was(path: Path) -> None:
         return found
 
     assert replayed(path, main) == [*range(1, 41)]
+
+
+def test_an_event_that_waits_for_room_when_playing_is_cancelled_is_handed_over_later(
+    path: Path,
+) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> tuple[list[int], list[int]]:
+        fast: list[int] = []
+        slow: list[int] = []
+
+        async def on_event(event: Event) -> None:
+            await asyncio.sleep(100)
+            slow.append(event.seq)
+
+        await bus.subscribe("*", lambda event: fast.append(event.seq))
+        await bus.subscribe("*", on_event, maxsize=1)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(replay.play(), 120)
+        await replay.play()
+        await bus.settle(1000)
+        return fast, slow
+
+    assert replayed(path, main) == ([*range(1, 41)], [*range(1, 41)])
+
+
+def test_playing_does_not_end_as_if_all_was_played_when_the_bus_closes(path: Path) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> None:
+        playing = asyncio.create_task(replay.play())
+        await asyncio.sleep(1)
+        await bus.close()
+        with pytest.raises(BusClosed, match="is not open"):
+            await playing
+
+    replayed(path, main)
+
+
+CTRL_C = """
+import asyncio, sys, threading
+from aiobus import AsyncEventBus, Replay, run_virtual
+
+async def main():
+    replay = Replay(sys.argv[1])
+    async with AsyncEventBus(replay, name="strategy") as bus:
+        await bus.subscribe("*", lambda event: print(event.seq, flush=True))
+        {call}
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # it might resume
+run_virtual(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "await replay.play(speed=1e-6)",
+        "await replay.step(); await asyncio.get_running_loop().until_moving()",
+    ],
+    ids=["paced", "paused"],
+)
+def test_ctrl_c_ends_a_replay_that_waits_in_real_time(path: Path, call: str) -> None:
+    code = CTRL_C.format(call=call)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "1\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
+    path, count = tmp_path / "long.db", 12_000
+    make(path, entries(count))
+
+    async def main(bus: AsyncEventBus, replay: Replay) -> tuple[int, int]:
+        sizes: list[int] = []
+
+        def on_event(event: Event) -> None:
+            if event.seq in (count // 4, count):
+                sizes.append(tracemalloc.get_traced_memory()[0])
+
+        await bus.subscribe("*", on_event)
+        await replay.play()
+        await bus.settle()
+        early, late = sizes
+        return early, late
+
+    tracemalloc.start()
+    try:
+        early, late = replayed(path, main)
+    finally:
+        tracemalloc.stop()
+    assert late - early < 500_000  # the file has 2 MB more by then
 
 
 def test_outside_of_its_bus_nothing_is_played(path: Path) -> None:

@@ -37,8 +37,8 @@ class Stage:
 
     async def hand(self, place: Place, seq: int, row: bytes) -> None:
         """Hand over a recorded event, in order of seq of each source. Waits for room, in virtual
-        time, where an inbox is full that leaves events to history. Cancelling it, some buses have
-        the event.
+        time, where an inbox is full that leaves events to history. If it is cancelled, hand the
+        event over once more: those that have it leave it out.
         """
         readers = self._routes.get(place)
         if readers is None:
@@ -88,7 +88,7 @@ class Seat(Local):
         return self._publisher
 
     @property
-    def peers(self) -> Sequence[PeerStats]:  # type: ignore[override]
+    def peers(self) -> Sequence[PeerStats]:
         """The other buses of the stage."""
         others = [seat.publisher for seat in self._stage.seats if seat is not self]
         return [PeerStats(each.name, each.epoch, each.public_seq, 0.0) for each in others]

@@ -88,9 +88,9 @@ class Replay(Seat):
 
     **It hides nothing.** Starting or playing raises JournalCorrupt where the recording is damaged,
     behind the last event that is whole, and JournalRemoved if `keep=` has removed what was asked
-    for (without `start`, anything). Starting raises ValueError if nothing at all is selected. Of
-    the gaps that were recorded, `progress` has the count. Raises ValueError and TypeError for wrong
-    arguments.
+    for (without `start`, anything). Starting raises ValueError if nothing at all is selected, or if
+    a source that is named was not recorded. Of the gaps that were recorded, `progress` has the
+    count. Raises ValueError and TypeError for wrong arguments.
     """
 
     def __init__(
@@ -137,9 +137,13 @@ class Replay(Seat):
         self._opened = Reel(self._selection)
         self._stage.recorded = self._opened.sources
         await super().start(publisher, reports)
+        names = {name for name, _ in self._stage.recorded}
+        if self._selection.sources is not None and (missing := self._selection.sources - names):
+            text = f"nothing of {', '.join(sorted(missing))} was recorded"
+            raise ValueError(f"{text}; {self} has as its sources {', '.join(sorted(names))}")
         first = self._peek()
         if first is None:
-            raise ValueError(f"{self} has nothing to play{self._why_nothing()}")
+            raise ValueError(f"{self} has nothing to play{self._why_nothing(names)}")
         loop.set_wall_time(first[3])
         self._is_open = True
 
@@ -180,8 +184,7 @@ class Replay(Seat):
             reel.take()
         return found
 
-    def _why_nothing(self) -> str:
-        names = {name for name, _ in self._reel.sources}
+    def _why_nothing(self, names: Collection[str]) -> str:
         text = f" of what was selected; its sources are {', '.join(sorted(names)) or 'none'}"
         own = sorted(name for name in names if self._stage.has(name))
         if self._selection.sources is None and own:
@@ -210,8 +213,8 @@ class Replay(Seat):
         the strategy as well. None: as fast as it goes; timers that come before an event run before
         it, so what happens is the same at each speed. If the replay is paused, it is resumed.
         Raises what the class says, BusError if it is played already, BusClosed if its bus is not
-        open, and ValueError for a wrong speed. Cancelling it hands over nothing more; playing again
-        goes on there.
+        open or closes first, and ValueError for a wrong speed. Cancelling it hands over nothing
+        more; playing again goes on there.
         """
         with self._driving():
             self._loop.run_at(speed)
@@ -226,9 +229,9 @@ class Replay(Seat):
 
     async def step(self, count: int = 1) -> int:
         """Pause, hand over the next `count` events, each at its time, and return how many there
-        were. Then the clock stands still again. Works beside a `play` that is paused, and without
-        one. Raises as `play` does, ValueError for a `count` below 1, and BusError while another
-        step is under way.
+        were. Then the clock stands still again, unless that was the end. Works beside a `play` that
+        is paused, and without one. Raises as `play` does, ValueError for a `count` below 1, and
+        BusError while another step is under way.
         """
         if not (isinstance(count, int) and count >= 1):
             raise ValueError(f"count={count!r}: a whole number of events from 1 is needed")
@@ -310,7 +313,10 @@ class Replay(Seat):
     async def _hand_next(self) -> bool:
         """Wait until the next event is due, and hand it over. False if there is none."""
         loop = self._loop
-        while (found := self._peek()) is not None:
+        while True:
+            self._check_open()
+            if (found := self._peek()) is None:
+                break
             if self._is_paused and not self._steps:
                 await loop.until_moving()
                 continue
@@ -318,16 +324,18 @@ class Replay(Seat):
             if due > INSTANT:
                 timer = loop.call_later(due, self._alarm.wake)
                 try:
-                    await self._alarm.wait()  # or for a seek
+                    await self._alarm.wait()  # or for a seek, or the end
                 finally:
                     timer.cancel()
                 continue
-            self._last = self._reel.take()
-            self._played += 1
             _, route, seq, time, cause, data = found
             row = rebuilt(seq, time, route.type, route.key, cause.decode(), data)
             place = (route.source, route.epoch), route.type, route.key
             await self._stage.hand(place, seq, row)
+            if self._reel.peek() is found:  # a seek may have left it out meanwhile
+                self._reel.take()
+            self._last = found
+            self._played += 1
             if self._steps:
                 self._steps -= 1
                 self._loop.stand_still(self._is_paused and not self._steps)
