@@ -465,6 +465,15 @@ async def by_asyncio(here: Here) -> None:
     writer.close()
 
 
+@way("a loop of uvloop", reaches="")
+async def by_uvloop(here: Here) -> None:
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    with contextlib.closing(loop), contextlib.suppress(RuntimeError):
+        loop.run_until_complete(by_asyncio(here))
+
+
 @way("zmq", reaches="zmq")
 async def by_zmq(here: Here) -> None:
     with zmq.Context() as context, context.socket(zmq.PUSH) as push:
@@ -687,11 +696,11 @@ def attack(plan: Plan, mode: str, names: list[str]) -> None:
             outcome, has_opened = "ran", False
         else:
             outcome, has_opened = replayed(here, attempt, 100.0 if mode == "paced" else None)
-        if Path(plan.journal).exists():
-            asyncio.run(resume(plan))
         here.line.close()
         here.push.close(linger=1000)
         say(json.dumps([name, outcome, has_opened]))
+    if Path(plan.journal).exists():
+        asyncio.run(resume(plan))
 
 
 def entries_of_others() -> list[Any]:

@@ -90,6 +90,7 @@ class World:
         )
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         assert [line[0] for line in lines] == names, done.stderr
+        assert done.returncode == 0, done.stderr
         return {name: (outcome, has_opened) for name, outcome, has_opened in lines}
 
     def came(self) -> dict[str, int]:

@@ -685,6 +685,29 @@ def test_what_one_bus_publishes_beside_it_is_not_lost_to_a_slow_reader(path: Pat
     replayed(path, main)
 
 
+def test_system_events_of_a_bus_beside_it_stay_there(path: Path) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> None:
+        found: list[Event] = []
+        own: list[Event] = []
+        subscription = await bus.subscribe(["NUMBER", "aiobus.error"], found.append)
+        async with AsyncEventBus(replay.beside(), name="other") as other:
+
+            def fails(event: Event) -> None:
+                raise ValueError(event.data)
+
+            await other.subscribe("NUMBER", fails)
+            await other.subscribe("aiobus.error", own.append)
+            for number in range(3):
+                await other.publish(Event("NUMBER", number))
+                await other.settle()
+            await bus.settle()
+        assert [event.data for event in found] == [0, 1, 2]
+        assert len(own) == 3
+        assert subscription.stats.gaps == 0
+
+    replayed(path, main)
+
+
 def test_a_bus_beside_it_silences_its_recorded_source(tmp_path: Path) -> None:
     path = tmp_path / "desk.db"
     make(path, [entry(seq, source=("feed", "gateway")[seq % 2]) for seq in range(1, 21)])

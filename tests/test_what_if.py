@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import entry, make
+from journals import START, entry, make
 
 from aiobus import AsyncEventBus, Event, EventType, record, what_if
 
@@ -203,6 +203,24 @@ def test_a_strategy_that_never_returns_and_its_timers_run_to_the_end(tmp_path: P
 
     assert what_if(session(tmp_path / "desk.db"), endless, ignore=("data.id",)).is_same
     assert is_ended == [1]
+
+
+def test_a_timer_after_the_last_event_that_is_played_runs_as_long_as_was_recorded(
+    tmp_path: Path,
+) -> None:
+    async def slow(bus: AsyncEventBus) -> None:
+        """Decide 5 s after each trade, by a timer that no handler waits for."""
+        loop = asyncio.get_running_loop()
+
+        def on_trade(trade: Event) -> None:
+            loop.call_later(5, bus.publish_nowait, Event("ORDER", {"price": trade.data}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    path = tmp_path / "desk.db"
+    late = entry(2, {"price": 1}, source="strategy", type="ORDER", key="", time=START + 10)
+    make(path, [number(1, "feed", "TRADE"), number(1, "gateway", "FILL"), late])
+    assert what_if(path, slow).is_same
 
 
 def test_what_the_strategy_raises_is_raised_and_a_handler_that_raises_is_counted(

@@ -6,6 +6,7 @@ Owns who may be there, and what is never published again.
 import asyncio
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 
 import orjson
 
@@ -92,9 +93,7 @@ class _Party:
             if route.type in ACTED_ON:
                 continue
             first = time if first is None else first
-            if speed is not None:
-                await self._pause(began + (time - first) / speed)
-            self._check()
+            await self._pause(began if speed is None else began + (time - first) / speed)
             cause = event_id(route.source, route.epoch, seq)
             event = Event(route.type, orjson.loads(data), time, key=route.key, cause=cause)
             await self._bus.publish(event)
@@ -105,27 +104,26 @@ class _Party:
 
     async def _meet(self) -> None:
         """Wait for the guests."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(MEET_SECONDS):
                 while self._missing():
                     self._check_strangers()
                     self._has_come.clear()
                     await self._has_come.wait()
-        except TimeoutError:
-            pass
         self._check()
 
     async def _pause(self, until: float) -> None:
-        """Wait for a moment of the loop, or for another bus."""
+        """Wait for a moment of the loop. Raises BusError as soon as another bus has come."""
         self._has_come.clear()
-        try:
+        self._check()
+        if until <= asyncio.get_running_loop().time():
+            return
+        with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 while True:
-                    self._check()
                     await self._has_come.wait()
                     self._has_come.clear()
-        except TimeoutError:
-            pass
+                    self._check()
 
     def _missing(self) -> list[str]:
         return sorted(self._guests.difference(self._bus.stats().peers))
