@@ -34,6 +34,9 @@ from aiobus.recorder import Recording, record
 from aiobus.replay.explain import explain
 from aiobus.replay.explanation import Explanation
 from aiobus.replay.hops import Hops, explain_hops
+from aiobus.replay.republish import republish
+from aiobus.replay.transport import Progress, Replay
+from aiobus.replay.what_if import Comparison, Decision, Difference, what_if
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -46,7 +49,10 @@ __all__ = [
     "BusError",
     "BusStats",
     "CommitFailed",
+    "Comparison",
     "Deadlock",
+    "Decision",
+    "Difference",
     "EncodeError",
     "Event",
     "EventStream",
@@ -66,8 +72,10 @@ __all__ = [
     "NoSubscribers",
     "NotRecorded",
     "PeerStats",
+    "Progress",
     "QueueFull",
     "Recording",
+    "Replay",
     "RequestInterrupted",
     "RequestTimeout",
     "Subscription",
@@ -78,5 +86,7 @@ __all__ = [
     "explain",
     "explain_hops",
     "record",
+    "republish",
     "run_virtual",
+    "what_if",
 ]

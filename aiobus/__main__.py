@@ -1,6 +1,6 @@
-"""`python -m aiobus log | explain FILE`: what is in journals, in the shell.
+"""`python -m aiobus log | explain | replay FILE`: what is in journals, in the shell.
 
-Owns the arguments and what is printed. Must not know how a journal is read.
+Owns the arguments and what is printed. Must not know how a journal is read or replayed.
 """
 
 import argparse
@@ -12,9 +12,11 @@ from typing import Any
 
 import orjson
 
-from aiobus import Event, Journal, JournalError, explain, explain_hops
+from aiobus import BusError, Event, Journal, explain, explain_hops
 from aiobus.journal.export import json_line
+from aiobus.replay.command import bot_named, replay
 from aiobus.replay.explanation import printable
+from aiobus.replay.session import Bot
 
 __all__ = ["main"]
 
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("--follow", action="store_true", help="go on with what is written, until ^C")
     log.set_defaults(run=print_log)
     add_explain(commands)
+    _add_replay(commands)
     return made
 
 
@@ -78,6 +81,67 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="how long each kind of hop took over all of the files, with or without an event",
     )
     command.set_defaults(run=print_explanation)
+
+
+def _add_replay(commands: Any) -> None:
+    replay = commands.add_parser(
+        "replay",
+        help="run a strategy through a recording",
+        description="Run a strategy, a coroutine function of a bus, through a recording: each event"
+        " at its time, in virtual time or paced. Nothing leaves the process. Prints what the"
+        " strategy publishes, and a summary.",
+    )
+    replay.add_argument("file", help="the recording")
+    replay.add_argument("bot", metavar="module:function", help="such as strategy:main")
+    replay.add_argument("--speed", type=float, help="times real time; else as fast as it goes")
+    replay.add_argument("--name", default="strategy", help="of its bus, and not played (strategy)")
+    replay.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="NAME=module:function",
+        help="another bot, in place of the source of this name; may be repeated",
+    )
+    replay.add_argument("--start", type=place, metavar="PLACE", help="an offset or a time")
+    replay.add_argument("--end", type=place, metavar="PLACE", help="before this offset or time")
+    replay.add_argument("--type", action="append", help="only this type; may be repeated")
+    replay.add_argument("--key", action="append", help="only this key or 'prefix*'; repeatable")
+    replay.add_argument("--source", action="append", help="only this bus; may be repeated")
+    replay.set_defaults(run=print_replay)
+
+
+def place(text: str) -> float:
+    """An offset, or a time."""
+    return int(text) if text.isdigit() else moment(text)
+
+
+def beside(texts: Sequence[str]) -> dict[str, Bot]:
+    """Bots by the names of their buses."""
+    parts = [text.partition("=") for text in texts]
+    return {name: bot_named(bot) for name, _, bot in parts}
+
+
+def print_replay(given: argparse.Namespace) -> None:
+    """The command `replay`."""
+    selection = {"types": given.type, "key": given.key, "sources": given.source}
+
+    def tell(event: Event) -> None:
+        say(plain_line(event.seq, event))
+        if given.speed is not None:
+            sys.stdout.flush()
+
+    summary = replay(
+        given.file,
+        bot_named(given.bot),
+        tell,
+        name=given.name,
+        speed=given.speed,
+        beside=beside(given.beside),
+        start=given.start,
+        end=given.end,
+        **selection,
+    )
+    say(f"{summary}\n".encode())
 
 
 def print_log(given: argparse.Namespace) -> None:
@@ -162,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except (JournalError, ValueError, OSError) as error:
+    except (BusError, ValueError, OSError) as error:
         sys.stdout.flush()
         sys.stderr.write(f"{error}\n")
         return 1

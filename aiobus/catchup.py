@@ -123,6 +123,25 @@ class CatchUp:
         self._cursors[source] = cursor
         return cursor
 
+    def begin(self, source: Source) -> int:
+        """A source begins here that has no past to be asked for. Returns the seq behind which its
+        events are owed: that of the event given as `after=`, or 0.
+        """
+        place = self._after.get(source[0])
+        last = place[1] if place is not None and place[0] == source[1] else 0
+        self._cursors[source] = Cursor(last)
+        return last
+
+    @property
+    def has_room(self) -> bool:
+        """True if `take` has room for a frame of one event, or the subscription has ended."""
+        return self._subscription.free_slots > 0 or self._subscription.closed
+
+    async def until_room(self) -> None:
+        """Wait for that. Cancelling only stops the waiting."""
+        while not self.has_room:
+            await self._subscription.room.wait()
+
     @property
     def beginning(self) -> Collection[Source]:
         """The sources of whose past it waits to hear where it begins."""

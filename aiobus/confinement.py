@@ -87,9 +87,9 @@ class Confinement:
         users = [*filter(is_users, others), *others]  # a strategy may be installed as a library is
         raise self.refuse(name + rest, _name(users[0]) if users else "")
 
-    def refuse(self, call: str, caller: str) -> LeavesProcess:
+    def refuse(self, call: str, caller: str, replayed: str = "") -> LeavesProcess:
         """A refusal to raise. The first one ends the run as well."""
-        error = LeavesProcess(call, caller)
+        error = LeavesProcess(call, caller, replayed)
         if self.refusal is None:
             self.refusal = error
         return error

@@ -27,6 +27,7 @@ from aiobus.journal.reader import Journal
 from aiobus.journal.writer import JournalWriter, in_thread
 from aiobus.lifecycle import Lifecycle
 from aiobus.limits import Limits
+from aiobus.lockout import enter_desk, leave_desk
 from aiobus.publisher import Publisher, Route
 from aiobus.sync import Notifier
 from aiobus.wire import Options
@@ -133,11 +134,12 @@ class Durable:
 
     async def open(self, *, new_epoch: bool) -> None:
         """Open the journal, and let the numbers of the publisher go on where those in it end; with
-        `new_epoch`, or in a new file, they begin at 1. Raises what `JournalWriter.open` raises.
-        If it is cancelled, call `close`.
+        `new_epoch`, or in a new file, they begin at 1. Raises what `JournalWriter.open` raises,
+        and LeavesProcess while a replay is open in this process. If it is cancelled, call `close`.
         """
         writer, publisher = self._writer, self._publisher
         self._loop = asyncio.get_running_loop()
+        enter_desk(self, publisher.name, f"with the journal {writer.path}")
         await in_thread(writer.open)
         place = writer.place(publisher.name)
         if place is None:
@@ -334,6 +336,7 @@ class Durable:
         self._history.close()  # first: a reader keeps SQLite from removing the write-ahead log
         closing = asyncio.ensure_future(in_thread(self._writer.close))
         await asyncio.wait([closing], timeout=max(CLOSE_SECONDS, timeout))
+        leave_desk(self)
         if self._uncommitted.stored:
             text = "%s: %d events were not committed, and not handed out: the bus closed"
             log.error(text, self._writer.path, self._uncommitted.stored)

@@ -323,37 +323,46 @@ class WrongLoop(BusError):
 
 
 class Deadlock(BusError):
-    """On a VirtualLoop, no callback is ready and no timer is set, so no task can ever go on. `time`
-    is that of the loop, in seconds. `waiting` has one line for each waiting task: its name, and
-    where it waits, with file and line, innermost first.
+    """On a VirtualLoop, no callback is ready, and no timer is set or the clock was stopped, so no
+    task can ever go on. `time` is that of the loop, in seconds. `waiting` has one line for each
+    waiting task: its name, and where it waits, with file and line, innermost first.
     """
 
-    def __init__(self, time: float, waiting: list[str]) -> None:
-        super().__init__(time, waiting)
+    def __init__(self, time: float, waiting: list[str], reason: str = "no timer is set") -> None:
+        super().__init__(time, waiting, reason)
         self.time = time
         self.waiting = waiting
+        self.reason = reason
 
     def __str__(self) -> str:
         tasks = "".join(f"\n  {line}" for line in self.waiting) or " none"
         return (
-            f"nothing can ever happen again after {self.time:g} s of virtual time, because no timer"
-            f" is set; tasks that wait:{tasks}"
+            f"nothing can ever happen again after {self.time:g} s of virtual time, because"
+            f" {self.reason}; tasks that wait:{tasks}"
         )
 
 
 class LeavesProcess(BusError):
     """Code in virtual time made a `call` that would leave the process, or its only thread. The call
     was not made, and the run ends with this error. `caller` is what `run_virtual(allow=)` would
-    have to name; "" if that is of no use, because a VirtualLoop has nothing that does the call.
+    have to name; "" if that is of no use, because a VirtualLoop has nothing that does the call, or
+    because it starts a bus on ipc or tcp or with a journal, in any thread of the process, while
+    what `replayed` says is replayed.
     """
 
-    def __init__(self, call: str, caller: str) -> None:
-        super().__init__(call, caller)
+    def __init__(self, call: str, caller: str, replayed: str = "") -> None:
+        super().__init__(call, caller, replayed)
         self.call = call
         self.caller = caller
+        self.replayed = replayed
 
     def __str__(self) -> str:
         call = _short(self.call)
+        if self.replayed:
+            return (
+                f"{call} was refused while {self.replayed} is replayed in this process: what is"
+                " replayed could reach a desk by it. Close the replay, or use another process"
+            )
         if not self.caller:
             return (
                 f"{call} was refused: a VirtualLoop has no sockets, pipes, processes or threads."

@@ -75,6 +75,8 @@ class Subscription(Consumer):
         """Asks for what is missing, after events were handed over; the `CatchUp` sets it."""
         self.spoil: Callable[[LazyBatch], None]
         """Takes a batch whose rows proved to be no events; the `CatchUp` sets it."""
+        self.room = Notifier()
+        """Woken when events were taken from the inbox, and at the end."""
         self.closed = False
         self.batch: list[Event[Any]] = []
         """What is decoded, newest first, so that it can be popped."""
@@ -368,6 +370,8 @@ class Subscription(Consumer):
         if not is_last and (self.behind or self.own.behind):
             self.pull()
         batch, inbox = self.batch, self._inbox
+        if self.room.futures:
+            self.room.wake()
         if not inbox.items:
             self._is_overflowing = self.own.behind or bool(self.behind)
             return False
@@ -450,6 +454,7 @@ class Subscription(Consumer):
         self.batch.clear()
         self.own = Cursor()
         self._wake()
+        self.room.wake()
         self.recheck()
 
 

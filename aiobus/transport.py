@@ -102,9 +102,13 @@ class Transport(PageSource, Protocol):
 class Local:
     """The transport of a bus that has no peers."""
 
-    peers: Sequence[PeerStats] = ()
     unreached: Collection[str] = ()
     refused = 0
+
+    @property
+    def peers(self) -> Sequence[PeerStats]:
+        """There is no other bus."""
+        return ()
 
     async def start(self, publisher: Publisher, reports: Diagnostics) -> None:
         """There is no other bus to join."""

@@ -1,13 +1,14 @@
 """An event loop on virtual time: a day of timers passes as fast as their callbacks run.
 
-Owns its two clocks and the detection of deadlocks. Must not know of buses: `aiobus.clock` reads the
-clocks of the running loop, so a bus on this loop follows them.
+Owns its two clocks, their pace, and the detection of deadlocks. Must not know of buses:
+`aiobus.clock` reads the clocks of the running loop, so a bus on this loop follows them.
 """
 
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextvars import Context
 from itertools import count
 from operator import itemgetter
@@ -36,6 +37,8 @@ ABSENT = (
 )
 """Methods of a loop that leave the process, or whose results come from outside at a real time."""
 
+SLICE = 0.05
+"""Seconds of real time after which a loop that waits looks for what may end the waiting."""
 
 DRIVEN = "driven_coroutine"
 """The local variable of a generator that sends to a coroutine in place of awaiting it."""
@@ -67,6 +70,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     _thread_id: int | None
     """Of BaseEventLoop: the thread that runs the loop now."""
     _check_closed: Callable[[], None]
+    _ready: Collection[object]
 
     def __init__(self, *, start: float = START) -> None:
         super().__init__()
@@ -80,6 +84,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._clock_resolution = math.ulp(0.0)
         self._selector = self
         self._created = count()
+        self._speed: float | None = None
+        self._anchor = (0.0, 0.0)
+        """A moment of the machine's clock, and that of `time()` then; with a speed."""
+        self._is_still = False
+        self._stopped: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
         return f"<VirtualLoop at {self._now:g} s>"
@@ -106,6 +115,38 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if not seconds >= 0:
             raise ValueError(f"block({seconds!r}): 0 seconds or more are needed")
         self._pass(seconds)
+
+    def set_wall_time(self, seconds: float) -> None:
+        """Let `wall_time()` go on from `seconds` (Unix), as a clock that is set. `time()`, and so
+        each timer, stays as it is.
+        """
+        self._start = seconds - self._now
+
+    def run_at(self, speed: float | None) -> None:
+        """From now on, let time pass `speed` times as fast as real time. None, as at the beginning:
+        do not wait for timers, jump to them. What runs, in which order and at which `time()`, is
+        the same at each speed. If callbacks take longer than there is time, it is late and catches
+        up. Raises ValueError if `speed` is neither None nor a finite number above 0.
+        """
+        is_number = isinstance(speed, int | float) and not isinstance(speed, bool)
+        if speed is not None and not (is_number and 0 < speed < math.inf):
+            raise ValueError(f"speed={speed!r}: None, or how many times real time, is needed")
+        self._speed = speed
+        self._anchor = time.monotonic(), self._now
+
+    def stand_still(self, is_still: bool) -> None:
+        """Stop the clocks, so that no timer runs, or let them go on. What is ready runs all the
+        same. With stopped clocks and nothing ready, the loop waits in real time until another
+        thread calls this; if there is no other, running the loop raises Deadlock. Thread-safe.
+        """
+        self._is_still = is_still
+
+    async def until_moving(self) -> None:
+        """Return when the clocks go on; at once if they do. Cancelling only stops the waiting."""
+        while self._is_still:
+            moved = self.create_future()
+            self._stopped.append(moved)
+            await moved
 
     def create_task(self, coro: Any, **options: Any) -> "asyncio.Task[Any]":
         """A task of this loop, as of other loops."""
@@ -140,16 +181,56 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # BaseEventLoop calls these methods of its subclass.
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Jump to the next timer, in `timeout` seconds. Raises Deadlock if there is none (None).
+        """Pass to the next timer, in `timeout` seconds. Raises Deadlock if there is none (None).
         Raises what is to end a confined run.
         """
+        self._check_ending()
+        if self._stopped and not self._is_still:
+            self._go_on()
+        elif timeout == 0:
+            pass
+        elif self._is_still:
+            self._stand()
+        elif timeout is None:
+            raise Deadlock(self._now, _waiting(self))
+        elif self._speed is None or self._wait(self._now + timeout):
+            self._pass(timeout)
+        return []
+
+    def _check_ending(self) -> None:
         is_ending = self._main is not None and self._main.done()  # by itself, with its own error
         if not is_ending and (confinement := current()) is not None:
             confinement.raise_ending()
-        if timeout is None:
-            raise Deadlock(self._now, _waiting(self))
-        self._pass(timeout)
-        return []
+
+    def _go_on(self) -> None:
+        stopped, self._stopped = self._stopped, []
+        for moved in stopped:
+            if not moved.done():
+                moved.set_result(None)
+
+    def _stand(self) -> None:
+        """Wait in real time until the clocks go on, or a callback is ready (after a signal)."""
+        began = time.monotonic()
+        while self._is_still and not self._ready:
+            if threading.active_count() == 1:
+                reason = "its clock was stopped, and no other thread can let it go on"
+                raise Deadlock(self._now, _waiting(self), reason)
+            time.sleep(SLICE)
+            self._check_ending()
+        then, at = self._anchor
+        self._anchor = then + time.monotonic() - began, at
+        self._go_on()
+
+    def _wait(self, until: float) -> bool:
+        """Wait in real time for the moment `until` of `time()`. False if something came between."""
+        then, at = self._anchor
+        while not self._ready and not self._is_still and self._speed is not None:
+            left = then + (until - at) / self._speed - time.monotonic()
+            if left <= 0:
+                return True
+            time.sleep(min(left, SLICE))
+            self._check_ending()
+        return False
 
     def _pass(self, seconds: float) -> None:
         self._now += seconds

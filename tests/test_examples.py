@@ -128,6 +128,27 @@ def test_a_recording_explains_its_last_fill_and_how_long_each_hop_took() -> None
     assert {" ".join(line.split()[:3]) for line in lines[8:]} == {"TRADE -> ORDER", "ORDER -> FILL"}
 
 
+def test_a_replayed_session_has_the_same_signals_at_each_speed() -> None:
+    lines = run(example("replay_session.py"))
+    assert lines == [
+        *("paused at 33 of 2,014 events", "2,001 trades played, 12 signals, speed unlimited"),
+        *("paused at 33 of 2,014 events", "2,001 trades played, 12 signals, speed 10"),
+    ]
+
+
+def test_what_if_names_the_first_order_that_another_limit_changes() -> None:
+    lines = run(example("what_if.py"))
+    same, other = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    assert same[1:] == [
+        "in place of gateway: gateway: Fill each order after 5 ms, at the price of the last trade.",
+        "ORDER BTCUSDT: 12 then, 12 now, the first 12 equal",
+        "no difference",
+    ]
+    assert other[3] == "first difference: ORDER BTCUSDT, number 1"
+    assert '{"side":"sell","quantity":1.0}' in other[4]
+    assert '{"side":"sell","quantity":2.0}' in other[5]
+
+
 def test_a_recorder_that_is_killed_leaves_no_hole() -> None:
     lines = run(example("resuming_recorder.py"))
     assert lines[-1] == "the file has 900 trades, without a hole: True"

@@ -517,3 +517,85 @@ def test_a_stream_that_is_made_before_its_loop_runs_follows_the_time_of_that_loo
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         assert runner.run(consume()) == 0
+
+
+# Pace.
+
+
+def test_at_a_speed_time_passes_so_many_times_as_fast_as_real_time() -> None:
+    async def main() -> tuple[float, float]:
+        loop().run_at(100)
+        began = time.monotonic()
+        await asyncio.sleep(5)
+        passed = time.monotonic() - began
+        loop().run_at(None)
+        await asyncio.sleep(DAY)
+        return passed, loop().time()
+
+    passed, at = run(main())
+    assert passed >= 0.05
+    assert at == 5 + DAY
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("inf"), float("nan"), "1", True])
+def test_a_speed_that_is_none_is_refused(speed: Any) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="speed="):
+            loop().run_at(speed)
+
+    run(main())
+
+
+def test_a_clock_that_was_set_leaves_timers_as_they_are() -> None:
+    async def main() -> None:
+        sleeping = asyncio.ensure_future(asyncio.sleep(10))
+        await asyncio.sleep(1)
+        loop().set_wall_time(START + DAY)
+        assert clock.time() == START + DAY
+        await sleeping
+        assert loop().time() == 10
+        assert clock.time() == START + DAY + 9
+
+    run(main())
+
+
+def test_with_a_stopped_clock_no_timer_runs_until_another_thread_lets_it_go_on() -> None:
+    async def main() -> list[str]:
+        here, seen = loop(), list[str]()
+
+        def let_go() -> None:
+            is_stopped.wait(20)
+            seen.append("thread")
+            here.stand_still(False)
+
+        is_stopped = threading.Event()
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        here.run_at(1000)
+        here.stand_still(True)
+        here.call_later(0.001, seen.append, "timer")
+        here.call_soon(seen.append, "ready")
+        here.call_soon(is_stopped.set)
+        await here.until_moving()
+        await asyncio.sleep(1)
+        thread.join()
+        await here.until_moving()
+        return seen
+
+    assert run(main()) == ["ready", "thread", "timer"]
+
+
+def test_real_time_in_which_the_clock_stood_is_not_caught_up_with() -> None:
+    async def main() -> float:
+        here = loop()
+        here.run_at(1)
+        here.stand_still(True)
+        timer = threading.Timer(0.3, here.stand_still, [False])
+        timer.start()
+        await here.until_moving()
+        timer.join()
+        began = time.monotonic()
+        await asyncio.sleep(0.25)
+        return time.monotonic() - began
+
+    assert run(main()) >= 0.2

@@ -128,8 +128,23 @@ class Journal:
         wants = _wanted(types, keys, sources)
         begin = _moment("since", since, -math.inf)
         end = _moment("until", until, math.inf)
+        for found in self.columns(wants, start_offset, begin, end, follow=follow):
+            yield from _events(found)
+
+    def columns(
+        self,
+        wants: Callable[[str, str, str], bool],
+        start_offset: int | None = None,
+        since: float = -math.inf,
+        until: float = math.inf,
+        *,
+        follow: bool = False,
+    ) -> Iterator[list[Found]]:
+        """What `read` makes events of, at most 1,024 at once. `wants` says of a source name, type
+        and key if they are wanted. Raises as `read` does.
+        """
         try:
-            walk = Walk(self._database, start_offset, wants, begin, end)
+            walk = Walk(self._database, start_offset, wants, since, until)
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
         while follow or not walk.is_over:
@@ -139,7 +154,7 @@ class Journal:
                 found, damage = walk.chunk()
             except sqlite3.Error as error:
                 raise self._unavailable(error) from None
-            yield from _events(found)
+            yield found
             if damage is not None:
                 raise damage
 
@@ -264,6 +279,20 @@ class Journal:
                     yield at, f"the checksum of the event at offset {at} differs"
         finally:
             cursor.close()
+
+    def last_offset(self) -> int:
+        """The offset of the last event; 0 if there is none. Raises JournalError."""
+        try:
+            return int(self.ask('SELECT max("offset") FROM events') or 0)
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from None
+
+    def sources(self) -> list[tuple[str, int]]:
+        """The name and epoch of each source that the file knows, also of causes alone. Raises
+        sqlite3.Error, and ValueError if they are damaged.
+        """
+        self._database.load_texts()
+        return list(self._database.sources.values())
 
     def ask(self, select: str, *what: Any) -> Any:
         """The one value that a statement selects; None if there is none. Raises sqlite3.Error."""

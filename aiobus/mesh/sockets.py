@@ -34,6 +34,7 @@ from aiobus.discovery import Discovery
 from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
+from aiobus.lockout import enter_desk, leave_desk
 from aiobus.mesh import FromPublisher, FromSubscriber
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
 
@@ -261,9 +262,10 @@ class ZmqNetwork:
 
     def open(self, name: str) -> None:
         """Make the sockets. Raises ZMQError if the process may open no more files, LeavesProcess
-        in virtual time.
+        in virtual time, and while a replay is open in this process.
         """
         check("AsyncEventBus.start", f"() of {name!r} on ipc:// or tcp://")
+        enter_desk(self, name, "on ipc:// or tcp://")
         raise_limit()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context = context
@@ -421,6 +423,12 @@ class ZmqNetwork:
         """Close the sockets, and end the context in a thread of its own, since that waits for what
         was sent to leave; what takes longer than `timeout` goes on without us. Again: nothing.
         """
+        try:
+            await self._close(timeout)
+        finally:
+            leave_desk(self)
+
+    async def _close(self, timeout: float) -> None:
         context, self._context = self._context, None
         self._connected.clear()
         if context is None:

@@ -1,6 +1,6 @@
-"""What can be done with a session that was recorded. docs/replay.md has the promises.
+"""What can be done with a recorded session. docs/replay.md has the promises.
 
-Owns the list of its modules, which `aiobus` has the public names of.
+Imports none of its modules: `aiobus` has the public names of them.
 """
 
-__all__ = ["explain", "explanation", "files", "hops", "moments"]
+__all__: list[str] = []

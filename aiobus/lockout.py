@@ -1,0 +1,78 @@
+"""A replay excludes, in one process, what a desk would hear of: buses on ipc or tcp, and journals.
+
+Owns who of either kind is open. While a replay is open in any thread, no bus of this process can
+join a desk, and none can write to a journal, whose next start hands its orders to a gateway. A
+replay does not start while such a bus is open. Must not know what a replay or a bus does.
+"""
+
+import os
+from threading import Lock, get_ident
+from weakref import WeakKeyDictionary
+
+from aiobus.confinement import current
+from aiobus.errors import BusError, LeavesProcess
+
+__all__ = ["enter_desk", "enter_replay", "leave_desk", "leave_replay"]
+
+_lock = Lock()
+_desks: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+"""What is open for each network and journal. One that is collected is not open."""
+_replays: dict[int, str] = {}
+"""What is replayed, by thread."""
+
+
+def enter_desk(way: object, name: str, where: str) -> None:
+    """The bus `name` is about to open its network or journal, `way`. Raises LeavesProcess while a
+    replay is open.
+    """
+    with _lock:
+        what = " and ".join(_replays.values())
+        if not what:
+            _desks[way] = f"{name} {where}"
+            return
+    call, here = f"AsyncEventBus.start() of {name!r} {where}", current()
+    raise LeavesProcess(call, "", what) if here is None else here.refuse(call, "", what)
+
+
+def leave_desk(way: object) -> None:
+    """It is closed. Again: nothing."""
+    with _lock:
+        _desks.pop(way, None)
+
+
+def enter_replay(what: str) -> int:
+    """This thread is about to replay `what`. Returns what `leave_replay` takes. Raises BusError
+    while a bus of this process is on ipc or tcp or has a journal, or another replay is open in this
+    thread.
+    """
+    with _lock:
+        if _desks:
+            names = ", ".join(sorted(_desks.values()))
+            raise BusError(
+                f"{what} is not replayed while this process has open: {names}. What is replayed"
+                " could reach a desk by it: close it, or replay in a process of its own"
+            )
+        thread = get_ident()
+        if thread in _replays:
+            raise BusError(
+                f"{what} is not replayed while {_replays[thread]} is: its loop has one clock"
+            )
+        _replays[thread] = what
+        return thread
+
+
+def leave_replay(thread: int) -> None:
+    """The replay that `enter_replay` was told of in this thread has ended."""
+    with _lock:
+        _replays.pop(thread, None)
+
+
+def _leave_process() -> None:
+    """What is open is the parent's."""
+    global _lock
+    _lock = Lock()
+    _desks.clear()
+    _replays.clear()
+
+
+os.register_at_fork(after_in_child=_leave_process)
