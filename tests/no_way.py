@@ -253,9 +253,12 @@ async def journal_of_the_replayed_bus(here: Here) -> None:
 
 
 async def resume(plan: Plan) -> None:
-    """The next live start of the bus with that journal."""
-    async with AsyncEventBus(plan.ipc, name="journaled", journal=plan.journal) as bus:
-        await bus.flush()
+    """The next live start of the bus with that journal, until the gateway has acted on it."""
+    bus, acted = AsyncEventBus(plan.ipc, name="journaled", journal=plan.journal), asyncio.Event()
+    bus.on("ACK")(lambda event: acted.set())
+    with contextlib.suppress(TimeoutError):
+        async with bus, asyncio.timeout(10):
+            await acted.wait()
 
 
 @way("a bus in a thread", reaches="gateway")
@@ -556,7 +559,20 @@ plainly(
     "",
     """
     BusStats PeerStats SubscriptionStats Progress Comparison Decision Difference Event
-    EventType EventStream Limits Recording Subscription Journal
+    EventType EventStream Limits Recording Subscription Journal Explanation Hops explain
+    explain_hops
+    """,
+)
+plainly(
+    "Explanation",
+    """
+    to_dict
+    """,
+)
+plainly(
+    "Hops",
+    """
+    to_dict
     """,
 )
 plainly(
@@ -586,7 +602,7 @@ plainly(
 plainly(
     "Journal",
     """
-    ask close columns each facts last_of_keys last_offset number page read seq_before_last
+    ask close columns each facts judging last_of_keys last_offset number page read seq_before_last
     sources verify
     """,
 )

@@ -1,6 +1,19 @@
 """What can be done with a recorded session. docs/replay.md has the promises.
 
-Imports none of its modules: `aiobus` has the public names of them.
+Owns the list of its modules, of which `aiobus` has the public names. Imports none of them.
 """
 
-__all__: list[str] = []
+__all__ = [
+    "command",
+    "explain",
+    "explanation",
+    "files",
+    "hops",
+    "moments",
+    "republish",
+    "selection",
+    "session",
+    "stage",
+    "transport",
+    "what_if",
+]
