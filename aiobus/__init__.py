@@ -32,8 +32,6 @@ from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
 from aiobus.replay import (
     Comparison,
-    Decision,
-    Difference,
     Progress,
     Replay,
     republish,
@@ -53,8 +51,6 @@ __all__ = [
     "CommitFailed",
     "Comparison",
     "Deadlock",
-    "Decision",
-    "Difference",
     "EncodeError",
     "Event",
     "EventStream",

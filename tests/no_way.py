@@ -566,7 +566,7 @@ plainly("", " ".join(aiobus.errors.__all__))
 plainly(
     "",
     """
-    BusStats PeerStats SubscriptionStats Progress Comparison Decision Difference Event
+    BusStats PeerStats SubscriptionStats Progress Comparison Event
     EventType EventStream Limits Recording Subscription Journal
     """,
 )
