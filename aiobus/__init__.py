@@ -36,7 +36,7 @@ from aiobus.replay.explanation import Explanation
 from aiobus.replay.hops import Hops, explain_hops
 from aiobus.replay.republish import republish
 from aiobus.replay.transport import Progress, Replay
-from aiobus.replay.what_if import Comparison, Decision, Difference, what_if
+from aiobus.replay.what_if import Comparison, what_if
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -51,8 +51,6 @@ __all__ = [
     "CommitFailed",
     "Comparison",
     "Deadlock",
-    "Decision",
-    "Difference",
     "EncodeError",
     "Event",
     "EventStream",

@@ -36,6 +36,8 @@ from aiobus import AsyncEventBus, Event, Journal, Replay, VirtualLoop, clock, ru
 OFFERED: dict[str, ModuleType] = {"": aiobus, "testing": aiobus.testing, "clock": clock}
 """Where users find what they call."""
 BASES = ("builtins", "enum", "typing")
+RESUMED_SECONDS = 3.0
+"""In which a gateway has executed what the journal of a bus that has come back has for it."""
 
 
 def public_callables() -> Iterator[str]:
@@ -253,12 +255,18 @@ async def journal_of_the_replayed_bus(here: Here) -> None:
 
 
 async def resume(plan: Plan) -> None:
-    """The next live start of the bus with that journal, until the gateway has acted on it."""
-    bus, acted = AsyncEventBus(plan.ipc, name="journaled", journal=plan.journal), asyncio.Event()
-    bus.on("ACK")(lambda event: acted.set())
-    with contextlib.suppress(TimeoutError):
-        async with bus, asyncio.timeout(10):
-            await acted.wait()
+    """The next live start of the bus with that journal, until the gateway has executed an order."""
+    bus = AsyncEventBus(plan.ipc, name="journaled", journal=plan.journal)
+    is_executed = asyncio.Event()
+
+    @bus.on("ACK")
+    def on_ack(ack: Event) -> None:
+        is_executed.set()
+
+    async with bus:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESUMED_SECONDS):
+                await is_executed.wait()
 
 
 @way("a bus in a thread", reaches="gateway")
@@ -558,7 +566,7 @@ plainly("", " ".join(aiobus.errors.__all__))
 plainly(
     "",
     """
-    BusStats PeerStats SubscriptionStats Progress Comparison Decision Difference Event
+    BusStats PeerStats SubscriptionStats Progress Comparison Event
     EventType EventStream Limits Recording Subscription Journal Explanation Hops explain
     explain_hops
     """,

@@ -25,6 +25,7 @@ from aiobus import (
     JournalCorrupt,
     JournalError,
     JournalRemoved,
+    NameInUse,
     Replay,
     RequestTimeout,
     VirtualLoop,
@@ -681,6 +682,24 @@ def test_what_one_bus_publishes_beside_it_is_not_lost_to_a_slow_reader(path: Pat
             await asyncio.sleep(10)
             await bus.settle(100)
         assert found == late == [*range(2_000)]
+
+    replayed(path, main)
+
+
+def test_a_bus_beside_it_has_a_name_of_its_own_and_the_same_loop(path: Path) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> None:
+        with pytest.raises(NameInUse, match="'strategy' is on this replay"):
+            await AsyncEventBus(replay.beside(), name="strategy").start()
+
+        async def elsewhere(seat: Any) -> None:
+            with pytest.raises(BusError, match="once the bus of the replay has"):
+                await AsyncEventBus(seat, name="other").start()
+
+        await elsewhere(Replay(path).beside())
+        late = replay.beside()
+        await replay.play()
+        await bus.close()
+        await elsewhere(late)
 
     replayed(path, main)
 

@@ -4,13 +4,14 @@ Owns who is subscribed, and that nothing which finds a full inbox is lost. Must 
 file the recorded events come, nor when.
 """
 
-from asyncio import get_running_loop
+from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Collection, Sequence
 from functools import partial
 
 from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed, fresh
 from aiobus.diagnostics import Diagnostics
+from aiobus.errors import BusError, NameInUse
 from aiobus.history import Want
 from aiobus.publisher import Publisher, Sink
 from aiobus.rows import SEPARATOR, Rows, Source
@@ -31,6 +32,8 @@ class Stage:
     def __init__(self) -> None:
         self.seats: list[Seat] = []
         """In the order in which they came."""
+        self.loop: AbstractEventLoop | None = None
+        """Where the replay is open."""
         self.recorded: Collection[Source] = ()
         """What the recording has numbers of, which no bus of the stage uses again."""
         self._routes: dict[Place, list[_Reader]] = {}
@@ -94,7 +97,13 @@ class Seat(Local):
         return [PeerStats(each.name, each.epoch, each.public_seq, 0.0) for each in others]
 
     async def start(self, publisher: Publisher, reports: Diagnostics) -> None:
-        """Take the seat. The subscriptions of the other buses are live for this one at once."""
+        """Take the seat. The subscriptions of the other buses are live for this one at once. Raises
+        NameInUse if one of them has this name, and BusError unless the replay is open in this loop.
+        """
+        if self._stage.loop is not get_running_loop():
+            raise BusError(f"{publisher.name} starts on this loop once the bus of the replay has")
+        if self._stage.has(publisher.name):
+            raise NameInUse(publisher.name, "this replay")
         self._publisher = publisher
         while (publisher.name, publisher.epoch) in self._stage.recorded:  # made in virtual time
             publisher.epoch = fresh()

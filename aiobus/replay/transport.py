@@ -135,7 +135,7 @@ class Replay(Seat):
         self._loop, self._thread = loop, get_ident()
         self._leave = finalize(self, leave_replay, enter_replay(str(self)))
         self._opened = Reel(self._selection)
-        self._stage.recorded = self._opened.sources
+        self._stage.loop, self._stage.recorded = loop, self._opened.sources
         await super().start(publisher, reports)
         names = {name for name, _ in self._stage.recorded}
         if self._selection.sources is not None and (missing := self._selection.sources - names):
@@ -157,15 +157,16 @@ class Replay(Seat):
             self._leave()
             self.resume()
             self._loop.run_at(None)
-            self._is_open = False
+            self._stage.loop, self._is_open = None, False
             self._alarm.wake()
             if self._opened is not None:
                 self._opened.close()
         return ()
 
     def beside(self) -> Seat:
-        """The transport of one more bus in this replay, which is to start after the first: to each
-        other they are peers, without sockets.
+        """The transport of one more bus in this replay, which is to start after the first, on its
+        loop: to each other they are peers, without sockets. Starting it raises NameInUse for the
+        name of one that is there, and BusError before the first has started or after it has closed.
         """
         return Seat(self._stage)
 
