@@ -30,6 +30,8 @@ from aiobus.event import Event, EventType
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
+from aiobus.replay.report import Difference, Report
+from aiobus.replay.verify import assert_replays, verify
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -43,6 +45,7 @@ __all__ = [
     "BusStats",
     "CommitFailed",
     "Deadlock",
+    "Difference",
     "EncodeError",
     "Event",
     "EventStream",
@@ -61,13 +64,16 @@ __all__ = [
     "PeerStats",
     "QueueFull",
     "Recording",
+    "Report",
     "RequestInterrupted",
     "RequestTimeout",
     "Subscription",
     "SubscriptionStats",
     "VirtualLoop",
     "WrongLoop",
+    "assert_replays",
     "clock",
     "record",
     "run_virtual",
+    "verify",
 ]

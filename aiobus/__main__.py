@@ -1,9 +1,10 @@
-"""`python -m aiobus log FILE`: the events of a journal, in the shell.
+"""`python -m aiobus log | verify FILE`: the events of a journal, and a strategy on them once more.
 
 Owns the arguments and what is printed. Must not know how a journal is read.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from aiobus import Event, Journal, JournalError
+from aiobus import Event, Journal, JournalError, verify
 from aiobus.journal.export import json_line
 
 __all__ = ["main"]
@@ -50,6 +51,25 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--verify", action="store_true", help="verify all of it, and print a count")
     log.add_argument("--follow", action="store_true", help="go on with what is written, until ^C")
     log.set_defaults(run=print_log)
+    verification = commands.add_parser(
+        "verify",
+        help="run a recorded strategy again",
+        description="Run a strategy again on what it was given when it was recorded, and print what"
+        " differs first. Exits with 0 if it AGREES, with 1 if it DIVERGES, and with 2 if nothing"
+        " certain can be said.",
+    )
+    verification.add_argument("file", help="a recording with attach=")
+    verification.add_argument("strategy", help="module:function, as Python imports it from here")
+    verification.add_argument(
+        "--ignore", action="append", default=[], metavar="PATH", help="such as data.client_id"
+    )
+    verification.add_argument(
+        "--allow", action="append", default=[], metavar="CALLER", help="may leave the process"
+    )
+    verification.add_argument(
+        "--recording", type=int, default=-1, metavar="N", help="of several, from 0 (the last)"
+    )
+    verification.set_defaults(run=print_verification)
     return made
 
 
@@ -77,6 +97,30 @@ def print_log(given: argparse.Namespace) -> None:
                     sys.stdout.flush()
 
 
+def print_verification(given: argparse.Namespace) -> int:
+    """The command `verify`."""
+    try:
+        strategy = imported(given.strategy)
+        options = {"ignore": given.ignore, "allow": given.allow, "recording": given.recording}
+        report = verify(given.file, strategy, **options)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    say(f"{report}\n".encode())
+    return {"AGREES": 0, "DIVERGES": 1}.get(report.verdict, 2)
+
+
+def imported(name: str) -> Any:
+    """What `module:function` names."""
+    module, _, path = name.partition(":")
+    if not path:
+        raise ValueError(f"{name!r}: module:function is needed")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
 def say(line: bytes) -> None:
     """Print bytes, which are UTF-8 whatever the locale is."""
     sys.stdout.buffer.write(line)
@@ -97,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     given = parser().parse_args(arguments)
     try:
-        given.run(given)
+        code: int | None = given.run(given)
         sys.stdout.flush()
     except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -108,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.write(f"{error}\n")
         return 1
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

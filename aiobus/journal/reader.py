@@ -16,7 +16,7 @@ import orjson
 from aiobus.errors import JournalCorrupt, JournalError
 from aiobus.event import Event
 from aiobus.journal.export import export
-from aiobus.journal.format import COLUMNS, checksum, rebuilt
+from aiobus.journal.format import COLUMNS, TAPE, checksum, rebuilt
 from aiobus.journal.mark import MAKING, read_mark
 from aiobus.journal.scan import (
     MAX_ROUTES,
@@ -114,8 +114,9 @@ class Journal:
         """Offset and event of each event up to the present end of the file, oldest first: from
         `start_offset` on, with a timestamp from `since` on and before `until` (Unix seconds), of
         these types and keys (as in `subscribe`) and of these source names. What is not given does
-        not select; without types and keys, events of reserved types are read as well. With
-        `follow` the iteration does not end: it blocks, and looks five times a second for more.
+        not select; without types and keys, events of reserved types are read as well. The
+        tape of a recording (`record(attach=)`) is read only if `sources` names it. With `follow`
+        the iteration does not end: it blocks, and looks five times a second for more.
 
         All events on the way are verified, also those that are not wanted. Raises JournalCorrupt
         behind the last event that is whole; `start_offset` behind the damage reads what follows it.
@@ -230,6 +231,18 @@ class Journal:
         select = "SELECT seq FROM events WHERE source = ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
         rows = self._connection.execute(select, (self.number(source, epoch), count)).fetchall()
         return int(rows[0][0]) if rows else 0
+
+    def sources(self) -> list[tuple[str, int]]:
+        """Name and epoch of each source that the journal knows, in the order in which they came;
+        those of tapes among them. Raises JournalCorrupt.
+        """
+        try:
+            self._database.load_texts()
+        except (sqlite3.Error, *WRONG) as error:
+            if is_unavailable(error):
+                raise self._unavailable(error) from None
+            raise verified(self._database).corrupt(said(error)) from None
+        return list(self._database.sources.values())
 
     def each(self, start: int) -> Iterator[tuple[int, Found | str]]:
         """What lies at each offset from `start` on: the event if it is what was written, else what
@@ -348,6 +361,8 @@ def _wanted(
     )
 
     def wants(source: str, type: str, key: str) -> bool:
+        if type == TAPE and names is None:
+            return False
         return (names is None or source in names) and (query is None or query.matches(type, key))
 
     return wants
