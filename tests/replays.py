@@ -77,9 +77,10 @@ async def strategy(bus: AsyncEventBus) -> None:
     async def on_signal(signal: Event) -> None:
         async with lock:
             state["orders"] += 1
-        order = Event("ORDER", {"number": state["orders"], **state}, key=signal.key)
+        data = {"side": "buy", "quantity": 1.0, "number": state["orders"], **state}
+        order = Event("ORDER", data, key=signal.key)
         try:
-            reply = await bus.request(order, ("ACK",), timeout=0.004)
+            reply = await bus.request(order, ("ACK", "REJECT"), timeout=0.004)
         except RequestTimeout:
             await bus.publish(Event("CANCEL", {"order": order.id, **state}))
         except NoSubscribers:
@@ -89,7 +90,7 @@ async def strategy(bus: AsyncEventBus) -> None:
 
     async def reader() -> None:
         seen = 0
-        async with bus.stream("QUOTE", key="BTC") as quotes:
+        async with bus.stream("QUOTE", key="BTC*") as quotes:
             while True:
                 try:
                     async with asyncio.timeout(0.003):
