@@ -9,7 +9,8 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -35,8 +36,8 @@ log = logging.getLogger("aiobus.recorder")
 DRAIN_SECONDS = 5.0
 """At the end, for what has come and is not recorded yet, and for the disk."""
 CHUNK_SECONDS = 1.0
-CHUNK_NUMBERS = 8_192
-"""Numbers of a tape, about four of an entry, after which they are written: 1 ms of work."""
+CHUNK_NUMBERS = 32_768
+"""Numbers of a tape, about four of an entry, after which they are written."""
 MOST_NUMBERS = 4_000_000
 """Numbers of a tape that wait for a disk. Beyond, the tape ends."""
 
@@ -107,6 +108,7 @@ class Recording:
         self._is_open = False
         self._attach = attach
         self._tape: _Tape | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "ended" if self.error else "open" if self._is_open else "closed"
@@ -128,6 +130,7 @@ class Recording:
                     f"{self._writer.path} has events already: in virtual time a source has the same"
                     " numbers in each run, so give each run a file of its own"
                 )
+            self._loop = asyncio.get_running_loop()
             self._writer.start(self._note_committed)
             self._is_open = True
             # A later start of a source comes later in the file.
@@ -164,13 +167,26 @@ class Recording:
         self.attached.add_done_callback(self._on_attached_end)
 
     def _write_tape(self) -> None:
-        if self._tape is not None and (entry := self._tape.next()) is not None:
-            self._append(entry)
+        """Begin to write what is there, unless that is under way."""
+        if self._writing is None or self._writing.done():
+            work = self._write_stretch()
+            self._writing = self._loop.create_task(work, context=Context())
+
+    async def _write_stretch(self) -> None:
+        tape = self._tape
+        if tape is not None and (encode := tape.next()) is not None:
+            # In a thread, for the compression takes a microsecond of each event.
+            self._append(await in_thread(encode))
 
     def _write_tape_again(self) -> None:
         self._write_tape()
         if self._tape is not None and self.error is None:
             self._tape.later(self._write_tape_again)
+
+    async def _end_tape(self) -> None:
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._write_stretch()
 
     def _on_attached_end(self, task: "asyncio.Task[Any]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -197,32 +213,40 @@ class Recording:
         subscription = await self._bus.subscribe(types, self._record, **options)
         self._subscriptions.append(subscription)
 
-    async def _record(self, event: Event[Any]) -> None:
-        try:
-            await self._put(event)
-        finally:
-            self._changed.wake()
+    def _record(self, event: Event[Any]) -> "Coroutine[Any, Any, None] | None":
+        """A plain function while there is room, which costs half of a coroutine."""
+        if self._writer.room:
+            self._put(event)
+            return None
+        return self._put_later(event)
 
-    async def _put(self, event: Event[Any]) -> None:
-        source = (event.source, event.epoch)
-        if not event.type.startswith(RESERVED):
-            if event.seq <= self._last.get(source, 0):
+    async def _put_later(self, event: Event[Any]) -> None:
+        while not self._writer.room and self.error is None:
+            await self._changed.wait()
+        self._put(event)
+
+    def _put(self, event: Event[Any]) -> None:
+        source = event.source, event.epoch
+        type, seq, tape = event.type, event.seq, self._tape
+        if self.error is not None:
+            return
+        if not type.startswith(RESERVED):
+            if seq <= self._last.get(source, 0):
                 text = f"{event.source} uses numbers again that are in {self._writer.path}"
                 self._bus._reports.trouble(text, f"{text}: {event.id} is not recorded")
                 return
-            self._last[source] = event.seq
-            if self._tape is not None:
-                self._tape.begin(source, event.seq)
-        while not self._writer.room and self.error is None:
-            await self._changed.wait()
-        if self.error is not None:
-            return
-        place, what = (event.seq, event.timestamp), (event.type, event.key)
-        cause = (event.cause,) if event.cause else ()
-        row = orjson.dumps((*place, *what, event.data, *cause))  # as it came
-        self._append(Entry(*source, *place, *what, event.cause, row))
-        if self._tape is not None and self._tape.is_long:
+            self._last[source] = seq
+            if tape is not None and source not in tape.begun:
+                tape.begin(source, seq)
+        place, what, cause = (seq, event.timestamp), (type, event.key), event.cause
+        data = event.data
+        row = orjson.dumps((*place, *what, data, cause) if cause else (*place, *what, data))
+        self._append(Entry(*source, *place, *what, cause, row))
+        if tape is not None and tape.is_long:
             self._write_tape()
+        if self._changed.futures:
+            # Once this event counts as handled, which is what waits for it looks at.
+            self._loop.call_soon(self._changed.wake)
 
     def _append(self, entry: Entry) -> None:
         if self.error is not None:
@@ -270,7 +294,7 @@ class Recording:
             for subscription in self._subscriptions:
                 self._bus._subscriptions.drop(subscription)
             self._is_open = False
-            self._write_tape()
+            await self._end_tape()
             closing = asyncio.ensure_future(in_thread(self._writer.close))
             await asyncio.wait([closing], timeout=DRAIN_SECONDS)
             if not closing.done():
@@ -289,23 +313,23 @@ class _Tape:
         self._writer = writer
         self._source = source
         self._first, self._last = last + 1, last
-        self._begun: set[tuple[str, int]] = set()
+        self.begun: set[tuple[str, int]] = set()
+        """Sources of which the recording has events."""
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
 
     def begin(self, source: tuple[str, int], seq: int) -> None:
         """The recording has this event of a source."""
-        if source not in self._begun:
-            self._begun.add(source)
-            self._recorder.begin(*source, seq)
+        self.begun.add(source)
+        self._recorder.begin(*source, seq)
 
     @property
     def is_long(self) -> bool:
         """True once so much waits that it is to be written."""
         return self._recorder.size >= CHUNK_NUMBERS
 
-    def next(self) -> Entry | None:
-        """What is to be stored next; None if there is nothing, or no room for it now."""
+    def next(self) -> Callable[[], Entry] | None:
+        """Makes what is to be stored next; None if there is nothing, or no room for it now."""
         if self._is_over or not (self._recorder.size or self._recorder.is_over):
             return None
         if not self._writer.room:
@@ -318,8 +342,12 @@ class _Tape:
         chunk = self._recorder.chunk(self._first)
         self._is_over = self._recorder.is_over
         place, what = (self._last, clock.time()), (TAPE, "")
-        row = orjson.dumps((*place, *what, chunk.encoded()))
-        return Entry(*self._source, *place, *what, "", row)
+
+        def encode() -> Entry:
+            row = orjson.dumps((*place, *what, chunk.encoded()))
+            return Entry(*self._source, *place, *what, "", row)
+
+        return encode
 
     def later(self, write: Callable[[], None]) -> None:
         """Call `write` a second from now. Not in virtual time, where it would be a timer that

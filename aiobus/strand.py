@@ -173,7 +173,8 @@ def is_for_strand(callback: Any) -> bool:
     completes a future that has one. False for the steps of tasks, which are objects written in C.
     """
     if type(callback) in _PLAIN:
-        return running() is not None
+        # That of asyncio.timeout comes this way if it is due as it is entered, and else by a timer.
+        return running() is not None and callback.__module__ != "asyncio.timeouts"
     if type(callback) is BuiltinFunctionType and running() is not None:
         return not isinstance(callback.__self__, asyncio.Task) and is_users_call(3)
     return False

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from replays import session, trades
 
-from aiobus import AsyncEventBus, Event, Journal, assert_replays, record, recorder, verify
+from aiobus import AsyncEventBus, Event, Journal, assert_replays, record, verify
 from aiobus.bus import parts_of
 from aiobus.replay.attach import Strategy
 
@@ -141,7 +141,7 @@ async def test_a_recording_that_was_not_closed_is_inconclusive(path: Path) -> No
     async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
         await trades(bus)
         await bus.settle()
-        recording._write_tape()
+        await recording._write_stretch()
         await recording.flush()
         for suffix in ("", "-wal", ".mark"):
             shutil.copy(f"{path}{suffix}", f"{kept}{suffix}")
@@ -155,7 +155,7 @@ async def test_a_difference_before_a_missing_end_is_a_difference(path: Path) -> 
     async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
         await trades(bus)
         await bus.settle()
-        recording._write_tape()
+        await recording._write_stretch()
         await recording.flush()
         for suffix in ("", "-wal", ".mark"):
             shutil.copy(f"{path}{suffix}", f"{kept}{suffix}")
@@ -169,11 +169,19 @@ async def test_a_difference_before_a_missing_end_is_a_difference(path: Path) -> 
     assert verify(kept, other).verdict == "DIVERGES"
 
 
+async def in_stretches(path: Path) -> None:
+    """A recording whose tape has a stretch for each trade."""
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
+        for _ in range(5):
+            await trades(bus, 1)
+            await bus.settle()
+            await recording._write_stretch()
+
+
 async def test_a_tape_with_a_hole_is_inconclusive(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "CHUNK_NUMBERS", 20)
-    await session(path, echo, one_by_one)
+    await in_stretches(path)
     monkeypatch.setattr(Journal, "verify", lambda self: 0)  # it would find the damage by itself
     with sqlite3.connect(path) as connection:
         tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"
@@ -185,8 +193,7 @@ async def test_a_tape_with_a_hole_is_inconclusive(
 async def test_a_tape_whose_beginning_was_removed_is_inconclusive(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "CHUNK_NUMBERS", 20)
-    await session(path, echo, one_by_one)
+    await in_stretches(path)
     monkeypatch.setattr(Journal, "verify", lambda self: 0)
     with sqlite3.connect(path) as connection:
         tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
 from functools import partial
@@ -113,6 +114,17 @@ async def due_at_once(bus: AsyncEventBus, trade: Event) -> None:
             await say(bus, "LATE", number)
 
     await asyncio.gather(*map(sleeper, range(4)))
+
+
+@code("a timeout that is due before it is entered")
+async def due_already(bus: AsyncEventBus, trade: Event) -> None:
+    limit = asyncio.timeout(0.001)
+    time.sleep(0.002)  # noqa: ASYNC251 - as on a machine that is busy
+    try:
+        async with limit:
+            await asyncio.sleep(1)
+    except TimeoutError:
+        await say(bus, "LATE")
 
 
 @code("plain callbacks of call_soon, call_later and call_at")

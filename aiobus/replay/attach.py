@@ -8,9 +8,8 @@ import asyncio
 import inspect
 import platform
 import random
-from array import array
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import partial, partialmethod
 from types import CoroutineType
 from typing import Any, Self, TypeVar
 
@@ -51,6 +50,8 @@ PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscri
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
+MOST_TYPES = 4_096
+"""Types that are remembered."""
 MOST_BYTES = 2**40
 """Of a row; the bus has seen to the true limit."""
 Cancelled = asyncio.CancelledError
@@ -59,14 +60,19 @@ Cancelled = asyncio.CancelledError
 class _Recorded(Strand):
     """A strand of a live bus."""
 
-    __slots__ = ("_before", "_event", "is_away", "is_numbered", "recorder")
+    __slots__ = ("_before", "_event", "awaited", "is_away", "is_numbered", "recorder")
 
     def __init__(
         self, recorder: "Recorder", coroutine: Any = None, *, is_fresh: bool = False
     ) -> None:
-        recorder.strands += 1
-        super().__init__(recorder.strands, coroutine, is_fresh=is_fresh)
+        # What `Strand` does, since each call of a handler makes one.
+        self.number = recorder.strands = recorder.strands + 1
+        self.coroutine = coroutine
+        self.call = 0
+        self.is_fresh = is_fresh
         self.recorder = recorder
+        self.awaited: Any = None
+        """For what a handler waits after its first step, which was taken as it was called."""
         self._event: Event[Any] | None = None
         """What the present bus call publishes, until it has its number."""
         self._before: tuple[str, int, int] | None = None
@@ -75,30 +81,40 @@ class _Recorded(Strand):
         """The present bus call has published; it has waited."""
 
     def send(self, value: Any) -> Any:
+        """As of any coroutine."""
+        if self.is_fresh:
+            self.is_fresh = False
+            return self.awaited
         return self._step(self.coroutine.send, value)
 
+    __next__ = partialmethod(send, None)
+
     def throw(self, *error: Any) -> Any:
+        """As of any coroutine."""
         return self._step(self.coroutine.throw, *error)
 
     def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
         recorder = self.recorder
-        if self.is_fresh:
-            self.is_fresh = False
-        elif not self.call:
+        if not self.call:
             recorder.log += (GO_ON, self.number, recorder.now(), _is_cancelled(arguments[0]))
         outer, here.strand = here.strand, self
         try:
             awaited = step(*arguments)
         finally:
             here.strand = outer
+        self.note_wait()
+        return awaited
+
+    def note_wait(self) -> None:
+        """It has stopped to wait."""
+        recorder = self.recorder
         if not self.call:
             recorder.log += (WAIT, self.number)
-        else:
-            self._note_output()
-            if not self.is_away:
-                self.is_away = True
-                recorder.log += (INSIDE, self.number, self.call * 2 + self.is_numbered)
-        return awaited
+            return
+        self._note_output()
+        if not self.is_away:
+            self.is_away = True
+            recorder.log += (INSIDE, self.number, self.call * 2 + self.is_numbered)
 
     def _note_output(self) -> None:
         """Note the event of the present call once it has its number. Nothing else is numbered
@@ -181,15 +197,19 @@ class _Callback(Called):
         outer, here.strand = here.strand, strand
         try:
             result = self.callback(event)
+            if type(result) is not CoroutineType:
+                if not inspect.isawaitable(result):
+                    return result
+                result = _awaited(result)
+            # Its first step at once: most handlers need no other, and then nothing is awaited.
+            strand.coroutine = result
+            strand.awaited = result.send(None)
+        except StopIteration:
+            return None
         finally:
             here.strand = outer
-        if type(result) is CoroutineType:
-            strand.coroutine = result
-            return strand
-        if inspect.isawaitable(result):
-            strand.coroutine = _awaited(result)
-            return strand
-        return result
+        strand.note_wait()
+        return strand
 
 
 async def _awaited(result: Awaitable[object]) -> object:
@@ -263,6 +283,8 @@ class Recorder:
         self._outputs: dict[int, str] = {}
         self._begins: dict[tuple[str, int], tuple[int, int]] = {}
         """Of each source: its place, and the first seq that the recording has."""
+        self._whole: set[str] = set()
+        """Types of which the recording has every key."""
         self._subscriptions = 0
         self._facts: dict[str, Any] | None = None
 
@@ -336,8 +358,8 @@ class Recorder:
         sources = list(self._places)
         made = Chunk(
             first=first,
-            numbers=array("q", log),
-            clocks=array("d", self._clocks),
+            numbers=log,
+            clocks=self._clocks,
             outcomes=self._outcomes,
             sources=sources[self._told_sources :],
             rows=list(self._rows.values()),
@@ -405,17 +427,21 @@ class Recorder:
     def _place(self, event: Event[Any]) -> int:
         """The place of the source of an event; its row is kept if the recording has it not."""
         begin = self._begins.get((event.source, event.epoch))
-        if (
-            begin is not None
-            and event.seq >= begin[1]
-            and not event.past
-            and (self._takes_all or self._selects.matches(event.type, event.key))
-            and not event.type.startswith(RESERVED)
-        ):
-            return begin[0]
+        if begin is not None and event.seq >= begin[1] and not event.past:
+            type = event.type
+            is_there = type in self._whole or self._is_there(type, event.key)
+            if is_there:
+                return begin[0]
         place = self._places.setdefault((event.source, event.epoch, True), len(self._places))
         self._rows[place, event.seq] = (place, event.seq, event.past, _row(event))
         return place
+
+    def _is_there(self, type: str, key: str) -> bool:
+        if type.startswith(RESERVED):
+            return False
+        if self._takes_all and len(self._whole) < MOST_TYPES:
+            self._whole.add(type)
+        return self._takes_all or self._selects.matches(type, key)
 
     def note_output(self, strand: _Recorded, event: Event[Any]) -> None:
         """Watched code has published."""

@@ -6,7 +6,7 @@ come again by itself, is in the entry: the time, what the clock told, how a bus 
 
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
@@ -68,8 +68,8 @@ class Chunk(NamedTuple):
 
     first: int
     """The number of the first chunk of this recording."""
-    numbers: "array[int]"
-    clocks: "array[float]"
+    numbers: Sequence[int]
+    clocks: Sequence[float]
     outcomes: list[Any]
     sources: list[Source]
     """Those that appear for the first time; deliveries refer to them by their place."""
@@ -84,7 +84,7 @@ class Chunk(NamedTuple):
 
     def encoded(self) -> dict[str, Any]:
         """It as the data of an event."""
-        numbers, clocks = self.numbers.tobytes(), self.clocks.tobytes()
+        numbers, clocks = array("q", self.numbers).tobytes(), array("d", self.clocks).tobytes()
         body = _HEAD.pack(len(numbers), len(clocks)) + numbers + clocks
         data: dict[str, Any] = {
             "first": self.first,
