@@ -355,6 +355,55 @@ async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Pa
     assert "6 outside of what was attached (3 OTHER, 3 TRADE)" in str(report)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"overflow": "latest"},
+        {"maxsize": 7},
+        {"concurrency": 2},
+        {"max_age": 5.0},
+        {"since": "last"},
+        {"where": lambda trade: True},
+        {"key": "BTC"},
+    ],
+    ids=str,
+)
+async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]) -> None:
+    """Which events come is taken from the tape, so the options that decide that are compared."""
+    await session(path, echo, trades)
+
+    async def other(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+        await bus.subscribe("TRADE", on_trade, **changed)
+
+    report = verify(path, other)
+    assert report.verdict == "DIVERGES", report
+    assert report.difference is not None
+    assert "another subscription" in report.difference.text
+    (name,) = changed
+    assert (name if name != "key" else "TRADE/BTC") in report.difference.replayed
+
+
+async def test_a_where_that_selects_less_diverges_at_the_first_event(path: Path) -> None:
+    least = 2
+
+    async def large(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+        await bus.subscribe("TRADE", on_trade, where=lambda trade: trade.data["number"] >= least)
+
+    await session(path, large, trades)
+    assert verify(path, large).deliveries == 4
+    least = 4
+    report = verify(path, large)
+    assert report.verdict == "DIVERGES", report
+    assert "`where` does not select TRADE desk@" in str(report)
+    assert report.agreed == 0
+
+
 async def test_equal_decisions_have_an_equal_fingerprint(path: Path) -> None:
     await session(path, echo, trades)
     prints = [verify(path, echo).fingerprint for _ in range(2)]

@@ -9,7 +9,7 @@ import inspect
 import platform
 import random
 from collections.abc import Awaitable, Callable
-from functools import partial, partialmethod
+from functools import partial
 from types import CoroutineType
 from typing import Any, Self, TypeVar
 
@@ -37,7 +37,7 @@ from aiobus.strand import (
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
-__all__ = ["Recorder", "Strategy", "origin_of"]
+__all__ = ["Recorder", "Strategy", "options_of", "origin_of"]
 
 E = TypeVar("E", bound=Event[Any])
 T = TypeVar("T")
@@ -50,6 +50,7 @@ PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscri
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
+OPTIONS = ("overflow", "maxsize", "concurrency", "max_age", "since")
 MOST_TYPES = 4_096
 """Types that are remembered."""
 MOST_BYTES = 2**40
@@ -87,7 +88,11 @@ class _Recorded(Strand):
             return self.awaited
         return self._step(self.coroutine.send, value)
 
-    __next__ = partialmethod(send, None)
+    def __next__(self) -> Any:  # as `send(None)`, which it calls for each step
+        if self.is_fresh:
+            self.is_fresh = False
+            return self.awaited
+        return self._step(self.coroutine.send, None)
 
     def throw(self, *error: Any) -> Any:
         """As of any coroutine."""
@@ -429,8 +434,7 @@ class Recorder:
         begin = self._begins.get((event.source, event.epoch))
         if begin is not None and event.seq >= begin[1] and not event.past:
             type = event.type
-            is_there = type in self._whole or self._is_there(type, event.key)
-            if is_there:
+            if type in self._whole or self._is_there(type, event.key):
                 return begin[0]
         place = self._places.setdefault((event.source, event.epoch, True), len(self._places))
         self._rows[place, event.seq] = (place, event.seq, event.past, _row(event))
@@ -474,7 +478,8 @@ class Recorder:
 
     def note_made(self, strand: _Recorded, call: int, made: Subscription) -> None:
         """It is there."""
-        self._note_outcome(strand, call, ["made", made.name, made.query])
+        outcome = ["made", made.name, made.query, options_of(made.options)]
+        self._note_outcome(strand, call, outcome)
 
     # What the bus is asked.
 
@@ -563,6 +568,12 @@ class Recorder:
 def _row(event: Event[Any]) -> str:
     place = event.seq, event.timestamp, event.type, event.key
     return encode(*place, event.data, event.cause, MOST_BYTES).decode()
+
+
+def options_of(options: SubscriptionOptions) -> str:
+    """What of the options decides which events are handed over, and how many at once."""
+    told = [f"{name}={getattr(options, name)!r}" for name in OPTIONS]
+    return ", ".join([*told, *(["where="] if options.where is not None else [])])
 
 
 def origin_of(strategy: Any) -> str:

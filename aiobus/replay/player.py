@@ -17,13 +17,20 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from aiobus.bus import AsyncEventBus, parts_of, watch
-from aiobus.codec import decode
+from aiobus.codec import copied, decode
 from aiobus.dispatcher import check_callback
 from aiobus.errors import BusError
 from aiobus.event import Event, event_id, parse_id
-from aiobus.options import StreamKeywords, SubscriptionOptions, Types, check_timeout
-from aiobus.query import Query
-from aiobus.replay.attach import Strategy
+from aiobus.options import (
+    StreamKeywords,
+    SubscriptionOptions,
+    Types,
+    Where,
+    check_timeout,
+    selects,
+)
+from aiobus.query import RESERVED, Query
+from aiobus.replay.attach import Strategy, options_of
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
 from aiobus.replay.tape import CALLS, Entry, Kind, Reference, made
@@ -147,20 +154,26 @@ async def _awaited(result: Awaitable[object]) -> object:
 class _Given(EventStream):
     """A stream of the code that is replayed."""
 
-    def __init__(self, player: "Player", enter: Callable[[], Awaitable[Subscription]]) -> None:
+    def __init__(
+        self,
+        player: "Player",
+        options: SubscriptionOptions,
+        enter: Callable[[], Awaitable[Subscription]],
+    ) -> None:
         super().__init__(enter)
         self._player = player
+        self._options = options
         self._number = -1
         self._call: _Call | None = None
 
     async def __aenter__(self) -> Self:
         player = self._player
-        self._number = await player.begin_subscription(player.strand())
+        self._number = await player.begin_subscription(player.strand(), self._options)
         with player.call(ENTRY) as call:
             await super().__aenter__()
             player.subscriptions[self._number] = self.subscription
             await call.end()
-        await player.end_subscription(call, self.subscription)
+        await player.end_subscription(call, self.subscription, self._options)
         return self
 
     async def __anext__(self) -> Event[Any]:
@@ -186,7 +199,7 @@ class _Given(EventStream):
         if player.is_head(DELIVER, strand) and player.head[2] == self._number:
             _, _, _, time, reference = player.take()
             player.loop.reach(time)
-            event = player.event(reference)
+            event = player.selected(self._number, reference)
             if event is not None:
                 return event
         elif (error := player.raised(call)) is not None:
@@ -218,6 +231,7 @@ class Player(Schedule):
         """The seq of the last output, or of the event before the first."""
         self._replayed: OrderedDict[int, bytes] = OrderedDict()
         self.subscriptions: dict[int, Subscription] = {}
+        self._wheres: dict[int, Where] = {}
         self.deliveries = self.agreed = self.ignored = 0
         self.has_data = False
         """True if the data of some output was compared."""
@@ -291,11 +305,26 @@ class Player(Schedule):
         target = self.subscriptions.get(subscription)
         if target is None or not target.is_waiting:
             return False
-        found = self.event(event)
+        found = self.selected(subscription, event)
         if found is not None:
             self.loop.reach(time)
             target.feed(found)
         return True
+
+    def selected(self, subscription: int, reference: Reference) -> Event[Any] | None:
+        """The same as `event`, if the `where` of the subscription selects it now as it did."""
+        event, where = self.event(reference), self._wheres.get(subscription)
+        if event is None or where is None or event.type.startswith(RESERVED):
+            return event
+        try:
+            if selects(where, replace(event, data=copied(event.data))):
+                return event
+        except Exception as error:  # noqa: BLE001 - an event on which it fails is not selected
+            self.differ(f"`where` fails on {event.type} {event.id}: {error!r}", None)
+            return None
+        text = f"`where` does not select {event.type} {event.id}, which was delivered"
+        self.differ(text, None, recorded="", replayed="")
+        return None
 
     def event(self, reference: Reference) -> Event[Any] | None:
         """One that was delivered. None ends the replay, because the recording has it not."""
@@ -491,29 +520,32 @@ class Player(Schedule):
         await self.stop(f"{strand} returns from a request", strand)
         raise AssertionError
 
-    async def begin_subscription(self, strand: Gated) -> int:
+    async def begin_subscription(self, strand: Gated, options: SubscriptionOptions) -> int:
         """Returns the number of the subscription that is made."""
         entry = self.expect(SUBSCRIBED, strand)
         if entry is None:
             await self.stop(f"{strand} subscribes", strand)
             raise AssertionError
+        if options.where is not None:
+            self._wheres[int(entry[2])] = options.where
         return int(entry[2])
 
-    async def end_subscription(self, call: _Call, made_now: Subscription) -> None:
+    async def end_subscription(
+        self, call: _Call, made_now: Subscription, given: SubscriptionOptions
+    ) -> None:
         """It is there, if it was when it was recorded."""
         match self.outcome(call):
             case ["raised", *_] as outcome if (error := made(outcome, None)) is not None:
                 self._subscriptions.drop(made_now)
                 raise error
-            case ["made", _, query] if query == made_now.query:
+            case ["made", _, query, told] if (query, told) == (made_now.query, options_of(given)):
                 return
             case outcome:
-                text = " ".join(outcome[1:2]) if outcome else self.said()
                 await self.stop(
                     f"{call.strand} makes another subscription",
                     call.strand,
-                    recorded=text,
-                    replayed=made_now.name,
+                    recorded=" with ".join(outcome[2:]) if outcome else self.said(),
+                    replayed=f"{made_now.query} with {options_of(given)}",
                 )
 
     async def subscribe(
@@ -525,18 +557,18 @@ class Player(Schedule):
     ) -> Subscription:
         """As the bus does."""
         check_callback(callback)
-        options = _given(SubscriptionOptions.of("subscribe", types, keywords))
-        number = await self.begin_subscription(strand)
+        given = SubscriptionOptions.of("subscribe", types, keywords)
+        number = await self.begin_subscription(strand, given)
         again = _CallbackAgain(self, number, callback)
         with self.call(SUBSCRIBE) as call:
-            new = await self._subscriptions.serve(again.__qualname__, options, again)
+            new = await self._subscriptions.serve(again.__qualname__, _bare(given), again)
             self.subscriptions[number] = new
             try:
                 await call.end()
             except asyncio.CancelledError:
                 self._subscriptions.drop(new)
                 raise
-        await self.end_subscription(call, new)
+        await self.end_subscription(call, new, given)
         return new
 
     def stream(
@@ -545,7 +577,7 @@ class Player(Schedule):
         enter: Callable[[SubscriptionOptions], Awaitable[Subscription]],
     ) -> EventStream:
         """As the bus does."""
-        return _Given(self, partial(enter, _given(options)))
+        return _Given(self, options, partial(enter, _bare(options)))
 
     async def wait(self, strand: Any, call: str, again: Callable[[], Awaitable[T]]) -> T:
         """As the bus does."""
@@ -560,6 +592,6 @@ class Player(Schedule):
         raise AssertionError
 
 
-def _given(options: SubscriptionOptions) -> SubscriptionOptions:
+def _bare(options: SubscriptionOptions) -> SubscriptionOptions:
     """Without what selects, since that has been done."""
     return replace(options, overflow="catch_up", max_age=None, where=None, since=None, after=())
