@@ -1,11 +1,13 @@
 """A recorded session runs through the same code once more, and the first difference is named."""
 
 import asyncio
+import importlib
 import random
 import re
 import shutil
 import socket
 import sqlite3
+import threading
 import uuid
 from contextlib import suppress
 from functools import partial
@@ -13,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replays import session, trades
+from replays import desk, session, strategy, trades
 
 from aiobus import AsyncEventBus, Event, Journal, assert_replays, record, verify
 from aiobus.bus import parts_of
 from aiobus.replay.attach import Strategy
+
+verification = importlib.import_module("aiobus.replay.verify")
 
 
 @pytest.fixture
@@ -94,13 +98,13 @@ async def one_by_one(bus: AsyncEventBus) -> None:
 # What cannot be compared is INCONCLUSIVE, and fails a test.
 
 
-def undecided(path: Path, strategy: Strategy = echo, **options: Any) -> str:
+def undecided(path: Path, code: Strategy = echo, **options: Any) -> str:
     """The reason why nothing is said."""
-    report = verify(path, strategy, **options)
+    report = verify(path, code, **options)
     assert report.verdict == "INCONCLUSIVE", report
     assert not report
     with pytest.raises(AssertionError, match="INCONCLUSIVE"):
-        assert_replays(path, strategy, **options)
+        assert_replays(path, code, **options)
     return report.reason
 
 
@@ -498,3 +502,53 @@ async def test_what_the_bus_logs_meanwhile_is_in_the_report_alone(
     assert report, report
     assert "failed on TRADE" in report.log[0]
     assert caplog.records == []
+
+
+async def test_a_desk_agrees_on_each_transport(path: Path, url: str) -> None:
+    await desk(url, path, 150)
+    report = verify(path, strategy)
+    assert report, report
+    assert report.agreed > 50
+
+
+async def test_events_and_stretches_of_the_tape_are_read_as_they_are_needed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "PAGE", 8)
+    monkeypatch.setattr(verification, "MOST_PAGES", 2)
+    rows: list[int] = []
+    read = verification._Pages.row
+
+    def counted(self: Any, source: str, epoch: int, seq: int) -> bytes | None:
+        row = read(self, source, epoch, seq)
+        rows.append(sum(map(len, self._pages.values())))
+        return row
+
+    monkeypatch.setattr(verification._Pages, "row", counted)
+    await session(path, echo, partial(trades, count=300))
+    report = verify(path, echo)
+    assert report, report
+    assert report.agreed == 300
+    assert max(rows) <= 16
+
+
+def test_two_threads_record_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.db" for number in range(2)]
+    barrier = threading.Barrier(2)
+
+    async def drive(bus: AsyncEventBus) -> None:
+        barrier.wait()
+        await one_by_one(bus)
+
+    threads = [
+        threading.Thread(target=lambda path=path: asyncio.run(session(path, echo, drive)))
+        for path in paths
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for path in paths:
+        report = verify(path, echo)
+        assert report, report
+        assert report.agreed == 20
