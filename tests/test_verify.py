@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import threading
 import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,15 @@ from typing import Any
 import pytest
 from replays import desk, session, strategy, trades
 
-from aiobus import AsyncEventBus, Event, Journal, assert_replays, record, verify
+from aiobus import (
+    AsyncEventBus,
+    Event,
+    Journal,
+    RequestTimeout,
+    assert_replays,
+    record,
+    verify,
+)
 from aiobus.bus import parts_of
 from aiobus.replay.attach import Strategy
 
@@ -370,7 +379,7 @@ async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Pa
         {"where": lambda trade: True},
         {"key": "BTC"},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),
 )
 async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]) -> None:
     """Which events come is taken from the tape, so the options that decide that are compared."""
@@ -388,6 +397,70 @@ async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]
     assert "another subscription" in report.difference.text
     (name,) = changed
     assert (name if name != "key" else "TRADE/BTC") in report.difference.replayed
+
+
+Change = Callable[[AsyncEventBus, bool], Awaitable[None]]
+CHANGES: dict[str, Change] = {}
+
+
+def change(change: Change) -> Change:
+    """Code whose outputs are the same, though a parameter of it was changed."""
+    CHANGES[change.__name__] = change
+    return change
+
+
+@change
+async def a_longer_sleep(bus: AsyncEventBus, changed: bool) -> None:
+    await asyncio.sleep(0.002 if changed else 0.001)
+
+
+@change
+async def a_longer_timeout_of_a_request(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(RequestTimeout):
+        await bus.request(Event("ASK", {}), "ANSWER", timeout=0.003 if changed else 0.002)
+
+
+@change
+async def a_task_more(bus: AsyncEventBus, changed: bool) -> None:
+    if changed:
+        await asyncio.create_task(asyncio.sleep(0))
+
+
+@change
+async def a_task_that_has_not_run(bus: AsyncEventBus, changed: bool) -> None:
+    if changed:
+        asyncio.get_running_loop().call_later(100, print)
+
+
+@change
+async def a_subscription_that_does_not_end(bus: AsyncEventBus, changed: bool) -> None:
+    subscription = await bus.subscribe("HELLO", print)
+    if not changed:
+        await subscription.unsubscribe()
+
+
+@change
+async def a_wait_more(bus: AsyncEventBus, changed: bool) -> None:
+    if changed:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_change_that_no_output_shows_diverges(path: Path, change: Change) -> None:
+    """When code goes on is on the tape, so outputs are the same whatever it waits for."""
+
+    async def strategy(bus: AsyncEventBus, changed: bool) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+            await change(bus, changed)
+
+        await bus.subscribe("ASK", lambda ask: None)
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, partial(strategy, changed=False), partial(trades, count=1))
+    assert verify(path, partial(strategy, changed=False))
+    report = verify(path, partial(strategy, changed=True))
+    assert report.verdict == "DIVERGES", report
 
 
 async def test_a_where_that_selects_less_diverges_at_the_first_event(path: Path) -> None:

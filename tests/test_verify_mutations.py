@@ -120,7 +120,8 @@ def test_an_output_that_is_altered_is_named(taken: Session, kind: str, number: i
     difference = report.difference
     assert difference is not None
     if kind == "add":
-        assert report.agreed in (place, place + 1)  # before a request, else behind
+        # Before a request, else behind its call, while which others may publish.
+        assert report.agreed >= place
         assert difference.replayed.startswith("EXTRA"), difference
         return
     assert report.agreed == place

@@ -19,9 +19,10 @@ from aiobus.codec import encode
 from aiobus.dispatcher import check_callback
 from aiobus.errors import BusError
 from aiobus.event import Event
+from aiobus.lifecycle import State
 from aiobus.options import StreamKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, Query
-from aiobus.replay.tape import CALLS, VERSION, Chunk, Kind, Source, is_again, told
+from aiobus.replay.tape import CALLS, VERSION, Chunk, Kind, Source, is_again, microseconds, told
 from aiobus.strand import (
     Called,
     DoneCallback,
@@ -37,7 +38,9 @@ from aiobus.strand import (
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
-__all__ = ["Recorder", "Strategy", "options_of", "origin_of"]
+__all__ = [
+    "Recorder", "Strategy", "add_open", "open_of", "options_of", "origin_of",
+]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
 T = TypeVar("T")
@@ -45,12 +48,14 @@ T = TypeVar("T")
 Strategy = Callable[[AsyncEventBus], Awaitable[object]]
 """What is attached: a coroutine function of a bus."""
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
 OPTIONS = ("overflow", "maxsize", "concurrency", "max_age", "since")
+MOST_ENDED = 1_024
+"""Subscriptions of which some have ended, such as those of `wait_for`."""
 MOST_TYPES = 4_096
 """Types that are remembered."""
 MOST_BYTES = 2**40
@@ -242,7 +247,7 @@ class _Taken(EventStream):
             recorder.note_failure(strand, ENTRY, error)
             raise
         strand.leave()
-        recorder.note_made(strand, ENTRY, self.subscription)
+        recorder.note_made(strand, ENTRY, self._number, self.subscription)
         return self
 
     async def __anext__(self) -> Event[Any]:
@@ -280,6 +285,7 @@ class Recorder:
         self.log: list[int] = []
         self.strands = 0
         self.is_over = False
+        self._is_setting = False
         self._clocks: list[float] = []
         self._outcomes: list[Any] = []
         self._places: dict[Source, int] = {}
@@ -291,6 +297,7 @@ class Recorder:
         self._whole: set[str] = set()
         """Types of which the recording has every key."""
         self._subscriptions = 0
+        self._made: dict[int, Subscription] = {}
         self._facts: dict[str, Any] | None = None
 
     def attach(self, strategy: Strategy) -> "tuple[asyncio.Task[Any], asyncio.Future[None]]":
@@ -324,7 +331,9 @@ class Recorder:
         loop.set_task_factory(self._make_task)
         self._real = {name: getattr(loop, name) for name in ("call_soon", "call_later", "call_at")}
         for name, real in self._real.items():
-            setattr(loop, name, self._soon(real) if name == "call_soon" else self._timed(real))
+            has_delay = name == "call_later"
+            made = self._soon(real) if name == "call_soon" else self._timed(real, has_delay)
+            setattr(loop, name, made)
         clock.read_by(self._read_clock)
 
         async def run() -> object:
@@ -344,7 +353,11 @@ class Recorder:
         self._loop.set_task_factory(None)
         for name in self._real:
             delattr(self._loop, name)
-        self._end = {"published": self._publisher.seq, "strands": self.strands}
+        self._end = {
+            "published": self._publisher.seq,
+            "strands": self.strands,
+            "open": open_of(self._made),
+        }
         self._last, self.log = self.log, _Nothing()
 
     def begin(self, source: str, epoch: int, seq: int) -> None:
@@ -392,12 +405,20 @@ class Recorder:
             raise BusError("a task that starts eagerly cannot be recorded: create it without that")
         return StrandTask(_Recorded(self, coroutine), partial(_Done, self), loop=loop, **options)
 
-    def _timed(self, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, real: Callable[..., Any], has_delay: bool) -> Callable[..., Any]:
         def call(when: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
-            if running() is not None and is_users_call():
-                strand = _Recorded(self)
-                return real(when, self.run_call, strand, callback, arguments, context=context)
-            return real(when, callback, *arguments, context=context)
+            caller = running()
+            if caller is None or self._is_setting:
+                return real(when, callback, *arguments, context=context)
+            if has_delay:
+                self.log += (TIMER, caller.number, microseconds(when))
+            if is_users_call():
+                callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
+            self._is_setting = True  # one of these methods may call the other
+            try:
+                return real(when, callback, *arguments, context=context)
+            finally:
+                self._is_setting = False
 
         return call
 
@@ -476,8 +497,9 @@ class Recorder:
         self.log += (SUBSCRIBED, strand.number, self._subscriptions)
         return self._subscriptions
 
-    def note_made(self, strand: _Recorded, call: int, made: Subscription) -> None:
+    def note_made(self, strand: _Recorded, call: int, number: int, made: Subscription) -> None:
         """It is there."""
+        add_open(self._made, number, made)
         outcome = ["made", made.name, made.query, options_of(made.options)]
         self._note_outcome(strand, call, outcome)
 
@@ -513,10 +535,12 @@ class Recorder:
         try:
             reply = await self._bus.request(event, reply_types, timeout=timeout)
         except BaseException as error:
-            self.note_failure(strand, REQUEST, error, event)
+            strand.leave(error)
+            if isinstance(error, Exception) and not is_again(error):
+                self._note_outcome(strand, REQUEST, [*told(error, event), timeout])
             raise
         strand.leave()
-        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq])
+        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq, timeout])
         return reply
 
     async def subscribe(
@@ -538,7 +562,7 @@ class Recorder:
             self.note_failure(strand, SUBSCRIBE, error)
             raise
         strand.leave()
-        self.note_made(strand, SUBSCRIBE, made)
+        self.note_made(strand, SUBSCRIBE, number, made)
         return made
 
     def stream(
@@ -568,6 +592,21 @@ class Recorder:
 def _row(event: Event[Any]) -> str:
     place = event.seq, event.timestamp, event.type, event.key
     return encode(*place, event.data, event.cause, MOST_BYTES).decode()
+
+
+def add_open(found: dict[int, Subscription], number: int, made: Subscription) -> None:
+    """Add a subscription. Those that have ended are forgotten once they are many."""
+    found[number] = made
+    if len(found) >= MOST_ENDED:
+        for each in [each for each, subscription in found.items() if subscription.closed]:
+            del found[each]
+
+
+def open_of(found: dict[int, Subscription]) -> list[int] | None:
+    """The subscriptions that have not ended; None if the bus has closed, which ends them all."""
+    if any(subscription.life.state is not State.OPEN for subscription in found.values()):
+        return None
+    return sorted(number for number, subscription in found.items() if not subscription.closed)
 
 
 def options_of(options: SubscriptionOptions) -> str:

@@ -30,7 +30,7 @@ from aiobus.options import (
     selects,
 )
 from aiobus.query import RESERVED, Query
-from aiobus.replay.attach import Strategy, options_of
+from aiobus.replay.attach import Strategy, add_open, open_of, options_of
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
 from aiobus.replay.tape import CALLS, Entry, Kind, Reference, made
@@ -43,7 +43,7 @@ __all__ = ["Player", "Rows"]
 E = TypeVar("E", bound=Event[Any])
 T = TypeVar("T")
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 MOST_CAUSES = 8
@@ -171,9 +171,9 @@ class _Given(EventStream):
         self._number = await player.begin_subscription(player.strand(), self._options)
         with player.call(ENTRY) as call:
             await super().__aenter__()
-            player.subscriptions[self._number] = self.subscription
+            add_open(player.subscriptions, self._number, self.subscription)
             await call.end()
-        await player.end_subscription(call, self.subscription, self._options)
+        await player.end_subscription(call, self._number, self.subscription, self._options)
         return self
 
     async def __anext__(self) -> Event[Any]:
@@ -210,8 +210,8 @@ class _Given(EventStream):
 
 class Player(Schedule):
     """Gives the code that is attached to a bus what the tape has, and compares what it publishes.
-    `facts` are those of the recording, `rows` has its events. `ignore`: paths of what is not
-    compared in outputs.
+    `facts` are those of the recording, and `end` tells those of its end once the tape has come
+    there; `rows` has its events. `ignore`: paths of what is not compared in outputs.
     """
 
     def __init__(
@@ -219,11 +219,13 @@ class Player(Schedule):
         loop: PlayerLoop,
         tape: Iterator[Entry],
         facts: dict[str, Any],
+        end: Callable[[], dict[str, Any] | None],
         rows: Rows,
         ignore: Collection[tuple[str, ...]],
     ) -> None:
         super().__init__(loop, tape)
         self._facts = facts
+        self._end = end
         self._rows = rows
         self._ignore = ignore
         self._own = (str(facts["name"]), int(facts["epoch"]))
@@ -231,6 +233,9 @@ class Player(Schedule):
         """The seq of the last output, or of the event before the first."""
         self._replayed: OrderedDict[int, bytes] = OrderedDict()
         self.subscriptions: dict[int, Subscription] = {}
+        """From the moment in which they begin."""
+        self._made: dict[int, Subscription] = {}
+        """From the moment in which `subscribe` returns."""
         self._wheres: dict[int, Where] = {}
         self.deliveries = self.agreed = self.ignored = 0
         self.has_data = False
@@ -456,6 +461,31 @@ class Player(Schedule):
                     return True
         return False
 
+    def at_end(self) -> None:
+        """What has begun, and what is subscribed, has to be what was."""
+        end = self._end()
+        if end is None:
+            return
+        if self.made != end["strands"]:
+            self.differ(
+                "another number of tasks, timers or calls has been started at the end",
+                None,
+                recorded=str(end["strands"]),
+                replayed=str(self.made),
+            )
+        then, now = end["open"], open_of(self._made)
+        if then is not None and now is not None and now != then:
+            self.differ(
+                "other subscriptions are open at the end",
+                None,
+                recorded=self._said_of(then),
+                replayed=self._said_of(now),
+            )
+
+    def _said_of(self, numbers: list[int]) -> str:
+        found = (self._made.get(number) for number in numbers)
+        return ", ".join(each.name if each is not None else "one that has ended" for each in found)
+
     def count_outside(self, upto: int) -> None:
         """Count the events of the bus before this seq that are no outputs of attached code."""
         for seq in range(self._last + 1, upto):
@@ -512,10 +542,18 @@ class Player(Schedule):
         with self.call(REQUEST) as call:
             await self._published(call, event)
             await call.end()
-        match self.outcome(call):
-            case ["reply", reference] if (reply := self.event(reference)) is not None:
+        outcome = self.outcome(call)
+        if outcome is not None and outcome[-1] != timeout:
+            await self.stop(
+                f"{strand} makes a request with another timeout",
+                strand,
+                recorded=f"timeout={outcome[-1]}",
+                replayed=f"timeout={timeout}",
+            )
+        match outcome:
+            case ["reply", reference, _] if (reply := self.event(reference)) is not None:
                 return reply
-            case ["raised", *_] as outcome if (error := made(outcome, event)) is not None:
+            case ["raised", *_] if (error := made(outcome, event)) is not None:
                 raise error
         await self.stop(f"{strand} returns from a request", strand)
         raise AssertionError
@@ -531,7 +569,7 @@ class Player(Schedule):
         return int(entry[2])
 
     async def end_subscription(
-        self, call: _Call, made_now: Subscription, given: SubscriptionOptions
+        self, call: _Call, number: int, made_now: Subscription, given: SubscriptionOptions
     ) -> None:
         """It is there, if it was when it was recorded."""
         match self.outcome(call):
@@ -539,7 +577,7 @@ class Player(Schedule):
                 self._subscriptions.drop(made_now)
                 raise error
             case ["made", _, query, told] if (query, told) == (made_now.query, options_of(given)):
-                return
+                add_open(self._made, number, made_now)
             case outcome:
                 await self.stop(
                     f"{call.strand} makes another subscription",
@@ -562,13 +600,13 @@ class Player(Schedule):
         again = _CallbackAgain(self, number, callback)
         with self.call(SUBSCRIBE) as call:
             new = await self._subscriptions.serve(again.__qualname__, _bare(given), again)
-            self.subscriptions[number] = new
+            add_open(self.subscriptions, number, new)
             try:
                 await call.end()
             except asyncio.CancelledError:
                 self._subscriptions.drop(new)
                 raise
-        await self.end_subscription(call, new, given)
+        await self.end_subscription(call, number, new, given)
         return new
 
     def stream(

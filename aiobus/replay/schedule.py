@@ -19,7 +19,7 @@ from aiobus.confinement import current, is_users
 from aiobus.errors import LeavesProcess
 from aiobus.event import event_id
 from aiobus.replay.report import Difference
-from aiobus.replay.tape import END, Entry, Kind
+from aiobus.replay.tape import END, Entry, Kind, microseconds
 from aiobus.strand import (
     DoneCallback,
     Strand,
@@ -35,7 +35,7 @@ from aiobus.virtual_loop import VirtualLoop, frames, place
 
 __all__ = ["Gated", "LeftBehind", "PlayerLoop", "Schedule"]
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
 NOTHING: Entry = (END, 0)
 LOOPS = ("asyncio.events", "asyncio.base_events")
 """Modules that run callbacks: what called them is not the code of a strand."""
@@ -238,6 +238,8 @@ class PlayerLoop(VirtualLoop):
     ) -> Any:
         """As of other loops."""
         is_users = running() is not None and is_users_call()
+        if self.schedule is not None:
+            self.schedule.set_timer(delay)
         return self._note(self._now + delay, callback, arguments, context, is_users=is_users)
 
     def _note(
@@ -466,6 +468,7 @@ class Schedule:
             return False
         kind, number, *rest = self.head
         if kind == END:
+            self.at_end()
             self._finish()
             return True
         strand = self.alive.get(number)
@@ -490,6 +493,9 @@ class Schedule:
                 " by code that was not attached, or is not any more"
             )
         return True
+
+    def at_end(self) -> None:
+        """The tape has come to its end."""
 
     def deliver(self, strand: int, subscription: int, time: int, event: Any) -> bool:
         """Hand over an event. False if that is not possible now."""
@@ -522,6 +528,23 @@ class Schedule:
         finally:
             self.ended(strand)
 
+    def set_timer(self, delay: float) -> None:
+        """The strand that runs sets a timer: it has to be the same one. Other code may set any."""
+        strand = running()
+        if not isinstance(strand, Gated) or self.is_over or self.is_stopped:
+            return
+        if not self.is_head(TIMER, strand):
+            self.differ(f"{strand} sets a timer of {delay:g} s", strand)
+        elif self.head[2] != microseconds(delay):
+            self.differ(
+                f"{strand} sets another timer, such as that of a sleep",
+                strand,
+                recorded=f"{self.head[2] / 1e6:g} s",
+                replayed=f"{delay:g} s",
+            )
+        else:
+            self.take()
+
     def let_go(self) -> None:
         """Whatever is held comes to its end."""
         self.is_over = True
@@ -550,4 +573,5 @@ WORDS = {
     OUTCOME: "returns from a bus call",
     CLOCK: "reads the clock, or makes an Event",
     SUBSCRIBED: "subscribes",
+    TIMER: "sets a timer, such as that of a sleep",
 }

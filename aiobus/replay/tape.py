@@ -19,7 +19,7 @@ from aiobus.event import Event
 
 __all__ = [
     "CALLS", "END", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Source", "entries",
-    "is_again", "made", "told",
+    "is_again", "made", "microseconds", "told",
 ]  # fmt: skip
 
 VERSION = 1
@@ -45,11 +45,13 @@ class Kind(IntEnum):
     """It has read the clock; the value is a double."""
     SUBSCRIBE = 8
     """It begins to subscribe: number of the subscription."""
+    TIMER = 9
+    """It sets a timer, such as that of a sleep: the delay in microseconds."""
 
 
 END = 0
 """The kind of what follows the last entry."""
-_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 2, 8: 3}
+_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 2, 8: 3, 9: 3}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
     "close", "wait_closed",
@@ -130,7 +132,7 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
     DELIVER: strand, subscription, time, Reference. WAIT: strand. INSIDE: strand, 2 * call +
     is_numbered. GO_ON: strand, time, is_cancelled. OUTPUT: strand, seq, the row if the recording
     leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, value.
-    SUBSCRIBE: strand, subscription.
+    SUBSCRIBE: strand, subscription. TIMER: strand, delay.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
     rows = {(source, seq): (past, row) for source, seq, past, row in chunk.rows}
@@ -155,9 +157,14 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
         elif kind == Kind.OUTCOME:
             outcome = chunk.outcomes[entry[3]]
             if outcome[0] == "reply":
-                outcome = ["reply", reference(*outcome[1:])]
+                outcome = ["reply", reference(*outcome[1:3]), *outcome[3:]]
             entry = (*entry[:3], outcome)
         yield entry
+
+
+def microseconds(delay: float) -> int:
+    """A delay as it is written down, and compared."""
+    return int(delay * 1e6)
 
 
 # How a bus call ended.
@@ -189,7 +196,7 @@ def told(error: BaseException, event: Event[Any] | None) -> list[Any]:
 
 def made(outcome: list[Any], event: Event[Any] | None) -> BaseException | None:
     """The error again. None if its class is not known here."""
-    _, name, arguments = outcome
+    _, name, arguments, *_ = outcome
     kind = _RAISED.get(name)
     if kind is None:
         return None

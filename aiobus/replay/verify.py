@@ -141,8 +141,8 @@ class _Reader:
     def __init__(self, journal: Journal, tape: Tape) -> None:
         self._journal, self._tape = journal, tape
         self.problem = ""
-        self.published = 0
-        """The last seq of the bus when its tape ended."""
+        self.end: dict[str, Any] | None = None
+        """The facts of its end, once that was read."""
         head = _chunk(journal, *tape[:3])
         self.facts: dict[str, Any] = (head or {}).get("facts") or {}
         if head is None:
@@ -153,7 +153,6 @@ class _Reader:
     def __iter__(self) -> Iterator[Entry]:
         source, epoch, first, last = self._tape
         sources: list[Source] = []
-        has_end = False
         for seq in range(first, last + 1):
             data = _chunk(self._journal, source, epoch, seq)
             if data is None:
@@ -162,9 +161,8 @@ class _Reader:
             chunk = Chunk.decoded(data)
             sources += chunk.sources
             yield from entries(chunk, sources)
-            if chunk.end is not None:
-                has_end, self.published = True, chunk.end["published"]
-        if not has_end:
+            self.end = chunk.end
+        if self.end is None:
             self.problem = "its tape has no end, because the recording was not closed"
 
 
@@ -209,7 +207,8 @@ def _verified(
     if reader.problem:
         return replace(report, reason=reader.problem)
     loop, lines = PlayerLoop(), list[str]()
-    player = Player(loop, iter(reader), reader.facts, _Pages(journal).row, ignore)
+    rows = _Pages(journal).row
+    player = Player(loop, iter(reader), reader.facts, lambda: reader.end, rows, ignore)
 
     threads: list[int] = []
 
@@ -226,8 +225,8 @@ def _verified(
             raise
     for task in asyncio.all_tasks(loop):  # of code that ignores that it is cancelled
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-    if not reader.problem:
-        player.count_outside(reader.published + 1)
+    if reader.end is not None:
+        player.count_outside(reader.end["published"] + 1)
     verdict, reason, difference = _judged(player, reader)
     if difference is not None:
         suspects = (*difference.suspects, *_suspects(difference, reader.facts, strategy))
