@@ -238,10 +238,10 @@ class Recording:
             self._last[source] = seq
             if tape is not None and source not in tape.begun:
                 tape.begin(source, seq)
-        place, what, cause = (seq, event.timestamp), (type, event.key), event.cause
-        data = event.data
-        row = orjson.dumps((*place, *what, data, cause) if cause else (*place, *what, data))
-        self._append(Entry(*source, *place, *what, cause, row))
+        time, key, cause, data = event.timestamp, event.key, event.cause, event.data
+        fields = (seq, time, type, key, data, cause) if cause else (seq, time, type, key, data)
+        row = orjson.dumps(fields)  # as it came
+        self._append(Entry(event.source, event.epoch, seq, time, type, key, cause, row))
         if tape is not None and tape.is_long:
             self._write_tape()
         if self._changed.futures:
@@ -294,11 +294,13 @@ class Recording:
             for subscription in self._subscriptions:
                 self._bus._subscriptions.drop(subscription)
             self._is_open = False
-            await self._end_tape()
-            closing = asyncio.ensure_future(in_thread(self._writer.close))
-            await asyncio.wait([closing], timeout=DRAIN_SECONDS)
-            if not closing.done():
-                log.error("%s is left to a disk that does not answer", self._writer.path)
+            try:
+                await self._end_tape()
+            finally:
+                closing = asyncio.ensure_future(in_thread(self._writer.close))
+                await asyncio.wait([closing], timeout=DRAIN_SECONDS)
+                if not closing.done():
+                    log.error("%s is left to a disk that does not answer", self._writer.path)
 
 
 class _Tape:
