@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -183,6 +184,20 @@ class Recording:
         if self._tape is not None and self.error is None:
             self._tape.later(self._write_tape_again)
 
+    async def _until_delivered(self) -> None:
+        """Wait for what attached code was given already: its subscriptions are others, and another
+        bus sends to each on a topic of its own.
+        """
+        delivered = {} if self._tape is None else self._tape.delivered()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while (
+                    any(self._last.get(source, 0) < seq for source, seq in delivered.items())
+                    and self.error is None
+                    and not self._subscriptions[-1].closed
+                ):
+                    await self._changed.wait()
+
     async def _end_tape(self) -> None:
         if self._writing is not None:
             await asyncio.wait([self._writing])
@@ -288,6 +303,7 @@ class Recording:
         if self._tape is not None:
             self._tape.stop()
         try:
+            await self._until_delivered()
             for subscription in self._subscriptions:
                 await self._bus._subscriptions.finish(subscription, DRAIN_SECONDS)
         finally:
@@ -324,6 +340,10 @@ class _Tape:
         """The recording has this event of a source."""
         self.begun.add(source)
         self._recorder.begin(*source, seq)
+
+    def delivered(self) -> dict[tuple[str, int], int]:
+        """Of each source, the last event that the recording is to have."""
+        return self._recorder.delivered()
 
     @property
     def is_long(self) -> bool:

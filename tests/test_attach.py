@@ -8,6 +8,7 @@ import pytest
 from replays import session, trades
 
 from aiobus import AsyncEventBus, BusError, Event, Journal, record, verify
+from aiobus.testing import Faults, MemoryNetwork, Message
 
 
 @pytest.fixture
@@ -124,6 +125,27 @@ async def test_the_tape_of_code_that_ended_with_an_exception_is_there(path: Path
     assert verify(path, echo)
 
 
+@pytest.mark.virtual
+async def test_what_was_delivered_last_is_awaited_if_it_comes_later_to_the_recording(
+    path: Path,
+) -> None:
+    def late(message: Message) -> float:
+        return 0.5 if message.source == "feed" and message.data.startswith(b"*") else 0.0
+
+    network = MemoryNetwork(faults=Faults(delay=late))
+    bus = network.bus("strategy")
+    attached = record(bus, path, attach=echo)
+    async with network.bus("feed") as feed, bus, attached, bus.stream("SIGNAL") as signals:
+        await feed.publish(Event("TRADE", {"number": 1}))
+        await anext(signals)
+        await asyncio.sleep(1)  # the recording has heard of the feed
+        await feed.publish(Event("TRADE", {"number": 2}))
+        await anext(signals)
+    report = verify(path, echo)
+    assert report, str(report)
+    assert report.agreed == 2
+
+
 async def test_a_full_disk_ends_the_tape_and_not_the_strategy(path: Path) -> None:
     async with AsyncEventBus(name="desk") as bus:
         async with record(bus, path, attach=echo) as recording:
@@ -138,7 +160,7 @@ async def test_a_full_disk_ends_the_tape_and_not_the_strategy(path: Path) -> Non
                 await anext(signals)
         assert recording.error is not None
     report = verify(path, echo)
-    assert report.verdict == "INCONCLUSIVE", report
+    assert report.verdict == "INCONCLUSIVE", str(report)
 
 
 async def test_the_tape_is_small(path: Path) -> None:

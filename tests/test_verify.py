@@ -50,7 +50,7 @@ async def echo(bus: AsyncEventBus) -> None:
 async def test_a_session_agrees_with_the_code_that_was_recorded(path: Path) -> None:
     await session(path, echo, trades)
     report = verify(path, echo)
-    assert report.verdict == "AGREES", report
+    assert report.verdict == "AGREES", str(report)
     assert (report.deliveries, report.agreed, report.ignored) == (5, 5, 0)
     assert report.outside == {"TRADE": 5}
     assert report.strands == 6  # the strategy, and five calls of its handler
@@ -110,7 +110,7 @@ async def one_by_one(bus: AsyncEventBus) -> None:
 def undecided(path: Path, code: Strategy = echo, **options: Any) -> str:
     """The reason why nothing is said."""
     report = verify(path, code, **options)
-    assert report.verdict == "INCONCLUSIVE", report
+    assert report.verdict == "INCONCLUSIVE", str(report)
     assert not report
     with pytest.raises(AssertionError, match="INCONCLUSIVE"):
         assert_replays(path, code, **options)
@@ -348,7 +348,7 @@ async def test_what_is_ignored_is_counted_and_handed_on_as_it_is_now(path: Path)
 
     await session(path, trader, trades)
     report = verify(path, trader, ignore=("data.client_id",))
-    assert report, report
+    assert report, str(report)
     assert (report.agreed, report.ignored) == (10, 5)
     differs = verify(path, trader)
     assert differs.difference is not None
@@ -392,7 +392,7 @@ async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]
         await bus.subscribe("TRADE", on_trade, **changed)
 
     report = verify(path, other)
-    assert report.verdict == "DIVERGES", report
+    assert report.verdict == "DIVERGES", str(report)
     assert report.difference is not None
     assert "another subscription" in report.difference.text
     (name,) = changed
@@ -460,7 +460,7 @@ async def test_a_change_that_no_output_shows_diverges(path: Path, change: Change
     await session(path, partial(strategy, changed=False), partial(trades, count=1))
     assert verify(path, partial(strategy, changed=False))
     report = verify(path, partial(strategy, changed=True))
-    assert report.verdict == "DIVERGES", report
+    assert report.verdict == "DIVERGES", str(report)
 
 
 async def test_a_where_that_selects_less_diverges_at_the_first_event(path: Path) -> None:
@@ -476,7 +476,7 @@ async def test_a_where_that_selects_less_diverges_at_the_first_event(path: Path)
     assert verify(path, large).deliveries == 4
     least = 4
     report = verify(path, large)
-    assert report.verdict == "DIVERGES", report
+    assert report.verdict == "DIVERGES", str(report)
     assert "`where` does not select TRADE desk@" in str(report)
     assert report.agreed == 0
 
@@ -572,7 +572,7 @@ async def test_what_the_bus_logs_meanwhile_is_in_the_report_alone(
     await session(path, failing, trades)
     caplog.clear()
     report = verify(path, failing)
-    assert report, report
+    assert report, str(report)
     assert "failed on TRADE" in report.log[0]
     assert caplog.records == []
 
@@ -580,7 +580,7 @@ async def test_what_the_bus_logs_meanwhile_is_in_the_report_alone(
 async def test_a_desk_agrees_on_each_transport(path: Path, url: str) -> None:
     await desk(url, path, 150)
     report = verify(path, strategy)
-    assert report, report
+    assert report, str(report)
     assert report.agreed > 50
 
 
@@ -600,7 +600,7 @@ async def test_events_and_stretches_of_the_tape_are_read_as_they_are_needed(
     monkeypatch.setattr(verification._Pages, "row", counted)
     await session(path, echo, partial(trades, count=300))
     report = verify(path, echo)
-    assert report, report
+    assert report, str(report)
     assert report.agreed == 300
     assert max(rows) <= 16
 
@@ -623,5 +623,5 @@ def test_two_threads_record_at_once(tmp_path: Path) -> None:
         thread.join()
     for path in paths:
         report = verify(path, echo)
-        assert report, report
+        assert report, str(report)
         assert report.agreed == 20

@@ -335,7 +335,7 @@ async def test_a_handler_replays_that_uses(work: Work, tmp_path: Path) -> None:
     path = tmp_path / "strategy.db"
     await session(path, strategy, drive)
     report = verify(path, strategy)
-    assert report, report
+    assert report, str(report)
     assert report.agreed >= 4
 
 
@@ -351,7 +351,7 @@ async def agrees(
 ) -> None:
     await session(path, strategy, drive, **options)
     report = verify(path, strategy)
-    assert report, report
+    assert report, str(report)
     assert report.agreed >= least
 
 
@@ -415,7 +415,7 @@ async def test_what_the_subscription_has_selected_is_not_selected_again(path: Pa
             await trades(bus, 20)
             await bus.settle()
     report = verify(path, strategy)
-    assert report, report
+    assert report, str(report)
     assert report.deliveries > 100
 
 
@@ -483,7 +483,7 @@ async def test_a_bus_that_closes_ends_the_code_as_it_did(path: Path) -> None:
         await bus.publish(Event("TRADE", {}))
         await bus.wait_closed()
     report = verify(path, strategy)
-    assert report.difference is None, report
+    assert report.difference is None, str(report)
 
 
 @pytest.mark.parametrize("options", [{"pace": True}, {"limits": Limits(history_events=64)}])
@@ -500,7 +500,7 @@ async def test_the_options_of_the_bus_make_no_difference(
         await trades(bus, 200)
         await bus.settle()
     report = verify(path, strategy)
-    assert report, report
+    assert report, str(report)
     assert report.agreed == 200
 
 
@@ -519,7 +519,7 @@ async def test_a_bus_with_a_journal_replays_its_waits_for_commits(path: Path) ->
             await trades(bus, 5)
             await bus.settle()
         report = verify(path, strategy)
-        assert report, report
+        assert report, str(report)
         assert (report.agreed, report.recordings) == (20, start + 1)
 
 
@@ -539,7 +539,7 @@ async def test_events_of_a_start_before_are_past_again(path: Path) -> None:
         await trades(bus, 2)
         await bus.settle()
     report = verify(path, strategy)
-    assert report, report
+    assert report, str(report)
     assert report.agreed == 5
 
 
@@ -559,7 +559,7 @@ async def test_a_stream_that_other_code_steps_is_not_watched(path: Path) -> None
         taken = [(await anext(streams[0])).type for _ in range(5)]
     assert taken == ["SIGNAL"] * 5
     report = verify(path, strategy)
-    assert report, report
+    assert report, str(report)
     assert (report.deliveries, report.agreed) == (5, 5)
 
 
@@ -582,7 +582,7 @@ def test_a_session_in_virtual_time_is_recorded_and_replays(tmp_path: Path) -> No
         path = tmp_path / f"{run}.db"
         run_virtual(partial(session, path, strategy, drive))
         report = verify(path, strategy)
-        assert report, report
+        assert report, str(report)
         prints.append(report.fingerprint)
     assert prints[0] == prints[1]
 

@@ -98,7 +98,7 @@ def taken(request: pytest.FixtureRequest) -> Iterator[Session]:
             await replays.strategy(buses[0])  # type: ignore[arg-type]
 
         report = verify(path, watched)
-        assert report, report
+        assert report, str(report)
         assert report.agreed >= len(buses[0].made) > 100
         yield Session(path, sorted(buses[0].made.items()))
 
@@ -116,7 +116,7 @@ def test_an_output_that_is_altered_is_named(taken: Session, kind: str, number: i
     place = (number * len(taken.calls) + len(taken.calls) // 2) // OUTPUTS
     seq, call = taken.calls[place]
     report = altered(taken, call, kind)
-    assert report.verdict == "DIVERGES", report
+    assert report.verdict == "DIVERGES", str(report)
     difference = report.difference
     assert difference is not None
     if kind == "add":

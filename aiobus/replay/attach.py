@@ -292,8 +292,10 @@ class Recorder:
         self._told_sources = 0
         self._rows: dict[tuple[int, int], tuple[int, int, bool, str]] = {}
         self._outputs: dict[int, str] = {}
-        self._begins: dict[tuple[str, int], tuple[int, int]] = {}
-        """Of each source: its place, and the first seq that the recording has."""
+        self._begins: dict[tuple[str, int], list[int]] = {}
+        """Of each source: its place, the first seq that the recording has, and the last that was
+        delivered and is for the recording to have.
+        """
         self._whole: set[str] = set()
         """Types of which the recording has every key."""
         self._subscriptions = 0
@@ -363,7 +365,11 @@ class Recorder:
     def begin(self, source: str, epoch: int, seq: int) -> None:
         """The recording has the events of a source from this one on."""
         place = self._places.setdefault((source, epoch, False), len(self._places))
-        self._begins.setdefault((source, epoch), (place, seq))
+        self._begins.setdefault((source, epoch), [place, seq, 0])
+
+    def delivered(self) -> dict[tuple[str, int], int]:
+        """Of each source, the last event that was delivered and that the recording is to have."""
+        return {source: last for source, (_, _, last) in self._begins.items()}
 
     @property
     def size(self) -> int:
@@ -454,8 +460,10 @@ class Recorder:
         """The place of the source of an event; its row is kept if the recording has it not."""
         begin = self._begins.get((event.source, event.epoch))
         if begin is not None and event.seq >= begin[1] and not event.past:
-            type = event.type
+            type, seq = event.type, event.seq
             if type in self._whole or self._is_there(type, event.key):
+                if seq > begin[2]:
+                    begin[2] = seq
                 return begin[0]
         place = self._places.setdefault((event.source, event.epoch, True), len(self._places))
         self._rows[place, event.seq] = (place, event.seq, event.past, _row(event))
