@@ -104,9 +104,11 @@ class Recording:
         self._last: dict[tuple[str, int], int] = {}
         """The last seq of each source that is in the file or on its way there."""
         self._appended = self._committed = 0
+        self._stretches = 0
+        """Stretches of the tape among what was appended."""
         self._changed = Notifier()
         self._subscriptions: list[Subscription] = []
-        self._is_open = False
+        self._is_open = self._is_waking = False
         self._attach = attach
         self._tape: _Tape | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -178,6 +180,7 @@ class Recording:
         if tape is not None and (encode := tape.next()) is not None:
             # In a thread, for the compression takes a microsecond of each event.
             self._append(await in_thread(encode))
+            self._stretches += 1
 
     def _write_tape_again(self) -> None:
         self._write_tape()
@@ -213,12 +216,14 @@ class Recording:
         after `timeout` seconds, and the JournalError that has ended the recording.
         """
         ends = [(each, each.begun + each.pending) for each in self._subscriptions]
+        # In a flood much more is on its way to the file by the time that this is.
+        most = self._appended - self._stretches + sum(end - each.handled for each, end in ends)
         async with asyncio.timeout(timeout):
             while self.error is None and any(
                 each.handled < end and not each.closed for each, end in ends
             ):
                 await self._changed.wait()
-            last = self._appended
+            last = min(most + self._stretches, self._appended)
             while self._committed < last and self.error is None:
                 await self._changed.wait()
         if self.error is not None:
@@ -259,9 +264,14 @@ class Recording:
         self._append(Entry(event.source, event.epoch, seq, time, type, key, cause, row))
         if tape is not None and tape.is_long:
             self._write_tape()
-        if self._changed.futures:
-            # Once this event counts as handled, which is what waits for it looks at.
-            self._loop.call_soon(self._changed.wake)
+        if self._changed.futures and not self._is_waking:
+            # Once this event counts as handled, which is what a flush looks at.
+            self._is_waking = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        self._changed.wake()
 
     def _append(self, entry: Entry) -> None:
         if self.error is not None:
