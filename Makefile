@@ -37,7 +37,7 @@ PROMISES := perf/results/promises.txt
 
 perf: $(PEERS)
 	@status=0; git describe --always --dirty > $(PROMISES); \
-	for part in payloads halt isolation wakeup virtual journal durable explain player; do \
+	for part in payloads halt isolation wakeup virtual journal durable explain player replay; do \
 		$(BIN)/python -m perf.$$part > $(PROMISES).new || status=1; \
 		cat $(PROMISES).new; cat $(PROMISES).new >> $(PROMISES); rm $(PROMISES).new; done; \
 	$(BIN)/python -m perf || status=1; exit $$status
@@ -49,6 +49,8 @@ soak: $(DEV)
 	@MACHINE_EXAMPLES=5000 $(BIN)/python -m pytest -q -o timeout=1800 -o faulthandler_timeout=0 \
 		--hypothesis-profile=soak -m hypothesis
 	@DAMAGE_ROUNDS=200 $(BIN)/python -m pytest -q tests/test_journal_damage.py
+	@REPLAY_OUTPUTS=50 REPLAY_DESKS=20 $(BIN)/python -m pytest -q -o timeout=300 \
+		tests/test_verify_mutations.py tests/test_verify_desk.py
 	@KILL_ROUNDS=13 $(BIN)/python -m pytest -q tests/test_journal_restart.py
 	@PYTHONPATH=tests $(BIN)/python -m faults.soak
 

@@ -34,8 +34,10 @@ from aiobus.recorder import Recording, record
 from aiobus.replay.explain import explain
 from aiobus.replay.explanation import Explanation
 from aiobus.replay.hops import Hops, explain_hops
+from aiobus.replay.report import Difference, Report
 from aiobus.replay.republish import republish
 from aiobus.replay.transport import Progress, Replay
+from aiobus.replay.verify import assert_replays, verify
 from aiobus.replay.what_if import Comparison, what_if
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
@@ -51,6 +53,7 @@ __all__ = [
     "CommitFailed",
     "Comparison",
     "Deadlock",
+    "Difference",
     "EncodeError",
     "Event",
     "EventStream",
@@ -74,17 +77,20 @@ __all__ = [
     "QueueFull",
     "Recording",
     "Replay",
+    "Report",
     "RequestInterrupted",
     "RequestTimeout",
     "Subscription",
     "SubscriptionStats",
     "VirtualLoop",
     "WrongLoop",
+    "assert_replays",
     "clock",
     "explain",
     "explain_hops",
     "record",
     "republish",
     "run_virtual",
+    "verify",
     "what_if",
 ]

@@ -1,4 +1,4 @@
-"""`python -m aiobus log | explain | replay FILE`: what is in journals, in the shell.
+"""`python -m aiobus log | explain | replay | verify FILE`: what is in journals, in the shell.
 
 Owns the arguments and what is printed. Must not know how a journal is read or replayed.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from aiobus import BusError, Event, Journal, explain, explain_hops
+from aiobus import BusError, Event, Journal, explain, explain_hops, verify
 from aiobus.journal.export import json_line
 from aiobus.replay.command import bot_named, replay
 from aiobus.replay.explanation import printable
@@ -55,6 +55,25 @@ def parser() -> argparse.ArgumentParser:
     log.set_defaults(run=print_log)
     add_explain(commands)
     _add_replay(commands)
+    verification = commands.add_parser(
+        "verify",
+        help="run a recorded strategy again",
+        description="Run a strategy again on what it was given when it was recorded, and print what"
+        " differs first. Exits with 0 if it AGREES, with 1 if it DIVERGES, and with 2 if nothing"
+        " certain can be said.",
+    )
+    verification.add_argument("file", help="a recording with attach=")
+    verification.add_argument("strategy", help="module:function, as Python imports it from here")
+    verification.add_argument(
+        "--ignore", action="append", default=[], metavar="PATH", help="such as data.client_id"
+    )
+    verification.add_argument(
+        "--allow", action="append", default=[], metavar="CALLER", help="may leave the process"
+    )
+    verification.add_argument(
+        "--recording", type=int, default=-1, metavar="N", help="of several, from 0 (the last)"
+    )
+    verification.set_defaults(run=print_verification)
     return made
 
 
@@ -195,6 +214,18 @@ def print_explanation(given: argparse.Namespace) -> None:
         say("\n\n".join(map(str, parts.values())).encode() + b"\n")
 
 
+def print_verification(given: argparse.Namespace) -> int:
+    """The command `verify`."""
+    try:
+        options = {"ignore": given.ignore, "allow": given.allow, "recording": given.recording}
+        report = verify(given.file, bot_named(given.strategy), **options)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    say(f"{report}\n".encode())
+    return {"AGREES": 0, "DIVERGES": 1}.get(report.verdict, 2)
+
+
 def say(line: bytes) -> None:
     """Print bytes, which are UTF-8 whatever the locale is."""
     sys.stdout.buffer.write(line)
@@ -219,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made.error(f"unrecognized arguments: {' '.join(behind)}")
         given.file += behind
     try:
-        given.run(given)
+        code: int | None = given.run(given)
         sys.stdout.flush()
     except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -230,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.write(f"{error}\n")
         return 1
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import logging
 import math
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from os import PathLike
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack
 
 from aiobus import clock as epochs
 from aiobus.diagnostics import Diagnostics
@@ -40,6 +41,7 @@ from aiobus.publisher import Publisher, Route
 from aiobus.query import Query, bad_name
 from aiobus.requests import Requests
 from aiobus.stats import BusStats
+from aiobus.strand import Tape, running
 from aiobus.stream import EventStream
 from aiobus.subscriber import Subscriber
 from aiobus.subscription import Subscription
@@ -47,7 +49,7 @@ from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
 from aiobus.url import adapter
 
-__all__ = ["AsyncEventBus"]
+__all__ = ["AsyncEventBus", "Parts", "parts_of", "watch"]
 
 E = TypeVar("E", bound=Event[Any])
 F = TypeVar("F", bound=Callback)
@@ -146,6 +148,8 @@ class AsyncEventBus:
             given = {"keep": keep, "sync": sync, "new_epoch": new_epoch}
             raise ValueError(f"{given}: these are for a bus with a journal, journal=")
         self._new_epoch = new_epoch
+        self._tape: Tape | None = None
+        """Is asked in place of this bus if watched code calls it."""
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._is_debugged = False
         self._requests = Requests(
@@ -221,6 +225,8 @@ class AsyncEventBus:
         waiting; the closing goes on by itself. Again: waits for the same end.
         """
         check_timeout(timeout)
+        if self._tape is not None and (strand := running()) is not None:
+            return await self._tape.wait(strand, "close", partial(self.close, timeout))
         return await self._close(timeout, drain=True)
 
     async def _close(self, timeout: float, *, drain: bool) -> list[str]:
@@ -276,6 +282,9 @@ class AsyncEventBus:
 
     async def wait_closed(self) -> None:
         """Wait until the bus has closed; raise its failure. Cancelling only stops the waiting."""
+        if self._tape is not None and (strand := running()) is not None:
+            await self._tape.wait(strand, "wait_closed", self.wait_closed)
+            return
         await self._life.wait_closed()
 
     async def __aenter__(self) -> Self:
@@ -339,6 +348,8 @@ class AsyncEventBus:
         other task. Raises EncodeError (no number is used up), BusClosed, WrongLoop, TypeError for
         what is no Event.
         """
+        if self._tape is not None and (strand := running()) is not None:
+            return await self._tape.publish(strand, event)
         life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
         # makes a system call of that.
@@ -374,6 +385,8 @@ class AsyncEventBus:
         inbox is full, where `publish` would wait for readers (`pace=True`), and where 4,096 events
         wait for their commit.
         """
+        if self._tape is not None and (strand := running()) is not None:
+            return self._tape.publish_nowait(strand, event)
         # What waits for its commit may go into the same inboxes.
         coming = 0 if self._durable is None else self._durable.uncommitted
         for gate in self._route(event).blocking:
@@ -434,6 +447,8 @@ class AsyncEventBus:
         the waiting only. The first request for a reply type also subscribes to it, before its time
         runs.
         """
+        if self._tape is not None and (strand := running()) is not None:
+            return await self._tape.request(strand, event, reply_types, timeout)
         self._life.check()
         check_timeout(timeout, optional=True)
         return await self._requests.request(event, Query.of(reply_types), timeout)
@@ -474,6 +489,8 @@ class AsyncEventBus:
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing
         subscribed.
         """
+        if self._tape is not None and (strand := running()) is not None:
+            return await self._tape.subscribe(strand, types, callback, keywords)
         self._life.check()
         check_callback(callback)
         options = SubscriptionOptions.of("subscribe", types, keywords)
@@ -524,11 +541,13 @@ class AsyncEventBus:
         self._life.check_thread()
         options = SubscriptionOptions.of("stream", types, keywords)
 
-        async def enter() -> Subscription:
+        async def enter(options: SubscriptionOptions) -> Subscription:
             self._life.check()
             return await self._subscriptions.open("stream", options)
 
-        return EventStream(enter)
+        if self._tape is not None and running() is not None:
+            return self._tape.stream(options, enter)
+        return EventStream(partial(enter, options))
 
     async def wait_for(
         self,
@@ -568,6 +587,8 @@ class AsyncEventBus:
         whose link is cut, or without a place among 1,024 peers, is named without waiting.
         Cancelling only stops the waiting.
         """
+        if self._tape is not None and (strand := running()) is not None:
+            return await self._tape.wait(strand, "flush", partial(self.flush, timeout))
         self._life.check()
         check_timeout(timeout)
         end = self._loop.time() + timeout
@@ -584,6 +605,9 @@ class AsyncEventBus:
         after `timeout` seconds; BusError inside a handler, for which it would wait itself; with
         on_error="raise", the first failure of a handler. Cancelling only stops the waiting.
         """
+        if self._tape is not None and (strand := running()) is not None:
+            await self._tape.wait(strand, "settle", partial(self.settle, timeout))
+            return
         self._life.check()
         check_timeout(timeout)
         if self._subscriptions.at_work() is not None:
@@ -644,3 +668,25 @@ class AsyncEventBus:
 
 def _name(callback: Callback) -> str:
     return str(getattr(callback, "__qualname__", type(callback).__qualname__))
+
+
+class Parts(NamedTuple):
+    """What a recording and a replay need of a bus beside its calls."""
+
+    publisher: Publisher
+    subscriptions: Subscriber
+    reports: Diagnostics
+
+
+def parts_of(bus: AsyncEventBus) -> Parts:
+    """The parts of `bus`. For this package alone."""
+    return Parts(bus._publisher, bus._subscriptions, bus._reports)
+
+
+def watch(bus: AsyncEventBus, tape: Tape | None) -> None:
+    """From now on `tape` is asked if watched code calls `bus`. None: the bus itself. For this
+    package alone. Raises BusError if another tape is asked already.
+    """
+    if tape is not None and bus._tape is not None:
+        raise BusError(f"{bus._life.name} is recorded with attach= already: one at a time")
+    bus._tape = tape

@@ -12,6 +12,7 @@ import os
 import secrets
 from asyncio import get_running_loop
 from collections.abc import Callable
+from functools import partial
 from threading import Lock, get_ident
 from time import perf_counter
 from time import time as machine
@@ -23,6 +24,7 @@ __all__ = [
     "heard",
     "is_virtual",
     "machine",
+    "read_by",
     "stopwatch",
     "time",
     "token",
@@ -57,9 +59,28 @@ def time() -> float:
     those of the machine's clock, which may be set back. Code that takes the time from here is right
     in virtual time as well. Never waits.
     """
+    if _readers and (read := _readers.get(get_ident())) is not None:
+        return read()
     thread, is_running = _usual
     if thread == get_ident() and is_running():
         return machine()
+    return _asked()
+
+
+_readers: dict[int, Callable[[], float]] = {}
+"""By thread: what `time` returns there while what it tells is recorded."""
+
+
+def read_by(read: Callable[[Callable[[], float]], float] | None) -> None:
+    """Let `time` return what `read` does in this thread, until this is called with None. `read` is
+    given a function that returns what `time` would.
+    """
+    _readers.pop(get_ident(), None)
+    if read is not None:
+        _readers[get_ident()] = partial(read, machine if _own_time() is None else _asked)
+
+
+def _asked() -> float:
     loop = _own_time()
     return machine() if loop is None else float(loop.wall_time())
 
@@ -85,6 +106,7 @@ def _own_time() -> Any:
 def _forget() -> None:
     global _usual
     _usual = _NO_LOOP
+    _readers.clear()
 
 
 # In a forked child the copy of its parent's loop still says that it runs.

@@ -1,28 +1,33 @@
 """A recording: everything that a bus hears, in a file.
 
 Owns what goes into the file, where it goes on after an interruption, and how it ends. A recording
-never makes a publisher wait, and if it ends, the bus goes on.
+never makes a publisher wait, and if it ends, the bus goes on. What is on the tape of attached code
+is the business of `replay.attach`.
 """
 
 import asyncio
 import logging
 import math
 import os
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import orjson
 
 from aiobus import clock
-from aiobus.bus import AsyncEventBus
+from aiobus.bus import AsyncEventBus, parts_of
 from aiobus.errors import BusError, JournalError
 from aiobus.event import Event, event_id
-from aiobus.journal.format import Entry
+from aiobus.journal.format import TAPE, Entry, tape_of
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.journal.writer import JournalWriter, in_thread
 from aiobus.options import Keys, Since, SubscribeKeywords, Types
-from aiobus.query import RESERVED, SYSTEM
+from aiobus.query import RESERVED, SYSTEM, Query
+from aiobus.replay.attach import Recorder, Strategy
 from aiobus.subscription import Subscription
 from aiobus.sync import Notifier
 
@@ -31,6 +36,11 @@ __all__ = ["Recording", "record"]
 log = logging.getLogger("aiobus.recorder")
 DRAIN_SECONDS = 5.0
 """At the end, for what has come and is not recorded yet, and for the disk."""
+CHUNK_SECONDS = 1.0
+CHUNK_NUMBERS = 32_768
+"""Numbers of a tape, about four of an entry, after which they are written."""
+MOST_NUMBERS = 4_000_000
+"""Numbers of a tape that wait for a disk. Beyond, the tape ends."""
 
 
 def record(
@@ -42,6 +52,7 @@ def record(
     since: Since = None,
     keep: Keep = None,
     sync: Sync = "process",
+    attach: Strategy | None = None,
 ) -> "Recording":
     """Record what `bus` hears of `types` and `key`, its own events among it, and all its system
     events, so its gaps and drops as well::
@@ -53,11 +64,22 @@ def record(
     their histories is fetched, and the rest is a recorded gap. Of other sources it
     begins as `subscribe` does with `since`. `keep` removes the oldest events beyond so many bytes
     or a timedelta. `sync`: "process" survives the end of the process, "power" a power failure.
+
+    `attach` is a coroutine function of the bus, such as a strategy. It runs in a task of its own as
+    soon as the bus is recorded, and all that comes of it is watched: its subscriptions, tasks and
+    timers. What `verify` needs to run it again goes into the file: a tape, which readers of the
+    file do not see unless they ask for it. On return of `__aenter__` it has returned, or waits for
+    something that is no call of its setting up, so its subscriptions are live. If it raises, the
+    `async with` raises that, or later the bus fails with it. When the recording is closed the tape
+    ends; what is attached runs on. docs/replay.md says what code replays.
+
     Raises ValueError and TypeError for wrong arguments.
     """
     if not isinstance(bus, AsyncEventBus):
         raise TypeError(f"bus={bus!r}: an AsyncEventBus is needed")
-    return Recording(bus, path, types, key, since, keep, sync)
+    if attach is not None and not callable(attach):
+        raise TypeError(f"attach={attach!r}: a coroutine function of the bus is needed")
+    return Recording(bus, path, types, key, since, keep, sync, attach)
 
 
 class Recording:
@@ -72,7 +94,10 @@ class Recording:
         since: Since,
         keep: Keep,
         sync: Sync,
+        attach: Strategy | None,
     ) -> None:
+        self.attached: asyncio.Task[Any] | None = None
+        """The task of `attach`. It ends when that returns."""
         self.error: JournalError | None = None
         """Why it has ended before its time."""
         self._bus = bus
@@ -83,18 +108,25 @@ class Recording:
         self._last: dict[tuple[str, int], int] = {}
         """The last seq of each source that is in the file or on its way there."""
         self._appended = self._committed = 0
+        self._stretches = 0
+        """Stretches of the tape among what was appended."""
         self._changed = Notifier()
         self._subscriptions: list[Subscription] = []
-        self._is_open = False
+        self._is_open = self._is_waking = False
+        self._attach = attach
+        self._tape: _Tape | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "ended" if self.error else "open" if self._is_open else "closed"
         return f"<Recording {self._writer.path} {state}>"
 
     async def __aenter__(self) -> Self:
-        """Open the file and subscribe. Raises JournalInUse, JournalCorrupt, and JournalError for a
-        file that belongs to a bus (`journal=`), and BusError if entered before. If the bus is not
-        open, raises BusClosed or WrongLoop and makes no file.
+        """Open the file, subscribe, and run what is attached until it is live. Raises JournalInUse,
+        JournalCorrupt, and JournalError for a file that belongs to a bus (`journal=`), what is
+        attached raises, and BusError if entered before, or if the loop has a task factory, as
+        another recording with `attach` makes one. If the bus is not open, raises BusClosed or
+        WrongLoop and makes no file.
         """
         self._bus._life.check()
         if self._subscriptions or self._is_open:
@@ -107,6 +139,7 @@ class Recording:
                     f"{self._writer.path} has events already: in virtual time a source has the same"
                     " numbers in each run, so give each run a file of its own"
                 )
+            self._loop = asyncio.get_running_loop()
             self._writer.start(self._note_committed)
             self._is_open = True
             # A later start of a source comes later in the file.
@@ -121,10 +154,68 @@ class Recording:
                 after=after.values(),
                 max_age=max_age,
             )
+            if self._attach is not None:
+                await self._run_attached(self._attach)
         except BaseException:
+            if self.attached is not None:
+                self.attached.cancel()
             await self._close()
             raise
         return self
+
+    async def _run_attached(self, strategy: Strategy) -> None:
+        recorder = Recorder(self._bus, Query.of(self._types, self._key))
+        source = tape_of(self._bus.name), parts_of(self._bus).publisher.epoch
+        last = await in_thread(lambda: self._writer.last_seq(*source))
+        self.attached, live = recorder.attach(strategy)
+        self._tape = _Tape(recorder, self._writer, source, last)
+        self._write_tape_again()
+        await live
+        if self.attached.done():
+            self.attached.result()
+        self.attached.add_done_callback(self._on_attached_end)
+
+    def _write_tape(self) -> None:
+        """Begin to write what is there, unless that is under way."""
+        if self._writing is None or self._writing.done():
+            work = self._write_stretch()
+            self._writing = self._loop.create_task(work, context=Context())
+
+    async def _write_stretch(self) -> None:
+        tape = self._tape
+        if tape is not None and (encode := tape.next()) is not None:
+            # In a thread, for the compression takes a microsecond of each event.
+            self._append(await in_thread(encode))
+            self._stretches += 1
+
+    def _write_tape_again(self) -> None:
+        self._write_tape()
+        if self._tape is not None and self.error is None:
+            self._tape.later(self._write_tape_again)
+
+    async def _until_delivered(self) -> None:
+        """Wait for what attached code was given already: its subscriptions are others, and another
+        bus sends to each on a topic of its own.
+        """
+        delivered = {} if self._tape is None else self._tape.delivered()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while (
+                    any(self._last.get(source, 0) < seq for source, seq in delivered.items())
+                    and self.error is None
+                    and not self._subscriptions[-1].closed
+                ):
+                    await self._changed.wait()
+
+    async def _end_tape(self) -> None:
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._write_stretch()
+
+    def _on_attached_end(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("what is attached to %s has failed", self._bus.name, exc_info=error)
+            parts_of(self._bus).subscriptions.fail(error)
 
     async def flush(self, timeout: float = 5.0) -> None:
         """Wait until what has come to the recording by now is in the file. Raises TimeoutError
@@ -133,12 +224,14 @@ class Recording:
         """
         self._bus._life.check_process()
         ends = [(each, each.begun + each.pending) for each in self._subscriptions]
+        # In a flood much more is on its way to the file by the time that this is.
+        most = self._appended - self._stretches + sum(end - each.handled for each, end in ends)
         async with asyncio.timeout(timeout):
             while self.error is None and any(
                 each.handled < end and not each.closed for each, end in ends
             ):
                 await self._changed.wait()
-            last = self._appended
+            last = min(most + self._stretches, self._appended)
             while self._committed < last and self.error is None:
                 await self._changed.wait()
         if self.error is not None:
@@ -148,29 +241,51 @@ class Recording:
         subscription = await self._bus.subscribe(types, self._record, **options)
         self._subscriptions.append(subscription)
 
-    async def _record(self, event: Event[Any]) -> None:
-        try:
-            await self._put(event)
-        finally:
-            self._changed.wake()
+    def _record(self, event: Event[Any]) -> "Coroutine[Any, Any, None] | None":
+        """A plain function while there is room, which costs half of a coroutine."""
+        if self._writer.room:
+            self._put(event)
+            return None
+        return self._put_later(event)
 
-    async def _put(self, event: Event[Any]) -> None:
-        source = (event.source, event.epoch)
-        if not event.type.startswith(RESERVED):
-            if event.seq <= self._last.get(source, 0):
+    async def _put_later(self, event: Event[Any]) -> None:
+        while not self._writer.room and self.error is None:
+            await self._changed.wait()
+        self._put(event)
+
+    def _put(self, event: Event[Any]) -> None:
+        source = event.source, event.epoch
+        type, seq, tape = event.type, event.seq, self._tape
+        if self.error is not None:
+            return
+        if not type.startswith(RESERVED):
+            if seq <= self._last.get(source, 0):
                 text = f"{event.source} uses numbers again that are in {self._writer.path}"
                 self._bus._reports.trouble(text, f"{text}: {event.id} is not recorded")
                 return
-            self._last[source] = event.seq
-        while not self._writer.room and self.error is None:
-            await self._changed.wait()
+            self._last[source] = seq
+            if tape is not None and source not in tape.begun:
+                tape.begin(source, seq)
+        time, key, cause, data = event.timestamp, event.key, event.cause, event.data
+        fields = (seq, time, type, key, data, cause) if cause else (seq, time, type, key, data)
+        row = orjson.dumps(fields)  # as it came
+        self._append(Entry(event.source, event.epoch, seq, time, type, key, cause, row))
+        if tape is not None and tape.is_long:
+            self._write_tape()
+        if self._changed.futures and not self._is_waking:
+            # Once this event counts as handled, which is what a flush looks at.
+            self._is_waking = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        self._changed.wake()
+
+    def _append(self, entry: Entry) -> None:
         if self.error is not None:
             return
-        place, what = (event.seq, event.timestamp), (event.type, event.key)
-        cause = (event.cause,) if event.cause else ()
-        row = orjson.dumps((*place, *what, event.data, *cause))  # as it came
         try:
-            self._writer.append(Entry(*source, *place, *what, event.cause, row))
+            self._writer.append(entry)
         except JournalError as error:
             self._end(error)
         else:
@@ -187,6 +302,8 @@ class Recording:
         if self.error is None:
             self.error = error
             self._bus._reports.recording_ended(self._writer.path, error)
+            if self._tape is not None:
+                self._tape.stop()
             self._changed.wake()
 
     async def __aexit__(
@@ -201,14 +318,86 @@ class Recording:
 
     async def _close(self) -> None:
         """If it is cancelled, what was not recorded by then is not, and all is closed the same."""
+        if self._tape is not None:
+            self._tape.stop()
         try:
+            await self._until_delivered()
             for subscription in self._subscriptions:
                 await self._bus._subscriptions.finish(subscription, DRAIN_SECONDS)
         finally:
             for subscription in self._subscriptions:
                 self._bus._subscriptions.drop(subscription)
             self._is_open = False
-            closing = asyncio.ensure_future(in_thread(self._writer.close))
-            await asyncio.wait([closing], timeout=DRAIN_SECONDS)
-            if not closing.done():
-                log.error("%s is left to a disk that does not answer", self._writer.path)
+            try:
+                await self._end_tape()
+            finally:
+                closing = asyncio.ensure_future(in_thread(self._writer.close))
+                await asyncio.wait([closing], timeout=DRAIN_SECONDS)
+                if not closing.done():
+                    log.error("%s is left to a disk that does not answer", self._writer.path)
+
+
+class _Tape:
+    """The tape of a recording, on its way into the file, where it is a source of its own behind
+    the seq `last`.
+    """
+
+    def __init__(
+        self, recorder: Recorder, writer: JournalWriter, source: tuple[str, int], last: int
+    ) -> None:
+        self._recorder = recorder
+        self._writer = writer
+        self._source = source
+        self._first, self._last = last + 1, last
+        self.begun: set[tuple[str, int]] = set()
+        """Sources of which the recording has events."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    def begin(self, source: tuple[str, int], seq: int) -> None:
+        """The recording has this event of a source."""
+        self.begun.add(source)
+        self._recorder.begin(*source, seq)
+
+    def delivered(self) -> dict[tuple[str, int], int]:
+        """Of each source, the last event that the recording is to have."""
+        return self._recorder.delivered()
+
+    @property
+    def is_long(self) -> bool:
+        """True once so much waits that it is to be written."""
+        return self._recorder.size >= CHUNK_NUMBERS
+
+    def next(self) -> Callable[[], Entry] | None:
+        """Makes what is to be stored next; None if there is nothing, or no room for it now."""
+        if self._is_over or not (self._recorder.size or self._recorder.is_over):
+            return None
+        if not self._writer.room:
+            if self._recorder.size > MOST_NUMBERS:
+                log.error("%s has ended: the disk does not keep up", self._source[0])
+                self.stop()
+                self._is_over = True  # without an end, so that it is not taken for whole
+            return None
+        self._last += 1
+        chunk = self._recorder.chunk(self._first)
+        self._is_over = self._recorder.is_over
+        place, what = (self._last, clock.time()), (TAPE, "")
+
+        def encode() -> Entry:
+            row = orjson.dumps((*place, *what, chunk.encoded()))
+            return Entry(*self._source, *place, *what, "", row)
+
+        return encode
+
+    def later(self, write: Callable[[], None]) -> None:
+        """Call `write` a second from now. Not in virtual time, where it would be a timer that
+        never ends.
+        """
+        if not clock.is_virtual():
+            self._timer = asyncio.get_running_loop().call_later(CHUNK_SECONDS, write)
+
+    def stop(self) -> None:
+        """Watch nothing more. A second call does nothing."""
+        self._recorder.stop()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -106,11 +106,9 @@ class EventStream:
             if self._turn.spend():
                 await asyncio.sleep(0)
                 self._renew()
-            while (event := subscription.pop()) is None:
-                if subscription.closed:
-                    raise StopAsyncIteration
-                await subscription.wait()
-                self._renew()
+            event = subscription.pop()
+            if event is None:
+                event = await self._wait(subscription)
         finally:
             self._is_waiting = False
         if self._debug:
@@ -120,6 +118,18 @@ class EventStream:
         if self._body is not None:
             self._body.hold(event)
         return event
+
+    async def _wait(self, subscription: Subscription) -> Event[Any]:
+        """The next event, once there is one. Raises StopAsyncIteration when the subscription is
+        closed. The streams of a replay do this in another way.
+        """
+        while not subscription.closed:
+            await subscription.wait()
+            self._renew()
+            event = subscription.pop()
+            if event is not None:
+                return event
+        raise StopAsyncIteration
 
     def _renew(self) -> None:
         self._turn.renew()

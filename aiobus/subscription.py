@@ -411,6 +411,16 @@ class Subscription(Consumer):
         finally:
             self._waiter = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """True while its consumer waits for an event."""
+        return self._waiter is not None
+
+    def feed(self, event: Event[Any]) -> None:
+        """Hand over this event next, past the inbox. For a replay, which has selected already."""
+        self.batch.append(event)
+        self._wake()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

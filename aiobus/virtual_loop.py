@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 from aiobus.confinement import current, is_users, refused
 from aiobus.errors import Deadlock
 
-__all__ = ["START", "VirtualLoop"]
+__all__ = ["START", "VirtualLoop", "frames", "place"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -153,7 +153,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if self.get_task_factory() is not None:
             return super().create_task(coro, **options)
         self._check_closed()
-        return _Task(coro, self, options)
+        return self.plain_task(coro, options)
+
+    def plain_task(self, coroutine: Any, options: dict[str, Any]) -> "asyncio.Task[Any]":
+        """The task that it makes without a task factory: a factory may call this."""
+        return _Task(coroutine, self, options)
 
     def create_future(self) -> "asyncio.Future[Any]":
         """A future of this loop."""
@@ -293,9 +297,9 @@ def _waiting(loop: VirtualLoop) -> list[str]:
     """A line for each task, those of the user's code first, in the order of creation."""
     found = []
     for task in sorted(asyncio.all_tasks(loop), key=hash):
-        frames = list(_frames(task.get_coro()))
-        is_others = not any(map(is_users, frames))
-        places = " in ".join(map(_place, reversed(frames))) or "not begun"
+        found_there = list(frames(task.get_coro()))
+        is_others = not any(map(is_users, found_there))
+        places = " in ".join(map(place, reversed(found_there))) or "not begun"
         found.append((is_others, f"{task.get_name()}: {places}{_awaited(task)}"))
     return [line for _, line in sorted(found, key=itemgetter(0))]
 
@@ -308,7 +312,7 @@ def _awaited(task: "asyncio.Task[Any]") -> str:
     return f", for {' and '.join(names)}" if names else ""
 
 
-def _place(frame: FrameType) -> str:
+def place(frame: FrameType) -> str:
     """The function, and its file and line. Of a library's file, the path within the library."""
     path = frame.f_code.co_filename
     if not is_users(frame):
@@ -317,7 +321,7 @@ def _place(frame: FrameType) -> str:
     return f"{frame.f_code.co_qualname} ({path}:{frame.f_lineno})"
 
 
-def _frames(awaited: Any) -> Iterator[FrameType]:
+def frames(awaited: Any) -> Iterator[FrameType]:
     """The Python frames of an awaited object, outermost first."""
     while awaited is not None:
         for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):

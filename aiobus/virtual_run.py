@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from aiobus.confinement import Confinement, confined, start_unconfined
 from aiobus.virtual_loop import START, VirtualLoop
 
-__all__ = ["run_virtual"]
+__all__ = ["run_confined", "run_virtual"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,16 @@ def run_virtual(
         if inspect.iscoroutine(main):
             main.close()  # else Python complains that it was never awaited
         raise
+    result: T = run_confined(main, loop, confinement)
+    return result
+
+
+def run_confined(
+    main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]],
+    loop: VirtualLoop,
+    confinement: Confinement,
+) -> T:
+    """Run `main` as `run_virtual` does, on this loop, which is closed at the end."""
 
     def run() -> T:
         with confined(confinement), asyncio.Runner(loop_factory=lambda: loop) as runner:

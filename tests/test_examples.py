@@ -274,6 +274,16 @@ def test_the_test_of_a_strategy_passes(mode: str) -> None:
     assert "3 passed" in lines[-1]
 
 
+def test_the_recorded_session_of_the_regression_test_is_found_to_agree() -> None:
+    way = ("-p", "no:cacheprovider", "-s")
+    lines = run("-m", "pytest", *way, example("regression_test.py"))
+    assert "2 passed" in lines[-1]
+    assert any(line.startswith("  recorded: SIGNAL BTCUSDT desk@") for line in lines)
+    session = EXAMPLES / "data" / "whales.db"
+    assert session.stat().st_size < 300_000
+    assert session.with_name("whales.db.mark").exists()
+
+
 # The bots, each a process of its own.
 
 

@@ -18,15 +18,18 @@ import orjson
 from aiobus.event import event_id
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "FORMAT", "MAX_INTEGER", "MAX_SOURCES", "SCHEMA", "Entry", "Texts",
-    "chained", "checksum", "encode_columns", "insertion", "origin", "origin_checksum", "rebuilt",
-    "sealed", "unsealed",
+    "APPLICATION", "COLUMNS", "FORMAT", "MAX_INTEGER", "MAX_SOURCES", "SCHEMA", "TAPE", "Entry",
+    "Texts", "chained", "checksum", "encode_columns", "insertion", "origin", "origin_checksum",
+    "rebuilt", "sealed", "tape_of", "unsealed",
 ]  # fmt: skip
 
 APPLICATION = 0x61696F62
 """The application_id of the database: "aiob"."""
 FORMAT = 1
 """The user_version of the database."""
+
+TAPE = "aiobus.tape"
+"""The type of a stretch of a tape (`record(attach=)`), which is stored as an event."""
 
 COLUMNS = '"offset", source, seq, time, type, key, cause_source, cause_seq, cause, data, crc'
 _WIDTH = COLUMNS.count(",") + 1
@@ -67,6 +70,11 @@ MAX_INTEGER = 2**63 - 1
 NO_CAUSE = None, None, None
 _HEAD = Struct("<qqdI")
 _ID = re.compile(r"([A-Za-z0-9._-]{1,64})@(-?[0-9a-z]{1,13})\.([1-9][0-9]{0,18})")
+
+
+def tape_of(name: str) -> str:
+    """The source of the tape of the bus `name`. No bus has such a name, since it has a space."""
+    return f"tape {name}"
 
 
 class Entry(NamedTuple):

@@ -16,7 +16,7 @@ import orjson
 from aiobus.errors import JournalCorrupt, JournalError
 from aiobus.event import Event
 from aiobus.journal.export import export
-from aiobus.journal.format import COLUMNS, checksum, rebuilt
+from aiobus.journal.format import COLUMNS, TAPE, checksum, rebuilt
 from aiobus.journal.mark import MAKING, read_mark
 from aiobus.journal.scan import (
     MAX_ROUTES,
@@ -115,8 +115,9 @@ class Journal:
         """Offset and event of each event up to the present end of the file, oldest first: from
         `start_offset` on, with a timestamp from `since` on and before `until` (Unix seconds), of
         these types and keys (as in `subscribe`) and of these source names. What is not given does
-        not select; without types and keys, events of reserved types are read as well. With
-        `follow` the iteration does not end: it blocks, and looks five times a second for more.
+        not select; without types and keys, events of reserved types are read as well. The
+        tape of a recording (`record(attach=)`) is read only if `sources` names it. With `follow`
+        the iteration does not end: it blocks, and looks five times a second for more.
 
         All events on the way are verified, also those that are not wanted. Raises JournalCorrupt
         behind the last event that is whole; `start_offset` behind the damage reads what follows it.
@@ -288,10 +289,11 @@ class Journal:
             raise self._unavailable(error) from None
 
     def sources(self) -> list[tuple[str, int]]:
-        """The name and epoch of each source that the file knows, also of causes alone. Raises
-        sqlite3.Error, and ValueError if they are damaged.
+        """Name and epoch of each source that the file knows, in the order in which they came: those
+        of tapes and of causes alone among them. Raises JournalCorrupt.
         """
-        self._database.load_texts()
+        with self.judging():
+            self._database.load_texts()
         return list(self._database.sources.values())
 
     def ask(self, select: str, *what: Any) -> Any:
@@ -384,6 +386,8 @@ def _wanted(
     )
 
     def wants(source: str, type: str, key: str) -> bool:
+        if type == TAPE and names is None:
+            return False
         return (names is None or source in names) and (query is None or query.matches(type, key))
 
     return wants

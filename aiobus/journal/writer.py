@@ -160,7 +160,8 @@ class JournalWriter:
         if there is no `room`, before `start`, and once `close` has begun.
         """
         store, loop = self._store, self._loop
-        if store is None or store.failed or loop is None or self._is_closing or not self.room:
+        is_full = self._queued >= QUEUE_EVENTS or self._queued_bytes >= QUEUE_BYTES
+        if store is None or store.failed or loop is None or self._is_closing or is_full:
             self._refuse()
         self._queue.append(entry)
         self._queued += 1

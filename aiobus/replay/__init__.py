@@ -4,16 +4,7 @@ Owns the list of its modules, of which `aiobus` has the public names. Imports no
 """
 
 __all__ = [
-    "command",
-    "explain",
-    "explanation",
-    "files",
-    "hops",
-    "moments",
-    "republish",
-    "selection",
-    "session",
-    "stage",
-    "transport",
+    "attach", "command", "explain", "explanation", "files", "hops", "moments", "player", "report",
+    "republish", "schedule", "selection", "session", "stage", "tape", "transport", "verify",
     "what_if",
-]
+]  # fmt: skip

@@ -7,8 +7,9 @@ docs/testing.md shows how.
 PYTEST_DONT_REWRITE: nothing is asserted here, and a conftest may import it before it is a plugin.
 """
 
+from aiobus.replay.verify import assert_replays
 from aiobus.testing.network import Faults, MemoryNetwork, Message
 
-__all__ = ["Faults", "MemoryNetwork", "Message"]
+__all__ = ["Faults", "MemoryNetwork", "Message", "assert_replays"]
 
 pytest_plugins = ["aiobus.testing.plugin"]

@@ -1,0 +1,631 @@
+"""The live side of a tape: what attached code was given, when it went on, and what it published.
+
+Owns what is written down. Must not know where it is stored. It works on any event loop, and changes
+nothing that the code could notice, except the hash of its tasks.
+"""
+
+import asyncio
+import inspect
+import platform
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import CoroutineType
+from typing import Any, Self, TypeVar
+
+from aiobus import clock
+from aiobus.bus import AsyncEventBus, parts_of, watch
+from aiobus.codec import encode
+from aiobus.dispatcher import check_callback
+from aiobus.errors import BusError
+from aiobus.event import Event
+from aiobus.lifecycle import State
+from aiobus.options import StreamKeywords, SubscriptionOptions, Types
+from aiobus.query import RESERVED, Query
+from aiobus.replay.tape import CALLS, VERSION, Chunk, Kind, Source, is_again, microseconds, told
+from aiobus.strand import (
+    Called,
+    DoneCallback,
+    Strand,
+    StrandTask,
+    entered,
+    here,
+    is_for_strand,
+    is_users_call,
+    plain_task,
+    running,
+)
+from aiobus.stream import EventStream
+from aiobus.subscription import Subscription
+
+__all__ = [
+    "Recorder", "Strategy", "add_open", "open_of", "options_of", "origin_of",
+]  # fmt: skip
+
+E = TypeVar("E", bound=Event[Any])
+T = TypeVar("T")
+
+Strategy = Callable[[AsyncEventBus], Awaitable[object]]
+"""What is attached: a coroutine function of a bus."""
+
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
+PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
+STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
+SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
+"""Calls in which an attached coroutine waits while it is not live yet."""
+OPTIONS = ("overflow", "maxsize", "concurrency", "max_age", "since")
+MOST_ENDED = 1_024
+"""Subscriptions of which some have ended, such as those of `wait_for`."""
+MOST_TYPES = 4_096
+"""Types that are remembered."""
+MOST_BYTES = 2**40
+"""Of a row; the bus has seen to the true limit."""
+Cancelled = asyncio.CancelledError
+
+
+class _Recorded(Strand):
+    """A strand of a live bus."""
+
+    __slots__ = ("_before", "_event", "awaited", "is_away", "is_numbered", "recorder")
+
+    def __init__(
+        self, recorder: "Recorder", coroutine: Any = None, *, is_fresh: bool = False
+    ) -> None:
+        # What `Strand` does, since each call of a handler makes one.
+        self.number = recorder.strands = recorder.strands + 1
+        self.coroutine = coroutine
+        self.call = 0
+        self.is_fresh = is_fresh
+        self.recorder = recorder
+        self.awaited: Any = None
+        """For what a handler waits after its first step, which was taken as it was called."""
+        self._event: Event[Any] | None = None
+        """What the present bus call publishes, until it has its number."""
+        self._before: tuple[str, int, int] | None = None
+        """Its id before, if it was published before."""
+        self.is_numbered = self.is_away = False
+        """The present bus call has published; it has waited."""
+
+    def send(self, value: Any) -> Any:
+        """As of any coroutine."""
+        if self.is_fresh:
+            self.is_fresh = False
+            return self.awaited
+        return self._step(self.coroutine.send, value)
+
+    def __next__(self) -> Any:  # as `send(None)`, which it calls for each step
+        if self.is_fresh:
+            self.is_fresh = False
+            return self.awaited
+        return self._step(self.coroutine.send, None)
+
+    def throw(self, *error: Any) -> Any:
+        """As of any coroutine."""
+        return self._step(self.coroutine.throw, *error)
+
+    def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        recorder = self.recorder
+        if not self.call:
+            recorder.log += (GO_ON, self.number, recorder.now(), _is_cancelled(arguments[0]))
+        outer, here.strand = here.strand, self
+        try:
+            awaited = step(*arguments)
+        finally:
+            here.strand = outer
+        self.note_wait()
+        return awaited
+
+    def note_wait(self) -> None:
+        """It has stopped to wait."""
+        recorder = self.recorder
+        if not self.call:
+            recorder.log += (WAIT, self.number)
+            return
+        self._note_output()
+        if not self.is_away:
+            self.is_away = True
+            recorder.log += (INSIDE, self.number, self.call * 2 + self.is_numbered)
+
+    def _note_output(self) -> None:
+        """Note the event of the present call once it has its number. Nothing else is numbered
+        before this, because it is called at the end of each step.
+        """
+        event = self._event
+        if event is None or not event.seq:
+            return
+        if self._before is not None and self._before == (event.source, event.epoch, event.seq):
+            return
+        self._event, self.is_numbered = None, True
+        self.recorder.note_output(self, event)
+
+    def enter(self, call: int, event: Event[Any] | None = None) -> None:
+        """A bus call begins."""
+        self.call = call
+        self.is_numbered = self.is_away = False
+        self._event = event if isinstance(event, Event) else None
+        if self._event is not None:
+            is_new = not self._event.seq
+            self._before = None if is_new else (event.source, event.epoch, event.seq)  # type: ignore[union-attr]
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """It ends."""
+        self._note_output()
+        self.call, self._event = 0, None
+        if self.is_away:
+            recorder = self.recorder
+            recorder.log += (GO_ON, self.number, recorder.now(), isinstance(error, Cancelled))
+
+
+class _First(_Recorded):
+    """The attached coroutine. `live` is done once it has ended or waits for more than set-up."""
+
+    __slots__ = ("live",)
+
+    def __init__(self, recorder: "Recorder", coroutine: Any) -> None:
+        super().__init__(recorder, coroutine)
+        self.live = asyncio.get_running_loop().create_future()
+
+    def _step(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        is_live = True
+        try:
+            awaited = super()._step(step, *arguments)
+            is_live = self.call not in SETTING_UP
+            return awaited
+        finally:
+            if is_live and not self.live.done():
+                self.live.set_result(None)
+
+
+def _is_cancelled(error: Any) -> bool:
+    return isinstance(error, Cancelled) or error is Cancelled
+
+
+class _Done(DoneCallback):
+    """A callback of a watched task that is done."""
+
+    def __init__(self, recorder: "Recorder", function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._recorder, self._strand = recorder, _Recorded(recorder)
+
+    def __call__(self, future: Any) -> None:
+        self._recorder.run_call(self._strand, self.function, (future,))
+
+
+class _Callback(Called):
+    """A callback of watched code. Each call is a delivery, and a strand."""
+
+    def __init__(self, recorder: "Recorder", number: int, callback: Callable[..., Any]) -> None:
+        super().__init__(number, callback)
+        self._recorder = recorder
+
+    def __call__(self, event: Event[Any]) -> Any:
+        recorder = self._recorder
+        if recorder.is_over:
+            return self.callback(event)
+        strand = _Recorded(recorder, is_fresh=True)
+        recorder.deliver(strand, self.number, event)
+        outer, here.strand = here.strand, strand
+        try:
+            result = self.callback(event)
+            if type(result) is not CoroutineType:
+                if not inspect.isawaitable(result):
+                    return result
+                result = _awaited(result)
+            # Its first step at once: most handlers need no other, and then nothing is awaited.
+            strand.coroutine = result
+            strand.awaited = result.send(None)
+        except StopIteration:
+            return None
+        finally:
+            here.strand = outer
+        strand.note_wait()
+        return strand
+
+
+async def _awaited(result: Awaitable[object]) -> object:
+    return await result
+
+
+class _Taken(EventStream):
+    """A stream of watched code. Code that is not watched may step it: that is not written down."""
+
+    def __init__(self, recorder: "Recorder", open: Callable[[], Awaitable[Subscription]]) -> None:
+        super().__init__(open)
+        self._recorder = recorder
+        self._number = -1
+
+    async def __aenter__(self) -> Self:
+        recorder, strand = self._recorder, running()
+        if not isinstance(strand, _Recorded):
+            await super().__aenter__()
+            return self
+        self._number = recorder.note_subscription(strand)
+        strand.enter(ENTRY)
+        try:
+            await super().__aenter__()
+        except BaseException as error:
+            recorder.note_failure(strand, ENTRY, error)
+            raise
+        strand.leave()
+        recorder.note_made(strand, ENTRY, self._number, self.subscription)
+        return self
+
+    async def __anext__(self) -> Event[Any]:
+        strand = running()
+        if not isinstance(strand, _Recorded) or self._number < 0:
+            return await super().__anext__()
+        strand.enter(STEP)
+        try:
+            event = await super().__anext__()
+        except BaseException as error:
+            self._recorder.note_failure(strand, STEP, error)
+            raise
+        strand.leave()
+        self._recorder.deliver(strand, self._number, event)
+        return event
+
+
+class _Nothing(list[int]):
+    """The log of a recorder that has stopped, while strands of its code still run."""
+
+    def __iadd__(self, _: Any) -> Self:  # type: ignore[override,misc]
+        return self
+
+
+class Recorder:
+    """Writes the tape of the code that `attach` runs on `bus`, until `stop`. `selects` is what the
+    recording has of the events; rows of others go into the tape.
+    """
+
+    def __init__(self, bus: AsyncEventBus, selects: Query) -> None:
+        self._bus = bus
+        self._publisher = parts_of(bus).publisher
+        self._selects = selects
+        self._takes_all = selects.every and not selects.keys and not selects.prefixes
+        self.log: list[int] = []
+        self.strands = 0
+        self.is_over = False
+        self._is_setting = False
+        self._clocks: list[float] = []
+        self._outcomes: list[Any] = []
+        self._places: dict[Source, int] = {}
+        self._told_sources = 0
+        self._rows: dict[tuple[int, int], tuple[int, int, bool, str]] = {}
+        self._outputs: dict[int, str] = {}
+        self._begins: dict[tuple[str, int], list[int]] = {}
+        """Of each source: its place, the first seq that the recording has, and the last that was
+        delivered and is for the recording to have.
+        """
+        self._whole: set[str] = set()
+        """Types of which the recording has every key."""
+        self._subscriptions = 0
+        self._made: dict[int, Subscription] = {}
+        self._facts: dict[str, Any] | None = None
+
+    def attach(self, strategy: Strategy) -> "tuple[asyncio.Task[Any], asyncio.Future[None]]":
+        """Run `strategy`, and watch all that comes of it. Returns its task, and a future that is
+        done once it waits for more than its setting up, or has ended. Raises BusError if the loop
+        has a task factory already, or another recording is attached to the bus or the loop.
+        """
+        self._loop = loop = asyncio.get_running_loop()
+        if loop.get_task_factory() is not None:
+            raise BusError(
+                "attach= needs the task factory of the loop, which has one already: end the other"
+                " recording with attach=, or take that factory away"
+            )
+        watch(self._bus, self)
+        self._time = loop.time
+        self._began = loop.time()
+        self._facts = {
+            "tape": VERSION,
+            "name": self._bus.name,
+            "epoch": self._publisher.epoch,
+            "url": self._bus.url,
+            "published": self._publisher.seq,
+            "began": self._began,
+            "wall": clock.time(),
+            "strategy": origin_of(strategy),
+            "random": random.getstate(),
+            "hash": hash("aiobus"),
+            "python": platform.python_version(),
+            "loop": f"{type(loop).__module__}.{type(loop).__qualname__}",
+        }
+        loop.set_task_factory(self._make_task)
+        self._real = {name: getattr(loop, name) for name in ("call_soon", "call_later", "call_at")}
+        for name, real in self._real.items():
+            has_delay = name == "call_later"
+            made = self._soon(real) if name == "call_soon" else self._timed(real, has_delay)
+            setattr(loop, name, made)
+        clock.read_by(self._read_clock)
+
+        async def run() -> object:
+            return await strategy(self._bus)
+
+        first = _First(self, run())
+        name = f"aiobus {self._bus.name} attached"
+        return StrandTask(first, partial(_Done, self), loop=loop, name=name), first.live
+
+    def stop(self) -> None:
+        """Watch nothing more. What was attached runs on."""
+        if self.is_over:
+            return
+        self.is_over = True
+        watch(self._bus, None)
+        clock.read_by(None)
+        self._loop.set_task_factory(None)
+        for name in self._real:
+            delattr(self._loop, name)
+        self._end = {
+            "published": self._publisher.seq,
+            "strands": self.strands,
+            "open": open_of(self._made),
+        }
+        self._last, self.log = self.log, _Nothing()
+
+    def begin(self, source: str, epoch: int, seq: int) -> None:
+        """The recording has the events of a source from this one on."""
+        place = self._places.setdefault((source, epoch, False), len(self._places))
+        self._begins.setdefault((source, epoch), [place, seq, 0])
+
+    def delivered(self) -> dict[tuple[str, int], int]:
+        """Of each source, the last event that was delivered and that the recording is to have."""
+        return {source: last for source, (_, _, last) in self._begins.items()}
+
+    @property
+    def size(self) -> int:
+        """How many numbers wait to be taken by `chunk`."""
+        return len(self.log)
+
+    def chunk(self, first: int) -> Chunk:
+        """What was written down since the last chunk. After `stop` it is the last one."""
+        log = self._last if self.is_over else self.log
+        sources = list(self._places)
+        made = Chunk(
+            first=first,
+            numbers=log,
+            clocks=self._clocks,
+            outcomes=self._outcomes,
+            sources=sources[self._told_sources :],
+            rows=list(self._rows.values()),
+            outputs=self._outputs,
+            facts=self._facts,
+            end=self._end if self.is_over else None,
+        )
+        self._told_sources = len(sources)
+        self._facts = None
+        self._clocks, self._outcomes, self._rows, self._outputs = [], [], {}, {}
+        if not self.is_over:
+            self.log = []
+        return made
+
+    def now(self) -> int:
+        """Microseconds since the start."""
+        return int((self._time() - self._began) * 1e6)
+
+    # What the loop is asked.
+
+    def _make_task(self, loop: Any, coroutine: Any, **options: Any) -> Any:
+        if running() is None:
+            return plain_task(loop, coroutine, options)
+        if options.pop("eager_start", False):
+            raise BusError("a task that starts eagerly cannot be recorded: create it without that")
+        return StrandTask(_Recorded(self, coroutine), partial(_Done, self), loop=loop, **options)
+
+    def _timed(self, real: Callable[..., Any], has_delay: bool) -> Callable[..., Any]:
+        def call(when: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
+            caller = running()
+            if caller is None or self._is_setting:
+                return real(when, callback, *arguments, context=context)
+            if has_delay:
+                self.log += (TIMER, caller.number, microseconds(when))
+            if is_users_call():
+                callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
+            self._is_setting = True  # one of these methods may call the other
+            try:
+                return real(when, callback, *arguments, context=context)
+            finally:
+                self._is_setting = False
+
+        return call
+
+    def _soon(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(callback: Any, *arguments: Any, context: Any = None) -> Any:
+            if is_for_strand(callback):
+                strand = _Recorded(self)
+                return real(self.run_call, strand, callback, arguments, context=context)
+            return real(callback, *arguments, context=context)
+
+        return call
+
+    def run_call(self, strand: _Recorded, callback: Any, arguments: Any) -> None:
+        """Run a plain callback, which is a strand."""
+        self.log += (GO_ON, strand.number, self.now(), 0)
+        with entered(strand):
+            callback(*arguments)
+
+    def _read_clock(self, read: Callable[[], float]) -> float:
+        told_time, strand = read(), running()
+        if strand is not None:
+            self.log += (CLOCK, strand.number)
+            self._clocks.append(told_time)
+        return told_time
+
+    # What is written down.
+
+    def deliver(self, strand: _Recorded, number: int, event: Event[Any]) -> None:
+        """A delivery begins."""
+        self.log += (DELIVER, strand.number, number, self._place(event), event.seq, self.now())
+
+    def _place(self, event: Event[Any]) -> int:
+        """The place of the source of an event; its row is kept if the recording has it not."""
+        begin = self._begins.get((event.source, event.epoch))
+        if begin is not None and event.seq >= begin[1] and not event.past:
+            type, seq = event.type, event.seq
+            if type in self._whole or self._is_there(type, event.key):
+                if seq > begin[2]:
+                    begin[2] = seq
+                return begin[0]
+        place = self._places.setdefault((event.source, event.epoch, True), len(self._places))
+        self._rows[place, event.seq] = (place, event.seq, event.past, _row(event))
+        return place
+
+    def _is_there(self, type: str, key: str) -> bool:
+        if type.startswith(RESERVED):
+            return False
+        if self._takes_all and len(self._whole) < MOST_TYPES:
+            self._whole.add(type)
+        return self._takes_all or self._selects.matches(type, key)
+
+    def note_output(self, strand: _Recorded, event: Event[Any]) -> None:
+        """Watched code has published."""
+        self.log += (OUTPUT, strand.number, event.seq)
+        if not self._takes_all and not self._selects.matches(event.type, event.key):
+            self._outputs[event.seq] = _row(event)
+
+    def note_failure(
+        self,
+        strand: _Recorded,
+        call: int,
+        error: BaseException,
+        event: Event[Any] | None = None,
+    ) -> None:
+        """A bus call ends with `error`. If that depends on the moment, it is written down."""
+        strand.leave(error)
+        if isinstance(error, Exception) and not is_again(error):
+            self._note_outcome(strand, call, told(error, event))
+
+    def _note_outcome(self, strand: _Recorded, call: int, outcome: list[Any]) -> None:
+        number = len(self._outcomes)
+        self.log += (OUTCOME, strand.number, call * 2 + strand.is_numbered, number)
+        self._outcomes.append(outcome)
+
+    def note_subscription(self, strand: _Recorded) -> int:
+        """A subscription begins. Returns its number."""
+        self._subscriptions += 1
+        self.log += (SUBSCRIBED, strand.number, self._subscriptions)
+        return self._subscriptions
+
+    def note_made(self, strand: _Recorded, call: int, number: int, made: Subscription) -> None:
+        """It is there."""
+        add_open(self._made, number, made)
+        outcome = ["made", made.name, made.query, options_of(made.options)]
+        self._note_outcome(strand, call, outcome)
+
+    # What the bus is asked.
+
+    async def publish(self, strand: Any, event: E) -> E:
+        """As the bus does."""
+        strand.enter(PUBLISH, event)
+        try:
+            await self._bus.publish(event)
+        except BaseException as error:
+            self.note_failure(strand, PUBLISH, error, event)
+            raise
+        strand.leave()
+        return event
+
+    def publish_nowait(self, strand: Any, event: E) -> E:
+        """As the bus does."""
+        strand.enter(PUBLISH, event)
+        try:
+            self._bus.publish_nowait(event)
+        except BaseException as error:
+            self.note_failure(strand, PUBLISH, error, event)
+            raise
+        strand.leave()
+        return event
+
+    async def request(
+        self, strand: Any, event: Event[Any], reply_types: Types, timeout: float | None
+    ) -> Event[Any]:
+        """As the bus does."""
+        strand.enter(REQUEST, event)
+        try:
+            reply = await self._bus.request(event, reply_types, timeout=timeout)
+        except BaseException as error:
+            strand.leave(error)
+            if isinstance(error, Exception) and not is_again(error):
+                self._note_outcome(strand, REQUEST, [*told(error, event), timeout])
+            raise
+        strand.leave()
+        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq, timeout])
+        return reply
+
+    async def subscribe(
+        self,
+        strand: Any,
+        types: Types,
+        callback: Callable[[Event[Any]], object],
+        keywords: StreamKeywords,
+    ) -> Subscription:
+        """As the bus does."""
+        check_callback(callback)
+        SubscriptionOptions.of("subscribe", types, keywords)
+        number = self.note_subscription(strand)
+        strand.enter(SUBSCRIBE)
+        try:
+            again = _Callback(self, number, callback)
+            made: Subscription = await self._bus.subscribe(types, again, **keywords)
+        except BaseException as error:
+            self.note_failure(strand, SUBSCRIBE, error)
+            raise
+        strand.leave()
+        self.note_made(strand, SUBSCRIBE, number, made)
+        return made
+
+    def stream(
+        self,
+        options: SubscriptionOptions,
+        enter: Callable[[SubscriptionOptions], Awaitable[Subscription]],
+    ) -> EventStream:
+        """As the bus does."""
+        return _Taken(self, partial(enter, options))
+
+    async def wait(self, strand: Any, call: str, again: Callable[[], Awaitable[T]]) -> T:
+        """As the bus does. What came of it is always written down."""
+        number = CALLS[call]
+        strand.enter(number)
+        try:
+            result = await again()
+        except BaseException as error:
+            strand.leave(error)
+            if isinstance(error, Exception):
+                self._note_outcome(strand, number, told(error, None))
+            raise
+        strand.leave()
+        self._note_outcome(strand, number, ["returned", result])
+        return result
+
+
+def _row(event: Event[Any]) -> str:
+    place = event.seq, event.timestamp, event.type, event.key
+    return encode(*place, event.data, event.cause, MOST_BYTES).decode()
+
+
+def add_open(found: dict[int, Subscription], number: int, made: Subscription) -> None:
+    """Add a subscription. Those that have ended are forgotten once they are many."""
+    found[number] = made
+    if len(found) >= MOST_ENDED:
+        for each in [each for each, subscription in found.items() if subscription.closed]:
+            del found[each]
+
+
+def open_of(found: dict[int, Subscription]) -> list[int] | None:
+    """The subscriptions that have not ended; None if the bus has closed, which ends them all."""
+    if any(subscription.life.state is not State.OPEN for subscription in found.values()):
+        return None
+    return sorted(number for number, subscription in found.items() if not subscription.closed)
+
+
+def options_of(options: SubscriptionOptions) -> str:
+    """What of the options decides which events are handed over, and how many at once."""
+    told = [f"{name}={getattr(options, name)!r}" for name in OPTIONS]
+    return ", ".join([*told, *(["where="] if options.where is not None else [])])
+
+
+def origin_of(strategy: Any) -> str:
+    """The module and name of what is attached."""
+    while isinstance(strategy, partial):
+        strategy = strategy.func
+    name = getattr(strategy, "__qualname__", type(strategy).__qualname__)
+    return f"{getattr(strategy, '__module__', '')}:{name}"

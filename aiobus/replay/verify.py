@@ -1,0 +1,304 @@
+"""`verify`: yesterday's session through the strategy of today.
+
+Owns the way from a file to a verdict. What happens next in a replay is decided by `player` and
+`schedule`, and what is said by `report`.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import get_ident
+from typing import Any, NamedTuple
+
+import orjson
+
+from aiobus.confinement import Confinement
+from aiobus.errors import Deadlock, JournalError, LeavesProcess
+from aiobus.journal.format import TAPE, tape_of
+from aiobus.journal.reader import Journal
+from aiobus.query import Query
+from aiobus.replay.attach import Strategy, origin_of
+from aiobus.replay.player import Player
+from aiobus.replay.report import Difference, Report, Verdict, parse_paths
+from aiobus.replay.schedule import LeftBehind, PlayerLoop
+from aiobus.replay.tape import VERSION, Chunk, Entry, Source, entries
+from aiobus.virtual_run import run_confined
+
+__all__ = ["assert_replays", "verify"]
+
+EVERY = Query.of("*")
+TAPES = replace(EVERY, reserved=frozenset({TAPE}))
+PAGE = 256
+MOST_PAGES = 128
+"""Pages of events in memory."""
+MOST_LINES = 100
+NAMED = tape_of("")
+
+
+def verify(
+    path: str | os.PathLike[str],
+    strategy: Strategy,
+    *,
+    ignore: Collection[str] = (),
+    allow: Collection[str] = (),
+    recording: int = -1,
+) -> Report:
+    """Run `strategy` again on what it was given when it was recorded (`record(attach=)`), and
+    compare what it publishes, in order and byte for byte::
+
+        report = verify("strategy.db", strategy)
+        print(report)  # AGREES, DIVERGES with the first difference, or INCONCLUSIVE
+
+    AGREES: it has run from the first to the last entry of the tape, and all it has published is
+    what was recorded, with type, key, data, timestamp and cause. DIVERGES: `report.difference` is
+    the first difference. INCONCLUSIVE, and `report.reason` says why, if nothing was compared: there
+    is no such file, it is damaged, or it has no tape; nothing was delivered or published, or the
+    data of all outputs is ignored; the tape has a hole or no end, because the recording was not
+    closed; an event is not in the file; the strategy waits for something that is not attached; or a
+    call that would leave the process was refused.
+
+    Nothing leaves the process meanwhile, as in `run_virtual`; `allow` names callers that may. The
+    strategy runs on a loop of its own, in another thread if a loop runs in this one, which waits.
+    `ignore`: paths of what is not compared in outputs, such as "data.client_id", "data.legs.*.id"
+    or "timestamp". If the file has several recordings with a tape, `recording` is the place of one
+    of them, as in a list. Raises TypeError and ValueError for wrong arguments.
+    """
+    if not callable(strategy):
+        raise TypeError(f"strategy={strategy!r}: a coroutine function of a bus is needed")
+    paths, confinement = parse_paths(ignore), Confinement(allow)
+    report = Report(os.fspath(path), "INCONCLUSIVE")
+    try:
+        with Journal(path) as journal:
+            journal.verify()
+            tapes = list(_tapes(journal))
+            report = replace(report, recordings=len(tapes))
+            if not tapes:
+                text = "the file has no tape: record with record(..., attach=strategy)"
+                return replace(report, reason=text)
+            try:
+                tape = tapes[recording]
+            except IndexError:
+                text = f"recording={recording!r}: the file has {len(tapes)} with a tape"
+                raise ValueError(text) from None
+            return _verified(report, journal, tape, strategy, paths, confinement)
+    except JournalError as error:
+        return replace(report, reason=str(error))
+
+
+def assert_replays(
+    path: str | os.PathLike[str],
+    strategy: Strategy,
+    *,
+    ignore: Collection[str] = (),
+    allow: Collection[str] = (),
+    recording: int = -1,
+) -> Report:
+    """`verify` for a test: raises AssertionError with the report unless it AGREES, so also if it is
+    INCONCLUSIVE. Returns the report.
+    """
+    __tracebackhide__ = True
+    report = verify(path, strategy, ignore=ignore, allow=allow, recording=recording)
+    if not report:
+        raise AssertionError(str(report))
+    return report
+
+
+class Tape(NamedTuple):
+    """Where the tape of one recording is: chunks of a source in the journal."""
+
+    source: str
+    epoch: int
+    first: int
+    last: int
+
+
+def _tapes(journal: Journal) -> Iterator[Tape]:
+    """The tapes of a journal, in the order in which they were recorded."""
+    for source, epoch in journal.sources():
+        if source.startswith(NAMED):
+            found = []
+            last = journal.seq_before_last(source, epoch, 0)
+            while last and (chunk := _chunk(journal, source, epoch, last)) is not None:
+                found.append(Tape(source, epoch, chunk["first"], last))
+                last = chunk["first"] - 1
+            yield from reversed(found)
+
+
+def _chunk(journal: Journal, source: str, epoch: int, seq: int) -> dict[str, Any] | None:
+    """The data of one chunk; None if it is not there."""
+    rows = journal.page(TAPES, source, epoch, seq - 1, seq, 1).rows
+    return orjson.loads(rows[0][3])[4] if rows else None
+
+
+class _Reader:
+    """The entries of one tape, read one chunk at a time."""
+
+    def __init__(self, journal: Journal, tape: Tape) -> None:
+        self._journal, self._tape = journal, tape
+        self.problem = ""
+        self.end: dict[str, Any] | None = None
+        """The facts of its end, once that was read."""
+        head = _chunk(journal, *tape[:3])
+        self.facts: dict[str, Any] = (head or {}).get("facts") or {}
+        if head is None:
+            self.problem = "the beginning of its tape was removed by keep="
+        elif self.facts.get("tape") != VERSION:
+            self.problem = f"its tape is of version {self.facts.get('tape')}, which is unknown here"
+
+    def __iter__(self) -> Iterator[Entry]:
+        source, epoch, first, last = self._tape
+        sources: list[Source] = []
+        for seq in range(first, last + 1):
+            data = _chunk(self._journal, source, epoch, seq)
+            if data is None:
+                self.problem = f"its tape has a hole: stretch {seq - first + 1} is missing"
+                return
+            chunk = Chunk.decoded(data)
+            sources += chunk.sources
+            yield from entries(chunk, sources)
+            self.end = chunk.end
+        if self.end is None:
+            self.problem = "its tape has no end, because the recording was not closed"
+
+
+class _Pages:
+    """The events of a journal by id. As many are in memory as some pages have."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._pages: OrderedDict[tuple[str, int, int], dict[int, bytes]] = OrderedDict()
+
+    def row(self, source: str, epoch: int, seq: int) -> bytes | None:
+        """The row of an event; None if it is not there."""
+        place = source, epoch, seq // PAGE
+        page = self._pages.get(place)
+        if page is None:
+            page = self._pages[place] = self._read(source, epoch, seq // PAGE * PAGE)
+            if len(self._pages) > MOST_PAGES:
+                self._pages.popitem(last=False)
+        else:
+            self._pages.move_to_end(place)
+        return page.get(seq)
+
+    def _read(self, source: str, epoch: int, first: int) -> dict[int, bytes]:
+        rows: dict[int, bytes] = {}
+        after, upto = first - 1, first + PAGE - 1
+        while after < upto:
+            page = self._journal.page(EVERY, source, epoch, after, upto, PAGE)
+            rows.update((seq, row) for seq, _, _, row in page.rows)
+            after = page.to
+        return rows
+
+
+def _verified(
+    report: Report,
+    journal: Journal,
+    tape: Tape,
+    strategy: Strategy,
+    ignore: Collection[tuple[str, ...]],
+    confinement: Confinement,
+) -> Report:
+    reader = _Reader(journal, tape)
+    if reader.problem:
+        return replace(report, reason=reader.problem)
+    loop, lines = PlayerLoop(), list[str]()
+    rows = _Pages(journal).row
+    player = Player(loop, iter(reader), reader.facts, lambda: reader.end, rows, ignore)
+
+    threads: list[int] = []
+
+    async def main() -> None:
+        threads.append(get_ident())
+        await player.run(strategy)
+
+    # What happens while the strategy is ended is of no interest.
+    try:
+        with _quiet(threads, lines):
+            run_confined(main, loop, confinement)
+    except (LeavesProcess, LeftBehind, Deadlock):
+        if not player.done.done():
+            raise
+    for task in asyncio.all_tasks(loop):  # of code that ignores that it is cancelled
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    if reader.end is not None:
+        player.count_outside(reader.end["published"] + 1)
+    verdict, reason, difference = _judged(player, reader)
+    if difference is not None:
+        suspects = (*difference.suspects, *_suspects(difference, reader.facts, strategy))
+        difference = replace(difference, suspects=suspects)
+    return replace(
+        report,
+        verdict=verdict,
+        reason=reason,
+        difference=difference,
+        steps=player.position,
+        strands=player.ran,
+        deliveries=player.deliveries,
+        agreed=player.agreed,
+        ignored=player.ignored,
+        outside=player.outside,
+        fingerprint=str(player.fingerprint) if player.agreed else "",
+        log=tuple(lines),
+    )
+
+
+def _judged(player: Player, reader: _Reader) -> tuple[Verdict, str, Difference | None]:
+    """Verdict, reason and difference."""
+    difference = None if player.is_at_end and reader.problem else player.difference
+    if player.refusal is not None:
+        text = "a call that would leave the process was refused, so nothing is said of decisions"
+        return "INCONCLUSIVE", f"{text}: {player.refusal}", None
+    if player.problem:
+        return "INCONCLUSIVE", player.problem, None
+    if difference is not None:
+        return "DIVERGES", "", difference
+    if reader.problem:
+        return "INCONCLUSIVE", reader.problem, None
+    if not player.deliveries:
+        return "INCONCLUSIVE", "nothing was delivered to the strategy", None
+    if not player.agreed:
+        return "INCONCLUSIVE", "the strategy has published nothing", None
+    if not player.has_data:
+        return "INCONCLUSIVE", "ignore= leaves nothing of the data to compare", None
+    return "AGREES", "", None
+
+
+def _suspects(difference: Difference, facts: dict[str, Any], strategy: Strategy) -> Iterator[str]:
+    if difference.is_reordered and facts["hash"] != hash("aiobus"):
+        yield (
+            "it was recorded under another PYTHONHASHSEED, and a set of strings iterates in the"
+            " order of hashes: sort it"
+        )
+    if facts["python"] != platform.python_version():
+        yield f"it was recorded on Python {facts['python']}"
+    if facts["strategy"].partition(":")[2] != origin_of(strategy).partition(":")[2]:
+        yield f"{facts['strategy']} was recorded"
+
+
+@contextmanager
+def _quiet(threads: Collection[int], lines: list[str]) -> Iterator[None]:
+    """Keep what the package logs in these threads out of the log, and its first lines in `lines`:
+    it is about handlers that failed when they were recorded.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread not in threads:
+            return True
+        if len(lines) < MOST_LINES:
+            lines.append(record.getMessage())
+        return False
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("aiobus.")]
+    loggers = [logging.getLogger(name) for name in (*names, "asyncio")]
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)

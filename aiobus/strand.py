@@ -1,0 +1,228 @@
+"""A strand: a piece of watched code that runs from one wait to the next. The attached coroutine is
+one, and each task, handler call, plain timer callback and done callback that comes of it.
+
+Owns which strand runs now, and its number. Must not know what is written down, or enforced, when a
+strand goes on: a `Tape` does that.
+"""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, Protocol, TypeVar
+
+from aiobus.event import Event
+from aiobus.options import StreamKeywords, SubscriptionOptions, Types
+from aiobus.stream import EventStream
+from aiobus.subscription import Subscription
+
+__all__ = [
+    "Called", "DoneCallback", "Strand", "StrandTask", "Tape", "entered", "here", "is_for_strand",
+    "is_users_call", "plain_task", "running",
+]  # fmt: skip
+
+E = TypeVar("E", bound=Event[Any])
+T = TypeVar("T")
+
+
+class Here(threading.local):
+    """The strand that runs now in this thread, within a bus call or not."""
+
+    strand: "Strand | None" = None
+
+
+here = Here()
+
+
+class Strand(Coroutine[Any, Any, Any]):
+    """A coroutine whose steps a tape is told. `call`: the bus call that it is in, as the tape names
+    it, and 0 for none. Within a bus call its waits are those of the bus, and not its own.
+    """
+
+    __slots__ = ("__weakref__", "call", "coroutine", "is_fresh", "number")
+
+    def __init__(self, number: int, coroutine: Any = None, *, is_fresh: bool = False) -> None:
+        self.number = number
+        self.coroutine = coroutine
+        self.call = 0
+        self.is_fresh = is_fresh
+        """Its first step is on the tape already, as a delivery."""
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self  # an iterator that has `send` and `throw` as well
+
+    def __iter__(self) -> "Strand":
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def close(self) -> None:
+        """As of any coroutine."""
+        if self.coroutine is not None:
+            self.coroutine.close()
+
+    # What tracebacks and `repr` of tasks read of a coroutine.
+
+    cr_running = False
+
+    @property
+    def __name__(self) -> str:
+        """Its name."""
+        return str(getattr(self.coroutine, "__qualname__", type(self).__name__))
+
+    @property
+    def cr_code(self) -> Any:
+        """Its code."""
+        return getattr(self.coroutine, "cr_code", None)
+
+    @property
+    def cr_frame(self) -> Any:
+        """Where it waits."""
+        return getattr(self.coroutine, "cr_frame", None)
+
+    @property
+    def cr_await(self) -> Any:
+        """For what it waits."""
+        return getattr(self.coroutine, "cr_await", None)
+
+
+def running() -> Strand | None:
+    """The strand whose own code runs now. None in code that is not watched, and in a bus call."""
+    strand = here.strand
+    return None if strand is None or strand.call else strand
+
+
+@contextmanager
+def entered(strand: Strand) -> Iterator[None]:
+    """Let `strand` run the body, which does not wait."""
+    outer, here.strand = here.strand, strand
+    try:
+        yield
+    finally:
+        here.strand = outer
+
+
+class StrandTask(asyncio.Task[Any]):
+    """A task of watched code. Its hash is the number of its strand, so that sets of tasks iterate
+    in the same order when they are recorded and when they are replayed. What is called when it is
+    done, also by a TaskGroup, is a strand too: whether that comes before or after another strand
+    goes on decides which task is cancelled where.
+    """
+
+    def __init__(
+        self, strand: Strand, called: Callable[..., "DoneCallback"], **options: Any
+    ) -> None:
+        self._number = strand.number
+        self._called = called
+        super().__init__(strand, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def add_done_callback(self, function: Any, /, *, context: Any = None) -> None:
+        """As of other tasks."""
+        # What awaits this task is a strand already, or belongs to the bus.
+        if running() is not None:
+            function = self._called(function)
+        super().add_done_callback(function, context=context)
+
+
+class DoneCallback:
+    """Stands for `function`, and is equal to it: `remove_done_callback` compares."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or bool(self.function == other)
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+
+class Called:
+    """Stands for the callback of a subscription, and is equal to it: `unsubscribe` compares."""
+
+    def __init__(self, number: int, callback: Callable[..., Any]) -> None:
+        self.number = number
+        self.callback = callback
+        self.__qualname__ = str(getattr(callback, "__qualname__", type(callback).__qualname__))
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.callback == other)
+
+    def __hash__(self) -> int:
+        return hash(self.callback)
+
+
+def is_users_call(depth: int = 2) -> bool:
+    """True if the caller of the calling function is neither asyncio nor this package."""
+    name = sys._getframe(depth).f_globals.get("__name__", "")
+    return not name.startswith(("asyncio.", "aiobus."))
+
+
+_PLAIN = (FunctionType, MethodType, partial)
+
+
+def is_for_strand(callback: Any) -> bool:
+    """True for a plain callback that watched code hands to `call_soon`, by itself or as it
+    completes a future that has one. False for the steps of tasks, which are objects written in C.
+    """
+    if type(callback) in _PLAIN:
+        # That of asyncio.timeout comes this way if it is due as it is entered, and else by a timer.
+        return running() is not None and callback.__module__ != "asyncio.timeouts"
+    if type(callback) is BuiltinFunctionType and running() is not None:
+        return not isinstance(callback.__self__, asyncio.Task) and is_users_call(3)
+    return False
+
+
+def plain_task(loop: Any, coroutine: Any, options: dict[str, Any]) -> "asyncio.Task[Any]":
+    """The task that `loop` makes of a coroutine if it has no task factory."""
+    make = getattr(loop, "plain_task", None)
+    if make is not None:
+        return make(coroutine, options)  # type: ignore[no-any-return]
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+class Tape(Protocol):
+    """What a bus asks if watched code calls it: a recorder, or a player."""
+
+    async def publish(self, strand: Strand, event: E) -> E:
+        """As the bus does."""
+        ...
+
+    def publish_nowait(self, strand: Strand, event: E) -> E:
+        """As the bus does."""
+        ...
+
+    async def request(
+        self, strand: Strand, event: Event[Any], reply_types: Types, timeout: float | None
+    ) -> Event[Any]:
+        """As the bus does."""
+        ...
+
+    async def subscribe(
+        self,
+        strand: Strand,
+        types: Types,
+        callback: Callable[[Event[Any]], object],
+        keywords: StreamKeywords,
+    ) -> Subscription:
+        """As the bus does."""
+        ...
+
+    def stream(
+        self,
+        options: SubscriptionOptions,
+        enter: Callable[[SubscriptionOptions], Awaitable[Subscription]],
+    ) -> EventStream:
+        """As the bus does."""
+        ...
+
+    async def wait(self, strand: Strand, call: str, again: Callable[[], Awaitable[T]]) -> T:
+        """Any other call that waits."""
+        ...

@@ -1,0 +1,179 @@
+"""`record(attach=)` runs a strategy, and leaves everything else as it was."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from replays import session, trades
+
+from aiobus import AsyncEventBus, BusError, Event, Journal, record, verify
+from aiobus.testing import Faults, MemoryNetwork, Message
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "strategy.db"
+
+
+async def echo(bus: AsyncEventBus) -> None:
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SIGNAL", trade.data))
+
+    await bus.subscribe("TRADE", on_trade)
+
+
+async def test_what_is_attached_is_live_once_the_recording_is_entered(path: Path) -> None:
+    async def endless(bus: AsyncEventBus) -> None:
+        await echo(bus)
+        async with bus.stream("QUOTE") as quotes:
+            async for quote in quotes:
+                await bus.publish(Event("MID", quote.data))
+
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=endless) as recording:
+        assert [each.query for each in bus.stats().subscriptions][-2:] == ["TRADE", "QUOTE"]
+        assert recording.attached is not None
+        assert not recording.attached.done()
+
+
+async def test_what_waits_by_itself_does_not_hold_up_the_recording(path: Path) -> None:
+    async def sleeper(bus: AsyncEventBus) -> None:
+        await echo(bus)
+        await asyncio.Event().wait()
+
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=sleeper) as recording:
+        assert recording.attached is not None
+        assert not recording.attached.done()
+        recording.attached.cancel()
+
+
+async def test_an_error_of_the_set_up_is_raised_where_the_recording_is_entered(path: Path) -> None:
+    async def broken(bus: AsyncEventBus) -> None:
+        await echo(bus)
+        raise LookupError("no symbol")
+
+    async with AsyncEventBus(name="desk") as bus:
+        with pytest.raises(LookupError, match="no symbol"):
+            async with record(bus, path, attach=broken):
+                pytest.fail("the body runs")
+        assert asyncio.get_running_loop().get_task_factory() is None
+        async with record(bus, path, attach=echo):  # the file and the bus are as before
+            await trades(bus)
+            await bus.settle()
+    assert verify(path, echo)
+
+
+async def test_a_later_error_fails_the_bus(path: Path) -> None:
+    async def broken(bus: AsyncEventBus) -> None:
+        async with bus.stream("TRADE") as stream:
+            await anext(stream)
+        raise LookupError("no symbol")
+
+    with pytest.raises(LookupError, match="no symbol"):
+        async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=broken):
+            await trades(bus)
+            await bus.wait_closed()
+
+
+async def test_the_loop_is_as_before_when_the_recording_is_closed(path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    before = loop.call_soon, loop.call_later, loop.call_at, loop.get_task_factory()
+    await session(path, echo, trades)
+    assert (loop.call_soon, loop.call_later, loop.call_at, loop.get_task_factory()) == before
+
+
+async def test_what_is_attached_runs_on_when_the_recording_is_closed(path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=echo):
+            await trades(bus)
+            await bus.settle()
+        async with bus.stream("SIGNAL") as signals:
+            await trades(bus, 1)
+            assert (await anext(signals)).data == {"number": 1}
+    assert verify(path, echo).agreed == 5
+
+
+async def test_a_second_recording_with_attach_is_refused_on_the_same_loop(path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo):
+        with pytest.raises(BusError, match="task factory"):
+            async with record(bus, path.with_name("other.db"), attach=echo):
+                pytest.fail("the body runs")
+        await trades(bus)
+        await bus.settle()
+    assert verify(path, echo)
+
+
+async def test_the_tape_is_read_only_by_those_who_ask_for_it(path: Path) -> None:
+    await session(path, echo, trades)
+    with Journal(path) as journal:
+        assert {event.source for _, event in journal} == {"desk"}
+        tape = [event for _, event in journal.read(sources="tape desk")]
+        assert {event.type for event in tape} == {"aiobus.tape"}
+        assert tape[0].data["facts"]["strategy"] == "test_attach:echo"
+        assert tape[-1].data["end"]
+        lines = path.with_name("lines.jsonl")
+        assert journal.export(lines) == 10
+        assert "aiobus.tape" not in lines.read_text()
+
+
+async def test_the_tape_of_code_that_ended_with_an_exception_is_there(path: Path) -> None:
+    with pytest.raises(KeyError):
+        async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo):
+            await trades(bus)
+            await bus.settle()
+            raise KeyError
+    assert verify(path, echo)
+
+
+@pytest.mark.virtual
+async def test_what_was_delivered_last_is_awaited_if_it_comes_later_to_the_recording(
+    path: Path,
+) -> None:
+    def late(message: Message) -> float:
+        return 0.5 if message.source == "feed" and message.data.startswith(b"*") else 0.0
+
+    network = MemoryNetwork(faults=Faults(delay=late))
+    bus = network.bus("strategy")
+    attached = record(bus, path, attach=echo)
+    async with network.bus("feed") as feed, bus, attached, bus.stream("SIGNAL") as signals:
+        await feed.publish(Event("TRADE", {"number": 1}))
+        await anext(signals)
+        await asyncio.sleep(1)  # the recording has heard of the feed
+        await feed.publish(Event("TRADE", {"number": 2}))
+        await anext(signals)
+    report = verify(path, echo)
+    assert report, str(report)
+    assert report.agreed == 2
+
+
+async def test_a_full_disk_ends_the_tape_and_not_the_strategy(path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=echo) as recording:
+            await trades(bus)
+            await bus.settle()
+            await recording.flush()
+            store = recording._writer._store
+            assert store is not None
+            store.failed = "no space"
+            async with bus.stream("SIGNAL") as signals:
+                await trades(bus, 1)
+                await anext(signals)
+        assert recording.error is not None
+    report = verify(path, echo)
+    assert report.verdict == "INCONCLUSIVE", str(report)
+
+
+async def test_the_tape_is_small(path: Path) -> None:
+    """About 20 bytes an event, where an event itself has 150."""
+
+    async def drive(bus: AsyncEventBus) -> None:
+        for _ in range(100):
+            await trades(bus, 50)
+            await bus.settle()
+
+    await session(path, echo, drive)
+    connection = sqlite3.connect(path)
+    where = "source IN (SELECT id FROM sources WHERE name = 'tape desk')"
+    ((size,),) = connection.execute(f"SELECT sum(length(data)) FROM events WHERE {where}")
+    connection.close()
+    assert size < 10_000 * 25

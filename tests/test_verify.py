@@ -1,0 +1,627 @@
+"""A recorded session runs through the same code once more, and the first difference is named."""
+
+import asyncio
+import importlib
+import random
+import re
+import shutil
+import socket
+import sqlite3
+import threading
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replays import desk, session, strategy, trades
+
+from aiobus import (
+    AsyncEventBus,
+    Event,
+    Journal,
+    RequestTimeout,
+    assert_replays,
+    record,
+    verify,
+)
+from aiobus.bus import parts_of
+from aiobus.replay.attach import Strategy
+
+verification = importlib.import_module("aiobus.replay.verify")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "strategy.db"
+
+
+async def echo(bus: AsyncEventBus) -> None:
+    """Publishes what it is given."""
+
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+    await bus.subscribe("TRADE", on_trade)
+
+
+async def test_a_session_agrees_with_the_code_that_was_recorded(path: Path) -> None:
+    await session(path, echo, trades)
+    report = verify(path, echo)
+    assert report.verdict == "AGREES", str(report)
+    assert (report.deliveries, report.agreed, report.ignored) == (5, 5, 0)
+    assert report.outside == {"TRADE": 5}
+    assert report.strands == 6  # the strategy, and five calls of its handler
+    assert report.recordings == 1
+
+
+async def test_the_code_runs_and_no_output_comes_from_the_file(path: Path) -> None:
+    await session(path, echo, trades)
+    ran = []
+
+    async def marked(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            ran.append(trade.data["number"])
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    assert verify(path, marked)
+    assert ran == [1, 2, 3, 4, 5]
+
+
+async def test_a_handler_that_does_nothing_diverges_at_its_first_output(path: Path) -> None:
+    await session(path, echo, trades)
+
+    async def idle(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            pass
+
+        await bus.subscribe("TRADE", on_trade)
+
+    report = verify(path, idle)
+    assert report.verdict == "DIVERGES"
+    assert (report.deliveries, report.agreed) == (1, 0)
+    assert report.difference is not None
+    assert report.difference.recorded.startswith("SIGNAL BTC desk@")
+    assert "on_trade with TRADE desk@" in report.difference.text
+    assert f"{__file__}:" in report.difference.where
+    assert report.difference.causes[0].startswith("TRADE BTC desk@")
+
+
+async def test_verify_runs_where_no_loop_runs(path: Path) -> None:
+    await session(path, echo, trades)
+    report = await asyncio.to_thread(verify, path, echo)
+    assert report.verdict == "AGREES"
+
+
+async def one_by_one(bus: AsyncEventBus) -> None:
+    """Trades, each when the one before is handled. The recording has then had its turn, too."""
+    for _ in range(20):
+        await trades(bus, 1)
+        await bus.settle()
+
+
+# What cannot be compared is INCONCLUSIVE, and fails a test.
+
+
+def undecided(path: Path, code: Strategy = echo, **options: Any) -> str:
+    """The reason why nothing is said."""
+    report = verify(path, code, **options)
+    assert report.verdict == "INCONCLUSIVE", str(report)
+    assert not report
+    with pytest.raises(AssertionError, match="INCONCLUSIVE"):
+        assert_replays(path, code, **options)
+    return report.reason
+
+
+def test_a_file_that_is_not_there_is_inconclusive(path: Path) -> None:
+    assert "does not exist" in undecided(path)
+
+
+async def test_a_recording_without_a_tape_is_inconclusive(path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus, record(bus, path):
+        await trades(bus)
+    assert "has no tape" in undecided(path)
+
+
+async def test_a_session_without_deliveries_is_inconclusive(path: Path) -> None:
+    async def talker(bus: AsyncEventBus) -> None:
+        await bus.publish(Event("HELLO", {"from": "me"}))
+
+    await session(path, talker, trades)
+    assert "nothing was delivered" in undecided(path, talker)
+
+
+async def test_a_session_without_outputs_is_inconclusive(path: Path) -> None:
+    async def listener(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: None)
+
+    await session(path, listener, trades)
+    assert "has published nothing" in undecided(path, listener)
+
+
+@pytest.mark.parametrize("ignore", ["data", "data.*", "data.number"])
+async def test_a_session_whose_data_is_ignored_is_inconclusive(path: Path, ignore: str) -> None:
+    await session(path, echo, trades)
+    assert "ignore=" in undecided(path, ignore=(ignore,))
+
+
+async def test_a_recording_that_was_not_closed_is_inconclusive(path: Path) -> None:
+    kept = path.with_name("kept.db")
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
+        await trades(bus)
+        await bus.settle()
+        await recording._write_stretch()
+        await recording.flush()
+        for suffix in ("", "-wal", ".mark"):
+            shutil.copy(f"{path}{suffix}", f"{kept}{suffix}")
+    reason = undecided(kept)
+    assert "has no end" in reason
+    assert verify(kept, echo).agreed == 5  # what is there was compared
+
+
+async def test_a_difference_before_a_missing_end_is_a_difference(path: Path) -> None:
+    kept = path.with_name("kept.db")
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
+        await trades(bus)
+        await bus.settle()
+        await recording._write_stretch()
+        await recording.flush()
+        for suffix in ("", "-wal", ".mark"):
+            shutil.copy(f"{path}{suffix}", f"{kept}{suffix}")
+
+    async def other(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", {"number": 0}, key=trade.key))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    assert verify(kept, other).verdict == "DIVERGES"
+
+
+async def in_stretches(path: Path) -> None:
+    """A recording whose tape has a stretch for each trade."""
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
+        for _ in range(5):
+            await trades(bus, 1)
+            await bus.settle()
+            await recording._write_stretch()
+
+
+async def test_a_tape_with_a_hole_is_inconclusive(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_stretches(path)
+    monkeypatch.setattr(Journal, "verify", lambda self: 0)  # it would find the damage by itself
+    with sqlite3.connect(path) as connection:
+        tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"
+        connection.execute(f"DELETE FROM events WHERE source = {tape} AND seq = 3")
+    connection.close()
+    assert "has a hole: stretch 3" in undecided(path)
+
+
+async def test_a_tape_whose_beginning_was_removed_is_inconclusive(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_stretches(path)
+    monkeypatch.setattr(Journal, "verify", lambda self: 0)
+    with sqlite3.connect(path) as connection:
+        tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"
+        connection.execute(f"DELETE FROM events WHERE source = {tape} AND seq < 3")
+    connection.close()
+    assert "was removed by keep=" in undecided(path)
+
+
+async def test_an_event_that_the_recording_has_lost_is_inconclusive_and_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await session(path, echo, one_by_one)
+    monkeypatch.setattr(Journal, "verify", lambda self: 0)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM events WHERE seq = 7 AND data LIKE '%number%'")
+    connection.close()
+    assert re.search(r"desk@\w+\.7 was delivered and is not in the file", undecided(path))
+
+
+async def test_a_damaged_tape_never_agrees(path: Path) -> None:
+    await session(path, echo, trades)
+    with sqlite3.connect(path) as connection:
+        tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"
+        ((seq, data), *_) = connection.execute(
+            f"SELECT seq, data FROM events WHERE source = {tape} ORDER BY length(data)"
+        ).fetchall()
+        chance = random.Random(1)
+        for _ in range(20):
+            place = chance.randrange(len(data))
+            spoilt = f"{data[:place]}{chr(ord(data[place]) ^ 1)}{data[place + 1 :]}"
+            connection.execute(
+                f"UPDATE events SET data = ? WHERE source = {tape} AND seq = ?", (spoilt, seq)
+            )
+            connection.commit()
+            assert "is damaged" in undecided(path)
+    connection.close()
+
+
+async def test_a_call_that_leaves_the_process_is_inconclusive_though_it_was_caught(
+    path: Path,
+) -> None:
+    calls = []
+
+    async def sender(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            with suppress(Exception), socket.socket() as other:
+                other.connect(("127.0.0.1", 9))
+                calls.append(trade.id)
+            await bus.publish(Event("SIGNAL", trade.data))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, sender, trades)
+    calls.clear()
+    assert "socket.connect" in undecided(path, sender)
+    assert calls == []
+
+
+async def test_a_thread_is_refused_and_named(path: Path) -> None:
+    async def thinker(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            number = await asyncio.to_thread(lambda: trade.data["number"])
+            await bus.publish(Event("SIGNAL", {"number": number}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, thinker, trades)
+    assert "run_in_executor" in undecided(path, thinker)
+
+
+async def test_code_that_waits_for_what_is_not_attached_is_inconclusive_and_named(
+    path: Path,
+) -> None:
+    queues: list[asyncio.Queue[int]] = []
+
+    async def waiter(bus: AsyncEventBus) -> None:
+        queues.append(asyncio.Queue())
+        await bus.publish(Event("SIGNAL", {"number": await queues[-1].get()}))
+
+    async def drive(bus: AsyncEventBus) -> None:
+        async with bus.stream("SIGNAL") as signals:
+            await queues[0].put(1)
+            await anext(signals)
+
+    await session(path, waiter, drive)
+    reason = undecided(path, waiter)
+    assert "not attached" in reason
+    assert f"{__file__}:" in reason
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"ignore": "data.id"}, TypeError, "tuple of paths"),
+        ({"ignore": ("id",)}, ValueError, "begins with one of"),
+        ({"ignore": ("key.x",)}, ValueError, "begins with one of"),
+        ({"allow": "x"}, TypeError, "allow="),
+        ({"recording": 1}, ValueError, "the file has 1"),
+    ],
+)
+async def test_wrong_arguments_raise(
+    path: Path, options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    await session(path, echo, trades)
+    with pytest.raises(error, match=says):
+        verify(path, echo, **options)
+
+
+async def test_what_is_no_function_cannot_be_attached_or_verified(path: Path) -> None:
+    async with AsyncEventBus() as bus:
+        with pytest.raises(TypeError, match="attach="):
+            record(bus, path, attach=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="strategy="):
+        verify(path, 5)  # type: ignore[arg-type]
+
+
+# What is ignored, and what is outside.
+
+
+async def test_what_is_ignored_is_counted_and_handed_on_as_it_is_now(path: Path) -> None:
+    """A strategy that finds its own ids again."""
+    open_orders: set[str] = set()
+
+    async def trader(bus: AsyncEventBus) -> None:
+        open_orders.clear()
+
+        async def on_trade(trade: Event) -> None:
+            client_id = str(uuid.uuid4())
+            open_orders.add(client_id)
+            data = {"number": trade.data["number"], "client_id": client_id}
+            await bus.publish(Event("ORDER", data))
+
+        async def on_order(order: Event) -> None:
+            open_orders.remove(order.data["client_id"])
+            await bus.publish(Event("DONE", {"open": len(open_orders)}))
+
+        await bus.subscribe("TRADE", on_trade)
+        await bus.subscribe("ORDER", on_order)
+
+    await session(path, trader, trades)
+    report = verify(path, trader, ignore=("data.client_id",))
+    assert report, str(report)
+    assert (report.agreed, report.ignored) == (10, 5)
+    differs = verify(path, trader)
+    assert differs.difference is not None
+    assert differs.difference.fields == ("data.client_id",)
+    assert "looks like a uuid" in differs.difference.suspects[0]
+
+
+async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Path) -> None:
+    async def drive(bus: AsyncEventBus) -> None:
+        for number in range(3):
+            await trades(bus, 1)
+            await bus.publish(Event("OTHER", {"number": number}))
+
+    await session(path, echo, drive)
+    report = verify(path, echo)
+    assert report.outside == {"TRADE": 3, "OTHER": 3}
+    assert "6 outside of what was attached (3 OTHER, 3 TRADE)" in str(report)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"overflow": "latest"},
+        {"maxsize": 7},
+        {"concurrency": 2},
+        {"max_age": 5.0},
+        {"since": "last"},
+        {"where": lambda trade: True},
+        {"key": "BTC"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]) -> None:
+    """Which events come is taken from the tape, so the options that decide that are compared."""
+    await session(path, echo, trades)
+
+    async def other(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+        await bus.subscribe("TRADE", on_trade, **changed)
+
+    report = verify(path, other)
+    assert report.verdict == "DIVERGES", str(report)
+    assert report.difference is not None
+    assert "another subscription" in report.difference.text
+    (name,) = changed
+    assert (name if name != "key" else "TRADE/BTC") in report.difference.replayed
+
+
+Change = Callable[[AsyncEventBus, bool], Awaitable[None]]
+CHANGES: dict[str, Change] = {}
+
+
+def change(change: Change) -> Change:
+    """Code whose outputs are the same, though a parameter of it was changed."""
+    CHANGES[change.__name__] = change
+    return change
+
+
+@change
+async def a_longer_sleep(bus: AsyncEventBus, changed: bool) -> None:
+    await asyncio.sleep(0.002 if changed else 0.001)
+
+
+@change
+async def a_longer_timeout_of_a_request(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(RequestTimeout):
+        await bus.request(Event("ASK", {}), "ANSWER", timeout=0.003 if changed else 0.002)
+
+
+@change
+async def a_task_more(bus: AsyncEventBus, changed: bool) -> None:
+    if changed:
+        await asyncio.create_task(asyncio.sleep(0))
+
+
+@change
+async def a_task_that_has_not_run(bus: AsyncEventBus, changed: bool) -> None:
+    if changed:
+        asyncio.get_running_loop().call_later(100, print)
+
+
+@change
+async def a_subscription_that_does_not_end(bus: AsyncEventBus, changed: bool) -> None:
+    subscription = await bus.subscribe("HELLO", print)
+    if not changed:
+        await subscription.unsubscribe()
+
+
+@change
+async def a_wait_more(bus: AsyncEventBus, changed: bool) -> None:
+    if changed:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_change_that_no_output_shows_diverges(path: Path, change: Change) -> None:
+    """When code goes on is on the tape, so outputs are the same whatever it waits for."""
+
+    async def strategy(bus: AsyncEventBus, changed: bool) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+            await change(bus, changed)
+
+        await bus.subscribe("ASK", lambda ask: None)
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, partial(strategy, changed=False), partial(trades, count=1))
+    assert verify(path, partial(strategy, changed=False))
+    report = verify(path, partial(strategy, changed=True))
+    assert report.verdict == "DIVERGES", str(report)
+
+
+async def test_a_where_that_selects_less_diverges_at_the_first_event(path: Path) -> None:
+    least = 2
+
+    async def large(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+        await bus.subscribe("TRADE", on_trade, where=lambda trade: trade.data["number"] >= least)
+
+    await session(path, large, trades)
+    assert verify(path, large).deliveries == 4
+    least = 4
+    report = verify(path, large)
+    assert report.verdict == "DIVERGES", str(report)
+    assert "`where` does not select TRADE desk@" in str(report)
+    assert report.agreed == 0
+
+
+async def test_equal_decisions_have_an_equal_fingerprint(path: Path) -> None:
+    await session(path, echo, trades)
+    prints = [verify(path, echo).fingerprint for _ in range(2)]
+    assert prints[0] == prints[1] != ""
+    assert re.fullmatch(r"[0-9a-f]{12}", prints[0])
+    assert verify(path, echo, ignore=("key",)).fingerprint != prints[0]
+
+
+async def test_the_last_of_several_recordings_is_verified_and_any_other_by_its_place(
+    path: Path,
+) -> None:
+    async def drive(bus: AsyncEventBus, count: int) -> None:
+        await trades(bus, count)
+
+    for count in (2, 3, 4):
+        await session(path, echo, partial(drive, count=count))
+    found = [verify(path, echo, recording=place) for place in (-1, 0, 1)]
+    assert [each.agreed for each in found] == [4, 2, 3]
+    assert all(found)
+    assert found[0].recordings == 3
+
+
+async def test_two_recordings_of_one_start_are_two(path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        for count in (2, 3):
+            async with record(bus, path, attach=echo) as recording:
+                assert recording.attached is not None
+                await trades(bus, count)
+                await bus.settle()
+            for subscription in list(parts_of(bus).subscriptions):
+                await subscription.unsubscribe()
+    assert [verify(path, echo, recording=place).agreed for place in (0, 1)] == [2, 3]
+
+
+# Where it runs.
+
+
+async def test_the_random_numbers_of_the_session_come_again_and_those_of_the_caller_go_on(
+    path: Path,
+) -> None:
+    async def gambler(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", {"chance": random.random()}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, gambler, trades)
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    assert verify(path, gambler)
+    assert random.random() == expected
+
+
+async def test_a_strategy_that_ignores_that_it_is_cancelled_does_not_hold_up_the_report(
+    path: Path,
+) -> None:
+    is_live = True
+
+    async def stubborn(bus: AsyncEventBus) -> None:
+        await echo(bus)
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if is_live:
+                    raise
+
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=stubborn) as recording:
+            await trades(bus)
+            await bus.settle()
+        assert recording.attached is not None
+        recording.attached.cancel()
+    is_live = False
+    assert verify(path, stubborn)
+
+
+async def test_what_the_bus_logs_meanwhile_is_in_the_report_alone(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def failing(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data))
+            raise ValueError("on purpose")
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, failing, trades)
+    caplog.clear()
+    report = verify(path, failing)
+    assert report, str(report)
+    assert "failed on TRADE" in report.log[0]
+    assert caplog.records == []
+
+
+async def test_a_desk_agrees_on_each_transport(path: Path, url: str) -> None:
+    await desk(url, path, 150)
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed > 50
+
+
+async def test_events_and_stretches_of_the_tape_are_read_as_they_are_needed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "PAGE", 8)
+    monkeypatch.setattr(verification, "MOST_PAGES", 2)
+    rows: list[int] = []
+    read = verification._Pages.row
+
+    def counted(self: Any, source: str, epoch: int, seq: int) -> bytes | None:
+        row = read(self, source, epoch, seq)
+        rows.append(sum(map(len, self._pages.values())))
+        return row
+
+    monkeypatch.setattr(verification._Pages, "row", counted)
+    await session(path, echo, partial(trades, count=300))
+    report = verify(path, echo)
+    assert report, str(report)
+    assert report.agreed == 300
+    assert max(rows) <= 16
+
+
+def test_two_threads_record_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.db" for number in range(2)]
+    barrier = threading.Barrier(2)
+
+    async def drive(bus: AsyncEventBus) -> None:
+        barrier.wait()
+        await one_by_one(bus)
+
+    threads = [
+        threading.Thread(target=lambda path=path: asyncio.run(session(path, echo, drive)))
+        for path in paths
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for path in paths:
+        report = verify(path, echo)
+        assert report, str(report)
+        assert report.agreed == 20

@@ -1,0 +1,68 @@
+"""`python -m aiobus verify FILE module:function`."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from replays import session, trades
+
+STRATEGY = """
+from aiobus import AsyncEventBus, Event
+
+async def echo(bus: AsyncEventBus) -> None:
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+    await bus.subscribe("TRADE", on_trade)
+
+async def other(bus: AsyncEventBus) -> None:
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SIGNAL", {"number": 0}, key=trade.key))
+    await bus.subscribe("TRADE", on_trade)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bots.py").write_text(STRATEGY)
+    names: dict[str, object] = {}
+    exec(STRATEGY, names)
+    asyncio.run(session(tmp_path / "bots.db", names["echo"], trades))  # type: ignore[arg-type]
+    return tmp_path
+
+
+def ran(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-W", "error", "-m", "aiobus", "verify", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=30, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_code_is_0_if_it_agrees_1_if_it_diverges_and_2_if_nothing_is_said(
+    folder: Path,
+) -> None:
+    code, told, complaint = ran(folder, "bots.db", "bots:echo")
+    assert (code, complaint) == (0, ""), told
+    assert told.startswith("bots.db: AGREES\n5 deliveries, 5 outputs agree")
+    code, told, complaint = ran(folder, "bots.db", "bots:other")
+    assert (code, complaint) == (1, "")
+    assert "differs in: data.number" in told
+    assert ran(folder, "bots.db", "bots:other", "--ignore", "data.number")[0] == 2
+    assert ran(folder, "none.db", "bots:echo")[:2] == (
+        2,
+        (
+            "none.db: INCONCLUSIVE, none.db does not exist: give the path of a journal\n"
+            "0 deliveries, 0 outputs agree, 0 of them but for what is ignored,"
+            " 0 outside of what was attached\n"
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["bots", "none:echo", "bots:none"])
+def test_what_cannot_be_imported_is_said(folder: Path, name: str) -> None:
+    code, told, complaint = ran(folder, "bots.db", name)
+    assert (code, told) == (2, "")
+    assert "Traceback" not in complaint
+    assert len(complaint.splitlines()) == 1
