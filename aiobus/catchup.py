@@ -5,18 +5,20 @@ Owns a cursor for each source, and so what is handed over, what is asked for aga
 to be lost. Must not know how anything travels: it asks for pages through the seam, `PageSource`.
 """
 
+import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from aiobus.clock import elapsed
 from aiobus.diagnostics import RESTARTED
 from aiobus.history import Page, Want
 from aiobus.publisher import Publisher
-from aiobus.rows import MAX_NUMBER, NOTHING_PAST, LazyBatch, Past, Rows, Source
+from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
 from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
 from aiobus.subscription import PACE, Subscription
 
-__all__ = ["CatchUp", "PageSource"]
+__all__ = ["Announcement", "CatchUp", "PageSource"]
 
 PULL_ROWS = 64
 PULL_LOOK = 512
@@ -46,6 +48,16 @@ class PageSource(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class Announcement:
+    """The `aiobus.peer_restarted` of one source. With a journal of this bus it may have to wait for
+    a commit.
+    """
+
+    seq: float = math.inf
+    """Its number, once it is handed out."""
+
+
 class CatchUp:
     """A cursor for each source of one subscription. Nothing here waits or raises. `behind`: the
     sources of which something is missing.
@@ -66,8 +78,8 @@ class CatchUp:
         self._made = elapsed()
         self.begins: Mapping[Source, int] = {}
         """After which seq the present start of a source publishes, if its epoch goes on."""
-        self.pasts: Mapping[Source, Past] = {}
-        """What of each source may be from before the start of this bus."""
+        self.pasts: Mapping[Source, int] = {}
+        """Up to which seq each source may have published before this bus started."""
         self._cursors: dict[Source, Cursor] = {}
         self._unmet: dict[Source, Gap] = {}
         """What was left of sources that have not answered yet."""
@@ -76,8 +88,8 @@ class CatchUp:
         """Room that is spoken for, until a page fills it."""
         self._asked: set[Source] = set()
         """Those whose answer is still to come."""
-        self._announced: dict[Source, int] = {}
-        """Of sources that have started again, the seq of the own events that come before theirs."""
+        self._announced: dict[Source, Announcement] = {}
+        """Of sources that have started again, what may have to come before their events."""
         self._spoiled: dict[Source, list[Gap]] = {}
         """What came as rows that are no events, of sources that have been asked where they are."""
         subscription.pull, subscription.spoil = self.refill, self.spoil
@@ -91,19 +103,26 @@ class CatchUp:
         cursor.hear(seq)
         self._follow(source, cursor)
 
-    def restart(self, source: Source) -> None:
-        """A source has started again, and that was announced just before. For want of room the
-        announcement may be left to the history of this bus: then what comes of the source waits
-        until it is in the inbox.
+    def restart(self, source: Source, announcement: Announcement) -> None:
+        """A source has started again. If the subscription has asked for the announcement, what
+        comes of the source waits until that is in the inbox: it may have to wait for a commit of
+        this bus first, and for want of room it may be left to the history of this bus.
         """
-        if self._subscription.own.behind and RESTARTED in self.query.reserved:
-            self._announced[source] = self._publisher.history.newest
+        if RESTARTED in self.query.reserved:
+            self._announced[source] = announcement
+
+    def note_announced(self, source: Source) -> None:
+        """The announcement is handed out: ask for what has waited for it."""
+        if source in self._announced:
+            self.pull(has_moved=True)
 
     def _waits(self, source: Source) -> bool:
+        if (announcement := self._announced.get(source)) is None:
+            return False
         own = self._subscription.own
-        if own.behind and own.last < self._announced.get(source, 0):
+        if announcement.seq == math.inf or (own.behind and own.last < announcement.seq):
             return True
-        self._announced.pop(source, None)
+        del self._announced[source]
         return False
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
@@ -156,10 +175,6 @@ class CatchUp:
         if source in self._dead:
             self._hand_over(frame, self._take_late(source, frame.prev, frame.newest, started))
             return True
-        if cursor is not None and self._announced and self._waits(source):
-            cursor.hear(frame.newest)
-            self._follow(source, cursor)
-            return False
         if cursor is None:
             if started is None:
                 # Whether it is owed from its beginning is not known yet: pulled once it is.
@@ -168,11 +183,15 @@ class CatchUp:
                     self._unmet[source] = Gap(begin, frame.newest, LEFT)
                 return False
             cursor = self._begin(source, frame.prev, started)
+        if self._announced and self._waits(source):
+            cursor.hear(frame.newest)
+            self._follow(source, cursor)
+            return False
         has_room = self._subscription.free_slots > 0
         if has_room and frame.count and cursor.go_on(frame.prev, frame.newest):
             if heard > cursor.clear:
                 cursor.clear = heard
-            self._subscription.keep(LazyBatch(frame, self.pasts.get(source, NOTHING_PAST)))
+            self._subscription.keep(LazyBatch(frame, self.pasts.get(source, 0)))
             return True
         gap = cursor.lost_before(frame.prev)
         if gap is not None:
@@ -194,7 +213,7 @@ class CatchUp:
 
     def _hand_over(self, rows: Rows, after: int) -> None:
         if rows.count and rows.newest > after:
-            past = self.pasts.get((rows.source, rows.epoch), NOTHING_PAST)
+            past = self.pasts.get((rows.source, rows.epoch), 0)
             self._subscription.keep(LazyBatch(rows, past), after)
 
     def spoil(self, batch: LazyBatch) -> None:
@@ -257,6 +276,8 @@ class CatchUp:
         cursor = self._cursors.get(source)
         if cursor is None or not cursor.expects(page):
             return
+        if self._announced and self._waits(source):
+            return  # asked for before the source was known to have started again
         self._granted.pop(source, None)
         self._asked.discard(source)
         self.behind.pop(source, None)

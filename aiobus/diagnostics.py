@@ -163,8 +163,8 @@ class Diagnostics:
         self, name: str, epoch: int, start: int, last: int, then: Callable[[], object]
     ) -> None:
         """A peer that has a journal was away and goes on, as its start number `start`. `last` is
-        the highest seq that was heard of before. `then` is called once the event is handed out:
-        what the peer publishes comes after it.
+        the highest seq that was heard of before. `then` is called once the event is handed out, or
+        cannot be.
         """
         log.info("%s was away, and goes on from its journal", name)
         data = {"name": name, "epoch": epoch, "start": start, "last": last}

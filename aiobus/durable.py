@@ -30,7 +30,7 @@ from aiobus.limits import Limits
 from aiobus.lockout import enter_desk, leave_desk
 from aiobus.publisher import Publisher, Route
 from aiobus.sync import Notifier
-from aiobus.wire import Options
+from aiobus.wire import NO_OPTIONS, Options
 
 __all__ = ["BLOCK", "MAX_UNCOMMITTED", "Durable", "Uncommitted"]
 
@@ -151,7 +151,9 @@ class Durable:
             publisher.epoch = place.epoch
             skipped = 1 if clock.is_virtual() else 1 + secrets.randbelow(SPREAD)
             begin = place.upto + skipped
-            publisher.options = Options(begin=begin, start=place.start + 1, journaled=True)
+            before = NO_OPTIONS.before if place.begin is None else place.begin
+            start = place.start + 1
+            publisher.options = Options(begin=begin, start=start, before=before, journaled=True)
             publisher.in_file = writer.last_seq(publisher.name, place.epoch)
         begin = publisher.options.begin
         publisher.seq = publisher.public_seq = self._history.newest = begin
@@ -176,7 +178,8 @@ class Durable:
             self._changed.wake()
 
     def _place(self, upto: int) -> Place:
-        return Place(self._publisher.epoch, self._publisher.options.start, upto)
+        mine = self._publisher.options
+        return Place(self._publisher.epoch, mine.start, upto, mine.begin)
 
     # Publishing.
 

@@ -116,9 +116,9 @@ class Event(Generic[T]):
     past: bool = field(default=False, kw_only=True, compare=False, repr=False)
     """False if it was surely published after the start of the bus that hands it over. True if it
     may be from before, and may have been acted on then: out of the history (`since`, `after`) or
-    the journal of its source. It may be True for a later one: if its source published it before the
-    two were linked; or if its source has started again with a journal, and this bus had not heard
-    of it until then.
+    the journal of its source. It may be True for a later one, that its source published before the
+    two were linked; or before they were linked again, if its source has started again with a
+    journal and this bus does not know the start before that one.
     """
 
     # Its defaults are those of the fields above, which a subclass that is a dataclass takes.

@@ -7,7 +7,7 @@ message the rows came.
 """
 
 from gc import get_referents
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -16,8 +16,7 @@ from aiobus.event import KNOWN, Event
 from aiobus.query import RESERVED, bad_key, bad_type
 
 __all__ = [
-    "MAX_NUMBER", "NOTHING_PAST", "SEPARATOR", "LazyBatch", "Past", "Rows", "Source", "WireError",
-    "shape",
+    "MAX_NUMBER", "SEPARATOR", "LazyBatch", "Rows", "Source", "WireError", "shape",
 ]  # fmt: skip
 
 Source = tuple[str, int]
@@ -104,42 +103,15 @@ class Rows:
         return [*lines, view[begin : self._end]]
 
 
-class Past(NamedTuple):
-    """The numbers of one source that may be of events from before the start of this bus: those up
-    to `upto`, and those in `(heard, begin]`.
-    """
-
-    upto: int = 0
-    heard: int = 0
-    begin: int = 0
-
-    def beyond(self, heard: int, begin: int) -> "Past":
-        """The source was heard of up to `heard`, and has started again behind `begin`. If that is
-        not above, what was heard was of another copy of its journal.
-        """
-        if begin <= heard:
-            return Past(begin)
-        return Past(min(max(self.upto, self.begin), begin), heard, begin)
-
-    def mark(self, events: list[Event[Any]]) -> None:
-        """Mark those that may be, which are not marked yet."""
-        for event in events:
-            if self.heard < event.seq <= self.begin:
-                event.past = True
-
-
-NOTHING_PAST = Past()
-
-
 class LazyBatch:
     """The events of `rows` for one subscription, which shares them with no other. `left`: how many
     are still to be taken. `last`: the seq of the last that was. `error`: why those that were left
-    are not events; then there are none left. Events that may be `past` are marked.
+    are not events; then there are none left. The events up to `past` are marked as such.
     """
 
     __slots__ = ("_at", "_parts", "error", "last", "left", "past", "rows")
 
-    def __init__(self, rows: Rows, past: Past = NOTHING_PAST) -> None:
+    def __init__(self, rows: Rows, past: int = 0) -> None:
         self.rows = rows
         self.past = past
         self.left = rows.count
@@ -164,8 +136,6 @@ class LazyBatch:
                 text = b"\n".join(some)
         self._at += len(some)
         events = self._parse(text, len(some) if len(self._parts) > 1 else None)
-        if self.rows.prev < self.past.begin:
-            self.past.mark(events)
         self.left -= len(events)
         if self.left or self._at < len(self._parts) or self.last != self.rows.newest:
             self.error = self.error or self._wrong_end()
@@ -218,7 +188,7 @@ class LazyBatch:
     def _made(self, rows: list[Any]) -> list[Event[Any]]:
         """Check and make each event: the hot loop. `_wrong` says what is wrong."""
         source, epoch, last, newest = self.rows.source, self.rows.epoch, self.last, self.rows.newest
-        past = self.past.upto
+        past = self.past
         events = []
         for row in rows:
             try:

@@ -233,6 +233,10 @@ class Options:
     """
     start: int = 0
     """The number of this start within its epoch, from 0."""
+    before: int = MAX_NUMBER
+    """The `begin` of the start before it in its journal, if that is known. It is drawn at random,
+    so another copy of the journal that has gone on names another one.
+    """
     journaled: bool = False
     """Its events outlive its process."""
     types: str = ""
@@ -450,7 +454,8 @@ ASK_OF_1 = ["?", str, int, str]
 def _dumps(value: Ask | PageAsk | Ack | Answer | Mark) -> bytes:
     fields: list[Any] = [_text(getattr(value, name)) for name in value.__match_args__]
     if isinstance(value, Ask | Answer):
-        said = {name: each for name, each in asdict(value.options).items() if each}
+        usual = asdict(NO_OPTIONS)
+        said = {name: each for name, each in asdict(value.options).items() if each != usual[name]}
         fields = [VERSION, *fields, said]
     return orjson.dumps([_FORMS[type(value)][0], *fields])
 

@@ -4,7 +4,8 @@ import pytest
 from conftest import HandClock
 
 from aiobus import Limits
-from aiobus.catchup import MAX_UNMET, CatchUp
+from aiobus.catchup import MAX_UNMET, Announcement, CatchUp
+from aiobus.diagnostics import RESTARTED
 from aiobus.history import Page, Since, Want
 from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Publisher
@@ -925,3 +926,39 @@ def test_a_batch_of_before_its_source_took_back_something_tells_no_loss_beyond(
     met.catchup.spoil(met.box.spoilt.pop())
     met.catchup.leave(DESK, 6)
     assert met.box.log == [Gap(5, 6, NO_EVENTS)]
+
+
+# A source that has started again.
+
+
+@pytest.mark.parametrize("came", ["frame", "page"])
+def test_what_comes_of_a_source_that_started_again_waits_until_that_is_handed_out(
+    bench: Bench, came: str
+) -> None:
+    bench.box.selection = Query.of(["A", RESTARTED])
+    bench.begin()
+    bench.catchup.meet(DESK, 2, bench.older)
+    bench.catchup.meet(DESK, 3, bench.older)
+    assert bench.asked.take() == [(DESK, 2, ROOM)]
+    announcement = Announcement()
+    bench.catchup.restart(DESK, announcement)
+    if came == "page":
+        bench.turn(2, 3, 3, 3)
+    else:
+        bench.take(2, 3)
+    bench.clock.now += RETRY
+    bench.catchup.tick([DESK])
+    assert bench.box.log == []
+    assert bench.asked.take() == []
+    announcement.seq = 1
+    bench.catchup.note_announced(DESK)
+    assert bench.asked.take() == [(DESK, 2, ROOM)]
+    bench.turn(2, 3, 3, 3)
+    assert bench.box.log == [3]
+
+
+def test_who_did_not_ask_whether_a_source_started_again_does_not_wait(bench: Bench) -> None:
+    bench.catchup.meet(DESK, 2, bench.older)
+    bench.catchup.restart(DESK, Announcement())
+    bench.take(2, 3)
+    assert bench.box.log == [3]

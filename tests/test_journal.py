@@ -198,8 +198,12 @@ def test_a_file_in_a_directory_that_does_not_exist_is_refused_with_its_path(path
         Journal(path)
 
 
-async def test_numbers_that_were_reserved_are_known_after_a_crash(path: Path) -> None:
-    place = Place(EPOCH, 3, 10_000)
+@pytest.mark.parametrize("begin", [0, 8_192, None], ids=lambda begin: f"begin {begin}")
+async def test_numbers_that_were_reserved_are_known_after_a_crash(
+    path: Path, begin: int | None
+) -> None:
+    """None: the mark is of an earlier version of aiobus."""
+    place = Place(EPOCH, 3, 10_000, begin)
     async with writing(path) as ledger:
         assert ledger.writer.place("feed") is None
         ledger.writer.reserve("feed", place)

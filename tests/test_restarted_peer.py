@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, VirtualLoop, wire
+from aiobus.durable import SPREAD
 from aiobus.errors import CommitFailed, JournalRestored
+from aiobus.journal.mark import read_mark, write_mark
 from aiobus.mesh.peers import STEADY
 from aiobus.testing import Faults, MemoryNetwork
 
@@ -130,6 +133,51 @@ async def test_what_was_left_until_a_restart_was_announced_follows_at_once(
         assert await desk.close() == []
         await monitor.settle()
     assert seen == [0, (RESTARTED, 1), 1, 2]
+
+
+async def test_who_did_not_ask_for_restarts_gets_the_next_events_though_a_commit_of_its_bus_hangs(
+    make: Make, tmp_path: Path
+) -> None:
+    seen: asyncio.Queue[object] = asyncio.Queue()
+    async with make("monitor", journal=tmp_path / "monitor.db") as monitor, asyncio.timeout(10):
+        await monitor.subscribe("T", lambda event: seen.put_nowait(event.data))
+        await monitor.subscribe(TYPES, lambda event: None)
+        async with make("desk", journal=tmp_path / "desk.db") as desk:
+            await desk.publish(Event("T", 0))
+        assert await seen.get() == 0
+        with commits_held(monitor):
+            monitor.publish_nowait(Event("OWN", 1))
+            desk = make("desk", journal=tmp_path / "desk.db")
+            await desk.start()
+            await desk.publish(Event("T", 1))
+            assert await seen.get() == 1
+        assert await desk.close() == []
+
+
+async def test_who_subscribes_while_a_restart_waits_for_a_commit_gets_the_restart_first(
+    make: Make, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+    early: asyncio.Queue[object] = asyncio.Queue()
+    async with make("monitor", journal=tmp_path / "monitor.db") as monitor, asyncio.timeout(10):
+        await monitor.subscribe("T", lambda event: early.put_nowait(event.data))
+        async with make("desk", journal=tmp_path / "desk.db") as desk:
+            await desk.publish(Event("T", 0))
+        assert await early.get() == 0
+        desk = make("desk", journal=tmp_path / "desk.db")
+        with commits_held(monitor):
+            monitor.publish_nowait(Event("OWN", 1))
+            await desk.start()
+            await desk.publish(Event("T", 1))
+            assert await early.get() == 1
+            await monitor.subscribe(TYPES, noting(seen))
+            await desk.publish(Event("T", 2))
+            assert await early.get() == 2
+            assert await desk.flush(0.5) == ["monitor"]
+            assert seen == []
+        assert await desk.close() == []
+        await monitor.settle()
+    assert seen == [(RESTARTED, 1), 2]
 
 
 async def test_a_restart_is_announced_before_the_next_event_also_if_the_inbox_is_full(
@@ -454,6 +502,98 @@ async def test_an_event_of_before_is_past_also_for_a_bus_that_met_an_older_copy_
     events = [each for each in seen if isinstance(each[0], int)]
     assert events[-1] == (3, False)
     assert all(past for data, past in events if data != 3)
+
+
+async def publish_many(bus: AsyncEventBus, event: Event, count: int) -> None:
+    """Return when the event is committed `count` times."""
+    for number in range(count):
+        bus.publish_nowait(replace(event))
+        if number % 1_000 == 0:
+            await bus.settle()
+    await bus.settle()
+
+
+async def test_an_event_of_before_is_past_also_if_a_copy_of_its_journal_used_numbers_below_it(
+    make: Make, tmp_path: Path
+) -> None:
+    """Nothing shows the copy by its numbers: those of the journal go beyond them."""
+    folder, copy, newer = (tmp_path / each for each in ("journal", "copy", "newer"))
+    folder.mkdir()
+    path, seen = folder / "desk.db", list[tuple[object, bool]]()
+    async with make("desk", journal=path) as desk:
+        await desk.publish(Event("T", "before"))
+    shutil.copytree(folder, copy)
+    async with make("desk", journal=path) as desk:
+        await publish_many(desk, Event("T", "before"), 3 * SPREAD)
+    shutil.copytree(folder, newer)
+    async with make("strategy") as strategy:
+        await strategy.subscribe("OTHER", lambda event: None)
+        put_back(copy, folder)
+        async with make("desk", journal=path) as desk:
+            await publish_many(desk, Event("OTHER", "copy"), SPREAD)
+            assert await desk.flush(20) == []
+        put_back(newer, folder)
+        async with make("desk", journal=path) as desk:
+            assert await desk.flush() == []
+            await desk.publish(Event("T", "after"))
+            await strategy.subscribe(
+                "T", lambda e: seen.append((e.data, e.past)), since=0, maxsize=4 * SPREAD
+            )
+            assert await desk.flush(20) == []
+            await strategy.settle(20)
+    assert seen[-1] == ("after", False)
+    assert {*seen[:-1]} == {("before", True)}
+
+
+async def test_what_a_source_published_since_its_subscriber_started_is_not_past_however_it_came(
+    make: Make, tmp_path: Path
+) -> None:
+    """The subscriber has known each start of the source, and had not heard of its last events."""
+    seen: list[tuple[object, bool]] = []
+    async with make("desk", journal=tmp_path / "desk.db") as desk:
+        await desk.publish(Event("T", "before"))
+        async with make("strategy") as strategy:
+            for start in range(3):
+                await strategy.flush()
+                await desk.publish(Event("T", start))
+                await desk.publish(Event("T", start))
+                await desk.close()
+                desk = make("desk", journal=tmp_path / "desk.db")
+                await desk.start()
+            await strategy.subscribe("T", lambda e: seen.append((e.data, e.past)), since=0)
+            await desk.flush()
+            await strategy.settle()
+            await desk.close()
+    assert seen == [("before", True), *((start, False) for start in (0, 0, 1, 1, 2, 2))]
+
+
+@pytest.mark.parametrize("reason", ["a start was missed", "its mark does not say"])
+async def test_what_may_be_of_another_copy_of_a_journal_is_past_up_to_the_start_that_is_there(
+    make: Make, tmp_path: Path, reason: str
+) -> None:
+    seen: list[tuple[object, bool]] = []
+    path = tmp_path / "desk.db"
+    async with make("strategy") as strategy:
+        await strategy.subscribe("T", lambda event: None)
+        async with make("desk", journal=path) as desk:
+            await desk.publish(Event("T", 0))
+            assert await desk.flush() == []
+        if reason == "a start was missed":
+            async with MemoryNetwork().bus("desk", journal=path) as desk:
+                await desk.publish(Event("T", 1))
+        else:
+            mark = read_mark(str(path))
+            assert mark is not None
+            places = {name: place._replace(begin=None) for name, place in mark.reserved.items()}
+            write_mark(str(path), mark._replace(reserved=places))
+        async with make("desk", journal=path) as desk:
+            assert await desk.flush() == []
+            await desk.publish(Event("T", 2))
+            await strategy.subscribe("T", lambda e: seen.append((e.data, e.past)), since=0)
+            assert await desk.flush() == []
+            await strategy.settle()
+    assert [each for each in seen if each[0] != 2 and not each[1]] == []
+    assert seen[0] == (0, True)
 
 
 async def test_what_a_bus_had_heard_of_when_its_source_started_again_is_not_past(

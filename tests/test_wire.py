@@ -13,7 +13,7 @@ from values import all_of, events, json_values, row_of
 from aiobus import Event, wire
 from aiobus.codec import decode
 from aiobus.query import Query
-from aiobus.rows import LazyBatch, Rows
+from aiobus.rows import MAX_NUMBER, LazyBatch, Rows
 from aiobus.wire import (
     HEARTBEATS,
     MAX_SOURCES,
@@ -637,6 +637,13 @@ def test_a_question_of_version_1_is_known_by_its_form_for_it_does_not_say_its_ve
 def test_what_is_as_usual_is_not_said() -> None:
     assert up(Ask("desk", 1, ME)).endswith(b",{}]")
     assert up(Ask("desk", 1, ME, options=Options(journaled=True))).endswith(b',{"journaled":true}]')
+
+
+@pytest.mark.parametrize("before", [0, 7, MAX_NUMBER])
+def test_the_start_before_is_said_also_if_that_began_at_0(before: int) -> None:
+    ask = Ask("desk", 1, ME, options=Options(start=1, before=before))
+    assert parse_from_subscriber(up(ask)) == ask
+    assert (b'"before"' in up(ask)) == (before != MAX_NUMBER)
 
 
 def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> None:

@@ -157,6 +157,8 @@ class Desk:
         """Which start of each source it knows: of those that go on, as it was told."""
         self._unsure: set[Id] = set()
         """Those that it has to join again before that is known."""
+        self._missed: set[Id] = set()
+        """Those of which it may have missed a whole start."""
         types = ["aiobus.peer_joined", "aiobus.peer_left", "aiobus.peer_restarted"]
         if is_watching:
             types.append("*")
@@ -168,6 +170,14 @@ class Desk:
             is_known = desk.source in self._starts or desk.source in self._unsure
             if desk.source in self._joined and not is_known:
                 self._starts[desk.source] = len(desk.begins) - 1
+
+    def has_followed(self, desk: "Desk") -> bool:
+        """It has known each start of that one since it was linked with it at its own start."""
+        known = self._starts.get(desk.source)
+        is_near = (
+            known is not None and len(desk.begins) - 1 - known <= 1
+        )  # the next may be on its way
+        return is_near and desk.source in self.linked_at_start - self._missed
 
     def end(self, *, is_killed: bool = False) -> None:
         """It has ended. What `publish` has confirmed must be in the journal, and counts; what the
@@ -210,6 +220,8 @@ class Desk:
         elif event.type == "aiobus.peer_restarted":
             start = event.data["start"]
             assert start > self._starts.get(source, 0), f"{source} restarted at {self.name} twice"
+            if start - 1 != self._starts.get(source):
+                self._missed.add(source)
             self._starts[source] = start
             self._unsure.discard(source)
         else:
@@ -415,17 +427,15 @@ class Listener:
         await self._reading.wait()
 
     def _check_past(self, event: Event[Any]) -> None:
-        """It is marked if it is from before the start of this bus. What its source has published in
-        its present start, while the two were linked, is not marked.
+        """It is marked if it is from before the start of this bus. What its source has published
+        after that is not marked if this bus knows each start of it.
         """
         source = (event.source, event.epoch)
         desk = self._known.get(source)
         if self._bus is not self.desk.bus or (desk and desk.was_long_away(self.desk)):
             return
         had = self.desk.had.get(source, 0)
-        is_there = desk is not None and not desk.has_ended
-        is_present = is_there and event.seq > max(had, desk.begins[-1])
-        is_new = is_present and source in self.desk.linked_at_start
+        is_new = desk is not None and event.seq > had and self.desk.has_followed(desk)
         assert event.past or event.seq > had, f"{event.id} is not marked at {self.label}"
         assert not (event.past and is_new), f"{event.id} is marked at {self.label}"
 

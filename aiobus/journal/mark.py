@@ -27,11 +27,14 @@ SUFFIX = ".mark"
 
 
 class Place(NamedTuple):
-    """Where the start number `start` of a source stands: it may have used numbers up to `upto`."""
+    """Where the start number `start` of a source stands: it may have used numbers up to `upto`, and
+    those above `begin`, which a mark of an earlier version of aiobus does not have.
+    """
 
     epoch: int
     start: int
     upto: int
+    begin: int | None = None
 
 
 class Mark(NamedTuple):
@@ -52,7 +55,9 @@ MAKING = Mark(-1)
 
 
 def _encoded(mark: Mark) -> bytes:
-    reserved = {name: list(place) for name, place in mark.reserved.items()}
+    reserved = {
+        name: [each for each in place if each is not None] for name, place in mark.reserved.items()
+    }
     text = orjson.dumps({**mark._asdict(), "reserved": reserved})
     return b"%b\n%08x\n" % (text, crc32(text))
 

@@ -182,7 +182,13 @@ class Answers:
         fields = (asked.nonce, self._me, age, seq, is_open)
         refused = self.askers.refused(link)
         mine = self._publisher.options
-        options = replace(known, begin=mine.begin, start=mine.start, journaled=mine.journaled)
+        options = replace(
+            mine,
+            known_epoch=known.known_epoch,
+            known_start=known.known_start,
+            known_begin=known.known_begin,
+            known_seq=known.known_seq,
+        )
         if refused is None:
             reply = Answer(*fields, options=options)
         else:

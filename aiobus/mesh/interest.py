@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from aiobus import wire
-from aiobus.catchup import CatchUp
+from aiobus.catchup import Announcement, CatchUp
 from aiobus.history import Page, Want
 from aiobus.limits import MAX_QUERY
-from aiobus.rows import Past, Rows, Source
+from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
 from aiobus.wire import (
     NO_OPTIONS,
@@ -174,12 +174,12 @@ class Interest:
         """When each source that ever answered has started, in monotonic seconds of this process."""
         self.begins: dict[Source, int] = {}
         """Where the present start of each source begins whose epoch goes on: the seq before."""
-        self.pasts: dict[Source, Past] = {}
-        """What of each source may be from before the start of this bus."""
+        self.pasts: dict[Source, int] = {}
+        """Up to which seq each source may have published before this bus started."""
         self.starts: dict[Source, int] = {}
         """Which start that is, of each source that has a journal."""
-        self.told: dict[Source, tuple[int, int]] = {}
-        """The last start of each that was announced as a restart, and where it begins."""
+        self._announcing: dict[Source, Announcement] = {}
+        """Of those that have started again, what is not handed out yet."""
         self.vouched: dict[Source, int] = {}
         """Up to where each surely was in that start, while the next answer may be of another."""
         self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
@@ -201,6 +201,8 @@ class Interest:
         self._types = None
         self._numbers[catchup] = self._last_number
         catchup.begins, catchup.pasts = self.begins, self.pasts
+        for source, announcement in self._announcing.items():
+            catchup.restart(source, announcement)
         self._numbered[self._last_number] = catchup
         if is_new := name not in self._topics:
             self._topics[name] = Topic(name)
@@ -246,17 +248,16 @@ class Interest:
     ) -> None:
         """A source says how old it is. Its earliest word counts: delay makes it look younger. Up to
         `newest`, as it first says, it published before this bus started, or before it did. A
-        restart (`is_restart`) is to be announced before.
+        restart (`is_restart`) is to be announced before: see `restart`.
         """
-        self.pasts.setdefault(source, Past(newest))
         if self.is_restart(source, options):
-            # What it did not tell of while it was linked may be older than this bus: the start that
-            # is known may have been that of an older copy of the journal.
-            heard = self.vouched.get(source, 0)
-            self.pasts[source] = self.pasts[source].beyond(heard, options.begin)
+            known = self.starts[source] + 1, self.begins[source]
+            if known != (options.start, options.before):
+                # The start that is known may have been that of another copy of the journal: what
+                # this one has above the numbers of that may be older than this bus.
+                del self.pasts[source]
             self.started.pop(source, None)
-            for catchup in self._numbers:
-                catchup.restart(source)
+        self.pasts.setdefault(source, newest)
         if options.journaled:
             self.starts[source], self.begins[source] = options.start, options.begin
         self.started[source] = min(started, self.started.get(source, started))
@@ -266,6 +267,23 @@ class Interest:
             for catchup, number in self._numbers.items():
                 if number <= past.number:
                     catchup.resume(source, past.low, past.high)
+
+    def restart(self, source: Source) -> Announcement:
+        """A source has started again, which is about to be announced: what comes of it waits for
+        that where it was asked for. `note_announced` is to be called once it is handed out.
+        """
+        announcement = self._announcing[source] = Announcement()
+        for catchup in self._numbers:
+            catchup.restart(source, announcement)
+        return announcement
+
+    def note_announced(self, source: Source, announcement: Announcement, seq: int) -> None:
+        """That a source has started again is handed out, as the event `seq` of this bus."""
+        announcement.seq = seq
+        if self._announcing.get(source) is announcement:
+            del self._announcing[source]
+        for catchup in tuple(self._numbers):
+            catchup.note_announced(source)
 
     def is_restart(self, source: Source, options: Options) -> bool:
         """True if a source says another start, or another beginning of it, than is known: it has
@@ -450,7 +468,6 @@ class Interest:
         self.begins.pop(source, None)
         self.pasts.pop(source, None)
         self.vouched.pop(source, None)
-        self.told.pop(source, None)
         newest = self.ended.pop(source, 0)
         has_journal = self.starts.pop(source, None) is not None
         if has_journal:

@@ -177,10 +177,6 @@ class Links:
         """Those for which this bus may have to end, while they are looked for."""
         self._checking: dict[Source, int] = {}
         """The question to each that has named another start than is known."""
-        self._telling: dict[Source, tuple[int, int]] = {}
-        """Those whose restart is to be announced and not handed out yet: the start, its `begin`."""
-        self._unheard: set[Source] = set()
-        """Those of them whose answers were left."""
         self._unplaced = Unplaced()
         self._looking: Probe | None = None
         self._sorting: Probe | None = None
@@ -429,9 +425,11 @@ class Links:
         # An answer that is late makes its sender look younger than it is.
         is_older = peer.found - value.age <= self.born
         past = value.seq if is_older or not self.is_open else options.begin
-        if self._is_to_check(peer, value) or not self._is_told(peer, who.source, options):
+        if self._is_to_check(peer, value):
             self._hear(peer, now, value.seq)
             return
+        if self._interest.is_restart(who.source, options):
+            self._announce_restart(peer, who.source, options.start)
         self._interest.note_start(who.source, started, options, past)
         self._checking.pop(who.source, None)
         peer.vouch(value.seq)
@@ -461,29 +459,15 @@ class Links:
             self._checking[source] = self._linking[peer.endpoint].number
         return True
 
-    def _is_told(self, peer: Peer, source: Source, options: Options) -> bool:
-        """Announce a restart, once. False until that is handed out, which may have to wait for a
-        commit of this bus: until then answers of the new start are left, and so are its events.
-        """
-        if not self._interest.is_restart(source, options):
-            return source not in self._telling
-        told, start = self._interest.told, (options.start, options.begin)
-        if start not in (told.get(source), self._telling.get(source)):
-            self._telling[source] = start
-            then = partial(self._note_told, source, start)
-            self._diagnostics.peer_restarted(*source, options.start, peer.last, then)
-        if told.get(source) == start:
-            return True
-        self._unheard.add(source)
-        return False
+    def _announce_restart(self, peer: Peer, source: Source, start: int) -> None:
+        """Events of that start wait for it where it was asked for, and nowhere else."""
+        announcement = self._interest.restart(source)
 
-    def _note_told(self, source: Source, start: tuple[int, int]) -> None:
-        self._interest.told[source] = start
-        if self._telling.get(source) == start:
-            del self._telling[source]
-        if source in self._unheard:
-            self._unheard.discard(source)
-            self.rounds.repeat()
+        def then() -> None:
+            newest = self._publisher.history.newest
+            self._interest.note_announced(source, announcement, newest)
+
+        self._diagnostics.peer_restarted(*source, start, peer.last, then)
 
     def _on_namesake(self, other: Answer) -> None:
         """Another bus of this name. One that has started stays. Of two that start, the lower

@@ -252,7 +252,7 @@ class Player(Schedule):
         bus.url = facts["url"]
         self._publisher, self._subscriptions, reports = parts_of(bus)
         self._publisher.epoch = facts["epoch"]
-        reports.publish_own = lambda event, then: then()
+        reports.publish_own = lambda event, then: then()  # what was delivered is on the tape
         version, state, gauss = facts["random"]
         before = random.getstate()
         random.setstate((version, tuple(state), gauss))
