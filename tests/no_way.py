@@ -79,6 +79,10 @@ class Plan(NamedTuple):
         return f"{self.folder}/desk.db"
 
     @property
+    def taped(self) -> str:
+        return f"{self.folder}/taped.db"
+
+    @property
     def journal(self) -> str:
         return f"{self.folder}/journaled.db"
 
@@ -303,6 +307,45 @@ async def what_if(here: Here) -> None:
         return second_bus(here)
 
     aiobus.what_if(here.plan.recording, strategy, replaces="gateway")
+
+
+async def taped(path: str) -> None:
+    """Record a strategy that does no harm."""
+
+    async def strategy(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: bus.publish(Event("SIGNAL", trade.data)))
+
+    async with (
+        AsyncEventBus(name="strategy") as bus,
+        aiobus.record(bus, path, attach=strategy) as recording,
+    ):
+        await bus.publish(Event("TRADE", 1))
+        await bus.settle()
+        await recording.flush()
+
+
+def verified(here: Here, judge: Callable[..., object]) -> None:
+    """Run another strategy on that, which sends an order by a bus of its own."""
+
+    async def strategy(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: second_bus(here))
+
+    judge(here.plan.taped, strategy)
+
+
+@row("verify")
+async def verify(here: Here) -> None:
+    verified(here, aiobus.verify)
+
+
+@row("assert_replays")
+async def assert_replays(here: Here) -> None:
+    verified(here, aiobus.assert_replays)
+
+
+@row("testing.assert_replays")
+async def assert_replays_in_tests(here: Here) -> None:
+    verified(here, aiobus.testing.assert_replays)
 
 
 @row("testing.MemoryNetwork.bus")
@@ -566,7 +609,7 @@ plainly("", " ".join(aiobus.errors.__all__))
 plainly(
     "",
     """
-    BusStats PeerStats SubscriptionStats Progress Comparison Event
+    BusStats PeerStats SubscriptionStats Progress Comparison Difference Report Event
     EventType EventStream Limits Recording Subscription Journal Explanation Hops explain
     explain_hops
     """,
@@ -598,7 +641,7 @@ plainly(
 plainly(
     "clock",
     """
-    elapsed fresh heard is_virtual machine stopwatch time token
+    elapsed fresh heard is_virtual machine read_by stopwatch time token
     """,
 )
 plainly(
@@ -624,7 +667,7 @@ plainly(
 plainly(
     "Subscription",
     """
-    admit begin close confirm deliver delivery_of end_delivery fail finish keep lose miss
+    admit begin close confirm deliver delivery_of end_delivery fail feed finish keep lose miss
     note_idle pop reach recheck refuse start_lagging take_back unhanded unsubscribe wait
     """,
 )
@@ -635,7 +678,7 @@ plainly(
     call_soon close connect_accepted_socket connect_read_pipe connect_write_pipe
     create_future create_server create_task create_unix_connection create_unix_server
     default_exception_handler fresh_epoch get_debug get_exception_handler get_task_factory
-    getaddrinfo getnameinfo is_closed is_running remove_reader remove_signal_handler
+    getaddrinfo getnameinfo is_closed is_running plain_task remove_reader remove_signal_handler
     remove_writer run_at run_forever run_until_complete select sendfile set_debug
     set_default_executor set_exception_handler set_task_factory
     shutdown_asyncgens shutdown_default_executor sock_accept sock_connect sock_recv
@@ -712,6 +755,7 @@ def attack(plan: Plan, mode: str, names: list[str]) -> None:
     """Make attempts, and print a line for each."""
     if not Path(plan.recording).exists():
         make(Path(plan.recording), [*entries(10), *entries_of_others()])
+        asyncio.run(taped(plan.taped))
     for name in names:
         here = Here(plan)
         attempt = {**ROWS, **WAYS}[name]
