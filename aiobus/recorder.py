@@ -112,7 +112,7 @@ class Recording:
         """Stretches of the tape among what was appended."""
         self._changed = Notifier()
         self._subscriptions: list[Subscription] = []
-        self._is_open = self._is_waking = False
+        self._was_entered = self._is_open = self._is_waking = False
         self._attach = attach
         self._tape: _Tape | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -129,8 +129,9 @@ class Recording:
         WrongLoop and makes no file.
         """
         self._bus._life.check()
-        if self._subscriptions or self._is_open:
+        if self._was_entered:
             raise BusError(f"{self!r} was entered before: call record() for another")
+        self._was_entered = True
         try:
             await in_thread(self._writer.open)
             self._last = await in_thread(self._writer.last_of_sources)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pytest
 from actors import tcp_url
 from journals import START
 
-from aiobus import AsyncEventBus, Event, Limits
+from aiobus import AsyncEventBus, Event, Journal, Limits
 from aiobus.journal import history
+from aiobus.journal.history import Past
+from aiobus.journal.reader import EVERY
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -197,3 +199,66 @@ async def test_of_what_is_damaged_further_before_a_time_reached_says_that_it_is_
         await feed.settle()
         assert subscription.reached is not None
         assert subscription.reached > since
+
+
+class Counted:
+    """The file, and how many events were looked at."""
+
+    def __init__(self, file: Journal) -> None:
+        self._file = file
+        self.looked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def each(self, start: int) -> Iterator[Any]:
+        for found in self._file.each(start):
+            self.looked += 1
+            yield found
+
+
+async def test_a_long_run_of_damaged_events_is_looked_at_a_page_at_a_time(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And does not fill the log."""
+    count = 20_000
+    await make(path, count)
+    with Journal(path) as file:
+        (source,) = file.sources()
+        altered("UPDATE events SET crc = crc + 1 WHERE seq BETWEEN 2 AND 19999")(path)
+        counted = Counted(file)
+        past, after, gaps, seqs = Past(counted, source), 0, set[int](), []  # type: ignore[arg-type]
+        while after < count:
+            counted.looked = 0
+            to, damaged, rows = past.page(EVERY, after, count, 1_000, 4_096)
+            assert counted.looked <= history.FILE_LOOK + 3
+            gaps.update(range(after + 1, damaged + 1))
+            seqs += [row[0] for row in rows]
+            after = max(to, damaged)
+        counted.looked = 0
+        _, reached = past.place_since(START + 15_000, count)
+        assert counted.looked <= history.SINCE_LOOK + 3
+        assert reached > START + 15_000
+    assert (seqs, gaps) == ([1, count], {*range(2, count)})
+    assert len(caplog.messages) <= history.MAX_TOLD + 2
+
+
+async def test_a_file_that_cannot_be_read_for_a_moment_has_lost_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await make(path)
+    with Journal(path) as file:
+        (source,) = file.sources()
+        real, busy = file.each, sqlite3.OperationalError("database is locked")
+        busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        tries = iter([busy])
+
+        def each(start: int) -> Iterator[Any]:
+            if (error := next(tries, None)) is not None:
+                raise error
+            return real(start)
+
+        monkeypatch.setattr(file, "each", each)
+        found = Past(file, source).page(EVERY, 0, EVENTS, 1_000, 4_096)
+        assert (found.damaged, len(found.rows)) == (0, EVENTS)
+    assert caplog.messages == []

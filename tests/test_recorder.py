@@ -191,3 +191,13 @@ async def test_an_opening_that_is_cancelled_twice_does_not_keep_the_file(
         assert task.cancelled()
         other.close()
         await until_unlocked(path)
+
+
+async def test_a_recording_that_could_not_begin_is_not_begun_again(tmp_path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        again = record(bus, tmp_path / "desk.db")
+        async with record(bus, tmp_path / "desk.db"):
+            with pytest.raises(JournalInUse):
+                await again.__aenter__()
+        with pytest.raises(BusError, match="entered before: call record"):
+            await again.__aenter__()
