@@ -417,11 +417,24 @@ def test_the_demo_ends_by_itself_with_the_summary() -> None:
     assert any(re.search(r"p50 .+ p90 .+ p99 .+", line) for line in lines)
 
 
+VERIFIED = "the strategy once more, on what it was given:"
+
+
+def test_the_demo_shows_at_its_end_that_the_strategy_decides_the_same_once_more() -> None:
+    with Terminal("desk", "--speed", "100") as demo:
+        lines = demo.ends()
+    verdict, counts, fingerprint = lines[lines.index(VERIFIED) + 2 :]
+    outputs = 2 * int(tally(lines)["signals"])  # a SIGNAL and its ORDER
+    assert verdict.endswith("strategy.db: AGREES")
+    assert f" deliveries, {outputs} outputs agree, " in counts
+    assert re.fullmatch("fingerprint [0-9a-f]{12}", fingerprint)
+
+
 def test_the_demo_shows_at_its_end_how_a_fill_came_about() -> None:
     with Terminal("desk", "--speed", "100") as demo:
         lines = demo.ends()
     title = f"from the recording, the last of {tally(lines)['fills']} fills:"
-    head, _, _, *steps = lines[lines.index(title) + 2 :]
+    head, _, _, *steps = lines[lines.index(title) + 2 : lines.index(VERIFIED) - 1]
     assert re.fullmatch(r"FILL broker@\w+\.\d+ explained, .* \(UTC.\d\d:\d\d\)", head)
     types = ["TRADE", "SIGNAL", "ORDER", "FILL", "POSITION"]
     for type, line in zip(types, steps, strict=True):

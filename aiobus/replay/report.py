@@ -106,7 +106,7 @@ class Report:
         counts = [
             f"{self.deliveries} deliveries",
             f"{self.agreed} outputs agree",
-            f"{self.ignored} of them but for what is ignored",
+            f"{self.ignored} ignored in part",
             f"{outside} outside of what was attached{f' ({kinds})' if kinds else ''}",
         ]
         lines = [f"{self.path}: {self.verdict}"]

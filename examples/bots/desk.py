@@ -1,6 +1,6 @@
 """Feed, strategy, broker, monitor and recorder, each a process of its own, on one ipc:// bus; then,
-from the recording, how a fill came about. This is `make demo`. Ctrl-C ends it early, with the
-summary so far.
+from their recordings, how a fill came about, and the strategy once more. This is `make demo`.
+Ctrl-C ends it early, with the summary so far.
 
 Run it: python examples/bots/desk.py [--speed 10] [--file desk.db]
 """
@@ -26,13 +26,15 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aiobus-desk-") as directory:
         recording = given.file or Path(directory) / "desk.db"
+        tape = Path(directory) / "strategy.db"
         options = {
             "feed": (f"--speed={given.speed}", f"--audience={','.join(BOTS[1:])}"),
+            "strategy": (f"--file={tape}",),
             "recorder": (f"--file={recording}",),
         }
         url = f"ipc://{directory}/bus"
         status = asyncio.run(run_together([(bot, url, *options.get(bot, ())) for bot in BOTS]))
-        tell(recording)
+        tell(recording, tape)
     return status
 
 
