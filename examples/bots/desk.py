@@ -27,13 +27,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="aiobus-desk-") as directory:
         recording = given.file or Path(directory) / "desk.db"
         tape = Path(directory) / "strategy.db"
+        scripts = {"strategy": "recorded_strategy"}
         options = {
             "feed": (f"--speed={given.speed}", f"--audience={','.join(BOTS[1:])}"),
             "strategy": (f"--file={tape}",),
             "recorder": (f"--file={recording}",),
         }
         url = f"ipc://{directory}/bus"
-        status = asyncio.run(run_together([(bot, url, *options.get(bot, ())) for bot in BOTS]))
+        commands = [(scripts.get(bot, bot), url, *options.get(bot, ())) for bot in BOTS]
+        status = asyncio.run(run_together(commands))
         tell(recording, tape)
     return status
 

@@ -1,13 +1,13 @@
 """The strategy: a moving-average cross on trades. Its SIGNALs become ORDERs that wait for an ACK.
 
-Run it: python examples/bots/strategy.py [ipc://desk] [--file strategy.db]
+Run it: python examples/bots/strategy.py [ipc://desk]
 """
 
 from collections import deque
 from statistics import fmean
 
-from aiobus import AsyncEventBus, Event, EventType, NoSubscribers, RequestTimeout, record
-from terminal import command_line, run, stay
+from aiobus import AsyncEventBus, Event, EventType, NoSubscribers, RequestTimeout
+from terminal import serve
 
 SYMBOL = "BTCUSDT"
 FAST, SLOW = 20, 100  # trades
@@ -53,22 +53,5 @@ async def strategy(bus: AsyncEventBus) -> None:
     await bus.subscribe(EventType.TRADE, on_trade, key=SYMBOL)
 
 
-def main() -> None:
-    """Read the command line, trade until Ctrl-C."""
-    parser = command_line("The strategy of the desk.")
-    parser.add_argument("--file", help="record it there, for `python -m aiobus verify`")
-    options = parser.parse_args()
-
-    async def live(bus: AsyncEventBus) -> None:
-        if options.file is None:
-            await strategy(bus)
-            await stay(bus)
-        else:
-            async with record(bus, options.file, attach=strategy):
-                await stay(bus)
-
-    run("strategy", options.url, live)
-
-
 if __name__ == "__main__":
-    main()
+    serve("strategy", strategy)

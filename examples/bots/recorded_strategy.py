@@ -1,0 +1,25 @@
+"""The strategy, recorded so that `python -m aiobus verify` can run it again.
+
+Run it: python examples/bots/recorded_strategy.py [ipc://desk] [--file strategy.db]
+"""
+
+from aiobus import AsyncEventBus, record
+from strategy import strategy
+from terminal import command_line, run, stay
+
+
+def main() -> None:
+    """Read the command line, trade until Ctrl-C."""
+    parser = command_line("The strategy of the desk, recorded.")
+    parser.add_argument("--file", default="strategy.db", help="default: strategy.db")
+    options = parser.parse_args()
+
+    async def live(bus: AsyncEventBus) -> None:
+        async with record(bus, options.file, attach=strategy):
+            await stay(bus)
+
+    run("strategy", options.url, live)
+
+
+if __name__ == "__main__":
+    main()
