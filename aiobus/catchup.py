@@ -138,7 +138,8 @@ class CatchUp:
         elif self._since is not None:
             cursor = Cursor(since=self._since)
         else:
-            cursor = Cursor(seq if left is None else min(seq, left.after))
+            # What was left may be of another copy of its journal, with lower numbers.
+            cursor = Cursor(seq if left is None else min(seq, max(left.after, begin)))
         self._cursors[source] = cursor
         return cursor
 
@@ -177,10 +178,7 @@ class CatchUp:
             return True
         if cursor is None:
             if started is None:
-                # Whether it is owed from its beginning is not known yet: pulled once it is.
-                if source in self._unmet or len(self._unmet) < MAX_UNMET:
-                    begin = self._unmet[source].after if source in self._unmet else frame.prev
-                    self._unmet[source] = Gap(begin, frame.newest, LEFT)
+                self.leave_unmet(frame)
                 return False
             cursor = self._begin(source, frame.prev, started)
         if self._announced and self._waits(source):
@@ -210,6 +208,16 @@ class CatchUp:
         if cursor.behind or source in self.behind:
             self._follow(source, cursor)
         return after is not None
+
+    def leave_unmet(self, frame: Rows) -> None:
+        """A frame of a source that has not answered yet: whether it is owed from its beginning is
+        not known. What is owed of it is pulled once that is.
+        """
+        source = (frame.source, frame.epoch)
+        left = self._unmet.get(source)
+        if source not in self._cursors and (left is not None or len(self._unmet) < MAX_UNMET):
+            begin = frame.prev if left is None else left.after
+            self._unmet[source] = Gap(begin, frame.newest, LEFT)
 
     def _hand_over(self, rows: Rows, after: int) -> None:
         if rows.count and rows.newest > after:

@@ -290,14 +290,14 @@ class Refusal(Answer):
 @dataclass(frozen=True, slots=True)
 class PageAnswer:
     """To a PageAsk: the kept events in `(after, to]` that the query matches. Those up to `evicted`
-    are forgotten; there is more while `to` is below `newest`. `start`: which start of its epoch
+    are forgotten; there is more while `to` is below `newest`. `begin`: that of the start that
     answers. `reached`: where it began at a time, the Unix seconds from which on nothing is missing.
     """
 
     nonce: int
     source: str
     epoch: int
-    start: int
+    begin: int
     after: int
     evicted: int
     to: int
@@ -332,7 +332,7 @@ def page(
     nonce: int,
     source: str,
     epoch: int,
-    start: int,
+    begin: int,
     after: int,
     evicted: int,
     to_seq: int,
@@ -342,7 +342,7 @@ def page(
 ) -> bytes:
     """A PageAnswer in the mailbox of `to`, its rows as the codec encodes them."""
     where = [after, evicted, to_seq, newest, reached, len(rows)]
-    fields = ["!", nonce, source, epoch, start, *where]
+    fields = ["!", nonce, source, epoch, begin, *where]
     return b"%b%b\n,[%b]]" % (to.topic, orjson.dumps(fields)[:-1], SEPARATOR.join(rows))
 
 
@@ -371,19 +371,19 @@ def parse_from_publisher(
     return found
 
 
-def _read_page(message: bytes, begin: int) -> PageAnswer:
-    end = message.find(b"\n", begin)
+def _read_page(message: bytes, at: int) -> PageAnswer:
+    end = message.find(b"\n", at)
     if end < 0 or message[end : end + 3] != b"\n,[" or not message.endswith(b"]]"):
         raise WireError(f"a page of {len(message)} bytes without rows")
-    fields = _loads(message[begin:end] + b"]")[1:]
-    nonce, name, epoch, start, after, evicted, to, newest, reached, count = _parts(
-        "nonce name epoch start seq seq seq seq reached seq", fields
+    fields = _loads(message[at:end] + b"]")[1:]
+    nonce, name, epoch, begin, after, evicted, to, newest, reached, count = _parts(
+        "nonce name epoch begin seq seq seq seq reached seq", fields
     )
     if not (after <= to <= newest and evicted <= newest and count <= to - after):
         raise WireError("a page whose numbers contradict each other")
     span = (name, epoch), (after, to)
     rows = Rows(message, end + 3, len(message) - 2, *span, count, is_frame=False)
-    return PageAnswer(nonce, name, epoch, start, after, evicted, to, newest, reached, rows)
+    return PageAnswer(nonce, name, epoch, begin, after, evicted, to, newest, reached, rows)
 
 
 # What goes up: questions.

@@ -23,7 +23,7 @@ from aiobus.mesh.interest import (
 from aiobus.query import Query
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
-from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, PeerId, Refusal
+from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, Options, PeerId, Refusal
 
 ME = PeerId("me", 7, "ipc:///me")
 DESK = PeerId("desk", 36, "ipc:///desk")
@@ -51,6 +51,9 @@ class Sub:
         self.log.append(("take", frame, started))
         self.heard = heard
         return not (self.is_busy and (frame.count or self.leaves_all))
+
+    def leave_unmet(self, frame: Rows) -> None:
+        self.log.append(("unmet", frame))
 
     def take_page(self, source: Source, page: Page, rows: Rows) -> None:
         self.log.append(("turn", source, page, rows))
@@ -744,3 +747,59 @@ def test_who_has_to_wait_is_told_so() -> None:
     pages = Pages(lambda *request: None)
     asked = [pages.ask(name, A, 0, 10, 0.0) for name in (*MANY, "late")]  # type: ignore[arg-type]
     assert asked == [False] * AT_ONCE + [True]
+
+
+# A source with a journal, which may be another copy of it.
+
+
+def journaled(start: int = 0, begin: int = 0) -> Options:
+    return Options(journaled=True, start=start, begin=begin)
+
+
+def stretch(prev: int, newest: int, topic: bytes = TRADE) -> Frame:
+    rows = [b'[%d,1.0,"T","",0]' % newest] if newest > prev else []
+    return Frame(topic, wire.frame(topic, "desk", 36, prev, newest, rows))
+
+
+def taken(sub: Sub) -> list[tuple[int, int]]:
+    return [(told[1].prev, told[1].newest) for told in sub.log if told[0] == "take"]
+
+
+def test_what_does_not_go_on_where_the_stream_of_a_journal_was_waits_for_an_answer() -> None:
+    trades, fills = Sub(), Sub("FILL")
+    interest = interest_of(trades, fills)
+    interest.note_start(SOURCE, 1.0, journaled())
+    for frame in (stretch(0, 5), stretch(5, 5), stretch(5, 7), stretch(0, 3, FILL)):
+        assert interest.take(frame)
+    assert interest.suspects == []
+    for frame in (stretch(9, 12), stretch(7, 13), stretch(12, 13), stretch(3, 4, FILL)):
+        assert not interest.take(frame)
+    assert interest.suspects == [SOURCE]
+    interest.note_start(SOURCE, 1.0, journaled())  # its answer: frames were lost
+    assert interest.take(stretch(20, 22))
+    assert interest.take(stretch(30, 31, FILL))
+    assert taken(trades) == [(0, 5), (5, 5), (5, 7), (20, 22)]
+    assert taken(fills) == [(0, 3), (30, 31)]
+
+
+def test_what_comes_as_a_journal_before_the_answer_of_its_next_start_waits_for_that() -> None:
+    sub = Sub()
+    interest = interest_of(sub)
+    interest.note_start(SOURCE, 1.0, journaled())
+    assert interest.take(stretch(0, 5))
+    interest.doubt_start(SOURCE, 5)
+    assert interest.take(stretch(5, 6))  # it was on its way
+    assert not interest.take(stretch(4, 9))
+    assert not interest.take(stretch(6, 9))  # also where its numbers meet what was there
+    interest.note_start(SOURCE, 2.0, journaled(1, 50))
+    assert interest.take(stretch(50, 51))
+    assert taken(sub) == [(0, 5), (5, 6), (50, 51)]
+
+
+def test_a_stream_without_a_journal_may_have_breaks() -> None:
+    sub = Sub()
+    interest = interest_of(sub)
+    interest.note_start(SOURCE, 1.0)
+    assert interest.take(stretch(0, 5))
+    assert interest.take(stretch(9, 12))
+    assert interest.suspects == []

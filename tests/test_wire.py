@@ -726,7 +726,7 @@ def test_a_page_is_read_as_it_was_sent(
     where = (after, evicted, to, newest, reached)
     read = parse_from_publisher(page(ME, nonce, source, epoch, 3, *where, rows), ME)
     assert isinstance(read, PageAnswer)
-    assert (read.nonce, read.source, read.epoch, read.start) == (nonce, source, epoch, 3)
+    assert (read.nonce, read.source, read.epoch, read.begin) == (nonce, source, epoch, 3)
     assert (read.after, read.evicted, read.to, read.newest, read.reached) == where
     expected = [all_of(event) for event in decode(rows, source, epoch)]
     assert [all_of(event) for event in taken(read.rows)] == expected

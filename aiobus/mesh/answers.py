@@ -220,5 +220,5 @@ class Answers:
         found = self._streams.page(topic(asked.query), query, want, asked.limit)
         rows = [row for _, _, row in found.rows]
         where = (found.after, found.evicted, found.to, found.newest)
-        me = (self._me.name, self._me.epoch, self._publisher.options.start)
+        me = (self._me.name, self._me.epoch, self._publisher.options.begin)
         self._send(page(asked.who, asked.nonce, *me, *where, found.reached, rows))

@@ -82,6 +82,8 @@ class Confirmations:
         peer whose link is cut is named, unless its bye is just about to be read. One for which
         there was no place is named until it has one, or has ended.
         """
+        if self._session.is_outdated:
+            return [each.name for each in self._links if not each.has_left]
         end = elapsed() + timeout
         try:
             async with asyncio.timeout(timeout):

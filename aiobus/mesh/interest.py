@@ -49,6 +49,8 @@ class Topic:
         self.is_progress_only = False
         self.left = 0
         """Frames in a row that all subscriptions have left."""
+        self.sent: dict[Source, int] = {}
+        """Where the stream of each source that has a journal was, by its last frame."""
 
     def __str__(self) -> str:
         what = "progress" if self.is_progress_only else "events"
@@ -182,6 +184,10 @@ class Interest:
         """Of those that have started again, what is not handed out yet."""
         self.vouched: dict[Source, int] = {}
         """Up to where each surely was in that start, while the next answer may be of another."""
+        self.suspects: list[Source] = []
+        """Sources with a journal that are to be asked which start they are. See `_goes_on`."""
+        self._suspected: set[Source] = set()
+        """Those that have not answered that yet."""
         self.marks: dict[Source, dict[int, tuple[Mark, list[tuple[str, int]]]]] = {}
         """The last marks of each source, by number, and what of each is not reached yet."""
         self.refused: dict[PeerId, dict[CatchUp, None]] = {}
@@ -257,7 +263,12 @@ class Interest:
                 # this one has above the numbers of that may be older than this bus.
                 del self.pasts[source]
             self.started.pop(source, None)
+            self._suspected.add(source)
         self.pasts.setdefault(source, newest)
+        if source in self._suspected:
+            self._suspected.remove(source)
+            for asked in self._topics.values():
+                asked.sent.pop(source, None)
         if options.journaled:
             self.starts[source], self.begins[source] = options.start, options.begin
         self.started[source] = min(started, self.started.get(source, started))
@@ -328,6 +339,10 @@ class Interest:
         if (asked := self._topics.get(frame.topic)) is None:
             return False
         source = (frame.source, frame.epoch)
+        if source in self.starts and not self._goes_on(asked, source, frame):
+            for catchup in asked.catchups if source not in self.started else ():
+                catchup.leave_unmet(frame)
+            return False
         started, heard = self.started.get(source), max(heard, frame.newest)
         is_taken = False
         for catchup in tuple(asked.catchups):
@@ -340,6 +355,23 @@ class Interest:
         elif frame.count:
             asked.left = 0
         return is_taken
+
+    def _goes_on(self, asked: Topic, source: Source, frame: Frame) -> bool:
+        """False for a frame that does not follow the one before it on its stream. Frames were lost,
+        or the source has started again and its hello is read later; and perhaps with an older copy
+        of its journal, whose numbers may be those of events that this bus does not have yet. Its
+        answer tells. Until then nothing that comes as this source is taken: what it has of that, it
+        is asked for.
+        """
+        if source in self._suspected:
+            return False
+        sent = asked.sent.get(source, frame.prev)
+        asked.sent[source] = frame.newest
+        if sent == frame.prev or asked.is_progress_only:  # progress leaves out what lies between
+            return True
+        self._suspected.add(source)
+        self.suspects.append(source)
+        return False
 
     def take_page(self, catchup: CatchUp, source: Source, page: Page, rows: Rows) -> None:
         """A page has come that `catchup` has asked for."""
@@ -468,6 +500,9 @@ class Interest:
         self.begins.pop(source, None)
         self.pasts.pop(source, None)
         self.vouched.pop(source, None)
+        self._suspected.discard(source)
+        for asked in self._topics.values():
+            asked.sent.pop(source, None)
         newest = self.ended.pop(source, 0)
         has_journal = self.starts.pop(source, None) is not None
         if has_journal:

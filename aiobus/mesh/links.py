@@ -459,6 +459,11 @@ class Links:
             self._checking[source] = self._linking[peer.endpoint].number
         return True
 
+    def ask_again(self, source: Source) -> None:
+        """What comes as a source does not go on where its stream was: ask it which start it is."""
+        if (peer := self.sources.get(source)) is not None and not peer.has_left:
+            self.link(peer)
+
     def _announce_restart(self, peer: Peer, source: Source, start: int) -> None:
         """Events of that start wait for it where it was asked for, and nowhere else."""
         announcement = self._interest.restart(source)

@@ -96,7 +96,10 @@ class Session:
         self.links.born = self.answers.born
         self.links.on_late = lambda: diagnostics.fail(NameInUse(me.name, url))
         self.pages = Pages(self._ask_page)
-        self.is_closing = False
+        self.is_closing = self.is_outdated = False
+        """It answers and serves no more: it says bye; its journal is an older copy, which it ends
+        for.
+        """
         self.note_place: Callable[[PageAsk], None] | None = None
         """Takes each question for a page, which shows what a reader lacks; of a paced bus."""
         self._publisher = publisher
@@ -135,7 +138,7 @@ class Session:
         self._diagnostics.trouble("messages are refused", f"a message was refused: {error}")
 
     def _on_subscribed(self, name: bytes, link: Link) -> None:
-        if self.is_closing:
+        if self.is_closing or self.is_outdated:
             return
         try:
             if (who := self.answers.serve(name, link)) is not None:
@@ -162,12 +165,14 @@ class Session:
             link, question.who
         ):
             return
+        if self.is_outdated:
+            return  # what this bus would say of itself is not true
         if isinstance(question, Ack):
             self.links.rounds.answer(question.mark, question.who.endpoint, question)
         elif isinstance(question, Ask) or question.epoch == self.me.epoch:
             if isinstance(question, Ask):
-                if self._is_outdated(question.options):
-                    return  # what this bus would say of itself is not true
+                if self._is_outdated_by(question.options):
+                    return
                 if (peer := self.links.known(question.who)) is not None:
                     peer.types = frozenset(question.options.types.split())
             elif self.note_place is not None:
@@ -176,8 +181,10 @@ class Session:
             if not self._is_answering:
                 self._answer()
 
-    def _is_outdated(self, known: Options) -> bool:
-        """True if a peer has heard of more than the journal of this bus has: then it ends."""
+    def _is_outdated_by(self, known: Options) -> bool:
+        """True if a peer has heard of more than the journal of this bus has. Then this bus ends,
+        and sends nothing more that a peer could take for what the true journal has.
+        """
         mine, seq = self._publisher.options, known.known_seq
         if not mine.journaled or known.known_epoch != self.me.epoch:
             return False
@@ -185,7 +192,9 @@ class Session:
         # Of the present start this bus knows best. What an earlier one has told of beyond its
         # beginning was committed before.
         is_outdated = then != now and seq > max(known.known_begin, self._publisher.in_file)
-        if is_outdated and not self.is_closing:
+        if is_outdated and not (self.is_closing or self.is_outdated):
+            self.is_outdated = True
+            self.fanout.close_all()
             self._diagnostics.fail(JournalRestored(self.me.name, seq, self._publisher.in_file))
         return is_outdated
 
@@ -195,7 +204,7 @@ class Session:
         """
         self._is_answering = False
         turn = TimeSlice()
-        while self.answers.is_asked and not self.is_closing:
+        while self.answers.is_asked and not (self.is_closing or self.is_outdated):
             if not self._is_answering:
                 self._is_answering = True
                 self._driver.soon(self._answer)
@@ -237,7 +246,7 @@ class Session:
             # What was left may be of a start that is not known yet.
             if is_taken and peer is not None and value.count and value.newest > peer.vouched:
                 peer.vouched = value.newest
-            if interest.switched or interest.marks:
+            if interest.switched or interest.marks or interest.suspects:
                 self.follow_up()
         except WireError as error:
             self._refuse(error)
@@ -247,7 +256,7 @@ class Session:
             case Heartbeat():
                 self._on_heartbeat(value)
             case Answer():
-                if not self._is_outdated(value.options):
+                if not self._is_outdated_by(value.options):
                     self.links.hear_answer(value)
             case PageAnswer():
                 self._on_page(value, now)
@@ -274,7 +283,7 @@ class Session:
     def _on_page(self, value: PageAnswer, now: float) -> None:
         page = Page(value.after, value.evicted, value.to, value.newest, [], value.reached)
         source = (value.source, value.epoch)
-        if value.start != self.interest.starts.get(source, 0):
+        if value.begin != self.interest.begins.get(source, 0):
             return  # it has started again: its answer tells that first, and then it is asked again
         if (peer := self.links.hear(source, value.newest)) is not None:
             peer.vouch(value.newest)
@@ -287,11 +296,13 @@ class Session:
     # What follows.
 
     def follow_up(self) -> None:
-        """Switch the topics that lag far, or do so no more, and acknowledge the flush marks that
-        have been reached.
+        """Switch the topics that lag far, or do so no more, ask sources whose streams have a break,
+        and acknowledge the flush marks that have been reached.
         """
         if self.interest.switched:
             self._switch()
+        while self.interest.suspects:
+            self.links.ask_again(self.interest.suspects.pop())
         if self.interest.marks:
             for reached in self.interest.reached(self.links.doubts.sources):
                 self._network.ask(up(Ack(reached.who.name, reached.mark, self.me)))
@@ -361,6 +372,8 @@ class Session:
 
     def tick(self, now: float) -> None:
         """A second has passed."""
+        if self.is_outdated:
+            return
         self.beat()
         self.fanout.beacons()
         self._drop_late()
