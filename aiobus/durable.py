@@ -140,6 +140,7 @@ class Durable:
         writer, publisher = self._writer, self._publisher
         self._loop = asyncio.get_running_loop()
         enter_desk(self, publisher.name, f"with the journal {writer.path}")
+        await in_thread(partial(writer.check_purpose, publisher.name))
         await in_thread(writer.open)
         place = writer.place(publisher.name)
         if place is None:
