@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from types import CoroutineType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -49,6 +50,8 @@ STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 MOST_CAUSES = 8
 LOOK = 64
 """Entries in which an output that comes too soon is looked for."""
+LOOK_FAR = 65_536
+"""Entries in which the output of a call is looked for that waits before it publishes."""
 DECISION = ("type", "key", "data")
 MOST_REPLAYED = 65_536
 """Outputs that differ in what is ignored, and that the code is given as it has published them."""
@@ -365,13 +368,16 @@ class Player(Schedule):
 
     def _due(self) -> bytes | None:
         """What the recording has published next, before the strand waits: more is said by that than
-        by a clock that was read for it.
+        by a clock that was read for it, or by a wait in the call that publishes it.
         """
-        number = self.head[1]
-        for kind, strand, *rest in self.ahead():
+        first, number, *rest = self.head
+        is_called = first == INSIDE and rest[0] in (2 * PUBLISH, 2 * REQUEST)  # not numbered yet
+        for kind, strand, *rest in islice(self.ahead(), LOOK_FAR):
             if kind == OUTPUT and strand == number:
                 return self._output_row(rest[0], rest[1])
-            if kind == WAIT or strand != number:
+            if strand != number and is_called:
+                continue  # others go on meanwhile
+            if kind == WAIT or strand != number or (kind == GO_ON and is_called):
                 break
         return None
 
