@@ -35,7 +35,7 @@ from aiobus.replay.attach import Strategy, add_open, open_of, options_of
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
 from aiobus.replay.tape import CALLS, Entry, Kind, Reference, made
-from aiobus.strand import Called, entered, running
+from aiobus.strand import Called, awaited, entered, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
@@ -145,13 +145,9 @@ class _CallbackAgain(Called):
             strand.coroutine = result
             return strand
         if inspect.isawaitable(result):
-            strand.coroutine = _awaited(result)
+            strand.coroutine = awaited(result)
             return strand
         return result
-
-
-async def _awaited(result: Awaitable[object]) -> object:
-    return await result
 
 
 class _Given(EventStream):
