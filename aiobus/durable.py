@@ -275,7 +275,7 @@ class Durable:
         for entry, event, done, then in self._uncommitted.take(count):
             if error is not None and event is not None:
                 self._unpublished += 1
-                if event.seq == entry.seq:  # else it was published once more meanwhile
+                if event.seq == entry.seq:  # else it was published again meanwhile
                     event.seq = 0
                 if done is not None and not done.done():
                     done.set_exception(_again(error))

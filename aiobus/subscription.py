@@ -139,7 +139,7 @@ class Subscription(Consumer):
     def reached(self) -> float | None:
         """With `since=` a time: how far back the histories went, in Unix seconds. Of what the buses
         that run now have published since then, nothing is missing. Known when `subscribe` returns,
-        but for those in `unconfirmed`.
+        except for the buses in `unconfirmed`.
         """
         return self._reached
 

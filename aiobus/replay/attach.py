@@ -454,7 +454,7 @@ class Recorder:
         self.log += (DELIVER, strand.number, number, self._place(event), event.seq, self.now())
 
     def _place(self, event: Event[Any]) -> int:
-        """The place of the source of an event; its row is kept if the recording has it not."""
+        """The place of the source of an event. A row that the recording does not have is kept."""
         begin = self._begins.get((event.source, event.epoch))
         if begin is not None and event.seq >= begin[1] and not event.past:
             type, seq = event.type, event.seq

@@ -57,7 +57,7 @@ MOST_REPLAYED = 65_536
 """Outputs that differ in what is ignored, and that the code is given as it has published them."""
 
 Rows = Callable[[str, int, int], bytes | None]
-"""The row of the event with this source, epoch and seq. None if the recording has it not."""
+"""The row of the event with this source, epoch and seq. None if the recording does not have it."""
 
 
 class _Call:
@@ -331,7 +331,7 @@ class Player(Schedule):
         return None
 
     def event(self, reference: Reference) -> Event[Any] | None:
-        """One that was delivered. None ends the replay, because the recording has it not."""
+        """One that was delivered. None ends the replay, because the recording does not have it."""
         name, epoch, seq, past, text = reference
         row: bytes | None = text.encode() if text is not None else None
         if row is None and (name, epoch) == self._own:
