@@ -472,7 +472,8 @@ class AsyncEventBus:
         when there is room, so only what history no longer holds is lost, and reported as
         `aiobus.gap`; "block" makes publishers of this process wait (each after its event is in, so
         the inbox holds one more for each that waits); "latest" keeps the newest of each (type,
-        key); "drop_oldest" drops. Drops are counted, and announced once per episode.
+        key); "drop_oldest" drops. Drops are counted, and announced once per episode. Beside data,
+        these two drop a system event only if more than `maxsize` of them wait.
 
         `concurrency`: that many calls at once, started in order; with 1, one after another.
         `max_age`: seconds after which an event is not handed over but counted; nor is one of

@@ -105,8 +105,8 @@ class CatchUp:
 
     def restart(self, source: Source, announcement: Announcement) -> None:
         """A source has started again. If the subscription has asked for the announcement, what
-        comes of the source waits until that is in the inbox: it may have to wait for a commit of
-        this bus first, and for want of room it may be left to the history of this bus.
+        comes of the source waits until that is in the inbox: the announcement may have to wait for
+        a commit of this bus first, and for a full inbox it is left to the history of this bus.
         """
         if RESTARTED in self.query.reserved:
             self._announced[source] = announcement

@@ -140,6 +140,7 @@ class Durable:
         writer, publisher = self._writer, self._publisher
         self._loop = asyncio.get_running_loop()
         enter_desk(self, publisher.name, f"with the journal {writer.path}")
+        await in_thread(partial(writer.check_purpose, publisher.name))
         await in_thread(writer.open)
         place = writer.place(publisher.name)
         if place is None:
@@ -274,7 +275,7 @@ class Durable:
         for entry, event, done, then in self._uncommitted.take(count):
             if error is not None and event is not None:
                 self._unpublished += 1
-                if event.seq == entry.seq:  # else it was published once more meanwhile
+                if event.seq == entry.seq:  # else it was published again meanwhile
                     event.seq = 0
                 if done is not None and not done.done():
                     done.set_exception(_again(error))

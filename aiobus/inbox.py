@@ -2,8 +2,10 @@
 
 Owns the four overflow policies and the order of what waits. Three kinds of things wait: encoded
 events of this process, events, and batches of another process, which are parsed when they are
-taken. An event of a reserved type is a notice, which tells of a gap among the others: it is never
-conflated and never dropped. Pure: a publisher that has to wait does so elsewhere.
+taken. An `Event` of a reserved type is a notice, which tells of the events around it: it is never
+conflated, and what comes after it is handed over after it. A subscription to system events alone
+has no notices; its system events are rows like others. Pure: a publisher that has to wait does so
+elsewhere.
 """
 
 from collections import OrderedDict, deque
@@ -32,7 +34,7 @@ class PutResult(Enum):
     CONFLATED = auto()
     """It took the place of an older one of the same (type, key)."""
     DROPPED = auto()
-    """It was taken and the oldest was thrown away."""
+    """It was taken, and an older event was thrown away."""
     REFUSED = auto()
     """There was no room; nothing changed."""
 
@@ -49,7 +51,7 @@ class Inbox(Protocol):
 
     @property
     def items(self) -> Collection[object]:
-        """What waits: empty exactly when the inbox is, which costs no call to learn."""
+        """Empty exactly when nothing waits, which costs no call to learn."""
         ...
 
     def __len__(self) -> int: ...
@@ -58,15 +60,11 @@ class Inbox(Protocol):
         ...
 
     def admit(self, event: Item, type: str, key: str) -> PutResult:
-        """Put an event in even if there is no room: it was asked for, and must not be lost."""
+        """Put an event in even if there is no room: it was asked for, or tells of a gap."""
         ...
 
     def extend(self, events: list[Event[Any]]) -> list[PutResult]:
         """Put all in, even what the policy would refuse. Returns the outcomes other than TAKEN."""
-        ...
-
-    def notify(self, notice: Event[Any]) -> None:
-        """Put a notice in, whether there is room or not."""
         ...
 
     def take(self, max_bytes: int) -> list[Any]:
@@ -82,49 +80,35 @@ class Inbox(Protocol):
 
 
 class FifoInbox:
-    """First in, first out. When full: refuse ("catch_up"), grow ("block", whose publishers wait
-    outside) or drop the oldest. `on_error` is given each batch whose rows prove to be no events.
+    """First in, first out, and nothing that waits is lost. When full, it refuses ("catch_up") or
+    grows ("block", whose publishers wait outside). `on_error` is given each batch whose rows prove
+    to be no events.
     """
 
-    __slots__ = ("_inner", "_maxsize", "_mixed", "_most", "_on_error", "_when_full", "items")
+    __slots__ = ("_inner", "_maxsize", "_mixed", "_on_error", "_refuses", "items")
 
     def __init__(
-        self, maxsize: int, when_full: PutResult, on_error: Callable[[LazyBatch], None]
+        self, maxsize: int, *, refuses: bool, on_error: Callable[[LazyBatch], None]
     ) -> None:
         self.items: deque[Item | LazyBatch] = deque()
         self._maxsize = maxsize
+        self._refuses = refuses
         self._on_error = on_error
         self._inner = 0
         """Events that are in the inbox beyond one for each item."""
         self._mixed = 0
         """Items that are no rows."""
-        self._when_full = when_full
-        # What is taken can no longer be dropped, so that policy hands out one at a time.
-        self._most = 1 if when_full is PutResult.DROPPED else BATCH
 
     def __len__(self) -> int:
         return len(self.items) + self._inner
 
     def offer(self, event: Item, type: str, key: str) -> PutResult:
-        outcome = TAKEN
-        if len(self.items) + self._inner >= self._maxsize:
-            outcome = self._when_full
-            if outcome is PutResult.REFUSED:
-                return outcome
-            if outcome is PutResult.DROPPED and not self._drop_oldest():
-                outcome = TAKEN
+        if len(self.items) + self._inner >= self._maxsize and self._refuses:
+            return PutResult.REFUSED
         self.items.append(event)
         if event.__class__ is not bytes:
             self._mixed += 1
-        return outcome
-
-    def _drop_oldest(self) -> bool:
-        for index, item in enumerate(self.items):
-            if not _is_notice(item):
-                self._mixed -= type(item) is not bytes
-                del self.items[index]
-                return True
-        return False
+        return TAKEN
 
     def admit(self, event: Item, type: str, key: str) -> PutResult:
         self.items.append(event)
@@ -132,26 +116,19 @@ class FifoInbox:
         return TAKEN
 
     def extend(self, events: list[Event[Any]]) -> list[PutResult]:
-        if self._when_full is PutResult.DROPPED:
-            outcomes = [self.offer(event, event.type, event.key) for event in events]
-            return [outcome for outcome in outcomes if outcome is not TAKEN]
         self.items.extend(events)
         self._mixed += len(events)
         return []
 
-    def notify(self, notice: Event[Any]) -> None:
-        self.items.append(notice)
-        self._mixed += 1
-
     def put_batch(self, batch: LazyBatch) -> None:
-        """Admit all events of a batch, which has some. Not to be used with "drop_oldest"."""
+        """Admit all events of a batch, which has some."""
         self.items.append(batch)
         self._inner += batch.left - 1
         self._mixed += 1
 
     def take(self, max_bytes: int) -> list[Any]:
         items = self.items
-        run: list[Any] = list(islice(items, self._most))
+        run: list[Any] = list(islice(items, BATCH))
         if self._mixed:
             kind = type(run[0])
             if kind is LazyBatch:
@@ -191,60 +168,112 @@ class FifoInbox:
         self._inner = self._mixed = 0
 
 
-def _is_notice(item: object) -> bool:
-    return type(item) is Event and item.type.startswith(RESERVED)
+class DroppingInbox:
+    """Over `maxsize`, the oldest event goes. With `conflates`, a newer event takes the place of an
+    older one of its (type, key). Hands out one at a time, since what is taken can no longer go.
 
+    A notice gives way only if more than `maxsize` of them wait and nothing else, and if it has a
+    number: a gap has none, and stays.
+    """
 
-class LatestInbox:
-    """One event a (type, key): a newer takes the older's place. Over `maxsize`, the oldest goes."""
+    __slots__ = (
+        "_conflates", "_count", "_first", "_later", "_maxsize", "_newest", "_told", "items",
+    )  # fmt: skip
 
-    __slots__ = ("_maxsize", "items")
-
-    def __init__(self, maxsize: int) -> None:
+    def __init__(self, maxsize: int, *, conflates: bool) -> None:
         # A plain dict's first key is slow to find after many pops.
         self.items: OrderedDict[object, Item] = OrderedDict()
-        """By (type, key); a notice by an object that nothing else equals."""
+        """By (type, key), or else by a number; a notice by an object that nothing else equals."""
         self._maxsize = maxsize
+        self._conflates = conflates
+        self._count = 0
+        self._first: deque[Event[Any]] = deque()
+        """Notices that come before `items`, which is not empty then. With them in `items`, each
+        event that is thrown away would have to be looked for behind them.
+        """
+        self._told = 0
+        """Notices that have a number."""
+        self._newest: Event[Any] | None = None
+        """The last notice that waits."""
+        self._later: set[object] = set()
+        """If it conflates, the names of the events behind that notice."""
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items) + len(self._first)
 
     def offer(self, event: Item, type: str, key: str) -> PutResult:
-        if (type, key) in self.items or len(self.items) < self._maxsize:
+        if self._conflates and (type, key) in self.items:
             return self.admit(event, type, key)
-        has_dropped = self._drop_oldest()
-        self.items[type, key] = event
-        return PutResult.DROPPED if has_dropped else TAKEN
+        is_full = len(self.items) + len(self._first) >= self._maxsize
+        outcome = PutResult.DROPPED if is_full and self._make_room() else TAKEN
+        self.admit(event, type, key)
+        return outcome
 
-    def _drop_oldest(self) -> bool:
-        for name in self.items:
-            if isinstance(name, tuple):
-                del self.items[name]
+    def _make_room(self) -> bool:
+        """Throw the oldest event away. False if there are only notices, and not too many."""
+        items, first = self.items, self._first
+        while items:
+            name, item = items.popitem(last=False)
+            if name.__class__ is not object:
+                self._later.discard(name)
                 return True
-        return False
+            first.append(item)  # type: ignore[arg-type]  # it has the name of a notice
+        if self._told <= self._maxsize:
+            return False
+        self._told -= 1
+        del first[next(place for place, notice in enumerate(first) if notice.seq)]
+        return True
 
     def admit(self, event: Item, type: str, key: str) -> PutResult:
-        outcome = PutResult.CONFLATED if (type, key) in self.items else TAKEN
-        self.items[type, key] = event
+        if event.__class__ is not bytes and type.startswith(RESERVED):
+            self._notify(event)  # type: ignore[arg-type]  # no row, so an Event
+            return TAKEN
+        if not self._conflates:
+            self._count += 1
+            self.items[self._count] = event
+            return TAKEN
+        name, items = (type, key), self.items
+        outcome = PutResult.CONFLATED if name in items else TAKEN
+        items[name] = event
+        if self._newest is not None and name not in self._later:
+            items.move_to_end(name)
+            self._later.add(name)
         return outcome
+
+    def _notify(self, notice: Event[Any]) -> None:
+        self.items[object()] = self._newest = notice
+        self._told += notice.seq > 0
+        self._later.clear()
 
     def extend(self, events: list[Event[Any]]) -> list[PutResult]:
         outcomes = [self.offer(event, event.type, event.key) for event in events]
         return [outcome for outcome in outcomes if outcome is not TAKEN]
 
-    def notify(self, notice: Event[Any]) -> None:
-        self.items[object()] = notice
-
     def take(self, max_bytes: int) -> list[Any]:
-        return [self.items.popitem(last=False)[1]] if self.items else []
+        item: Any
+        if self._first:
+            item = self._first.popleft()
+        elif self.items:
+            name, item = self.items.popitem(last=False)
+            if name.__class__ is not object:
+                return [item]
+        else:
+            return []
+        self._told -= item.seq > 0
+        if item is self._newest:
+            self._newest = None
+            self._later.clear()
+        return [item]
 
     def clear(self) -> None:
         self.items.clear()
+        self._first.clear()
+        self._later.clear()
+        self._told, self._newest = 0, None
 
 
 def make_inbox(overflow: Overflow, maxsize: int, on_error: Callable[[LazyBatch], None]) -> Inbox:
     """The inbox for a policy."""
-    if overflow == "latest":
-        return LatestInbox(maxsize)
-    full = {"catch_up": PutResult.REFUSED, "block": TAKEN, "drop_oldest": PutResult.DROPPED}
-    return FifoInbox(maxsize, full[overflow], on_error)
+    if overflow in ("latest", "drop_oldest"):
+        return DroppingInbox(maxsize, conflates=overflow == "latest")
+    return FifoInbox(maxsize, refuses=overflow == "catch_up", on_error=on_error)

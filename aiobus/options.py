@@ -29,7 +29,7 @@ Keys = str | Iterable[str] | None
 Where = Callable[[Event[Any]], object]
 After = str | Iterable[str]
 ACTED_ON = frozenset({EventType.ORDER, EventType.CANCEL})
-"""Types whose events are executed: an old one must not be executed once more by omission."""
+"""Types whose events are executed: an argument left out must not execute an old one again."""
 
 
 class StreamKeywords(TypedDict, total=False):

@@ -28,7 +28,7 @@ FIRST_PAUSE, LAST_PAUSE = 0.02, 0.25
 MAX_WAITING = 64
 """Buses named as waiting for each other: a circle of more is open until `Limits.pace_seconds`."""
 MAX_LEFT = 1_024
-"""Readers that are known to be left behind; one that is forgotten is waited for once more."""
+"""Readers that are known to be left behind; one that is forgotten is waited for again."""
 
 Reader = Subscription | Source
 """Of what a bus publishes: a subscription of its own that lags, or a peer."""

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -133,6 +134,7 @@ class Recording:
             raise BusError(f"{self!r} was entered before: call record() for another")
         self._was_entered = True
         try:
+            await in_thread(partial(self._writer.check_purpose, None))
             await in_thread(self._writer.open)
             self._last = await in_thread(self._writer.last_of_sources)
             if self._last and clock.is_virtual():

@@ -20,8 +20,8 @@ from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
 __all__ = [
-    "Called", "DoneCallback", "Strand", "StrandTask", "Tape", "entered", "here", "is_for_strand",
-    "is_users_call", "plain_task", "running",
+    "Called", "DoneCallback", "Strand", "StrandTask", "Tape", "awaited", "entered", "here",
+    "is_for_strand", "is_users_call", "plain_task", "running",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -35,6 +35,11 @@ class Here(threading.local):
 
 
 here = Here()
+
+
+async def awaited(result: Awaitable[object]) -> object:
+    """A coroutine of what a callback has returned, which may be any awaitable."""
+    return await result
 
 
 class Strand(Coroutine[Any, Any, Any]):

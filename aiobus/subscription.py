@@ -16,7 +16,7 @@ from aiobus.codec import copied, decode
 from aiobus.delivery import Consumer
 from aiobus.diagnostics import GAP, Diagnostics
 from aiobus.event import Event
-from aiobus.inbox import FifoInbox, PutResult, make_inbox
+from aiobus.inbox import FifoInbox, Item, PutResult, make_inbox
 from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import LATEST, way_out
 from aiobus.options import SubscriptionOptions, Where, selects
@@ -85,6 +85,9 @@ class Subscription(Consumer):
         self._inbox = make_inbox(options.overflow, options.maxsize, lambda batch: self.spoil(batch))
         self._where = options.where
         self._is_bounded = options.overflow in ("catch_up", "block")
+        # A policy that drops would take them for data; the others keep the order of all.
+        is_mixed = self.selection.wants_data and bool(self.selection.reserved)
+        self._has_notices = is_mixed and not self._is_bounded
         # Without `where` and a widened query, events are first looked at when it is their turn.
         is_blind = self._is_bounded and self._where is None and self._narrow is None
         self._blind = self._inbox if is_blind and isinstance(self._inbox, FifoInbox) else None
@@ -136,7 +139,7 @@ class Subscription(Consumer):
     def reached(self) -> float | None:
         """With `since=` a time: how far back the histories went, in Unix seconds. Of what the buses
         that run now have published since then, nothing is missing. Known when `subscribe` returns,
-        but for those in `unconfirmed`.
+        except for the buses in `unconfirmed`.
         """
         return self._reached
 
@@ -182,7 +185,8 @@ class Subscription(Consumer):
             return
         if self._where is not None and not self._selects(self._where, row):
             return
-        outcome = self._inbox.offer(row, type, key)
+        item = self._notice(row, type) if self._has_notices else row
+        outcome = self._inbox.offer(item, type, key)
         if outcome is not TAKEN:
             if outcome is PutResult.REFUSED:
                 self.own.start_lagging(seq)
@@ -191,6 +195,10 @@ class Subscription(Consumer):
                 self._count(outcome)
         if self._waiter is not None:
             self._wake()
+
+    def _notice(self, row: bytes, type: str) -> Item:
+        """A system event among data as what the inbox takes for a notice."""
+        return decode([row], *self._source, self._past)[0] if type.startswith(RESERVED) else row
 
     def _selects(self, where: Where, item: bytes | Event[Any]) -> bool:
         """Ask `where`, on a copy that it may spoil."""
@@ -274,7 +282,8 @@ class Subscription(Consumer):
         for type, key, row in rows:
             if self._where is not None and not self._selects(self._where, row):
                 continue
-            if self._inbox.admit(row, type, key) is PutResult.CONFLATED:
+            item = self._notice(row, type) if self._has_notices else row
+            if self._inbox.admit(item, type, key) is PutResult.CONFLATED:
                 self._conflated += 1
 
     def lose(self, source: Source, gap: Gap) -> None:
@@ -282,7 +291,7 @@ class Subscription(Consumer):
         self._gaps += 1
         event = self._reports.gap(self.name, self.query, source, gap)
         if self._wants_gaps:
-            self._inbox.notify(event)
+            self._inbox.admit(event, event.type, event.key)
             self._wake()
 
     def miss(self, names: Collection[str]) -> None:

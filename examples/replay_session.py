@@ -1,4 +1,4 @@
-"""Record a session on real trades, and run the same strategy through it once more: as fast as it
+"""Record a session on real trades, and run the same strategy through it again: as fast as it
 goes, then at a pace. Each time the replay pauses at the first signal.
 
 Run it: python examples/replay_session.py

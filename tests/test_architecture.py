@@ -23,11 +23,11 @@ ORDER = [
     (
         "aiobus.codec  aiobus.delivery  aiobus.discovery.directory  aiobus.discovery.roster  "
         "aiobus.journal.export  aiobus.journal.format  aiobus.journal.mark  aiobus.lockout  "
-        "aiobus.mesh  aiobus.replay.explanation  aiobus.replay.report  aiobus.replay.tape"
+        "aiobus.mesh  aiobus.replay.report  aiobus.replay.tape"
     ),
     (
-        "aiobus.discovery.tcp_socket  aiobus.history  aiobus.journal.scan  aiobus.rows  "
-        "aiobus.sync  aiobus.virtual_loop"
+        "aiobus.discovery.tcp_socket  aiobus.history  aiobus.journal.scan  "
+        "aiobus.replay.explanation  aiobus.rows  aiobus.sync  aiobus.virtual_loop"
     ),
     (
         "aiobus.discovery.registry  aiobus.inbox  aiobus.journal.reader  "

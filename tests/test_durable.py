@@ -148,7 +148,7 @@ async def test_a_journal_that_is_in_use_leaves_the_second_bus_closed(tmp_path: P
     path = tmp_path / "desk.db"
     async with AsyncEventBus(name="desk", journal=path) as bus:
         with pytest.raises(JournalInUse, match="is written by"):
-            await AsyncEventBus(name="other", journal=path).start()
+            await AsyncEventBus(name="desk", journal=path).start()
         await bus.publish(Event("T", 1))
     assert [data for _, _, data in stored(path)] == [1]
 

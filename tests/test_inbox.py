@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiobus import Event
-from aiobus.inbox import BATCH, FifoInbox, Inbox, Item, LatestInbox, Overflow, PutResult, make_inbox
+from aiobus.inbox import (
+    BATCH,
+    DroppingInbox,
+    FifoInbox,
+    Inbox,
+    Item,
+    Overflow,
+    PutResult,
+    make_inbox,
+)
 from aiobus.rows import OPENED, SEPARATOR, LazyBatch, Rows
 
 POLICIES: list[Any] = [*get_args(Overflow)]
@@ -22,20 +31,23 @@ def make(policy: Overflow, maxsize: int, errors: list[LazyBatch] | None = None) 
     return make_inbox(policy, maxsize, [].append if errors is None else errors.append)
 
 
-def notice() -> Event[Any]:
-    return Event("aiobus.gap", {})
+def notice(seq: int = 0) -> Event[Any]:
+    """A gap, or with a number a restart."""
+    event = Event[Any]("aiobus.peer_restarted" if seq else "aiobus.gap", {})
+    event.seq = seq
+    return event
 
 
 def is_notice(item: object) -> bool:
-    return isinstance(item, Event) and item.type == "aiobus.gap"
+    return isinstance(item, Event) and item.type.startswith("aiobus.")
 
 
 def filled(policy: Any, maxsize: int, *items: Item) -> Inbox:
     """An inbox with these rows, each with a key of its own, and notices."""
     inbox = make(policy, maxsize)
     for item in items:
-        if is_notice(item):
-            inbox.notify(item)
+        if isinstance(item, Event):
+            inbox.admit(item, item.type, item.key)
         else:
             inbox.offer(item, "T", item.decode())
     return inbox
@@ -71,8 +83,8 @@ def test_a_cleared_inbox_is_empty_and_usable(policy: Overflow) -> None:
     [
         ("catch_up", FifoInbox),
         ("block", FifoInbox),
-        ("drop_oldest", FifoInbox),
-        ("latest", LatestInbox),
+        ("drop_oldest", DroppingInbox),
+        ("latest", DroppingInbox),
     ],
 )
 def test_each_policy_has_its_inbox(policy: Overflow, kind: type) -> None:
@@ -125,7 +137,7 @@ def test_a_batch_counts_as_its_events_and_comes_with_nothing_else(policy: Overfl
     inbox.offer(b"1", "T", "")
     inbox.put_batch(batch_of(1, 2, 3))
     inbox.put_batch(batch_of(4, 5))
-    inbox.notify(gap)
+    inbox.admit(gap, gap.type, "")
     inbox.offer(b"2", "T", "")
     assert len(inbox) == 8
     assert (inbox.take(PLENTY), len(inbox)) == ([b"1"], 7)
@@ -207,6 +219,51 @@ def test_where_only_notices_wait_nothing_is_dropped(policy: Overflow) -> None:
 # Notices.
 
 
+def tell(inbox: Inbox, seq: int) -> PutResult:
+    """A system event with this number is published."""
+    return inbox.offer(notice(seq), "aiobus.peer_restarted", "")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_notices_of_one_type_are_all_handed_over(policy: Overflow) -> None:
+    inbox = make(policy, 8)
+    assert [tell(inbox, 1), tell(inbox, 2)] == [PutResult.TAKEN] * 2
+    assert emptied(inbox) == [notice(1), notice(2)]
+
+
+def test_latest_takes_an_older_events_place_only_behind_the_newest_notice() -> None:
+    inbox = filled("latest", 8, b"a", b"b", notice(1), b"c", b"d")
+    assert inbox.offer(b"newer a", "T", "a") is PutResult.CONFLATED
+    assert inbox.offer(b"newest a", "T", "a") is PutResult.CONFLATED
+    assert inbox.offer(b"newer c", "T", "c") is PutResult.CONFLATED
+    assert emptied(inbox) == [b"b", notice(1), b"newer c", b"d", b"newest a"]
+
+
+def test_latest_takes_an_older_events_place_again_once_no_notice_waits() -> None:
+    inbox = filled("latest", 8, notice(1), b"a", b"b")
+    inbox.take(PLENTY)
+    assert inbox.offer(b"newer a", "T", "a") is PutResult.CONFLATED
+    assert emptied(inbox) == [b"newer a", b"b"]
+
+
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
+def test_data_gives_way_to_notices(policy: Overflow) -> None:
+    inbox = filled(policy, 2, b"1", notice(1))
+    assert tell(inbox, 2) is PutResult.DROPPED
+    assert inbox.offer(b"2", "T", "2") is PutResult.TAKEN
+    assert inbox.offer(b"3", "T", "3") is PutResult.DROPPED
+    assert emptied(inbox) == [notice(1), notice(2), b"3"]
+
+
+@pytest.mark.parametrize("policy", ONE_AT_A_TIME)
+def test_of_notices_alone_the_oldest_gives_way_but_no_gap(policy: Overflow) -> None:
+    gap = notice()
+    inbox = filled(policy, 2, gap, notice(1), notice(2), notice(3))
+    assert tell(inbox, 4) is PutResult.DROPPED
+    assert inbox.offer(b"1", "T", "1") is PutResult.DROPPED
+    assert emptied(inbox) == [gap, notice(3), notice(4), b"1"]
+
+
 # How much is taken at once.
 
 
@@ -258,7 +315,7 @@ def test_as_much_is_taken_as_fits_and_at_least_one(
     inbox = make(policy, 200)
     for number, item in enumerate(items):
         if is_notice(item):
-            inbox.notify(item)
+            inbox.admit(item, "aiobus.gap", "")
         else:
             inbox.offer(item, "T", str(number))
     while items:
@@ -289,39 +346,52 @@ class InboxIsAList(RuleBasedStateMachine):
         self.count += 1
         return f"{self.count} ".encode().ljust(size, b".")
 
-    def place(self, type: str, key: str) -> int | None:
-        """Where in line a newer row of this (type, key) goes; None for the end."""
+    def put(self, item: Item, name: tuple[str, str] | None, *, is_asked: bool) -> PutResult:
+        """Put an item into the list, by its name, as the inbox ought to."""
         names = [name for name, _ in self.line]
-        is_conflated = self.policy == "latest" and (type, key) in names
-        return names.index((type, key)) if is_conflated else None
+        if self.policy == "latest" and name is not None and name in names:
+            place = names.index(name)
+            if None in names[place:]:
+                del self.line[place]
+                self.line.append((name, item))
+            else:
+                self.line[place] = (name, item)
+            return PutResult.CONFLATED
+        outcome = PutResult.TAKEN
+        if self.length >= self.maxsize and not is_asked:
+            if self.policy == "catch_up":
+                return PutResult.REFUSED
+            if self.policy != "block" and (oldest := self.oldest()):
+                self.line.remove(oldest)
+                outcome = PutResult.DROPPED
+        self.extra += self.length >= self.maxsize and is_asked
+        self.line.append((name, item))
+        return outcome
+
+    def oldest(self) -> tuple[tuple[str, str] | None, Item] | None:
+        """What gives way in a full inbox."""
+        told = [each for each in self.line if isinstance(each[1], Event) and each[1].seq]
+        data = [each for each in self.line if each[0] is not None]
+        return data[0] if data else told[0] if len(told) > self.maxsize else None
 
     @rule(type=types, key=keys, size=sizes)
     def offer(self, type: str, key: str, size: int) -> None:
         row = self.row(size)
-        assert self.inbox.offer(row, type, key) is self.expect(row, type, key)
+        assert self.inbox.offer(row, type, key) is self.put(row, (type, key), is_asked=False)
 
-    def expect(self, row: bytes, type: str, key: str) -> PutResult:
-        place = self.place(type, key)
-        if place is not None:
-            self.line[place] = ((type, key), row)
-            return PutResult.CONFLATED
-        outcome = PutResult.TAKEN
-        if self.length >= self.maxsize and self.policy != "block":
-            if self.policy == "catch_up":
-                return PutResult.REFUSED
-            rows = [place for place, (name, _) in enumerate(self.line) if name is not None]
-            for oldest in rows[:1]:
-                del self.line[oldest]
-                outcome = PutResult.DROPPED
-        self.line.append(((type, key), row))
-        return outcome
+    @rule(is_asked=st.booleans())
+    def tell(self, is_asked: bool) -> None:
+        self.count += 1
+        told = notice(self.count)
+        put = self.inbox.admit if is_asked else self.inbox.offer
+        assert put(told, told.type, "") is self.put(told, None, is_asked=is_asked)
 
     @property
     def length(self) -> int:
         """How many events and notices there ought to be."""
         return sum(item.left if isinstance(item, LazyBatch) else 1 for _, item in self.line)
 
-    @precondition(lambda self: isinstance(self.inbox, FifoInbox) and self.policy != "drop_oldest")
+    @precondition(lambda self: isinstance(self.inbox, FifoInbox))
     @rule(count=st.integers(1, 80), wrong=st.booleans())
     def put_batch(self, count: int, wrong: bool) -> None:
         batch = batch_of(*range(self.seq + 1, self.seq + count + 1), wrong=wrong)
@@ -345,20 +415,13 @@ class InboxIsAList(RuleBasedStateMachine):
 
     @rule(type=types, key=keys, size=sizes)
     def admit(self, type: str, key: str, size: int) -> None:
-        row, place = self.row(size), self.place(type, key)
-        outcome = self.inbox.admit(row, type, key)
-        if place is None:
-            assert outcome is PutResult.TAKEN
-            self.extra += self.length >= self.maxsize
-            self.line.append(((type, key), row))
-        else:
-            assert outcome is PutResult.CONFLATED
-            self.line[place] = ((type, key), row)
+        row = self.row(size)
+        assert self.inbox.admit(row, type, key) is self.put(row, (type, key), is_asked=True)
 
     @rule()
-    def notify(self) -> None:
+    def lose(self) -> None:
         gap = notice()
-        self.inbox.notify(gap)
+        self.inbox.admit(gap, gap.type, "")
         self.line.append((None, gap))
 
     @precondition(lambda self: not self.is_batch_next)
@@ -378,9 +441,10 @@ class InboxIsAList(RuleBasedStateMachine):
         assert len(self.inbox) == self.length
 
     @invariant()
-    def is_bounded_but_for_what_was_admitted_and_notices(self) -> None:
-        notices = sum(name is None for name, _ in self.line)
-        assert self.policy == "block" or len(self.inbox) - notices <= self.maxsize + self.extra
+    def is_bounded_beside_what_was_admitted_and_gaps(self) -> None:
+        gaps = sum(isinstance(item, Event) and not item.seq for _, item in self.line)
+        bound = self.maxsize + (self.policy in ONE_AT_A_TIME) + self.extra
+        assert self.policy == "block" or len(self.inbox) - gaps <= bound
 
     def teardown(self) -> None:
         while any(isinstance(item, LazyBatch) for _, item in self.line):

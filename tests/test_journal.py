@@ -125,14 +125,20 @@ async def test_what_is_committed_is_there_before_committed_is_called(path: Path)
     writer.close()
 
 
-@pytest.mark.virtual
-async def test_on_a_virtual_loop_the_loop_itself_commits(path: Path) -> None:
+def committing(path: Path, count: int) -> tuple[JournalWriter, list[int]]:
+    """A writer to which so many events were given, and how many each commit has had."""
     writer = JournalWriter(path)
     writer.open()
     seen: list[int] = []
     writer.start(lambda count, error: seen.append(count))
-    for each in entries(3):
+    for each in entries(count):
         writer.append(each)
+    return writer, seen
+
+
+@pytest.mark.virtual
+async def test_on_a_virtual_loop_the_loop_itself_commits(path: Path) -> None:
+    writer, seen = committing(path, 3)
     await asyncio.sleep(0.001)
     assert seen == [3]
     assert writer._thread is None
@@ -142,12 +148,7 @@ async def test_on_a_virtual_loop_the_loop_itself_commits(path: Path) -> None:
 
 @pytest.mark.virtual
 async def test_closing_commits_what_is_queued_on_a_virtual_loop_too(path: Path) -> None:
-    writer = JournalWriter(path)
-    writer.open()
-    seen: list[int] = []
-    writer.start(lambda count, error: seen.append(count))
-    for each in entries(3):
-        writer.append(each)
+    writer, seen = committing(path, 3)
     writer.close()
     await asyncio.sleep(0.001)
     assert seen == [3]
@@ -155,12 +156,7 @@ async def test_closing_commits_what_is_queued_on_a_virtual_loop_too(path: Path) 
 
 
 async def test_closing_commits_what_is_queued_and_tells_of_it(path: Path) -> None:
-    writer = JournalWriter(path)
-    writer.open()
-    seen: list[int] = []
-    writer.start(lambda count, error: seen.append(count))
-    for each in entries(2_500):
-        writer.append(each)
+    writer, seen = committing(path, 2_500)
     await asyncio.to_thread(writer.close)
     await asyncio.sleep(0)
     assert sum(seen) == 2_500

@@ -457,6 +457,7 @@ while not os.path.exists(given[1]):
             assert seqs == sorted(set(seqs))
         except JournalRemoved:
             counts.append(0)
+    Path(given[2]).touch()
 print(json.dumps(counts), flush=True)
 """
 
@@ -471,7 +472,11 @@ def test_a_reader_elsewhere_never_takes_what_is_being_written_for_a_damage(
     monkeypatch.setattr("aiobus.journal.retention.STRETCH_EVENTS", 2_000)
     make(path, entries(1))
     stop = path.with_name("stop")
-    readers = [process(READ_AGAIN_AND_AGAIN, path, stop) for _ in range(2)]
+    begun = [path.with_name(f"begun {number}") for number in range(2)]
+    readers = [process(READ_AGAIN_AND_AGAIN, path, stop, each) for each in begun]
+    while not all(each.exists() for each in begun):
+        assert [reader.poll() for reader in readers] == [None, None]
+        time.sleep(0.01)
 
     async def write() -> None:
         for first in range(2, 40_000, 10_000):  # closed and opened again as well

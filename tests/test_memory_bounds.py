@@ -72,7 +72,8 @@ async def main(folder, code):
             async with strategy.stream("U") as events:
                 await bus.publish(Event("U", 1))
                 assert (await anext(events)).data == 1
-        assert len(bus._transport.session.fanout) == 0
+        while len(bus._transport.session.fanout):  # until what has ended is read
+            await asyncio.sleep(0.001)
         print(peak() - before)
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))

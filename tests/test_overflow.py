@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 
 import pytest
@@ -289,6 +289,116 @@ async def test_a_gap_is_handed_over_whatever_the_policy(policy: Overflow) -> Non
                 await bus.settle()
         await bus.settle()
     assert len(gaps) == subscription.stats.gaps
+
+
+# System events beside data.
+
+
+class Failures:
+    """What fails on each of its events, so that its bus publishes an `aiobus.error`."""
+
+    def __init__(self, bus: AsyncEventBus) -> None:
+        self.bus = bus
+        self.told: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def subscribe(self) -> None:
+        await self.bus.subscribe("FAILS", lambda event: 1 / 0)
+        await self.bus.subscribe("aiobus.error", self.told.put_nowait)
+
+    async def happen(self, count: int) -> None:
+        """Return when so many are published."""
+        for _ in range(count):
+            await self.bus.publish(Event("FAILS", None))
+        for _ in range(count):
+            await self.told.get()
+
+
+@pytest.fixture
+async def failures() -> AsyncIterator[Failures]:
+    async with AsyncEventBus() as bus:
+        failures = Failures(bus)
+        await failures.subscribe()
+        yield failures
+
+
+class Told(Gate):
+    """The same, and of system events it sees the type."""
+
+    async def handle(self, event: Event) -> None:
+        event.data = event.type if event.type.startswith("aiobus.") else event.data
+        await super().handle(event)
+
+
+ERROR = "aiobus.error"
+WITH_DATA = [EventType.QUOTE, ERROR]
+
+
+@pytest.mark.parametrize(
+    ("policy", "maxsize", "seen"),
+    [
+        ("catch_up", 2, [0, 1, 2, ERROR, ERROR, 3]),
+        ("block", 8, [0, 1, 2, ERROR, ERROR, 3]),
+        ("latest", 8, [0, 2, ERROR, ERROR, 3]),
+        ("drop_oldest", 4, [0, 2, ERROR, ERROR, 3]),
+    ],
+)
+async def test_beside_data_each_system_event_is_handed_over_before_what_came_after_it(
+    failures: Failures, policy: Overflow, maxsize: int, seen: list[object]
+) -> None:
+    bus, told = failures.bus, Told()
+    await bus.subscribe(WITH_DATA, told.handle, overflow=policy, maxsize=maxsize)
+    await bus.publish(Event(EventType.QUOTE, 0))
+    await told.entered.wait()
+    for number, key in ((1, "other" if policy == "drop_oldest" else ""), (2, "kept")):
+        await bus.publish(Event(EventType.QUOTE, number, key=key))
+    await failures.happen(2)
+    await bus.publish(Event(EventType.QUOTE, 3))
+    told.open.set()
+    await bus.settle()
+    assert told.seen == seen
+
+
+@pytest.mark.parametrize("policy", ["catch_up", "block", "latest", "drop_oldest"])
+async def test_beside_data_each_system_event_of_the_past_is_handed_over(
+    failures: Failures, policy: Overflow
+) -> None:
+    bus, told = failures.bus, Told()
+    await failures.happen(5)
+    told.open.set()
+    await bus.subscribe(WITH_DATA, told.handle, overflow=policy, since=0)
+    await bus.settle()
+    assert told.seen == [ERROR] * 5
+
+
+@pytest.mark.parametrize("policy", ["latest", "drop_oldest"])
+async def test_more_system_events_than_an_inbox_holds_are_dropped_and_counted(
+    failures: Failures, policy: Overflow
+) -> None:
+    bus, told = failures.bus, Told()
+    subscription = await bus.subscribe(WITH_DATA, told.handle, overflow=policy, maxsize=3)
+    await bus.publish(Event(EventType.QUOTE, 0))
+    await told.entered.wait()
+    for number in range(10):
+        await failures.happen(1)
+        await bus.publish(Event(EventType.QUOTE, number))
+        assert subscription.pending <= 4
+    assert subscription.stats.dropped + subscription.stats.conflated == 20 - 4
+    told.open.set()
+    await bus.settle()
+    assert told.seen == [0, ERROR, ERROR, ERROR, 9]
+
+
+@pytest.mark.parametrize("policy", ["latest", "drop_oldest"])
+async def test_alone_system_events_obey_the_policy(failures: Failures, policy: Overflow) -> None:
+    bus, told = failures.bus, Told()
+    subscription = await bus.subscribe(ERROR, told.handle, overflow=policy, maxsize=1)
+    await failures.happen(1)
+    await told.entered.wait()
+    await failures.happen(4)
+    told.open.set()
+    await bus.settle()
+    assert told.seen == [ERROR, ERROR]
+    assert subscription.stats.dropped + subscription.stats.conflated == 3
 
 
 async def test_the_worst_of_floods_stays_within_the_bounds() -> None:

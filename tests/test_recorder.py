@@ -8,6 +8,7 @@ import pytest
 from journals import entries, fill, make
 
 from aiobus import AsyncEventBus, BusError, Event, Journal, JournalError, JournalInUse, record
+from aiobus.journal.mark import FileLock
 from aiobus.journal.writer import JournalWriter
 from aiobus.query import RESERVED
 from aiobus.testing import MemoryNetwork
@@ -110,6 +111,27 @@ async def test_a_file_has_one_purpose(path: Path, tmp_path: Path) -> None:
         await AsyncEventBus(name="gateway", journal=path).start()
 
 
+async def test_what_may_not_write_to_a_file_does_not_lock_it(path: Path, tmp_path: Path) -> None:
+    """The start that may write to it would else fail if it comes at the same moment."""
+    other = tmp_path / "gateway.db"
+    async with AsyncEventBus(name="gateway", journal=other) as gateway:
+        await gateway.publish(Event("T", 1))
+        async with record(gateway, path):
+            await gateway.publish(Event("T", 2))
+    locks = [FileLock(str(each)) for each in (path, other)]
+    try:
+        with pytest.raises(JournalError, match="not the journal of 'desk', but of gateway"):
+            await AsyncEventBus(name="desk", journal=other).start()
+        with pytest.raises(JournalError, match="not the journal of 'gateway', but a recording"):
+            await AsyncEventBus(name="gateway", journal=path).start()
+        async with AsyncEventBus() as bus:
+            with pytest.raises(JournalError, match="is the journal of gateway"):
+                await record(bus, other).__aenter__()
+    finally:
+        for lock in locks:
+            lock.release()
+
+
 async def test_a_flush_ends_under_a_steady_flood(path: Path) -> None:
     async with AsyncEventBus() as bus, record(bus, path) as recording:
         is_over = False
@@ -165,7 +187,6 @@ async def test_a_recording_that_is_cancelled_at_any_await_leaves_nothing(
 
 def locked(path: Path) -> sqlite3.Connection:
     """What holds up the opening of this file until it is closed."""
-    make(path, entries(3))
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
     other.execute("BEGIN EXCLUSIVE")
@@ -176,7 +197,12 @@ def locked(path: Path) -> sqlite3.Connection:
 async def test_an_opening_that_is_cancelled_twice_does_not_keep_the_file(
     path: Path, user: str
 ) -> None:
-    other = await asyncio.to_thread(locked, path)
+    if user == "bus":
+        async with AsyncEventBus(name="feed", journal=path):
+            pass
+    else:
+        await asyncio.to_thread(make, path, entries(3))
+    other = locked(path)
     async with AsyncEventBus() as bus:
         opening = (
             AsyncEventBus(name="feed", journal=path).start()

@@ -16,6 +16,7 @@ from actors import tcp_url
 from aiobus import AsyncEventBus, Event, VirtualLoop, wire
 from aiobus.durable import SPREAD
 from aiobus.errors import CommitFailed, JournalRestored
+from aiobus.inbox import Overflow
 from aiobus.journal.mark import read_mark, write_mark
 from aiobus.mesh.peers import STEADY
 from aiobus.testing import Faults, MemoryNetwork
@@ -212,6 +213,40 @@ async def test_a_restart_is_announced_before_the_next_event_also_if_the_inbox_is
     before = seen.index((RESTARTED, 1))
     assert sorted(seen[:before], reverse=True) == list(range(0, -500, -1))
     assert [each for each in seen[before + 1 :] if each >= 0] == list(range(1, 100))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("catch_up", [0, 0, (RESTARTED, 1), 1, 1, (RESTARTED, 2), 2, 2]),
+        ("block", [0, 0, (RESTARTED, 1), 1, 1, (RESTARTED, 2), 2, 2]),
+        ("latest", [0, (RESTARTED, 1), (RESTARTED, 2), 2, 2]),
+        ("drop_oldest", [0, (RESTARTED, 1), (RESTARTED, 2), 2, 2]),
+    ],
+)
+async def test_each_restart_is_announced_before_the_next_event_under_each_policy(
+    make: Make, tmp_path: Path, policy: Overflow, expected: list[Any]
+) -> None:
+    seen: list[Any] = []
+    entered, goes_on, note = asyncio.Event(), asyncio.Event(), noting(seen)
+
+    async def take(event: Event) -> None:
+        entered.set()
+        await goes_on.wait()
+        note(event)
+
+    maxsize = 4 if policy == "drop_oldest" else 100
+    async with make("monitor") as monitor:
+        await monitor.subscribe(TYPES, take, overflow=policy, maxsize=maxsize)
+        for start in range(3):
+            async with make("desk", journal=tmp_path / "desk.db") as desk:
+                await desk.publish(Event("T", start, key="one"))
+                await entered.wait()
+                await desk.publish(Event("T", start, key="other"))
+                assert await desk.flush() == []
+        goes_on.set()
+        await monitor.settle()
+    assert seen == expected
 
 
 @pytest.mark.virtual
@@ -553,13 +588,15 @@ async def test_what_a_source_published_since_its_subscriber_started_is_not_past_
     async with make("desk", journal=tmp_path / "desk.db") as desk:
         await desk.publish(Event("T", "before"))
         async with make("strategy") as strategy:
+            restarts = asyncio.Queue[Event]()
+            await strategy.subscribe(RESTARTED, restarts.put)
             for start in range(3):
-                await strategy.flush()
                 await desk.publish(Event("T", start))
                 await desk.publish(Event("T", start))
                 await desk.close()
                 desk = make("desk", journal=tmp_path / "desk.db")
                 await desk.start()
+                assert (await restarts.get()).data["start"] == start + 1
             await strategy.subscribe("T", lambda e: seen.append((e.data, e.past)), since=0)
             await desk.flush()
             await strategy.settle()

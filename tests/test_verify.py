@@ -191,54 +191,58 @@ async def in_stretches(path: Path) -> None:
             await recording._write_stretch()
 
 
+OF_THE_TAPE = "source = (SELECT id FROM sources WHERE name LIKE 'tape %')"
+
+
+@pytest.fixture
+def take_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Deletes events of the recording by an SQL condition."""
+
+    def delete(condition: str) -> None:
+        monkeypatch.setattr(Journal, "verify", lambda self: 0)  # it would find the damage by itself
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"DELETE FROM events WHERE {condition}")
+        connection.close()
+
+    return delete
+
+
 async def test_a_tape_with_a_hole_is_inconclusive(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, take_out: Callable[[str], None]
 ) -> None:
     await in_stretches(path)
-    monkeypatch.setattr(Journal, "verify", lambda self: 0)  # it would find the damage by itself
-    with sqlite3.connect(path) as connection:
-        tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"
-        connection.execute(f"DELETE FROM events WHERE source = {tape} AND seq = 3")
-    connection.close()
+    take_out(f"{OF_THE_TAPE} AND seq = 3")
     assert "has a hole: stretch 3" in undecided(path)
 
 
 async def test_a_tape_whose_beginning_was_removed_is_inconclusive(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, take_out: Callable[[str], None]
 ) -> None:
     await in_stretches(path)
-    monkeypatch.setattr(Journal, "verify", lambda self: 0)
-    with sqlite3.connect(path) as connection:
-        tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"
-        connection.execute(f"DELETE FROM events WHERE source = {tape} AND seq < 3")
-    connection.close()
+    take_out(f"{OF_THE_TAPE} AND seq < 3")
     assert "was removed by keep=" in undecided(path)
 
 
 async def test_an_event_that_the_recording_has_lost_is_inconclusive_and_named(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, take_out: Callable[[str], None]
 ) -> None:
     await session(path, echo, one_by_one)
-    monkeypatch.setattr(Journal, "verify", lambda self: 0)
-    with sqlite3.connect(path) as connection:
-        connection.execute("DELETE FROM events WHERE seq = 7 AND data LIKE '%number%'")
-    connection.close()
+    take_out("seq = 7 AND data LIKE '%number%'")
     assert re.search(r"desk@\w+\.7 was delivered and is not in the file", undecided(path))
 
 
 async def test_a_damaged_tape_never_agrees(path: Path) -> None:
     await session(path, echo, trades)
     with sqlite3.connect(path) as connection:
-        tape = "(SELECT id FROM sources WHERE name LIKE 'tape %')"
         ((seq, data), *_) = connection.execute(
-            f"SELECT seq, data FROM events WHERE source = {tape} ORDER BY length(data)"
+            f"SELECT seq, data FROM events WHERE {OF_THE_TAPE} ORDER BY length(data)"
         ).fetchall()
         chance = random.Random(1)
         for _ in range(20):
             place = chance.randrange(len(data))
             spoilt = f"{data[:place]}{chr(ord(data[place]) ^ 1)}{data[place + 1 :]}"
             connection.execute(
-                f"UPDATE events SET data = ? WHERE source = {tape} AND seq = ?", (spoilt, seq)
+                f"UPDATE events SET data = ? WHERE {OF_THE_TAPE} AND seq = ?", (spoilt, seq)
             )
             connection.commit()
             assert "is damaged" in undecided(path)

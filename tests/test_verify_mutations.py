@@ -11,7 +11,9 @@ import pytest
 import replays
 import uvloop
 
-from aiobus import AsyncEventBus, Event, Report, RequestTimeout, verify
+from aiobus import AsyncEventBus, Event, Report, RequestTimeout, VirtualLoop, record, verify
+from aiobus.replay.attach import Strategy
+from aiobus.testing import Faults, MemoryNetwork
 
 OUTPUTS = int(os.environ.get("REPLAY_OUTPUTS", "4"))
 """Of a recording that are altered in each way; `make soak` has 50."""
@@ -23,21 +25,29 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 class Altered:
-    """A bus that alters one call of those that publish, by its number. `made`: the number of the
-    call of each output, by its seq: a call may wait before it has its number.
-    """
+    """A bus that alters one call of those that publish, by its number, from 1."""
 
     def __init__(self, bus: AsyncEventBus, call: int = 0, kind: str = "") -> None:
         self.bus = bus
-        self.made: dict[int, int] = {}
-        self._call, self._kind, self._calls = call, kind, 0
+        self.events: list[Event] = []
+        """Of each call, in the order in which they began."""
+        self.begins: list[int] = []
+        """How many outputs came before each call began. A request may wait before it publishes, and
+        others publish meanwhile.
+        """
+        self._call, self._kind = call, kind
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bus, name)
 
-    def _alter(self, event: Event) -> tuple[int, bool]:
-        self._calls += 1
-        is_it = self._calls == self._call
+    def made(self) -> list[Event]:
+        """The outputs by now."""
+        return [event for event in self.events if event.seq]
+
+    def _alter(self, event: Event) -> bool:
+        self.begins.append(len(self.made()))
+        self.events.append(event)
+        is_it = len(self.events) == self._call
         if is_it and self._kind == "value":
             event.data = {**event.data, "altered": 1}
         elif is_it and self._kind == "type":
@@ -46,43 +56,46 @@ class Altered:
             event.key = "other"
         elif is_it and self._kind == "cause":
             event.cause = "feed@1.1"
-        return self._calls, is_it
+        return is_it
 
     async def publish(self, event: Event) -> Event:
-        call, is_it = self._alter(event)
-        if not (is_it and self._kind == "drop"):
-            await self.bus.publish(event)
-            self.made[event.seq] = call
+        is_it = self._alter(event)
         if is_it and self._kind == "add":
             await self.bus.publish(Event("EXTRA", {}, timestamp=1.0))
+        if not (is_it and self._kind == "drop"):
+            await self.bus.publish(event)
         return event
 
     def publish_nowait(self, event: Event) -> Event:
-        call, is_it = self._alter(event)
-        if not (is_it and self._kind == "drop"):
-            self.bus.publish_nowait(event)
-            self.made[event.seq] = call
+        is_it = self._alter(event)
         if is_it and self._kind == "add":
             self.bus.publish_nowait(Event("EXTRA", {}, timestamp=1.0))
+        if not (is_it and self._kind == "drop"):
+            self.bus.publish_nowait(event)
         return event
 
     async def request(self, event: Event, *types: Any, **options: Any) -> Event:
-        call, is_it = self._alter(event)
+        is_it = self._alter(event)
         if is_it and self._kind == "drop":
             raise RequestTimeout(event, 1.0)
         if is_it and self._kind == "add":
             await self.bus.publish(Event("EXTRA", {}, timestamp=1.0))
-        try:
-            return await self.bus.request(event, *types, **options)
-        finally:
-            if event.seq:
-                self.made[event.seq] = call
+        return await self.bus.request(event, *types, **options)
+
+
+class Output(NamedTuple):
+    seq: int
+    call: int
+    """Its call, from 1 in the order in which they began."""
+    begin: int
+    """How many outputs came before that call began."""
 
 
 class Session(NamedTuple):
     path: Path
-    calls: list[tuple[int, int]]
-    """Seq and call of each output, in the order of seq."""
+    code: Strategy
+    outputs: list[Output]
+    """In the order of seq."""
 
 
 @pytest.fixture(scope="module", params=LOOPS)
@@ -91,21 +104,31 @@ def taken(request: pytest.FixtureRequest) -> Iterator[Session]:
         path = Path(folder) / "strategy.db"
         with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
             runner.run(replays.desk(f"ipc://{folder}", path, 500))
-        buses: list[Altered] = []
+        session = counted(path, replays.strategy)
+        assert len(session.outputs) > 100
+        yield session
 
-        async def watched(bus: AsyncEventBus) -> None:
-            buses.append(Altered(bus))
-            await replays.strategy(buses[0])  # type: ignore[arg-type]
 
-        report = verify(path, watched)
-        assert report, str(report)
-        assert report.agreed >= len(buses[0].made) > 100
-        yield Session(path, sorted(buses[0].made.items()))
+def counted(path: Path, code: Strategy) -> Session:
+    """What the code has published, by a replay that agrees."""
+    buses: list[Altered] = []
+
+    async def watched(bus: AsyncEventBus) -> None:
+        buses.append(Altered(bus))
+        await code(buses[0])  # type: ignore[arg-type]
+
+    report = verify(path, watched)
+    assert report, str(report)
+    (bus,) = buses
+    calls = enumerate(zip(bus.events, bus.begins, strict=True), 1)
+    outputs = [Output(event.seq, call, begin) for call, (event, begin) in calls if event.seq]
+    assert report.agreed == len(outputs)
+    return Session(path, code, sorted(outputs))
 
 
 def altered(session: Session, call: int, kind: str) -> Report:
     async def strategy(bus: AsyncEventBus) -> None:
-        await replays.strategy(Altered(bus, call, kind))  # type: ignore[arg-type]
+        await session.code(Altered(bus, call, kind))  # type: ignore[arg-type]
 
     return verify(session.path, strategy)
 
@@ -113,23 +136,70 @@ def altered(session: Session, call: int, kind: str) -> Report:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", range(OUTPUTS))
 def test_an_output_that_is_altered_is_named(taken: Session, kind: str, number: int) -> None:
-    place = (number * len(taken.calls) + len(taken.calls) // 2) // OUTPUTS
-    seq, call = taken.calls[place]
+    place = (number * len(taken.outputs) + len(taken.outputs) // 2) // OUTPUTS
+    check(taken, place, kind)
+
+
+def check(taken: Session, place: int, kind: str) -> None:
+    """Alter one output in this way."""
+    seq, call, begin = taken.outputs[place]
     report = altered(taken, call, kind)
     assert report.verdict == "DIVERGES", str(report)
     difference = report.difference
     assert difference is not None
-    if kind == "add":
-        # Before a request, else behind its call, while which others may publish.
-        assert report.agreed >= place
-        assert difference.replayed.startswith("EXTRA"), difference
-        return
-    assert report.agreed == place
+    assert report.agreed == (begin if kind in ("drop", "add") else place)
     assert f".{seq} " in difference.recorded, difference
-    if kind != "drop":
+    if kind == "add":
+        assert difference.replayed.startswith("EXTRA"), difference
+    elif kind != "drop":
         field = {"value": "data"}.get(kind, kind)
         assert difference.fields == (field,)
         assert f".{seq} " in difference.replayed
+
+
+async def ticking(bus: AsyncEventBus) -> None:
+    """Asks for a fill of each trade, and publishes on its own meanwhile."""
+
+    async def on_trade(trade: Event) -> None:
+        reply = await bus.request(Event("ORDER", {"trade": trade.data}, timestamp=1.0), "FILL")
+        await bus.publish(Event("FILLED", {"by": reply.source}, timestamp=1.0))
+
+    await bus.subscribe("TRADE", on_trade)
+    for number in range(30):
+        await asyncio.sleep(0.02)
+        await bus.publish(Event("TICK", {"number": number}, timestamp=1.0))
+
+
+@pytest.fixture(scope="module")
+def late() -> Iterator[Session]:
+    """A session in which others publish while a request waits for the subscription to its reply."""
+    with tempfile.TemporaryDirectory(prefix="aiobus-") as folder:
+        path = Path(folder) / "strategy.db"
+
+        async def main() -> None:
+            network = MemoryNetwork()
+            async with network.bus("broker") as broker, network.bus("strategy") as bus:
+
+                async def on_order(order: Event) -> None:
+                    await broker.publish(Event("FILL", None, timestamp=1.0))
+
+                await broker.subscribe("ORDER", on_order)
+                async with record(bus, path, attach=ticking):
+                    await bus.subscribe("OTHER", print)  # the broker is known
+                    network.faults = Faults(delay=0.1)
+                    await broker.publish(Event("TRADE", 1, timestamp=1.0))
+                    await asyncio.sleep(1)
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main())
+        yield counted(path, ticking)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_output_is_named_whose_call_began_before_others(late: Session, kind: str) -> None:
+    places = [place for place, output in enumerate(late.outputs) if output.begin < place]
+    assert len(places) == 1
+    check(late, places[0], kind)
 
 
 # The order of two outputs.

@@ -12,7 +12,7 @@ import orjson
 from aiobus.errors import JournalError
 from aiobus.event import Event
 
-__all__ = ["export", "json_line"]
+__all__ = ["event_fields", "export", "json_line"]
 
 GROUP_EVENTS = 8_192
 GROUP_BYTES = 64 * 1024 * 1024
@@ -63,10 +63,9 @@ class _Counted:
             self.error = error
 
 
-def fields(offset: int, event: Event[Any]) -> dict[str, Any]:
+def event_fields(event: Event[Any]) -> dict[str, Any]:
     """An event as plain values."""
     return {
-        "offset": offset,
         "source": event.source,
         "epoch": event.epoch,
         "seq": event.seq,
@@ -77,6 +76,11 @@ def fields(offset: int, event: Event[Any]) -> dict[str, Any]:
         "cause": event.cause,
         "data": event.data,
     }
+
+
+def fields(offset: int, event: Event[Any]) -> dict[str, Any]:
+    """The same, with its place in the file."""
+    return {"offset": offset, **event_fields(event)}
 
 
 def json_line(offset: int, event: Event[Any]) -> bytes:

@@ -17,10 +17,11 @@ from zlib import crc32
 import orjson
 
 from aiobus import clock
-from aiobus.errors import JournalInUse
+from aiobus.errors import JournalError, JournalInUse
 
 __all__ = [
-    "MAKING", "FileLock", "Mark", "Place", "SpaceReserve", "read_mark", "sync_file", "write_mark",
+    "MAKING", "FileLock", "Mark", "Place", "SpaceReserve", "check_purpose", "read_mark",
+    "sync_file", "write_mark",
 ]  # fmt: skip
 
 SUFFIX = ".mark"
@@ -78,6 +79,21 @@ def read_mark(path: str) -> Mark | None:
         if _encoded(mark) == text:
             return mark
     raise ValueError(f"{path}{SUFFIX} is damaged")
+
+
+def check_purpose(path: str, mark: Mark, source: str | None) -> None:
+    """Raises JournalError if the file with this mark is not the journal of `source`; or if that is
+    None, not a recording. A file without events may become either.
+    """
+    if source in mark.reserved:
+        return
+    names = ", ".join(mark.reserved)
+    if source is None:
+        if names:
+            raise JournalError(f"{path} is the journal of {names}: give a recording its own")
+    elif names or mark.offset > 0:
+        whose = f"of {names}" if names else "a recording"
+        raise JournalError(f"{path} is not the journal of {source!r}, but {whose}")
 
 
 def write_mark(path: str, mark: Mark) -> None:

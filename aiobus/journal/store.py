@@ -35,6 +35,7 @@ from aiobus.journal.mark import (
     Mark,
     Place,
     SpaceReserve,
+    check_purpose,
     read_mark,
     sync_file,
     write_mark,
@@ -174,12 +175,8 @@ class Store:
         """Where the last start of this source has left off; None if the file is new. Raises
         JournalError if the file is a recording, or the journal of another source.
         """
-        if (found := self._reserved.get(source)) is not None:
-            return found
-        if self._reserved or self._position[0]:
-            whose = f"of {', '.join(self._reserved)}" if self._reserved else "a recording"
-            raise JournalError(f"{self.path} is not the journal of {source!r}, but {whose}")
-        return None
+        check_purpose(self.path, Mark(*self._position, reserved=self._reserved), source)
+        return self._reserved.get(source)
 
     def last_seq(self, source: str, epoch: int) -> int:
         """The highest seq of a source that was committed."""
@@ -207,9 +204,7 @@ class Store:
         """The highest seq of each source in the file, in the order in which they came. Raises
         JournalError if the file is the journal of a bus, whose numbers are its own.
         """
-        if self._reserved:
-            names = ", ".join(self._reserved)
-            raise JournalError(f"{self.path} is the journal of {names}: give a recording its own")
+        check_purpose(self.path, Mark(reserved=self._reserved), None)
         last: dict[tuple[str, int], int] = {}
         for source, number in self._texts.sources.items():
             # Not of system events, which come by another subscription and may be recorded sooner.

@@ -17,7 +17,7 @@ from typing import NoReturn, TypeVar, cast
 from aiobus import clock
 from aiobus.errors import JournalError
 from aiobus.journal.format import Entry
-from aiobus.journal.mark import Place
+from aiobus.journal.mark import Place, check_purpose, read_mark
 from aiobus.journal.retention import Keep, check_keep
 from aiobus.journal.scan import checked_path
 from aiobus.journal.store import MARK_SECONDS, Store, Sync
@@ -82,6 +82,16 @@ class JournalWriter:
         """Events of the last commit, whose publishers may be about to publish again."""
         self._is_tended = True
         """False if what is due beside commits has failed, and is to be tried again."""
+
+    def check_purpose(self, source: str | None) -> None:
+        """Raises JournalError if the mark says that the file is not the journal of `source`; or if
+        that is None, not a recording. To be called before `open`: a start that is not to write to
+        this file would else hold its lock for a moment, and make the start fail that is. What is
+        wrong with the file itself is left to `open`. Blocks for a moment.
+        """
+        with suppress(OSError, ValueError):
+            if (mark := read_mark(self.path)) is not None:
+                check_purpose(self.path, mark, source)
 
     def open(self) -> None:
         """Lock the file, make it if it is not there, and verify it. Blocks, for a few seconds per

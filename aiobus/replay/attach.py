@@ -28,6 +28,7 @@ from aiobus.strand import (
     DoneCallback,
     Strand,
     StrandTask,
+    awaited,
     entered,
     here,
     is_for_strand,
@@ -210,7 +211,7 @@ class _Callback(Called):
             if type(result) is not CoroutineType:
                 if not inspect.isawaitable(result):
                     return result
-                result = _awaited(result)
+                result = awaited(result)
             # Its first step at once: most handlers need no other, and then nothing is awaited.
             strand.coroutine = result
             strand.awaited = result.send(None)
@@ -220,10 +221,6 @@ class _Callback(Called):
             here.strand = outer
         strand.note_wait()
         return strand
-
-
-async def _awaited(result: Awaitable[object]) -> object:
-    return await result
 
 
 class _Taken(EventStream):
@@ -457,7 +454,7 @@ class Recorder:
         self.log += (DELIVER, strand.number, number, self._place(event), event.seq, self.now())
 
     def _place(self, event: Event[Any]) -> int:
-        """The place of the source of an event; its row is kept if the recording has it not."""
+        """The place of the source of an event. A row that the recording does not have is kept."""
         begin = self._begins.get((event.source, event.epoch))
         if begin is not None and event.seq >= begin[1] and not event.past:
             type, seq = event.type, event.seq

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from aiobus.event import Event
+from aiobus.journal.export import event_fields
 from aiobus.replay.moments import Zone, duration
 
 __all__ = ["Explanation", "Step", "printable"]
@@ -137,21 +138,12 @@ def _indent(depth: int) -> str:
 
 
 def _plain(step: Step) -> dict[str, Any]:
-    event = step.event
     return {
         "role": step.role,
         "depth": step.depth,
         "hop": step.hop,
         "total": step.total,
-        "source": event.source,
-        "epoch": event.epoch,
-        "seq": event.seq,
-        "id": event.id,
-        "time": event.timestamp,
-        "type": str(event.type),
-        "key": event.key,
-        "cause": event.cause,
-        "data": event.data,
+        **event_fields(step.event),
         "file": step.path,
         "more": step.more,
         "differs": step.differs,

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from types import CoroutineType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -34,7 +35,7 @@ from aiobus.replay.attach import Strategy, add_open, open_of, options_of
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
 from aiobus.replay.tape import CALLS, Entry, Kind, Reference, made
-from aiobus.strand import Called, entered, running
+from aiobus.strand import Called, awaited, entered, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
@@ -49,12 +50,14 @@ STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 MOST_CAUSES = 8
 LOOK = 64
 """Entries in which an output that comes too soon is looked for."""
+LOOK_FAR = 65_536
+"""Entries in which the output of a call is looked for that waits before it publishes."""
 DECISION = ("type", "key", "data")
 MOST_REPLAYED = 65_536
 """Outputs that differ in what is ignored, and that the code is given as it has published them."""
 
 Rows = Callable[[str, int, int], bytes | None]
-"""The row of the event with this source, epoch and seq. None if the recording has it not."""
+"""The row of the event with this source, epoch and seq. None if the recording does not have it."""
 
 
 class _Call:
@@ -142,13 +145,9 @@ class _CallbackAgain(Called):
             strand.coroutine = result
             return strand
         if inspect.isawaitable(result):
-            strand.coroutine = _awaited(result)
+            strand.coroutine = awaited(result)
             return strand
         return result
-
-
-async def _awaited(result: Awaitable[object]) -> object:
-    return await result
 
 
 class _Given(EventStream):
@@ -332,7 +331,7 @@ class Player(Schedule):
         return None
 
     def event(self, reference: Reference) -> Event[Any] | None:
-        """One that was delivered. None ends the replay, because the recording has it not."""
+        """One that was delivered. None ends the replay, because the recording does not have it."""
         name, epoch, seq, past, text = reference
         row: bytes | None = text.encode() if text is not None else None
         if row is None and (name, epoch) == self._own:
@@ -365,13 +364,16 @@ class Player(Schedule):
 
     def _due(self) -> bytes | None:
         """What the recording has published next, before the strand waits: more is said by that than
-        by a clock that was read for it.
+        by a clock that was read for it, or by a wait in the call that publishes it.
         """
-        number = self.head[1]
-        for kind, strand, *rest in self.ahead():
+        first, number, *rest = self.head
+        is_called = first == INSIDE and rest[0] in (2 * PUBLISH, 2 * REQUEST)  # not numbered yet
+        for kind, strand, *rest in islice(self.ahead(), LOOK_FAR):
             if kind == OUTPUT and strand == number:
                 return self._output_row(rest[0], rest[1])
-            if kind == WAIT or strand != number:
+            if strand != number and is_called:
+                continue  # others go on meanwhile
+            if kind == WAIT or strand != number or (kind == GO_ON and is_called):
                 break
         return None
 

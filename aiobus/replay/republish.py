@@ -1,4 +1,4 @@
-"""A recording for dashboards: published once more, on a desk of its own.
+"""A recording for dashboards: published again, on a desk of its own.
 
 Owns who may be there, and what is never published again.
 """

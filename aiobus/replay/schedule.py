@@ -546,7 +546,7 @@ class Schedule:
             self.take()
 
     def let_go(self) -> None:
-        """Whatever is held comes to its end."""
+        """The replay is over: hold nothing any more, and run the calls that were held."""
         self.is_over = True
         for handle in self.calls.values():
             self.loop.run_soon(handle)

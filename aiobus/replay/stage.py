@@ -41,7 +41,7 @@ class Stage:
     async def hand(self, place: Place, seq: int, row: bytes) -> None:
         """Hand over a recorded event, in order of seq of each source. Waits for room, in virtual
         time, where an inbox is full that leaves events to history. If it is cancelled, hand the
-        event over once more: those that have it leave it out.
+        event over again: the subscriptions that have it leave it out.
         """
         readers = self._routes.get(place)
         if readers is None:

@@ -76,7 +76,7 @@ class Chunk(NamedTuple):
     sources: list[Source]
     """Those that appear for the first time; deliveries refer to them by their place."""
     rows: list[tuple[int, int, bool, str]]
-    """Source, seq, `past` and row of events that were delivered, and that the recording has not."""
+    """Source, seq, `past` and row of delivered events that the recording does not have."""
     outputs: dict[int, str]
     """The rows of outputs that the recording leaves out, by seq."""
     facts: dict[str, Any] | None = None

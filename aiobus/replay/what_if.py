@@ -123,8 +123,8 @@ def what_if(
 
     Played is what others have published, at its time. Left out are the events of `replaces` and of
     `name`, and what followed from them: each event whose chain of causes leads to one of these, as
-    it would not have happened so. Whatever else depended on them without naming it as its cause
-    is played as it was recorded.
+    it would not have happened so. An event that depended on them without naming its cause is played
+    as it was recorded.
 
     `broker`, a coroutine function of a bus, takes the place of the first of `replaces`: it gets
     what is played and what the strategy publishes, and answers by its own rules of price and
