@@ -178,9 +178,8 @@ class FileLock:
         now = datetime.fromtimestamp(clock.machine()).isoformat(" ", "seconds")
         told = f"process {os.getpid()} since {now}\n"
         _held.append(self)
-        with suppress(
-            OSError
-        ):  # on a full disk it is locked all the same, and does not say by whom
+        # On a full disk it is locked all the same, and does not say by whom.
+        with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, told.encode(), 0)
 
