@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -21,15 +21,15 @@ import orjson
 from aiobus import clock
 from aiobus.bus import AsyncEventBus, parts_of
 from aiobus.errors import BusError, JournalError
-from aiobus.event import Event, event_id
-from aiobus.journal.format import TAPE, Entry, tape_of
+from aiobus.event import event_id
+from aiobus.journal.format import TAPE, Entry, entries_of, entry_of, tape_of
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.journal.writer import JournalWriter, in_thread
-from aiobus.options import Keys, Since, SubscribeKeywords, Types
+from aiobus.options import Keys, Since, SubscribeKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, SYSTEM, Query
 from aiobus.replay.attach import Recorder, Strategy
-from aiobus.subscription import Subscription
+from aiobus.subscription import Subscription, Taken, are_rows
 from aiobus.sync import Notifier
 
 __all__ = ["Recording", "record"]
@@ -143,6 +143,7 @@ class Recording:
                     " numbers in each run, so give each run a file of its own"
                 )
             self._loop = asyncio.get_running_loop()
+            self._own = self._bus.name, parts_of(self._bus).publisher.epoch
             self._writer.start(self._note_committed)
             self._is_open = True
             # A later start of a source comes later in the file.
@@ -168,7 +169,7 @@ class Recording:
 
     async def _run_attached(self, strategy: Strategy) -> None:
         recorder = Recorder(self._bus, Query.of(self._types, self._key))
-        source = tape_of(self._bus.name), parts_of(self._bus).publisher.epoch
+        source = tape_of(self._bus.name), self._own[1]
         last = await in_thread(lambda: self._writer.last_seq(*source))
         self.attached, live = recorder.attach(strategy)
         self._tape = _Tape(recorder, self._writer, source, last)
@@ -241,58 +242,53 @@ class Recording:
             raise self.error
 
     async def _subscribe(self, types: Types, **options: Unpack[SubscribeKeywords]) -> None:
-        subscription = await self._bus.subscribe(types, self._record, **options)
-        self._subscriptions.append(subscription)
+        made = SubscriptionOptions.of("record", types, options)
+        subscriptions = parts_of(self._bus).subscriptions
+        self._subscriptions.append(await subscriptions.serve_batches("record", made, self._record))
 
-    def _record(self, event: Event[Any]) -> "Coroutine[Any, Any, None] | None":
-        """A plain function while there is room, which costs half of a coroutine."""
-        if self._writer.room:
-            self._put(event)
-            return None
-        return self._put_later(event)
-
-    async def _put_later(self, event: Event[Any]) -> None:
-        while not self._writer.room and self.error is None:
+    async def _record(self, taken: Taken) -> None:
+        while self._writer.room < len(taken) and self.error is None:
             await self._changed.wait()
-        self._put(event)
-
-    def _put(self, event: Event[Any]) -> None:
-        source = event.source, event.epoch
-        type, seq, tape = event.type, event.seq, self._tape
         if self.error is not None:
             return
-        if not type.startswith(RESERVED):
-            if seq <= self._last.get(source, 0):
-                text = f"{event.source} uses numbers again that are in {self._writer.path}"
-                self._bus._reports.trouble(text, f"{text}: {event.id} is not recorded")
-                return
-            self._last[source] = seq
-            if tape is not None and source not in tape.begun:
-                tape.begin(source, seq)
-        time, key, cause, data = event.timestamp, event.key, event.cause, event.data
-        fields = (seq, time, type, key, data, cause) if cause else (seq, time, type, key, data)
-        row = orjson.dumps(fields)  # as it came
-        self._append(Entry(event.source, event.epoch, seq, time, type, key, cause, row))
-        if tape is not None and tape.is_long:
+        entries = entries_of(taken, *self._own) if are_rows(taken) else map(entry_of, taken)
+        self._append(*filter(self._is_new, entries))
+        if self._tape is not None and self._tape.is_long:
             self._write_tape()
         if self._changed.futures and not self._is_waking:
-            # Once this event counts as handled, which is what a flush looks at.
+            # Once these events count as handled, which is what a flush looks at.
             self._is_waking = True
             self._loop.call_soon(self._wake)
+
+    def _is_new(self, entry: Entry) -> bool:
+        """Note that it comes next of its source. False if it cannot."""
+        name, epoch, seq, _, type, _, _, _ = entry
+        if type.startswith(RESERVED):
+            return True
+        source, tape = (name, epoch), self._tape
+        if seq <= self._last.get(source, 0):
+            text = f"{name} uses numbers again that are in {self._writer.path}"
+            id = event_id(name, epoch, seq)
+            self._bus._reports.trouble(text, f"{text}: {id} is not recorded")
+            return False
+        self._last[source] = seq
+        if tape is not None and source not in tape.begun:
+            tape.begin(source, seq)
+        return True
 
     def _wake(self) -> None:
         self._is_waking = False
         self._changed.wake()
 
-    def _append(self, entry: Entry) -> None:
+    def _append(self, *entries: Entry) -> None:
         if self.error is not None:
             return
         try:
-            self._writer.append(entry)
+            self._writer.append(*entries)
         except JournalError as error:
             self._end(error)
         else:
-            self._appended += 1
+            self._appended += len(entries)
 
     def _note_committed(self, count: int, error: BaseException | None) -> None:
         self._committed += count

@@ -7,14 +7,15 @@ tasks. Must not know what is published or which transport asks the others.
 import asyncio
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from contextvars import Context
+from typing import Any
 
 from aiobus.catchup import CatchUp
 from aiobus.delivery import holding
 from aiobus.diagnostics import Diagnostics
-from aiobus.dispatcher import Callback, Dispatcher
+from aiobus.dispatcher import BatchCallback, BatchDispatcher, Callback, Dispatcher
 from aiobus.errors import BusClosed, BusError
 from aiobus.lifecycle import Lifecycle, State
 from aiobus.options import SubscriptionOptions
@@ -71,15 +72,26 @@ class Subscriber:
     ) -> Subscription:
         """Open a subscription with a task that hands its events to `callback`."""
         subscription = self._attach(name, options)
-        dispatcher = self._dispatchers[subscription] = Dispatcher(
-            subscription,
-            callback,
-            TimeSlice(self._turn_seconds, HANDLER_EVENTS),
-            self._reports.watch,
-        )
+        dispatcher = Dispatcher(subscription, callback, self._turn(), self._reports.watch)
+        self._dispatchers[subscription] = dispatcher
+        return await self._run(subscription, dispatcher.run())
+
+    async def serve_batches(
+        self, name: str, options: SubscriptionOptions, callback: BatchCallback
+    ) -> Subscription:
+        """The same, several events at once."""
+        subscription = self._attach(name, options)
+        dispatcher = BatchDispatcher(subscription, callback, self._turn(), self._reports.watch)
+        return await self._run(subscription, dispatcher.run())
+
+    def _turn(self) -> TimeSlice:
+        return TimeSlice(self._turn_seconds, HANDLER_EVENTS)
+
+    async def _run(
+        self, subscription: Subscription, work: Coroutine[Any, Any, None]
+    ) -> Subscription:
         name = f"aiobus {self._publisher.name} {subscription.name}"
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(dispatcher.run(), name=name, context=Context())
+        task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
         self._tasks[task] = subscription
         task.add_done_callback(self._on_end)
         await self._confirm(subscription)

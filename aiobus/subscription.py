@@ -27,7 +27,7 @@ from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
 from aiobus.sync import BackpressureGate, Notifier
 
-__all__ = ["PACE", "Subscription"]
+__all__ = ["PACE", "Subscription", "Taken", "are_rows"]
 
 PACE = 128
 """Events asked for at once while others wait. Twice as many delay a HALT in a flood (`python -m
@@ -38,6 +38,15 @@ DECODE_BYTES = 16 * 1024
 TAKEN = PutResult.TAKEN  # an Enum is slow to ask for its members, and each event does
 EXPIRED = 1_024
 """Events older than `max_age` that are dropped in one go."""
+
+
+Taken = list[Any]
+"""Events in their order, all encoded (`are_rows`), or all of type Event."""
+
+
+def are_rows(taken: Taken) -> bool:
+    """True for encoded events, all of this process; there is at least one."""
+    return bool(taken) and type(taken[0]) is bytes
 
 
 class Subscription(Consumer):
@@ -374,20 +383,33 @@ class Subscription(Consumer):
                 return event
         return None
 
-    def _refill(self, *, is_last: bool = False) -> bool:
-        """Decode the next events, and unless `is_last` ask for more; False when there are none."""
+    def take(self) -> Taken:
+        """The next ones to hand over, several at once; empty if there is none now. Never waits. For
+        a consumer that takes events of any age and for which no publisher waits.
+        """
+        if self.batch:
+            taken = self.batch[::-1]
+            self.batch.clear()
+            return taken
+        return self._take()
+
+    def _take(self, *, is_last: bool = False) -> Taken:
+        """The next of the inbox. Unless `is_last`, ask for more."""
         if not is_last and (self.behind or self.own.behind):
             self.pull()
-        batch, inbox = self.batch, self._inbox
+        inbox = self._inbox
         if self.room.futures:
             self.room.wake()
-        if not inbox.items:
-            self._is_overflowing = self.own.behind or bool(self.behind)
-            return False
-        while inbox.items and not batch:
-            taken = inbox.take(DECODE_BYTES)
-            is_encoded = bool(taken) and type(taken[0]) is bytes
-            batch += decode(taken, *self._source, self._past) if is_encoded else taken
+        while inbox.items:
+            if taken := inbox.take(DECODE_BYTES):
+                return taken
+        self._is_overflowing = self.own.behind or bool(self.behind)
+        return []
+
+    def _refill(self, *, is_last: bool = False) -> bool:
+        """Decode the next events, and unless `is_last` ask for more; False when there are none."""
+        batch, taken = self.batch, self._take(is_last=is_last)
+        batch += decode(taken, *self._source, self._past) if are_rows(taken) else taken
         batch.reverse()
         return bool(batch)
 

@@ -1,6 +1,7 @@
 """Handlers that fail, hang, sleep or compute: what the others notice of it, which is nothing."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from contextlib import AbstractContextManager
 import pytest
 
 from aiobus import AsyncEventBus, BusError, Event, EventType
+from aiobus.bus import parts_of
+from aiobus.options import SubscriptionOptions
 
 Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
 
@@ -286,3 +289,27 @@ async def test_a_handlers_own_cancelling_ends_the_bus_loudly() -> None:
             await bus.subscribe(EventType.TRADE, cancels_its_own_task)
             await bus.publish(Event(EventType.TRADE, 1))
             await bus.wait_closed()
+
+
+async def test_a_batch_that_fails_is_reported_and_the_next_ones_are_handed_over() -> None:
+    told: list[dict[str, object]] = []
+    taken: list[bytes] = []
+
+    async def note(error: Event) -> None:
+        told.append(error.data)
+
+    async def take(batch: list[bytes]) -> None:
+        taken.extend(batch)
+        if len(taken) == 1:
+            raise ValueError("no")
+
+    async with AsyncEventBus() as bus:
+        await bus.subscribe("aiobus.error", note)
+        options = SubscriptionOptions.of("test", EventType.TRADE, {})
+        await parts_of(bus).subscriptions.serve_batches("take", options, take)
+        for number in range(3):
+            await bus.publish(Event(EventType.TRADE, number))
+            await bus.settle()
+    assert [json.loads(row)[4] for row in taken] == [0, 1, 2]
+    failures = [(error["subscription"], error["error"]) for error in told]
+    assert failures == [("take(TRADE)", "ValueError('no')")]

@@ -15,12 +15,12 @@ from zlib import crc32
 
 import orjson
 
-from aiobus.event import event_id
+from aiobus.event import Event, event_id
 
 __all__ = [
     "APPLICATION", "COLUMNS", "FORMAT", "MAX_INTEGER", "MAX_SOURCES", "SCHEMA", "TAPE", "Entry",
-    "Texts", "chained", "checksum", "encode_columns", "insertion", "origin", "origin_checksum",
-    "rebuilt", "sealed", "tape_of", "unsealed",
+    "Texts", "chained", "checksum", "encode_columns", "entries_of", "entry_of", "insertion",
+    "origin", "origin_checksum", "rebuilt", "sealed", "tape_of", "unsealed",
 ]  # fmt: skip
 
 APPLICATION = 0x61696F62
@@ -90,6 +90,29 @@ class Entry(NamedTuple):
     key: str
     cause: str
     row: bytes
+
+
+def entries_of(rows: Sequence[bytes], source: str, epoch: int) -> list[Entry]:
+    """The entries of rows as `codec.encode` made them, of one source."""
+    entries = []
+    for row, fields in zip(rows, orjson.loads(b"[%b]" % b",".join(rows)), strict=True):
+        if len(fields) == 5:
+            seq, time, type, key, _ = fields
+            cause = ""
+        else:
+            seq, time, type, key, _, cause = fields
+        entries.append(Entry(source, epoch, seq, time, type, key, cause, row))
+    return entries
+
+
+def entry_of(event: Event[Any]) -> Entry:
+    """The entry of an event as it was decoded, and not changed since."""
+    seq, time, type, key = event.seq, event.timestamp, event.type, event.key
+    data, cause = event.data, event.cause
+    row = orjson.dumps(
+        (seq, time, type, key, data, cause) if cause else (seq, time, type, key, data)
+    )
+    return Entry(event.source, event.epoch, seq, time, type, key, cause, row)
 
 
 class Texts:

@@ -165,24 +165,24 @@ class JournalWriter:
             raise JournalError(f"{self.path} is not open for writing")
         raise JournalError(f"{self.path}: {self._queued} events wait to be committed already")
 
-    def append(self, entry: Entry) -> None:
-        """Queue an event for the next commit. Never waits. Raises JournalFailed, and JournalError
-        if there is no `room`, before `start`, and once `close` has begun.
+    def append(self, *entries: Entry) -> None:
+        """Queue events for the next commits, all or none. Never waits. Raises JournalFailed, and
+        JournalError if there is no `room`, before `start`, and once `close` has begun.
         """
-        store, loop = self._store, self._loop
-        is_full = self._queued >= QUEUE_EVENTS or self._queued_bytes >= QUEUE_BYTES
+        store, loop, count = self._store, self._loop, len(entries)
+        is_full = self._queued + count > QUEUE_EVENTS or self._queued_bytes >= QUEUE_BYTES
         if store is None or store.failed or loop is None or self._is_closing or is_full:
             self._refuse()
-        self._queue.append(entry)
-        self._queued += 1
-        self._queued_bytes += len(entry.row)
+        self._queue += entries
+        self._queued += count
+        for entry in entries:
+            self._queued_bytes += len(entry.row)
         if self._thread is not None:
             if not self._wake.is_set():
                 self._wake.set()
         elif not self._is_stepping:
             self._is_stepping = True
-            assert self._loop is not None
-            self._loop.call_soon(self._step_inline)
+            loop.call_soon(self._step_inline)
 
     def _step_inline(self) -> None:
         self._is_stepping = False
