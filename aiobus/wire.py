@@ -250,6 +250,10 @@ class Options:
     """If the other bus has a journal: its epoch, `start` and `begin` as the sender knows them, and
     the seq that it surely had reached in that start.
     """
+    numbered: int = 0
+    """In an answer: the seq of its newest event if that is above the `seq` of the answer. The
+    events between wait to be committed.
+    """
     observer: bool = False
     """The bus publishes nothing, and no other waits for it."""
 

@@ -658,6 +658,22 @@ async def test_what_a_bus_had_heard_of_when_its_source_started_again_is_not_past
     assert seen == [(number, False) for number in range(101)]
 
 
+async def test_an_event_of_before_is_past_also_if_it_is_committed_after_its_subscriber_started(
+    make: Make, tmp_path: Path
+) -> None:
+    seen: list[tuple[object, bool]] = []
+    async with make("desk", journal=tmp_path / "desk.db") as desk, asyncio.timeout(10):
+        with commits_held(desk):
+            desk.publish_nowait(Event("T", "before"))
+            gateway = make("gateway")
+            await gateway.start()
+            await gateway.subscribe("T", lambda event: seen.append((event.data, event.past)))
+        await desk.publish(Event("T", "live"))
+        assert await desk.flush() == []
+        assert await gateway.close() == []
+    assert seen == [("before", True), ("live", False)]
+
+
 @pytest.mark.virtual
 @pytest.mark.parametrize("seed", range(3))
 async def test_an_event_of_before_is_past_also_if_the_answer_of_its_source_is_late(

@@ -178,7 +178,7 @@ class Answers:
                 with suppress(WireError):
                     self.serve(name, link)
         self._streams.flush()  # so that what was published before is received before
-        age, seq = elapsed() - self.born, self._publisher.public_seq
+        age, seq, numbered = elapsed() - self.born, self._publisher.public_seq, self._publisher.seq
         fields = (asked.nonce, self._me, age, seq, is_open)
         refused = self.askers.refused(link)
         mine = self._publisher.options
@@ -188,6 +188,7 @@ class Answers:
             known_start=known.known_start,
             known_begin=known.known_begin,
             known_seq=known.known_seq,
+            numbered=numbered if mine.journaled and numbered > seq else 0,
         )
         if refused is None:
             reply = Answer(*fields, options=options)

@@ -424,7 +424,8 @@ class Links:
         started, options = now - value.age, value.options
         # An answer that is late makes its sender look younger than it is.
         is_older = peer.found - value.age <= self.born
-        past = value.seq if is_older or not self.is_open else options.begin
+        published = max(value.seq, options.numbered)  # a commit may take until long after it
+        past = published if is_older or not self.is_open else options.begin
         if self._is_to_check(peer, value):
             self._hear(peer, now, value.seq)
             return
