@@ -7,6 +7,7 @@ of virtual loops or buses.
 """
 
 import asyncio
+import atexit
 import os
 import socket
 import sys
@@ -237,10 +238,12 @@ def _patch() -> None:
         (ProcessPoolExecutor, ("submit",), "ProcessPoolExecutor"),
         (_posixsubprocess, ("fork_exec",), "_posixsubprocess"),  # multiprocessing, where it spawns
         (asyncio, ("run_coroutine_threadsafe",), "asyncio"),
-        (asyncio.BaseEventLoop, ("call_soon_threadsafe",), "loop"),  # that of a real loop
+        # Of a real loop: by these any task, future or queue is woken that belongs to it.
+        (asyncio.BaseEventLoop, ("call_soon", "call_at", "call_soon_threadsafe"), "loop"),
     ):
         for name in names:
             _guard(owner, name, f"{says}.{name}".removesuffix(".__init__"))
+    _confine_exits()
 
 
 def _guard(owner: Any, name: str, call: str) -> None:
@@ -256,6 +259,25 @@ def _guard(owner: Any, name: str, call: str) -> None:
     else:  # inherited
         _undo.append(lambda: delattr(owner, name))
     setattr(owner, name, guarded)
+
+
+def _confine_exits() -> None:
+    """What code in virtual time asks to be called at the end of the process is confined then."""
+    register: Any = atexit.register
+
+    def guarded(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if current() is None or not is_users(sys._getframe(1)):
+            return register(function, *args, **options)
+
+        def confined_call() -> None:
+            with confined(Confinement()):
+                function(*args, **options)
+
+        register(confined_call)
+        return function
+
+    atexit.register = guarded  # type: ignore[assignment]
+    _undo.append(lambda: setattr(atexit, "register", register))
 
 
 def _unpatch() -> None:

@@ -6,13 +6,15 @@ replay does not start while such a bus is open. Must not know what a replay or a
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock, get_ident
 from weakref import WeakKeyDictionary
 
 from aiobus.confinement import current
 from aiobus.errors import BusError, LeavesProcess
 
-__all__ = ["enter_desk", "enter_replay", "leave_desk", "leave_replay"]
+__all__ = ["enter_desk", "enter_replay", "leave_desk", "leave_replay", "replaying"]
 
 _lock = Lock()
 _desks: WeakKeyDictionary[object, str] = WeakKeyDictionary()
@@ -59,6 +61,21 @@ def enter_replay(what: str) -> int:
             )
         _replays[thread] = what
         return thread
+
+
+@contextmanager
+def replaying(what: str) -> Iterator[None]:
+    """The body replays `what` without a `Replay`. As `enter_replay`. If this thread replays
+    already, that excludes all that this would.
+    """
+    if get_ident() in _replays:
+        yield
+        return
+    thread = enter_replay(what)
+    try:
+        yield
+    finally:
+        leave_replay(thread)
 
 
 def leave_replay(thread: int) -> None:

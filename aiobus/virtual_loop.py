@@ -163,6 +163,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """A future of this loop."""
         return _Future(loop=self)
 
+    # Of other loops these are refused, to code in virtual time.
+    call_soon = asyncio.BaseEventLoop.call_soon
+    call_at = asyncio.BaseEventLoop.call_at
+
     def call_soon_threadsafe(
         self,
         callback: Callable[[Unpack[Ts]], object],

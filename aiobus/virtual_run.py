@@ -9,7 +9,7 @@ import inspect
 import signal
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
@@ -71,14 +71,35 @@ def run_confined(
     """Run `main` as `run_virtual` does, on this loop, which is closed at the end."""
 
     def run() -> T:
-        with confined(confinement), asyncio.Runner(loop_factory=lambda: loop) as runner:
+        with confined(confinement):
             try:
-                result: T = runner.run(main() if callable(main) else main)
+                with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                    try:
+                        result: T = runner.run(main() if callable(main) else main)
+                    finally:
+                        confinement.is_over = True  # the clean-up is to come to its end
             finally:
-                confinement.is_over = True  # the clean-up is to come to its end
+                _end_what_is_left(loop)
         return result
 
     return _in_own_thread(run, confinement) if _is_loop_running() else run()
+
+
+_unending: list[Any] = []
+"""Coroutines that do not end. If one was collected, the rest of it would run unconfined."""
+
+
+def _end_what_is_left(loop: VirtualLoop) -> None:
+    """End the coroutines of tasks that ignored that they were cancelled, while their clean-up is
+    confined.
+    """
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        coroutine: Any = task.get_coro()
+        with suppress(Exception):  # of its clean-up; a refusal is kept
+            coroutine.close()
+        if getattr(coroutine, "cr_frame", None) is not None:
+            _unending.append(coroutine)
 
 
 def _is_loop_running() -> bool:

@@ -668,7 +668,7 @@ plainly(
     "Subscription",
     """
     admit begin close confirm deliver delivery_of end_delivery fail feed finish keep lose miss
-    note_idle pop reach recheck refuse start_lagging take_back unhanded unsubscribe wait
+    note_idle pop reach recheck refuse start_lagging take take_back unhanded unsubscribe wait
     """,
 )
 plainly(

@@ -4,6 +4,8 @@ outside of virtual time, in another thread at the same moment too.
 
 import _thread
 import asyncio
+import atexit
+import gc
 import multiprocessing
 import os
 import pty
@@ -23,7 +25,7 @@ from typing import Any
 import pytest
 import zmq
 
-from aiobus import AsyncEventBus, Event, LeavesProcess, run_virtual
+from aiobus import AsyncEventBus, Deadlock, Event, LeavesProcess, run_virtual
 from aiobus import confinement as rules
 
 ANY = ("127.0.0.1", 0)
@@ -44,6 +46,9 @@ class Calls:
         self.publisher = self.zmq.socket(zmq.PUB)
         self.publisher.linger = 0
         self.loop = asyncio.new_event_loop()
+        self.futures = [self.loop.create_future() for _ in range(3)]
+        for future in self.futures:
+            future.add_done_callback(lambda future: None)
 
     def close(self) -> None:
         self.publisher.close()
@@ -161,6 +166,22 @@ class Calls:
 
     def loop_of_another_thread(self) -> None:
         self.loop.call_soon_threadsafe(int)
+
+    def next_turn_of_another_loop(self) -> None:
+        self.loop.call_soon(int)
+
+    def timer_of_another_loop(self) -> None:
+        self.loop.call_later(0, int)
+
+    def task_of_another_loop(self) -> None:
+        work = asyncio.sleep(0)
+        try:
+            self.loop.run_until_complete(self.loop.create_task(work))
+        finally:
+            work.close()
+
+    def future_that_another_loop_awaits(self) -> None:  # as a queue has for each that waits
+        self.futures.pop().set_result(None)
 
     def coroutine_for_another_loop(self) -> None:
         work = asyncio.sleep(0)
@@ -542,6 +563,83 @@ def test_allow_that_names_no_callers_is_refused_with_its_value(allow: Any) -> No
         run_virtual(main, allow=allow)
 
 
+# What runs after the end.
+
+
+@contextmanager
+def nothing_comes() -> Iterator[tuple[str, int]]:
+    """The address of a gateway to which no order comes."""
+    with socket.create_server(ANY) as gateway:
+        gateway.setblocking(False)
+        yield gateway.getsockname()
+        gc.collect()
+        with pytest.raises(BlockingIOError):
+            gateway.accept()
+
+
+async def ignores_its_end() -> None:
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+
+
+def test_the_clean_up_of_a_task_that_ignores_its_end_is_confined() -> None:
+    async def sends_an_order() -> None:
+        try:
+            await ignores_its_end()
+        finally:
+            socket.create_connection(gateway)
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(sends_an_order()))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    with nothing_comes() as gateway:
+        with pytest.raises(LeavesProcess):
+            run_virtual(main())
+        tasks.clear()
+
+
+def test_a_task_that_waits_in_its_clean_up_never_goes_on() -> None:
+    async def sends_an_order() -> None:
+        try:
+            await ignores_its_end()
+        finally:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                socket.create_connection(gateway)
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(sends_an_order()))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    with nothing_comes() as gateway:
+        with pytest.raises(Deadlock):
+            run_virtual(main())
+        tasks.clear()
+
+
+def test_what_is_to_run_at_the_end_of_the_process_is_confined_then() -> None:
+    program = """
+import atexit, socket, sys
+from aiobus import run_virtual
+
+async def main():
+    atexit.register(socket.create_connection, ("127.0.0.1", int(sys.argv[1])))
+
+run_virtual(main)
+atexit.register(print, "the end")
+"""
+    with nothing_comes() as (_, port):
+        command = [sys.executable, "-c", program, str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "the end\n"
+    assert "errors.LeavesProcess: socket.getaddrinfo" in done.stderr
+
+
 # What stays in the machine, and what is as it was.
 
 
@@ -586,7 +684,8 @@ PATCHED: list[tuple[Any, str]] = [
     (ThreadPoolExecutor, "submit"),
     (ProcessPoolExecutor, "submit"),
     (asyncio, "run_coroutine_threadsafe"),
-    (asyncio.BaseEventLoop, "call_soon_threadsafe"),
+    *((asyncio.BaseEventLoop, f"call_{name}") for name in ("soon", "at", "soon_threadsafe")),
+    (atexit, "register"),
 ]
 
 

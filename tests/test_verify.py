@@ -20,6 +20,7 @@ from replays import desk, session, strategy, trades
 
 from aiobus import (
     AsyncEventBus,
+    BusError,
     Event,
     Journal,
     RequestTimeout,
@@ -95,6 +96,16 @@ async def test_verify_runs_where_no_loop_runs(path: Path) -> None:
     await session(path, echo, trades)
     report = await asyncio.to_thread(verify, path, echo)
     assert report.verdict == "AGREES"
+
+
+async def test_beside_a_live_bus_that_might_carry_an_order_nothing_is_verified(
+    path: Path, folder: Path
+) -> None:
+    await session(path, echo, trades)
+    async with AsyncEventBus(f"ipc://{folder}/d", name="strategy"):
+        with pytest.raises(BusError, match=r"open: strategy on ipc://.*a process of its own"):
+            verify(path, echo)
+    assert verify(path, echo)
 
 
 async def one_by_one(bus: AsyncEventBus) -> None:

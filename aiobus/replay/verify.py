@@ -4,7 +4,6 @@ Owns the way from a file to a verdict. What happens next in a replay is decided 
 `schedule`, and what is said by `report`.
 """
 
-import asyncio
 import logging
 import os
 import platform
@@ -21,6 +20,7 @@ from aiobus.confinement import Confinement
 from aiobus.errors import Deadlock, JournalError, LeavesProcess
 from aiobus.journal.format import TAPE, tape_of
 from aiobus.journal.reader import Journal
+from aiobus.lockout import replaying
 from aiobus.query import Query
 from aiobus.replay.attach import Strategy, origin_of
 from aiobus.replay.player import Player
@@ -66,7 +66,8 @@ def verify(
     strategy runs on a loop of its own, in another thread if a loop runs in this one, which waits.
     `ignore`: paths of what is not compared in outputs, such as "data.client_id", "data.legs.*.id"
     or "timestamp". If the file has several recordings with a tape, `recording` is the place of one
-    of them, as in a list. Raises TypeError and ValueError for wrong arguments.
+    of them, as in a list. Raises TypeError and ValueError for wrong arguments, and BusError while a
+    bus of this process is on ipc or tcp or has a journal.
     """
     if not callable(strategy):
         raise TypeError(f"strategy={strategy!r}: a coroutine function of a bus is needed")
@@ -85,7 +86,8 @@ def verify(
             except IndexError:
                 text = f"recording={recording!r}: the file has {len(tapes)} with a tape"
                 raise ValueError(text) from None
-            return _verified(report, journal, tape, strategy, paths, confinement)
+            with replaying(f"verify of {report.path}"):
+                return _verified(report, journal, tape, strategy, paths, confinement)
     except JournalError as error:
         return replace(report, reason=str(error))
 
@@ -223,8 +225,6 @@ def _verified(
     except (LeavesProcess, LeftBehind, Deadlock):
         if not player.done.done():
             raise
-    for task in asyncio.all_tasks(loop):  # of code that ignores that it is cancelled
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
     if reader.end is not None:
         player.count_outside(reader.end["published"] + 1)
     verdict, reason, difference = _judged(player, reader)
