@@ -598,6 +598,23 @@ def test_an_event_that_was_altered_in_the_file_is_not_told(path: Path, source: s
         explain(path, ident("feed", 1))
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        'DELETE FROM events WHERE "offset" > 3',
+        'DELETE FROM events WHERE "offset" = (SELECT max("offset") FROM events)',
+        "DELETE FROM sources",
+        "DELETE FROM sources WHERE id = (SELECT max(source) FROM events)",
+    ],
+)
+def test_what_was_taken_from_the_file_is_not_told_as_never_recorded(path: Path, loss: str) -> None:
+    make(path, chain())
+    alter(path, loss)
+    for asked in (FILL, ident("feed", 1)):
+        with pytest.raises(JournalCorrupt):
+            explain(path, asked)
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_an_altered_bit_of_the_file_alters_no_explanation(path: Path, part: int) -> None:
     make(path, [each for first in range(0, 40, 2) for each in chain(START + first, 1 + first)])

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from aiobus.errors import JournalError
 from aiobus.event import Event, event_id
 from aiobus.journal.format import COLUMNS, MAX_INTEGER, MAX_SOURCES, checksum
+from aiobus.journal.mark import read_mark
 from aiobus.journal.reader import Journal
 from aiobus.query import RESERVED
 
@@ -43,13 +45,31 @@ class Reach(NamedTuple):
 
 
 class Lookup(Journal):
-    """A journal in which events are looked up. Each call raises JournalCorrupt if one of the events
-    that it reads is not what was written.
+    """A journal in which events are looked up. Raises JournalCorrupt if it has fewer events than
+    its mark says, or fewer sources than its events name; each call, if one of the events that it
+    reads is not what was written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
         self._absent: set[tuple[str, int]] = set()
+        try:
+            self._check_reach()
+        except JournalError:
+            self.close()
+            raise
+
+    def _check_reach(self) -> None:
+        """Raises JournalCorrupt if events or sources are missing at the end: else what is asked for
+        might be one of them, and not found.
+        """
+        with self.judging():
+            mark, last = read_mark(self.path), self.last_offset()
+            if mark is not None and last < mark.offset:
+                raise ValueError(f"the events up to offset {mark.offset} are missing")
+            self._database.load_texts()
+            if (self.ask("SELECT max(source) FROM events") or 0) > len(self._database.sources):
+                raise ValueError("its table `sources` is damaged")
 
     def number(self, source: str, epoch: int) -> int:
         """As of a Journal, but a source that is not there is looked for once."""
