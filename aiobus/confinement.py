@@ -238,20 +238,29 @@ def _patch() -> None:
         (ProcessPoolExecutor, ("submit",), "ProcessPoolExecutor"),
         (_posixsubprocess, ("fork_exec",), "_posixsubprocess"),  # multiprocessing, where it spawns
         (asyncio, ("run_coroutine_threadsafe",), "asyncio"),
-        # Of a real loop: by these any task, future or queue is woken that belongs to it.
-        (asyncio.BaseEventLoop, ("call_soon", "call_at", "call_soon_threadsafe"), "loop"),
+        (asyncio.BaseEventLoop, ("call_soon_threadsafe",), "loop"),  # that of a real loop
     ):
         for name in names:
             _guard(owner, name, f"{says}.{name}".removesuffix(".__init__"))
+    for name in ("call_soon", "call_at"):
+        _guard(asyncio.BaseEventLoop, name, f"loop.{name}", _is_foreign)
     _confine_exits()
 
 
-def _guard(owner: Any, name: str, call: str) -> None:
+def _is_foreign(loop: asyncio.BaseEventLoop, *_: Any, **options: Any) -> bool:
+    """True for a call into another loop, by which each task, future or queue of it is woken."""
+    return asyncio._get_running_loop() not in (None, loop)
+
+
+def _guard(
+    owner: Any, name: str, call: str, leaves: Callable[..., bool] = lambda *args, **options: True
+) -> None:
     original = getattr(owner, name)
 
     @wraps(original)
     def guarded(*args: Any, **options: Any) -> Any:
-        check(call)
+        if leaves(*args, **options):
+            check(call)
         return original(*args, **options)
 
     if name in vars(owner):
