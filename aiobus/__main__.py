@@ -6,27 +6,41 @@ Owns the arguments and what is printed. Must not know how a journal is read or r
 import argparse
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import orjson
 
 from aiobus import BusError, Event, Journal, explain, explain_hops, verify
 from aiobus.journal.export import json_line
-from aiobus.replay.command import bot_named, replay
+from aiobus.replay.command import replay, strategy_named
 from aiobus.replay.explanation import printable
+from aiobus.replay.moments import Zone
 from aiobus.replay.session import Bot
 
 __all__ = ["main"]
 
 
-def moment(text: str) -> float:
-    """A time as Unix seconds or in ISO 8601; without an offset, it is local."""
+ZONE = "times are read and printed so, such as UTC or Europe/Berlin; else local"
+
+
+def moment(text: str | None, zone: Zone) -> float | None:
+    """A time as Unix seconds or in ISO 8601, of this zone if it says none."""
+    if text is None:
+        return None
     try:
         return float(text)
     except ValueError:
-        return datetime.fromisoformat(text).timestamp()
+        try:
+            when = datetime.fromisoformat(text)
+        except ValueError:
+            raise ArgumentTypeError(
+                f"{text!r}: Unix seconds, or a date and time such as 2026-11-29T10:31, are needed"
+            ) from None
+    return (when if when.tzinfo else when.replace(tzinfo=zone.info)).timestamp()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,13 +51,14 @@ def parser() -> argparse.ArgumentParser:
         "log",
         help="print the events of a journal",
         description="Print the events of a journal, oldest first, also while it is written: offset,"
-        " time (UTC), type, key, id, data, and the id of the cause. Each event is compared with its"
+        " time, type, key, id, data, and the id of the cause. Each event is compared with its"
         " checksum. Exits with 1 if the journal is damaged, behind the events before that.",
     )
     log.add_argument("file", help="the journal")
     log.add_argument("--start", type=int, metavar="OFFSET", help="begin with this offset")
-    log.add_argument("--since", type=moment, metavar="TIME", help="Unix seconds or ISO 8601")
-    log.add_argument("--until", type=moment, metavar="TIME", help="before this time")
+    log.add_argument("--since", metavar="TIME", help="ISO 8601 or Unix seconds")
+    log.add_argument("--until", metavar="TIME", help="before this time")
+    log.add_argument("--tz", metavar="ZONE", help=ZONE)
     log.add_argument("--type", action="append", help="only this type; may be repeated")
     log.add_argument("--key", action="append", help="only this key or 'prefix*'; may be repeated")
     log.add_argument("--source", action="append", help="only this bus; may be repeated")
@@ -71,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "--allow", action="append", default=[], metavar="CALLER", help="may leave the process"
     )
     verification.add_argument(
-        "--recording", type=int, default=-1, metavar="N", help="of several, from 0 (the last)"
+        "--recording", type=int, default=-1, metavar="N", help="of several, from 0; else the last"
     )
     verification.set_defaults(run=print_verification)
     return made
@@ -91,7 +106,7 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--at", metavar="TIME", help="10:31, 10:31:05.25, or ISO 8601 or Unix")
     command.add_argument("--type", help="with --at: the type of the event, such as FILL")
     command.add_argument("--key", help="with --at: its key or 'prefix*'")
-    command.add_argument("--tz", metavar="ZONE", help="such as UTC or Europe/Berlin; else local")
+    command.add_argument("--tz", metavar="ZONE", help=ZONE)
     command.add_argument("--most", type=int, default=1_000, help="causes and effects (1000)")
     command.add_argument("--json", action="store_true", help="one object of JSON")
     command.add_argument(
@@ -108,10 +123,11 @@ def _add_replay(commands: Any) -> None:
         help="run a strategy through a recording",
         description="Run a strategy, a coroutine function of a bus, through a recording: each event"
         " at its time, in virtual time or paced. Nothing leaves the process. Prints what the"
-        " strategy publishes, and a summary.",
+        " strategy publishes, and a summary. A request finds only bots that are given by --beside."
+        " Exits with 1 if the strategy or one of its handlers raised.",
     )
     replay.add_argument("file", help="the recording")
-    replay.add_argument("bot", metavar="module:function", help="such as strategy:main")
+    replay.add_argument("strategy", help="module:function, as Python imports it from here")
     replay.add_argument("--speed", type=float, help="times real time; else as fast as it goes")
     replay.add_argument("--name", default="strategy", help="of its bus, and not played (strategy)")
     replay.add_argument(
@@ -121,53 +137,62 @@ def _add_replay(commands: Any) -> None:
         metavar="NAME=module:function",
         help="another bot, in place of the source of this name; may be repeated",
     )
-    replay.add_argument("--start", type=place, metavar="PLACE", help="an offset or a time")
-    replay.add_argument("--end", type=place, metavar="PLACE", help="before this offset or time")
+    replay.add_argument("--start", metavar="PLACE", help="an offset or a time")
+    replay.add_argument("--end", metavar="PLACE", help="before this offset or time")
+    replay.add_argument("--tz", metavar="ZONE", help=ZONE)
     replay.add_argument("--type", action="append", help="only this type; may be repeated")
     replay.add_argument("--key", action="append", help="only this key or 'prefix*'; repeatable")
     replay.add_argument("--source", action="append", help="only this bus; may be repeated")
     replay.set_defaults(run=print_replay)
 
 
-def place(text: str) -> float:
+def place(text: str | None, zone: Zone) -> float | None:
     """An offset, or a time."""
-    return int(text) if text.isdigit() else moment(text)
+    return int(text) if text and text.isdigit() else moment(text, zone)
 
 
 def beside(texts: Sequence[str]) -> dict[str, Bot]:
     """Bots by the names of their buses."""
     parts = [text.partition("=") for text in texts]
-    return {name: bot_named(bot) for name, _, bot in parts}
+    for text, (name, _, bot) in zip(texts, parts, strict=True):
+        if not (name and bot):
+            raise ArgumentTypeError(
+                f"--beside {text!r}: a name and a bot are needed, risk=module:function"
+            )
+    return {name: strategy_named(bot) for name, _, bot in parts}
 
 
-def print_replay(given: argparse.Namespace) -> None:
+def print_replay(given: argparse.Namespace) -> int:
     """The command `replay`."""
     selection = {"types": given.type, "key": given.key, "sources": given.source}
+    zone = Zone.of(given.tz)
 
     def tell(event: Event) -> None:
-        say(plain_line(event.seq, event))
+        say(plain_line(event.seq, event, zone))
         if given.speed is not None:
             sys.stdout.flush()
 
-    summary = replay(
+    summary, is_well = replay(
         given.file,
-        bot_named(given.bot),
+        strategy_named(given.strategy),
         tell,
         name=given.name,
         speed=given.speed,
         beside=beside(given.beside),
-        start=given.start,
-        end=given.end,
+        start=place(given.start, zone),
+        end=place(given.end, zone),
         **selection,
     )
     say(f"{summary}\n".encode())
+    return 0 if is_well else 1
 
 
 def print_log(given: argparse.Namespace) -> None:
     """The command `log`."""
+    zone = Zone.of(given.tz)
     selection: dict[str, Any] = {
-        "since": given.since,
-        "until": given.until,
+        "since": moment(given.since, zone),
+        "until": moment(given.until, zone),
         "types": given.type,
         "keys": given.key,
         "sources": given.source,
@@ -179,7 +204,7 @@ def print_log(given: argparse.Namespace) -> None:
             count = journal.export(given.export, start_offset=given.start, **selection)
             say(b"%d events\n" % count)
         else:
-            line = json_line if given.json else plain_line
+            line = json_line if given.json else partial(plain_line, zone=zone)
             selection |= {"start_offset": given.start, "follow": given.follow}
             for offset, event in journal.read(**selection):
                 say(line(offset, event))
@@ -218,8 +243,8 @@ def print_verification(given: argparse.Namespace) -> int:
     """The command `verify`."""
     try:
         options = {"ignore": given.ignore, "allow": given.allow, "recording": given.recording}
-        report = verify(given.file, bot_named(given.strategy), **options)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        report = verify(given.file, strategy_named(given.strategy), **options)
+    except (BusError, TypeError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     say(f"{report}\n".encode())
@@ -231,11 +256,11 @@ def say(line: bytes) -> None:
     sys.stdout.buffer.write(line)
 
 
-def plain_line(offset: int, event: Event) -> bytes:
+def plain_line(offset: int, event: Event, zone: Zone) -> bytes:
     """One event for a person. What could move the cursor of a terminal is escaped."""
-    when = datetime.fromtimestamp(event.timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    when = zone.local(event.timestamp).isoformat(timespec="microseconds")
     data = orjson.dumps(event.data).decode()
-    parts = [str(offset), f"{when}Z", event.type, event.key or "-", event.id, data]
+    parts = [str(offset), when, event.type, event.key or "-", event.id, data]
     if event.cause:
         parts.append(f"<- {event.cause}")
     return f"{printable(' '.join(parts))}\n".encode()
@@ -257,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except ArgumentTypeError as error:
+        made.error(str(error))
     except (BusError, ValueError, OSError) as error:
         sys.stdout.flush()
         sys.stderr.write(f"{error}\n")

@@ -14,19 +14,25 @@ from weakref import WeakKeyDictionary
 from aiobus.confinement import current
 from aiobus.errors import BusError, LeavesProcess
 
-__all__ = ["enter_desk", "enter_replay", "leave_desk", "leave_replay", "replaying"]
+__all__ = [
+    "check_import", "enter_desk", "enter_replay", "importing", "leave_desk", "leave_replay",
+    "replaying",
+]  # fmt: skip
 
 _lock = Lock()
 _desks: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 """What is open for each network and journal. One that is collected is not open."""
+_imports: list[str] = []
+"""Modules that are imported to be replayed."""
 _replays: dict[int, str] = {}
 """What is replayed, by thread."""
 
 
 def enter_desk(way: object, name: str, where: str) -> None:
     """The bus `name` is about to open its network or journal, `way`. Raises LeavesProcess while a
-    replay is open.
+    replay is open, and BusError while a strategy is imported.
     """
+    check_import(f"{name} {where}")
     with _lock:
         what = " and ".join(_replays.values())
         if not what:
@@ -64,6 +70,29 @@ def enter_replay(what: str) -> int:
 
 
 @contextmanager
+def importing(module: str) -> Iterator[None]:
+    """The body imports the module of a strategy that is to be replayed. Meanwhile a bus that would
+    join a desk or open a journal, and a recording, raise BusError in every thread.
+    """
+    with _lock:
+        _imports.append(module)
+    try:
+        yield
+    finally:
+        with _lock:
+            _imports.remove(module)
+
+
+def check_import(what: str) -> None:
+    """Raise BusError if a module that is imported to be replayed starts `what`."""
+    if _imports:
+        raise BusError(
+            f"importing {_imports[0]} starts {what}: put what starts a bus under"
+            ' `if __name__ == "__main__":`, so that the module can be imported without that'
+        )
+
+
+@contextmanager
 def replaying(what: str) -> Iterator[None]:
     """The body replays `what` without a `Replay`. As `enter_replay`. If this thread replays
     already, that excludes all that this would.
@@ -90,6 +119,7 @@ def _leave_process() -> None:
     _lock = Lock()
     _desks.clear()
     _replays.clear()
+    _imports.clear()
 
 
 os.register_at_fork(after_in_child=_leave_process)

@@ -130,12 +130,12 @@ def shell(*arguments: object) -> tuple[int, str, str]:
 
 def test_the_shell_prints_a_line_for_each_event(path: Path) -> None:
     make(path, [*entries(3), entry(4, {"price": 1}, cause="feed@gqx6g1nk74.3")])
-    code, out, err = shell(path)
+    code, out, err = shell(path, "--tz", "Asia/Kolkata")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert len(lines) == 4
     assert lines[3] == (
-        "4 2023-11-14T22:13:20.500000Z TRADE BTCUSDT feed@gqmdgydcjk.4"
+        "4 2023-11-15T03:43:20.500000+05:30 TRADE BTCUSDT feed@gqmdgydcjk.4"
         ' {"price":1} <- feed@gqx6g1nk74.3'
     ).replace("feed@gqmdgydcjk.4", read(path)[3][1].id)
 

@@ -128,7 +128,7 @@ def test_a_bus_in_the_thread_of_the_replay_is_refused_whatever_is_allowed(
 
 def test_a_replay_that_fails_to_start_locks_nothing(path: Path, folder: Path) -> None:
     async def main() -> None:
-        async with AsyncEventBus(Replay(path, types="HALT"), name="strategy"):
+        async with AsyncEventBus(Replay(path, end=1), name="strategy"):
             pass
 
     with pytest.raises(ValueError, match="nothing to play"):

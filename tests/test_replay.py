@@ -182,6 +182,12 @@ def test_system_events_are_not_asked_for_but_read_from_the_file(path: Path) -> N
         Replay(path, types=["TRADE", "aiobus.gap"])
 
 
+@pytest.mark.parametrize("given", [{"types": ["TRADE", "FIL"]}, {"key": "FIL"}])
+def test_a_type_or_key_that_was_not_recorded_is_named(path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"no event of .*FIL was recorded"):
+        replayed(path, seen, **given)
+
+
 def test_the_events_of_the_bus_itself_are_left_out_unless_they_are_named(tmp_path: Path) -> None:
     path = tmp_path / "desk.db"
     make(path, [entry(seq, source=("feed", "strategy")[seq % 2]) for seq in range(1, 21)])
@@ -193,8 +199,10 @@ def test_the_events_of_the_bus_itself_are_left_out_unless_they_are_named(tmp_pat
 
 def test_a_selection_of_nothing_is_an_error_that_names_the_sources(path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to play of what was selected; its sources are"):
-        replayed(path, seen, types="HALT")
-    with pytest.raises(ValueError, match=r"nothing of fed was recorded; .* its sources feed"):
+        replayed(path, seen, end=1)
+    with pytest.raises(
+        ValueError, match=r"nothing of fed was recorded; the sources of .* are feed"
+    ):
         replayed(path, seen, sources=["feed", "fed"])
     with pytest.raises(ValueError, match="feed is the name of this bus, and played only if"):
         replayed(path, seen, name="feed")
@@ -350,6 +358,30 @@ def test_a_handler_pauses_and_another_task_steps_and_resumes(path: Path) -> None
     replayed(path, main)
 
 
+def test_a_pause_holds_a_play_that_was_called_before_and_has_not_begun(path: Path) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> None:
+        playing = asyncio.create_task(replay.play())
+        replay.pause()
+        await asyncio.sleep(0)
+        assert replay.progress.played == 0
+        replay.resume()
+        assert await playing == 40
+
+    replayed(path, main)
+
+
+def test_a_play_that_begins_beside_a_step_goes_on_behind_it(path: Path) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> None:
+        playing = asyncio.create_task(replay.play())
+        assert await replay.step(2) == 2
+        await asyncio.sleep(0)
+        assert replay.progress.played == 2
+        replay.resume()
+        assert await playing == 38
+
+    replayed(path, main)
+
+
 def test_another_thread_pauses_and_resumes_it(path: Path) -> None:
     is_paused, may_end = threading.Event(), threading.Event()
     made: list[Replay] = []
@@ -425,6 +457,15 @@ def test_seek_in_a_handler_takes_effect_while_the_replay_waits_for_the_next_even
         return found
 
     assert replayed(path, main) == [1, 2, 3, 38, 39, 40]
+
+
+def test_seek_behind_the_end_is_refused_and_leaves_out_nothing(path: Path) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> int:
+        with pytest.raises(ValueError, match=r"to=99: the last offset of .* is 40"):
+            replay.seek(99)
+        return await replay.play()
+
+    assert replayed(path, main) == 40
 
 
 def test_seek_goes_forward_only(path: Path) -> None:

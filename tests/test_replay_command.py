@@ -30,7 +30,33 @@ async def leaves(bus):
         urllib.request.urlopen("http://127.0.0.1:9")
     await bus.subscribe("TRADE", on_trade)
 
+async def raises(bus):
+    raise KeyError("ask")
+
+async def handler_raises(bus):
+    await bus.subscribe("TRADE", lambda trade: trade.data["ask"])
+
+async def never_begins(bus):
+    await bus.wait_for("NEVER")
+
+class Bot:
+    async def strategy(self, bus):
+        await bus.subscribe("TRADE", print)
+
 constant = 1
+"""
+LIVE = """
+import asyncio, sys
+from aiobus import AsyncEventBus, Event, record
+
+async def strategy(bus):
+    pass
+
+async def main():
+    async with {bus} as bus:
+        print("LIVE")
+
+asyncio.run(main())
 """
 
 
@@ -44,6 +70,12 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+NOT_RECORDED = (
+    "{} was not recorded, so the events of no source were left out for it: if the strategy is one"
+    " of feed, strategy, name it by --name"
+)
+
+
 def said(capsysbinary: pytest.CaptureFixture[bytes]) -> tuple[list[str], str]:
     out, errors = capsysbinary.readouterr()
     return out.decode().splitlines(), errors.decode()
@@ -53,12 +85,13 @@ def test_it_prints_what_the_strategy_publishes_and_a_summary(
     path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     broker = "broker=bots_of_replay:broker"
-    given = ["--beside", broker, "--type", "TRADE", "--speed", "100"]
+    given = ["--beside", broker, "--type", "TRADE", "--speed", "100", "--tz", "UTC"]
     assert main(["replay", str(path), "bots_of_replay:strategy", *given]) == 0
     lines, _ = said(capsysbinary)
     assert len(lines) == 21
     assert re.fullmatch(
-        r"1 2023-11-14T22:13:20.\d+Z ORDER - strategy@\w+\.1 \{.*\} <- feed@gqll7vatq8\.3", lines[0]
+        r"1 2023-11-14T22:13:20.\d+\+00:00 ORDER - strategy@\w+\.1 \{.*\} <- feed@gqll7vatq8\.3",
+        lines[0],
     )
     assert lines[-1] == (
         "10 events played, 0 gaps; strategy published 10 DONE, 10 ORDER; 0 calls of its handlers"
@@ -73,7 +106,8 @@ def test_it_begins_and_ends_where_it_is_told(
     assert main(["replay", str(path), "bots_of_replay:broker", *given]) == 0
     lines, _ = said(capsysbinary)
     assert lines == [
-        "10 events played, 0 gaps; other published nothing; 0 calls of its handlers raised"
+        "10 events played, 0 gaps; other published nothing; 0 calls of its handlers raised",
+        NOT_RECORDED.format("other"),
     ]
 
 
@@ -85,6 +119,8 @@ def test_it_begins_and_ends_where_it_is_told(
         ("bots_of_replay:nothing", "has no nothing"),
         ("bots_of_replay:constant", "is no function"),
         ("bots_of_replay:leaves", "was refused: nothing leaves the process"),
+        ("bots_of_replay.py:strategy", "without .py, such as bots_of_replay:strategy"),
+        ("bots_of_replay:raises", "a strategy raised KeyError: 'ask' at "),
     ],
 )
 def test_what_goes_wrong_is_said_in_a_sentence(
@@ -101,3 +137,78 @@ def test_the_command_works_in_a_shell(path: Path) -> None:
         command, cwd=path.parent, capture_output=True, text=True, timeout=25, check=True
     )
     assert done.stdout.startswith("30 events played")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (["--beside", "nonsense"], "--beside 'nonsense': a name and a bot are needed"),
+        (["--start", "09:30"], "'09:30': Unix seconds, or a date and time"),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes], given: list[str], text: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["replay", str(path), "bots_of_replay:broker", *given])
+    assert text in said(capsysbinary)[1]
+
+
+def test_a_handler_that_raises_is_an_exit_code(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert main(["replay", str(path), "bots_of_replay:handler_raises"]) == 1
+    assert "10 calls of its handlers raised" in said(capsysbinary)[0][0]
+
+
+def test_a_strategy_that_has_not_begun_is_named_with_its_place(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert main(["replay", str(path), "bots_of_replay:never_begins"]) == 0
+    lines, _ = said(capsysbinary)
+    assert re.search(r"waits at never_begins .*bots_of_replay\.py", lines[1])
+
+
+# A module is imported, and nothing of it goes live.
+
+
+@pytest.mark.parametrize("command", ["replay", "verify"])
+@pytest.mark.parametrize(
+    "bus",
+    [
+        'AsyncEventBus("ipc://{folder}/d", name="live")',
+        'AsyncEventBus(name="live", journal="{folder}/live.db")',
+        'AsyncEventBus() as live, record(live, "{folder}/record.db")',
+    ],
+)
+def test_a_module_that_starts_a_bus_as_it_is_imported_is_refused(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes], command: str, bus: str
+) -> None:
+    text = LIVE.format(bus=bus.format(folder=path.parent))
+    (path.parent / "live_bot.py").write_text(text)
+    sys.modules.pop("live_bot", None)
+    assert main([command, str(path), "live_bot:strategy"]) == (1 if command == "replay" else 2)
+    lines, errors = said(capsysbinary)
+    assert lines == []
+    assert "importing live_bot starts " in errors
+    assert 'put what starts a bus under `if __name__ == "__main__":`' in errors
+    assert not (path.parent / "live.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("def (", "SyntaxError: invalid syntax at "),
+        ("import no_such_library", "importing broken_bot raised ModuleNotFoundError"),
+        ("raise RuntimeError('no key')", "raised RuntimeError: no key at "),
+        ("import sys; sys.exit('usage')", "raised SystemExit: usage at "),
+        ("import sys; sys.exit(len(sys.argv))", "raised SystemExit: 1 at "),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_no_verdict(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes], code: str, text: str
+) -> None:
+    (path.parent / "broken_bot.py").write_text(code)
+    sys.modules.pop("broken_bot", None)
+    assert main(["verify", str(path), "broken_bot:strategy"]) == 2
+    assert text in said(capsysbinary)[1]

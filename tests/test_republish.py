@@ -47,6 +47,14 @@ class Dashboard:
         await self.bus.close()
 
 
+@pytest.mark.parametrize("given", [{"types": "FIL"}, {"sources": "fed"}, {"end": 1}])
+async def test_a_selection_of_nothing_is_an_error_and_no_bus_waits_for_it(
+    path: Path, url: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"was recorded|has no event of what was selected"):
+        await republish(path, url, **{"types": "*", **given})
+
+
 async def test_each_is_a_new_event_that_was_caused_by_the_original(path: Path, url: str) -> None:
     originals = [event for _, event in read(path) if event.type not in ("ORDER", "CANCEL")]
     async with Dashboard(url) as dashboard:

@@ -18,9 +18,9 @@ import orjson
 from aiobus.event import Event, event_id
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "FORMAT", "MAX_INTEGER", "MAX_SOURCES", "SCHEMA", "TAPE", "Entry",
-    "Texts", "chained", "checksum", "encode_columns", "entries_of", "entry_of", "insertion",
-    "origin", "origin_checksum", "rebuilt", "sealed", "tape_of", "unsealed",
+    "APPLICATION", "COLUMNS", "FORMAT", "MAX_INTEGER", "MAX_NAMES", "MAX_SOURCES", "SCHEMA",
+    "TAPE", "Entry", "Texts", "chained", "checksum", "encode_columns", "entries_of", "entry_of",
+    "insertion", "origin", "origin_checksum", "rebuilt", "sealed", "tape_of", "unsealed",
 ]  # fmt: skip
 
 APPLICATION = 0x61696F62

@@ -16,7 +16,7 @@ import orjson
 from aiobus.errors import JournalCorrupt, JournalError
 from aiobus.event import Event
 from aiobus.journal.export import export
-from aiobus.journal.format import COLUMNS, TAPE, checksum, rebuilt
+from aiobus.journal.format import COLUMNS, MAX_NAMES, TAPE, checksum, rebuilt
 from aiobus.journal.mark import MAKING, read_mark
 from aiobus.journal.scan import (
     MAX_ROUTES,
@@ -295,6 +295,13 @@ class Journal:
         with self.judging():
             self._database.load_texts()
         return list(self._database.sources.values())
+
+    def may_have(self, text: str) -> bool:
+        """False if no event in the file has this type or key. Raises JournalCorrupt."""
+        with self.judging():
+            self._database.load_texts()
+        names = self._database.names
+        return len(names) >= MAX_NAMES or text in names.values()
 
     def ask(self, select: str, *what: Any) -> Any:
         """The one value that a statement selects; None if there is none. Raises sqlite3.Error."""

@@ -1,9 +1,14 @@
 """`python -m aiobus replay FILE MODULE:FUNCTION`: a strategy through a recording, in the shell.
 
-Owns what of its work is told. Must not know how arguments are written.
+Owns how a strategy is imported, and what of its work is told. Must not know how arguments are
+written.
 """
 
+import asyncio
 import importlib
+import os
+import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -12,26 +17,46 @@ from typing import Any
 import orjson
 
 from aiobus.bus import AsyncEventBus
+from aiobus.confinement import is_users
 from aiobus.delivery import Consumer
+from aiobus.errors import BusError
 from aiobus.event import Event
+from aiobus.journal.format import tape_of
+from aiobus.journal.reader import Journal
+from aiobus.lockout import importing
 from aiobus.publisher import Sink
 from aiobus.query import Query
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
+from aiobus.virtual_loop import frames, place
 from aiobus.virtual_run import run_virtual
 
-__all__ = ["bot_named", "replay"]
+__all__ = ["replay", "strategy_named"]
 
 
-def bot_named(text: str) -> Bot:
-    """The coroutine function of a bus that `module:function` names. Raises ValueError."""
+def strategy_named(text: str) -> Bot:
+    """The coroutine function of a bus that `module:function` names. The module is imported, and
+    does not see the arguments of this command. Raises ValueError, with what the import raised and
+    where.
+    """
     module, colon, function = text.partition(":")
     if not (module and colon and function):
         raise ValueError(f"{text!r}: a module and a function are needed, such as strategy:main")
+    if module.endswith(".py") or os.sep in module:
+        name = module.removesuffix(".py").replace(os.sep, ".")
+        raise ValueError(f"{text!r}: a module is named without .py, such as {name}:{function}")
+    given, sys.argv = sys.argv, sys.argv[:1]
     try:
-        found: object = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{text!r}: {error}; give its directory by PYTHONPATH") from None
+        with importing(module):
+            found: object = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # it runs any code
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"{text!r}: {error}; give its directory by PYTHONPATH") from None
+        if isinstance(error, BusError):
+            raise ValueError(f"{text!r}: {error}") from None
+        raise ValueError(f"{text!r}: importing {module} raised {_told(error)}") from error
+    finally:
+        sys.argv = given
     for name in function.split("."):
         if not hasattr(found, name):
             raise ValueError(f"{text!r}: {module} has no {function}")
@@ -40,6 +65,23 @@ def bot_named(text: str) -> Bot:
         raise ValueError(f"{text!r} is no function")
     bot: Bot = found
     return bot
+
+
+def _told(error: BaseException) -> str:
+    """The error, and the last line of code of the user's that led to it."""
+    *_, said = traceback.format_exception_only(error)
+    if isinstance(error, SyntaxError):
+        return f"{said.strip()} at {error.filename}:{error.lineno}"
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        if is_users(frame):
+            return f"{said.strip()} at {frame.f_code.co_filename}:{line}"
+    return said.strip()
+
+
+def _place(task: "asyncio.Task[None]") -> str:
+    """Where a task waits, in code of the user's."""
+    found = [*frames(task.get_coro())]
+    return place(([*filter(is_users, found)] or found)[-1])
 
 
 def replay(
@@ -51,15 +93,18 @@ def replay(
     speed: float | None,
     beside: Mapping[str, Bot],
     **selection: Any,
-) -> str:
+) -> tuple[str, bool]:
     """Run `bot` on a bus called `name` through the recording, and `tell` each event that it
     publishes. `beside`: other bots by the names of their buses, which take the places of these
-    sources. Returns a summary. Blocks. Raises as `Replay` does, and what a bot raises beside its
-    handlers.
+    sources. Returns a summary, and if no handler raised. Blocks. Raises as `Replay` does, and what
+    ValueError for what a bot raises beside its handlers.
     """
     counts: Counter[str] = Counter()
+    with Journal(path) as journal:
+        names = {source for source, _ in journal.sources()}
+    recorded = sorted(each for each in names if not each.startswith(tape_of("")))
 
-    async def main() -> str:
+    async def main() -> tuple[str, bool]:
         recording = Replay(path, **selection)
         async with AsyncEventBus(recording, name=name) as bus:
             epoch = recording.publisher.epoch
@@ -78,13 +123,29 @@ def replay(
                     seat = AsyncEventBus(recording.beside(), name=each)
                     buses.append(await others.enter_async_context(seat))
                     await others.enter_async_context(acting(other, seat))
-                async with acting(bot, bus):
+                async with acting(bot, bus) as task:
                     played = await play_out(recording, *buses, speed=speed)
+                    subscriptions = bus.stats().subscriptions
+                    has_begun = task.done() or any(each.handled for each in subscriptions)
+                    waits = "" if counts or has_begun else _place(task)
             failed = sum(each.failed for each in bus.stats().subscriptions)
             published = ", ".join(f"{count:,} {type}" for type, count in sorted(counts.items()))
-            return (
+            said = (
                 f"{played:,} events played, {recording.progress.gaps:,} gaps; {name} published"
                 f" {published or 'nothing'}; {failed:,} calls of its handlers raised"
             )
+            if waits:
+                said += f"\n{name} was given nothing, and waits at {waits}"
+            if name not in recorded:
+                said += (
+                    f"\n{name} was not recorded, so the events of no source were left out for it:"
+                    f" if the strategy is one of {', '.join(recorded)}, name it by --name"
+                )
+            return said, not failed
 
-    return run_virtual(main)
+    try:
+        return run_virtual(main)
+    except BusError:
+        raise
+    except Exception as error:
+        raise ValueError(f"a strategy raised {_told(error)}") from error

@@ -67,6 +67,8 @@ async def republish(
         )
     reel = Reel(selection)
     try:
+        if reel.peek() is None:
+            raise ValueError(f"{selection.path} has no event of what was selected")
         async with AsyncEventBus(url, name=name, pace=True) as bus:
             return await _Party(bus, guests).publish(reel, speed)
     finally:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from aiobus.diagnostics import GAP
 from aiobus.errors import JournalError
 from aiobus.event import parse_id
+from aiobus.journal.format import tape_of
 from aiobus.journal.reader import Journal
 from aiobus.journal.scan import Found
 from aiobus.limits import EARLIEST, LATEST, way_out
@@ -88,7 +89,7 @@ class Selection:
 
 class Reel:
     """The events of a selection, one after the other. Raises JournalError if there is no file that
-    can be read.
+    can be read, and ValueError if it has nothing of a source, type or key that is named.
     """
 
     def __init__(self, selection: Selection) -> None:
@@ -97,6 +98,11 @@ class Reel:
         """
         self.path = selection.path
         self._journal = Journal(selection.path)
+        try:
+            self._check_names(selection)
+        except BaseException:
+            self._journal.close()
+            raise
         self.end = self._journal.last_offset()
         """The last offset in the file, when it was opened."""
         self._end, self._without = selection.end, selection.without
@@ -112,6 +118,22 @@ class Reel:
         """What was read, newest first."""
         self._is_over = False
         self._damage: JournalError | None = None
+
+    def _check_names(self, selection: Selection) -> None:
+        names = {name for name, _ in self.sources}
+        if missing := sorted((selection.sources or names) - names):
+            known = sorted(name for name in names if not name.startswith(tape_of("")))
+            raise ValueError(
+                f"nothing of {', '.join(missing)} was recorded;"
+                f" the sources of {self.path} are {', '.join(known)}"
+            )
+        query = selection.query
+        named = [*query.types, *query.keys]
+        if missing := [each for each in named if not self._journal.may_have(each)]:
+            raise ValueError(
+                f"no event of {', '.join(missing)} was recorded in {self.path};"
+                f" `python -m aiobus log {self.path}` prints what was"
+            )
 
     @property
     def sources(self) -> set[Source]:

@@ -24,9 +24,9 @@ SETTLE_SECONDS = 600.0
 
 
 @asynccontextmanager
-async def acting(bot: Bot, bus: AsyncEventBus) -> AsyncIterator[None]:
-    """`bot(bus)` has begun on entry, and is cancelled on exit if it has not returned by then. What
-    it raises is raised on entry, or on exit.
+async def acting(bot: Bot, bus: AsyncEventBus) -> AsyncIterator["asyncio.Task[None]"]:
+    """`bot(bus)` has begun on entry, in the task that is returned, and is cancelled on exit if it
+    has not returned by then. What it raises is raised on entry, or on exit.
     """
 
     async def act() -> None:
@@ -40,7 +40,7 @@ async def acting(bot: Bot, bus: AsyncEventBus) -> AsyncIterator[None]:
             await asyncio.sleep(0)
         if task.done():
             task.result()
-        yield
+        yield task
         if task.done():
             task.result()
     finally:

@@ -6,10 +6,10 @@ recording is reached meanwhile. Must not know who subscribes (`stage`).
 
 import asyncio
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import finalize
 
 from aiobus.confinement import current
@@ -137,12 +137,9 @@ class Replay(Seat):
         self._opened = Reel(self._selection)
         self._stage.loop, self._stage.recorded = loop, self._opened.sources
         await super().start(publisher, reports)
-        names = {name for name, _ in self._stage.recorded}
-        if self._selection.sources is not None and (missing := self._selection.sources - names):
-            text = f"nothing of {', '.join(sorted(missing))} was recorded"
-            raise ValueError(f"{text}; {self} has as its sources {', '.join(sorted(names))}")
         first = self._peek()
         if first is None:
+            names = {name for name, _ in self._stage.recorded}
             raise ValueError(f"{self} has nothing to play{self._why_nothing(names)}")
         loop.set_wall_time(first[3])
         self._is_open = True
@@ -206,20 +203,26 @@ class Replay(Seat):
         counts = self._played, self._skipped, gaps
         return Progress(*counts, offset, last_offset, time, event, is_over=self._is_over)
 
-    async def play(self, speed: float | None = None) -> int:
+    def play(self, speed: float | None = None) -> Coroutine[Any, Any, int]:
         """Hand over all that is left, each event at its time; return how many. Handlers may still
         be at work then (`bus.settle`).
 
         `speed`: how many times as fast as real time the clock of the loop runs, for the timers of
         the strategy as well. None: as fast as it goes; timers that come before an event run before
-        it, so what happens is the same at each speed. If the replay is paused, it is resumed.
+        it, so what happens is the same at each speed. If the replay is paused, the call resumes it,
+        and a `pause` behind the call holds, though the task that awaits it may not have begun.
         Raises what the class says, BusError if it is played already, BusClosed if its bus is not
         open or closes first, and ValueError for a wrong speed. Cancelling it hands over nothing
         more; playing again goes on there.
         """
+        self.resume()
+        return self._play(speed)
+
+    async def _play(self, speed: float | None) -> int:
+        while self._is_driven and self._steps:  # by a step, which came first
+            await self._stepped.wait()
         with self._driving():
             self._loop.run_at(speed)
-            self.resume()
             before = self._played
             try:
                 while await self._hand_next():
@@ -287,6 +290,9 @@ class Replay(Seat):
                 f"to={to!r}: {self} is at offset {last[0]} already, and goes forward only; start"
                 " another replay with start="
             )
+        end = self._reel.end
+        if bound.offset is not None and bound.offset > end:
+            raise ValueError(f"to={to!r}: the last offset of {self} is {end}")
         while (found := self._peek()) is not None and bound.is_after(found):
             self._last = self._reel.take()
             self._skipped += 1
