@@ -361,6 +361,18 @@ class Player(Schedule):
             }
         super().differ(text, strand, **more)
 
+    def said(self) -> str:
+        """The next entry, for people."""
+        kind, _, *rest = self.head
+        if kind != DELIVER:
+            return super().said()
+        number, _, (source, epoch, seq, _, text) = rest
+        target = self.subscriptions.get(number)
+        name = "a subscription that there is not now" if target is None else target.name
+        row = text.encode() if text is not None else self._rows(source, epoch, seq)
+        type = "" if row is None else f"{orjson.loads(row)[2]} "
+        return f"{name} is given {type}{event_id(source, epoch, seq)}"
+
     def _due(self) -> bytes | None:
         """What the recording has published next, before the strand waits: more is said by that than
         by a clock that was read for it, or by a wait in the call that publishes it.
