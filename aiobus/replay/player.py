@@ -258,6 +258,7 @@ class Player(Schedule):
         before = random.getstate()
         random.setstate((version, tuple(state), gauss))
         watch(bus, self)
+        self.witness.start()
         self.loop.schedule = self
         self.loop.set_task_factory(self.make_task)
 
