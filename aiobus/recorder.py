@@ -29,7 +29,7 @@ from aiobus.journal.writer import JournalWriter, in_thread
 from aiobus.lockout import check_import
 from aiobus.options import Keys, Since, SubscribeKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, SYSTEM, Query
-from aiobus.replay.attach import Recorder, Strategy
+from aiobus.replay.attach import Recorder, Strategy, check_strategy
 from aiobus.subscription import Subscription, Taken, are_rows
 from aiobus.sync import Notifier
 
@@ -70,17 +70,18 @@ def record(
     `attach` is a coroutine function of the bus, such as a strategy. It runs in a task of its own as
     soon as the bus is recorded, and all that comes of it is watched: its subscriptions, tasks and
     timers. What `verify` needs to run it again goes into the file: a tape, which readers of the
-    file do not see unless they ask for it. On return of `__aenter__` it has returned, or waits for
-    something that is no call of its setting up, so its subscriptions are live. If it raises, the
-    `async with` raises that, or later the bus fails with it. When the recording is closed the tape
-    ends; what is attached runs on. docs/replay.md says what code replays.
+    file do not see unless they ask for it. On return of `__aenter__` its subscriptions are live: it
+    has returned, or waits for something that is no `subscribe`, `stream` or `publish`. If it
+    raises, the `async with` raises that, or later the bus fails with it. When the recording is
+    closed the tape ends; what is attached runs on. docs/replay.md says what code replays.
 
-    Raises ValueError and TypeError for wrong arguments.
+    Raises ValueError and TypeError for wrong arguments, such as a class, or a function that needs
+    more than the bus.
     """
     if not isinstance(bus, AsyncEventBus):
         raise TypeError(f"bus={bus!r}: an AsyncEventBus is needed")
-    if attach is not None and not callable(attach):
-        raise TypeError(f"attach={attach!r}: a coroutine function of the bus is needed")
+    if attach is not None:
+        check_strategy("attach", attach)
     return Recording(bus, path, types, key, since, keep, sync, attach)
 
 
@@ -112,6 +113,8 @@ class Recording:
         self._appended = self._committed = 0
         self._stretches = 0
         """Stretches of the tape among what was appended."""
+        self._taped = 0
+        """How much was appended up to the last of them."""
         self._changed = Notifier()
         self._subscriptions: list[Subscription] = []
         self._was_entered = self._is_open = self._is_waking = False
@@ -191,8 +194,11 @@ class Recording:
         tape = self._tape
         if tape is not None and (encode := tape.next()) is not None:
             # In a thread, for the compression takes a microsecond of each event.
-            self._append(await in_thread(encode))
+            stretch = await in_thread(encode)
+            await self._until_room()  # events have come meanwhile
+            self._append(stretch)
             self._stretches += 1
+            self._taped = self._appended
 
     def _write_tape_again(self) -> None:
         self._write_tape()
@@ -213,10 +219,31 @@ class Recording:
                 ):
                     await self._changed.wait()
 
-    async def _end_tape(self) -> None:
-        if self._writing is not None:
+    async def _flush_tape(self) -> None:
+        """Wait until what is on the tape by now is on its way to the file."""
+        tape = self._tape
+        if tape is None:
+            return
+        end = tape.written + tape.size
+        while True:
+            self._write_tape()
+            assert self._writing is not None
             await asyncio.wait([self._writing])
-        await self._write_stretch()
+            if tape.written >= end or tape.is_over or self.error is not None:
+                return
+            await self._until_room()
+
+    async def _until_room(self) -> None:
+        while not self._writer.room and self.error is None:
+            await self._changed.wait()
+
+    async def _end_tape(self) -> None:
+        with suppress(TimeoutError):  # of a disk that does not answer
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._writing is not None and not self._writing.done():
+                    await asyncio.wait([self._writing])
+                await self._until_room()
+                await self._write_stretch()
 
     def _on_attached_end(self, task: "asyncio.Task[Any]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -224,9 +251,9 @@ class Recording:
             parts_of(self._bus).subscriptions.fail(error)
 
     async def flush(self, timeout: float = 5.0) -> None:
-        """Wait until what has come to the recording by now is in the file. Raises TimeoutError
-        after `timeout` seconds, the JournalError that has ended the recording, and WrongLoop in a
-        forked child.
+        """Wait until what has come to the recording by now is in the file, and the tape of what
+        attached code has done by then. Raises TimeoutError after `timeout` seconds, the
+        JournalError that has ended the recording, and WrongLoop in a forked child.
         """
         self._bus._life.check_process()
         ends = [(each, each.begun + each.pending) for each in self._subscriptions]
@@ -237,7 +264,8 @@ class Recording:
                 each.handled < end and not each.closed for each, end in ends
             ):
                 await self._changed.wait()
-            last = min(most + self._stretches, self._appended)
+            await self._flush_tape()
+            last = max(min(most + self._stretches, self._appended), self._taped)
             while self._committed < last and self.error is None:
                 await self._changed.wait()
         if self.error is not None:
@@ -353,7 +381,10 @@ class _Tape:
         self.begun: set[tuple[str, int]] = set()
         """Sources of which the recording has events."""
         self._timer: asyncio.TimerHandle | None = None
-        self._is_over = False
+        self.is_over = False
+        """Nothing more is written."""
+        self.written = 0
+        """Numbers of the tape that were taken for a stretch."""
 
     def begin(self, source: tuple[str, int], seq: int) -> None:
         """The recording has this event of a source."""
@@ -365,23 +396,29 @@ class _Tape:
         return self._recorder.delivered()
 
     @property
+    def size(self) -> int:
+        """Numbers that wait to be written."""
+        return self._recorder.size
+
+    @property
     def is_long(self) -> bool:
         """True once so much waits that it is to be written."""
         return self._recorder.size >= CHUNK_NUMBERS
 
     def next(self) -> Callable[[], Entry] | None:
         """Makes what is to be stored next; None if there is nothing, or no room for it now."""
-        if self._is_over or not (self._recorder.size or self._recorder.is_over):
+        if self.is_over or not (self._recorder.size or self._recorder.is_over):
             return None
         if not self._writer.room:
             if self._recorder.size > MOST_NUMBERS:
                 log.error("%s has ended: the disk does not keep up", self._source[0])
                 self.stop()
-                self._is_over = True  # without an end, so that it is not taken for whole
+                self.is_over = True  # without an end, so that it is not taken for whole
             return None
         self._last += 1
+        self.written += self._recorder.size
         chunk = self._recorder.chunk(self._first)
-        self._is_over = self._recorder.is_over
+        self.is_over = self._recorder.is_over
         place, what = (self._last, clock.time()), (TAPE, "")
 
         def encode() -> Entry:

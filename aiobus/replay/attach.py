@@ -9,9 +9,11 @@ import inspect
 import platform
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from aiobus import clock
 from aiobus.bus import AsyncEventBus, parts_of, watch
@@ -22,6 +24,7 @@ from aiobus.event import Event
 from aiobus.lifecycle import State
 from aiobus.options import StreamKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, Query
+from aiobus.replay.evidence import Failure
 from aiobus.replay.tape import CALLS, VERSION, Chunk, Kind, Source, is_again, microseconds, told
 from aiobus.strand import (
     Called,
@@ -40,7 +43,8 @@ from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
 __all__ = [
-    "Recorder", "Strategy", "add_open", "open_of", "options_of", "origin_of",
+    "Recorder", "Strategy", "add_open", "check_strategy", "open_of", "options_of", "origin_of",
+    "ran_before", "run_strategy",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -49,7 +53,7 @@ T = TypeVar("T")
 Strategy = Callable[[AsyncEventBus], Awaitable[object]]
 """What is attached: a coroutine function of a bus."""
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
@@ -111,6 +115,11 @@ class _Recorded(Strand):
         outer, here.strand = here.strand, self
         try:
             awaited = step(*arguments)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            recorder.note_error(self, error)
+            raise
         finally:
             here.strand = outer
         self.note_wait()
@@ -206,6 +215,7 @@ class _Callback(Called):
         strand = _Recorded(recorder, is_fresh=True)
         recorder.deliver(strand, self.number, event)
         outer, here.strand = here.strand, strand
+        result = None
         try:
             result = self.callback(event)
             if type(result) is not CoroutineType:
@@ -215,8 +225,14 @@ class _Callback(Called):
             # Its first step at once: most handlers need no other, and then nothing is awaited.
             strand.coroutine = result
             strand.awaited = result.send(None)
-        except StopIteration:
-            return None
+        except StopIteration as error:
+            if result is not None:
+                return None
+            recorder.note_error(strand, error)  # a plain callback has raised it
+            raise
+        except BaseException as error:
+            recorder.note_error(strand, error)
+            raise
         finally:
             here.strand = outer
         strand.note_wait()
@@ -335,10 +351,7 @@ class Recorder:
             setattr(loop, name, made)
         clock.read_by(self._read_clock)
 
-        async def run() -> object:
-            return await strategy(self._bus)
-
-        first = _First(self, run())
+        first = _First(self, run_strategy(strategy, self._bus))
         name = f"aiobus {self._bus.name} attached"
         return StrandTask(first, partial(_Done, self), loop=loop, name=name), first.live
 
@@ -352,11 +365,8 @@ class Recorder:
         self._loop.set_task_factory(None)
         for name in self._real:
             delattr(self._loop, name)
-        self._end = {
-            "published": self._publisher.seq,
-            "strands": self.strands,
-            "open": open_of(self._made),
-        }
+        self._published = self._publisher.seq
+        self._end = {"strands": self.strands, "open": open_of(self._made)}
         self._last, self.log = self.log, _Nothing()
 
     def begin(self, source: str, epoch: int, seq: int) -> None:
@@ -385,6 +395,7 @@ class Recorder:
             sources=sources[self._told_sources :],
             rows=list(self._rows.values()),
             outputs=self._outputs,
+            published=self._published if self.is_over else self._publisher.seq,
             facts=self._facts,
             end=self._end if self.is_over else None,
         )
@@ -437,8 +448,12 @@ class Recorder:
     def run_call(self, strand: _Recorded, callback: Any, arguments: Any) -> None:
         """Run a plain callback, which is a strand."""
         self.log += (GO_ON, strand.number, self.now(), 0)
-        with entered(strand):
-            callback(*arguments)
+        try:
+            with entered(strand):
+                callback(*arguments)
+        except BaseException as error:
+            self.note_error(strand, error)
+            raise
 
     def _read_clock(self, read: Callable[[], float]) -> float:
         told_time, strand = read(), running()
@@ -451,7 +466,16 @@ class Recorder:
 
     def deliver(self, strand: _Recorded, number: int, event: Event[Any]) -> None:
         """A delivery begins."""
-        self.log += (DELIVER, strand.number, number, self._place(event), event.seq, self.now())
+        begin, seq = self._begins.get((event.source, event.epoch)), event.seq
+        # As `_place` and `now`, whose calls take a tenth of this.
+        if begin is None or seq < begin[1] or event.type not in self._whole or event.past:
+            place = self._place(event)
+        else:
+            place = begin[0]
+            if seq > begin[2]:
+                begin[2] = seq
+        time = int((self._time() - self._began) * 1e6)
+        self.log += (DELIVER, strand.number, number, place, seq, time)
 
     def _place(self, event: Event[Any]) -> int:
         """The place of the source of an event. A row that the recording does not have is kept."""
@@ -495,6 +519,11 @@ class Recorder:
         number = len(self._outcomes)
         self.log += (OUTCOME, strand.number, call * 2 + strand.is_numbered, number)
         self._outcomes.append(outcome)
+
+    def note_error(self, strand: _Recorded, error: BaseException) -> None:
+        """Watched code ends with `error`."""
+        self.log += (RAISED, strand.number, len(self._outcomes))
+        self._outcomes.append(list(Failure.of(error)))
 
     def note_subscription(self, strand: _Recorded) -> int:
         """A subscription begins. Returns its number."""
@@ -612,6 +641,53 @@ def open_of(found: dict[int, Subscription]) -> list[int] | None:
     if any(subscription.life.state is not State.OPEN for subscription in found.values()):
         return None
     return sorted(number for number, subscription in found.items() if not subscription.closed)
+
+
+def check_strategy(name: str, strategy: object) -> None:
+    """Raise TypeError unless the argument `name` may be called with a bus alone, and be awaited."""
+    if isinstance(strategy, type) and not hasattr(strategy, "__await__"):
+        raise TypeError(
+            f"{name}={strategy.__qualname__} is a class: give a method of an instance, such as"
+            f" {strategy.__qualname__}().run"
+        )
+    if not callable(strategy):
+        raise TypeError(f"{name}={strategy!r}: a coroutine function of a bus is needed")
+    try:
+        signature = inspect.signature(strategy)
+    except (TypeError, ValueError):
+        return  # of a function in C
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        text = f"{name}={origin_of(strategy)}{signature}: it is called with the bus alone"
+        raise TypeError(f"{text}, and there is {error}; see functools.partial") from None
+
+
+async def run_strategy(strategy: Strategy, bus: AsyncEventBus) -> object:
+    """Run what is attached."""
+    with suppress(TypeError):  # an object with slots has no weak references
+        _ran[id(_state_of(strategy))] = _state_of(strategy)
+    result = strategy(bus)
+    if not inspect.isawaitable(result):
+        raise TypeError(f"{origin_of(strategy)} is no coroutine function: it returned {result!r}")
+    return await result
+
+
+_ran: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""The objects whose methods were attached in this process, or replayed."""
+
+
+def _state_of(strategy: Any) -> Any:
+    """The object that keeps the state of a strategy, which is a method of it."""
+    while isinstance(strategy, partial):
+        strategy = strategy.func
+    return getattr(strategy, "__self__", strategy)
+
+
+def ran_before(strategy: Strategy) -> bool:
+    """True if this is a method of an object of which one has run before in this process."""
+    state = _state_of(strategy)
+    return not isinstance(state, FunctionType | type) and _ran.get(id(state)) is state
 
 
 def options_of(options: SubscriptionOptions) -> str:

@@ -31,11 +31,12 @@ from aiobus.options import (
     selects,
 )
 from aiobus.query import RESERVED, Query
-from aiobus.replay.attach import Strategy, add_open, open_of, options_of
+from aiobus.replay.attach import Strategy, add_open, open_of, options_of, run_strategy
+from aiobus.replay.evidence import Witness
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
 from aiobus.replay.tape import CALLS, Entry, Kind, Reference, made
-from aiobus.strand import Called, awaited, entered, running
+from aiobus.strand import Called, awaited, here, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
@@ -44,7 +45,7 @@ __all__ = ["Player", "Rows"]
 E = TypeVar("E", bound=Event[Any])
 T = TypeVar("T")
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 MOST_CAUSES = 8
@@ -68,6 +69,7 @@ class _Call:
         self.is_away = self.is_numbered = False
 
     def __enter__(self) -> Self:
+        self._player.witness.end()
         self.strand.call = self.number
         return self
 
@@ -78,6 +80,8 @@ class _Call:
         trace: TracebackType | None,
     ) -> None:
         self.strand.call = 0
+        if here.strand is self.strand:
+            self._player.witness.begin()
 
     async def wait(self) -> None:
         """Wait if it did, until the next entry is of this strand."""
@@ -133,20 +137,17 @@ class _CallbackAgain(Called):
             return None
         player.take()
         player.deliveries += 1
-        result = None
-        try:
-            with entered(strand):
-                result = self.callback(event)
-        finally:
-            if not inspect.isawaitable(result):
-                player.ran += 1
-                player.ended(strand)
+        player.ran += 1
+        strand.has_run = True
+        with player.running(strand):
+            result = self.callback(event)
         if type(result) is CoroutineType:
             strand.coroutine = result
             return strand
         if inspect.isawaitable(result):
             strand.coroutine = awaited(result)
             return strand
+        player.ended(strand)
         return result
 
 
@@ -222,7 +223,8 @@ class Player(Schedule):
         rows: Rows,
         ignore: Collection[tuple[str, ...]],
     ) -> None:
-        super().__init__(loop, tape)
+        witness = Witness(is_other_seed=facts["hash"] != hash("aiobus"))
+        super().__init__(loop, tape, witness)
         self._facts = facts
         self._end = end
         self._rows = rows
@@ -256,13 +258,11 @@ class Player(Schedule):
         before = random.getstate()
         random.setstate((version, tuple(state), gauss))
         watch(bus, self)
+        self.witness.start()
         self.loop.schedule = self
         self.loop.set_task_factory(self.make_task)
 
-        async def run() -> object:
-            return await strategy(bus)
-
-        main = self.first_task(run(), strategy)
+        main = self.first_task(run_strategy(strategy, bus), strategy)
         try:
             await self.done
         finally:
@@ -361,6 +361,18 @@ class Player(Schedule):
                 **more,
             }
         super().differ(text, strand, **more)
+
+    def said(self) -> str:
+        """The next entry, for people."""
+        kind, _, *rest = self.head
+        if kind != DELIVER:
+            return super().said()
+        number, _, (source, epoch, seq, _, text) = rest
+        target = self.subscriptions.get(number)
+        name = "a subscription that there is not now" if target is None else target.name
+        row = text.encode() if text is not None else self._rows(source, epoch, seq)
+        type = "" if row is None else f"{orjson.loads(row)[2]} "
+        return f"{name} is given {type}{event_id(source, epoch, seq)}"
 
     def _due(self) -> bytes | None:
         """What the recording has published next, before the strand waits: more is said by that than

@@ -22,7 +22,7 @@ __all__ = [
     "is_again", "made", "microseconds", "told",
 ]  # fmt: skip
 
-VERSION = 1
+VERSION = 2
 
 
 class Kind(IntEnum):
@@ -47,11 +47,13 @@ class Kind(IntEnum):
     """It begins to subscribe: number of the subscription."""
     TIMER = 9
     """It sets a timer, such as that of a sleep: the delay in microseconds."""
+    RAISED = 10
+    """It has ended with an exception: index of the outcome, which has type, text and place."""
 
 
 END = 0
 """The kind of what follows the last entry."""
-_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 2, 8: 3, 9: 3}
+_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 2, 8: 3, 9: 3, 10: 3}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
     "close", "wait_closed",
@@ -79,6 +81,8 @@ class Chunk(NamedTuple):
     """Source, seq, `past` and row of delivered events that the recording does not have."""
     outputs: dict[int, str]
     """The rows of outputs that the recording leaves out, by seq."""
+    published: int
+    """The seq of the last event that the bus had published when this was taken."""
     facts: dict[str, Any] | None = None
     """Of the first chunk."""
     end: dict[str, Any] | None = None
@@ -90,6 +94,7 @@ class Chunk(NamedTuple):
         body = _HEAD.pack(len(numbers), len(clocks)) + numbers + clocks
         data: dict[str, Any] = {
             "first": self.first,
+            "published": self.published,
             "entries": b64encode(compress(body, 1)).decode(),
         }
         for name in ("outcomes", "sources", "rows", "outputs", "facts", "end"):
@@ -112,7 +117,7 @@ class Chunk(NamedTuple):
             [(name, epoch, bool(own)) for name, epoch, own in data.get("sources", [])],
             [(source, seq, bool(past), row) for source, seq, past, row in data.get("rows", [])],
             {int(seq): row for seq, row in data.get("outputs", {}).items()},
-            data.get("facts"), data.get("end"),
+            data["published"], data.get("facts"), data.get("end"),
         )  # fmt: skip
 
 
@@ -132,7 +137,7 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
     DELIVER: strand, subscription, time, Reference. WAIT: strand. INSIDE: strand, 2 * call +
     is_numbered. GO_ON: strand, time, is_cancelled. OUTPUT: strand, seq, the row if the recording
     leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, value.
-    SUBSCRIBE: strand, subscription. TIMER: strand, delay.
+    SUBSCRIBE: strand, subscription. TIMER: strand, delay. RAISED: strand, outcome.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
     rows = {(source, seq): (past, row) for source, seq, past, row in chunk.rows}
@@ -159,6 +164,8 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
             if outcome[0] == "reply":
                 outcome = ["reply", reference(*outcome[1:3]), *outcome[3:]]
             entry = (*entry[:3], outcome)
+        elif kind == Kind.RAISED:
+            entry = (*entry[:2], chunk.outcomes[entry[2]])
         yield entry
 
 

@@ -8,9 +8,10 @@ import logging
 import os
 import platform
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ import orjson
 from aiobus.confinement import Confinement
 from aiobus.errors import Deadlock, JournalError, LeavesProcess
 from aiobus.journal.format import TAPE, tape_of
+from aiobus.journal.mark import writer_of
 from aiobus.journal.reader import Journal
 from aiobus.lockout import replaying
 from aiobus.query import Query
-from aiobus.replay.attach import Strategy, origin_of
+from aiobus.replay.attach import Strategy, check_strategy, origin_of, ran_before
+from aiobus.replay.evidence import raised_at
 from aiobus.replay.player import Player
 from aiobus.replay.report import Difference, Report, Verdict, parse_paths
 from aiobus.replay.schedule import LeftBehind, PlayerLoop
@@ -37,6 +40,13 @@ PAGE = 256
 MOST_PAGES = 128
 """Pages of events in memory."""
 MOST_LINES = 100
+THREADS = (
+    "loop.run_in_executor",
+    "Thread.start",
+    "_thread.start_new_thread",
+    "ThreadPoolExecutor.submit",
+)
+_AGAIN = "this object has run before in this process, and may have kept its state: verify a new one"
 NAMED = tape_of("")
 
 
@@ -54,23 +64,23 @@ def verify(
         report = verify("strategy.db", strategy)
         print(report)  # AGREES, DIVERGES with the first difference, or INCONCLUSIVE
 
-    AGREES: it has run from the first to the last entry of the tape, and all it has published is
-    what was recorded, with type, key, data, timestamp and cause. DIVERGES: `report.difference` is
-    the first difference. INCONCLUSIVE, and `report.reason` says why, if nothing was compared: there
-    is no such file, it is damaged, or it has no tape; nothing was delivered or published, or the
-    data of all outputs is ignored; the tape has a hole or no end, because the recording was not
-    closed; an event is not in the file; the strategy waits for something that is not attached; or a
-    call that would leave the process was refused.
+    AGREES: it has run from the first to the last entry of the tape, all it has published is what
+    was recorded, with type, key, data, timestamp and cause, and each piece of it has ended as it
+    did, with the same exception or with none. DIVERGES: `report.difference` is the first
+    difference. INCONCLUSIVE, and `report.reason` says why, if nothing was compared, or not all of
+    it could be: there is no such file, it is damaged, or it has no tape; nothing was delivered or
+    published, or the data of all outputs is ignored; the tape has a hole or no end, because the
+    recording was not closed; an event is not in the file; the strategy waits for something that is
+    not attached; or a call that would leave the process was refused.
 
     Nothing leaves the process meanwhile, as in `run_virtual`; `allow` names callers that may. The
     strategy runs on a loop of its own, in another thread if a loop runs in this one, which waits.
     `ignore`: paths of what is not compared in outputs, such as "data.client_id", "data.legs.*.id"
-    or "timestamp". If the file has several recordings with a tape, `recording` is the place of one
-    of them, as in a list. Raises TypeError and ValueError for wrong arguments, and BusError while a
-    bus of this process is on ipc or tcp or has a journal.
+    or "timestamp". If the file has several recordings with a tape, one of them is verified:
+    `recording` is its place, as in a list. Raises TypeError and ValueError for wrong arguments, and
+    BusError while a bus of this process is on ipc or tcp or has a journal.
     """
-    if not callable(strategy):
-        raise TypeError(f"strategy={strategy!r}: a coroutine function of a bus is needed")
+    check_strategy("strategy", strategy)
     paths, confinement = parse_paths(ignore), Confinement(allow)
     report = Report(os.fspath(path), "INCONCLUSIVE")
     try:
@@ -79,15 +89,19 @@ def verify(
             tapes = list(_tapes(journal))
             report = replace(report, recordings=len(tapes))
             if not tapes:
-                text = "the file has no tape: record with record(..., attach=strategy)"
+                text = (
+                    "the file has no tape: record with record(..., attach=strategy). If it was, its"
+                    " process was killed before the first stretch of the tape was written"
+                )
                 return replace(report, reason=text)
             try:
-                tape = tapes[recording]
+                place = range(len(tapes))[recording]
             except IndexError:
                 text = f"recording={recording!r}: the file has {len(tapes)} with a tape"
                 raise ValueError(text) from None
+            report = replace(report, recording=place)
             with replaying(f"verify of {report.path}"):
-                return _verified(report, journal, tape, strategy, paths, confinement)
+                return _verified(report, journal, tapes[place:], strategy, paths, confinement)
     except JournalError as error:
         return replace(report, reason=str(error))
 
@@ -132,9 +146,12 @@ def _tapes(journal: Journal) -> Iterator[Tape]:
 
 
 def _chunk(journal: Journal, source: str, epoch: int, seq: int) -> dict[str, Any] | None:
-    """The data of one chunk; None if it is not there."""
+    """The data of one chunk, and when it was taken; None if it is not there."""
     rows = journal.page(TAPES, source, epoch, seq - 1, seq, 1).rows
-    return orjson.loads(rows[0][3])[4] if rows else None
+    if not rows:
+        return None
+    _, time, _, _, data, *_ = orjson.loads(rows[0][3])
+    return {**data, "time": time}
 
 
 class _Reader:
@@ -145,6 +162,10 @@ class _Reader:
         self.problem = ""
         self.end: dict[str, Any] | None = None
         """The facts of its end, once that was read."""
+        self.is_cut = False
+        """It has no end."""
+        self.published, self.time = 0, 0.0
+        """The last event that the bus had published when the last chunk was taken, and when."""
         head = _chunk(journal, *tape[:3])
         self.facts: dict[str, Any] = (head or {}).get("facts") or {}
         if head is None:
@@ -163,9 +184,36 @@ class _Reader:
             chunk = Chunk.decoded(data)
             sources += chunk.sources
             yield from entries(chunk, sources)
-            self.end = chunk.end
-        if self.end is None:
-            self.problem = "its tape has no end, because the recording was not closed"
+            self.end, self.published, self.time = chunk.end, chunk.published, data["time"]
+        self.is_cut = self.end is None
+
+
+def _cut(journal: Journal, reader: _Reader, later: Sequence[Tape]) -> str:
+    """Why a tape has no end, and what is in the file that it does not have."""
+    writer = "" if later else writer_of(journal.path)
+    if writer:
+        why = f"is still written, by {writer}"
+    else:
+        why = "has no end, because the recording was not closed"
+        if writer is not None:
+            why += (
+                ": its process was killed, or an error ended the recording. Ctrl-C closes it, and"
+                " SIGTERM does so if it is handled"
+            )
+    source, epoch = str(reader.facts["name"]), int(reader.facts["epoch"])
+    after, last = reader.published, journal.seq_before_last(source, epoch, 0)
+    for tape in later:  # of the same start, so it goes on behind this one
+        head = _chunk(journal, *tape[:3]) if tape.epoch == epoch else None
+        if head is not None:
+            last = min(last, head["facts"]["published"])
+    count = 0
+    while after < last:
+        page = journal.page(EVERY, source, epoch, after, last, PAGE)
+        count, after = count + len(page.rows), page.to
+    ends = datetime.fromtimestamp(reader.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"its tape {why}. It ends at {ends}, and {count:,} later events of {source} are in the file"
+    )
 
 
 class _Pages:
@@ -200,12 +248,13 @@ class _Pages:
 def _verified(
     report: Report,
     journal: Journal,
-    tape: Tape,
+    tapes: Sequence[Tape],
     strategy: Strategy,
     ignore: Collection[tuple[str, ...]],
     confinement: Confinement,
 ) -> Report:
-    reader = _Reader(journal, tape)
+    """Verify the first of these tapes."""
+    reader = _Reader(journal, tapes[0])
     if reader.problem:
         return replace(report, reason=reader.problem)
     loop, lines = PlayerLoop(), list[str]()
@@ -213,6 +262,7 @@ def _verified(
     player = Player(loop, iter(reader), reader.facts, lambda: reader.end, rows, ignore)
 
     threads: list[int] = []
+    is_used = ran_before(strategy)
 
     async def main() -> None:
         threads.append(get_ident())
@@ -225,11 +275,14 @@ def _verified(
     except (LeavesProcess, LeftBehind, Deadlock):
         if not player.done.done():
             raise
-    if reader.end is not None:
-        player.count_outside(reader.end["published"] + 1)
+    if not player.is_stopped or player.is_at_end:  # else the outputs that follow are not known
+        player.count_outside(reader.published + 1)
+    if reader.is_cut:
+        reader.problem = _cut(journal, reader, tapes[1:])
     verdict, reason, difference = _judged(player, reader)
     if difference is not None:
-        suspects = (*difference.suspects, *_suspects(difference, reader.facts, strategy))
+        told = *player.witness.told, *_suspects(difference, reader.facts, strategy)
+        suspects = (*difference.suspects, *told, *([_AGAIN] if is_used else []))
         difference = replace(difference, suspects=suspects)
     return replace(
         report,
@@ -251,8 +304,7 @@ def _judged(player: Player, reader: _Reader) -> tuple[Verdict, str, Difference |
     """Verdict, reason and difference."""
     difference = None if player.is_at_end and reader.problem else player.difference
     if player.refusal is not None:
-        text = "a call that would leave the process was refused, so nothing is said of decisions"
-        return "INCONCLUSIVE", f"{text}: {player.refusal}", None
+        return "INCONCLUSIVE", _refused(player.refusal), None
     if player.problem:
         return "INCONCLUSIVE", player.problem, None
     if difference is not None:
@@ -268,8 +320,29 @@ def _judged(player: Player, reader: _Reader) -> tuple[Verdict, str, Difference |
     return "AGREES", "", None
 
 
+def _refused(refusal: BaseException) -> str:
+    """What was refused, where, and what helps."""
+    if not isinstance(refusal, LeavesProcess) or refusal.replayed:
+        return str(refusal)
+    call, caller = refusal.call, refusal.caller
+    where = f"at {place}" if (place := raised_at(refusal)) else f"in {caller}"
+    text = "a call that would leave the process was refused, so nothing is said of decisions"
+    parts = [f"{text}: {call} {where}"]
+    if call.partition("(")[0] in THREADS:
+        parts.append(
+            "When a thread has which result is not on the tape: let it publish the result from a"
+            " bus of its own, and subscribe to it"
+        )
+    if caller:
+        parts.append(
+            f"If it has no influence on decisions, let the caller through: allow=({caller!r},), or"
+            f" --allow {caller}"
+        )
+    return ". ".join(parts)
+
+
 def _suspects(difference: Difference, facts: dict[str, Any], strategy: Strategy) -> Iterator[str]:
-    if difference.is_reordered and facts["hash"] != hash("aiobus"):
+    if facts["hash"] != hash("aiobus"):
         yield (
             "it was recorded under another PYTHONHASHSEED, and a set of strings iterates in the"
             " order of hashes: sort it"
