@@ -30,6 +30,12 @@ async def leaves(bus):
         urllib.request.urlopen("http://127.0.0.1:9")
     await bus.subscribe("TRADE", on_trade)
 
+async def writes(bus):
+    async def on_trade(trade):
+        with open("orders.txt", "a") as file:
+            file.write(trade.id)
+    await bus.subscribe("TRADE", on_trade)
+
 constant = 1
 """
 
@@ -64,6 +70,15 @@ def test_it_prints_what_the_strategy_publishes_and_a_summary(
         "10 events played, 0 gaps; strategy published 10 DONE, 10 ORDER; 0 calls of its handlers"
         " raised"
     )
+
+
+def test_it_names_the_files_that_were_opened_for_writing(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    assert main(["replay", str(path), "bots_of_replay:writes"]) == 0
+    lines, _ = said(capsysbinary)
+    assert lines[-1] == f"opened for writing: {path.parent / 'orders.txt'}"
 
 
 def test_it_begins_and_ends_where_it_is_told(

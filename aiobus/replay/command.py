@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from aiobus.bus import AsyncEventBus
+from aiobus.confinement import written
 from aiobus.delivery import Consumer
 from aiobus.event import Event
 from aiobus.publisher import Sink
@@ -82,9 +83,11 @@ def replay(
                     played = await play_out(recording, *buses, speed=speed)
             failed = sum(each.failed for each in bus.stats().subscriptions)
             published = ", ".join(f"{count:,} {type}" for type, count in sorted(counts.items()))
+            files = written()
             return (
                 f"{played:,} events played, {recording.progress.gaps:,} gaps; {name} published"
                 f" {published or 'nothing'}; {failed:,} calls of its handlers raised"
+                + (f"\nopened for writing: {', '.join(files)}" if files else "")
             )
 
     return run_virtual(main)

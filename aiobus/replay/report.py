@@ -96,6 +96,8 @@ class Report:
     """How many recordings with a tape the file has; one of them was verified."""
     log: tuple[str, ...] = ()
     """The first lines that the bus logged meanwhile."""
+    written: tuple[str, ...] = ()
+    """The first ordinary files that were opened for writing meanwhile."""
 
     def __bool__(self) -> bool:
         return self.verdict == "AGREES"
@@ -117,6 +119,8 @@ class Report:
         lines.append(", ".join(counts))
         if self.fingerprint:
             lines.append(f"fingerprint {self.fingerprint}")
+        if self.written:
+            lines.append(f"opened for writing: {', '.join(self.written)}")
         return "\n".join(lines)
 
 
