@@ -31,7 +31,7 @@ from aiobus.event import Event, EventType
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
-from aiobus.replay.comparison import Comparison
+from aiobus.replay.comparison import WhatIfReport
 from aiobus.replay.explain import explain
 from aiobus.replay.explanation import Explanation
 from aiobus.replay.hops import Hops, explain_hops
@@ -52,7 +52,6 @@ __all__ = [
     "BusError",
     "BusStats",
     "CommitFailed",
-    "Comparison",
     "Deadlock",
     "Difference",
     "EncodeError",
@@ -84,6 +83,7 @@ __all__ = [
     "Subscription",
     "SubscriptionStats",
     "VirtualLoop",
+    "WhatIfReport",
     "WrongLoop",
     "assert_replays",
     "clock",

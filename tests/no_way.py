@@ -645,7 +645,7 @@ plainly("", " ".join(aiobus.errors.__all__))
 plainly(
     "",
     """
-    BusStats PeerStats SubscriptionStats Progress Comparison Difference Report Event
+    BusStats PeerStats SubscriptionStats Progress WhatIfReport Difference Report Event
     EventType EventStream Limits Recording Subscription Journal Explanation Hops explain
     explain_hops
     """,

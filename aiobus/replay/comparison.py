@@ -11,8 +11,17 @@ from typing import Any, NamedTuple
 import orjson
 
 from aiobus.event import Event
+from aiobus.replay.report import compare, parse_paths
 
-__all__ = ["Comparison", "Decision", "Difference", "Failure", "Paths", "compared", "said_time"]
+__all__ = [
+    "ChangedDecision",
+    "Decision",
+    "Raised",
+    "WhatIfReport",
+    "compared",
+    "paths_of_data",
+    "said_time",
+]
 
 
 class Decision(NamedTuple):
@@ -24,7 +33,7 @@ class Decision(NamedTuple):
     data: Any
 
 
-class Difference(NamedTuple):
+class ChangedDecision(NamedTuple):
     """The first decision that is another one."""
 
     type: str
@@ -34,10 +43,14 @@ class Difference(NamedTuple):
     then: Decision | None
     """None: nothing was decided any more."""
     now: Decision | None
+    fields: tuple[str, ...] = ()
+    """What of the data differs, if both are there: `data.price`."""
+    suspects: tuple[str, ...] = ()
+    """What may have made the difference beside the strategy and the broker."""
 
 
 @dataclass(slots=True)
-class Failure:
+class Raised:
     """Code that raised in the replay: the first time, and how often."""
 
     bus: str
@@ -60,8 +73,10 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What `what_if` found. As a string, a report for a person."""
+class WhatIfReport:
+    """What `what_if` found. `bool(report)` is true if every recorded decision was made again, and
+    no other, and nothing raised. As a string, a report for a person.
+    """
 
     name: str
     """The bus whose decisions are compared."""
@@ -71,7 +86,7 @@ class Comparison:
     """How many the strategy has made in the replay."""
     agreed: Mapping[tuple[str, str], int]
     """How many of these are equal, up to the first that differs."""
-    difference: Difference | None
+    difference: ChangedDecision | None
     """The earliest difference; None if all decisions are equal, in number and order."""
     played: int
     """Recorded events that were played."""
@@ -79,7 +94,7 @@ class Comparison:
     """Recorded events that were not, by source: of those that were replaced, and what followed."""
     gaps: int
     """Gaps of the recording: of what was missed there nothing is known."""
-    failures: tuple[Failure, ...]
+    failures: tuple[Raised, ...]
     """What raised in the replay, each kind once. The log has each call."""
     rules: str
     """What the broker says of its rules of price and latency; that there is no broker."""
@@ -97,12 +112,8 @@ class Comparison:
         """How often a handler, a task or a callback raised."""
         return sum(each.count for each in self.failures)
 
-    @property
-    def is_same(self) -> bool:
-        """True if every recorded decision was made again, and no other, and nothing raised but
-        handlers of the strategy: decisions beside a broker that fails say nothing.
-        """
-        return self.difference is None and all(each.bus == self.name for each in self.failures)
+    def __bool__(self) -> bool:
+        return self.difference is None and not self.failures
 
     def __str__(self) -> str:
         left = ", ".join(f"{count:,} of {name}" for name, count in sorted(self.left_out.items()))
@@ -129,7 +140,10 @@ class Comparison:
             but = ", but code raised, see above" if self.failures else ""
             return "\n".join([*lines, f"no difference{but}"])
         lines.append(f"first difference: {found.type} {found.key}, number {found.number:,}")
-        return "\n".join([*lines, f"  then {_said(found.then)}", f"  now  {_said(found.now)}"])
+        lines += [f"  then {_said(found.then)}", f"  now  {_said(found.now)}"]
+        if found.fields:
+            lines.append(f"  differs in: {', '.join(found.fields)}")
+        return "\n".join([*lines, *(f"  suspect: {suspect}" for suspect in found.suspects)])
 
 
 def _said(decision: Decision | None) -> str:
@@ -144,48 +158,48 @@ def said_time(time: float) -> str:
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
 
 
-class Paths:
-    """Data without what is not compared. Raises ValueError for what is no path of data."""
-
-    def __init__(self, ignore: Collection[str]) -> None:
-        if isinstance(ignore, str) or not all(each.startswith("data.") for each in ignore):
-            raise ValueError(f"ignore={ignore!r}: paths such as ('data.order',) are needed")
-        self._paths = [each.split(".")[1:] for each in ignore]
-
-    def left(self, data: Any) -> Any:
-        """What is compared of `data`, which is not altered."""
-        for path in self._paths:
-            data = _dropped(data, path)
-        return data
-
-
-def _dropped(data: Any, path: list[str]) -> Any:
-    name, *rest = path
-    if not isinstance(data, dict) or name not in data:
-        return data
-    if rest:
-        return {**data, name: _dropped(data[name], rest)}
-    return {each: value for each, value in data.items() if each != name}
+def paths_of_data(ignore: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """What is not compared, as `verify` takes it: "data.id", "data.legs.*.id". Raises ValueError
+    for what is no data, and TypeError if it is no collection of texts.
+    """
+    paths = parse_paths(ignore)
+    if any(path[0] != "data" for path in paths):
+        raise ValueError(f"ignore={ignore!r}: nothing but data is compared, such as ('data.id',)")
+    return paths
 
 
 def compared(
     then: Mapping[tuple[str, str], list[Decision]],
     now: Mapping[tuple[str, str], list[Decision]],
-    without: Paths,
-) -> tuple[dict[tuple[str, str], int], Difference | None]:
-    """How many decisions are equal, by type and key, and the earliest difference."""
+    ignore: Collection[tuple[str, ...]],
+) -> tuple[dict[tuple[str, str], int], ChangedDecision | None]:
+    """How many decisions are equal, by type and key, and the earliest difference. Data is compared
+    as `verify` does it: 1, 1.0 and true differ.
+    """
     agreed: dict[tuple[str, str], int] = {}
-    found: list[tuple[float, Difference]] = []
+    found: list[tuple[float, ChangedDecision]] = []
     for place in sorted({*then, *now}):
         one, other = then.get(place, []), now.get(place, [])
-        same = 0
-        while same < min(len(one), len(other)) and without.left(one[same].data) == without.left(
-            other[same].data
-        ):
-            same += 1
-        agreed[place] = same
-        if same < max(len(one), len(other)):
-            pair = [each[same] if same < len(each) else None for each in (one, other)]
+        for number in range(max(len(one), len(other))):
+            pair = [each[number] if number < len(each) else None for each in (one, other)]
+            before, after = pair
+            fields: tuple[str, ...] = ()
+            suspects: tuple[str, ...] = ()
+            if before is not None and after is not None:
+                result = compare(_row(place, before), _row(place, after), ignore)
+                fields, suspects = result.fields, result.suspects
+                if not fields:
+                    continue
             when = min(each.time for each in pair if each is not None)
-            found.append((when, Difference(*place, same + 1, pair[0], pair[1])))
+            change = ChangedDecision(*place, number + 1, before, after, fields, suspects)
+            found.append((when, change))
+            agreed[place] = number
+            break
+        else:
+            agreed[place] = len(one)
     return agreed, min(found, key=lambda each: each[0])[1] if found else None
+
+
+def _row(place: tuple[str, str], decision: Decision) -> bytes:
+    """A decision as the row of an output, without what is not compared."""
+    return orjson.dumps([0, 0, *place, decision.data, ""])

@@ -27,7 +27,14 @@ from aiobus.limits import EARLIEST
 from aiobus.options import Types
 from aiobus.publisher import Sink
 from aiobus.query import Query
-from aiobus.replay.comparison import Comparison, Decision, Failure, Paths, compared, said_time
+from aiobus.replay.comparison import (
+    Decision,
+    Raised,
+    WhatIfReport,
+    compared,
+    paths_of_data,
+    said_time,
+)
 from aiobus.replay.selection import Reel, Selection
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
@@ -58,7 +65,7 @@ def what_if(
     types: Types = "*",
     ignore: Collection[str] = (),
     allow: Collection[str] = (),
-) -> Comparison:
+) -> WhatIfReport:
     """Run `strategy`, a coroutine function of a bus, through the recording at `path`, and compare
     what it publishes with what the recorded bus `name` published. Blocks; nothing leaves the
     process, but for callers that `allow` names (`run_virtual`).
@@ -80,28 +87,29 @@ def what_if(
     strategy runs once, from `start` to `end`. Causes are followed in that range.
 
     Compared is, for each type and key, the data of the decisions in their order: no ids, no times
-    and no causes. `types` selects the types; `ignore` has paths that are not compared, such as
-    "data.order". Virtual time does not repeat the order in which a real loop ran tasks at one
-    moment, so decisions that hang on a race may differ; `verify` is what repeats it. Code that
-    reads `time.time()` gets the time of now; `aiobus.clock.time()` tells that of the recording.
+    and no causes. As in `verify`, 1, 1.0 and true differ, and `ignore` has paths that are not
+    compared, such as "data.order" or "data.legs.*.id". `types` selects the types. Virtual time does
+    not repeat the order in which a real loop ran tasks at one moment, so decisions that hang on a
+    race may differ; `verify` is what repeats it. Code that reads `time.time()` gets the time of
+    now; `aiobus.clock.time()` tells that of the recording.
 
     Raises ValueError if a name is not in the recording, if `name` has decided nothing there, if
     nothing is left to play, or for wrong arguments; TypeError if a bot is no coroutine function of
-    a bus; JournalCorrupt and JournalRemoved as `Replay` does; and what the strategy or the broker
-    raises beside its handlers.
+    a bus, or `ignore` no tuple; JournalCorrupt and JournalRemoved as `Replay` does; and what the
+    strategy or the broker raises beside its handlers.
     """
     for said, bot in (("strategy", strategy), ("broker", broker)):
         _check_bot(said, bot)
-    taken = [replaces] if isinstance(replaces, str) else [*replaces]
-    if not taken or name in taken:
+    replaced = [replaces] if isinstance(replaces, str) else [*replaces]
+    if not replaced or name in replaced:
         raise ValueError(
             f"replaces={replaces!r}: the names of other sources than {name!r} are needed"
         )
     kept = {keep} if isinstance(keep, str) else {*keep}
-    if wrong := kept & {name, *taken}:
+    if wrong := kept & {name, *replaced}:
         raise ValueError(f"keep={keep!r}: {', '.join(sorted(wrong))} is replaced")
-    wanted, without = Query.of(types), Paths(ignore)
-    past = _Past(Selection(path, start=start, end=end), name, {*taken}, kept, wanted)
+    wanted, paths = Query.of(types), paths_of_data(ignore)
+    past = _Past(Selection(path, start=start, end=end), name, {*replaced}, kept, wanted)
     now = _Now()
 
     async def main() -> tuple[int, int, Mapping[str, int], tuple[str, ...]]:
@@ -111,7 +119,7 @@ def what_if(
             now.watch(bus)
             buses = [bus]
             if broker is not None:
-                other = AsyncEventBus(replay.beside(), name=taken[0])
+                other = AsyncEventBus(replay.beside(), name=replaced[0])
                 buses.append(await others.enter_async_context(other))
                 now.watch(other)
                 await others.enter_async_context(acting(broker, other))
@@ -121,9 +129,9 @@ def what_if(
 
     played, gaps, requests, files = run_virtual(main, allow=allow)
     decisions = now.decisions(name, wanted)
-    agreed, difference = compared(past.decisions, decisions, without)
+    agreed, difference = compared(past.decisions, decisions, paths)
     answers = Counter(event.type for event in now.events if event.source != name)
-    return Comparison(
+    return WhatIfReport(
         name=name,
         then={place: len(each) for place, each in past.decisions.items()},
         now={place: len(each) for place, each in decisions.items()},
@@ -133,7 +141,7 @@ def what_if(
         left_out=past.left_out,
         gaps=gaps,
         failures=tuple(now.failures.values()),
-        rules=_rules(broker, taken),
+        rules=_rules(broker, replaced),
         answers={type: (past.answers[type], answers[type]) for type in past.answers | answers},
         events=tuple(now.events),
         notes=tuple(past.notes(requests)),
@@ -157,7 +165,7 @@ class _Now:
 
     def __init__(self) -> None:
         self.events: list[Event[Any]] = []
-        self.failures: dict[tuple[str, str, str], Failure] = {}
+        self.failures: dict[tuple[str, str, str], Raised] = {}
         """By bus, handler and kind of the error."""
 
     def watch(self, bus: AsyncEventBus) -> None:
@@ -192,7 +200,7 @@ class _Now:
             return
         found = [each for each in _LINE.findall(lines) if not each[0].startswith(OWN)]
         where = ":".join(found[-1]) if found else ""
-        self.failures[kind] = Failure(bus, place, error, where, data.get("event", ""))
+        self.failures[kind] = Raised(bus, place, error, where, data.get("event", ""))
 
     def decisions(self, name: str, wanted: Query) -> dict[tuple[str, str], list[Decision]]:
         """What the strategy has published of what is compared."""
@@ -211,9 +219,9 @@ class _Past:
     """
 
     def __init__(
-        self, selection: Selection, name: str, taken: set[str], kept: set[str], wanted: Query
+        self, selection: Selection, name: str, replaced: set[str], kept: set[str], wanted: Query
     ) -> None:
-        self._name, self._taken = name, taken
+        self._name, self._replaced = name, replaced
         self.decisions: dict[tuple[str, str], list[Decision]] = defaultdict(list)
         self.answers: Counter[str] = Counter()
         """Events of the replaced sources, by type."""
@@ -233,7 +241,7 @@ class _Past:
         """The epochs of the strategy, with offset and time of the first event."""
         counts = self._read(selection, kept, wanted)
         known = f"{selection.path} has as its sources {', '.join(sorted(counts)) or 'none'}"
-        if missing := sorted({name, *taken, *kept} - counts.keys()):
+        if missing := sorted({name, *replaced, *kept} - counts.keys()):
             raise ValueError(f"nothing of {', '.join(missing)} was recorded; {known}")
         if not self.decisions:
             raise ValueError(f"{name} has published nothing of {wanted}; {known}")
@@ -243,7 +251,7 @@ class _Past:
 
     def _read(self, selection: Selection, kept: set[str], wanted: Query) -> Counter[str]:
         """How many events each source has."""
-        gone = self._taken | {self._name}
+        gone = self._replaced | {self._name}
         effects: dict[str, list[tuple[str, str]]] = defaultdict(list)
         counts: Counter[str] = Counter()
         reel = Reel(selection)
@@ -263,7 +271,7 @@ class _Past:
                     self._starts.setdefault(epoch, (offset, time))
                     if wanted.matches(type, key):
                         self.decisions[type, key].append(Decision(id, time, orjson.loads(data)))
-                elif source in self._taken:
+                elif source in self._replaced:
                     self.answers[type] += 1
                 elif is_reply and source not in kept:
                     self.followed[id] = text
@@ -292,7 +300,7 @@ class _Past:
             answered |= found
             text = f"{count:,} requests for {type} found no subscriber"
             names = ", ".join(sorted(found))
-            if others := sorted(found - self._taken):
+            if others := sorted(found - self._replaced):
                 text += (
                     f": {names} answered when it was recorded, and that is left out. Name"
                     f" {', '.join(others)} in replaces=, and let the broker answer"
@@ -338,8 +346,8 @@ def _source(cause: str) -> str:
         return ""
 
 
-def _rules(broker: Bot | None, taken: list[str]) -> str:
+def _rules(broker: Bot | None, replaced: list[str]) -> str:
     if broker is None:
-        return f"no bus answers in place of {', '.join(taken)}"
+        return f"no bus answers in place of {', '.join(replaced)}"
     said = " ".join((inspect.getdoc(broker) or UNSTATED).split())
-    return f"in place of {', '.join(taken)}: {getattr(broker, '__qualname__', broker)}: {said}"
+    return f"in place of {', '.join(replaced)}: {getattr(broker, '__qualname__', broker)}: {said}"
