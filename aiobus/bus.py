@@ -438,7 +438,9 @@ class AsyncEventBus:
     async def request(
         self, event: Event[Any], reply_types: Types, *, timeout: float | None = 5.0
     ) -> Event[Any]:
-        """Publish `event` and return the first event of `reply_types` whose `cause` is its id.
+        """Publish `event` and return the first event of `reply_types` whose `cause` is its id. What
+        the caller publishes next does not name the reply as its cause, unless it gives
+        `Event(cause=reply.id)`.
 
         Raises NoSubscribers at once, publishing nothing and using up no number, when no
         subscription of any bus names its type ("*", a monitor's, does not count; of other buses
