@@ -323,6 +323,21 @@ async def fails_in_a_task(bus: AsyncEventBus) -> None:
     await bus.subscribe("ORDER", on_order)
 
 
+class Worker:
+    """A broker that keeps its task: what it raised is told when it is collected, which is late."""
+
+    async def fails_in_tasks_that_are_kept(self, bus: AsyncEventBus) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+
+        async def fill() -> None:
+            raise KeyError("price")
+
+        def on_order(order: Event) -> None:
+            self.tasks.append(asyncio.get_running_loop().create_task(fill()))
+
+        await bus.subscribe("ORDER", on_order)
+
+
 async def fails_in_a_timer(bus: AsyncEventBus) -> None:
     def fill() -> None:
         raise KeyError("price")
@@ -333,7 +348,15 @@ async def fails_in_a_timer(bus: AsyncEventBus) -> None:
     await bus.subscribe("ORDER", on_order)
 
 
-@pytest.mark.parametrize("broker", [fails_in_a_handler, fails_in_a_task, fails_in_a_timer])
+@pytest.mark.parametrize(
+    "broker",
+    [
+        fails_in_a_handler,
+        fails_in_a_task,
+        Worker().fails_in_tasks_that_are_kept,
+        fails_in_a_timer,
+    ],
+)
 def test_a_broker_that_raises_is_no_sign_of_agreement(tmp_path: Path, broker: Any) -> None:
     path = session(tmp_path / "desk.db")
     found = what_if(path, buyer, broker=broker, ignore=("data.id",))
@@ -345,6 +368,23 @@ def test_a_broker_that_raises_is_no_sign_of_agreement(tmp_path: Path, broker: An
     assert f"! {failure}" in str(found)
     assert "raised 3 times" in str(failure)
     assert str(found).endswith("no difference, but code raised, see above")
+
+
+def test_what_a_task_raises_and_the_code_itself_handles_is_no_failure(tmp_path: Path) -> None:
+    async def handles(bus: AsyncEventBus) -> None:
+        async def late() -> None:
+            await asyncio.sleep(0.01)
+            raise KeyError("price")
+
+        async def on_order(order: Event) -> None:
+            task = asyncio.get_running_loop().create_task(late())
+            with pytest.raises(KeyError):
+                await task
+
+        await bus.subscribe("ORDER", on_order)
+
+    found = what_if(session(tmp_path / "desk.db"), buyer, broker=handles, ignore=("data.id",))
+    assert found, str(found)
 
 
 def subscribed(path: Path) -> Path:

@@ -56,7 +56,7 @@ class Raised:
     bus: str
     """Of whose handlers; "" for other code: a task or a callback."""
     place: str
-    """The handler, or what the loop says of the other code."""
+    """The handler or the task; or what the loop says of a callback."""
     error: str
     where: str
     """File and line; "" if they are not known."""
@@ -68,8 +68,8 @@ class Raised:
         times = "once" if self.count == 1 else f"{self.count:,} times"
         first = f", first on {self.event}" if self.event else ""
         where = f" at {self.where}" if self.where else ""
-        whose = f"{self.bus} raised {times} in {self.place}" if self.bus else ""
-        return f"{whose or f'code outside of handlers raised {times}'}: {self.error}{where}{first}"
+        whose = self.bus or "code outside of handlers"
+        return f"{whose} raised {times} in {self.place}: {self.error}{where}{first}"
 
 
 @dataclass(frozen=True, slots=True)

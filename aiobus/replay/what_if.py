@@ -38,6 +38,7 @@ from aiobus.replay.comparison import (
 from aiobus.replay.selection import Reel, Selection
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
+from aiobus.virtual_loop import VirtualLoop
 from aiobus.virtual_run import run_virtual
 
 __all__ = ["what_if"]
@@ -49,6 +50,8 @@ OWN = str(Path(__file__).parents[1])
 UNSTATED = "its rules of price and latency are not stated: give it a docstring"
 MOST_STARTS = 5
 """Starts of a strategy that are told."""
+MOST_RAISED = 1_000
+"""Tasks that raised and are kept until it is known whether anything looks at that."""
 _LINE = re.compile(r'File "(.*)", line (\d+)')
 
 
@@ -113,7 +116,7 @@ def what_if(
     now = _Now()
 
     async def main() -> tuple[int, int, Mapping[str, int], tuple[str, ...]]:
-        asyncio.get_running_loop().set_exception_handler(now.note_other)
+        now.watch_loop(asyncio.get_running_loop())
         replay = Replay(path, sources=past.played, without=past.followed, start=start, end=end)
         async with AsyncEventBus(replay, name=name) as bus, AsyncExitStack() as others:
             now.watch(bus)
@@ -125,6 +128,7 @@ def what_if(
                 await others.enter_async_context(acting(broker, other))
             async with acting(strategy, bus):
                 played = await play_out(replay, *buses, until=past.end)
+            now.note_tasks()
             return played, replay.progress.gaps, unheard(bus), written()
 
     played, gaps, requests, files = run_virtual(main, allow=allow)
@@ -166,7 +170,9 @@ class _Now:
     def __init__(self) -> None:
         self.events: list[Event[Any]] = []
         self.failures: dict[tuple[str, str, str], Raised] = {}
-        """By bus, handler and kind of the error."""
+        """By bus, handler or place in the code, and kind of the error."""
+        self._raised: list[asyncio.Task[Any]] = []
+        """Tasks that raised what nothing had looked at when they ended."""
 
     def watch(self, bus: AsyncEventBus) -> None:
         """Note what a bus publishes, and what its handlers raise."""
@@ -185,22 +191,52 @@ class _Now:
         publisher.attach(Sink(EVERY, note, Consumer()))
         publisher.attach(Sink(ERRORS, note_failure, Consumer()))
 
+    def watch_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note which callbacks and tasks raise. A task whose exception nothing looks at tells it
+        when it is collected, which is too late if a bot keeps it.
+        """
+        assert isinstance(loop, VirtualLoop)
+
+        def make_task(_: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+            task = loop.plain_task(coroutine, options)
+            task.add_done_callback(self._note_end)
+            return task
+
+        loop.set_exception_handler(self.note_other)
+        loop.set_task_factory(make_task)
+
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
+        if _is_unseen(task):
+            self._raised.append(task)
+            if len(self._raised) == MOST_RAISED:
+                self.note_tasks()
+
+    def note_tasks(self) -> None:
+        """Note the tasks that raised what nothing has looked at."""
+        raised, self._raised = self._raised, []
+        for task in filter(_is_unseen, raised):
+            message = f"the task {getattr(task.get_coro(), '__qualname__', '')}"
+            context = {"message": message, "exception": task.exception(), "task": task}
+            self.note_other(task.get_loop(), context)
+
     def note_other(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A task or a callback raised, which nothing has awaited."""
         error = context.get("exception")
         text = context.get("message", "") if error is None else repr(error)
         lines = "" if error is None else "".join(traceback.format_exception(error))
-        self._fail("", context.get("message", ""), text, lines, {})
+        place = context.get("message", "").removeprefix("Exception in ")
+        self._fail("", place, text, lines, {})
         loop.default_exception_handler(context)
 
     def _fail(self, bus: str, place: str, error: str, lines: str, data: Mapping[str, Any]) -> None:
-        kind = bus, place, error.partition("(")[0]
-        if (known := self.failures.get(kind)) is not None:
-            known.count += 1
-            return
         found = [each for each in _LINE.findall(lines) if not each[0].startswith(OWN)]
         where = ":".join(found[-1]) if found else ""
-        self.failures[kind] = Raised(bus, place, error, where, data.get("event", ""))
+        # A callback is told with its arguments, so its place in the code is what it is known by.
+        kind = bus, place if bus else where, error.partition("(")[0]
+        if (known := self.failures.get(kind)) is not None:
+            known.count += 1
+        else:
+            self.failures[kind] = Raised(bus, place, error, where, data.get("event", ""))
 
     def decisions(self, name: str, wanted: Query) -> dict[tuple[str, str], list[Decision]]:
         """What the strategy has published of what is compared."""
@@ -210,6 +246,11 @@ class _Now:
                 decision = Decision(event.id, event.timestamp, event.data)
                 found[event.type, event.key].append(decision)
         return found
+
+
+def _is_unseen(task: asyncio.Task[Any]) -> bool:
+    """True if it raised, and nothing has looked at that. To ask for the exception is to look."""
+    return task._log_traceback
 
 
 class _Past:
