@@ -31,6 +31,7 @@ from aiobus.event import Event, EventType
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
+from aiobus.replay.comparison import WhatIfReport
 from aiobus.replay.explain import explain
 from aiobus.replay.explanation import Explanation
 from aiobus.replay.hops import Hops, explain_hops
@@ -38,7 +39,7 @@ from aiobus.replay.report import Difference, Report
 from aiobus.replay.republish import republish
 from aiobus.replay.transport import Progress, Replay
 from aiobus.replay.verify import assert_replays, verify
-from aiobus.replay.what_if import Comparison, what_if
+from aiobus.replay.what_if import what_if
 from aiobus.stats import BusStats, PeerStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -51,7 +52,6 @@ __all__ = [
     "BusError",
     "BusStats",
     "CommitFailed",
-    "Comparison",
     "Deadlock",
     "Difference",
     "EncodeError",
@@ -83,6 +83,7 @@ __all__ = [
     "Subscription",
     "SubscriptionStats",
     "VirtualLoop",
+    "WhatIfReport",
     "WrongLoop",
     "assert_replays",
     "clock",

@@ -7,7 +7,7 @@ over or waited for is decided in the modules below.
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from functools import partial
 from os import PathLike
@@ -49,7 +49,7 @@ from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
 from aiobus.url import adapter
 
-__all__ = ["AsyncEventBus", "Parts", "parts_of", "watch"]
+__all__ = ["AsyncEventBus", "Parts", "parts_of", "unheard", "watch"]
 
 E = TypeVar("E", bound=Event[Any])
 F = TypeVar("F", bound=Callback)
@@ -438,7 +438,9 @@ class AsyncEventBus:
     async def request(
         self, event: Event[Any], reply_types: Types, *, timeout: float | None = 5.0
     ) -> Event[Any]:
-        """Publish `event` and return the first event of `reply_types` whose `cause` is its id.
+        """Publish `event` and return the first event of `reply_types` whose `cause` is its id. What
+        the caller publishes next does not name the reply as its cause, unless it gives
+        `Event(cause=reply.id)`.
 
         Raises NoSubscribers at once, publishing nothing and using up no number, when no
         subscription of any bus names its type ("*", a monitor's, does not count; of other buses
@@ -682,6 +684,11 @@ class Parts(NamedTuple):
 def parts_of(bus: AsyncEventBus) -> Parts:
     """The parts of `bus`. For this package alone."""
     return Parts(bus._publisher, bus._subscriptions, bus._reports)
+
+
+def unheard(bus: AsyncEventBus) -> Mapping[str, int]:
+    """By type, how many requests of `bus` found no subscriber. For this package alone."""
+    return bus._requests.unheard
 
 
 def watch(bus: AsyncEventBus, tape: Tape | None) -> None:

@@ -1,18 +1,19 @@
 """Refuses what leaves the process while a thread runs in virtual time.
 
 Owns which calls those are, and the refusal. A refusal is kept: code may catch it, and the run ends
-with it all the same. An audit hook sees connections, name look-ups and processes; what it does not
-see is patched while any thread is confined. Other threads pay for a look at a dict. Must not know
-of virtual loops or buses.
+with it all the same. An audit hook sees connections, name look-ups, processes and files that are
+opened; what it does not see is patched while any thread is confined. Other threads pay for a look
+at a dict. Must not know of virtual loops or buses.
 """
 
 import asyncio
 import atexit
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from threading import Lock, Thread, get_ident
 from types import FrameType
@@ -29,6 +30,7 @@ __all__ = [
     "is_users",
     "refused",
     "start_unconfined",
+    "written",
 ]
 
 EVENTS: dict[str, tuple[str, int | None]] = {
@@ -51,6 +53,14 @@ EVENTS: dict[str, tuple[str, int | None]] = {
 }
 """The audit events of Python that are refused: the call, and which argument its text shows."""
 
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+HARMLESS: tuple[str | int, ...] = (*(f"/dev/{name}" for name in DEVICES), 1, 2)
+"""What may be opened for writing though it is no ordinary file. What is written there goes to
+nothing but a person, or where stdout and stderr (1 and 2) go to anyway.
+"""
+MOST_WRITTEN = 100
+"""Files whose names are kept."""
+
 
 class Confinement:
     """What one thread may do. `allow`: callers whose calls are let through, as "module.function".
@@ -72,6 +82,8 @@ class Confinement:
         """The run has ended, or is told to: what is refused now ends nothing."""
         self._interrupt: BaseException | None = None
         self.is_lifted = False
+        self.written: list[str] = []
+        """The first ordinary files that were opened for writing, and databases, each once."""
 
     def check(self, name: str, rest: str = "()") -> None:
         """Raise LeavesProcess, unless a caller is let through: that is printed, once for a call."""
@@ -87,6 +99,22 @@ class Confinement:
         others = [caller for caller in callers if not _is_ours(caller)]
         users = [*filter(is_users, others), *others]  # a strategy may be installed as a library is
         raise self.refuse(name + rest, _name(users[0]) if users else "")
+
+    def check_file(self, path: Any, mode: str | None) -> None:
+        """A file is opened for writing. Raise LeavesProcess if that is a FIFO, a device or a
+        socket: behind it may be a gateway.
+        """
+        if not _stays(path):
+            self.check("os.open" if mode is None else "open", f"({path!r})")
+        else:
+            self.note_written(path)
+
+    def note_written(self, path: Any) -> None:
+        """An ordinary file, or a database, is opened for writing."""
+        name = os.path.abspath(os.fsdecode(path))
+        is_cache = "__pycache__" in name  # of a module that is imported
+        if len(self.written) < MOST_WRITTEN and not is_cache and name not in self.written:
+            self.written.append(name)
 
     def refuse(self, call: str, caller: str, replayed: str = "") -> LeavesProcess:
         """A refusal to raise. The first one ends the run as well."""
@@ -163,6 +191,12 @@ def refused(call: str) -> LeavesProcess:
     return LeavesProcess(call, "") if here is None else here.refuse(call, "")
 
 
+def written() -> tuple[str, ...]:
+    """The first files that this thread has opened for writing while it is confined."""
+    here = current()
+    return () if here is None else tuple(here.written)
+
+
 @contextmanager
 def confined(confinement: Confinement) -> Iterator[None]:
     """Confine this thread while the body runs. Other threads are not. On exit it raises the first
@@ -217,6 +251,32 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event in EVENTS and (here := current()) is not None:
         name, shown = EVENTS[event]
         here.check(name, "()" if shown is None else f"({arguments[shown]!r})")
+    elif event == "open":
+        path, mode, flags = arguments
+        # A number is a descriptor that is open already.
+        if flags & (os.O_WRONLY | os.O_RDWR) and not isinstance(path, int) and (here := current()):
+            here.check_file(path, mode)
+    elif event == "sqlite3.connect" and (here := current()) is not None:
+        name = os.fsdecode(arguments[0])
+        if name and ":memory:" not in name and "mode=ro" not in name:
+            here.note_written(name.removeprefix("file:").partition("?")[0])
+
+
+def _stays(path: Any) -> bool:
+    """True if what is written to a file stays in the machine: it is an ordinary file or one that is
+    not there yet, a harmless device, or what this process writes to as stdout or stderr.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # it is made now, or cannot be opened
+        return True
+    if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+        return True
+    for known in HARMLESS:
+        with suppress(OSError):
+            if os.path.samestat(os.stat(known), found):
+                return True
+    return False
 
 
 def _patch() -> None:

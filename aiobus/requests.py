@@ -6,6 +6,7 @@ sender need not know that it answers a request.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
 from typing import Any
@@ -41,6 +42,8 @@ class Requests:
         self._route = route
         self._publish = publish
         self._listeners = listeners
+        self.unheard: Counter[str] = Counter()
+        """By type, how many requests found no subscriber."""
         self._asked: dict[asyncio.Future[Event[Any]], tuple[Event[Any], set[Source]]] = {}
         """The request of each future that only these peers can answer, while they are there."""
         self._listening: dict[Query, asyncio.Task[Subscription]] = {}
@@ -52,6 +55,7 @@ class Requests:
         await self._listen(query)
         route = self._route(event)
         if not self._has_subscriber(route):
+            self.unheard[route.type] += 1
             raise NoSubscribers(route.type, route.key)
         replies: list[asyncio.Future[Event[Any]]] = []
         peers = None if self._has_own(route) else self._listeners(route.type)

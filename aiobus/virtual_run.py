@@ -36,15 +36,17 @@ def run_virtual(
     which begins at `start` in Unix seconds. `aiobus.clock.time()` tells it.
 
     Nothing leaves the process meanwhile. To connect, bind or send by a socket, to look up a host
-    name, to start or signal a process, to start a thread or use an executor, to make or use a
-    zmq socket, to call into the loop of another thread, or to start a bus on ipc or tcp raises
-    LeavesProcess. That ends the run with this error at the next turn of the loop, also if the code
-    catches it, and whatever `on_error` says. `allow` names callers that may do so all the same, by
-    module and function (`allow=("reports.Mailer.send",)`). It counts if the caller is anywhere in
-    the stack, and what is let through is printed to stderr once. Files and sqlite3 stay in the
-    machine and are not refused. Not seen are calls by ctypes and other extensions in C (uvloop is
-    one), methods that were looked up before, writes to a pipe or a bare file descriptor that was
-    open before, and threads that run already and are handed work by a queue.
+    name, to start or signal a process, to start a thread or use an executor, to make or use a zmq
+    socket, to call into the loop of another thread, to open a FIFO, a device or a socket file for
+    writing, or to start a bus on ipc or tcp raises LeavesProcess. That ends the run with this error
+    at the next turn of the loop, also if the code catches it, and whatever `on_error` says. `allow`
+    names callers that may do so all the same, by module and function
+    (`allow=("reports.Mailer.send",)`). It counts if the caller is anywhere in the stack, and what
+    is let through is printed to stderr once. Ordinary files and sqlite3 stay in the machine and are
+    written. Not seen are calls by ctypes and other extensions in C (uvloop is one), methods that
+    were looked up before, writes to a file, pipe, device or bare file descriptor that was open
+    before, os.open with dir_fd=, shared memory, and threads that run already and are handed work by
+    a queue.
 
     If a loop runs in the calling thread already (a notebook, a coroutine test), a thread of its own
     runs `main`, and the caller waits: its loop stands still until the end. Ctrl-C ends the run: its

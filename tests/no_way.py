@@ -12,6 +12,7 @@ import functools
 import importlib
 import inspect
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -72,6 +73,8 @@ class Plan(NamedTuple):
     http: int
     udp: int
     pull: str
+    fifo: str
+    device: str
     folder: str
 
     @property
@@ -133,7 +136,7 @@ ROWS: dict[str, Attempt] = {}
 WAYS: dict[str, Attempt] = {}
 """By what is no callable of the package."""
 REACHES: dict[str, str] = {}
-"""What a live attempt reaches: "gateway", "http", "udp" or "zmq"."""
+"""What a live attempt reaches: "gateway", "http", "udp", "zmq", "fifo" or "device"."""
 
 
 def row(name: str, reaches: str = "") -> Callable[[Attempt], Attempt]:
@@ -540,6 +543,39 @@ async def by_zmq_before(here: Here) -> None:
     here.push.send(b"order")
 
 
+@way("a FIFO that is opened", reaches="fifo")
+async def by_fifo(here: Here) -> None:
+    with open(here.plan.fifo, "w") as opened:  # noqa: ASYNC230
+        opened.write("order\n")
+
+
+@way("a FIFO whose error is caught", reaches="fifo")
+async def by_fifo_caught(here: Here) -> None:
+    with contextlib.suppress(Exception):
+        Path(here.plan.fifo).write_text("order\n")  # noqa: ASYNC240
+
+
+@way("a FIFO by os.open", reaches="fifo")
+async def by_fifo_of_os(here: Here) -> None:
+    descriptor = os.open(here.plan.fifo, os.O_WRONLY)
+    os.write(descriptor, b"order\n")
+    os.close(descriptor)
+
+
+@way("a log in a FIFO", reaches="fifo")
+async def by_logging(here: Here) -> None:
+    handler = logging.FileHandler(here.plan.fifo)
+    handler.handle(logging.makeLogRecord({"msg": "order"}))
+    handler.close()
+
+
+@way("a device", reaches="device")
+async def by_device(here: Here) -> None:
+    descriptor = os.open(here.plan.device, os.O_WRONLY | os.O_NOCTTY)
+    os.write(descriptor, b"order\n")
+    os.close(descriptor)
+
+
 @way("subprocess", reaches="http")
 async def by_subprocess(here: Here) -> None:
     subprocess.run(command(here), check=True)  # noqa: ASYNC221
@@ -609,7 +645,7 @@ plainly("", " ".join(aiobus.errors.__all__))
 plainly(
     "",
     """
-    BusStats PeerStats SubscriptionStats Progress Comparison Difference Report Event
+    BusStats PeerStats SubscriptionStats Progress WhatIfReport Difference Report Event
     EventType EventStream Limits Recording Subscription Journal Explanation Hops explain
     explain_hops
     """,

@@ -27,7 +27,8 @@ ORDER = [
     ),
     (
         "aiobus.discovery.tcp_socket  aiobus.history  aiobus.journal.scan  "
-        "aiobus.replay.explanation  aiobus.rows  aiobus.sync  aiobus.virtual_loop"
+        "aiobus.replay.comparison  aiobus.replay.explanation  aiobus.rows  aiobus.sync  "
+        "aiobus.virtual_loop"
     ),
     (
         "aiobus.discovery.registry  aiobus.inbox  aiobus.journal.reader  "
@@ -62,7 +63,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 90
+MOST_MODULES = 91
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import pty
 import re
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,8 +51,17 @@ class Calls:
         self.futures = [self.loop.create_future() for _ in range(3)]
         for future in self.futures:
             future.add_done_callback(lambda future: None)
+        self.folder = Path(tempfile.mkdtemp())
+        self.fifo, self.file = self.folder / "gateway", self.folder / "orders"
+        os.mkfifo(self.fifo)
+        self.reader = os.open(self.fifo, os.O_RDWR)
+        self.descriptors = [self.reader, *os.openpty()]
+        self.device = os.ttyname(self.descriptors[-1])
 
     def close(self) -> None:
+        shutil.rmtree(self.folder)
+        for descriptor in self.descriptors:
+            os.close(descriptor)
         self.publisher.close()
         self.zmq.term()
         self.pool.shutdown()
@@ -190,6 +201,35 @@ class Calls:
             self.loop.run_until_complete(asyncio.sleep(0))
         finally:
             work.close()
+
+    def fifo_that_is_opened(self) -> None:
+        with open(self.fifo, "w") as opened:
+            opened.write("x")
+
+    def fifo_in_bytes_that_is_appended_to(self) -> None:
+        with open(os.fsencode(self.fifo), "ab") as opened:
+            opened.write(b"x")
+
+    def fifo_of_pathlib(self) -> None:
+        self.fifo.write_bytes(b"x")
+
+    def fifo_of_os_open(self) -> None:
+        os.close(os.open(self.fifo, os.O_WRONLY))
+
+    def fifo_for_both_ways(self) -> None:
+        os.close(os.open(os.fspath(self.fifo), os.O_RDWR))
+
+    def fifo_behind_a_link(self) -> None:
+        link = self.folder / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.fifo)
+        link.write_text("x")
+
+    def fifo_by_its_descriptor(self) -> None:
+        Path(f"/dev/fd/{self.reader}").write_text("x")
+
+    def device_that_is_opened(self) -> None:
+        Path(self.device).write_text("x")
 
     def zmq_socket(self) -> None:
         self.zmq.socket(zmq.PUB).close()
@@ -641,6 +681,78 @@ atexit.register(print, "the end")
 
 
 # What stays in the machine, and what is as it was.
+
+
+def test_a_socket_file_is_refused_before_the_system_refuses_it(folder: Path) -> None:
+    path = folder / "socket"
+
+    async def main() -> None:
+        with suppress(OSError):
+            path.write_text("x")
+
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+        with pytest.raises(LeavesProcess, match=re.escape(f"open({str(path)!r}) in")):
+            run_virtual(main())
+
+
+def test_reading_and_what_goes_to_nothing_but_a_person_are_not_refused(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def read(name: str) -> bytes:
+        with Path(name).open("rb") as opened:
+            return opened.read(1)
+
+    def append(name: str) -> None:
+        Path(name).open("a").close()
+
+    async def main() -> None:
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        assert read("/dev/urandom")
+        for name in ("/dev/null", "/dev/zero", "/dev/stdout"):
+            append(name)
+
+    run_virtual(main())
+
+
+def test_a_caller_that_is_named_may_write_to_a_fifo(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        calls.fifo_of_pathlib()
+
+    run_virtual(main(), allow=("test_confinement.Calls.fifo_of_pathlib",))
+    assert f"is let through to open({str(calls.fifo)!r})" in capsys.readouterr().err
+    assert os.read(calls.reader, 10) == b"x"
+
+
+def test_files_and_databases_that_are_opened_for_writing_are_noted_once(tmp_path: Path) -> None:
+    import sqlite3
+
+    names = [str(tmp_path / name) for name in ("fills.txt", "more", "fills.db")]
+    noted = rules.Confinement()
+
+    def write() -> None:
+        for _ in range(2):
+            Path(names[0]).write_text("1\n")
+            Path(names[0]).read_text()
+            os.close(os.open(names[1], os.O_CREAT | os.O_WRONLY))
+            sqlite3.connect(names[2]).close()
+            sqlite3.connect(f"file:{names[2]}?mode=ro", uri=True).close()
+            sqlite3.connect(":memory:").close()
+
+    with rules.confined(noted):
+        write()
+    assert noted.written == names
+
+
+def test_of_a_million_files_the_first_are_noted(tmp_path: Path) -> None:
+    noted = rules.Confinement()
+    with rules.confined(noted):
+        for number in range(rules.MOST_WRITTEN + 10):
+            (tmp_path / str(number)).touch()
+    assert noted.written == [str(tmp_path / str(number)) for number in range(rules.MOST_WRITTEN)]
 
 
 def test_files_and_databases_are_not_refused(tmp_path: Path) -> None:

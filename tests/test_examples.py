@@ -141,12 +141,14 @@ def test_what_if_names_the_first_order_that_another_limit_changes() -> None:
     same, other = lines[: lines.index("")], lines[lines.index("") + 1 :]
     assert same[1:] == [
         "in place of gateway: gateway: Fill each order after 5 ms, at the price of the last trade.",
+        "answers FILL: 12 then, 12 now",
         "ORDER BTCUSDT: 12 then, 12 now, the first 12 equal",
         "no difference",
     ]
-    assert other[3] == "first difference: ORDER BTCUSDT, number 1"
-    assert '{"side":"sell","quantity":1.0}' in other[4]
-    assert '{"side":"sell","quantity":2.0}' in other[5]
+    assert other[4] == "first difference: ORDER BTCUSDT, number 1"
+    assert '{"side":"sell","quantity":1.0}' in other[5]
+    assert '{"side":"sell","quantity":2.0}' in other[6]
+    assert other[7] == "  differs in: data.quantity"
 
 
 def test_a_recorder_that_is_killed_leaves_no_hole() -> None:

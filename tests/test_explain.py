@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -178,12 +179,20 @@ def test_the_text_names_the_time_zone_and_marks_the_event(path: Path) -> None:
         f"FILL {FILL} explained, 2023-11-14, Europe/Berlin (UTC+01:00)",
         "",
         "  time                     hop        total  event",
-        f'  23:13:20.000000                            TRADE {feed} {{"price":1.0}}',
+        f'  23:13:20.000000     no cause               TRADE {feed} {{"price":1.0}}',
         f'  23:13:20.125000    125.00 ms    125.00 ms  SIGNAL {strategy} {{"price":1.0}}',
         f'  23:13:20.375000    250.00 ms    375.00 ms  ORDER {gateway} {{"price":1.0}}',
         f'> 23:13:20.875000    500.00 ms    875.00 ms  FILL BTCUSDT {FILL} {{"price":2.0}}',
         f'  23:13:21.000000    125.00 ms      1.000 s    POSITION {monitor} {{"price":1.0}}',
     ]
+
+
+def test_an_event_that_names_no_cause_is_said_to_name_none(path: Path) -> None:
+    """An order that a task publishes names no trade: its times are not those from a tick."""
+    make(path, [entry(1, source="strategy", type="ORDER"), *chain()[3:]])
+    first = str(explain(path, ident("strategy", 1))).splitlines()[3]
+    assert re.match(r"> \S+ +no cause +ORDER BTCUSDT strategy@", first)
+    assert "no cause" not in str(explain(path, FILL))  # it names one, which is not there
 
 
 def test_events_of_several_days_are_told_with_their_dates_and_offsets(path: Path) -> None:

@@ -1,16 +1,18 @@
 """No way to a gateway: whatever a replayed strategy calls, nothing arrives.
 
-The judges are a real gateway in a process of its own, a server, a datagram socket and a ZeroMQ
-socket, which count what comes, and the descriptors of the replay. The controls: the same attempts
-arrive when they are made live.
+The judges are a real gateway in a process of its own, a server, a datagram socket, a ZeroMQ socket,
+a FIFO and a terminal, which count what comes, and the descriptors of the replay. The controls: the
+same attempts arrive when they are made live.
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -37,12 +39,18 @@ class World:
         self._context = zmq.Context()
         self._pull = self._context.socket(zmq.PULL)
         port = self._pull.bind_to_random_port("tcp://127.0.0.1")
+        fifo = folder / "fifo"
+        os.mkfifo(fifo)
+        self._terminal, device = os.openpty()
+        self._files = [os.open(fifo, os.O_RDWR | os.O_NONBLOCK), self._terminal, device]
+        os.set_blocking(self._terminal, False)
         self.plan = Plan(
             *(f"ipc://{folder}/d", tcp_url()),
             *(self._listener.getsockname()[1], self._datagrams.getsockname()[1]),
-            *(f"tcp://127.0.0.1:{port}", str(folder)),
+            *(f"tcp://127.0.0.1:{port}", str(fifo), os.ttyname(device), str(folder)),
         )
         self._came = self._datagrams_came = self._messages = 0
+        self._lines = Counter[str]()
         self._lock = threading.Lock()
         threading.Thread(target=self._serve, daemon=True).start()
         self._gateway: subprocess.Popen[str] | None = None
@@ -101,12 +109,17 @@ class World:
         while self._pull.poll(50):
             self._pull.recv()
             self._messages += 1
+        for name, file in zip(("fifo", "device"), self._files, strict=False):
+            with suppress(BlockingIOError):
+                while came := os.read(file, 1000):
+                    self._lines[name] += came.count(b"\n")
         orders = len(self.ledger.read_text().splitlines())
         found = {
             "gateway": orders,
             "http": self._came,
             "udp": self._datagrams_came,
             "zmq": self._messages,
+            **self._lines,
         }
         return {name: count for name, count in found.items() if count}
 
@@ -114,6 +127,8 @@ class World:
         self.end_gateway()
         for each in (self._listener, self._datagrams, self._pull):
             each.close()
+        for file in self._files:
+            os.close(file)
         self._context.term()
 
 

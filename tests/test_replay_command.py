@@ -43,6 +43,12 @@ class Bot:
     async def strategy(self, bus):
         await bus.subscribe("TRADE", print)
 
+async def writes(bus):
+    async def on_trade(trade):
+        with open("orders.txt", "a") as file:
+            file.write(trade.id)
+    await bus.subscribe("TRADE", on_trade)
+
 constant = 1
 """
 LIVE = """
@@ -97,6 +103,15 @@ def test_it_prints_what_the_strategy_publishes_and_a_summary(
         "10 events played, 0 gaps; strategy published 10 DONE, 10 ORDER; 0 calls of its handlers"
         " raised"
     )
+
+
+def test_it_names_the_files_that_were_opened_for_writing(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    assert main(["replay", str(path), "bots_of_replay:writes"]) == 0
+    lines, _ = said(capsysbinary)
+    assert lines[-1] == f"opened for writing: {path.parent / 'orders.txt'}"
 
 
 def test_it_begins_and_ends_where_it_is_told(
@@ -159,6 +174,16 @@ def test_a_handler_that_raises_is_an_exit_code(
 ) -> None:
     assert main(["replay", str(path), "bots_of_replay:handler_raises"]) == 1
     assert "10 calls of its handlers raised" in said(capsysbinary)[0][0]
+
+
+def test_requests_that_found_no_bot_are_counted_with_the_way_out(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert main(["replay", str(path), "bots_of_replay:strategy"]) == 1
+    lines, _ = said(capsysbinary)
+    assert lines[1] == (
+        "10 requests for ORDER found no subscriber: give the bot that answers them by --beside"
+    )
 
 
 def test_a_strategy_that_has_not_begun_is_named_with_its_place(

@@ -74,6 +74,25 @@ async def test_the_code_runs_and_no_output_comes_from_the_file(path: Path) -> No
     assert ran == [1, 2, 3, 4, 5]
 
 
+async def test_the_files_that_the_strategy_opens_for_writing_are_named(path: Path) -> None:
+    log = path.with_suffix(".log")
+
+    async def logs(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            with log.open("a") as file:
+                file.write(f"{trade.id}\n")
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, logs, trades)
+    report = verify(path, logs)
+    assert report.verdict == "AGREES"
+    assert report.written == (str(log),)
+    assert f"opened for writing: {log}" in str(report)
+    assert "opened for writing" not in str(verify(path, echo))
+
+
 async def test_a_handler_that_does_nothing_diverges_at_its_first_output(path: Path) -> None:
     await session(path, echo, trades)
 

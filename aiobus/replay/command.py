@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-from aiobus.bus import AsyncEventBus
-from aiobus.confinement import is_users
+from aiobus.bus import AsyncEventBus, unheard
+from aiobus.confinement import is_users, written
 from aiobus.delivery import Consumer
 from aiobus.errors import BusError
 from aiobus.event import Event
@@ -130,10 +130,17 @@ def replay(
                     waits = "" if counts or has_begun else _place(task)
             failed = sum(each.failed for each in bus.stats().subscriptions)
             published = ", ".join(f"{count:,} {type}" for type, count in sorted(counts.items()))
+            files = written()
             said = (
                 f"{played:,} events played, {recording.progress.gaps:,} gaps; {name} published"
                 f" {published or 'nothing'}; {failed:,} calls of its handlers raised"
+                + (f"\nopened for writing: {', '.join(files)}" if files else "")
             )
+            for type, count in sorted(unheard(bus).items()):
+                said += (
+                    f"\n{count:,} requests for {type} found no subscriber: give the bot that answers"
+                    " them by --beside"
+                )
             if waits:
                 said += f"\n{name} was given nothing, and waits at {waits}"
             if name not in recorded:

@@ -19,6 +19,10 @@ DATA_WIDTH = 120
 """Characters of data in a line of text."""
 MOST_INDENTED = 24
 """Levels of effects that are indented; of deeper ones the level is written."""
+NO_CAUSE = "no cause"
+"""In place of a hop: the event names none, so what led to it is not known. Other times count from
+it.
+"""
 
 
 @dataclass(slots=True)
@@ -108,7 +112,8 @@ class Explanation:
             yield f"  {'?':{width}} {'':>12} {'':>12}  {self.beyond}"
         for step in self.steps:
             at = f"{zone.local(step.event.timestamp):{form}}"
-            hop = "" if step.hop is None else duration(step.hop)
+            hop = "" if step.event.cause else NO_CAUSE
+            hop = hop if step.hop is None else duration(step.hop)
             total = "" if step.hop is None else duration(step.total)
             mark = ">" if step.role == "event" else " "
             indent = _indent(step.depth)

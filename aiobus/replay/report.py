@@ -103,6 +103,8 @@ class Report:
     """The place of that one, from 0."""
     log: tuple[str, ...] = ()
     """The first lines that the bus logged meanwhile."""
+    written: tuple[str, ...] = ()
+    """The first ordinary files that were opened for writing meanwhile."""
 
     def __bool__(self) -> bool:
         return self.verdict == "AGREES"
@@ -125,6 +127,8 @@ class Report:
             lines.append(_of_several(self.recording, self.recordings))
         if self.fingerprint:
             lines.append(f"fingerprint {self.fingerprint}")
+        if self.written:
+            lines.append(f"opened for writing: {', '.join(self.written)}")
         return "\n".join(lines)
 
 

@@ -297,6 +297,7 @@ def _verified(
         outside=player.outside,
         fingerprint=str(player.fingerprint) if player.agreed else "",
         log=tuple(lines),
+        written=tuple(confinement.written),
     )
 
 
