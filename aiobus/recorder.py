@@ -187,10 +187,15 @@ class Recording:
 
     async def _write_stretch(self) -> None:
         tape = self._tape
-        if tape is not None and (encode := tape.next()) is not None:
-            # In a thread, for the compression takes a microsecond of each event.
-            self._append(await in_thread(encode))
-            self._stretches += 1
+        if tape is not None and self.error is None and (encode := tape.next()) is not None:
+            try:
+                # In a thread, for the compression takes a microsecond of each event.
+                entry = await in_thread(encode)
+            except Exception as error:  # noqa: BLE001 - the strategy is not to blame, and goes on
+                self._end(JournalError(f"a stretch of the tape cannot be written: {error!r}"))
+            else:
+                self._append(entry)
+                self._stretches += 1
 
     def _write_tape_again(self) -> None:
         self._write_tape()

@@ -233,7 +233,7 @@ class _Taken(EventStream):
 
     async def __aenter__(self) -> Self:
         recorder, strand = self._recorder, running()
-        if not isinstance(strand, _Recorded):
+        if not isinstance(strand, _Recorded) or recorder.is_over:
             await super().__aenter__()
             return self
         self._number = recorder.note_subscription(strand)
@@ -249,7 +249,7 @@ class _Taken(EventStream):
 
     async def __anext__(self) -> Event[Any]:
         strand = running()
-        if not isinstance(strand, _Recorded) or self._number < 0:
+        if not isinstance(strand, _Recorded) or self._number < 0 or self._recorder.is_over:
             return await super().__anext__()
         strand.enter(STEP)
         try:
@@ -258,7 +258,8 @@ class _Taken(EventStream):
             self._recorder.note_failure(strand, STEP, error)
             raise
         strand.leave()
-        self._recorder.deliver(strand, self._number, event)
+        if not self._recorder.is_over:
+            self._recorder.deliver(strand, self._number, event)
         return event
 
 
@@ -415,11 +416,15 @@ class Recorder:
                 return real(when, callback, *arguments, context=context)
             if has_delay:
                 self.log += (TIMER, caller.number, microseconds(when))
+            made = self.strands
             if is_users_call():
                 callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
             self._is_setting = True  # one of these methods may call the other
             try:
                 return real(when, callback, *arguments, context=context)
+            except BaseException:
+                self.strands = made  # what the loop refuses is no strand
+                raise
             finally:
                 self._is_setting = False
 

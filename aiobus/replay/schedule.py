@@ -287,7 +287,8 @@ class PlayerLoop(VirtualLoop):
         if due is None:
             return False
         del self._timers[due.number]
-        self._now = max(self._now, due.when())
+        if due.when() < math.inf:
+            self._now = max(self._now, due.when())
         self.run_soon(due)
         return True
 

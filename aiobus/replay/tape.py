@@ -63,6 +63,8 @@ Entry = tuple[Any, ...]
 Source = tuple[str, int, bool]
 """Name and epoch of a source, and whether the rows of its events are in the tape itself."""
 _HEAD = Struct("<II")
+LONGEST = 2**62
+"""Microseconds: some 146,000 years, and what `sleep(math.inf)` is taken for."""
 
 
 class Chunk(NamedTuple):
@@ -163,8 +165,15 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
 
 
 def microseconds(delay: float) -> int:
-    """A delay as it is written down, and compared."""
-    return int(delay * 1e6)
+    """A delay as it is written down, and compared: no longer than the longest that fits. 0 for what
+    is no number, which the loop refuses by itself.
+    """
+    try:
+        return int(max(-LONGEST, min(LONGEST, delay * 1e6)))
+    except OverflowError:
+        return LONGEST
+    except (TypeError, ValueError):
+        return 0
 
 
 # How a bus call ended.
