@@ -79,9 +79,14 @@ async def test_a_later_error_fails_the_bus(path: Path) -> None:
 
 async def test_the_loop_is_as_before_when_the_recording_is_closed(path: Path) -> None:
     loop = asyncio.get_running_loop()
-    before = loop.call_soon, loop.call_later, loop.call_at, loop.get_task_factory()
+
+    def hooks() -> list[object]:
+        names = "call_soon", "call_soon_threadsafe", "call_later", "call_at", "time"
+        return [loop.get_task_factory(), *(getattr(loop, name) for name in names)]
+
+    before = hooks()
     await session(path, echo, trades)
-    assert (loop.call_soon, loop.call_later, loop.call_at, loop.get_task_factory()) == before
+    assert hooks() == before
 
 
 async def test_what_is_attached_runs_on_when_the_recording_is_closed(path: Path) -> None:

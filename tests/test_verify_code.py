@@ -203,6 +203,31 @@ async def generated(bus: AsyncEventBus, trade: Event) -> None:
     await say(bus, "GENERATED")
 
 
+@code("async generators that are left before their end")
+async def left(bus: AsyncEventBus, trade: Event) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            for number in range(3):
+                yield number
+        finally:
+            await asyncio.sleep(0)
+            await say(bus, "LEFT")
+
+    async for number in numbers():
+        if number == 1:
+            break
+    other = numbers()
+    await anext(other)
+    await say(bus, "BEHIND")
+
+
+@code("call_soon_threadsafe")
+async def threadsafe(bus: AsyncEventBus, trade: Event) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_soon_threadsafe(lambda: bus.publish_nowait(Event("SOON", {})))
+    await say(bus, "BEFORE")
+
+
 @code("requests: a reply, a timeout, and no subscriber")
 async def requests(bus: AsyncEventBus, trade: Event) -> None:
     reply = await bus.request(Event("ASK", {"number": trade.data["number"]}), "ANSWER")
@@ -337,6 +362,7 @@ async def test_a_handler_replays_that_uses(work: Work, tmp_path: Path) -> None:
     report = verify(path, strategy)
     assert report, str(report)
     assert report.agreed >= 4
+    assert {*report.outside} <= {"TRADE", "ANSWER"}  # all that the code does is watched
 
 
 # Other shapes of strategies.

@@ -329,11 +329,14 @@ class Recorder:
             "loop": f"{type(loop).__module__}.{type(loop).__qualname__}",
         }
         loop.set_task_factory(self._make_task)
-        self._real = {name: getattr(loop, name) for name in ("call_soon", "call_later", "call_at")}
-        for name, real in self._real.items():
-            has_delay = name == "call_later"
-            made = self._soon(real) if name == "call_soon" else self._timed(real, has_delay)
-            setattr(loop, name, made)
+        names = "call_soon", "call_soon_threadsafe", "call_later", "call_at"
+        self._real = real = {name: getattr(loop, name) for name in names}
+        loop.call_soon = self._soon(real["call_soon"], is_for_strand)
+        # By this one, the loop ends an asynchronous generator that was left before its end.
+        is_watched = lambda _: running() is not None  # noqa: E731
+        loop.call_soon_threadsafe = self._soon(real["call_soon_threadsafe"], is_watched)
+        loop.call_later = self._timed(real["call_later"], has_delay=True)
+        loop.call_at = self._timed(real["call_at"], has_delay=False)
         clock.read_by(self._read_clock)
 
         async def run() -> object:
@@ -430,11 +433,13 @@ class Recorder:
 
         return call
 
-    def _soon(self, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _soon(self, real: Callable[..., Any], is_ours: Callable[..., bool]) -> Callable[..., Any]:
+        soon = self._real["call_soon"]
+
         def call(callback: Any, *arguments: Any, context: Any = None) -> Any:
-            if is_for_strand(callback):
+            if is_ours(callback):
                 strand = _Recorded(self)
-                return real(self.run_call, strand, callback, arguments, context=context)
+                return soon(self.run_call, strand, callback, arguments, context=context)
             return real(callback, *arguments, context=context)
 
         return call

@@ -226,6 +226,14 @@ class PlayerLoop(VirtualLoop):
             return self._note_call(callback, arguments, context)
         return super().call_soon(callback, *arguments, context=context)
 
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *arguments: Any, context: Any = None
+    ) -> Any:
+        """As of other loops, which end asynchronous generators by it."""
+        if self.schedule is not None and running() is not None:
+            return self._note_call(callback, arguments, context)
+        return super().call_soon_threadsafe(callback, *arguments, context=context)
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *arguments: Any, context: Any = None
     ) -> Any:
