@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
 from typing import Any, Protocol, TypeVar
 
 from aiobus.event import Event
@@ -21,7 +21,7 @@ from aiobus.subscription import Subscription
 
 __all__ = [
     "Called", "DoneCallback", "Strand", "StrandTask", "Tape", "awaited", "entered", "here",
-    "is_for_strand", "is_users_call", "plain_task", "running",
+    "is_for_strand", "is_package", "is_users_call", "plain_task", "running",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -168,6 +168,11 @@ def is_users_call(depth: int = 2) -> bool:
     """True if the caller of the calling function is neither asyncio nor this package."""
     name = sys._getframe(depth).f_globals.get("__name__", "")
     return not name.startswith(("asyncio.", "aiobus."))
+
+
+def is_package(frame: FrameType) -> bool:
+    """True if the code of this frame is of this package."""
+    return str(frame.f_globals.get("__name__", "")).startswith("aiobus.")
 
 
 _PLAIN = (FunctionType, MethodType, partial)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from aiobus import (
     Journal,
     RequestTimeout,
     assert_replays,
+    clock,
     record,
     verify,
 )
@@ -425,6 +427,67 @@ async def a_longer_timeout_of_a_request(bus: AsyncEventBus, changed: bool) -> No
 
 
 @change
+async def a_longer_asyncio_timeout(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(3600 if changed else 0.001):
+            await asyncio.Event().wait()
+
+
+@change
+async def a_timeout_that_is_moved_further(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(3600) as limit:
+            limit.reschedule(asyncio.get_running_loop().time() + (60 if changed else 0.001))
+            await asyncio.Event().wait()
+
+
+@change
+async def a_longer_timeout_that_does_not_strike(bus: AsyncEventBus, changed: bool) -> None:
+    async with asyncio.timeout(3600 if changed else 60):
+        await asyncio.sleep(0)
+
+
+@change
+async def a_longer_asyncio_wait_for(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.Event().wait(), 3600 if changed else 0.001)
+
+
+@change
+async def a_longer_asyncio_wait(bus: AsyncEventBus, changed: bool) -> None:
+    await asyncio.wait([asyncio.create_task(asyncio.sleep(0))], timeout=3600 if changed else 1)
+
+
+@change
+async def a_longer_wait_for(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        await bus.wait_for("NEVER", timeout=60 if changed else 0.001)
+
+
+@change
+async def a_later_call(bus: AsyncEventBus, changed: bool) -> None:
+    asyncio.get_running_loop().call_later(3600 if changed else 60, print)
+
+
+@change
+async def a_call_at_a_later_time(bus: AsyncEventBus, changed: bool) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_at(loop.time() + (3600 if changed else 0.001), int)
+
+
+@change
+async def a_call_at_a_time_in_place_of_a_delay(bus: AsyncEventBus, changed: bool) -> None:
+    loop = asyncio.get_running_loop()
+    time = loop.time()
+    loop.call_at(time, int) if changed else loop.call_later(time, int)
+
+
+@change
+async def another_clock(bus: AsyncEventBus, changed: bool) -> None:
+    clock.time() if changed else asyncio.get_running_loop().time()
+
+
+@change
 async def a_task_more(bus: AsyncEventBus, changed: bool) -> None:
     if changed:
         await asyncio.create_task(asyncio.sleep(0))
@@ -465,6 +528,39 @@ async def test_a_change_that_no_output_shows_diverges(path: Path, change: Change
     assert verify(path, partial(strategy, changed=False))
     report = verify(path, partial(strategy, changed=True))
     assert report.verdict == "DIVERGES", str(report)
+
+
+async def test_a_delay_that_hangs_on_another_clock_diverges_and_says_so(path: Path) -> None:
+    async def sleeper(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data))
+            await asyncio.sleep(next(delays))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    delays = (0.001 + number * 0.000_013 for number in numbers())  # as of time.monotonic()
+    await session(path, sleeper, trades)
+    report = verify(path, sleeper)
+    assert report.difference is not None, str(report)
+    assert "another timer" in report.difference.text
+    assert "loop.time()" in report.difference.suspects[0]
+
+
+async def test_a_parameter_of_a_timeout_is_named_and_no_clock_is_suspected(path: Path) -> None:
+    async def sleeper(bus: AsyncEventBus, stale: float) -> None:
+        async def on_trade(trade: Event) -> None:
+            async with asyncio.timeout(stale):
+                await bus.publish(Event("SIGNAL", trade.data))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, partial(sleeper, stale=5.0), trades)
+    assert verify(path, partial(sleeper, stale=5.0))
+    report = verify(path, partial(sleeper, stale=30.0))
+    assert report.difference is not None, str(report)
+    assert report.difference.replayed == "about 30 s"
+    assert report.difference.suspects == ()
+    assert f"{__file__}:" in report.difference.where
 
 
 async def test_a_where_that_selects_less_diverges_at_the_first_event(path: Path) -> None:

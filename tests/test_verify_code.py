@@ -127,6 +127,42 @@ async def due_already(bus: AsyncEventBus, trade: Event) -> None:
         await say(bus, "LATE")
 
 
+@code("the time of the loop: tickers, throttles and limits")
+async def paced(bus: AsyncEventBus, trade: Event) -> None:
+    loop = asyncio.get_running_loop()
+    next_time = begin = loop.time()
+    for _ in range(3):
+        next_time += 0.001
+        await asyncio.sleep(max(0.0, next_time - loop.time()))
+        await say(bus, "TICK", loop.time() - begin)
+    done = loop.create_future()
+    number = 0
+
+    def again() -> None:
+        nonlocal number
+        number += 1
+        bus.publish_nowait(Event("AGAIN", {"late": loop.time() - begin}))
+        if number < 3:
+            loop.call_at(begin + number * 0.001, again)
+        else:
+            done.set_result(None)
+
+    again()
+    await done
+    while True:
+        await asyncio.sleep(0)
+        if loop.time() >= begin + 0.006:
+            break
+    try:
+        async with asyncio.timeout_at(begin + 0.007) as limit:
+            while True:
+                limit.reschedule(loop.time() + 0.001)
+                await say(bus, "MOVED", limit.when())
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        await say(bus, "OVER", loop.time())
+
+
 @code("plain callbacks of call_soon, call_later and call_at")
 async def plain(bus: AsyncEventBus, trade: Event) -> None:
     loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import platform
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import CoroutineType
@@ -32,6 +33,7 @@ from aiobus.strand import (
     entered,
     here,
     is_for_strand,
+    is_package,
     is_users_call,
     plain_task,
     running,
@@ -329,14 +331,20 @@ class Recorder:
             "loop": f"{type(loop).__module__}.{type(loop).__qualname__}",
         }
         loop.set_task_factory(self._make_task)
-        names = "call_soon", "call_soon_threadsafe", "call_later", "call_at"
+        names = "call_soon", "call_soon_threadsafe", "call_later", "call_at", "time"
         self._real = real = {name: getattr(loop, name) for name in names}
-        loop.call_soon = self._soon(real["call_soon"], is_for_strand)
-        # By this one, the loop ends an asynchronous generator that was left before its end.
-        is_watched = lambda _: running() is not None  # noqa: E731
-        loop.call_soon_threadsafe = self._soon(real["call_soon_threadsafe"], is_watched)
-        loop.call_later = self._timed(real["call_later"], has_delay=True)
-        loop.call_at = self._timed(real["call_at"], has_delay=False)
+        hooks: dict[str, Callable[..., Any]] = {
+            "call_soon": self._soon(real["call_soon"], is_for_strand),
+            # By this one, the loop ends an asynchronous generator that was left before its end.
+            "call_soon_threadsafe": self._soon(
+                real["call_soon_threadsafe"], lambda _: running() is not None
+            ),
+            "call_later": self._timed(real["call_later"], 0),
+            "call_at": self._timed(real["call_at"], 1),
+            "time": self._read_loop,
+        }
+        for name, hook in hooks.items():
+            setattr(loop, name, hook)
         clock.read_by(self._read_clock)
 
         async def run() -> object:
@@ -412,13 +420,12 @@ class Recorder:
             raise BusError("a task that starts eagerly cannot be recorded: create it without that")
         return StrandTask(_Recorded(self, coroutine), partial(_Done, self), loop=loop, **options)
 
-    def _timed(self, real: Callable[..., Any], has_delay: bool) -> Callable[..., Any]:
+    def _timed(self, real: Callable[..., Any], is_at: int) -> Callable[..., Any]:
         def call(when: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
             caller = running()
             if caller is None or self._is_setting:
                 return real(when, callback, *arguments, context=context)
-            if has_delay:
-                self.log += (TIMER, caller.number, microseconds(when))
+            self.log += (TIMER, caller.number, microseconds(when), is_at)
             made = self.strands
             if is_users_call():
                 callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
@@ -453,7 +460,14 @@ class Recorder:
     def _read_clock(self, read: Callable[[], float]) -> float:
         told_time, strand = read(), running()
         if strand is not None:
-            self.log += (CLOCK, strand.number)
+            self.log += (CLOCK, strand.number, 0)
+            self._clocks.append(told_time)
+        return told_time
+
+    def _read_loop(self) -> float:
+        told_time, strand = self._time(), running()
+        if strand is not None and not self._is_setting and not is_package(sys._getframe(1)):
+            self.log += (CLOCK, strand.number, 1)
             self._clocks.append(told_time)
         return told_time
 

@@ -27,6 +27,7 @@ from aiobus.strand import (
     entered,
     here,
     is_for_strand,
+    is_package,
     is_users_call,
     plain_task,
     running,
@@ -39,6 +40,10 @@ DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(in
 NOTHING: Entry = (END, 0)
 LOOPS = ("asyncio.events", "asyncio.base_events")
 """Modules that run callbacks: what called them is not the code of a strand."""
+OTHER_CLOCK = (
+    "it looks as if a clock was read that is not recorded, such as time.monotonic(): read"
+    " loop.time() or aiobus.clock.time()"
+)
 TURNS_TO_END = 10_000
 """Turns of the loop in which what is cancelled at the end has to end."""
 
@@ -215,8 +220,16 @@ class PlayerLoop(VirtualLoop):
 
     def wall_time(self) -> float:
         """What the clock told the strand that asks."""
-        told = None if self.schedule is None else self.schedule.read_clock()
+        told = None if self.schedule is None else self.schedule.read_clock(0)
         return super().wall_time() if told is None else told
+
+    def time(self) -> float:
+        """What it told the strand that asks, which is not before what it tells other code."""
+        if self.schedule is not None and running() is not None and not is_package(sys._getframe(1)):
+            told = self.schedule.read_clock(1)
+            self._now = max(self._now, told or 0.0)
+            return self._now if told is None else told
+        return self._now
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *arguments: Any, context: Any = None
@@ -239,6 +252,8 @@ class PlayerLoop(VirtualLoop):
     ) -> Any:
         """As of other loops."""
         is_users = running() is not None and is_users_call()
+        if self.schedule is not None:
+            self.schedule.set_timer(when, 1)
         return self._note(when, callback, arguments, context, is_users=is_users)
 
     def call_later(  # type: ignore[override]
@@ -247,7 +262,7 @@ class PlayerLoop(VirtualLoop):
         """As of other loops."""
         is_users = running() is not None and is_users_call()
         if self.schedule is not None:
-            self.schedule.set_timer(delay)
+            self.schedule.set_timer(delay, 0)
         return self._note(self._now + delay, callback, arguments, context, is_users=is_users)
 
     def _note(
@@ -537,19 +552,30 @@ class Schedule:
         finally:
             self.ended(strand)
 
-    def set_timer(self, delay: float) -> None:
-        """The strand that runs sets a timer: it has to be the same one. Other code may set any."""
+    def set_timer(self, when: float, is_at: int) -> None:
+        """The strand that runs sets a timer: it has to be the same one. `when` is a delay, or with
+        `is_at` a time. Other code may set any.
+        """
         strand = running()
         if not isinstance(strand, Gated) or self.is_over or self.is_stopped:
             return
+        now, base = microseconds(when), microseconds(self.loop._now) if is_at else 0
+
+        def said(time: int) -> str:
+            return f"{'about ' if is_at else ''}{(time - base) / 1e6:g} s"
+
         if not self.is_head(TIMER, strand):
-            self.differ(f"{strand} sets a timer of {delay:g} s", strand)
-        elif self.head[2] != microseconds(delay):
+            self.differ(f"{strand} sets a timer of {said(now)}", strand)
+        elif self.head[2:] != (now, is_at):
+            then = self.head[2]
+            # Parameters differ by a round number.
+            is_read = (now - then) % 100 not in (0, 1, 99) or self.head[3] != is_at
             self.differ(
-                f"{strand} sets another timer, such as that of a sleep",
+                f"{strand} sets another timer, such as that of a sleep or a timeout",
                 strand,
-                recorded=f"{self.head[2] / 1e6:g} s",
-                replayed=f"{delay:g} s",
+                recorded=said(then),
+                replayed=said(now),
+                suspects=(OTHER_CLOCK,) if is_read else (),
             )
         else:
             self.take()
@@ -561,16 +587,15 @@ class Schedule:
             self.loop.run_soon(handle)
         self.calls.clear()
 
-    def read_clock(self) -> float | None:
-        """What the clock told the strand that runs; None for other code."""
+    def read_clock(self, which: int) -> float | None:
+        """What a clock told the strand that runs; None for other code."""
         strand = running()
         if not isinstance(strand, Gated) or self.is_over or self.is_stopped:
             return None
-        entry = self.expect(CLOCK, strand)
-        if entry is None:
+        if not self.is_head(CLOCK, strand) or self.head[2] != which:
             self.has_read = True
             return None
-        return float(entry[2])
+        return float(self.take()[3])
 
 
 WORDS = {
@@ -580,7 +605,7 @@ WORDS = {
     GO_ON: "goes on",
     OUTPUT: "publishes",
     OUTCOME: "returns from a bus call",
-    CLOCK: "reads the clock, or makes an Event",
+    CLOCK: "reads the clock, makes an Event, or sets a timeout",
     SUBSCRIBED: "subscribes",
     TIMER: "sets a timer, such as that of a sleep",
 }

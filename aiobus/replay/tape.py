@@ -22,7 +22,7 @@ __all__ = [
     "is_again", "made", "microseconds", "told",
 ]  # fmt: skip
 
-VERSION = 1
+VERSION = 2
 
 
 class Kind(IntEnum):
@@ -42,16 +42,18 @@ class Kind(IntEnum):
     OUTCOME = 6
     """How a bus call ended: 2 * call + is_numbered, index of the outcome."""
     CLOCK = 7
-    """It has read the clock; the value is a double."""
+    """It has read a clock: 0 for that of `aiobus.clock.time`, 1 for the loop's. The value is a
+    double."""
     SUBSCRIBE = 8
     """It begins to subscribe: number of the subscription."""
     TIMER = 9
-    """It sets a timer, such as that of a sleep: the delay in microseconds."""
+    """It sets a timer, such as that of a sleep: microseconds, 0 for a delay and 1 for a time of
+    the loop, such as that of asyncio.timeout."""
 
 
 END = 0
 """The kind of what follows the last entry."""
-_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 2, 8: 3, 9: 3}
+_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
     "close", "wait_closed",
@@ -133,8 +135,8 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
 
     DELIVER: strand, subscription, time, Reference. WAIT: strand. INSIDE: strand, 2 * call +
     is_numbered. GO_ON: strand, time, is_cancelled. OUTPUT: strand, seq, the row if the recording
-    leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, value.
-    SUBSCRIBE: strand, subscription. TIMER: strand, delay.
+    leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, which,
+    value. SUBSCRIBE: strand, subscription. TIMER: strand, microseconds, is_at.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
     rows = {(source, seq): (past, row) for source, seq, past, row in chunk.rows}
@@ -165,8 +167,8 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
 
 
 def microseconds(delay: float) -> int:
-    """A delay as it is written down, and compared: no longer than the longest that fits. 0 for what
-    is no number, which the loop refuses by itself.
+    """A delay, or a time of a loop, as it is written down, and compared: no longer than the
+    longest that fits. 0 for what is no number, which the loop refuses by itself.
     """
     try:
         return int(max(-LONGEST, min(LONGEST, delay * 1e6)))
