@@ -233,6 +233,12 @@ class Tape(Protocol):
         """As the bus does."""
         ...
 
-    async def wait(self, strand: Strand, call: str, again: Callable[[], Awaitable[T]]) -> T:
+    async def wait(
+        self,
+        strand: Strand,
+        call: str,
+        again: Callable[[], Awaitable[T]],
+        timeout: float | None = None,
+    ) -> T:
         """Any other call that waits."""
         ...

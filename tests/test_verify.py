@@ -21,6 +21,7 @@ from replays import desk, session, strategy, trades
 
 from aiobus import (
     AsyncEventBus,
+    BusError,
     Event,
     Journal,
     RequestTimeout,
@@ -427,6 +428,30 @@ async def a_longer_timeout_of_a_request(bus: AsyncEventBus, changed: bool) -> No
 
 
 @change
+async def a_longer_timeout_of_a_cancelled_request(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await bus.request(Event("ASK", {}), "ANSWER", timeout=60 if changed else 30)
+
+
+@change
+async def other_replies_to_a_request(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(RequestTimeout):
+        await bus.request(Event("ASK", {}), "FILL" if changed else "ACK", timeout=0.002)
+
+
+@change
+async def a_shorter_timeout_of_flush(bus: AsyncEventBus, changed: bool) -> None:
+    await bus.flush(0.001 if changed else 5)
+
+
+@change
+async def a_shorter_timeout_of_settle(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(BusError):
+        await bus.settle(0.001 if changed else 5)
+
+
+@change
 async def a_longer_asyncio_timeout(bus: AsyncEventBus, changed: bool) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(3600 if changed else 0.001):
@@ -528,6 +553,43 @@ async def test_a_change_that_no_output_shows_diverges(path: Path, change: Change
     assert verify(path, partial(strategy, changed=False))
     report = verify(path, partial(strategy, changed=True))
     assert report.verdict == "DIVERGES", str(report)
+
+
+async def test_another_timeout_of_close_diverges_and_is_named(path: Path) -> None:
+    async def closing(bus: AsyncEventBus, timeout: float) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data))
+            await bus.close(timeout)
+
+        await bus.subscribe("TRADE", on_trade)
+
+    bus = AsyncEventBus(name="desk")
+    async with bus, record(bus, path, attach=partial(closing, timeout=2)):
+        await trades(bus, 1)
+        await bus.wait_closed()
+    assert verify(path, partial(closing, timeout=2.0))
+    difference = verify(path, partial(closing, timeout=0.5)).difference
+    assert difference is not None
+    assert "calls close with other arguments" in difference.text
+    assert difference.recorded == "with timeout=2"
+    assert difference.replayed == "with timeout=0.5"
+
+
+async def test_other_replies_to_a_request_are_named(path: Path) -> None:
+    async def asking(bus: AsyncEventBus, replies: str | tuple[str, ...]) -> None:
+        async def on_trade(trade: Event) -> None:
+            with suppress(RequestTimeout):
+                await bus.request(Event("ORDER", {}), replies, timeout=0.001)
+
+        await bus.subscribe("ORDER", lambda order: None)
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, partial(asking, replies=("ACK", "REJECT")), trades)
+    assert verify(path, partial(asking, replies=("REJECT", "ACK")))
+    difference = verify(path, partial(asking, replies="FILL")).difference
+    assert difference is not None
+    assert difference.recorded == "for ACK REJECT with timeout=0.001"
+    assert difference.replayed == "for FILL with timeout=0.001"
 
 
 async def test_a_delay_that_hangs_on_another_clock_diverges_and_says_so(path: Path) -> None:

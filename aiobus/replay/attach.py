@@ -9,7 +9,8 @@ import inspect
 import platform
 import random
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from types import CoroutineType
 from typing import Any, Self, TypeVar
@@ -42,7 +43,7 @@ from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
 __all__ = [
-    "Recorder", "Strategy", "add_open", "open_of", "options_of", "origin_of",
+    "Recorder", "Strategy", "add_open", "asked", "open_of", "options_of", "origin_of",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -560,16 +561,20 @@ class Recorder:
         self, strand: Any, event: Event[Any], reply_types: Types, timeout: float | None
     ) -> Event[Any]:
         """As the bus does."""
+        if isinstance(reply_types, Iterator):
+            reply_types = list(reply_types)
         strand.enter(REQUEST, event)
+        with suppress(TypeError, ValueError):  # which the bus raises as well
+            self._note_outcome(strand, REQUEST, asked(timeout, Query.of(reply_types)))
         try:
             reply = await self._bus.request(event, reply_types, timeout=timeout)
         except BaseException as error:
             strand.leave(error)
             if isinstance(error, Exception) and not is_again(error):
-                self._note_outcome(strand, REQUEST, [*told(error, event), timeout])
+                self._note_outcome(strand, REQUEST, told(error, event))
             raise
         strand.leave()
-        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq, timeout])
+        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq])
         return reply
 
     async def subscribe(
@@ -602,10 +607,17 @@ class Recorder:
         """As the bus does."""
         return _Taken(self, partial(enter, options))
 
-    async def wait(self, strand: Any, call: str, again: Callable[[], Awaitable[T]]) -> T:
+    async def wait(
+        self,
+        strand: Any,
+        call: str,
+        again: Callable[[], Awaitable[T]],
+        timeout: float | None = None,
+    ) -> T:
         """As the bus does. What came of it is always written down."""
         number = CALLS[call]
         strand.enter(number)
+        self._note_outcome(strand, number, asked(timeout))
         try:
             result = await again()
         except BaseException as error:
@@ -642,6 +654,14 @@ def options_of(options: SubscriptionOptions) -> str:
     """What of the options decides which events are handed over, and how many at once."""
     told = [f"{name}={getattr(options, name)!r}" for name in OPTIONS]
     return ", ".join([*told, *(["where="] if options.where is not None else [])])
+
+
+def asked(timeout: float | None, replies: Query | None = None) -> list[Any]:
+    """What is told of the arguments of a bus call, before it does anything."""
+    limit = "without a timeout"
+    if timeout is not None:
+        limit = f"with timeout={microseconds(timeout) / 1e6:.15g}"
+    return ["asked", limit if replies is None else f"for {replies} {limit}"]
 
 
 def origin_of(strategy: Any) -> str:

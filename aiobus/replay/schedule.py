@@ -19,7 +19,7 @@ from aiobus.confinement import current, is_users
 from aiobus.errors import LeavesProcess
 from aiobus.event import event_id
 from aiobus.replay.report import Difference
-from aiobus.replay.tape import END, Entry, Kind, microseconds
+from aiobus.replay.tape import END, NAMES, Entry, Kind, microseconds
 from aiobus.strand import (
     DoneCallback,
     Strand,
@@ -468,11 +468,13 @@ class Schedule:
 
     def said(self) -> str:
         """The next entry, for people."""
-        kind, number, *_ = self.head
+        kind, number, *rest = self.head
         if kind == END:
             return "the tape ends here"
-        strand = self.alive.get(number)
-        return f"{strand or 'a task or callback that there is not now'} {WORDS[kind]}"
+        strand, words = self.alive.get(number), WORDS[kind]
+        if kind == OUTCOME and rest[1][0] == "asked":
+            words = f"calls {NAMES[rest[0] // 2]} {rest[1][1]}"
+        return f"{strand or 'a task or callback that there is not now'} {words}"
 
     def ended(self, strand: Gated) -> None:
         """A strand has come to its end."""

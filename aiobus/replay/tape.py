@@ -18,7 +18,7 @@ from aiobus import errors
 from aiobus.event import Event
 
 __all__ = [
-    "CALLS", "END", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Source", "entries",
+    "CALLS", "END", "NAMES", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Source", "entries",
     "is_again", "made", "microseconds", "told",
 ]  # fmt: skip
 
@@ -40,7 +40,8 @@ class Kind(IntEnum):
     OUTPUT = 5
     """It has published the event with this seq."""
     OUTCOME = 6
-    """How a bus call ended: 2 * call + is_numbered, index of the outcome."""
+    """How a bus call ended: 2 * call + is_numbered, index of the outcome. Before calls that have
+    arguments beside an event or a subscription: these."""
     CLOCK = 7
     """It has read a clock: 0 for that of `aiobus.clock.time`, 1 for the loop's. The value is a
     double."""
@@ -161,7 +162,7 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
         elif kind == Kind.OUTCOME:
             outcome = chunk.outcomes[entry[3]]
             if outcome[0] == "reply":
-                outcome = ["reply", reference(*outcome[1:3]), *outcome[3:]]
+                outcome = ["reply", reference(*outcome[1:3])]
             entry = (*entry[:3], outcome)
         yield entry
 
