@@ -426,9 +426,12 @@ class Player(Schedule):
             return False
         found = compare(then, row, self._ignore)
         if found.fields:
-            is_reordered = found.is_reordered or self._comes_later(row)
+            # Another time or cause alone is no other decision.
+            is_decision = any(name.startswith(DECISION) for name in found.fields)
+            is_later = is_decision and self._comes_later(row)
+            is_reordered = found.is_reordered or is_later
             text = f"output {event_id(*self._own, seq)} differs in {', '.join(found.fields)}"
-            if self._comes_later(row):
+            if is_later:
                 text = f"outputs come in another order: {text}"
             self.differ(
                 text,
