@@ -16,6 +16,7 @@ from aiobus import (
     AsyncEventBus,
     BusClosed,
     BusError,
+    EncodeError,
     Event,
     Limits,
     NoSubscribers,
@@ -564,6 +565,26 @@ async def test_the_options_of_the_bus_make_no_difference(
     report = verify(path, strategy)
     assert report, str(report)
     assert report.agreed == 200
+
+
+@pytest.mark.parametrize("most", [2_000, 4_000_000])
+async def test_an_event_is_refused_as_too_large_if_it_was(path: Path, most: int) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            try:
+                await bus.publish(Event("LARGE", "x" * 1_500_000))
+            except EncodeError as error:
+                await say(bus, "TOO_LARGE", str(error))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    bus = AsyncEventBus(name="desk", limits=Limits(event_bytes=most))
+    async with bus, record(bus, path, attach=strategy):
+        await trades(bus)
+        await bus.settle()
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed == 5
 
 
 async def test_a_bus_with_a_journal_replays_its_waits_for_commits(path: Path) -> None:

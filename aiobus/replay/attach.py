@@ -322,6 +322,7 @@ class Recorder:
             "name": self._bus.name,
             "epoch": self._publisher.epoch,
             "url": self._bus.url,
+            "event_bytes": self._publisher.most_bytes,
             "published": self._publisher.seq,
             "began": self._began,
             "wall": clock.time(),

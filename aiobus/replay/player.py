@@ -22,6 +22,7 @@ from aiobus.codec import copied, decode
 from aiobus.dispatcher import check_callback
 from aiobus.errors import BusError
 from aiobus.event import Event, event_id, parse_id
+from aiobus.limits import Limits
 from aiobus.options import (
     StreamKeywords,
     SubscriptionOptions,
@@ -245,7 +246,8 @@ class Player(Schedule):
     async def run(self, strategy: Strategy) -> None:
         """Replay `strategy` to the first difference, or to the end of the tape."""
         facts = self._facts
-        bus = AsyncEventBus(name=facts["name"])
+        limits = Limits(event_bytes=facts["event_bytes"])  # what refuses an event
+        bus = AsyncEventBus(name=facts["name"], limits=limits)
         self.loop.begin(facts["began"], facts["wall"])
         await bus.start()
         bus.url = facts["url"]
