@@ -677,6 +677,30 @@ async def test_two_recordings_of_one_start_are_two(path: Path) -> None:
     assert [verify(path, echo, recording=place).agreed for place in (0, 1)] == [2, 3]
 
 
+async def test_recordings_are_in_the_order_of_time_though_their_buses_take_turns(
+    path: Path,
+) -> None:
+    def saying(text: str) -> Strategy:
+        async def strategy(bus: AsyncEventBus) -> None:
+            await bus.subscribe("TRADE", lambda _: bus.publish_nowait(Event("SAID", text)))
+
+        return strategy
+
+    turns = ["a1", "b2", "a3", "a4", "b5"]
+    async with AsyncEventBus(name="a") as a, AsyncEventBus(name="b") as b:
+        for text in turns:
+            bus = a if text[0] == "a" else b
+            async with record(bus, path, attach=saying(text)):
+                await trades(bus, 2)
+                await bus.settle()
+            for subscription in list(parts_of(bus).subscriptions):
+                await subscription.unsubscribe()
+    for place, text in enumerate(turns):
+        assert verify(path, saying(text), recording=place)
+        assert verify(path, saying(text), recording=place - len(turns))
+    assert verify(path, saying("b5"))
+
+
 # Where it runs.
 
 

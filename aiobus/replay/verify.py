@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def verify(
     try:
         with Journal(path) as journal:
             journal.verify()
-            tapes = list(_tapes(journal))
+            tapes = sorted(_tapes(journal), key=partial(_offset, journal))
             report = replace(report, recordings=len(tapes))
             if not tapes:
                 text = "the file has no tape: record with record(..., attach=strategy)"
@@ -118,7 +119,7 @@ class Tape(NamedTuple):
 
 
 def _tapes(journal: Journal) -> Iterator[Tape]:
-    """The tapes of a journal, in the order in which they were recorded."""
+    """The tapes of a journal, those of each start of a bus together."""
     for source, epoch in journal.sources():
         if source.startswith(NAMED):
             found = []
@@ -127,6 +128,12 @@ def _tapes(journal: Journal) -> Iterator[Tape]:
                 found.append(Tape(source, epoch, chunk["first"], last))
                 last = chunk["first"] - 1
             yield from reversed(found)
+
+
+def _offset(journal: Journal, tape: Tape) -> int:
+    """Where a tape ends in the file, which is written in order."""
+    select = 'SELECT "offset" FROM events WHERE source = ? AND seq = ?'
+    return int(journal.ask(select, journal.number(tape.source, tape.epoch), tape.last))
 
 
 def _chunk(journal: Journal, source: str, epoch: int, seq: int) -> dict[str, Any] | None:
