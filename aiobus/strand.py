@@ -70,9 +70,22 @@ class Strand(Coroutine[Any, Any, Any]):
         if self.coroutine is not None:
             self.coroutine.close()
 
-    # What tracebacks and `repr` of tasks read of a coroutine.
+    # What tracebacks, `repr` of tasks and `inspect` read of a coroutine.
 
-    cr_running = False
+    @property
+    def cr_running(self) -> bool:
+        """True while its code runs."""
+        return bool(getattr(self.coroutine, "cr_running", False))
+
+    @property
+    def cr_suspended(self) -> bool:
+        """True while it waits."""
+        return bool(getattr(self.coroutine, "cr_suspended", False))
+
+    @property
+    def cr_origin(self) -> Any:
+        """Where it was made, if `sys` keeps track of that."""
+        return getattr(self.coroutine, "cr_origin", None)
 
     @property
     def __name__(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
@@ -263,6 +264,26 @@ async def threadsafe(bus: AsyncEventBus, trade: Event) -> None:
     loop = asyncio.get_running_loop()
     loop.call_soon_threadsafe(lambda: bus.publish_nowait(Event("SOON", {})))
     await say(bus, "BEFORE")
+
+
+@code("what inspect and repr tell of a task")
+async def inspected(bus: AsyncEventBus, trade: Event) -> None:
+    async def child() -> str:
+        return inspect.getcoroutinestate(coroutine)
+
+    task = asyncio.create_task(child())
+    coroutine: Any = task.get_coro()
+    states = [inspect.getcoroutinestate(coroutine), await task]
+    assert states == [inspect.CORO_CREATED, inspect.CORO_RUNNING]
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+    task = asyncio.create_task(asyncio.sleep(0, ""))
+    coroutine = task.get_coro()
+    await asyncio.sleep(0)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
+    assert "sleep" in repr(task)
+    assert coroutine.cr_origin is None
+    await task
+    await say(bus, "STATES", states)
 
 
 @code("requests: a reply, a timeout, and no subscriber")
