@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import inspect
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
@@ -665,6 +666,22 @@ async def test_a_stream_that_other_code_steps_is_not_watched(path: Path) -> None
     report = verify(path, strategy)
     assert report, str(report)
     assert (report.deliveries, report.agreed) == (5, 5)
+
+
+def test_a_strategy_with_a_handler_of_a_signal_replays(path: Path) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, print)
+
+        async def on_trade(trade: Event) -> None:
+            await say(bus, "WAS_THERE", loop.remove_signal_handler(signal.SIGUSR1))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    asyncio.run(session(path, strategy, trades))  # in the main thread, as signals need it
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed == 5
 
 
 def test_a_session_in_virtual_time_is_recorded_and_replays(tmp_path: Path) -> None:

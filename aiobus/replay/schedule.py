@@ -206,6 +206,7 @@ class PlayerLoop(VirtualLoop):
         super().__init__()
         self.slow_callback_duration = math.inf  # in debug mode: its clock jumps within a callback
         self._timers: dict[int, _Timer] = {}
+        self._signals: set[int] = set()
         self._made = self._turns = 0
         self._origin = 0.0
 
@@ -246,6 +247,18 @@ class PlayerLoop(VirtualLoop):
         if self.schedule is not None and running() is not None:
             return self._note_call(callback, arguments, context)
         return super().call_soon_threadsafe(callback, *arguments, context=context)
+
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Any, *arguments: Any
+    ) -> None:
+        """As of other loops, but no signal comes: what one has led to comes from outside."""
+        self._signals.add(sig)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """As of other loops."""
+        is_there = sig in self._signals
+        self._signals.discard(sig)
+        return is_there
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *arguments: Any, context: Any = None
