@@ -32,6 +32,8 @@ class Here(threading.local):
     """The strand that runs now in this thread, within a bus call or not."""
 
     strand: "Strand | None" = None
+    is_cancelling = False
+    """A task is cancelled, which may cancel those that it waits for."""
 
 
 here = Here()
@@ -69,6 +71,9 @@ class Strand(Coroutine[Any, Any, Any]):
         """As of any coroutine."""
         if self.coroutine is not None:
             self.coroutine.close()
+
+    def cut(self) -> None:
+        """Code that is not watched has cancelled its task."""
 
     # What tracebacks, `repr` of tasks and `inspect` read of a coroutine.
 
@@ -148,6 +153,20 @@ class StrandTask(asyncio.Task[Any]):
             function = self._called(function)
         super().add_done_callback(function, context=context)
 
+    def cancel(self, msg: Any = None) -> bool:
+        """As of other tasks. Its strand is told if code that is not watched does that."""
+        is_inner = here.is_cancelling or running() is not None
+        if is_inner or is_package(frame := sys._getframe(1)) or is_timeout(frame):
+            return super().cancel(msg)
+        here.is_cancelling = True
+        try:
+            is_cancelled = super().cancel(msg)
+        finally:
+            here.is_cancelling = False
+        if is_cancelled:
+            self.get_coro().cut()  # type: ignore[union-attr]
+        return is_cancelled
+
 
 class DoneCallback:
     """Stands for `function`, and is equal to it: `remove_done_callback` compares."""
@@ -186,6 +205,11 @@ def is_users_call(depth: int = 2) -> bool:
 def is_package(frame: FrameType) -> bool:
     """True if the code of this frame is of this package."""
     return str(frame.f_globals.get("__name__", "")).startswith("aiobus.")
+
+
+def is_timeout(frame: FrameType) -> bool:
+    """True if the code of this frame is that of asyncio.timeout."""
+    return frame.f_globals.get("__name__") == "asyncio.timeouts"
 
 
 _PLAIN = (FunctionType, MethodType, partial)

@@ -668,6 +668,70 @@ async def test_a_stream_that_other_code_steps_is_not_watched(path: Path) -> None
     assert (report.deliveries, report.agreed) == (5, 5)
 
 
+@pytest.mark.parametrize(
+    "way", ["a wait", "a wait that is over", "a bus call", "a task", "tasks at once", "a timeout"]
+)
+async def test_a_strategy_that_is_cancelled_within_its_recording_flattens_again(
+    path: Path, way: str
+) -> None:
+    async def rest() -> None:
+        async with asyncio.timeout(3600):
+            await asyncio.Event().wait()
+
+    async def strategy(bus: AsyncEventBus, flattens: bool = True) -> None:
+        nonlocal wake
+        wake = asyncio.Event()
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        try:
+            if way.startswith("a wait"):
+                await wake.wait()
+            elif way == "a bus call":
+                await bus.wait_closed()
+            elif way == "a task":
+                await asyncio.create_task(rest())
+            elif way == "tasks at once":
+                await asyncio.gather(rest(), rest())
+            else:
+                await rest()
+        finally:
+            if flattens:
+                task = asyncio.current_task()
+                assert task is not None
+                await say(bus, "FLAT", task.cancelling())
+                await asyncio.sleep(0)
+
+    wake = asyncio.Event()
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=strategy) as recording:
+        await trades(bus)
+        await bus.settle()
+        assert recording.attached is not None
+        if way == "a wait that is over":
+            wake.set()
+        recording.attached.cancel()
+        await asyncio.wait([recording.attached])
+        await trades(bus, 1)
+        await bus.settle()
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed == 7
+    report = verify(path, partial(strategy, flattens=False))
+    assert report.difference is not None, str(report)
+    assert report.difference.recorded.startswith("FLAT")
+
+
+async def test_a_strategy_that_is_cancelled_as_its_recording_ends_replays(path: Path) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        await asyncio.Event().wait()
+
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=strategy) as recording:
+        await trades(bus)
+        await bus.settle()
+        assert recording.attached is not None
+        recording.attached.cancel()
+    assert verify(path, strategy)
+
+
 def test_a_strategy_with_a_handler_of_a_signal_replays(path: Path) -> None:
     async def strategy(bus: AsyncEventBus) -> None:
         loop = asyncio.get_running_loop()

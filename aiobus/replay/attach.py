@@ -142,6 +142,10 @@ class _Recorded(Strand):
         self._event, self.is_numbered = None, True
         self.recorder.note_output(self, event)
 
+    def cut(self) -> None:
+        """Code that is not watched has cancelled its task."""
+        self.recorder.note_cut(self)
+
     def enter(self, call: int, event: Event[Any] | None = None) -> None:
         """A bus call begins."""
         self.call = call
@@ -521,6 +525,12 @@ class Recorder:
         number = len(self._outcomes)
         self.log += (OUTCOME, strand.number, call * 2 + strand.is_numbered, number)
         self._outcomes.append(outcome)
+
+    def note_cut(self, strand: _Recorded) -> None:
+        """Code that is not watched has cancelled the task of a strand."""
+        if not self.is_over:
+            self.log += (OUTCOME, strand.number, 0, len(self._outcomes))
+            self._outcomes.append(["cancelled"])
 
     def note_subscription(self, strand: _Recorded) -> int:
         """A subscription begins. Returns its number."""

@@ -118,7 +118,7 @@ class Gated(Strand):
         if number != self.number or self.schedule.is_stopped:
             return False
         if kind != GO_ON:
-            return bool(self.call)
+            return bool(self.call) and not (kind == OUTCOME and rest[0] == 0)
         return self.cancel is not None if rest[1] else bool(self.call) or self.held is not None
 
     def _wait(self) -> Any:
@@ -485,7 +485,9 @@ class Schedule:
         if kind == END:
             return "the tape ends here"
         strand, words = self.alive.get(number), WORDS[kind]
-        if kind == OUTCOME and rest[1][0] == "asked":
+        if kind == OUTCOME and rest[0] == 0:
+            words = "is cancelled by code that is not attached"
+        elif kind == OUTCOME and rest[1][0] == "asked":
             words = f"calls {NAMES[rest[0] // 2]} {rest[1][1]}"
         return f"{strand or 'a task or callback that there is not now'} {words}"
 
@@ -511,6 +513,8 @@ class Schedule:
             self._finish()
             return True
         strand = self.alive.get(number)
+        if kind == OUTCOME and rest[0] == 0 and strand is not None and self._cut(strand):
+            return True
         if kind == DELIVER and self.deliver(number, *rest):
             return True
         if kind == GO_ON and number in self.calls:
@@ -532,6 +536,14 @@ class Schedule:
                 " by code that was not attached, or is not any more"
             )
         return True
+
+    def _cut(self, strand: Gated) -> bool:
+        """Cancel the task of a strand, as code that is not attached did. False if there is none."""
+        for task in asyncio.all_tasks(self.loop):
+            if task.get_coro() is strand:
+                self.take()
+                return task.cancel()
+        return False
 
     def at_end(self) -> None:
         """The tape has come to its end."""

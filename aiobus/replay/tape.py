@@ -41,7 +41,8 @@ class Kind(IntEnum):
     """It has published the event with this seq."""
     OUTCOME = 6
     """How a bus call ended: 2 * call + is_numbered, index of the outcome. Before calls that have
-    arguments beside an event or a subscription: these."""
+    arguments beside an event or a subscription: these. With 0: code that is not attached has
+    cancelled the task of the strand."""
     CLOCK = 7
     """It has read a clock: 0 for that of `aiobus.clock.time`, 1 for the loop's. The value is a
     double."""
