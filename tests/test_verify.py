@@ -592,6 +592,21 @@ async def test_other_replies_to_a_request_are_named(path: Path) -> None:
     assert difference.replayed == "for FILL with timeout=0.001"
 
 
+async def test_a_clock_that_is_read_now_is_named_at_the_next_call(path: Path) -> None:
+    """What is called next is what was: without that, the report would say the same twice."""
+
+    async def reading(bus: AsyncEventBus, reads: bool) -> None:
+        if reads:
+            asyncio.get_running_loop().time()
+        await echo(bus)
+
+    await session(path, partial(reading, reads=False), trades)
+    difference = verify(path, partial(reading, reads=True)).difference
+    assert difference is not None
+    assert "subscribes, after it has read the clock" in difference.text
+    assert difference.recorded.endswith("subscribes")
+
+
 async def test_a_delay_that_hangs_on_another_clock_diverges_and_says_so(path: Path) -> None:
     async def sleeper(bus: AsyncEventBus) -> None:
         async def on_trade(trade: Event) -> None:

@@ -438,6 +438,8 @@ class Schedule:
         if confinement is not None and confinement.refusal is not None:
             self.fail(confinement.refusal)  # the code has gone on without what was refused
         if not self.is_stopped and not self.is_over:
+            if self.has_read and "read the clock" not in text:
+                text = f"{text}, after it has read the clock where it had not"
             more.setdefault("where", self.where(strand))
             more.setdefault("recorded", self.said())
             self.difference = Difference(self.position, text, **more)
