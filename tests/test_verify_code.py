@@ -719,6 +719,41 @@ async def test_a_strategy_that_is_cancelled_within_its_recording_flattens_again(
     assert report.difference.recorded.startswith("FLAT")
 
 
+async def test_what_is_left_at_the_end_of_a_replay_ends(path: Path) -> None:
+    """As on a live loop: callbacks run, and asynchronous generators are closed."""
+    ended = []
+
+    async def strategy(bus: AsyncEventBus) -> None:
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                ended.append("generator")
+
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            other = numbers()
+            await anext(other)
+            del other
+            done = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(done.set_result, None)
+            await done
+            ended.append("callback")
+
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=strategy) as recording:
+            await trades(bus)
+            await bus.settle()
+        assert recording.attached is not None
+        recording.attached.cancel()
+        await asyncio.wait([recording.attached])
+    live, ended[:] = [*ended], []
+    assert verify(path, strategy)
+    assert sorted(ended) == sorted(live) == ["callback", "generator"]
+
+
 async def test_a_strategy_that_is_cancelled_as_its_recording_ends_replays(path: Path) -> None:
     async def strategy(bus: AsyncEventBus) -> None:
         await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))

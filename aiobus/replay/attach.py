@@ -347,7 +347,7 @@ class Recorder:
             ),
             "call_later": self._timed(real["call_later"], 0),
             "call_at": self._timed(real["call_at"], 1),
-            "time": self._read_loop,
+            "time": self._loop_time(real["time"]),
         }
         for name, hook in hooks.items():
             setattr(loop, name, hook)
@@ -470,12 +470,18 @@ class Recorder:
             self._clocks.append(told_time)
         return told_time
 
-    def _read_loop(self) -> float:
-        told_time, strand = self._time(), running()
-        if strand is not None and not self._is_setting and not is_package(sys._getframe(1)):
-            self.log += (CLOCK, strand.number, 1)
-            self._clocks.append(told_time)
-        return told_time
+    def _loop_time(self, real: Callable[[], float]) -> Callable[[], float]:
+        def read() -> float:
+            strand = here.strand
+            if strand is None or self.is_over:  # the loop itself, in each of its turns
+                return real()
+            told_time = real()
+            if not (strand.call or self._is_setting or is_package(sys._getframe(1))):
+                self.log += (CLOCK, strand.number, 1)
+                self._clocks.append(told_time)
+            return told_time
+
+        return read
 
     # What is written down.
 

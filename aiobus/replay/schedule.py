@@ -299,6 +299,9 @@ class PlayerLoop(VirtualLoop):
         what = (strand, callback, arguments)
         if when is None:
             handle = asyncio.Handle(schedule.run_call, what, self, context)
+            if schedule.is_over:
+                self.run_soon(handle)
+                return handle
         else:
             handle = _Timer(-strand.number, 0, when, schedule.run_call, what, self, context)
         schedule.calls[strand.number] = handle
