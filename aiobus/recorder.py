@@ -28,7 +28,7 @@ from aiobus.journal.store import Sync
 from aiobus.journal.writer import JournalWriter, in_thread
 from aiobus.options import Keys, Since, SubscribeKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, SYSTEM, Query
-from aiobus.replay.attach import Recorder, Strategy
+from aiobus.replay.attach import Recorder, Strategy, check_strategy
 from aiobus.subscription import Subscription, Taken, are_rows
 from aiobus.sync import Notifier
 
@@ -78,8 +78,8 @@ def record(
     """
     if not isinstance(bus, AsyncEventBus):
         raise TypeError(f"bus={bus!r}: an AsyncEventBus is needed")
-    if attach is not None and not callable(attach):
-        raise TypeError(f"attach={attach!r}: a coroutine function of the bus is needed")
+    if attach is not None:
+        check_strategy("attach", attach)
     return Recording(bus, path, types, key, since, keep, sync, attach)
 
 
@@ -111,6 +111,8 @@ class Recording:
         self._appended = self._committed = 0
         self._stretches = 0
         """Stretches of the tape among what was appended."""
+        self._taped = 0
+        """How much was appended up to the last of them."""
         self._changed = Notifier()
         self._subscriptions: list[Subscription] = []
         self._was_entered = self._is_open = self._is_waking = False
@@ -190,12 +192,14 @@ class Recording:
         if tape is not None and self.error is None and (encode := tape.next()) is not None:
             try:
                 # In a thread, for the compression takes a microsecond of each event.
-                entry = await in_thread(encode)
+                stretch = await in_thread(encode)
             except Exception as error:  # noqa: BLE001 - the strategy is not to blame, and goes on
                 self._end(JournalError(f"a stretch of the tape cannot be written: {error!r}"))
-            else:
-                self._append(entry)
-                self._stretches += 1
+                return
+            await self._until_room()  # events have come meanwhile
+            self._append(stretch)
+            self._stretches += 1
+            self._taped = self._appended
 
     def _write_tape_again(self) -> None:
         self._write_tape()
@@ -216,10 +220,31 @@ class Recording:
                 ):
                     await self._changed.wait()
 
-    async def _end_tape(self) -> None:
-        if self._writing is not None:
+    async def _flush_tape(self) -> None:
+        """Wait until what is on the tape by now is on its way to the file."""
+        tape = self._tape
+        if tape is None:
+            return
+        end = tape.written + tape.size
+        while True:
+            self._write_tape()
+            assert self._writing is not None
             await asyncio.wait([self._writing])
-        await self._write_stretch()
+            if tape.written >= end or tape.is_over or self.error is not None:
+                return
+            await self._until_room()
+
+    async def _until_room(self) -> None:
+        while not self._writer.room and self.error is None:
+            await self._changed.wait()
+
+    async def _end_tape(self) -> None:
+        with suppress(TimeoutError):  # of a disk that does not answer
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._writing is not None and not self._writing.done():
+                    await asyncio.wait([self._writing])
+                await self._until_room()
+                await self._write_stretch()
 
     def _on_attached_end(self, task: "asyncio.Task[Any]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -227,9 +252,9 @@ class Recording:
             parts_of(self._bus).subscriptions.fail(error)
 
     async def flush(self, timeout: float = 5.0) -> None:
-        """Wait until what has come to the recording by now is in the file. Raises TimeoutError
-        after `timeout` seconds, the JournalError that has ended the recording, and WrongLoop in a
-        forked child.
+        """Wait until what has come to the recording by now is in the file, and the tape of what
+        attached code has done by then. Raises TimeoutError after `timeout` seconds, the
+        JournalError that has ended the recording, and WrongLoop in a forked child.
         """
         self._bus._life.check_process()
         ends = [(each, each.begun + each.pending) for each in self._subscriptions]
@@ -240,7 +265,8 @@ class Recording:
                 each.handled < end and not each.closed for each, end in ends
             ):
                 await self._changed.wait()
-            last = min(most + self._stretches, self._appended)
+            await self._flush_tape()
+            last = max(min(most + self._stretches, self._appended), self._taped)
             while self._committed < last and self.error is None:
                 await self._changed.wait()
         if self.error is not None:
@@ -356,7 +382,10 @@ class _Tape:
         self.begun: set[tuple[str, int]] = set()
         """Sources of which the recording has events."""
         self._timer: asyncio.TimerHandle | None = None
-        self._is_over = False
+        self.is_over = False
+        """Nothing more is written."""
+        self.written = 0
+        """Numbers of the tape that were taken for a stretch."""
 
     def begin(self, source: tuple[str, int], seq: int) -> None:
         """The recording has this event of a source."""
@@ -368,23 +397,29 @@ class _Tape:
         return self._recorder.delivered()
 
     @property
+    def size(self) -> int:
+        """Numbers that wait to be written."""
+        return self._recorder.size
+
+    @property
     def is_long(self) -> bool:
         """True once so much waits that it is to be written."""
         return self._recorder.size >= CHUNK_NUMBERS
 
     def next(self) -> Callable[[], Entry] | None:
         """Makes what is to be stored next; None if there is nothing, or no room for it now."""
-        if self._is_over or not (self._recorder.size or self._recorder.is_over):
+        if self.is_over or not (self._recorder.size or self._recorder.is_over):
             return None
         if not self._writer.room:
             if self._recorder.size > MOST_NUMBERS:
                 log.error("%s has ended: the disk does not keep up", self._source[0])
                 self.stop()
-                self._is_over = True  # without an end, so that it is not taken for whole
+                self.is_over = True  # without an end, so that it is not taken for whole
             return None
         self._last += 1
+        self.written += self._recorder.size
         chunk = self._recorder.chunk(self._first)
-        self._is_over = self._recorder.is_over
+        self.is_over = self._recorder.is_over
         place, what = (self._last, clock.time()), (TAPE, "")
 
         def encode() -> Entry:

@@ -312,13 +312,15 @@ def _awaited(task: "asyncio.Task[Any]") -> str:
     return f", for {' and '.join(names)}" if names else ""
 
 
-def place(frame: FrameType) -> str:
-    """The function, and its file and line. Of a library's file, the path within the library."""
+def place(frame: FrameType, line: int | None = None) -> str:
+    """The function, and its file and line, or another `line` of it. Of a library's file, the path
+    within the library.
+    """
     path = frame.f_code.co_filename
     if not is_users(frame):
         depth = str(frame.f_globals.get("__name__", "")).count(".") + 1
         path = "/".join(path.split("/")[-depth:])
-    return f"{frame.f_code.co_qualname} ({path}:{frame.f_lineno})"
+    return f"{frame.f_code.co_qualname} ({path}:{line or frame.f_lineno})"
 
 
 def frames(awaited: Any) -> Iterator[FrameType]:

@@ -41,7 +41,7 @@ ORDER = [
     ),
     ("aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files"),
     "aiobus.mesh.answers  aiobus.replay.explain  aiobus.replay.hops  aiobus.subscription",
-    "aiobus.catchup  aiobus.dispatcher  aiobus.stream",
+    "aiobus.catchup  aiobus.dispatcher  aiobus.replay.evidence  aiobus.stream",
     "aiobus.mesh.interest  aiobus.strand  aiobus.transport",
     "aiobus.mesh.links  aiobus.pace  aiobus.replay.schedule",
     "aiobus.mesh.session  aiobus.subscriber",
@@ -62,7 +62,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 89
+MOST_MODULES = 90
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

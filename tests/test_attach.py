@@ -10,6 +10,7 @@ import pytest
 from replays import session, trades
 
 from aiobus import AsyncEventBus, BusError, Event, Journal, record, verify
+from aiobus.recorder import Recording
 from aiobus.testing import Faults, MemoryNetwork, Message
 
 
@@ -273,3 +274,29 @@ async def test_nothing_is_kept_of_what_happens_after_the_recording(path: Path) -
         assert size() == before
         for task in tasks:
             task.cancel()
+
+
+async def test_a_stretch_of_the_tape_waits_for_room_behind_the_events(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events come while it is compressed. One more than there is room for ends a recording."""
+    monkeypatch.setattr("aiobus.journal.writer.QUEUE_EVENTS", 256)
+
+    async def tenth(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            if trade.data["number"] % 10 == 0:
+                await bus.publish(Event("SIGNAL", trade.data))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    async def flush(recording: Recording) -> None:
+        while True:
+            await recording.flush(30)
+
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=tenth) as recording:
+        flushing = asyncio.create_task(flush(recording))
+        for number in range(60_000):
+            await bus.publish(Event("TRADE", {"number": number}))
+        await bus.settle(30)
+        flushing.cancel()
+        assert recording.error is None

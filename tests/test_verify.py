@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import os
 import random
 import re
 import shutil
@@ -152,29 +153,104 @@ async def test_a_session_whose_data_is_ignored_is_inconclusive(path: Path, ignor
     assert "ignore=" in undecided(path, ignore=(ignore,))
 
 
-async def test_a_recording_that_was_not_closed_is_inconclusive(path: Path) -> None:
+def kept_now(path: Path) -> Path:
+    """A copy of the file as a process that is killed now would leave it."""
     kept = path.with_name("kept.db")
+    for suffix in ("", "-wal", ".mark"):
+        shutil.copy(f"{path}{suffix}", f"{kept}{suffix}")
+    return kept
+
+
+async def killed(path: Path, count: int = 5) -> Path:
+    """What is left of a recording that is killed after a flush."""
     async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
-        await trades(bus)
+        await trades(bus, count)
         await bus.settle()
-        await recording._write_stretch()
         await recording.flush()
-        for suffix in ("", "-wal", ".mark"):
-            shutil.copy(f"{path}{suffix}", f"{kept}{suffix}")
+        return kept_now(path)
+
+
+async def test_a_recording_that_was_not_closed_is_inconclusive(path: Path) -> None:
+    kept = await killed(path)
     reason = undecided(kept)
     assert "has no end" in reason
+    assert "SIGTERM" in reason
     assert verify(kept, echo).agreed == 5  # what is there was compared
 
 
-async def test_a_difference_before_a_missing_end_is_a_difference(path: Path) -> None:
-    kept = path.with_name("kept.db")
+@pytest.mark.parametrize("count", [1, 2_000])
+async def test_the_tape_of_what_was_flushed_is_in_the_file(path: Path, count: int) -> None:
+    kept = await killed(path, count)
+    assert "0 later events of desk are in the file" in undecided(kept)
+    report = verify(kept, echo)
+    assert (report.deliveries, report.agreed) == (count, count)
+
+
+async def test_a_flush_in_a_flood_has_the_tape_of_all_that_was_published_before(path: Path) -> None:
+    signals = 0
+
+    async def counted(bus: AsyncEventBus) -> None:
+        nonlocal signals
+        signals = 0
+
+        async def on_trade(trade: Event) -> None:
+            nonlocal signals
+            await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+            signals += 1
+
+        await bus.subscribe("TRADE", on_trade)
+
+    async def flood(bus: AsyncEventBus) -> None:
+        while True:
+            await trades(bus, 20)
+            await asyncio.sleep(0.001)
+
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=counted) as recording:
+        flooding = asyncio.create_task(flood(bus))
+        for _ in range(3):
+            await bus.wait_for("SIGNAL")
+            before = signals
+            await asyncio.gather(*(recording.flush() for _ in range(3)))
+        kept = kept_now(path)
+        flooding.cancel()
+    report = verify(kept, counted)
+    assert report.reason.startswith("its tape has no end"), str(report)
+    assert report.agreed >= before
+
+
+async def test_events_behind_the_end_of_a_tape_that_was_cut_are_counted(path: Path) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=echo) as recording:
+            await trades(bus, 2)
+            await bus.settle()
+            await recording.flush()
+            kept = kept_now(path)
+            await trades(bus, 3)
+            await bus.settle()
+        for subscription in list(parts_of(bus).subscriptions):
+            await subscription.unsubscribe()
+        async with record(bus, kept, attach=echo):  # it fetches the three, and their signals
+            await trades(bus, 4)
+            await bus.settle()
+    assert verify(kept, echo).agreed == 4
+    report = verify(kept, echo, recording=0)
+    assert (report.verdict, report.agreed) == ("INCONCLUSIVE", 2)
+    told = r"It ends at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.search(f"{told}, and 6 later events of desk are in the file", report.reason)
+
+
+async def test_a_recording_that_is_still_written_is_told_from_one_that_was_killed(
+    path: Path,
+) -> None:
     async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=echo) as recording:
         await trades(bus)
         await bus.settle()
-        await recording._write_stretch()
         await recording.flush()
-        for suffix in ("", "-wal", ".mark"):
-            shutil.copy(f"{path}{suffix}", f"{kept}{suffix}")
+        assert f"is still written, by process {os.getpid()} since" in undecided(path)
+
+
+async def test_a_difference_before_a_missing_end_is_a_difference(path: Path) -> None:
+    kept = await killed(path)
 
     async def other(bus: AsyncEventBus) -> None:
         async def on_trade(trade: Event) -> None:
@@ -191,7 +267,7 @@ async def in_stretches(path: Path) -> None:
         for _ in range(5):
             await trades(bus, 1)
             await bus.settle()
-            await recording._write_stretch()
+            await recording.flush()
 
 
 OF_THE_TAPE = "source = (SELECT id FROM sources WHERE name LIKE 'tape %')"
@@ -281,7 +357,33 @@ async def test_a_thread_is_refused_and_named(path: Path) -> None:
         await bus.subscribe("TRADE", on_trade)
 
     await session(path, thinker, trades)
-    assert "run_in_executor" in undecided(path, thinker)
+    reason = undecided(path, thinker)
+    assert "loop.run_in_executor() at " in reason
+    assert f"on_trade ({__file__}:" in reason
+    assert "a bus of its own" in reason
+    assert "MemoryNetwork" not in reason
+
+
+async def test_a_refused_caller_is_let_through_as_verify_is_called(path: Path) -> None:
+    def work() -> None:
+        thread = threading.Thread(target=print)
+        thread.start()
+        thread.join()
+
+    async def thinker(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            work()
+            await bus.publish(Event("SIGNAL", trade.data))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, thinker, trades)
+    reason = undecided(path, thinker)
+    assert "Thread.start() at " in reason
+    assert f"work ({__file__}:{work.__code__.co_firstlineno + 2})" in reason
+    assert "run_virtual" not in reason
+    (caller,) = re.findall(r"--allow (\S+)", reason)
+    assert verify(path, thinker, allow=(caller,))
 
 
 async def test_code_that_waits_for_what_is_not_attached_is_inconclusive_and_named(
@@ -330,6 +432,62 @@ async def test_what_is_no_function_cannot_be_attached_or_verified(path: Path) ->
         verify(path, 5)  # type: ignore[arg-type]
 
 
+class Bot:
+    """A strategy with state."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.count = 0
+
+    async def run(self, bus: AsyncEventBus) -> None:
+        """What is attached."""
+
+        async def on_trade(trade: Event) -> None:
+            self.count += 1
+            await bus.publish(Event(f"{self.prefix}SIGNAL", {"count": self.count}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+
+async def needy(bus: AsyncEventBus, symbol: str) -> None:
+    """Needs one argument more."""
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (Bot, "is a class: give a method of an instance, such as Bot().run"),
+        (needy, "with the bus alone, and there is missing a required argument: 'symbol'"),
+        (lambda: None, "with the bus alone, and there is too many positional arguments"),
+    ],
+)
+async def test_what_cannot_be_called_with_the_bus_alone_is_refused_at_once(
+    path: Path, code: Any, says: str
+) -> None:
+    async with AsyncEventBus() as bus:
+        with pytest.raises(TypeError, match=re.escape(says)):
+            record(bus, path, attach=code)
+    with pytest.raises(TypeError, match=re.escape(says)):
+        verify(path, code)
+
+
+async def test_code_that_is_no_coroutine_function_is_told_as_it_is_recorded(path: Path) -> None:
+    async with AsyncEventBus() as bus:
+        with pytest.raises(TypeError, match=r"returned \[\]"):
+            async with record(bus, path, attach=lambda bus: []):  # type: ignore[arg-type,return-value]
+                pytest.fail("the body runs")
+
+
+async def test_an_object_that_has_run_before_is_a_suspect(path: Path) -> None:
+    used = Bot()
+    await session(path, used.run, trades)
+    assert verify(path, Bot().run)
+    report = verify(path, used.run)
+    assert report.verdict == "DIVERGES"
+    assert "this object has run before in this process" in str(report)
+    assert "run before" not in str(verify(path, Bot("OTHER_").run))
+
+
 # What is ignored, and what is outside.
 
 
@@ -372,7 +530,7 @@ async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Pa
     await session(path, echo, drive)
     report = verify(path, echo)
     assert report.outside == {"TRADE": 3, "OTHER": 3}
-    assert "6 outside of what was attached (3 OTHER, 3 TRADE)" in str(report)
+    assert "6 events of code that was not attached (3 OTHER, 3 TRADE)" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -678,6 +836,43 @@ async def test_the_last_of_several_recordings_is_verified_and_any_other_by_its_p
     assert [each.agreed for each in found] == [4, 2, 3]
     assert all(found)
     assert found[0].recordings == 3
+
+
+async def test_a_report_says_which_of_several_recordings_it_is_about(path: Path) -> None:
+    await session(path, echo, trades)
+    assert "recording" not in str(verify(path, echo))
+    await session(path, echo, trades)
+    last, first = str(verify(path, echo)), str(verify(path, echo, recording=0))
+    assert "recording 1 of 0..1 (the last); recording 0 was not compared" in last
+    assert "--recording 0, recording=0" in last
+    assert "recording 0 of 0..1; recording 1 was not compared" in first
+    await session(path, echo, trades)
+    assert "recordings 0, 1 were not compared" in str(verify(path, echo))
+
+
+async def test_events_of_attached_code_behind_the_difference_are_not_taken_for_others(
+    path: Path,
+) -> None:
+    """Nor are those of a recording before it in the file."""
+    is_changed = False
+
+    async def fifth(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            number = trade.data["number"]
+            if number % 5 == 0:
+                changed = is_changed and number == 20
+                await bus.publish(Event("ORDER", {"number": number + changed}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, fifth, partial(trades, count=7))
+    await session(path, fifth, partial(trades, count=60))
+    assert verify(path, fifth).outside == {"TRADE": 60}
+    is_changed = True
+    report = verify(path, fifth)
+    assert (report.verdict, report.agreed) == ("DIVERGES", 3)
+    assert [*report.outside] == ["TRADE"]
+    assert report.outside["TRADE"] <= 60
 
 
 async def test_two_recordings_of_one_start_are_two(path: Path) -> None:

@@ -190,6 +190,25 @@ class FileLock:
             os.close(self._descriptor)
 
 
+def writer_of(path: str) -> str | None:
+    """Which process writes to the journal at `path`, as it has said itself. "" if none is seen
+    here; None if this system does not tell. It does not touch the lock: a writer that starts would
+    take that for another writer.
+    """
+    try:
+        with open(f"{path}.lock") as file:
+            told, inode = file.read(200).strip(), os.fstat(file.fileno()).st_ino
+        with open("/proc/locks") as file:
+            held = [line.split() for line in file]
+    except FileNotFoundError as error:
+        return "" if error.filename != "/proc/locks" else None
+    except OSError:
+        return None
+    pid = told.split()[1:2]
+    ours = [line for line in held if "FLOCK" in line and line[5].endswith(f":{inode}")]
+    return told if any(line[4:5] == pid for line in ours) else ""
+
+
 _held: list[FileLock] = []
 
 

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from aiobus import clock
 from aiobus.bus import AsyncEventBus, parts_of, watch
@@ -24,6 +25,7 @@ from aiobus.event import Event
 from aiobus.lifecycle import State
 from aiobus.options import StreamKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, Query
+from aiobus.replay.evidence import Failure
 from aiobus.replay.tape import CALLS, VERSION, Chunk, Kind, Source, is_again, microseconds, told
 from aiobus.strand import (
     Called,
@@ -43,7 +45,8 @@ from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
 __all__ = [
-    "Recorder", "Strategy", "add_open", "asked", "open_of", "options_of", "origin_of",
+    "Recorder", "Strategy", "add_open", "asked", "check_strategy", "open_of", "options_of",
+    "origin_of", "ran_before", "run_strategy",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -52,7 +55,7 @@ T = TypeVar("T")
 Strategy = Callable[[AsyncEventBus], Awaitable[object]]
 """What is attached: a coroutine function of a bus."""
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
@@ -114,6 +117,11 @@ class _Recorded(Strand):
         outer, here.strand = here.strand, self
         try:
             awaited = step(*arguments)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            recorder.note_error(self, error)
+            raise
         finally:
             here.strand = outer
         self.note_wait()
@@ -213,6 +221,7 @@ class _Callback(Called):
         strand = _Recorded(recorder, is_fresh=True)
         recorder.deliver(strand, self.number, event)
         outer, here.strand = here.strand, strand
+        result = None
         try:
             result = self.callback(event)
             if type(result) is not CoroutineType:
@@ -222,8 +231,11 @@ class _Callback(Called):
             # Its first step at once: most handlers need no other, and then nothing is awaited.
             strand.coroutine = result
             strand.awaited = result.send(None)
-        except StopIteration:
-            return None
+        except BaseException as error:
+            if type(error) is StopIteration and result is not None:
+                return None
+            recorder.note_error(strand, error)
+            raise
         finally:
             here.strand = outer
         strand.note_wait()
@@ -353,10 +365,7 @@ class Recorder:
             setattr(loop, name, hook)
         clock.read_by(self._read_clock)
 
-        async def run() -> object:
-            return await strategy(self._bus)
-
-        first = _First(self, run())
+        first = _First(self, run_strategy(strategy, self._bus))
         name = f"aiobus {self._bus.name} attached"
         return StrandTask(first, partial(_Done, self), loop=loop, name=name), first.live
 
@@ -370,11 +379,8 @@ class Recorder:
         self._loop.set_task_factory(None)
         for name in self._real:
             delattr(self._loop, name)
-        self._end = {
-            "published": self._publisher.seq,
-            "strands": self.strands,
-            "open": open_of(self._made),
-        }
+        self._published = self._publisher.seq
+        self._end = {"strands": self.strands, "open": open_of(self._made)}
         self._last, self.log = self.log, _Nothing()
 
     def begin(self, source: str, epoch: int, seq: int) -> None:
@@ -403,6 +409,7 @@ class Recorder:
             sources=sources[self._told_sources :],
             rows=list(self._rows.values()),
             outputs=self._outputs,
+            published=self._published if self.is_over else self._publisher.seq,
             facts=self._facts,
             end=self._end if self.is_over else None,
         )
@@ -460,8 +467,12 @@ class Recorder:
     def run_call(self, strand: _Recorded, callback: Any, arguments: Any) -> None:
         """Run a plain callback, which is a strand."""
         self.log += (GO_ON, strand.number, self.now(), 0)
-        with entered(strand):
-            callback(*arguments)
+        try:
+            with entered(strand):
+                callback(*arguments)
+        except BaseException as error:
+            self.note_error(strand, error)
+            raise
 
     def _read_clock(self, read: Callable[[], float]) -> float:
         told_time, strand = read(), running()
@@ -537,6 +548,12 @@ class Recorder:
         if not self.is_over:
             self.log += (OUTCOME, strand.number, 0, len(self._outcomes))
             self._outcomes.append(["cancelled"])
+
+    def note_error(self, strand: _Recorded, error: BaseException) -> None:
+        """Watched code ends with `error`."""
+        if not self.is_over:
+            self.log += (RAISED, strand.number, len(self._outcomes))
+            self._outcomes.append(list(Failure.of(error)))
 
     def note_subscription(self, strand: _Recorded) -> int:
         """A subscription begins. Returns its number."""
@@ -665,6 +682,53 @@ def open_of(found: dict[int, Subscription]) -> list[int] | None:
     if any(subscription.life.state is not State.OPEN for subscription in found.values()):
         return None
     return sorted(number for number, subscription in found.items() if not subscription.closed)
+
+
+def check_strategy(name: str, strategy: object) -> None:
+    """Raise TypeError unless the argument `name` may be called with a bus alone, and be awaited."""
+    if isinstance(strategy, type) and not hasattr(strategy, "__await__"):
+        raise TypeError(
+            f"{name}={strategy.__qualname__} is a class: give a method of an instance, such as"
+            f" {strategy.__qualname__}().run"
+        )
+    if not callable(strategy):
+        raise TypeError(f"{name}={strategy!r}: a coroutine function of a bus is needed")
+    try:
+        signature = inspect.signature(strategy)
+    except (TypeError, ValueError):
+        return  # of a function in C
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        text = f"{name}={origin_of(strategy)}{signature}: it is called with the bus alone"
+        raise TypeError(f"{text}, and there is {error}; see functools.partial") from None
+
+
+async def run_strategy(strategy: Strategy, bus: AsyncEventBus) -> object:
+    """Run what is attached."""
+    with suppress(TypeError):  # an object with slots has no weak references
+        _ran[id(_state_of(strategy))] = _state_of(strategy)
+    result = strategy(bus)
+    if not inspect.isawaitable(result):
+        raise TypeError(f"{origin_of(strategy)} is no coroutine function: it returned {result!r}")
+    return await result
+
+
+_ran: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""The objects whose methods were attached in this process, or replayed."""
+
+
+def _state_of(strategy: Any) -> Any:
+    """The object that keeps the state of a strategy, which is a method of it."""
+    while isinstance(strategy, partial):
+        strategy = strategy.func
+    return getattr(strategy, "__self__", strategy)
+
+
+def ran_before(strategy: Strategy) -> bool:
+    """True if this is a method of an object of which one has run before in this process."""
+    state = _state_of(strategy)
+    return not isinstance(state, FunctionType | type) and _ran.get(id(state)) is state
 
 
 def options_of(options: SubscriptionOptions) -> str:

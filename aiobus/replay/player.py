@@ -32,11 +32,12 @@ from aiobus.options import (
     selects,
 )
 from aiobus.query import RESERVED, Query
-from aiobus.replay.attach import Strategy, add_open, asked, open_of, options_of
+from aiobus.replay.attach import Strategy, add_open, asked, open_of, options_of, run_strategy
+from aiobus.replay.evidence import Witness
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
 from aiobus.replay.tape import CALLS, NAMES, Entry, Kind, Reference, made
-from aiobus.strand import Called, awaited, entered, running
+from aiobus.strand import Called, awaited, here, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
@@ -45,7 +46,7 @@ __all__ = ["Player", "Rows"]
 E = TypeVar("E", bound=Event[Any])
 T = TypeVar("T")
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 MOST_CAUSES = 8
@@ -69,6 +70,7 @@ class _Call:
         self.is_away = self.is_numbered = False
 
     def __enter__(self) -> Self:
+        self._player.witness.end()
         self.strand.call = self.number
         return self
 
@@ -79,6 +81,8 @@ class _Call:
         trace: TracebackType | None,
     ) -> None:
         self.strand.call = 0
+        if here.strand is self.strand:
+            self._player.witness.begin()
 
     async def wait(self) -> None:
         """Wait if it did, until the next entry is of this strand."""
@@ -134,20 +138,17 @@ class _CallbackAgain(Called):
             return None
         player.take()
         player.deliveries += 1
-        result = None
-        try:
-            with entered(strand):
-                result = self.callback(event)
-        finally:
-            if not inspect.isawaitable(result):
-                player.ran += 1
-                player.ended(strand)
+        player.ran += 1
+        strand.has_run = True
+        with player.running(strand):
+            result = self.callback(event)
         if type(result) is CoroutineType:
             strand.coroutine = result
             return strand
         if inspect.isawaitable(result):
             strand.coroutine = awaited(result)
             return strand
+        player.ended(strand)
         return result
 
 
@@ -223,7 +224,8 @@ class Player(Schedule):
         rows: Rows,
         ignore: Collection[tuple[str, ...]],
     ) -> None:
-        super().__init__(loop, tape)
+        witness = Witness(is_other_seed=facts["hash"] != hash("aiobus"))
+        super().__init__(loop, tape, witness)
         self._facts = facts
         self._end = end
         self._rows = rows
@@ -261,10 +263,7 @@ class Player(Schedule):
         self.loop.schedule = self
         self.loop.set_task_factory(self.make_task)
 
-        async def run() -> object:
-            return await strategy(bus)
-
-        main = self.first_task(run(), strategy)
+        main = self.first_task(run_strategy(strategy, bus), strategy)
         try:
             await self.done
         finally:

@@ -27,9 +27,14 @@ Verdict = Literal["AGREES", "DIVERGES", "INCONCLUSIVE"]
 FIELDS = ("seq", "timestamp", "type", "key", "data", "cause")
 IGNORABLE = ("timestamp", "key", "data", "cause")
 MOST_TEXT = 300
+MOST_PLACES = 5
+"""Recordings that a report lists."""
 _UUID = re.compile(
     r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE
 )
+
+
+_ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class Report:
     """Of the outputs that agreed: equal if two verifications of a recording made the same ones."""
     recordings: int = 0
     """How many recordings with a tape the file has; one of them was verified."""
+    recording: int = 0
+    """The place of that one, from 0."""
     log: tuple[str, ...] = ()
     """The first lines that the bus logged meanwhile."""
 
@@ -103,21 +110,34 @@ class Report:
     def __str__(self) -> str:
         outside = sum(self.outside.values())
         kinds = ", ".join(f"{count} {type}" for type, count in sorted(self.outside.items()))
-        counts = [
-            f"{self.deliveries} deliveries",
-            f"{self.agreed} outputs agree",
-            f"{self.ignored} ignored in part",
-            f"{outside} outside of what was attached{f' ({kinds})' if kinds else ''}",
-        ]
+        counts = [f"{self.deliveries} deliveries", f"{self.agreed} outputs agree"]
+        if self.ignored:
+            counts.append(f"{self.ignored} of them except for what ignore= names")
+        if outside:
+            counts.append(f"{outside} events of code that was not attached ({kinds})")
         lines = [f"{self.path}: {self.verdict}"]
         if self.reason:
             lines[0] += f", {self.reason}"
         if self.difference is not None:
             lines.append(str(self.difference))
         lines.append(", ".join(counts))
+        if self.recordings > 1:
+            lines.append(_of_several(self.recording, self.recordings))
         if self.fingerprint:
             lines.append(f"fingerprint {self.fingerprint}")
         return "\n".join(lines)
+
+
+def _of_several(place: int, count: int) -> str:
+    others = [str(each) for each in range(count) if each != place]
+    if len(others) > MOST_PLACES:
+        others[MOST_PLACES - 1 : -1] = ["..."]
+    is_last = " (the last)" if place == count - 1 else ""
+    were = "recordings {} were" if len(others) > 1 else "recording {} was"
+    return (
+        f"recording {place} of 0..{count - 1}{is_last}; {were.format(', '.join(others))} not"
+        f" compared: --recording {others[0]}, recording={others[0]}"
+    )
 
 
 # Comparing.
@@ -240,7 +260,12 @@ def _suspect(path: str, one: Any, other: Any) -> str:
 
 
 def _is_moment(value: Any) -> bool:
-    return isinstance(value, float | int) and 1e9 < value < 1e19
+    """True for a time from 2001 to 2128, in ISO 8601 or in seconds, ms, us or ns since 1970."""
+    if isinstance(value, str):
+        return _ISO.match(value) is not None
+    return isinstance(value, float | int) and any(
+        1e9 * unit < value < 5e9 * unit for unit in (1, 1e3, 1e6, 1e9)
+    )
 
 
 # Texts.

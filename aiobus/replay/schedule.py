@@ -10,6 +10,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from types import FrameType
@@ -18,6 +19,7 @@ from typing import Any
 from aiobus.confinement import current, is_users
 from aiobus.errors import LeavesProcess
 from aiobus.event import event_id
+from aiobus.replay.evidence import Failure, Witness
 from aiobus.replay.report import Difference
 from aiobus.replay.tape import END, NAMES, Entry, Kind, microseconds
 from aiobus.strand import (
@@ -36,7 +38,7 @@ from aiobus.virtual_loop import VirtualLoop, frames, place
 
 __all__ = ["Gated", "LeftBehind", "PlayerLoop", "Schedule"]
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
 NOTHING: Entry = (END, 0)
 LOOPS = ("asyncio.events", "asyncio.base_events")
 """Modules that run callbacks: what called them is not the code of a strand."""
@@ -142,12 +144,16 @@ class Gated(Strand):
             schedule.ran += 1
         step, *arguments = wake
         outer, here.strand = here.strand, self
+        if not self.call:
+            schedule.witness.begin()
         try:
             awaited = step(*arguments)
-        except BaseException:
-            schedule.ended(self)
+        except BaseException as error:
+            schedule.witness.end()
+            schedule.ended(self, None if isinstance(error, StopIteration) else error)
             raise
         finally:
+            schedule.witness.end()
             here.strand = outer
         if self.call or schedule.is_over:
             return awaited
@@ -364,10 +370,13 @@ class PlayerLoop(VirtualLoop):
 
 
 class Schedule:
-    """The strands of one replay, and the tape that they follow. `tape` has its entries."""
+    """The strands of one replay, and the tape that they follow. `tape` has its entries, and
+    `witness` looks on while code runs.
+    """
 
-    def __init__(self, loop: PlayerLoop, tape: Iterator[Entry]) -> None:
+    def __init__(self, loop: PlayerLoop, tape: Iterator[Entry], witness: Witness) -> None:
         self.loop = loop
+        self.witness = witness
         self._tape = tape
         self._next: deque[Entry] = deque()
         self.position = 0
@@ -489,20 +498,41 @@ class Schedule:
         kind, number, *rest = self.head
         if kind == END:
             return "the tape ends here"
-        strand, words = self.alive.get(number), WORDS[kind]
-        if kind == OUTCOME and rest[0] == 0:
+        words = WORDS[kind]
+        if kind == RAISED:
+            words = f"raises {Failure(*rest[0])}"
+        elif kind == OUTCOME and rest[0] == 0:
             words = "is cancelled by code that is not attached"
         elif kind == OUTCOME and rest[1][0] == "asked":
             words = f"calls {NAMES[rest[0] // 2]} {rest[1][1]}"
-        return f"{strand or 'a task or callback that there is not now'} {words}"
+        strand = self.alive.get(number, "a task, timer or callback that has not begun now")
+        return f"{strand} {words}"
 
-    def ended(self, strand: Gated) -> None:
-        """A strand has come to its end."""
+    def ended(self, strand: Gated, error: BaseException | None = None) -> None:
+        """A strand has come to its end, or has raised `error`."""
+        if not self.is_over and not self.is_stopped:
+            self._compare_end(strand, None if error is None else Failure.of(error))
         self.alive.pop(strand.number, None)
-        if self.is_over or self.is_stopped:
-            return
-        if self.has_read:
-            self.differ(f"{strand} ends after it has read the clock", strand)
+
+    def _compare_end(self, strand: Gated, now: Failure | None) -> None:
+        entry = self.expect(RAISED, strand)
+        then = None if entry is None else Failure(*entry[2])
+        behind = " after it has read the clock" if self.has_read else ""
+        if now is not None and then is None:
+            where = now.place or strand.begins
+            self.differ(f"{strand} raises {now}{behind}, and did not then", strand, where=where)
+        elif now is not None and then is not None and not now.is_like(then):
+            self.differ(
+                f"{strand} raises another exception than it did",
+                strand,
+                recorded=str(then),
+                replayed=str(now),
+                where=now.place or strand.begins,
+            )
+        elif now is None and then is not None:
+            self.differ(f"{strand} ends, and raised an exception then", strand, recorded=str(then))
+        elif behind:
+            self.differ(f"{strand} ends{behind}", strand)
         elif self.head[1] == strand.number:
             self.differ(f"{strand} ends, and has left something out", strand)
 
@@ -578,11 +608,23 @@ class Schedule:
         entry = self.take()
         self.loop.reach(entry[2])
         self.ran += 1
+        with self.running(strand):
+            callback(*arguments)
+        self.ended(strand)
+
+    @contextmanager
+    def running(self, strand: Gated) -> Iterator[None]:
+        """Let `strand` run the body, which does not wait. What it raises, ends the strand."""
         try:
             with entered(strand):
-                callback(*arguments)
-        finally:
-            self.ended(strand)
+                self.witness.begin()
+                try:
+                    yield
+                finally:
+                    self.witness.end()
+        except BaseException as error:
+            self.ended(strand, error)
+            raise
 
     def set_timer(self, when: float, is_at: int) -> None:
         """The strand that runs sets a timer: it has to be the same one. `when` is a delay, or with

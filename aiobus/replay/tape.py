@@ -51,11 +51,13 @@ class Kind(IntEnum):
     TIMER = 9
     """It sets a timer, such as that of a sleep: microseconds, 0 for a delay and 1 for a time of
     the loop, such as that of asyncio.timeout."""
+    RAISED = 10
+    """It has ended with an exception: index of the outcome, which has type, text and place."""
 
 
 END = 0
 """The kind of what follows the last entry."""
-_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4}
+_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4, 10: 3}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
     "close", "wait_closed",
@@ -85,6 +87,8 @@ class Chunk(NamedTuple):
     """Source, seq, `past` and row of delivered events that the recording does not have."""
     outputs: dict[int, str]
     """The rows of outputs that the recording leaves out, by seq."""
+    published: int
+    """The seq of the last event that the bus had published when this was taken."""
     facts: dict[str, Any] | None = None
     """Of the first chunk."""
     end: dict[str, Any] | None = None
@@ -96,6 +100,7 @@ class Chunk(NamedTuple):
         body = _HEAD.pack(len(numbers), len(clocks)) + numbers + clocks
         data: dict[str, Any] = {
             "first": self.first,
+            "published": self.published,
             "entries": b64encode(compress(body, 1)).decode(),
         }
         for name in ("outcomes", "sources", "rows", "outputs", "facts", "end"):
@@ -118,7 +123,7 @@ class Chunk(NamedTuple):
             [(name, epoch, bool(own)) for name, epoch, own in data.get("sources", [])],
             [(source, seq, bool(past), row) for source, seq, past, row in data.get("rows", [])],
             {int(seq): row for seq, row in data.get("outputs", {}).items()},
-            data.get("facts"), data.get("end"),
+            data["published"], data.get("facts"), data.get("end"),
         )  # fmt: skip
 
 
@@ -138,7 +143,8 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
     DELIVER: strand, subscription, time, Reference. WAIT: strand. INSIDE: strand, 2 * call +
     is_numbered. GO_ON: strand, time, is_cancelled. OUTPUT: strand, seq, the row if the recording
     leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, which,
-    value. SUBSCRIBE: strand, subscription. TIMER: strand, microseconds, is_at.
+    value. SUBSCRIBE: strand, subscription. TIMER: strand, microseconds, is_at. RAISED: strand,
+    outcome.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
     rows = {(source, seq): (past, row) for source, seq, past, row in chunk.rows}
@@ -165,6 +171,8 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
             if outcome[0] == "reply":
                 outcome = ["reply", reference(*outcome[1:3])]
             entry = (*entry[:3], outcome)
+        elif kind == Kind.RAISED:
+            entry = (*entry[:2], chunk.outcomes[entry[2]])
         yield entry
 
 

@@ -9,9 +9,10 @@ import logging
 import os
 import platform
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -21,9 +22,11 @@ import orjson
 from aiobus.confinement import Confinement
 from aiobus.errors import Deadlock, JournalError, LeavesProcess
 from aiobus.journal.format import TAPE, tape_of
+from aiobus.journal.mark import writer_of
 from aiobus.journal.reader import Journal
 from aiobus.query import Query
-from aiobus.replay.attach import Strategy, origin_of
+from aiobus.replay.attach import Strategy, check_strategy, origin_of, ran_before
+from aiobus.replay.evidence import raised_at
 from aiobus.replay.player import Player
 from aiobus.replay.report import Difference, Report, Verdict, parse_paths
 from aiobus.replay.schedule import LeftBehind, PlayerLoop
@@ -38,6 +41,13 @@ PAGE = 256
 MOST_PAGES = 128
 """Pages of events in memory."""
 MOST_LINES = 100
+THREADS = (
+    "loop.run_in_executor",
+    "Thread.start",
+    "_thread.start_new_thread",
+    "ThreadPoolExecutor.submit",
+)
+_AGAIN = "this object has run before in this process, and may have kept its state: verify a new one"
 NAMED = tape_of("")
 
 
@@ -69,8 +79,7 @@ def verify(
     or "timestamp". If the file has several recordings with a tape, `recording` is the place of one
     of them, as in a list. Raises TypeError and ValueError for wrong arguments.
     """
-    if not callable(strategy):
-        raise TypeError(f"strategy={strategy!r}: a coroutine function of a bus is needed")
+    check_strategy("strategy", strategy)
     paths, confinement = parse_paths(ignore), Confinement(allow)
     report = Report(os.fspath(path), "INCONCLUSIVE")
     try:
@@ -82,11 +91,12 @@ def verify(
                 text = "the file has no tape: record with record(..., attach=strategy)"
                 return replace(report, reason=text)
             try:
-                tape = tapes[recording]
+                place = range(len(tapes))[recording]
             except IndexError:
                 text = f"recording={recording!r}: the file has {len(tapes)} with a tape"
                 raise ValueError(text) from None
-            return _verified(report, journal, tape, strategy, paths, confinement)
+            report = replace(report, recording=place)
+            return _verified(report, journal, tapes[place:], strategy, paths, confinement)
     except JournalError as error:
         return replace(report, reason=str(error))
 
@@ -137,9 +147,12 @@ def _offset(journal: Journal, tape: Tape) -> int:
 
 
 def _chunk(journal: Journal, source: str, epoch: int, seq: int) -> dict[str, Any] | None:
-    """The data of one chunk; None if it is not there."""
+    """The data of one chunk, and when it was taken; None if it is not there."""
     rows = journal.page(TAPES, source, epoch, seq - 1, seq, 1).rows
-    return orjson.loads(rows[0][3])[4] if rows else None
+    if not rows:
+        return None
+    _, time, _, _, data, *_ = orjson.loads(rows[0][3])
+    return {**data, "time": time}
 
 
 class _Reader:
@@ -150,6 +163,10 @@ class _Reader:
         self.problem = ""
         self.end: dict[str, Any] | None = None
         """The facts of its end, once that was read."""
+        self.is_cut = False
+        """It has no end."""
+        self.published, self.time = 0, 0.0
+        """The last event that the bus had published when the last chunk was taken, and when."""
         head = _chunk(journal, *tape[:3])
         self.facts: dict[str, Any] = (head or {}).get("facts") or {}
         if head is None:
@@ -168,9 +185,36 @@ class _Reader:
             chunk = Chunk.decoded(data)
             sources += chunk.sources
             yield from entries(chunk, sources)
-            self.end = chunk.end
-        if self.end is None:
-            self.problem = "its tape has no end, because the recording was not closed"
+            self.end, self.published, self.time = chunk.end, chunk.published, data["time"]
+        self.is_cut = self.end is None
+
+
+def _cut(journal: Journal, reader: _Reader, later: Sequence[Tape]) -> str:
+    """Why a tape has no end, and what is in the file that it does not have."""
+    writer = "" if later else writer_of(journal.path)
+    if writer:
+        why = f"is still written, by {writer}"
+    else:
+        why = "has no end, because the recording was not closed"
+        if writer is not None:
+            why += (
+                ": its process was killed, or an error ended the recording. Ctrl-C closes it, and"
+                " SIGTERM does so if it is handled"
+            )
+    source, epoch = str(reader.facts["name"]), int(reader.facts["epoch"])
+    after, last = reader.published, journal.seq_before_last(source, epoch, 0)
+    for tape in later:  # of the same start, so it goes on behind this one
+        head = _chunk(journal, *tape[:3]) if tape.epoch == epoch else None
+        if head is not None:
+            last = min(last, head["facts"]["published"])
+    count = 0
+    while after < last:
+        page = journal.page(EVERY, source, epoch, after, last, PAGE)
+        count, after = count + len(page.rows), page.to
+    ends = datetime.fromtimestamp(reader.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"its tape {why}. It ends at {ends}, and {count:,} later events of {source} are in the file"
+    )
 
 
 class _Pages:
@@ -205,12 +249,13 @@ class _Pages:
 def _verified(
     report: Report,
     journal: Journal,
-    tape: Tape,
+    tapes: Sequence[Tape],
     strategy: Strategy,
     ignore: Collection[tuple[str, ...]],
     confinement: Confinement,
 ) -> Report:
-    reader = _Reader(journal, tape)
+    """Verify the first of these tapes."""
+    reader = _Reader(journal, tapes[0])
     if reader.problem:
         return replace(report, reason=reader.problem)
     loop, lines = PlayerLoop(), list[str]()
@@ -218,6 +263,7 @@ def _verified(
     player = Player(loop, iter(reader), reader.facts, lambda: reader.end, rows, ignore)
 
     threads: list[int] = []
+    is_used = ran_before(strategy)
 
     async def main() -> None:
         threads.append(get_ident())
@@ -232,11 +278,14 @@ def _verified(
             raise
     for task in asyncio.all_tasks(loop):  # of code that ignores that it is cancelled
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-    if reader.end is not None:
-        player.count_outside(reader.end["published"] + 1)
+    if not player.is_stopped or player.is_at_end:  # else the outputs that follow are not known
+        player.count_outside(reader.published + 1)
+    if reader.is_cut:
+        reader.problem = _cut(journal, reader, tapes[1:])
     verdict, reason, difference = _judged(player, reader)
     if difference is not None:
-        suspects = (*difference.suspects, *_suspects(difference, reader.facts, strategy))
+        told = *player.witness.told, *_suspects(difference, reader.facts, strategy)
+        suspects = (*difference.suspects, *told, *([_AGAIN] if is_used else []))
         difference = replace(difference, suspects=suspects)
     return replace(
         report,
@@ -258,8 +307,7 @@ def _judged(player: Player, reader: _Reader) -> tuple[Verdict, str, Difference |
     """Verdict, reason and difference."""
     difference = None if player.is_at_end and reader.problem else player.difference
     if player.refusal is not None:
-        text = "a call that would leave the process was refused, so nothing is said of decisions"
-        return "INCONCLUSIVE", f"{text}: {player.refusal}", None
+        return "INCONCLUSIVE", _refused(player.refusal), None
     if player.problem:
         return "INCONCLUSIVE", player.problem, None
     if difference is not None:
@@ -275,8 +323,29 @@ def _judged(player: Player, reader: _Reader) -> tuple[Verdict, str, Difference |
     return "AGREES", "", None
 
 
+def _refused(refusal: BaseException) -> str:
+    """What was refused, where, and what helps."""
+    if not isinstance(refusal, LeavesProcess) or refusal.replayed:
+        return str(refusal)
+    call, caller = refusal.call, refusal.caller
+    where = f"at {place}" if (place := raised_at(refusal)) else f"in {caller}"
+    text = "a call that would leave the process was refused, so nothing is said of decisions"
+    parts = [f"{text}: {call} {where}"]
+    if call.partition("(")[0] in THREADS:
+        parts.append(
+            "When a thread has which result is not on the tape: let it publish the result from a"
+            " bus of its own, and subscribe to it"
+        )
+    if caller:
+        parts.append(
+            f"If it has no influence on decisions, let the caller through: allow=({caller!r},), or"
+            f" --allow {caller}"
+        )
+    return ". ".join(parts)
+
+
 def _suspects(difference: Difference, facts: dict[str, Any], strategy: Strategy) -> Iterator[str]:
-    if difference.is_reordered and facts["hash"] != hash("aiobus"):
+    if facts["hash"] != hash("aiobus"):
         yield (
             "it was recorded under another PYTHONHASHSEED, and a set of strings iterates in the"
             " order of hashes: sort it"

@@ -1,0 +1,281 @@
+"""How a piece of the code ends is on the tape: an exception that is raised now alone, or was raised
+then alone, is a difference with its file and line.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from replays import session, trades
+
+from aiobus import AsyncEventBus, Event, Report, record, verify
+from aiobus.replay.attach import Strategy
+
+
+class Bug(Exception):
+    """Of the code that is tested."""
+
+
+def fails(text: str) -> None:
+    """Raise, unless nothing is to be raised."""
+    if text:
+        raise Bug(text)
+
+
+Piece = Callable[[AsyncEventBus, str], Awaitable[None]]
+PIECES: dict[str, Piece] = {}
+
+
+def piece(piece: Piece) -> Piece:
+    """A strategy with a piece that raises the text that it is given, and publishes nothing."""
+    PIECES[piece.__name__.replace("_", " ")] = piece
+    return piece
+
+
+@piece
+async def the_attached_coroutine(bus: AsyncEventBus, text: str) -> None:
+    fails(text)
+
+
+@piece
+async def the_attached_coroutine_after_a_wait(bus: AsyncEventBus, text: str) -> None:
+    await asyncio.sleep(0)
+    fails(text)
+
+
+@piece
+async def a_handler(bus: AsyncEventBus, text: str) -> None:
+    async def on_trade(trade: Event) -> None:
+        fails(text)
+
+    await bus.subscribe("TRADE", on_trade)
+
+
+@piece
+async def a_handler_after_a_wait(bus: AsyncEventBus, text: str) -> None:
+    async def on_trade(trade: Event) -> None:
+        await asyncio.sleep(0)
+        fails(text)
+
+    await bus.subscribe("TRADE", on_trade)
+
+
+@piece
+async def a_handler_after_it_has_published(bus: AsyncEventBus, text: str) -> None:
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SEEN", trade.data))
+        fails(text)
+
+    await bus.subscribe("TRADE", on_trade)
+
+
+@piece
+async def a_handler_after_a_reply(bus: AsyncEventBus, text: str) -> None:
+    async def on_ask(ask: Event) -> None:
+        await bus.publish(Event("ANSWER", {}))
+
+    async def on_trade(trade: Event) -> None:
+        await bus.request(Event("ASK", {}), "ANSWER")
+        fails(text)
+
+    await bus.subscribe("ASK", on_ask)
+    await bus.subscribe("TRADE", on_trade)
+
+
+@piece
+async def a_plain_handler(bus: AsyncEventBus, text: str) -> None:
+    await bus.subscribe("TRADE", lambda trade: fails(text))
+
+
+@piece
+async def a_handler_that_returns_a_future(bus: AsyncEventBus, text: str) -> None:
+    async def work() -> None:
+        fails(text)
+
+    await bus.subscribe("TRADE", lambda trade: asyncio.ensure_future(work()))
+
+
+@piece
+async def a_task(bus: AsyncEventBus, text: str) -> None:
+    async def work() -> None:
+        fails(text)
+
+    with suppress(Bug):
+        await asyncio.create_task(work())
+
+
+@piece
+async def a_member_of_a_task_group(bus: AsyncEventBus, text: str) -> None:
+    async def work() -> None:
+        fails(text)
+
+    with suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work())
+
+
+@piece
+async def a_callback_of_call_soon(bus: AsyncEventBus, text: str) -> None:
+    asyncio.get_running_loop().call_soon(fails, text)
+    await asyncio.sleep(0)
+
+
+@piece
+async def a_timer(bus: AsyncEventBus, text: str) -> None:
+    asyncio.get_running_loop().call_later(0.001, fails, text)
+    await asyncio.sleep(0.002)
+
+
+@piece
+async def a_callback_of_a_task_that_is_done(bus: AsyncEventBus, text: str) -> None:
+    task = asyncio.create_task(asyncio.sleep(0))
+    task.add_done_callback(lambda _: fails(text))
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+
+
+async def strategy(
+    bus: AsyncEventBus, piece: Piece, text: str, done: asyncio.Event | None = None
+) -> None:
+    """Publishes as much with each piece, whether that raises or not."""
+
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
+
+    await bus.subscribe("TRADE", on_trade)
+    await piece(bus, text)
+    if done is not None:
+        done.set()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "strategy.db"
+
+
+async def recorded(path: Path, piece: Piece, text: str) -> None:
+    """Record it. Callbacks that raise tell it to the loop."""
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    done = asyncio.Event()
+
+    async def drive(bus: AsyncEventBus) -> None:
+        await trades(bus, 2)
+        await done.wait()
+
+    await session(path, partial(strategy, piece=piece, text=text, done=done), drive)
+
+
+def diverged(path: Path, code: Strategy) -> Report:
+    report = verify(path, code)
+    assert report.verdict == "DIVERGES", str(report)
+    assert report.difference is not None
+    return report
+
+
+IS_ATTACHED = "the attached coroutine"
+
+
+@pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES)
+async def test_what_raises_now_and_did_not_then_diverges_with_file_and_line(
+    path: Path, piece: Piece
+) -> None:
+    await recorded(path, piece, "")
+    assert verify(path, partial(strategy, piece=piece, text=""))
+    difference = diverged(path, partial(strategy, piece=piece, text="no price")).difference
+    assert difference is not None
+    line = fails.__code__.co_firstlineno + 3
+    place = f"fails ({__file__}:{line})"
+    assert f"raises Bug('no price') at {place}, and did not then" in difference.text
+    assert difference.where == place
+
+
+@pytest.mark.parametrize(
+    "piece", [each for name, each in PIECES.items() if not name.startswith(IS_ATTACHED)],
+    ids=[name for name in PIECES if not name.startswith(IS_ATTACHED)],
+)  # fmt: skip
+async def test_what_raised_then_and_does_not_now_diverges(path: Path, piece: Piece) -> None:
+    await recorded(path, piece, "no price")
+    agrees = verify(path, partial(strategy, piece=piece, text="no price"))
+    assert agrees, str(agrees)
+    difference = diverged(path, partial(strategy, piece=piece, text="")).difference
+    assert difference is not None
+    assert "raised an exception then" in difference.text
+    assert difference.recorded.startswith("Bug('no price') at fails (")
+    assert "raises another exception" in str(
+        diverged(path, partial(strategy, piece=piece, text="no quantity"))
+    )
+
+
+async def test_an_attached_coroutine_that_failed_the_bus_fails_again(path: Path) -> None:
+    async def broken(bus: AsyncEventBus, text: str) -> None:
+        async with bus.stream("TRADE") as stream:
+            trade = await anext(stream)
+        await bus.publish(Event("SIGNAL", trade.data))
+        fails(text)
+
+    attached = partial(broken, text="no price")
+    with pytest.raises(Bug):
+        async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=attached):
+            await trades(bus, 1)
+            await bus.wait_closed()
+    report = verify(path, attached)
+    assert report, str(report)
+    assert "raised an exception then" in str(diverged(path, partial(broken, text="")))
+
+
+async def test_an_exception_that_keeps_an_output_from_being_published_is_named_with_it(
+    path: Path,
+) -> None:
+    is_wrong = False
+
+    async def quoting(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            if is_wrong:
+                raise KeyError("ask")
+            await bus.publish(Event("SIGNAL", trade.data))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, quoting, trades)
+    is_wrong = True
+    difference = diverged(path, quoting).difference
+    assert difference is not None
+    assert difference.text.startswith("an output is missing: ")
+    assert "raises KeyError('ask') at " in difference.text
+    assert f"{__file__}:" in difference.text
+    assert difference.recorded.startswith("SIGNAL desk@")
+
+
+async def test_the_address_of_an_object_in_the_text_of_an_exception_is_not_compared(
+    path: Path,
+) -> None:
+    kept: list[object] = []
+
+    async def careless(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data))
+            kept.append(object())
+            raise Bug(kept[-1])
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, careless, trades)
+    assert verify(path, careless)
+
+
+async def test_a_callback_that_raises_stop_iteration_ends_as_without_a_recording(
+    path: Path,
+) -> None:
+    nothing = iter(())
+
+    async def stopping(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: next(nothing))
+        await bus.subscribe("aiobus.error", lambda error: bus.publish_nowait(Event("FAILED", {})))
+
+    await session(path, stopping, partial(trades, count=1))
+    report = verify(path, stopping)
+    assert report, str(report)
+    assert report.agreed == 1
