@@ -71,7 +71,11 @@ def parser() -> argparse.ArgumentParser:
         "--allow", action="append", default=[], metavar="CALLER", help="may leave the process"
     )
     verification.add_argument(
-        "--recording", type=int, default=-1, metavar="N", help="of several, from 0 (the last)"
+        "--recording",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="one of several, from 0; else the last",
     )
     verification.set_defaults(run=print_verification)
     return made

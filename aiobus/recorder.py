@@ -69,12 +69,13 @@ def record(
     `attach` is a coroutine function of the bus, such as a strategy. It runs in a task of its own as
     soon as the bus is recorded, and all that comes of it is watched: its subscriptions, tasks and
     timers. What `verify` needs to run it again goes into the file: a tape, which readers of the
-    file do not see unless they ask for it. On return of `__aenter__` it has returned, or waits for
-    something that is no call of its setting up, so its subscriptions are live. If it raises, the
-    `async with` raises that, or later the bus fails with it. When the recording is closed the tape
-    ends; what is attached runs on. docs/replay.md says what code replays.
+    file do not see unless they ask for it. On return of `__aenter__` its subscriptions are live: it
+    has returned, or waits for something that is no `subscribe`, `stream` or `publish`. If it
+    raises, the `async with` raises that, or later the bus fails with it. When the recording is
+    closed the tape ends; what is attached runs on. docs/replay.md says what code replays.
 
-    Raises ValueError and TypeError for wrong arguments.
+    Raises ValueError and TypeError for wrong arguments, such as a class, or a function that needs
+    more than the bus.
     """
     if not isinstance(bus, AsyncEventBus):
         raise TypeError(f"bus={bus!r}: an AsyncEventBus is needed")

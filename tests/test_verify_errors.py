@@ -192,6 +192,24 @@ async def test_what_raises_now_and_did_not_then_diverges_with_file_and_line(
     assert difference.where == place
 
 
+async def test_what_raises_now_is_found_on_each_transport(path: Path, url: str) -> None:
+    code = partial(strategy, piece=a_handler_after_a_wait)
+    attached = partial(code, text="")
+    async with (
+        AsyncEventBus(url, name="feed") as feed,
+        AsyncEventBus(url, name="desk") as bus,
+        record(bus, path, attach=attached),
+    ):
+        async with bus.stream("SIGNAL") as signals:
+            for _ in range(3):
+                await trades(feed, 1)
+                await anext(signals)
+        await bus.settle()
+    assert verify(path, attached)
+    report = str(diverged(path, partial(code, text="no price")))
+    assert "raises Bug('no price') at fails (" in report
+
+
 @pytest.mark.parametrize(
     "piece", [each for name, each in PIECES.items() if not name.startswith(IS_ATTACHED)],
     ids=[name for name in PIECES if not name.startswith(IS_ATTACHED)],
@@ -224,6 +242,68 @@ async def test_an_attached_coroutine_that_failed_the_bus_fails_again(path: Path)
     report = verify(path, attached)
     assert report, str(report)
     assert "raised an exception then" in str(diverged(path, partial(broken, text="")))
+
+
+Work = Callable[[AsyncEventBus, Event], Awaitable[object]]
+UNCAUGHT: dict[str, Work] = {
+    "a request that times out": lambda bus, trade: bus.request(
+        Event("ASK", {}), "ANSWER", timeout=0.001
+    ),
+    "a request without a subscriber": lambda bus, trade: bus.request(
+        Event("NOTHING", {}), "ANSWER"
+    ),
+    "a wait that times out": lambda bus, trade: bus.wait_for("NEVER", timeout=0.001),
+    "no event": lambda bus, trade: bus.publish(5),  # type: ignore[type-var]
+    "data that is no JSON": lambda bus, trade: bus.publish(Event("WRONG", object())),
+    "a subscription that there is not": lambda bus, trade: bus.unsubscribe("NEVER", print),
+    "a settle of a handler": lambda bus, trade: bus.settle(),
+    "a timeout": lambda bus, trade: asyncio.wait_for(asyncio.sleep(1), 0.001),
+    "its own cancelling": lambda bus, trade: cancelled(),
+    "several": lambda bus, trade: several(),
+    "an error of an object": lambda bus, trade: asyncio.sleep("1"),  # type: ignore[arg-type]
+}
+
+
+async def cancelled() -> None:
+    task = asyncio.create_task(asyncio.sleep(1))
+    task.cancel()
+    await task
+
+
+async def several() -> None:
+    async def member(text: str) -> None:
+        await asyncio.sleep(0)
+        fails(text)
+
+    async with asyncio.TaskGroup() as group:
+        for text in "ab":
+            group.create_task(member(text))
+
+
+@pytest.mark.parametrize("work", UNCAUGHT.values(), ids=UNCAUGHT)
+async def test_an_exception_of_a_call_that_is_not_caught_is_the_same_again(
+    path: Path, work: Work
+) -> None:
+    async def careless(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data))
+            await work(bus, trade)
+
+        await bus.subscribe("ASK", lambda ask: None)
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, careless, partial(trades, count=3))
+    report = verify(path, careless)
+    assert report, str(report)
+    assert report.deliveries >= 3
+
+
+async def test_what_comes_next_on_the_tape_is_told_by_handler_and_event(path: Path) -> None:
+    piece = the_attached_coroutine
+    await recorded(path, piece, "")
+    report = str(diverged(path, partial(strategy, piece=piece, text="no price")))
+    assert "strategy raises Bug" in report
+    assert "on_trade(TRADE) is given TRADE desk@" in report
 
 
 async def test_an_exception_that_keeps_an_output_from_being_published_is_named_with_it(

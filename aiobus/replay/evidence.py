@@ -67,37 +67,37 @@ def raised_at(error: BaseException) -> str:
 
 # What is another in each run.
 
-_CLOCK = "read the time by aiobus.clock.time() or loop.time(), which are recorded"
-_CHANCE = "make it from event.id or by random.getrandbits(128), which come again"
+_CLOCK = "is not on the tape: read the time by aiobus.clock.time() or loop.time(), which are"
+_CHANCE = "is another in each run: make it from event.id or by random.getrandbits(128)"
 _UNSEEDED = "a random generator without a seed"
-_SEED = "give it one"
-_HASH = "of a string it depends on PYTHONHASHSEED"
-_ADDRESS = "leave it out of decisions"
+_SEED = "is another in each run: give it one"
+_HASH = "of a string depends on PYTHONHASHSEED, which is another one now"
+_ADDRESS = "is another in each run: leave it out of decisions"
 _CALLS: dict[Any, tuple[str, str]] = {
     **{
         getattr(time, name): (f"time.{name}()", _CLOCK)
         for each in ("time", "monotonic", "perf_counter")
         for name in (each, f"{each}_ns")
     },
-    time.localtime: ("time.localtime()", _CLOCK),
-    time.gmtime: ("time.gmtime()", _CLOCK),
     os.urandom: ("os.urandom()", _CHANCE),
     id: ("id()", _ADDRESS),
 }
 _DATES = {name: (f"datetime.{name}()", _CLOCK) for name in ("now", "utcnow", "today")}
 _MAKERS = ("uuid", "secrets", "random")
-"""Modules that call these for what they return."""
+"""Modules that call these for what they return. Calls that may be given a time to convert, such as
+`time.gmtime`, are not watched: a profiler does not see their arguments.
+"""
 _SEEDED = random.Random.seed.__code__
 
 
 class Witness:
     """Notes which of these calls code makes between `begin` and `end`, in this thread. What they
-    return is not changed. It notes nothing if a profiler is at work in the thread. `is_other_seed`:
-    the hashes of texts are others than they were.
+    return is not changed. It notes nothing if a profiler is at work in the thread when `start` is
+    called. `is_other_seed`: the hashes of texts are others than they were.
     """
 
     def __init__(self, *, is_other_seed: bool) -> None:
-        self._is_able = sys.getprofile() is None
+        self._is_able = False
         self._calls = _CALLS | ({hash: ("hash()", _HASH)} if is_other_seed else {})
         self._found: dict[tuple[str, str], str] = {}
         """Call and place, and what helps."""
@@ -106,7 +106,11 @@ class Witness:
     def told(self) -> Iterator[str]:
         """A sentence for each call, in the order in which they were made first."""
         for (call, where), cure in self._found.items():
-            yield f"{call} at {where} has another result in each run: {cure}"
+            yield f"{call} at {where} {cure}"
+
+    def start(self) -> None:
+        """Watch this thread from now on."""
+        self._is_able = sys.getprofile() is None
 
     def begin(self) -> None:
         """Code of the strategy goes on."""

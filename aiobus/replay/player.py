@@ -260,6 +260,7 @@ class Player(Schedule):
         before = random.getstate()
         random.setstate((version, tuple(state), gauss))
         watch(bus, self)
+        self.witness.start()
         self.loop.schedule = self
         self.loop.set_task_factory(self.make_task)
 
@@ -362,6 +363,18 @@ class Player(Schedule):
                 **more,
             }
         super().differ(text, strand, **more)
+
+    def said(self) -> str:
+        """The next entry, for people."""
+        kind, _, *rest = self.head
+        if kind != DELIVER:
+            return super().said()
+        number, _, (source, epoch, seq, _, text) = rest
+        target = self.subscriptions.get(number)
+        name = "a subscription that there is not now" if target is None else target.name
+        row = text.encode() if text is not None else self._rows(source, epoch, seq)
+        type = "" if row is None else f"{orjson.loads(row)[2]} "
+        return f"{name} is given {type}{event_id(source, epoch, seq)}"
 
     def _due(self) -> bytes | None:
         """What the recording has published next, before the strand waits: more is said by that than

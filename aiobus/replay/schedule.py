@@ -83,12 +83,13 @@ class Gated(Strand):
         if isinstance(about, tuple):
             about, type, id = about
             text = f" with {type} {event_id(*id)}"
+        about = _function(about)
         return f"{getattr(about, '__qualname__', about)}{text}"
 
     @property
     def begins(self) -> str:
         """Where its code begins."""
-        about = self.about[0] if isinstance(self.about, tuple) else self.about
+        about = _function(self.about[0] if isinstance(self.about, tuple) else self.about)
         code = getattr(about, "cr_code", getattr(about, "__code__", None))
         return "" if code is None else f"{self} ({code.co_filename}:{code.co_firstlineno})"
 
@@ -165,6 +166,12 @@ class Gated(Strand):
         if self.cancel is not None and awaited is not None and awaited.cancel():
             self.cancel = None
         return awaited
+
+
+def _function(callback: Any) -> Any:
+    while isinstance(callback, partial):
+        callback = callback.func
+    return callback
 
 
 class _DoneAgain(DoneCallback):

@@ -65,19 +65,20 @@ def verify(
         report = verify("strategy.db", strategy)
         print(report)  # AGREES, DIVERGES with the first difference, or INCONCLUSIVE
 
-    AGREES: it has run from the first to the last entry of the tape, and all it has published is
-    what was recorded, with type, key, data, timestamp and cause. DIVERGES: `report.difference` is
-    the first difference. INCONCLUSIVE, and `report.reason` says why, if nothing was compared: there
-    is no such file, it is damaged, or it has no tape; nothing was delivered or published, or the
-    data of all outputs is ignored; the tape has a hole or no end, because the recording was not
-    closed; an event is not in the file; the strategy waits for something that is not attached; or a
-    call that would leave the process was refused.
+    AGREES: it has run from the first to the last entry of the tape, all it has published is what
+    was recorded, with type, key, data, timestamp and cause, and each piece of it has ended as it
+    did, with the same exception or with none. DIVERGES: `report.difference` is the first
+    difference. INCONCLUSIVE, and `report.reason` says why, if nothing was compared, or not all of
+    it could be: there is no such file, it is damaged, or it has no tape; nothing was delivered or
+    published, or the data of all outputs is ignored; the tape has a hole or no end, because the
+    recording was not closed; an event is not in the file; the strategy waits for something that is
+    not attached; or a call that would leave the process was refused.
 
     Nothing leaves the process meanwhile, as in `run_virtual`; `allow` names callers that may. The
     strategy runs on a loop of its own, in another thread if a loop runs in this one, which waits.
     `ignore`: paths of what is not compared in outputs, such as "data.client_id", "data.legs.*.id"
-    or "timestamp". If the file has several recordings with a tape, `recording` is the place of one
-    of them, as in a list. Raises TypeError and ValueError for wrong arguments.
+    or "timestamp". If the file has several recordings with a tape, one of them is verified:
+    `recording` is its place, as in a list. Raises TypeError and ValueError for wrong arguments.
     """
     check_strategy("strategy", strategy)
     paths, confinement = parse_paths(ignore), Confinement(allow)
@@ -88,7 +89,10 @@ def verify(
             tapes = sorted(_tapes(journal), key=partial(_offset, journal))
             report = replace(report, recordings=len(tapes))
             if not tapes:
-                text = "the file has no tape: record with record(..., attach=strategy)"
+                text = (
+                    "the file has no tape: record with record(..., attach=strategy). If it was, its"
+                    " process was killed before the first stretch of the tape was written"
+                )
                 return replace(report, reason=text)
             try:
                 place = range(len(tapes))[recording]
