@@ -231,9 +231,12 @@ class _Callback(Called):
             # Its first step at once: most handlers need no other, and then nothing is awaited.
             strand.coroutine = result
             strand.awaited = result.send(None)
-        except BaseException as error:
-            if type(error) is StopIteration and result is not None:
+        except StopIteration as error:
+            if result is not None:
                 return None
+            recorder.note_error(strand, error)  # a plain callback has raised it
+            raise
+        except BaseException as error:
             recorder.note_error(strand, error)
             raise
         finally:
