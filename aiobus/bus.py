@@ -226,7 +226,7 @@ class AsyncEventBus:
         """
         check_timeout(timeout)
         if self._tape is not None and (strand := running()) is not None:
-            return await self._tape.wait(strand, "close", partial(self.close, timeout))
+            return await self._tape.wait(strand, "close", partial(self.close, timeout), timeout)
         return await self._close(timeout, drain=True)
 
     async def _close(self, timeout: float, *, drain: bool) -> list[str]:
@@ -591,7 +591,7 @@ class AsyncEventBus:
         Cancelling only stops the waiting.
         """
         if self._tape is not None and (strand := running()) is not None:
-            return await self._tape.wait(strand, "flush", partial(self.flush, timeout))
+            return await self._tape.wait(strand, "flush", partial(self.flush, timeout), timeout)
         self._life.check()
         check_timeout(timeout)
         end = self._loop.time() + timeout
@@ -609,7 +609,7 @@ class AsyncEventBus:
         on_error="raise", the first failure of a handler. Cancelling only stops the waiting.
         """
         if self._tape is not None and (strand := running()) is not None:
-            await self._tape.wait(strand, "settle", partial(self.settle, timeout))
+            await self._tape.wait(strand, "settle", partial(self.settle, timeout), timeout)
             return
         self._life.check()
         check_timeout(timeout)

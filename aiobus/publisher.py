@@ -247,7 +247,8 @@ class Publisher:
         self.room = Notifier()
         """Woken when a reader may have moved for which that waits."""
         self._limits = limits
-        self._most_bytes = limits.event_bytes
+        self.most_bytes = limits.event_bytes
+        """Of an encoded event."""
         self._targets = Routes()
         self._routes: dict[tuple[str, str], Route] = {}
         self._postponed: deque[Callable[[], object]] = deque()
@@ -275,7 +276,7 @@ class Publisher:
         self.is_handing_out = True
         try:
             seq, timestamp, type_, key = self.seq + 1, event.timestamp, route.type, route.key
-            row = encode(seq, timestamp, type_, key, event.data, cause, self._most_bytes)
+            row = encode(seq, timestamp, type_, key, event.data, cause, self.most_bytes)
             places, ring = len(row) // LARGE, route.ring
             if places:
                 ring.settle_at -= 3 * places
@@ -314,7 +315,7 @@ class Publisher:
         if (not cause or event.seq) and not is_own:
             cause = _cause()
         seq, timestamp, type, key = self.seq + 1, event.timestamp, route.type, route.key
-        row = encode(seq, timestamp, type, key, event.data, cause, self._most_bytes)
+        row = encode(seq, timestamp, type, key, event.data, cause, self.most_bytes)
         self.seq = event.seq = seq
         event.source, event.epoch, event.cause = self.name, self.epoch, cause
         return Entry(self.name, self.epoch, seq, timestamp, type, key, cause, row)

@@ -192,9 +192,13 @@ class Recording:
 
     async def _write_stretch(self) -> None:
         tape = self._tape
-        if tape is not None and (encode := tape.next()) is not None:
-            # In a thread, for the compression takes a microsecond of each event.
-            stretch = await in_thread(encode)
+        if tape is not None and self.error is None and (encode := tape.next()) is not None:
+            try:
+                # In a thread, for the compression takes a microsecond of each event.
+                stretch = await in_thread(encode)
+            except Exception as error:  # noqa: BLE001 - the strategy is not to blame, and goes on
+                self._end(JournalError(f"a stretch of the tape cannot be written: {error!r}"))
+                return
             await self._until_room()  # events have come meanwhile
             self._append(stretch)
             self._stretches += 1

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
 from typing import Any, Protocol, TypeVar
 
 from aiobus.event import Event
@@ -21,7 +21,7 @@ from aiobus.subscription import Subscription
 
 __all__ = [
     "Called", "DoneCallback", "Strand", "StrandTask", "Tape", "awaited", "entered", "here",
-    "is_for_strand", "is_users_call", "plain_task", "running",
+    "is_for_strand", "is_package", "is_users_call", "plain_task", "running",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -32,6 +32,8 @@ class Here(threading.local):
     """The strand that runs now in this thread, within a bus call or not."""
 
     strand: "Strand | None" = None
+    is_cancelling = False
+    """A task is cancelled, which may cancel those that it waits for."""
 
 
 here = Here()
@@ -70,9 +72,25 @@ class Strand(Coroutine[Any, Any, Any]):
         if self.coroutine is not None:
             self.coroutine.close()
 
-    # What tracebacks and `repr` of tasks read of a coroutine.
+    def cut(self) -> None:
+        """Code that is not watched has cancelled its task."""
 
-    cr_running = False
+    # What tracebacks, `repr` of tasks and `inspect` read of a coroutine.
+
+    @property
+    def cr_running(self) -> bool:
+        """True while its code runs."""
+        return bool(getattr(self.coroutine, "cr_running", False))
+
+    @property
+    def cr_suspended(self) -> bool:
+        """True while it waits."""
+        return bool(getattr(self.coroutine, "cr_suspended", False))
+
+    @property
+    def cr_origin(self) -> Any:
+        """Where it was made, if `sys` keeps track of that."""
+        return getattr(self.coroutine, "cr_origin", None)
 
     @property
     def __name__(self) -> str:
@@ -135,6 +153,20 @@ class StrandTask(asyncio.Task[Any]):
             function = self._called(function)
         super().add_done_callback(function, context=context)
 
+    def cancel(self, msg: Any = None) -> bool:
+        """As of other tasks. Its strand is told if code that is not watched does that."""
+        is_inner = here.is_cancelling or running() is not None
+        if is_inner or is_package(frame := sys._getframe(1)) or is_timeout(frame):
+            return super().cancel(msg)
+        here.is_cancelling = True
+        try:
+            is_cancelled = super().cancel(msg)
+        finally:
+            here.is_cancelling = False
+        if is_cancelled:
+            self.get_coro().cut()  # type: ignore[union-attr]
+        return is_cancelled
+
 
 class DoneCallback:
     """Stands for `function`, and is equal to it: `remove_done_callback` compares."""
@@ -168,6 +200,16 @@ def is_users_call(depth: int = 2) -> bool:
     """True if the caller of the calling function is neither asyncio nor this package."""
     name = sys._getframe(depth).f_globals.get("__name__", "")
     return not name.startswith(("asyncio.", "aiobus."))
+
+
+def is_package(frame: FrameType) -> bool:
+    """True if the code of this frame is of this package."""
+    return str(frame.f_globals.get("__name__", "")).startswith("aiobus.")
+
+
+def is_timeout(frame: FrameType) -> bool:
+    """True if the code of this frame is that of asyncio.timeout."""
+    return frame.f_globals.get("__name__") == "asyncio.timeouts"
 
 
 _PLAIN = (FunctionType, MethodType, partial)
@@ -228,6 +270,12 @@ class Tape(Protocol):
         """As the bus does."""
         ...
 
-    async def wait(self, strand: Strand, call: str, again: Callable[[], Awaitable[T]]) -> T:
+    async def wait(
+        self,
+        strand: Strand,
+        call: str,
+        again: Callable[[], Awaitable[T]],
+        timeout: float | None = None,
+    ) -> T:
         """Any other call that waits."""
         ...

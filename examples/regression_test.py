@@ -41,15 +41,15 @@ def test_the_strategy_decides_as_it_did() -> None:
 def test_a_changed_parameter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report names the first signal that differs, and the trade that led to it."""
     monkeypatch.setattr("regression_test.WHALE", 2.0)
-    print(verify(SESSION, follow_the_whales).difference)
+    print(difference := str(verify(SESSION, follow_the_whales).difference))
+    assert "an output is missing: follow_the_whales" in difference
 
 
 async def main() -> None:
     """Record what the strategy does with the trades."""
     for path in SESSION.parent.glob(f"{SESSION.name}*"):
         path.unlink()
-    bus = AsyncEventBus(name="desk")
-    async with bus, record(bus, SESSION, attach=follow_the_whales):
+    async with AsyncEventBus(name="desk") as bus, record(bus, SESSION, attach=follow_the_whales):
         for type, data in islice(trades(), TRADES):
             await bus.publish(Event(type, data, key="BTCUSDT"))
         await bus.settle()

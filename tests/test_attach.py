@@ -1,7 +1,9 @@
 """`record(attach=)` runs a strategy, and leaves everything else as it was."""
 
 import asyncio
+import math
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -78,9 +80,14 @@ async def test_a_later_error_fails_the_bus(path: Path) -> None:
 
 async def test_the_loop_is_as_before_when_the_recording_is_closed(path: Path) -> None:
     loop = asyncio.get_running_loop()
-    before = loop.call_soon, loop.call_later, loop.call_at, loop.get_task_factory()
+
+    def hooks() -> list[object]:
+        names = "call_soon", "call_soon_threadsafe", "call_later", "call_at", "time"
+        return [loop.get_task_factory(), *(getattr(loop, name) for name in names)]
+
+    before = hooks()
     await session(path, echo, trades)
-    assert (loop.call_soon, loop.call_later, loop.call_at, loop.get_task_factory()) == before
+    assert hooks() == before
 
 
 async def test_what_is_attached_runs_on_when_the_recording_is_closed(path: Path) -> None:
@@ -178,6 +185,95 @@ async def test_the_tape_is_small(path: Path) -> None:
     ((size,),) = connection.execute(f"SELECT sum(length(data)) FROM events WHERE {where}")
     connection.close()
     assert size < 10_000 * 25
+
+
+@pytest.mark.parametrize("delay", [math.inf, 1e13])
+async def test_a_delay_of_any_length_is_recorded_and_replays(path: Path, delay: float) -> None:
+    """What does not fit into the tape raises nothing in the strategy, and takes no tape away."""
+
+    async def sleeper(bus: AsyncEventBus) -> None:
+        await echo(bus)
+        tasks.append(asyncio.create_task(asyncio.sleep(delay)))
+        tasks.append(asyncio.create_task(bus.wait_for("NEVER", timeout=delay)))
+        loop = asyncio.get_running_loop()
+        loop.call_at(delay, print)
+        with pytest.raises(TypeError):
+            loop.call_later("soon", print)  # type: ignore[arg-type]
+
+    tasks: list[asyncio.Task[object]] = []
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=sleeper):
+            await trades(bus)
+            await bus.settle()
+        assert not any(task.done() for task in tasks)
+        for task in tasks:
+            task.cancel()
+    report = verify(path, sleeper)
+    assert report, str(report)
+
+
+async def test_a_tape_that_cannot_be_written_ends_the_recording_and_not_the_strategy(
+    path: Path,
+) -> None:
+    async with AsyncEventBus(name="desk") as bus:
+        seen: list[Event] = []
+        await bus.subscribe("aiobus.error", seen.append)
+        async with record(bus, path, attach=echo) as recording, bus.stream("SIGNAL") as signals:
+            assert recording._tape is not None
+            recording._tape._recorder.log.append(2**70)  # as no entry has it
+            await recording._write_stretch()
+            await trades(bus, 1)
+            assert (await anext(signals)).data == {"number": 1}
+        assert "tape cannot be written" in str(recording.error)
+    assert [event.data["subscription"] for event in seen] == [f"record({path})"]
+    assert not verify(path, echo)
+
+
+async def test_nothing_is_kept_of_what_happens_after_the_recording(path: Path) -> None:
+    heard: list[int] = []
+
+    async def reader(bus: AsyncEventBus) -> None:
+        stream = bus.stream("QUOTE")  # entered when the recording is over
+        now = asyncio.get_running_loop().time
+
+        async def read() -> None:
+            async with bus.stream("TRADE") as trades:
+                async for trade in trades:
+                    heard.append(trade.data["number"] if now() else 0)
+                    with suppress(BusError):
+                        await anext(trades) if trade.data["number"] < 0 else None
+
+        async def read_later() -> None:
+            await over.wait()
+            async with stream:
+                await anext(stream)
+
+        tasks.extend(asyncio.create_task(each) for each in (read(), read_later()))
+        await asyncio.sleep(0)
+        await bus.subscribe("TRADE", lambda trade: None)
+
+    over, tasks = asyncio.Event(), []  # type: ignore[var-annotated]
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, types="OTHER", attach=reader) as recording:
+            await trades(bus, 1)
+            await bus.settle()
+        assert recording._tape is not None
+        recorder = recording._tape._recorder
+
+        def size() -> int:
+            kept = recorder._rows, recorder._outcomes, recorder._outputs, recorder._clocks
+            return len(recorder._made) + sum(map(len, kept))
+
+        before = size()
+        over.set()
+        await trades(bus, 50)
+        async with bus.stream("QUOTE"):
+            await bus.publish(Event("QUOTE", {}))
+        await bus.settle()
+        assert len(heard) == 51
+        assert size() == before
+        for task in tasks:
+            task.cancel()
 
 
 async def test_a_stretch_of_the_tape_waits_for_room_behind_the_events(

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from aiobus import (
     Journal,
     RequestTimeout,
     assert_replays,
+    clock,
     record,
     verify,
 )
@@ -613,6 +615,91 @@ async def a_longer_timeout_of_a_request(bus: AsyncEventBus, changed: bool) -> No
 
 
 @change
+async def a_longer_timeout_of_a_cancelled_request(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await bus.request(Event("ASK", {}), "ANSWER", timeout=60 if changed else 30)
+
+
+@change
+async def other_replies_to_a_request(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(RequestTimeout):
+        await bus.request(Event("ASK", {}), "FILL" if changed else "ACK", timeout=0.002)
+
+
+@change
+async def a_shorter_timeout_of_flush(bus: AsyncEventBus, changed: bool) -> None:
+    await bus.flush(0.001 if changed else 5)
+
+
+@change
+async def a_shorter_timeout_of_settle(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(BusError):
+        await bus.settle(0.001 if changed else 5)
+
+
+@change
+async def a_longer_asyncio_timeout(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(3600 if changed else 0.001):
+            await asyncio.Event().wait()
+
+
+@change
+async def a_timeout_that_is_moved_further(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(3600) as limit:
+            limit.reschedule(asyncio.get_running_loop().time() + (60 if changed else 0.001))
+            await asyncio.Event().wait()
+
+
+@change
+async def a_longer_timeout_that_does_not_strike(bus: AsyncEventBus, changed: bool) -> None:
+    async with asyncio.timeout(3600 if changed else 60):
+        await asyncio.sleep(0)
+
+
+@change
+async def a_longer_asyncio_wait_for(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.Event().wait(), 3600 if changed else 0.001)
+
+
+@change
+async def a_longer_asyncio_wait(bus: AsyncEventBus, changed: bool) -> None:
+    await asyncio.wait([asyncio.create_task(asyncio.sleep(0))], timeout=3600 if changed else 1)
+
+
+@change
+async def a_longer_wait_for(bus: AsyncEventBus, changed: bool) -> None:
+    with suppress(TimeoutError):
+        await bus.wait_for("NEVER", timeout=60 if changed else 0.001)
+
+
+@change
+async def a_later_call(bus: AsyncEventBus, changed: bool) -> None:
+    asyncio.get_running_loop().call_later(3600 if changed else 60, print)
+
+
+@change
+async def a_call_at_a_later_time(bus: AsyncEventBus, changed: bool) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_at(loop.time() + (3600 if changed else 0.001), int)
+
+
+@change
+async def a_call_at_a_time_in_place_of_a_delay(bus: AsyncEventBus, changed: bool) -> None:
+    loop = asyncio.get_running_loop()
+    time = loop.time()
+    loop.call_at(time, int) if changed else loop.call_later(time, int)
+
+
+@change
+async def another_clock(bus: AsyncEventBus, changed: bool) -> None:
+    clock.time() if changed else asyncio.get_running_loop().time()
+
+
+@change
 async def a_task_more(bus: AsyncEventBus, changed: bool) -> None:
     if changed:
         await asyncio.create_task(asyncio.sleep(0))
@@ -653,6 +740,91 @@ async def test_a_change_that_no_output_shows_diverges(path: Path, change: Change
     assert verify(path, partial(strategy, changed=False))
     report = verify(path, partial(strategy, changed=True))
     assert report.verdict == "DIVERGES", str(report)
+
+
+async def test_another_timeout_of_close_diverges_and_is_named(path: Path) -> None:
+    async def closing(bus: AsyncEventBus, timeout: float) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data))
+            await bus.close(timeout)
+
+        await bus.subscribe("TRADE", on_trade)
+
+    bus = AsyncEventBus(name="desk")
+    async with bus, record(bus, path, attach=partial(closing, timeout=2)):
+        await trades(bus, 1)
+        await bus.wait_closed()
+    assert verify(path, partial(closing, timeout=2.0))
+    difference = verify(path, partial(closing, timeout=0.5)).difference
+    assert difference is not None
+    assert "calls close with other arguments" in difference.text
+    assert difference.recorded == "with timeout=2"
+    assert difference.replayed == "with timeout=0.5"
+
+
+async def test_other_replies_to_a_request_are_named(path: Path) -> None:
+    async def asking(bus: AsyncEventBus, replies: str | tuple[str, ...]) -> None:
+        async def on_trade(trade: Event) -> None:
+            with suppress(RequestTimeout):
+                await bus.request(Event("ORDER", {}), replies, timeout=0.001)
+
+        await bus.subscribe("ORDER", lambda order: None)
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, partial(asking, replies=("ACK", "REJECT")), trades)
+    assert verify(path, partial(asking, replies=("REJECT", "ACK")))
+    difference = verify(path, partial(asking, replies="FILL")).difference
+    assert difference is not None
+    assert difference.recorded == "for ACK REJECT with timeout=0.001"
+    assert difference.replayed == "for FILL with timeout=0.001"
+
+
+async def test_a_clock_that_is_read_now_is_named_at_the_next_call(path: Path) -> None:
+    """What is called next is what was: without that, the report would say the same twice."""
+
+    async def reading(bus: AsyncEventBus, reads: bool) -> None:
+        if reads:
+            asyncio.get_running_loop().time()
+        await echo(bus)
+
+    await session(path, partial(reading, reads=False), trades)
+    difference = verify(path, partial(reading, reads=True)).difference
+    assert difference is not None
+    assert "subscribes, after it has read the clock" in difference.text
+    assert difference.recorded.endswith("subscribes")
+
+
+async def test_a_delay_that_hangs_on_another_clock_diverges_and_says_so(path: Path) -> None:
+    async def sleeper(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("SIGNAL", trade.data))
+            await asyncio.sleep(next(delays))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    delays = (0.001 + number * 0.000_013 for number in numbers())  # as of time.monotonic()
+    await session(path, sleeper, trades)
+    report = verify(path, sleeper)
+    assert report.difference is not None, str(report)
+    assert "another timer" in report.difference.text
+    assert "loop.time()" in report.difference.suspects[0]
+
+
+async def test_a_parameter_of_a_timeout_is_named_and_no_clock_is_suspected(path: Path) -> None:
+    async def sleeper(bus: AsyncEventBus, stale: float) -> None:
+        async def on_trade(trade: Event) -> None:
+            async with asyncio.timeout(stale):
+                await bus.publish(Event("SIGNAL", trade.data))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    await session(path, partial(sleeper, stale=5.0), trades)
+    assert verify(path, partial(sleeper, stale=5.0))
+    report = verify(path, partial(sleeper, stale=30.0))
+    assert report.difference is not None, str(report)
+    assert report.difference.replayed == "about 30 s"
+    assert report.difference.suspects == ()
+    assert f"{__file__}:" in report.difference.where
 
 
 async def test_a_where_that_selects_less_diverges_at_the_first_event(path: Path) -> None:
@@ -742,6 +914,30 @@ async def test_two_recordings_of_one_start_are_two(path: Path) -> None:
             for subscription in list(parts_of(bus).subscriptions):
                 await subscription.unsubscribe()
     assert [verify(path, echo, recording=place).agreed for place in (0, 1)] == [2, 3]
+
+
+async def test_recordings_are_in_the_order_of_time_though_their_buses_take_turns(
+    path: Path,
+) -> None:
+    def saying(text: str) -> Strategy:
+        async def strategy(bus: AsyncEventBus) -> None:
+            await bus.subscribe("TRADE", lambda _: bus.publish_nowait(Event("SAID", text)))
+
+        return strategy
+
+    turns = ["a1", "b2", "a3", "a4", "b5"]
+    async with AsyncEventBus(name="a") as a, AsyncEventBus(name="b") as b:
+        for text in turns:
+            bus = a if text[0] == "a" else b
+            async with record(bus, path, attach=saying(text)):
+                await trades(bus, 2)
+                await bus.settle()
+            for subscription in list(parts_of(bus).subscriptions):
+                await subscription.unsubscribe()
+    for place, text in enumerate(turns):
+        assert verify(path, saying(text), recording=place)
+        assert verify(path, saying(text), recording=place - len(turns))
+    assert verify(path, saying("b5"))
 
 
 # Where it runs.

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import inspect
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
@@ -16,6 +18,7 @@ from aiobus import (
     AsyncEventBus,
     BusClosed,
     BusError,
+    EncodeError,
     Event,
     Limits,
     NoSubscribers,
@@ -127,6 +130,42 @@ async def due_already(bus: AsyncEventBus, trade: Event) -> None:
         await say(bus, "LATE")
 
 
+@code("the time of the loop: tickers, throttles and limits")
+async def paced(bus: AsyncEventBus, trade: Event) -> None:
+    loop = asyncio.get_running_loop()
+    next_time = begin = loop.time()
+    for _ in range(3):
+        next_time += 0.001
+        await asyncio.sleep(max(0.0, next_time - loop.time()))
+        await say(bus, "TICK", loop.time() - begin)
+    done = loop.create_future()
+    number = 0
+
+    def again() -> None:
+        nonlocal number
+        number += 1
+        bus.publish_nowait(Event("AGAIN", {"late": loop.time() - begin}))
+        if number < 3:
+            loop.call_at(begin + number * 0.001, again)
+        else:
+            done.set_result(None)
+
+    again()
+    await done
+    while True:
+        await asyncio.sleep(0)
+        if loop.time() >= begin + 0.006:
+            break
+    try:
+        async with asyncio.timeout_at(begin + 0.007) as limit:
+            while True:
+                limit.reschedule(loop.time() + 0.001)
+                await say(bus, "MOVED", limit.when())
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        await say(bus, "OVER", loop.time())
+
+
 @code("plain callbacks of call_soon, call_later and call_at")
 async def plain(bus: AsyncEventBus, trade: Event) -> None:
     loop = asyncio.get_running_loop()
@@ -201,6 +240,51 @@ async def generated(bus: AsyncEventBus, trade: Event) -> None:
         )
     await asyncio.sleep(0)
     await say(bus, "GENERATED")
+
+
+@code("async generators that are left before their end")
+async def left(bus: AsyncEventBus, trade: Event) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            for number in range(3):
+                yield number
+        finally:
+            await asyncio.sleep(0)
+            await say(bus, "LEFT")
+
+    async for number in numbers():
+        if number == 1:
+            break
+    other = numbers()
+    await anext(other)
+    await say(bus, "BEHIND")
+
+
+@code("call_soon_threadsafe")
+async def threadsafe(bus: AsyncEventBus, trade: Event) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_soon_threadsafe(lambda: bus.publish_nowait(Event("SOON", {})))
+    await say(bus, "BEFORE")
+
+
+@code("what inspect and repr tell of a task")
+async def inspected(bus: AsyncEventBus, trade: Event) -> None:
+    async def child() -> str:
+        return inspect.getcoroutinestate(coroutine)
+
+    task = asyncio.create_task(child())
+    coroutine: Any = task.get_coro()
+    states = [inspect.getcoroutinestate(coroutine), await task]
+    assert states == [inspect.CORO_CREATED, inspect.CORO_RUNNING]
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+    task = asyncio.create_task(asyncio.sleep(0, ""))
+    coroutine = task.get_coro()
+    await asyncio.sleep(0)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
+    assert "sleep" in repr(task)
+    assert coroutine.cr_origin is None
+    await task
+    await say(bus, "STATES", states)
 
 
 @code("requests: a reply, a timeout, and no subscriber")
@@ -337,6 +421,7 @@ async def test_a_handler_replays_that_uses(work: Work, tmp_path: Path) -> None:
     report = verify(path, strategy)
     assert report, str(report)
     assert report.agreed >= 4
+    assert {*report.outside} <= {"TRADE", "ANSWER"}  # all that the code does is watched
 
 
 # Other shapes of strategies.
@@ -504,6 +589,26 @@ async def test_the_options_of_the_bus_make_no_difference(
     assert report.agreed == 200
 
 
+@pytest.mark.parametrize("most", [2_000, 4_000_000])
+async def test_an_event_is_refused_as_too_large_if_it_was(path: Path, most: int) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            try:
+                await bus.publish(Event("LARGE", "x" * 1_500_000))
+            except EncodeError as error:
+                await say(bus, "TOO_LARGE", str(error))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    bus = AsyncEventBus(name="desk", limits=Limits(event_bytes=most))
+    async with bus, record(bus, path, attach=strategy):
+        await trades(bus)
+        await bus.settle()
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed == 5
+
+
 async def test_a_bus_with_a_journal_replays_its_waits_for_commits(path: Path) -> None:
     async def strategy(bus: AsyncEventBus) -> None:
         async def on_trade(trade: Event) -> None:
@@ -561,6 +666,121 @@ async def test_a_stream_that_other_code_steps_is_not_watched(path: Path) -> None
     report = verify(path, strategy)
     assert report, str(report)
     assert (report.deliveries, report.agreed) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "way", ["a wait", "a wait that is over", "a bus call", "a task", "tasks at once", "a timeout"]
+)
+async def test_a_strategy_that_is_cancelled_within_its_recording_flattens_again(
+    path: Path, way: str
+) -> None:
+    async def rest() -> None:
+        async with asyncio.timeout(3600):
+            await asyncio.Event().wait()
+
+    async def strategy(bus: AsyncEventBus, flattens: bool = True) -> None:
+        nonlocal wake
+        wake = asyncio.Event()
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        try:
+            if way.startswith("a wait"):
+                await wake.wait()
+            elif way == "a bus call":
+                await bus.wait_closed()
+            elif way == "a task":
+                await asyncio.create_task(rest())
+            elif way == "tasks at once":
+                await asyncio.gather(rest(), rest())
+            else:
+                await rest()
+        finally:
+            if flattens:
+                task = asyncio.current_task()
+                assert task is not None
+                await say(bus, "FLAT", task.cancelling())
+                await asyncio.sleep(0)
+
+    wake = asyncio.Event()
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=strategy) as recording:
+        await trades(bus)
+        await bus.settle()
+        assert recording.attached is not None
+        if way == "a wait that is over":
+            wake.set()
+        recording.attached.cancel()
+        await asyncio.wait([recording.attached])
+        await trades(bus, 1)
+        await bus.settle()
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed == 7
+    report = verify(path, partial(strategy, flattens=False))
+    assert report.difference is not None, str(report)
+    assert report.difference.recorded.startswith("FLAT")
+
+
+async def test_what_is_left_at_the_end_of_a_replay_ends(path: Path) -> None:
+    """As on a live loop: callbacks run, and asynchronous generators are closed."""
+    ended = []
+
+    async def strategy(bus: AsyncEventBus) -> None:
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                ended.append("generator")
+
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            other = numbers()
+            await anext(other)
+            del other
+            done = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(done.set_result, None)
+            await done
+            ended.append("callback")
+
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=strategy) as recording:
+            await trades(bus)
+            await bus.settle()
+        assert recording.attached is not None
+        recording.attached.cancel()
+        await asyncio.wait([recording.attached])
+    live, ended[:] = [*ended], []
+    assert verify(path, strategy)
+    assert sorted(ended) == sorted(live) == ["callback", "generator"]
+
+
+async def test_a_strategy_that_is_cancelled_as_its_recording_ends_replays(path: Path) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        await asyncio.Event().wait()
+
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=strategy) as recording:
+        await trades(bus)
+        await bus.settle()
+        assert recording.attached is not None
+        recording.attached.cancel()
+    assert verify(path, strategy)
+
+
+def test_a_strategy_with_a_handler_of_a_signal_replays(path: Path) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, print)
+
+        async def on_trade(trade: Event) -> None:
+            await say(bus, "WAS_THERE", loop.remove_signal_handler(signal.SIGUSR1))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    asyncio.run(session(path, strategy, trades))  # in the main thread, as signals need it
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed == 5
 
 
 def test_a_session_in_virtual_time_is_recorded_and_replays(tmp_path: Path) -> None:

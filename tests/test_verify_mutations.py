@@ -17,7 +17,7 @@ from aiobus.testing import Faults, MemoryNetwork
 
 OUTPUTS = int(os.environ.get("REPLAY_OUTPUTS", "4"))
 """Of a recording that are altered in each way; `make soak` has 50."""
-KINDS = ("value", "type", "key", "cause", "drop", "add")
+KINDS = ("value", "type", "key", "cause", "timestamp", "drop", "add")
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
@@ -56,6 +56,8 @@ class Altered:
             event.key = "other"
         elif is_it and self._kind == "cause":
             event.cause = "feed@1.1"
+        elif is_it and self._kind == "timestamp":
+            event.timestamp += 1.0
         return is_it
 
     async def publish(self, event: Event) -> Event:
@@ -153,7 +155,10 @@ def check(taken: Session, place: int, kind: str) -> None:
         assert difference.replayed.startswith("EXTRA"), difference
     elif kind != "drop":
         field = {"value": "data"}.get(kind, kind)
+        output_id = next(word for word in difference.recorded.split() if word.endswith(f".{seq}"))
         assert difference.fields == (field,)
+        assert difference.text == f"output {output_id} differs in {field}"
+        assert not difference.is_reordered
         assert f".{seq} " in difference.replayed
 
 
@@ -232,6 +237,25 @@ def test_two_outputs_that_are_exchanged_are_named_at_the_first(tmp_path: Path, n
     assert report.difference.replayed.startswith("TWO")
     assert report.difference.is_reordered
     assert "another order" in report.difference.text
+
+
+@pytest.mark.parametrize(("field", "value"), [("cause", "feed@1.1"), ("timestamp", 2.0)])
+def test_of_equal_outputs_one_with_another_time_or_cause_is_in_no_other_order(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    async def equal(bus: AsyncEventBus, **changed: Any) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.publish(Event("TICK", {}, **{"timestamp": 1.0, **changed}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    path = tmp_path / "strategy.db"
+    asyncio.run(replays.session(path, equal, replays.trades))
+    difference = verify(path, lambda bus: equal(bus, **{field: value})).difference
+    assert difference is not None
+    assert difference.text.startswith("output desk@")
+    assert difference.fields == (field,)
+    assert not difference.is_reordered
 
 
 @pytest.mark.parametrize("fast", [replays.FAST - 1, replays.FAST + 1])

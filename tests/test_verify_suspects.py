@@ -58,7 +58,6 @@ READ: dict[str, Source] = {
     "time.perf_counter()": lambda: time.perf_counter(),
     "datetime.now()": lambda: datetime.datetime.now(datetime.UTC),
     "datetime.today()": lambda: datetime.date.today(),
-    "loop.time()": lambda: asyncio.get_running_loop().time(),
     "os.urandom()": lambda: os.urandom(8),
     "uuid.uuid4()": lambda: uuid.uuid4(),
     "secrets.token_hex()": lambda: secrets.token_hex(),

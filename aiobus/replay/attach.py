@@ -8,7 +8,8 @@ import asyncio
 import inspect
 import platform
 import random
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import CoroutineType, FunctionType
@@ -35,6 +36,7 @@ from aiobus.strand import (
     entered,
     here,
     is_for_strand,
+    is_package,
     is_users_call,
     plain_task,
     running,
@@ -43,8 +45,8 @@ from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
 __all__ = [
-    "Recorder", "Strategy", "add_open", "check_strategy", "open_of", "options_of", "origin_of",
-    "ran_before", "run_strategy",
+    "Recorder", "Strategy", "add_open", "asked", "check_strategy", "open_of", "options_of",
+    "origin_of", "ran_before", "run_strategy",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -148,6 +150,10 @@ class _Recorded(Strand):
         self._event, self.is_numbered = None, True
         self.recorder.note_output(self, event)
 
+    def cut(self) -> None:
+        """Code that is not watched has cancelled its task."""
+        self.recorder.note_cut(self)
+
     def enter(self, call: int, event: Event[Any] | None = None) -> None:
         """A bus call begins."""
         self.call = call
@@ -249,7 +255,7 @@ class _Taken(EventStream):
 
     async def __aenter__(self) -> Self:
         recorder, strand = self._recorder, running()
-        if not isinstance(strand, _Recorded):
+        if not isinstance(strand, _Recorded) or recorder.is_over:
             await super().__aenter__()
             return self
         self._number = recorder.note_subscription(strand)
@@ -265,7 +271,7 @@ class _Taken(EventStream):
 
     async def __anext__(self) -> Event[Any]:
         strand = running()
-        if not isinstance(strand, _Recorded) or self._number < 0:
+        if not isinstance(strand, _Recorded) or self._number < 0 or self._recorder.is_over:
             return await super().__anext__()
         strand.enter(STEP)
         try:
@@ -274,7 +280,8 @@ class _Taken(EventStream):
             self._recorder.note_failure(strand, STEP, error)
             raise
         strand.leave()
-        self._recorder.deliver(strand, self._number, event)
+        if not self._recorder.is_over:
+            self._recorder.deliver(strand, self._number, event)
         return event
 
 
@@ -334,6 +341,7 @@ class Recorder:
             "name": self._bus.name,
             "epoch": self._publisher.epoch,
             "url": self._bus.url,
+            "event_bytes": self._publisher.most_bytes,
             "published": self._publisher.seq,
             "began": self._began,
             "wall": clock.time(),
@@ -344,11 +352,20 @@ class Recorder:
             "loop": f"{type(loop).__module__}.{type(loop).__qualname__}",
         }
         loop.set_task_factory(self._make_task)
-        self._real = {name: getattr(loop, name) for name in ("call_soon", "call_later", "call_at")}
-        for name, real in self._real.items():
-            has_delay = name == "call_later"
-            made = self._soon(real) if name == "call_soon" else self._timed(real, has_delay)
-            setattr(loop, name, made)
+        names = "call_soon", "call_soon_threadsafe", "call_later", "call_at", "time"
+        self._real = real = {name: getattr(loop, name) for name in names}
+        hooks: dict[str, Callable[..., Any]] = {
+            "call_soon": self._soon(real["call_soon"], is_for_strand),
+            # By this one, the loop ends an asynchronous generator that was left before its end.
+            "call_soon_threadsafe": self._soon(
+                real["call_soon_threadsafe"], lambda _: running() is not None
+            ),
+            "call_later": self._timed(real["call_later"], 0),
+            "call_at": self._timed(real["call_at"], 1),
+            "time": self._loop_time(real["time"]),
+        }
+        for name, hook in hooks.items():
+            setattr(loop, name, hook)
         clock.read_by(self._read_clock)
 
         first = _First(self, run_strategy(strategy, self._bus))
@@ -419,28 +436,33 @@ class Recorder:
             raise BusError("a task that starts eagerly cannot be recorded: create it without that")
         return StrandTask(_Recorded(self, coroutine), partial(_Done, self), loop=loop, **options)
 
-    def _timed(self, real: Callable[..., Any], has_delay: bool) -> Callable[..., Any]:
+    def _timed(self, real: Callable[..., Any], is_at: int) -> Callable[..., Any]:
         def call(when: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
             caller = running()
             if caller is None or self._is_setting:
                 return real(when, callback, *arguments, context=context)
-            if has_delay:
-                self.log += (TIMER, caller.number, microseconds(when))
+            self.log += (TIMER, caller.number, microseconds(when), is_at)
+            made = self.strands
             if is_users_call():
                 callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
             self._is_setting = True  # one of these methods may call the other
             try:
                 return real(when, callback, *arguments, context=context)
+            except BaseException:
+                self.strands = made  # what the loop refuses is no strand
+                raise
             finally:
                 self._is_setting = False
 
         return call
 
-    def _soon(self, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _soon(self, real: Callable[..., Any], is_ours: Callable[..., bool]) -> Callable[..., Any]:
+        soon = self._real["call_soon"]
+
         def call(callback: Any, *arguments: Any, context: Any = None) -> Any:
-            if is_for_strand(callback):
+            if is_ours(callback):
                 strand = _Recorded(self)
-                return real(self.run_call, strand, callback, arguments, context=context)
+                return soon(self.run_call, strand, callback, arguments, context=context)
             return real(callback, *arguments, context=context)
 
         return call
@@ -458,9 +480,22 @@ class Recorder:
     def _read_clock(self, read: Callable[[], float]) -> float:
         told_time, strand = read(), running()
         if strand is not None:
-            self.log += (CLOCK, strand.number)
+            self.log += (CLOCK, strand.number, 0)
             self._clocks.append(told_time)
         return told_time
+
+    def _loop_time(self, real: Callable[[], float]) -> Callable[[], float]:
+        def read() -> float:
+            strand = here.strand
+            if strand is None or self.is_over:  # the loop itself, in each of its turns
+                return real()
+            told_time = real()
+            if not (strand.call or self._is_setting or is_package(sys._getframe(1))):
+                self.log += (CLOCK, strand.number, 1)
+                self._clocks.append(told_time)
+            return told_time
+
+        return read
 
     # What is written down.
 
@@ -520,10 +555,17 @@ class Recorder:
         self.log += (OUTCOME, strand.number, call * 2 + strand.is_numbered, number)
         self._outcomes.append(outcome)
 
+    def note_cut(self, strand: _Recorded) -> None:
+        """Code that is not watched has cancelled the task of a strand."""
+        if not self.is_over:
+            self.log += (OUTCOME, strand.number, 0, len(self._outcomes))
+            self._outcomes.append(["cancelled"])
+
     def note_error(self, strand: _Recorded, error: BaseException) -> None:
         """Watched code ends with `error`."""
-        self.log += (RAISED, strand.number, len(self._outcomes))
-        self._outcomes.append(list(Failure.of(error)))
+        if not self.is_over:
+            self.log += (RAISED, strand.number, len(self._outcomes))
+            self._outcomes.append(list(Failure.of(error)))
 
     def note_subscription(self, strand: _Recorded) -> int:
         """A subscription begins. Returns its number."""
@@ -565,16 +607,20 @@ class Recorder:
         self, strand: Any, event: Event[Any], reply_types: Types, timeout: float | None
     ) -> Event[Any]:
         """As the bus does."""
+        if isinstance(reply_types, Iterator):
+            reply_types = list(reply_types)
         strand.enter(REQUEST, event)
+        with suppress(TypeError, ValueError):  # which the bus raises as well
+            self._note_outcome(strand, REQUEST, asked(timeout, Query.of(reply_types)))
         try:
             reply = await self._bus.request(event, reply_types, timeout=timeout)
         except BaseException as error:
             strand.leave(error)
             if isinstance(error, Exception) and not is_again(error):
-                self._note_outcome(strand, REQUEST, [*told(error, event), timeout])
+                self._note_outcome(strand, REQUEST, told(error, event))
             raise
         strand.leave()
-        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq, timeout])
+        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq])
         return reply
 
     async def subscribe(
@@ -607,10 +653,17 @@ class Recorder:
         """As the bus does."""
         return _Taken(self, partial(enter, options))
 
-    async def wait(self, strand: Any, call: str, again: Callable[[], Awaitable[T]]) -> T:
+    async def wait(
+        self,
+        strand: Any,
+        call: str,
+        again: Callable[[], Awaitable[T]],
+        timeout: float | None = None,
+    ) -> T:
         """As the bus does. What came of it is always written down."""
         number = CALLS[call]
         strand.enter(number)
+        self._note_outcome(strand, number, asked(timeout))
         try:
             result = await again()
         except BaseException as error:
@@ -694,6 +747,14 @@ def options_of(options: SubscriptionOptions) -> str:
     """What of the options decides which events are handed over, and how many at once."""
     told = [f"{name}={getattr(options, name)!r}" for name in OPTIONS]
     return ", ".join([*told, *(["where="] if options.where is not None else [])])
+
+
+def asked(timeout: float | None, replies: Query | None = None) -> list[Any]:
+    """What is told of the arguments of a bus call, before it does anything."""
+    limit = "without a timeout"
+    if timeout is not None:
+        limit = f"with timeout={microseconds(timeout) / 1e6:.15g}"
+    return ["asked", limit if replies is None else f"for {replies} {limit}"]
 
 
 def origin_of(strategy: Any) -> str:

@@ -138,8 +138,8 @@ def replay(
             )
             for type, count in sorted(unheard(bus).items()):
                 said += (
-                    f"\n{count:,} requests for {type} found no subscriber: give the bot that answers"
-                    " them by --beside"
+                    f"\n{count:,} requests for {type} found no subscriber: give the bot that"
+                    " answers them by --beside"
                 )
             if waits:
                 said += f"\n{name} was given nothing, and waits at {waits}"

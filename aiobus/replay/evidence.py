@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from aiobus.confinement import is_users
-from aiobus.virtual_loop import VirtualLoop, place
+from aiobus.virtual_loop import place
 
 __all__ = ["Failure", "Witness", "raised_at"]
 
@@ -67,7 +67,7 @@ def raised_at(error: BaseException) -> str:
 
 # What is another in each run.
 
-_CLOCK = "is not on the tape: read the time by aiobus.clock.time(), which is"
+_CLOCK = "is not on the tape: read the time by aiobus.clock.time() or loop.time(), which are"
 _CHANCE = "is another in each run: make it from event.id or by random.getrandbits(128)"
 _UNSEEDED = "a random generator without a seed"
 _SEED = "is another in each run: give it one"
@@ -87,7 +87,7 @@ _MAKERS = ("uuid", "secrets", "random")
 """Modules that call these for what they return. Calls that may be given a time to convert, such as
 `time.gmtime`, are not watched: a profiler does not see their arguments.
 """
-_SEEDED, _TIME = random.Random.seed.__code__, VirtualLoop.time.__code__
+_SEEDED = random.Random.seed.__code__
 
 
 class Witness:
@@ -131,11 +131,8 @@ class Witness:
                     return
                 known = _DATES[name]
             self._note(frame, *known)
-        elif event == "call":
-            if frame.f_code is _TIME:
-                self._note(frame.f_back, "loop.time()", _CLOCK)
-            elif frame.f_code is _SEEDED and frame.f_locals.get("a") is None:
-                self._note(frame.f_back, _UNSEEDED, _SEED)
+        elif event == "call" and frame.f_code is _SEEDED and frame.f_locals.get("a") is None:
+            self._note(frame.f_back, _UNSEEDED, _SEED)
 
     def _note(self, frame: FrameType | None, call: str, cure: str) -> None:
         """Note a call that code makes itself, or by a module whose business it is."""

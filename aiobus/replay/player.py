@@ -22,6 +22,7 @@ from aiobus.codec import copied, decode
 from aiobus.dispatcher import check_callback
 from aiobus.errors import BusError
 from aiobus.event import Event, event_id, parse_id
+from aiobus.limits import Limits
 from aiobus.options import (
     StreamKeywords,
     SubscriptionOptions,
@@ -31,11 +32,11 @@ from aiobus.options import (
     selects,
 )
 from aiobus.query import RESERVED, Query
-from aiobus.replay.attach import Strategy, add_open, open_of, options_of, run_strategy
+from aiobus.replay.attach import Strategy, add_open, asked, open_of, options_of, run_strategy
 from aiobus.replay.evidence import Witness
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
-from aiobus.replay.tape import CALLS, Entry, Kind, Reference, made
+from aiobus.replay.tape import CALLS, NAMES, Entry, Kind, Reference, made
 from aiobus.strand import Called, awaited, here, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -247,7 +248,8 @@ class Player(Schedule):
     async def run(self, strategy: Strategy) -> None:
         """Replay `strategy` to the first difference, or to the end of the tape."""
         facts = self._facts
-        bus = AsyncEventBus(name=facts["name"])
+        limits = Limits(event_bytes=facts["event_bytes"])  # what refuses an event
+        bus = AsyncEventBus(name=facts["name"], limits=limits)
         self.loop.begin(facts["began"], facts["wall"])
         await bus.start()
         bus.url = facts["url"]
@@ -380,6 +382,7 @@ class Player(Schedule):
         """
         first, number, *rest = self.head
         is_called = first == INSIDE and rest[0] in (2 * PUBLISH, 2 * REQUEST)  # not numbered yet
+        is_called |= first == OUTCOME and rest[0] == 2 * REQUEST and rest[1][0] == "asked"
         for kind, strand, *rest in islice(self.ahead(), LOOK_FAR):
             if kind == OUTPUT and strand == number:
                 return self._output_row(rest[0], rest[1])
@@ -437,9 +440,12 @@ class Player(Schedule):
             return False
         found = compare(then, row, self._ignore)
         if found.fields:
-            is_reordered = found.is_reordered or self._comes_later(row)
+            # Another time or cause alone is no other decision.
+            is_decision = any(name.startswith(DECISION) for name in found.fields)
+            is_later = is_decision and self._comes_later(row)
+            is_reordered = found.is_reordered or is_later
             text = f"output {event_id(*self._own, seq)} differs in {', '.join(found.fields)}"
-            if self._comes_later(row):
+            if is_later:
                 text = f"outputs come in another order: {text}"
             self.differ(
                 text,
@@ -550,22 +556,14 @@ class Player(Schedule):
         self, strand: Any, event: Event[Any], reply_types: Types, timeout: float | None
     ) -> Event[Any]:
         """As the bus does."""
+        await self._ask(strand, REQUEST, asked(timeout, Query.of(reply_types)))
         check_timeout(timeout, optional=True)
-        Query.of(reply_types)
         self._publisher.route(event)
         with self.call(REQUEST) as call:
             await self._published(call, event)
             await call.end()
-        outcome = self.outcome(call)
-        if outcome is not None and outcome[-1] != timeout:
-            await self.stop(
-                f"{strand} makes a request with another timeout",
-                strand,
-                recorded=f"timeout={outcome[-1]}",
-                replayed=f"timeout={timeout}",
-            )
-        match outcome:
-            case ["reply", reference, _] if (reply := self.event(reference)) is not None:
+        match outcome := self.outcome(call):
+            case ["reply", reference] if (reply := self.event(reference)) is not None:
                 return reply
             case ["raised", *_] if (error := made(outcome, event)) is not None:
                 raise error
@@ -631,8 +629,25 @@ class Player(Schedule):
         """As the bus does."""
         return _Given(self, options, partial(enter, _bare(options)))
 
-    async def wait(self, strand: Any, call: str, again: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, strand: Gated, call: int, asks: list[Any]) -> None:
+        """The arguments of a call have to be what they were."""
+        if not self.is_head(OUTCOME, strand) or self.head[2] != call * 2:
+            return  # the call itself differs, which is found out next
+        then = self.head[3]
+        if then != asks:
+            text = f"{strand} calls {NAMES[call]} with other arguments"
+            await self.stop(text, strand, recorded=then[1], replayed=asks[1])
+        self.take()
+
+    async def wait(
+        self,
+        strand: Any,
+        call: str,
+        again: Callable[[], Awaitable[T]],
+        timeout: float | None = None,
+    ) -> T:
         """As the bus does."""
+        await self._ask(strand, CALLS[call], asked(timeout))
         with self.call(CALLS[call]) as waiting:
             await waiting.end()
         match self.outcome(waiting):

@@ -21,7 +21,7 @@ from aiobus.errors import LeavesProcess
 from aiobus.event import event_id
 from aiobus.replay.evidence import Failure, Witness
 from aiobus.replay.report import Difference
-from aiobus.replay.tape import END, Entry, Kind, microseconds
+from aiobus.replay.tape import END, NAMES, Entry, Kind, microseconds
 from aiobus.strand import (
     DoneCallback,
     Strand,
@@ -29,6 +29,7 @@ from aiobus.strand import (
     entered,
     here,
     is_for_strand,
+    is_package,
     is_users_call,
     plain_task,
     running,
@@ -41,6 +42,10 @@ DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED 
 NOTHING: Entry = (END, 0)
 LOOPS = ("asyncio.events", "asyncio.base_events")
 """Modules that run callbacks: what called them is not the code of a strand."""
+OTHER_CLOCK = (
+    "it looks as if a clock was read that is not recorded, such as time.monotonic(): read"
+    " loop.time() or aiobus.clock.time()"
+)
 TURNS_TO_END = 10_000
 """Turns of the loop in which what is cancelled at the end has to end."""
 
@@ -116,7 +121,7 @@ class Gated(Strand):
         if number != self.number or self.schedule.is_stopped:
             return False
         if kind != GO_ON:
-            return bool(self.call)
+            return bool(self.call) and not (kind == OUTCOME and rest[0] == 0)
         return self.cancel is not None if rest[1] else bool(self.call) or self.held is not None
 
     def _wait(self) -> Any:
@@ -214,6 +219,7 @@ class PlayerLoop(VirtualLoop):
         super().__init__()
         self.slow_callback_duration = math.inf  # in debug mode: its clock jumps within a callback
         self._timers: dict[int, _Timer] = {}
+        self._signals: set[int] = set()
         self._made = self._turns = 0
         self._origin = 0.0
 
@@ -228,8 +234,16 @@ class PlayerLoop(VirtualLoop):
 
     def wall_time(self) -> float:
         """What the clock told the strand that asks."""
-        told = None if self.schedule is None else self.schedule.read_clock()
+        told = None if self.schedule is None else self.schedule.read_clock(0)
         return super().wall_time() if told is None else told
+
+    def time(self) -> float:
+        """What it told the strand that asks, which is not before what it tells other code."""
+        if self.schedule is not None and running() is not None and not is_package(sys._getframe(1)):
+            told = self.schedule.read_clock(1)
+            self._now = max(self._now, told or 0.0)
+            return self._now if told is None else told
+        return self._now
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *arguments: Any, context: Any = None
@@ -239,11 +253,33 @@ class PlayerLoop(VirtualLoop):
             return self._note_call(callback, arguments, context)
         return super().call_soon(callback, *arguments, context=context)
 
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *arguments: Any, context: Any = None
+    ) -> Any:
+        """As of other loops, which end asynchronous generators by it."""
+        if self.schedule is not None and running() is not None:
+            return self._note_call(callback, arguments, context)
+        return super().call_soon_threadsafe(callback, *arguments, context=context)
+
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Any, *arguments: Any
+    ) -> None:
+        """As of other loops, but no signal comes: what one has led to comes from outside."""
+        self._signals.add(sig)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """As of other loops."""
+        is_there = sig in self._signals
+        self._signals.discard(sig)
+        return is_there
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *arguments: Any, context: Any = None
     ) -> Any:
         """As of other loops."""
         is_users = running() is not None and is_users_call()
+        if self.schedule is not None:
+            self.schedule.set_timer(when, 1)
         return self._note(when, callback, arguments, context, is_users=is_users)
 
     def call_later(  # type: ignore[override]
@@ -252,7 +288,7 @@ class PlayerLoop(VirtualLoop):
         """As of other loops."""
         is_users = running() is not None and is_users_call()
         if self.schedule is not None:
-            self.schedule.set_timer(delay)
+            self.schedule.set_timer(delay, 0)
         return self._note(self._now + delay, callback, arguments, context, is_users=is_users)
 
     def _note(
@@ -276,6 +312,9 @@ class PlayerLoop(VirtualLoop):
         what = (strand, callback, arguments)
         if when is None:
             handle = asyncio.Handle(schedule.run_call, what, self, context)
+            if schedule.is_over:
+                self.run_soon(handle)
+                return handle
         else:
             handle = _Timer(-strand.number, 0, when, schedule.run_call, what, self, context)
         schedule.calls[strand.number] = handle
@@ -300,7 +339,8 @@ class PlayerLoop(VirtualLoop):
         if due is None:
             return False
         del self._timers[due.number]
-        self._now = max(self._now, due.when())
+        if due.when() < math.inf:
+            self._now = max(self._now, due.when())
         self.run_soon(due)
         return True
 
@@ -417,6 +457,8 @@ class Schedule:
         if confinement is not None and confinement.refusal is not None:
             self.fail(confinement.refusal)  # the code has gone on without what was refused
         if not self.is_stopped and not self.is_over:
+            if self.has_read and "read the clock" not in text:
+                text = f"{text}, after it has read the clock where it had not"
             more.setdefault("where", self.where(strand))
             more.setdefault("recorded", self.said())
             self.difference = Difference(self.position, text, **more)
@@ -463,8 +505,15 @@ class Schedule:
         kind, number, *rest = self.head
         if kind == END:
             return "the tape ends here"
+        words = WORDS[kind]
+        if kind == RAISED:
+            words = f"raises {Failure(*rest[0])}"
+        elif kind == OUTCOME and rest[0] == 0:
+            words = "is cancelled by code that is not attached"
+        elif kind == OUTCOME and rest[1][0] == "asked":
+            words = f"calls {NAMES[rest[0] // 2]} {rest[1][1]}"
         strand = self.alive.get(number, "a task, timer or callback that has not begun now")
-        return f"{strand} {f'raises {Failure(*rest[0])}' if kind == RAISED else WORDS[kind]}"
+        return f"{strand} {words}"
 
     def ended(self, strand: Gated, error: BaseException | None = None) -> None:
         """A strand has come to its end, or has raised `error`."""
@@ -506,6 +555,8 @@ class Schedule:
             self._finish()
             return True
         strand = self.alive.get(number)
+        if kind == OUTCOME and rest[0] == 0 and strand is not None and self._cut(strand):
+            return True
         if kind == DELIVER and self.deliver(number, *rest):
             return True
         if kind == GO_ON and number in self.calls:
@@ -527,6 +578,14 @@ class Schedule:
                 " by code that was not attached, or is not any more"
             )
         return True
+
+    def _cut(self, strand: Gated) -> bool:
+        """Cancel the task of a strand, as code that is not attached did. False if there is none."""
+        for task in asyncio.all_tasks(self.loop):
+            if task.get_coro() is strand:
+                self.take()
+                return task.cancel()
+        return False
 
     def at_end(self) -> None:
         """The tape has come to its end."""
@@ -574,19 +633,30 @@ class Schedule:
             self.ended(strand, error)
             raise
 
-    def set_timer(self, delay: float) -> None:
-        """The strand that runs sets a timer: it has to be the same one. Other code may set any."""
+    def set_timer(self, when: float, is_at: int) -> None:
+        """The strand that runs sets a timer: it has to be the same one. `when` is a delay, or with
+        `is_at` a time. Other code may set any.
+        """
         strand = running()
         if not isinstance(strand, Gated) or self.is_over or self.is_stopped:
             return
+        now, base = microseconds(when), microseconds(self.loop._now) if is_at else 0
+
+        def said(time: int) -> str:
+            return f"{'about ' if is_at else ''}{(time - base) / 1e6:g} s"
+
         if not self.is_head(TIMER, strand):
-            self.differ(f"{strand} sets a timer of {delay:g} s", strand)
-        elif self.head[2] != microseconds(delay):
+            self.differ(f"{strand} sets a timer of {said(now)}", strand)
+        elif self.head[2:] != (now, is_at):
+            then = self.head[2]
+            # Parameters differ by a round number.
+            is_read = (now - then) % 100 not in (0, 1, 99) or self.head[3] != is_at
             self.differ(
-                f"{strand} sets another timer, such as that of a sleep",
+                f"{strand} sets another timer, such as that of a sleep or a timeout",
                 strand,
-                recorded=f"{self.head[2] / 1e6:g} s",
-                replayed=f"{delay:g} s",
+                recorded=said(then),
+                replayed=said(now),
+                suspects=(OTHER_CLOCK,) if is_read else (),
             )
         else:
             self.take()
@@ -598,16 +668,15 @@ class Schedule:
             self.loop.run_soon(handle)
         self.calls.clear()
 
-    def read_clock(self) -> float | None:
-        """What the clock told the strand that runs; None for other code."""
+    def read_clock(self, which: int) -> float | None:
+        """What a clock told the strand that runs; None for other code."""
         strand = running()
         if not isinstance(strand, Gated) or self.is_over or self.is_stopped:
             return None
-        entry = self.expect(CLOCK, strand)
-        if entry is None:
+        if not self.is_head(CLOCK, strand) or self.head[2] != which:
             self.has_read = True
             return None
-        return float(entry[2])
+        return float(self.take()[3])
 
 
 WORDS = {
@@ -617,7 +686,7 @@ WORDS = {
     GO_ON: "goes on",
     OUTPUT: "publishes",
     OUTCOME: "returns from a bus call",
-    CLOCK: "reads the clock, or makes an Event",
+    CLOCK: "reads the clock, makes an Event, or sets a timeout",
     SUBSCRIBED: "subscribes",
     TIMER: "sets a timer, such as that of a sleep",
 }

@@ -18,7 +18,7 @@ from aiobus import errors
 from aiobus.event import Event
 
 __all__ = [
-    "CALLS", "END", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Source", "entries",
+    "CALLS", "END", "NAMES", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Source", "entries",
     "is_again", "made", "microseconds", "told",
 ]  # fmt: skip
 
@@ -40,20 +40,24 @@ class Kind(IntEnum):
     OUTPUT = 5
     """It has published the event with this seq."""
     OUTCOME = 6
-    """How a bus call ended: 2 * call + is_numbered, index of the outcome."""
+    """How a bus call ended: 2 * call + is_numbered, index of the outcome. Before calls that have
+    arguments beside an event or a subscription: these. With 0: code that is not attached has
+    cancelled the task of the strand."""
     CLOCK = 7
-    """It has read the clock; the value is a double."""
+    """It has read a clock: 0 for that of `aiobus.clock.time`, 1 for the loop's. The value is a
+    double."""
     SUBSCRIBE = 8
     """It begins to subscribe: number of the subscription."""
     TIMER = 9
-    """It sets a timer, such as that of a sleep: the delay in microseconds."""
+    """It sets a timer, such as that of a sleep: microseconds, 0 for a delay and 1 for a time of
+    the loop, such as that of asyncio.timeout."""
     RAISED = 10
     """It has ended with an exception: index of the outcome, which has type, text and place."""
 
 
 END = 0
 """The kind of what follows the last entry."""
-_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 2, 8: 3, 9: 3, 10: 3}
+_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4, 10: 3}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
     "close", "wait_closed",
@@ -65,6 +69,8 @@ Entry = tuple[Any, ...]
 Source = tuple[str, int, bool]
 """Name and epoch of a source, and whether the rows of its events are in the tape itself."""
 _HEAD = Struct("<II")
+LONGEST = 2**62
+"""Microseconds: some 146,000 years, and what `sleep(math.inf)` is taken for."""
 
 
 class Chunk(NamedTuple):
@@ -136,8 +142,9 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
 
     DELIVER: strand, subscription, time, Reference. WAIT: strand. INSIDE: strand, 2 * call +
     is_numbered. GO_ON: strand, time, is_cancelled. OUTPUT: strand, seq, the row if the recording
-    leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, value.
-    SUBSCRIBE: strand, subscription. TIMER: strand, delay. RAISED: strand, outcome.
+    leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, which,
+    value. SUBSCRIBE: strand, subscription. TIMER: strand, microseconds, is_at. RAISED: strand,
+    outcome.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
     rows = {(source, seq): (past, row) for source, seq, past, row in chunk.rows}
@@ -162,7 +169,7 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
         elif kind == Kind.OUTCOME:
             outcome = chunk.outcomes[entry[3]]
             if outcome[0] == "reply":
-                outcome = ["reply", reference(*outcome[1:3]), *outcome[3:]]
+                outcome = ["reply", reference(*outcome[1:3])]
             entry = (*entry[:3], outcome)
         elif kind == Kind.RAISED:
             entry = (*entry[:2], chunk.outcomes[entry[2]])
@@ -170,8 +177,15 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
 
 
 def microseconds(delay: float) -> int:
-    """A delay as it is written down, and compared."""
-    return int(delay * 1e6)
+    """A delay, or a time of a loop, as it is written down, and compared: no longer than the
+    longest that fits. 0 for what is no number, which the loop refuses by itself.
+    """
+    try:
+        return int(max(-LONGEST, min(LONGEST, delay * 1e6)))
+    except OverflowError:
+        return LONGEST
+    except (TypeError, ValueError):
+        return 0
 
 
 # How a bus call ended.

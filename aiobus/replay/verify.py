@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ def verify(
     try:
         with Journal(path) as journal:
             journal.verify()
-            tapes = list(_tapes(journal))
+            tapes = sorted(_tapes(journal), key=partial(_offset, journal))
             report = replace(report, recordings=len(tapes))
             if not tapes:
                 text = (
@@ -134,7 +135,7 @@ class Tape(NamedTuple):
 
 
 def _tapes(journal: Journal) -> Iterator[Tape]:
-    """The tapes of a journal, in the order in which they were recorded."""
+    """The tapes of a journal, those of each start of a bus together."""
     for source, epoch in journal.sources():
         if source.startswith(NAMED):
             found = []
@@ -143,6 +144,12 @@ def _tapes(journal: Journal) -> Iterator[Tape]:
                 found.append(Tape(source, epoch, chunk["first"], last))
                 last = chunk["first"] - 1
             yield from reversed(found)
+
+
+def _offset(journal: Journal, tape: Tape) -> int:
+    """Where a tape ends in the file, which is written in order."""
+    select = 'SELECT "offset" FROM events WHERE source = ? AND seq = ?'
+    return int(journal.ask(select, journal.number(tape.source, tape.epoch), tape.last))
 
 
 def _chunk(journal: Journal, source: str, epoch: int, seq: int) -> dict[str, Any] | None:
