@@ -8,6 +8,7 @@ import os
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,7 +17,8 @@ import orjson
 
 from aiobus import BusError, Event, Journal, explain, explain_hops, verify
 from aiobus.journal.export import json_line
-from aiobus.replay.command import replay, strategy_named
+from aiobus.lockout import shut
+from aiobus.replay.command import replay, strategy_named, told
 from aiobus.replay.explanation import printable
 from aiobus.replay.moments import Zone
 from aiobus.replay.session import Bot
@@ -172,17 +174,18 @@ def print_replay(given: argparse.Namespace) -> int:
         if given.speed is not None:
             sys.stdout.flush()
 
-    summary, is_well = replay(
-        given.file,
-        strategy_named(given.strategy),
-        tell,
-        name=given.name,
-        speed=given.speed,
-        beside=beside(given.beside),
-        start=place(given.start, zone),
-        end=place(given.end, zone),
-        **selection,
-    )
+    with shut("python -m aiobus replay"):
+        summary, is_well = replay(
+            given.file,
+            strategy_named(given.strategy),
+            tell,
+            name=given.name,
+            speed=given.speed,
+            beside=beside(given.beside),
+            start=place(given.start, zone),
+            end=place(given.end, zone),
+            **selection,
+        )
     say(f"{summary}\n".encode())
     return 0 if is_well else 1
 
@@ -240,15 +243,21 @@ def print_explanation(given: argparse.Namespace) -> None:
 
 
 def print_verification(given: argparse.Namespace) -> int:
-    """The command `verify`."""
+    """The command `verify`. All but a verdict exits with 2, whatever the strategy raises."""
+    options = {"ignore": given.ignore, "allow": given.allow, "recording": given.recording}
     try:
-        options = {"ignore": given.ignore, "allow": given.allow, "recording": given.recording}
-        report = verify(given.file, strategy_named(given.strategy), **options)
-    except (BusError, TypeError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
+        with shut("python -m aiobus verify"):
+            report = verify(given.file, strategy_named(given.strategy), **options)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a script takes the code for a verdict
+        sys.stderr.write(f"{error if isinstance(error, BusError | ValueError) else told(error)}\n")
         return 2
-    say(f"{report}\n".encode())
-    return {"AGREES": 0, "DIVERGES": 1}.get(report.verdict, 2)
+    code = {"AGREES": 0, "DIVERGES": 1}.get(report.verdict, 2)
+    with suppress(BrokenPipeError):
+        say(f"{report}\n".encode())
+        sys.stdout.flush()
+        return code
+    _drop_output()
+    return code
 
 
 def say(line: bytes) -> None:
@@ -266,6 +275,11 @@ def plain_line(offset: int, event: Event, zone: Zone) -> bytes:
     return f"{printable(' '.join(parts))}\n".encode()
 
 
+def _drop_output() -> None:
+    """The reader of the output has ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     made = parser()
@@ -278,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int | None = given.run(given)
         sys.stdout.flush()
     except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except KeyboardInterrupt:
         return 130

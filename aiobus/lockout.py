@@ -15,24 +15,23 @@ from aiobus.confinement import current
 from aiobus.errors import BusError, LeavesProcess
 
 __all__ = [
-    "check_import", "enter_desk", "enter_replay", "importing", "leave_desk", "leave_replay",
-    "replaying",
+    "check_shut", "enter_desk", "enter_replay", "leave_desk", "leave_replay", "replaying", "shut",
 ]  # fmt: skip
 
 _lock = Lock()
 _desks: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 """What is open for each network and journal. One that is collected is not open."""
-_imports: list[str] = []
-"""Modules that are imported to be replayed."""
+_shut: list[tuple[str, list[BusError]]] = []
+"""What goes on while nothing is to be started, and what was refused meanwhile."""
 _replays: dict[int, str] = {}
 """What is replayed, by thread."""
 
 
 def enter_desk(way: object, name: str, where: str) -> None:
     """The bus `name` is about to open its network or journal, `way`. Raises LeavesProcess while a
-    replay is open, and BusError while a strategy is imported.
+    replay is open, and BusError while a command that replays is at work.
     """
-    check_import(f"{name} {where}")
+    check_shut(f"{name} {where}")
     with _lock:
         what = " and ".join(_replays.values())
         if not what:
@@ -70,26 +69,33 @@ def enter_replay(what: str) -> int:
 
 
 @contextmanager
-def importing(module: str) -> Iterator[None]:
-    """The body imports the module of a strategy that is to be replayed. Meanwhile a bus that would
-    join a desk or open a journal, and a recording, raise BusError in every thread.
+def shut(what: str) -> Iterator[None]:
+    """While the body runs, which is `what`, a bus that would join a desk or open a journal, and a
+    recording, raise BusError in every thread that is not in virtual time. On exit, the first of
+    these errors is raised again, since the code that met it may have caught it.
     """
+    met: list[BusError] = []
     with _lock:
-        _imports.append(module)
+        _shut.append((what, met))
     try:
         yield
     finally:
         with _lock:
-            _imports.remove(module)
+            _shut.remove((what, met))
+    if met:
+        raise met[0]
 
 
-def check_import(what: str) -> None:
-    """Raise BusError if a module that is imported to be replayed starts `what`."""
-    if _imports:
-        raise BusError(
-            f"importing {_imports[0]} starts {what}: put what starts a bus under"
+def check_shut(started: str) -> None:
+    """Raise BusError if `shut` says that nothing is to be started now."""
+    if _shut and current() is None:
+        what, met = _shut[-1]
+        error = BusError(
+            f"{what} starts {started}: put what starts a bus under"
             ' `if __name__ == "__main__":`, so that the module can be imported without that'
         )
+        met.append(error)
+        raise error
 
 
 @contextmanager
@@ -119,7 +125,7 @@ def _leave_process() -> None:
     _lock = Lock()
     _desks.clear()
     _replays.clear()
-    _imports.clear()
+    _shut.clear()
 
 
 os.register_at_fork(after_in_child=_leave_process)

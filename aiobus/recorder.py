@@ -26,7 +26,7 @@ from aiobus.journal.format import TAPE, Entry, entries_of, entry_of, tape_of
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.journal.writer import JournalWriter, in_thread
-from aiobus.lockout import check_import
+from aiobus.lockout import check_shut
 from aiobus.options import Keys, Since, SubscribeKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, SYSTEM, Query
 from aiobus.replay.attach import Recorder, Strategy, check_strategy
@@ -134,7 +134,7 @@ class Recording:
         WrongLoop and makes no file.
         """
         self._bus._life.check()
-        check_import(f"a recording of {self._bus.name} into {self._writer.path}")
+        check_shut(f"a recording of {self._bus.name} into {self._writer.path}")
         if self._was_entered:
             raise BusError(f"{self!r} was entered before: call record() for another")
         self._was_entered = True

@@ -689,8 +689,8 @@ plainly(
 plainly(
     "Journal",
     """
-    ask close columns each facts judging last_of_keys last_offset number page read seq_before_last
-    sources verify
+    ask close columns each facts judging last_of_keys last_offset may_have number page read
+    seq_before_last sources verify
     """,
 )
 plainly(

@@ -3,11 +3,14 @@
 import re
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import pytest
 from journals import START, entries, make
 
+from aiobus import AsyncEventBus, Event, verify
 from aiobus.__main__ import main
 
 BOTS = """
@@ -38,6 +41,9 @@ async def handler_raises(bus):
 
 async def never_begins(bus):
     await bus.wait_for("NEVER")
+
+async def ends(bus):
+    raise SystemExit(0)
 
 class Bot:
     async def strategy(self, bus):
@@ -218,6 +224,57 @@ def test_a_module_that_starts_a_bus_as_it_is_imported_is_refused(
     assert "importing live_bot starts " in errors
     assert 'put what starts a bus under `if __name__ == "__main__":`' in errors
     assert not (path.parent / "live.db").exists()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "with contextlib.suppress(Exception): asyncio.run(main())",
+        "t = threading.Thread(target=lambda: asyncio.run(main())); t.start(); t.join()",
+        "threading.Timer(0, lambda: [going.wait(20), asyncio.run(main()), gone.set()]).start()",
+    ],
+)
+def test_a_bus_that_such_a_module_starts_later_or_in_silence_is_refused_too(
+    path: Path,
+    capsysbinary: pytest.CaptureFixture[bytes],
+    start: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: gone.set())
+    going, gone = threading.Event(), threading.Event()
+    bus = f'AsyncEventBus("ipc://{path.parent}/d", name="live")'
+    text = LIVE.format(bus=bus).replace("asyncio.run(main())", start)
+    (path.parent / "live_bot.py").write_text(
+        f"import contextlib, threading\nfrom test_signals import going, gone\n{text}"
+    )
+    signals = types.ModuleType("test_signals")
+    signals.going, signals.gone = going, gone  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "test_signals", signals)
+    sys.modules.pop("live_bot", None)
+
+    def verify_meanwhile(*args: object, **options: object) -> object:
+        going.set()
+        assert "Timer" not in start or gone.wait(20)
+        return verify(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("aiobus.__main__.verify", verify_meanwhile)
+    assert main(["verify", str(path), "live_bot:strategy"]) == 2
+    lines, errors = said(capsysbinary)
+    assert "LIVE" not in lines
+    assert "starts live on ipc://" in errors
+
+
+async def test_a_strategy_that_ends_the_program_has_no_verdict(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    from replays import session, trades
+
+    async def echo(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: bus.publish(Event("SIGNAL", trade.data)))
+
+    taped = path.parent / "taped.db"
+    await session(taped, echo, trades)
+    assert main(["verify", str(taped), "bots_of_replay:ends"]) != 0
 
 
 @pytest.mark.parametrize(

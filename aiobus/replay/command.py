@@ -23,7 +23,7 @@ from aiobus.errors import BusError
 from aiobus.event import Event
 from aiobus.journal.format import tape_of
 from aiobus.journal.reader import Journal
-from aiobus.lockout import importing
+from aiobus.lockout import shut
 from aiobus.publisher import Sink
 from aiobus.query import Query
 from aiobus.replay.session import Bot, acting, play_out
@@ -31,7 +31,7 @@ from aiobus.replay.transport import Replay
 from aiobus.virtual_loop import frames, place
 from aiobus.virtual_run import run_virtual
 
-__all__ = ["replay", "strategy_named"]
+__all__ = ["replay", "strategy_named", "told"]
 
 
 def strategy_named(text: str) -> Bot:
@@ -47,14 +47,14 @@ def strategy_named(text: str) -> Bot:
         raise ValueError(f"{text!r}: a module is named without .py, such as {name}:{function}")
     given, sys.argv = sys.argv, sys.argv[:1]
     try:
-        with importing(module):
+        with shut(f"importing {module}"):
             found: object = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # it runs any code
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise ValueError(f"{text!r}: {error}; give its directory by PYTHONPATH") from None
         if isinstance(error, BusError):
             raise ValueError(f"{text!r}: {error}") from None
-        raise ValueError(f"{text!r}: importing {module} raised {_told(error)}") from error
+        raise ValueError(f"{text!r}: importing {module} raised {told(error)}") from error
     finally:
         sys.argv = given
     for name in function.split("."):
@@ -67,7 +67,7 @@ def strategy_named(text: str) -> Bot:
     return bot
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """The error, and the last line of code of the user's that led to it."""
     *_, said = traceback.format_exception_only(error)
     if isinstance(error, SyntaxError):
@@ -96,7 +96,7 @@ def replay(
 ) -> tuple[str, bool]:
     """Run `bot` on a bus called `name` through the recording, and `tell` each event that it
     publishes. `beside`: other bots by the names of their buses, which take the places of these
-    sources. Returns a summary, and if no handler raised. Blocks. Raises as `Replay` does, and what
+    sources. Returns a summary, and if no handler raised. Blocks. Raises as `Replay` does, and
     ValueError for what a bot raises beside its handlers.
     """
     counts: Counter[str] = Counter()
@@ -155,4 +155,4 @@ def replay(
     except BusError:
         raise
     except Exception as error:
-        raise ValueError(f"a strategy raised {_told(error)}") from error
+        raise ValueError(f"a strategy raised {told(error)}") from error
