@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from journals import fill
 
-from aiobus import AsyncEventBus, Event, Journal, Limits
+from aiobus import AsyncEventBus, Event, Journal, Limits, durable
 from aiobus.errors import (
     CommitFailed,
     JournalFailed,
@@ -99,6 +99,23 @@ async def test_a_publish_that_is_cancelled_has_published(tmp_path: Path) -> None
         await bus.settle()
     assert seen == [1]
     assert [data for _, _, data in stored(path)] == [1]
+
+
+async def test_a_publish_that_is_cancelled_while_it_waits_for_room_has_published_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, event = tmp_path / "desk.db", Event("T", "cancelled")
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        with monkeypatch.context() as patched:
+            patched.setattr(durable, "MAX_UNCOMMITTED", 0)
+            task = asyncio.create_task(bus.publish(event))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert event.seq == 0
+        await bus.publish(Event("T", "next"))
+    assert [(seq, data) for seq, _, data in stored(path)] == [(1, "next")]
 
 
 async def test_who_subscribes_between_number_and_commit_gets_the_event(tmp_path: Path) -> None:
