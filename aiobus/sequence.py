@@ -255,6 +255,8 @@ class Cursor:
         highest = max(self.last, self._reported, self._unknown)
         gap = None
         self.last, self.clear = min(self.last, seq), min(self.clear, seq)
+        self._began = min(self._began, seq)
+        self._met = {start: min(place, seq) for start, place in self._met.items()}
         if highest > seq:
             # What a beacon said beyond `seq` is as little true as the numbers that led there.
             after = max((upto for upto, said in self._sure if said <= seq), default=0)

@@ -550,3 +550,11 @@ def test_what_a_copy_vouched_for_beyond_its_events_counts_for_nothing() -> None:
     assert cursor.enter((1, 50), {0: 0, 1: 40, 2: 90}) == Gap(0, 60, FORKED)
     cursor.hear(95)
     assert cursor.leave(95) == [Gap(60, 95, LEFT)]
+
+
+def test_a_place_that_its_source_took_back_is_not_where_a_copy_was_met() -> None:
+    cursor = moved(Cursor(), 60)
+    assert cursor.enter((0, 0), {0: 0, 1: 20}) is None
+    cursor.go_back(30)
+    moved(cursor, 80)
+    assert cursor.enter((1, 20), {0: 0, 1: 10, 2: 90}) == Gap(30, 80, FORKED)
