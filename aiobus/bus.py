@@ -341,12 +341,13 @@ class AsyncEventBus:
 
         All of that happens before the first wait, so a cancelled publish has published. Only with
         `pace=True` it may wait before, for readers: if it is cancelled then, nothing is published,
-        and `event.seq` stays as it was. With a journal it is numbered before the first wait, and
-        handed out once it is committed, whether this is cancelled or not; CommitFailed and
-        JournalFailed say that it was not. It waits for room in full "block" inboxes of this
-        process, and lets the loop turn now and then, so that a loop that only publishes starves no
-        other task. Raises EncodeError (no number is used up), BusClosed, WrongLoop, TypeError for
-        what is no Event.
+        and `event.seq` stays as it was. With a journal, the same holds while 4,096 events (or 32
+        MiB) wait for their commit, or no numbers are reserved: it waits for room. Otherwise it is
+        numbered before the first wait, and handed out once it is committed, whether this is
+        cancelled or not; CommitFailed and JournalFailed say that it was not. It waits for room in
+        full "block" inboxes of this process, and lets the loop turn now and then, so that a loop
+        that only publishes starves no other task. Raises EncodeError (no number is used up),
+        BusClosed, WrongLoop, TypeError for what is no Event.
         """
         if self._tape is not None and (strand := running()) is not None:
             return await self._tape.publish(strand, event)

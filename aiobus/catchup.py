@@ -15,7 +15,7 @@ from aiobus.diagnostics import RESTARTED
 from aiobus.history import Page, Want
 from aiobus.publisher import Publisher
 from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
-from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap
+from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap, Start
 from aiobus.subscription import PACE, Subscription
 
 __all__ = ["Announcement", "CatchUp", "PageSource"]
@@ -110,6 +110,13 @@ class CatchUp:
         """
         if RESTARTED in self.query.reserved:
             self._announced[source] = announcement
+
+    def enter(self, source: Source, known: Start, lineage: Mapping[int, int]) -> None:
+        """A source has started again after the start that is `known`. See `Cursor.enter`."""
+        if (cursor := self._cursors.get(source)) is not None:
+            gap = cursor.enter(known, lineage)
+            if gap is not None:
+                self._subscription.lose(source, gap)
 
     def note_announced(self, source: Source) -> None:
         """The announcement is handed out: ask for what has waited for it."""

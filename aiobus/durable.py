@@ -30,7 +30,7 @@ from aiobus.limits import Limits
 from aiobus.lockout import enter_desk, leave_desk
 from aiobus.publisher import Publisher, Route
 from aiobus.sync import Notifier
-from aiobus.wire import NO_OPTIONS, Options
+from aiobus.wire import MAX_BEGINS, Options
 
 __all__ = ["BLOCK", "MAX_UNCOMMITTED", "Durable", "Uncommitted"]
 
@@ -144,17 +144,17 @@ class Durable:
         await in_thread(writer.open)
         place = writer.place(publisher.name)
         if place is None:
-            publisher.options = Options(journaled=True)
+            publisher.options = Options(begins=(0,), journaled=True)
         elif new_epoch:
             publisher.epoch = max(publisher.epoch, place.epoch + 1)
-            publisher.options = Options(journaled=True)
+            publisher.options = Options(begins=(0,), journaled=True)
         else:
             publisher.epoch = place.epoch
             skipped = 1 if clock.is_virtual() else 1 + secrets.randbelow(SPREAD)
             begin = place.upto + skipped
-            before = NO_OPTIONS.before if place.begin is None else place.begin
+            begins = (*place.begins, begin)[-MAX_BEGINS:]
             start = place.start + 1
-            publisher.options = Options(begin=begin, start=start, before=before, journaled=True)
+            publisher.options = Options(begin=begin, start=start, begins=begins, journaled=True)
             publisher.in_file = writer.last_seq(publisher.name, place.epoch)
         begin = publisher.options.begin
         publisher.seq = publisher.public_seq = self._history.newest = begin
@@ -180,7 +180,7 @@ class Durable:
 
     def _place(self, upto: int) -> Place:
         mine = self._publisher.options
-        return Place(self._publisher.epoch, mine.start, upto, mine.begin)
+        return Place(self._publisher.epoch, mine.start, upto, mine.begins)
 
     # Publishing.
 

@@ -239,10 +239,10 @@ class NameInUse(BusError):
 
 
 class JournalRestored(BusError):
-    """The journal of the bus `name` is older than what its peers have heard of it: one of them
-    knows `seq`, and `last` is the last in the file when the bus started. It was restored from a
-    backup, with its mark. Its peers would drop new events with these numbers as repeats, so the bus
-    ends.
+    """The journal of the bus `name` lacks what its peers have heard of it: one of them knows `seq`,
+    and `last` is the last in the file when the bus started. It was restored from a backup, with its
+    mark, or it is the newer file and a backup was at work in the meantime. Peers would drop new
+    events with these numbers as repeats, so the bus ends.
     """
 
     def __init__(self, name: str, seq: int, last: int) -> None:
@@ -254,9 +254,9 @@ class JournalRestored(BusError):
     def __str__(self) -> str:
         return (
             f"a peer has heard of {self.name!r} up to seq {self.seq}, and its journal had none"
-            f" above {self.last} when it started: the file is an older copy. Put the newer file"
-            " back, or start once with new_epoch=True, and peers take what comes for that of a new"
-            " source"
+            f" above {self.last} when it started: the file is an older copy, or another copy of it"
+            " was at work since. If there is a newer file, put it back. If this is the newer file,"
+            " start once with new_epoch=True, and peers take what comes for that of a new source"
         )
 
 

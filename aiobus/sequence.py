@@ -5,13 +5,16 @@ others: gaps, duplicates, falling behind, catching up by pages, giving up. Pure:
 came and what time it is, and answers what to do.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from aiobus.history import Page, Since
 
 __all__ = [
-    "FORGOTTEN", "LEFT", "NO_EVENTS", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "UNKNOWN", "WENT_BACK",
-    "Cursor", "Gap",
+    "FORGOTTEN", "FORKED", "LEFT", "NO_EVENTS", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "UNKNOWN",
+    "WENT_BACK",
+    "Cursor", "Gap", "Start",
 ]  # fmt: skip
 
 RETRY = 1.0
@@ -32,6 +35,14 @@ FORGOTTEN = "its source was away while many others left, so what arrived of this
 UNKNOWN = "its source has left, and whether anything in it matched is unknown"
 NO_EVENTS = "what its source sent of this are no events"
 WENT_BACK = "its source says less than was heard of it"
+FORKED = "its source went on from another copy of its journal"
+
+Start = tuple[int, int]
+"""The number of a start of a source that has a journal, and the seq above which it publishes. That
+is drawn at random, so two copies of the journal that go on have different ones.
+"""
+MAX_MET = 64
+"""Starts of a source of which a cursor keeps where it stood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ class Gap:
 
     With the reason UNKNOWN, nothing may be lost, and what its source still has is handed over if it
     comes back. With WENT_BACK, some of it may have been handed over before, and its numbers are
-    used again.
+    used again. With FORKED, what was handed over of it may be of the other copy.
     """
 
     after: int
@@ -58,8 +69,9 @@ class Cursor:
     """
 
     __slots__ = (
-        "_asked", "_asked_after", "_deadline", "_known", "_limit", "_past", "_reported", "_sure",
-        "_unknown", "behind", "clear", "has_timed_out", "last", "since", "upto",
+        "_asked", "_asked_after", "_began", "_deadline", "_known", "_limit", "_met", "_past",
+        "_reported", "_sure", "_unknown", "behind", "clear", "has_timed_out", "last", "since",
+        "upto",
     )  # fmt: skip
 
     def __init__(self, last: int = 0, *, since: Since = None) -> None:
@@ -86,6 +98,9 @@ class Cursor:
         self._asked_after = 0
         self._deadline: float | None = None
         self._limit = 0.0
+        self._began = last
+        self._met: dict[Start, int] = {}
+        """Where it stood when it met each start of its source, of those in one journal."""
 
     # Events of this process, one by one.
 
@@ -194,6 +209,7 @@ class Cursor:
         is_begun = self.since is not None
         if self.since is not None:  # what was forgotten by then is not missed
             self.last, self._past = page.after, page.evicted
+            self._began = page.after
             self.upto = page.newest if self.since == "last" else 0
             self.since = None
         # A page that was overtaken tells nothing: the next will, unless frames still bring it.
@@ -239,6 +255,8 @@ class Cursor:
         highest = max(self.last, self._reported, self._unknown)
         gap = None
         self.last, self.clear = min(self.last, seq), min(self.clear, seq)
+        self._began = min(self._began, seq)
+        self._met = {start: min(place, seq) for start, place in self._met.items()}
         if highest > seq:
             # What a beacon said beyond `seq` is as little true as the numbers that led there.
             after = max((upto for upto, said in self._sure if said <= seq), default=0)
@@ -251,6 +269,34 @@ class Cursor:
         self._asked = self._deadline = None
         if self.since is None and self.last >= self._known:
             self._be_live()
+        return gap
+
+    def enter(self, known: Start, lineage: Mapping[int, int]) -> Gap | None:
+        """The source has started again. `lineage` has the last starts of its journal, the new one
+        last, by number: the seq above which each publishes. If `known`, the start before, is none
+        of them, it was that of another copy of the journal: the gap has the numbers that were used
+        by both. It begins where the cursor met the first start of that copy.
+        """
+        first, new = next(iter(lineage)), next(reversed(lineage))
+        met, gap = self._met, None
+        if not met:
+            met[known] = self._began
+        if known[0] >= first and lineage.get(known[0]) != known[1]:
+            after = self.last
+            while met:
+                (number, begin), place = met.popitem()
+                if lineage.get(number) == begin:
+                    met[number, begin] = place
+                    after = max(after, begin)  # up to there both copies have the same
+                    break
+                after = place
+            if after < self.last:
+                gap = Gap(after, self.last, FORKED)
+            self.clear, self._past = min(self.clear, self.last), min(self._past, self.last)
+        if len(met) >= MAX_MET:
+            oldest, following = islice(met, 2)
+            met[following] = met.pop(oldest)
+        met.setdefault((new, lineage[new]), self.last)
         return gap
 
     def take_late(self, prev: int, newest: int) -> tuple[Gap | None, int]:

@@ -23,9 +23,9 @@ from aiobus.query import Query, bad_name, parse_query
 from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
 __all__ = [
-    "HEARTBEATS", "NO_OPTIONS", "PROGRESS", "VERSION", "Ack", "Answer", "Ask", "Frame", "Heartbeat",
-    "Mark", "Options", "OtherVersion", "PacedMark", "PageAnswer", "PageAsk", "PeerId", "Refusal",
-    "WireError", "frame", "heartbeat", "mail", "page", "parse_from_publisher",
+    "HEARTBEATS", "MAX_BEGINS", "NO_OPTIONS", "PROGRESS", "VERSION", "Ack", "Answer", "Ask",
+    "Frame", "Heartbeat", "Mark", "Options", "OtherVersion", "PacedMark", "PageAnswer", "PageAsk",
+    "PeerId", "Refusal", "WireError", "frame", "heartbeat", "mail", "page", "parse_from_publisher",
     "parse_from_subscriber", "parse_peer_id", "parse_topic", "progress_topic", "topic", "up",
 ]  # fmt: skip
 
@@ -35,6 +35,8 @@ HEARTBEATS = b"~\0"
 PROGRESS = b"-"
 """The first byte of a topic that asks for progress messages alone."""
 MAX_SOURCES = 4_096
+MAX_BEGINS = 64
+"""Starts that a journal remembers, and that an answer tells."""
 MORE_REFUSED = "so many queries are refused that not all are named"
 MAX_DIGITS = 20
 """Of a seq and the comma behind it."""
@@ -233,9 +235,10 @@ class Options:
     """
     start: int = 0
     """The number of this start within its epoch, from 0."""
-    before: int = MAX_NUMBER
-    """The `begin` of the start before it in its journal, if that is known. It is drawn at random,
-    so another copy of the journal that has gone on names another one.
+    begins: tuple[int, ...] = ()
+    """In an answer to a bus that knows another start of this epoch: the `begin` of each of the last
+    starts in the journal, this one last. Each is drawn at random, so another copy of the journal
+    that has gone on names others.
     """
     journaled: bool = False
     """Its events outlive its process."""
@@ -256,6 +259,12 @@ class Options:
     """
     observer: bool = False
     """The bus publishes nothing, and no other waits for it."""
+
+    @property
+    def lineage(self) -> dict[int, int]:
+        """The last starts of the journal that are told, by number, and the `begin` of each."""
+        begins = self.begins or (self.begin,)
+        return dict(enumerate(begins, self.start + 1 - len(begins)))
 
 
 NO_OPTIONS = Options()
@@ -527,13 +536,21 @@ def _part(name: str, value: Any) -> Any:
 
 
 def _options(said: dict[str, Any]) -> Options:
+    options: dict[str, Any] = {}
     for name, usual in asdict(NO_OPTIONS).items():
-        value = said.get(name, usual)
-        if type(value) is not type(usual):
+        if name not in said:
+            continue
+        value, kind = said[name], type(usual)
+        right = type(value) is (list if kind is tuple else kind)
+        if right and kind is tuple:
+            right = len(value) <= MAX_BEGINS
+            value = tuple(_part("seq", each) for each in value)
+        elif right:
+            right = len(value) <= MAX_QUERY if kind is str else 0 <= value <= MAX_NUMBER
+        if not right:
             raise WireError(f"no option {name}: {shape(value)}")
-        if not (len(value) <= MAX_QUERY if isinstance(value, str) else 0 <= value <= MAX_NUMBER):
-            raise WireError(f"no option {name}: {shape(value)}")
-    return Options(**{name: said[name] for name in asdict(NO_OPTIONS) if name in said})
+        options[name] = value
+    return Options(**options)
 
 
 def _loads(json: bytes) -> Any:

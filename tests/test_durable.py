@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from journals import fill
 
-from aiobus import AsyncEventBus, Event, Journal, Limits
+from aiobus import AsyncEventBus, Event, Journal, Limits, durable
+from aiobus.bus import parts_of
 from aiobus.errors import (
     CommitFailed,
     JournalFailed,
@@ -25,6 +26,7 @@ from aiobus.errors import (
     RequestInterrupted,
 )
 from aiobus.event import event_id
+from aiobus.journal.mark import read_mark
 from aiobus.testing import Faults, MemoryNetwork
 
 
@@ -99,6 +101,23 @@ async def test_a_publish_that_is_cancelled_has_published(tmp_path: Path) -> None
         await bus.settle()
     assert seen == [1]
     assert [data for _, _, data in stored(path)] == [1]
+
+
+async def test_a_publish_that_is_cancelled_while_it_waits_for_room_has_published_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, event = tmp_path / "desk.db", Event("T", "cancelled")
+    async with AsyncEventBus(name="desk", journal=path) as bus:
+        with monkeypatch.context() as patched:
+            patched.setattr(durable, "MAX_UNCOMMITTED", 0)
+            task = asyncio.create_task(bus.publish(event))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert event.seq == 0
+        await bus.publish(Event("T", "next"))
+    assert [(seq, data) for seq, _, data in stored(path)] == [(1, "next")]
 
 
 async def test_who_subscribes_between_number_and_commit_gets_the_event(tmp_path: Path) -> None:
@@ -189,6 +208,22 @@ async def test_a_restored_backup_is_noticed_when_the_first_peer_is_there(tmp_pat
         async with network.bus("desk", journal=path, new_epoch=True) as desk:
             await desk.publish(Event("T", 3))
             assert await desk.flush() == []
+
+
+async def test_a_journal_remembers_above_which_seq_each_of_its_last_starts_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "MAX_BEGINS", 3)
+    path, begins = tmp_path / "desk.db", list[int]()
+    for start in range(5):
+        async with AsyncEventBus(name="desk", journal=path) as bus:
+            options = parts_of(bus).publisher.options
+            begins.append(options.begin)
+            assert (options.start, options.begins) == (start, (*begins[-3:],))
+        mark = read_mark(str(path))
+        assert mark is not None
+        assert mark.reserved["desk"].begins == options.begins
+    assert begins[0] == 0
 
 
 async def test_a_neighbour_hears_of_a_restart_before_the_next_event(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Which subscription is handed what, when a flush mark is reached, and what is forgotten when."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from aiobus.mesh.interest import (
 )
 from aiobus.query import Query
 from aiobus.rows import Rows, Source
-from aiobus.sequence import RETRY
+from aiobus.sequence import RETRY, Start
 from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, Options, PeerId, Refusal
 
 ME = PeerId("me", 7, "ipc:///me")
@@ -78,6 +78,9 @@ class Sub:
 
     def note_said(self, source: Source, seq: int) -> None:
         self.log.append(("note_said", source, seq))
+
+    def enter(self, source: Source, known: Start, lineage: Mapping[int, int]) -> None:
+        self.log.append(("enter", known, lineage))
 
     def forget(self, source: Source, *, is_back_later: bool = False) -> int | None:
         self.log.append(("forget", source))
@@ -752,8 +755,9 @@ def test_who_has_to_wait_is_told_so() -> None:
 # A source with a journal, which may be another copy of it.
 
 
-def journaled(start: int = 0, begin: int = 0) -> Options:
-    return Options(journaled=True, start=start, begin=begin)
+def journaled(start: int = 0, begin: int = 0, *before: int) -> Options:
+    begins = (*before, begin) if before else ()
+    return Options(journaled=True, start=start, begin=begin, begins=begins)
 
 
 def stretch(prev: int, newest: int, topic: bytes = TRADE) -> Frame:
@@ -794,6 +798,35 @@ def test_what_comes_as_a_journal_before_the_answer_of_its_next_start_waits_for_t
     interest.note_start(SOURCE, 2.0, journaled(1, 50))
     assert interest.take(stretch(50, 51))
     assert taken(sub) == [(0, 5), (5, 6), (50, 51)]
+
+
+def test_each_subscription_is_told_of_a_start_which_the_journal_had_before_it() -> None:
+    sub = Sub()
+    interest = interest_of(sub)
+    for options in (journaled(), journaled(), journaled(2, 50, 0, 30), journaled(3, 70)):
+        interest.note_start(SOURCE, 1.0, options)
+    assert sub.said("enter") == [
+        ("enter", (0, 0), {0: 0, 1: 30, 2: 50}),
+        ("enter", (2, 50), {3: 70}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "past"),
+    [
+        (journaled(1, 50, 0), 9),
+        (journaled(3, 70, 0, 50, 60), 9),
+        (journaled(3, 70), 80),
+        (journaled(1, 50, 7), 80),
+    ],
+)
+def test_up_to_where_a_source_may_be_older_than_this_bus_is_known_if_its_start_is_of_the_journal(
+    options: Options, past: int
+) -> None:
+    interest = interest_of(Sub())
+    interest.note_start(SOURCE, 1.0, journaled(), newest=9)
+    interest.note_start(SOURCE, 2.0, options, newest=80)
+    assert interest.pasts[SOURCE] == past
 
 
 def test_a_stream_without_a_journal_may_have_breaks() -> None:

@@ -194,12 +194,12 @@ def test_a_file_in_a_directory_that_does_not_exist_is_refused_with_its_path(path
         Journal(path)
 
 
-@pytest.mark.parametrize("begin", [0, 8_192, None], ids=lambda begin: f"begin {begin}")
+@pytest.mark.parametrize("begins", [(0, 40, 90, 8_192), (8_192,), ()], ids=str)
 async def test_numbers_that_were_reserved_are_known_after_a_crash(
-    path: Path, begin: int | None
+    path: Path, begins: tuple[int, ...]
 ) -> None:
-    """None: the mark is of an earlier version of aiobus."""
-    place = Place(EPOCH, 3, 10_000, begin)
+    """A mark of an earlier version of aiobus has one start, or none."""
+    place = Place(EPOCH, 3, 10_000, begins)
     async with writing(path) as ledger:
         assert ledger.writer.place("feed") is None
         ledger.writer.reserve("feed", place)

@@ -8,14 +8,16 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from journals import EPOCH, entries, entry, make, read, writing
+from journals import EPOCH, Ledger, at_death, entries, entry, make, read, writing
 from spoilt import KINDS, PARTS, Snapshot, snapshot, spoil
 
 from aiobus import Journal, JournalCorrupt
 from aiobus.journal import retention
+from aiobus.journal.mark import Place
 from aiobus.journal.writer import JournalWriter
 from aiobus.query import Query
 
@@ -169,6 +171,40 @@ def test_an_older_copy_of_the_mark_is_reported(path: Path) -> None:
     mark.write_bytes(copy)
     with pytest.raises(JournalCorrupt, match="mark is older than the file"):
         JournalWriter(path).open()
+
+
+async def one_start(path: Path, place: Place, *, is_killed: bool) -> None:
+    """A start of the bus that has this journal publishes ten events; its numbers are reserved."""
+    writer = JournalWriter(path, sync="process")
+    writer.open()
+    writer.reserve("feed", place)
+    some = entries(10, place.upto - 999)
+    await Ledger(writer).write([each._replace(epoch=place.epoch) for each in some])
+    with at_death(path) if is_killed else nullcontext():
+        writer.close()
+
+
+@pytest.mark.parametrize("later", ["another start", "a new epoch"])
+@pytest.mark.parametrize("is_killed", [False, True], ids=["it closed", "it was killed"])
+def test_a_mark_of_an_earlier_start_is_reported_however_that_ended(
+    path: Path, is_killed: bool, later: str
+) -> None:
+    mark = path.with_name("gateway.db.mark")
+
+    async def starts() -> bytes:
+        await one_start(path, Place(EPOCH, 0, 1_000), is_killed=is_killed)
+        copy = mark.read_bytes()
+        place = Place(EPOCH, 1, 2_000) if later == "another start" else Place(EPOCH + 1, 0, 1_000)
+        await one_start(path, place, is_killed=is_killed)
+        return copy
+
+    copy = asyncio.run(starts())
+    assert len(read(path)) == 20
+    mark.write_bytes(copy)
+    for look in (lambda: JournalWriter(path).open(), lambda: Journal(path).verify()):
+        with pytest.raises(JournalCorrupt, match="mark is older than the file") as caught:
+            look()
+        assert (caught.value.offset, caught.value.valid) == (21, 20)
 
 
 def test_what_follows_a_damage_is_read_from_the_offset_behind_it(path: Path) -> None:

@@ -5,7 +5,9 @@ import pytest
 from aiobus.history import Page
 from aiobus.sequence import (
     EVICTED,
+    FORKED,
     LEFT,
+    MAX_MET,
     PATIENCE,
     RETRY,
     UNANSWERED,
@@ -455,3 +457,104 @@ def test_a_source_that_leaves_before_the_newest_of_each_key_are_read_leaves_no_b
     assert cursor.upto == 20
     cursor.leave(20)
     assert (cursor.last, cursor.upto) == (20, 0)
+
+
+# Starts of a source that has a journal: `{0: 0, 1: 40}` are the numbers of its starts, and above
+# which seq each publishes. A copy of the journal has another number above which its start 1 does.
+
+
+def moved(cursor: Cursor, to: int) -> Cursor:
+    """All up to `to` was handed over."""
+    assert cursor.take(cursor.last, to, has_room=True) is not None
+    return cursor
+
+
+@pytest.mark.parametrize("missed", [0, 1, 2, 63, 64, 200])
+def test_starts_that_were_missed_are_no_gap(missed: int) -> None:
+    cursor = moved(Cursor(), 9)
+    starts = {number: 10 * number for number in range(missed + 2)}
+    told = dict([*starts.items()][-64:])
+    assert cursor.enter((0, 0), told) is None
+    assert place(cursor) == (9, False)
+
+
+def test_a_start_that_the_journal_does_not_have_is_a_gap_from_where_its_copy_was_met() -> None:
+    cursor = moved(Cursor(), 9)
+    assert cursor.enter((0, 0), {0: 0, 1: 50}) is None
+    moved(cursor, 60)
+    assert cursor.enter((1, 50), {0: 0, 1: 40, 2: 90}) == Gap(9, 60, FORKED)
+    assert place(cursor) == (60, False), "it goes on above"
+    moved(cursor, 100)
+    assert cursor.enter((2, 90), {0: 0, 1: 40, 2: 90, 3: 110}) is None
+
+
+def test_it_does_not_matter_how_many_starts_of_a_copy_were_met() -> None:
+    cursor = moved(Cursor(), 9)
+    assert cursor.enter((0, 0), {0: 0, 1: 50}) is None
+    assert moved(cursor, 60).enter((1, 50), {0: 0, 1: 50, 2: 70}) is None
+    assert moved(cursor, 80).enter((2, 70), {0: 0, 1: 50, 2: 70, 3: 85}) is None
+    assert moved(cursor, 88).enter((3, 85), {0: 0, 1: 40, 2: 95}) == Gap(9, 88, FORKED)
+
+
+def test_each_copy_that_was_met_is_a_gap_once() -> None:
+    cursor = moved(Cursor(), 9)
+    assert cursor.enter((0, 0), {0: 0, 1: 50}) is None
+    assert moved(cursor, 60).enter((1, 50), {0: 0, 1: 40, 2: 90}) == Gap(9, 60, FORKED)
+    assert moved(cursor, 95).enter((2, 90), {0: 0, 1: 40, 2: 97}) == Gap(60, 95, FORKED)
+    assert cursor.enter((2, 97), {0: 0, 1: 40, 2: 97, 3: 99}) is None
+
+
+def test_what_both_copies_have_is_in_no_gap() -> None:
+    cursor = heard(3, 45)
+    assert cursor.enter((1, 40), {0: 0, 1: 40, 2: 50}) is None
+    cursor.enter((2, 50), {0: 0, 1: 40, 2: 50, 3: 55})
+    cursor.ask(0.0)
+    cursor.advance(page(3, 60, 60))
+    assert cursor.enter((3, 55), {0: 0, 1: 40, 2: 48, 3: 90}) == Gap(40, 60, FORKED)
+
+
+def test_a_subscription_that_began_with_a_copy_has_a_gap_from_where_it_began() -> None:
+    cursor = moved(Cursor(55), 60)
+    assert cursor.enter((1, 50), {0: 0, 1: 40, 2: 90}) == Gap(55, 60, FORKED)
+    late = moved(Cursor(), 0)
+    assert late.enter((1, 50), {0: 0, 1: 40, 2: 90}) is None, "nothing was handed over"
+
+
+def test_a_subscription_that_began_in_the_past_has_a_gap_from_there() -> None:
+    cursor = Cursor(since=1.0)
+    cursor.ask(0.0)
+    cursor.advance(page(30, 60, 60))
+    assert cursor.enter((1, 50), {0: 0, 1: 40, 2: 90}) == Gap(30, 60, FORKED)
+
+
+def test_a_start_with_a_lower_number_is_of_another_copy() -> None:
+    cursor = moved(Cursor(), 60)
+    assert cursor.enter((5, 50), {3: 35, 4: 90}) == Gap(0, 60, FORKED)
+
+
+def test_of_more_starts_than_are_kept_a_gap_begins_no_later_than_where_the_copy_was_met() -> None:
+    cursor = moved(Cursor(), 9)
+    copy, known = {0: 0}, (0, 0)
+    for number in range(1, 2 * MAX_MET):
+        copy[number] = 10 * number + 5
+        assert cursor.enter(known, dict([*copy.items()][-64:])) is None
+        known = number, copy[number]
+        moved(cursor, 10 * number + 9)
+    gap = cursor.enter(known, {0: 0, 1: 11, 2: 5_000})
+    assert gap == Gap(0, 10 * (2 * MAX_MET - 1) + 9, FORKED)
+
+
+def test_what_a_copy_vouched_for_beyond_its_events_counts_for_nothing() -> None:
+    cursor = moved(Cursor(), 60)
+    cursor.clear = 80
+    assert cursor.enter((1, 50), {0: 0, 1: 40, 2: 90}) == Gap(0, 60, FORKED)
+    cursor.hear(95)
+    assert cursor.leave(95) == [Gap(60, 95, LEFT)]
+
+
+def test_a_place_that_its_source_took_back_is_not_where_a_copy_was_met() -> None:
+    cursor = moved(Cursor(), 60)
+    assert cursor.enter((0, 0), {0: 0, 1: 20}) is None
+    cursor.go_back(30)
+    moved(cursor, 80)
+    assert cursor.enter((1, 20), {0: 0, 1: 10, 2: 90}) == Gap(30, 80, FORKED)

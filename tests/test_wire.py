@@ -13,9 +13,10 @@ from values import all_of, events, json_values, row_of
 from aiobus import Event, wire
 from aiobus.codec import decode
 from aiobus.query import Query
-from aiobus.rows import MAX_NUMBER, LazyBatch, Rows
+from aiobus.rows import LazyBatch, Rows
 from aiobus.wire import (
     HEARTBEATS,
+    MAX_BEGINS,
     MAX_SOURCES,
     Ack,
     Answer,
@@ -546,7 +547,12 @@ def test_any_other_heartbeat_is_refused(fields: Any) -> None:
 
 
 options = st.builds(
-    Options, begin=numbers, start=numbers, journaled=st.booleans(), observer=st.booleans()
+    Options,
+    begin=numbers,
+    start=numbers,
+    journaled=st.booleans(),
+    observer=st.booleans(),
+    begins=st.lists(numbers, max_size=3).map(tuple),
 )
 
 
@@ -639,11 +645,19 @@ def test_what_is_as_usual_is_not_said() -> None:
     assert up(Ask("desk", 1, ME, options=Options(journaled=True))).endswith(b',{"journaled":true}]')
 
 
-@pytest.mark.parametrize("before", [0, 7, MAX_NUMBER])
-def test_the_start_before_is_said_also_if_that_began_at_0(before: int) -> None:
-    ask = Ask("desk", 1, ME, options=Options(start=1, before=before))
-    assert parse_from_subscriber(up(ask)) == ask
-    assert (b'"before"' in up(ask)) == (before != MAX_NUMBER)
+@pytest.mark.parametrize("begins", [(0,), (0, 7), tuple(range(MAX_BEGINS))])
+def test_the_starts_of_a_journal_are_read_as_they_were_said(begins: tuple[int, ...]) -> None:
+    value = Answer(1, YOU, 3.0, 4, True, options=Options(start=90, begins=begins))
+    read = parse_from_publisher(mail(ME, value), ME)
+    assert read == value
+    assert isinstance(read, Answer)
+    assert [*read.options.lineage.items()] == [
+        (91 - len(begins) + place, begin) for place, begin in enumerate(begins)
+    ]
+
+
+def test_of_a_bus_that_does_not_say_its_earlier_starts_the_present_one_is_known() -> None:
+    assert Options(start=3, begin=70).lineage == {3: 70}
 
 
 def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> None:
@@ -670,6 +684,13 @@ def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> No
         {"journaled": 1},
         {"journaled": None},
         {"observer": "yes"},
+        {"begins": 7},
+        {"begins": "7"},
+        {"begins": [-1]},
+        {"begins": [1.0]},
+        {"begins": [True]},
+        {"begins": [[]]},
+        {"begins": [0] * (MAX_BEGINS + 1)},
     ],
 )
 def test_what_a_bus_says_wrongly_of_itself_is_refused(said: Any) -> None:
@@ -948,6 +969,7 @@ VALID = [
     frame(progress_topic(topic("TRADE")), "desk", 7, 4, 4, []),
     ME.topic,
     HEARTBEATS,
+    MAX_BEGINS,
     frame(topic("TRADE"), "desk", 7, 4, 5, [orjson.dumps(row(cause="desk@7.1"))]),
     frame(
         topic("TRADE"), "desk", 7, 4, 6, [orjson.dumps(row()), b'[6,1,"TRADE","BTC",[{}],"me@1.1"]']

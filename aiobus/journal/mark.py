@@ -28,14 +28,15 @@ SUFFIX = ".mark"
 
 
 class Place(NamedTuple):
-    """Where the start number `start` of a source stands: it may have used numbers up to `upto`, and
-    those above `begin`, which a mark of an earlier version of aiobus does not have.
+    """Where the start number `start` of a source stands: it may have used numbers up to `upto`.
+    `begins`: above which seq each of the last starts has published, this one last. A mark of an
+    earlier version of aiobus has one of them, or none.
     """
 
     epoch: int
     start: int
     upto: int
-    begin: int | None = None
+    begins: tuple[int, ...] = ()
 
 
 class Mark(NamedTuple):
@@ -56,9 +57,7 @@ MAKING = Mark(-1)
 
 
 def _encoded(mark: Mark) -> bytes:
-    reserved = {
-        name: [each for each in place if each is not None] for name, place in mark.reserved.items()
-    }
+    reserved = {name: [*place[:3], *place.begins] for name, place in mark.reserved.items()}
     text = orjson.dumps({**mark._asdict(), "reserved": reserved})
     return b"%b\n%08x\n" % (text, crc32(text))
 
@@ -74,7 +73,10 @@ def read_mark(path: str) -> Mark | None:
         return None
     with suppress(ValueError, TypeError, AttributeError, LookupError):
         facts: dict[str, Any] = orjson.loads(text.partition(b"\n")[0])
-        reserved = {name: Place(*place) for name, place in facts["reserved"].items()}
+        reserved = {
+            name: Place(epoch, start, upto, tuple(begins))
+            for name, (epoch, start, upto, *begins) in facts["reserved"].items()
+        }
         mark = Mark(**{**facts, "reserved": reserved})
         if _encoded(mark) == text:
             return mark

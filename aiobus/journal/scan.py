@@ -322,9 +322,21 @@ class Walk:
         is_last = self.mark.is_clean or self.mark == MAKING
         # An offset behind the end was asked for, and nothing is there.
         end = max(self.mark.offset, self._begin if self.offset == self._begin else 0)
-        is_past = end < (self.offset if is_last else self._first - 1)
+        is_past = end < (self.offset if is_last else self._first - 1) or self._has_unreserved()
         if is_past and read_mark(self._path) == self.mark:  # no writer has opened it meanwhile
             raise ValueError(f"{self._path}.mark is older than the file")
+
+    def _has_unreserved(self) -> bool:
+        """True if the file has an event whose number the mark does not reserve. Each is reserved on
+        the disk before it is used, so whatever the crash, the mark is of an earlier start.
+        """
+        select = "SELECT max(seq) FROM events WHERE source = ?"
+        for number, (name, epoch) in self._database.sources.items():
+            if (place := self.mark.reserved.get(name)) is not None:
+                ((seq,),) = self._database.connection.execute(select, (number,)).fetchall()
+                if (epoch, seq or 0) > (place.epoch, place.upto):
+                    return True
+        return False
 
     def _removed(self) -> JournalRemoved | None:
         """If `keep=` has removed the next event during the walk."""

@@ -181,9 +181,13 @@ class Answers:
         age, seq, numbered = elapsed() - self.born, self._publisher.public_seq, self._publisher.seq
         fields = (asked.nonce, self._me, age, seq, is_open)
         refused = self.askers.refused(link)
-        mine = self._publisher.options
+        mine, theirs = self._publisher.options, asked.options
+        # A peer that knows another start is told whether that is one of this journal.
+        is_other = (theirs.known_start, theirs.known_begin) != (mine.start, mine.begin)
+        is_told = is_other and theirs.known_epoch == self._me.epoch
         options = replace(
             mine,
+            begins=mine.begins if is_told else (),
             known_epoch=known.known_epoch,
             known_start=known.known_start,
             known_begin=known.known_begin,

@@ -257,11 +257,13 @@ class Interest:
         restart (`is_restart`) is to be announced before: see `restart`.
         """
         if self.is_restart(source, options):
-            known = self.starts[source] + 1, self.begins[source]
-            if known != (options.start, options.before):
+            known, lineage = (self.starts[source], self.begins[source]), options.lineage
+            if lineage.get(known[0]) != known[1]:
                 # The start that is known may have been that of another copy of the journal: what
                 # this one has above the numbers of that may be older than this bus.
                 del self.pasts[source]
+            for catchup in tuple(self._numbers):
+                catchup.enter(source, known, lineage)
             self.started.pop(source, None)
             self._suspected.add(source)
         self.pasts.setdefault(source, newest)
