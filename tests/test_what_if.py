@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from journals import EPOCH, START, entry, make
 
+import aiobus
 from aiobus import (
     AsyncEventBus,
     Event,
@@ -301,6 +302,38 @@ def test_a_time_of_now_in_a_decision_is_named_with_what_is_to_be_read(tmp_path: 
     make(path, [number(1, "feed", "TRADE"), order, number(1, "gateway", "FILL")])
     found = what_if(path, orders)
     assert "suspect: data.at looks like a time: read it by aiobus.clock.time()" in str(found)
+
+
+def test_a_clock_of_now_that_decides_whether_to_order_is_a_suspect_with_its_place(
+    tmp_path: Path,
+) -> None:
+    async def orders_while_it_is_fresh(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            if time.time() - trade.timestamp < 5:
+                await bus.publish(Event("ORDER", {"price": trade.data}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    path = session(tmp_path / "desk.db")
+    found = what_if(path, orders_while_it_is_fresh, ignore=("data.id",))
+    assert found.difference is not None
+    assert found.difference.now is None
+    (suspect,) = found.difference.suspects
+    assert re.match(rf"time\.time\(\) at .*on_trade \({__file__}:\d+\) ", suspect)
+    assert f"suspect: {suspect}" in str(found)
+
+
+def test_without_a_call_of_such_a_clock_nothing_is_a_suspect(tmp_path: Path) -> None:
+    async def orders_less(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            if aiobus.clock.time() >= trade.timestamp and trade.data < 3:
+                await bus.publish(Event("ORDER", {"price": trade.data}))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    found = what_if(session(tmp_path / "desk.db"), orders_less, ignore=("data.id",))
+    assert found.difference is not None
+    assert found.difference.suspects == ()
 
 
 # What makes a result say less than it seems to.

@@ -46,7 +46,9 @@ class ChangedDecision(NamedTuple):
     fields: tuple[str, ...] = ()
     """What of the data differs, if both are there: `data.price`."""
     suspects: tuple[str, ...] = ()
-    """What may have made the difference beside the strategy and the broker."""
+    """What may have made the difference beside the strategy and the broker: clocks of now and other
+    calls with another result in each run, which either has made. It may have had no part.
+    """
 
 
 @dataclass(slots=True)

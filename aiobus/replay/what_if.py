@@ -35,6 +35,7 @@ from aiobus.replay.comparison import (
     paths_of_data,
     said_time,
 )
+from aiobus.replay.evidence import Witness
 from aiobus.replay.selection import Reel, Selection
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
@@ -94,7 +95,8 @@ def what_if(
     compared, such as "data.order" or "data.legs.*.id". `types` selects the types. Virtual time does
     not repeat the order in which a real loop ran tasks at one moment, so decisions that hang on a
     race may differ; `verify` is what repeats it. Code that reads `time.time()` gets the time of
-    now; `aiobus.clock.time()` tells that of the recording.
+    now; `aiobus.clock.time()` tells that of the recording. If there is a difference, then each such
+    call is a suspect, with file and line.
 
     Raises ValueError if a name is not in the recording, if `name` has decided nothing there, if
     nothing is left to play, or for wrong arguments; TypeError if a bot is no coroutine function of
@@ -113,7 +115,7 @@ def what_if(
         raise ValueError(f"keep={keep!r}: {', '.join(sorted(wrong))} is replaced")
     wanted, paths = Query.of(types), paths_of_data(ignore)
     past = _Past(Selection(path, start=start, end=end), name, {*replaced}, kept, wanted)
-    now = _Now()
+    now, witness = _Now(), Witness(is_other_seed=False)
 
     async def main() -> tuple[int, int, Mapping[str, int], tuple[str, ...]]:
         now.watch_loop(asyncio.get_running_loop())
@@ -131,9 +133,20 @@ def what_if(
             now.note_tasks()
             return played, replay.progress.gaps, unheard(bus), written()
 
-    played, gaps, requests, files = run_virtual(main, allow=allow)
+    async def witnessed() -> tuple[int, int, Mapping[str, int], tuple[str, ...]]:
+        witness.start()
+        witness.begin()
+        try:
+            return await main()
+        finally:
+            witness.end()
+
+    played, gaps, requests, files = run_virtual(witnessed, allow=allow)
     decisions = now.decisions(name, wanted)
     agreed, difference = compared(past.decisions, decisions, paths)
+    if difference is not None:
+        suspects = dict.fromkeys([*difference.suspects, *witness.told])
+        difference = difference._replace(suspects=tuple(suspects))
     answers = Counter(event.type for event in now.events if event.source != name)
     return WhatIfReport(
         name=name,
