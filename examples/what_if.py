@@ -47,6 +47,7 @@ async def session(path: Path) -> None:
         await strategy(strategies)
         await publish_trades(feed)
         await strategies.settle()
+        await gateways.flush()  # the recorder has the last fill as well
 
 
 if __name__ == "__main__":
