@@ -186,7 +186,10 @@ class Replay(Seat):
         text = f" of what was selected; its sources are {', '.join(sorted(names)) or 'none'}"
         own = sorted(name for name in names if self._stage.has(name))
         if self._selection.sources is None and own:
-            text += f". {own[0]} is the name of this bus, and played only if sources= names it"
+            text += (
+                f". {own[0]} is the name of this bus, and played only if sources= (in a shell"
+                " --source) names it"
+            )
         return text
 
     # Playing.
@@ -215,7 +218,8 @@ class Replay(Seat):
         open or closes first, and ValueError for a wrong speed. Cancelling it hands over nothing
         more; playing again goes on there.
         """
-        self.resume()
+        if not self._is_driven or self._steps:  # else it is played already, and is to be steered
+            self.resume()
         return self._play(speed)
 
     async def _play(self, speed: float | None) -> int:
