@@ -69,8 +69,8 @@ class Replay(Seat):
     recorded time: starting the bus sets the wall clock of the loop to the time of the first event.
     What the bus publishes has new ids. A subscription gets each event once and in the order of the
     file. If its inbox is full and its policy leaves events to history, the replay waits until it
-    has room: later events are late then, and none is lost. A `since=` finds no past, and begins
-    with what is played next; `after=` begins behind the event that it names.
+    has room: later events are late then, and none is lost. A subscription with `since=` begins with
+    the next event that is played; one with `after=` begins behind the event that it names.
 
     `types`, `key`: as in `subscribe`, by default every type but the reserved ones. `sources`: one
     or several names. By default all but the names of the buses of this replay, which publish by
@@ -89,8 +89,8 @@ class Replay(Seat):
     **It hides nothing.** Starting or playing raises JournalCorrupt where the recording is damaged,
     behind the last event that is whole, and JournalRemoved if `keep=` has removed what was asked
     for (without `start`, anything). Starting raises ValueError if nothing at all is selected, or if
-    a source that is named was not recorded. Of the gaps that were recorded, `progress` has the
-    count. Raises ValueError and TypeError for wrong arguments.
+    nothing was recorded of a source, type or key that is named. Of the gaps that were
+    recorded, `progress` has the count. Raises ValueError and TypeError for wrong arguments.
     """
 
     def __init__(
