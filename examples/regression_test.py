@@ -1,7 +1,6 @@
 """Pin a strategy to a recorded session: the test fails with the first decision that differs.
 
-Run it: pytest examples/regression_test.py (python examples/regression_test.py records it again). In
-a clone, pip install -e '.[dev]' before: its settings of pytest need the plugins.
+Run it: pytest examples/regression_test.py (python examples/regression_test.py records it again)
 """
 
 import asyncio
