@@ -153,6 +153,14 @@ def place(text: str | None, zone: Zone) -> float | None:
     return int(text) if text and text.isdigit() else moment(text, zone)
 
 
+def imported(text: str) -> Bot:
+    """The bot that `module:function` names."""
+    try:
+        return strategy_named(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
 def beside(texts: Sequence[str]) -> dict[str, Bot]:
     """Bots by the names of their buses."""
     parts = [text.partition("=") for text in texts]
@@ -161,7 +169,7 @@ def beside(texts: Sequence[str]) -> dict[str, Bot]:
             raise ArgumentTypeError(
                 f"--beside {text!r}: a name and a bot are needed, risk=module:function"
             )
-    return {name: strategy_named(bot) for name, _, bot in parts}
+    return {name: imported(bot) for name, _, bot in parts}
 
 
 def print_replay(given: argparse.Namespace) -> int:
@@ -177,7 +185,7 @@ def print_replay(given: argparse.Namespace) -> int:
     with shut("python -m aiobus replay"):
         summary, is_well = replay(
             given.file,
-            strategy_named(given.strategy),
+            imported(given.strategy),
             tell,
             name=given.name,
             speed=given.speed,
@@ -297,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except ArgumentTypeError as error:
-        made.error(str(error))
+        sys.stderr.write(f"{error}\n")
+        return 2
     except (BusError, ValueError, OSError) as error:
         sys.stdout.flush()
         sys.stderr.write(f"{error}\n")

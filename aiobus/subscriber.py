@@ -13,6 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from aiobus.catchup import CatchUp
+from aiobus.confinement import current
 from aiobus.delivery import holding
 from aiobus.diagnostics import Diagnostics
 from aiobus.dispatcher import BatchCallback, BatchDispatcher, Callback, Dispatcher
@@ -270,7 +271,8 @@ class Subscriber:
                 " or asyncio.run ended before the bus was closed: use `async with`"
             )
         if error is not None:
-            log.error("%s was ended, the bus cannot go on", subscription.name, exc_info=error)
+            if (here := current()) is None or here.refusal is None:  # else the run has ended it
+                log.error("%s was ended, the bus cannot go on", subscription.name, exc_info=error)
             self.fail(error)
 
 

@@ -370,6 +370,22 @@ def test_a_pause_holds_a_play_that_was_called_before_and_has_not_begun(path: Pat
     replayed(path, main)
 
 
+def test_a_second_play_is_refused_and_leaves_the_first_paused(path: Path) -> None:
+    async def main(bus: AsyncEventBus, replay: Replay) -> None:
+        playing = asyncio.create_task(replay.play())
+        replay.pause()
+        await asyncio.sleep(0)
+        with pytest.raises(BusError, match="is played already"):
+            await replay.play()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert replay.progress.played == 0
+        replay.resume()
+        assert await playing == 40
+
+    replayed(path, main)
+
+
 def test_a_play_that_begins_beside_a_step_goes_on_behind_it(path: Path) -> None:
     async def main(bus: AsyncEventBus, replay: Replay) -> None:
         playing = asyncio.create_task(replay.play())

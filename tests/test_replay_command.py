@@ -8,10 +8,11 @@ import types
 from pathlib import Path
 
 import pytest
-from journals import START, entries, make
+from journals import START, entries, entry, make
 
 from aiobus import AsyncEventBus, Event, verify
 from aiobus.__main__ import main
+from aiobus.event import event_id
 
 BOTS = """
 from aiobus import Event
@@ -44,6 +45,10 @@ async def never_begins(bus):
 
 async def ends(bus):
     raise SystemExit(0)
+
+async def threads(bus):
+    import threading
+    await bus.subscribe("TRADE", lambda trade: threading.Thread(target=print).start())
 
 class Bot:
     async def strategy(self, bus):
@@ -133,21 +138,21 @@ def test_it_begins_and_ends_where_it_is_told(
 
 
 @pytest.mark.parametrize(
-    ("bot", "text"),
+    ("bot", "code", "text"),
     [
-        ("strategy", "a module and a function are needed"),
-        ("no_such_module:strategy", "No module named"),
-        ("bots_of_replay:nothing", "has no nothing"),
-        ("bots_of_replay:constant", "is no function"),
-        ("bots_of_replay:leaves", "was refused: nothing leaves the process"),
-        ("bots_of_replay.py:strategy", "without .py, such as bots_of_replay:strategy"),
-        ("bots_of_replay:raises", "a strategy raised KeyError: 'ask' at "),
+        ("strategy", 2, "a module and a function are needed"),
+        ("no_such_module:strategy", 2, "No module named"),
+        ("bots_of_replay:nothing", 2, "has no nothing"),
+        ("bots_of_replay:constant", 2, "is no function"),
+        ("bots_of_replay.py:strategy", 2, "without .py, such as bots_of_replay:strategy"),
+        ("bots_of_replay:leaves", 1, "was refused: nothing leaves the process"),
+        ("bots_of_replay:raises", 1, "a strategy raised KeyError: 'ask' at "),
     ],
 )
 def test_what_goes_wrong_is_said_in_a_sentence(
-    path: Path, capsysbinary: pytest.CaptureFixture[bytes], bot: str, text: str
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes], bot: str, code: int, text: str
 ) -> None:
-    assert main(["replay", str(path), bot]) == 1
+    assert main(["replay", str(path), bot]) == code
     _, errors = said(capsysbinary)
     assert text in errors
 
@@ -170,8 +175,7 @@ def test_the_command_works_in_a_shell(path: Path) -> None:
 def test_a_wrong_argument_is_named(
     path: Path, capsysbinary: pytest.CaptureFixture[bytes], given: list[str], text: str
 ) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["replay", str(path), "bots_of_replay:broker", *given])
+    assert main(["replay", str(path), "bots_of_replay:broker", *given]) == 2
     assert text in said(capsysbinary)[1]
 
 
@@ -218,7 +222,7 @@ def test_a_module_that_starts_a_bus_as_it_is_imported_is_refused(
     text = LIVE.format(bus=bus.format(folder=path.parent))
     (path.parent / "live_bot.py").write_text(text)
     sys.modules.pop("live_bot", None)
-    assert main([command, str(path), "live_bot:strategy"]) == (1 if command == "replay" else 2)
+    assert main([command, str(path), "live_bot:strategy"]) == 2
     lines, errors = said(capsysbinary)
     assert lines == []
     assert "importing live_bot starts " in errors
@@ -291,6 +295,59 @@ def test_a_module_that_cannot_be_imported_is_no_verdict(
     path: Path, capsysbinary: pytest.CaptureFixture[bytes], code: str, text: str
 ) -> None:
     (path.parent / "broken_bot.py").write_text(code)
-    sys.modules.pop("broken_bot", None)
-    assert main(["verify", str(path), "broken_bot:strategy"]) == 2
+    for command in ("verify", "replay"):
+        sys.modules.pop("broken_bot", None)
+        assert main([command, str(path), "broken_bot:strategy"]) == 2
     assert text in said(capsysbinary)[1]
+
+
+def test_an_error_that_is_not_of_the_strategy_is_not_said_to_be(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    given = ["replay", str(path), "bots_of_replay:broker", "--end", "1"]
+    assert main(given) == 1
+    assert said(capsysbinary)[1].startswith(f"the recording {path} has nothing to play")
+
+
+def test_handlers_of_the_bots_beside_count_as_well(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    given = ["--beside", "other=bots_of_replay:handler_raises"]
+    assert main(["replay", str(path), "bots_of_replay:broker", *given]) == 1
+    assert "10 calls of handlers of other raised" in said(capsysbinary)[0]
+
+
+def test_a_request_that_finds_no_subscriber_names_who_answered_it(
+    path: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    asked = entry(2, type="ORDER", source="strategy")
+    cause = event_id(asked.source, asked.epoch, asked.seq)
+    answer = entry(3, type="FILL", source="risk", cause=cause)
+    make(tmp_path / "asked.db", [entry(1), asked, answer])
+    assert main(["replay", str(tmp_path / "asked.db"), "bots_of_replay:strategy"]) == 1
+    assert said(capsysbinary)[0][-1] == (
+        "1 requests for ORDER found no subscriber: risk answered when it was recorded, so give"
+        " --beside risk=module:function"
+    )
+
+
+def test_a_refused_thread_is_one_sentence_with_its_place(path: Path) -> None:
+    command = [sys.executable, "-m", "aiobus", "replay", str(path), "bots_of_replay:threads"]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=25)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"Thread.start\(\) at threads.*bots_of_replay\.py:\d+\) was refused", last)
+    assert "MemoryNetwork" not in last
+    assert "cannot go on" not in done.stderr
+
+
+def test_the_exit_code_of_a_verdict_does_not_hang_on_what_reads_it(
+    path: Path,
+) -> None:
+    code = (
+        "import os, sys; from aiobus.__main__ import main; "
+        "r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "verify", str(path), "bots_of_replay:broker"]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, timeout=25)
+    assert (done.returncode, done.stderr) == (2, b"")

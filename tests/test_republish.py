@@ -47,7 +47,9 @@ class Dashboard:
         await self.bus.close()
 
 
-@pytest.mark.parametrize("given", [{"types": "FIL"}, {"sources": "fed"}, {"end": 1}])
+@pytest.mark.parametrize(
+    "given", [{"types": "FIL"}, {"sources": "fed"}, {"end": 1}, {"start": 41, "end": 43}]
+)
 async def test_a_selection_of_nothing_is_an_error_and_no_bus_waits_for_it(
     path: Path, url: str, given: dict[str, Any]
 ) -> None:

@@ -11,21 +11,22 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import orjson
 
 from aiobus.bus import AsyncEventBus, unheard
-from aiobus.confinement import is_users, written
+from aiobus.confinement import current, is_users, written
 from aiobus.delivery import Consumer
-from aiobus.errors import BusError
+from aiobus.errors import BusError, JournalError, LeavesProcess
 from aiobus.event import Event
 from aiobus.journal.format import tape_of
 from aiobus.journal.reader import Journal
 from aiobus.lockout import shut
 from aiobus.publisher import Sink
 from aiobus.query import Query
+from aiobus.replay.evidence import raised_at
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
 from aiobus.virtual_loop import frames, place
@@ -72,16 +73,34 @@ def told(error: BaseException) -> str:
     *_, said = traceback.format_exception_only(error)
     if isinstance(error, SyntaxError):
         return f"{said.strip()} at {error.filename}:{error.lineno}"
-    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
-        if is_users(frame):
-            return f"{said.strip()} at {frame.f_code.co_filename}:{line}"
-    return said.strip()
+    return f"{said.strip()} at {where}" if (where := raised_at(error)) else said.strip()
 
 
 def _place(task: "asyncio.Task[None]") -> str:
     """Where a task waits, in code of the user's."""
     found = [*frames(task.get_coro())]
     return place(([*filter(is_users, found)] or found)[-1])
+
+
+def _failed(bus: AsyncEventBus) -> int:
+    """How many calls of its handlers raised."""
+    return sum(each.failed for each in bus.stats().subscriptions)
+
+
+def _answering(path: str, name: str, type: str) -> list[str]:
+    """The sources that published what names a recorded request of this type as its cause."""
+    with suppress(JournalError), Journal(path) as journal:
+        asked = {event.id for _, event in journal.read(types=[type], sources=[name])}
+        return sorted({each.source for _, each in journal.read() if each.cause in asked} - {name})
+    return []
+
+
+def _way_to(answering: list[str]) -> str:
+    """How the bots that answer requests are given."""
+    if not answering:
+        return ": give the bot that answers them by --beside"
+    options = " ".join(f"--beside {each}=module:function" for each in answering)
+    return f": {', '.join(answering)} answered when it was recorded, so give {options}"
 
 
 def replay(
@@ -96,15 +115,21 @@ def replay(
 ) -> tuple[str, bool]:
     """Run `bot` on a bus called `name` through the recording, and `tell` each event that it
     publishes. `beside`: other bots by the names of their buses, which take the places of these
-    sources. Returns a summary, and if no handler raised. Blocks. Raises as `Replay` does, and
-    ValueError for what a bot raises beside its handlers.
+    sources. Returns a summary, and whether no handler raised. Blocks. Raises as `Replay` does,
+    ValueError for what a bot raises beside its handlers, and BusError for a call that would leave
+    the process.
     """
     counts: Counter[str] = Counter()
     with Journal(path) as journal:
         names = {source for source, _ in journal.sources()}
     recorded = sorted(each for each in names if not each.startswith(tape_of("")))
 
+    def tell_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if (here := current()) is None or here.refusal is None:  # else that is why all has ended
+            loop.default_exception_handler(context)
+
     async def main() -> tuple[str, bool]:
+        asyncio.get_running_loop().set_exception_handler(tell_errors)
         recording = Replay(path, **selection)
         async with AsyncEventBus(recording, name=name) as bus:
             epoch = recording.publisher.epoch
@@ -128,19 +153,20 @@ def replay(
                     subscriptions = bus.stats().subscriptions
                     has_begun = task.done() or any(each.handled for each in subscriptions)
                     waits = "" if counts or has_begun else _place(task)
-            failed = sum(each.failed for each in bus.stats().subscriptions)
+                failed = dict(zip([name, *beside], map(_failed, buses), strict=True))
+            is_well = not any(failed.values())
             published = ", ".join(f"{count:,} {type}" for type, count in sorted(counts.items()))
             files = written()
             said = (
                 f"{played:,} events played, {recording.progress.gaps:,} gaps; {name} published"
-                f" {published or 'nothing'}; {failed:,} calls of its handlers raised"
+                f" {published or 'nothing'}; {failed.pop(name):,} calls of its handlers raised"
                 + (f"\nopened for writing: {', '.join(files)}" if files else "")
             )
+            for each, count in failed.items():
+                said += f"\n{count:,} calls of handlers of {each} raised" if count else ""
             for type, count in sorted(unheard(bus).items()):
-                said += (
-                    f"\n{count:,} requests for {type} found no subscriber: give the bot that"
-                    " answers them by --beside"
-                )
+                said += f"\n{count:,} requests for {type} found no subscriber"
+                said += _way_to(_answering(path, name, type))
             if waits:
                 said += f"\n{name} was given nothing, and waits at {waits}"
             if name not in recorded:
@@ -148,11 +174,19 @@ def replay(
                     f"\n{name} was not recorded, so the events of no source were left out for it:"
                     f" if the strategy is one of {', '.join(recorded)}, name it by --name"
                 )
-            return said, not failed
+            return said, is_well
 
     try:
         return run_virtual(main)
+    except LeavesProcess as error:
+        where = raised_at(error) or error.caller or "a library"
+        raise BusError(
+            f"{error.call} at {where} was refused: nothing leaves the process while a recording is"
+            " replayed"
+        ) from error
     except BusError:
         raise
     except Exception as error:
+        if not raised_at(error):
+            raise
         raise ValueError(f"a strategy raised {told(error)}") from error

@@ -42,7 +42,8 @@ async def republish(
     Each is a new event of the bus `name`, with its recorded type, key, data and timestamp, and the
     id of the original as its cause. ORDER and CANCEL are never published: naming them raises
     ValueError, and `"*"` leaves them out. The other keywords are those of `Replay`; `speed`: times
-    real time, None: as fast as the readers take it in.
+    real time, None: as fast as the readers take it in. If there is nothing to publish, or
+    nothing of a source, type or key that is named, it raises ValueError and starts no bus.
 
     It waits 5 s for each of `to`. Raises BusError, with nothing published, if one does not come, if
     any other bus is there, or if an address does not answer, where others may be. If another bus
@@ -67,7 +68,9 @@ async def republish(
         )
     reel = Reel(selection)
     try:
-        if reel.peek() is None:
+        while (found := reel.peek()) is not None and found[1].type in ACTED_ON:
+            reel.take()
+        if found is None:
             raise ValueError(f"{selection.path} has no event of what was selected")
         async with AsyncEventBus(url, name=name, pace=True) as bus:
             return await _Party(bus, guests).publish(reel, speed)

@@ -43,7 +43,8 @@ class Bound(NamedTuple):
             return cls(time=float(value))
         raise ValueError(
             f"{name}={value!r}: {way_out(value)}the offset of an event from 1 on, as `python -m"
-            " aiobus log` shows it, or a time in seconds since 1970, is needed"
+            " aiobus log` shows it, or a time in seconds since 1970, such as"
+            " datetime.fromisoformat('2026-11-29T09:30+01:00').timestamp(), is needed"
         )
 
     def is_after(self, found: Found) -> bool:

@@ -69,8 +69,8 @@ class Replay(Seat):
     recorded time: starting the bus sets the wall clock of the loop to the time of the first event.
     What the bus publishes has new ids. A subscription gets each event once and in the order of the
     file. If its inbox is full and its policy leaves events to history, the replay waits until it
-    has room: later events are late then, and none is lost. A `since=` finds no past, and begins
-    with what is played next; `after=` begins behind the event that it names.
+    has room: later events are late then, and none is lost. A subscription with `since=` begins with
+    the next event that is played; one with `after=` begins behind the event that it names.
 
     `types`, `key`: as in `subscribe`, by default every type but the reserved ones. `sources`: one
     or several names. By default all but the names of the buses of this replay, which publish by
@@ -89,8 +89,8 @@ class Replay(Seat):
     **It hides nothing.** Starting or playing raises JournalCorrupt where the recording is damaged,
     behind the last event that is whole, and JournalRemoved if `keep=` has removed what was asked
     for (without `start`, anything). Starting raises ValueError if nothing at all is selected, or if
-    a source that is named was not recorded. Of the gaps that were recorded, `progress` has the
-    count. Raises ValueError and TypeError for wrong arguments.
+    nothing was recorded of a source, type or key that is named. Of the gaps that were
+    recorded, `progress` has the count. Raises ValueError and TypeError for wrong arguments.
     """
 
     def __init__(
@@ -186,7 +186,10 @@ class Replay(Seat):
         text = f" of what was selected; its sources are {', '.join(sorted(names)) or 'none'}"
         own = sorted(name for name in names if self._stage.has(name))
         if self._selection.sources is None and own:
-            text += f". {own[0]} is the name of this bus, and played only if sources= names it"
+            text += (
+                f". {own[0]} is the name of this bus, and played only if sources= (in a shell"
+                " --source) names it"
+            )
         return text
 
     # Playing.
@@ -215,7 +218,8 @@ class Replay(Seat):
         open or closes first, and ValueError for a wrong speed. Cancelling it hands over nothing
         more; playing again goes on there.
         """
-        self.resume()
+        if not self._is_driven or self._steps:  # else it is played already, and is to be steered
+            self.resume()
         return self._play(speed)
 
     async def _play(self, speed: float | None) -> int:
