@@ -37,6 +37,7 @@ from aiobus.strand import (
     here,
     is_for_strand,
     is_package,
+    is_strike,
     is_users_call,
     plain_task,
     running,
@@ -443,7 +444,9 @@ class Recorder:
                 return real(when, callback, *arguments, context=context)
             self.log += (TIMER, caller.number, microseconds(when), is_at)
             made = self.strands
-            if is_users_call():
+            if is_strike(callback):
+                callback, arguments = self._strike, (_Recorded(self), caller, callback)
+            elif is_users_call():
                 callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
             self._is_setting = True  # one of these methods may call the other
             try:
@@ -461,7 +464,9 @@ class Recorder:
 
         def call(callback: Any, *arguments: Any, context: Any = None) -> Any:
             if is_ours(callback):
-                strand = _Recorded(self)
+                caller, strand = running(), _Recorded(self)
+                if is_strike(callback):
+                    return soon(self._strike, strand, caller, callback, context=context)
                 return soon(self.run_call, strand, callback, arguments, context=context)
             return real(callback, *arguments, context=context)
 
@@ -476,6 +481,13 @@ class Recorder:
         except BaseException as error:
             self.note_error(strand, error)
             raise
+
+    def _strike(self, strand: _Recorded, owner: Strand, callback: Any) -> None:
+        """An asyncio.timeout of the strand `owner` strikes."""
+        self.log += (GO_ON, strand.number, self.now(), 0)
+        # If a bus call of the owner is cancelled, the futures of the bus are none of its code.
+        with entered(owner if owner.call else strand):
+            callback()
 
     def _read_clock(self, read: Callable[[], float]) -> float:
         told_time, strand = read(), running()

@@ -30,6 +30,7 @@ from aiobus.strand import (
     here,
     is_for_strand,
     is_package,
+    is_strike,
     is_users_call,
     plain_task,
     running,
@@ -204,11 +205,6 @@ class _Timer(asyncio.TimerHandle):
         self.number = number
         self.owner = owner
 
-    @property
-    def is_timeout(self) -> bool:
-        """True for that of asyncio.timeout, which cancels."""
-        return getattr(self._callback, "__name__", "") == "_on_timeout"  # type: ignore[attr-defined]
-
 
 class PlayerLoop(VirtualLoop):
     """A virtual loop that asks a schedule what happens next."""
@@ -295,7 +291,8 @@ class PlayerLoop(VirtualLoop):
         self, when: float, callback: Any, arguments: Any, context: Any, *, is_users: bool
     ) -> asyncio.Handle:
         self._check_closed()
-        if is_users and self.schedule is not None:
+        is_strand = is_users or (is_strike(callback) and running() is not None)
+        if is_strand and self.schedule is not None and not self.schedule.is_over:
             return self._note_call(callback, arguments, context, when)
         owner = 0 if here.strand is None else here.strand.number
         self._made += 1
@@ -326,15 +323,15 @@ class PlayerLoop(VirtualLoop):
             if self.schedule is not None:
                 self.schedule.calls.pop(-handle.number, None)
 
-    def fire(self, owner: int, *, is_cancel: bool) -> bool:
+    def fire(self, owner: int) -> bool:
         """Fire a timer: of those that the strand `owner` has made, else of all, the one that is due
-        first. One that cancels comes last, or with `is_cancel` first. False if there is none.
+        first. False if there is none.
         """
         own = [each for each in self._timers.values() if each.owner == owner]
         due = min(
             own or self._timers.values(),
             default=None,
-            key=lambda each: (each.is_timeout is not is_cancel, each.when(), each.number),
+            key=lambda each: (each.when(), each.number),
         )
         if due is None:
             return False
@@ -343,6 +340,13 @@ class PlayerLoop(VirtualLoop):
             self._now = max(self._now, due.when())
         self.run_soon(due)
         return True
+
+    def let_go(self, handle: asyncio.Handle) -> None:
+        """Run what was held: in the next turn, or by its timer."""
+        if isinstance(handle, _Timer):
+            self._timers[handle.number] = handle
+        else:
+            self.run_soon(handle)
 
     def run_soon(self, handle: asyncio.Handle) -> None:
         """Run it in the next turn."""
@@ -371,7 +375,7 @@ class PlayerLoop(VirtualLoop):
             except BaseException:
                 schedule.is_over = True
                 raise
-        if (schedule.is_over or not schedule.go_on()) and not self.fire(0, is_cancel=False):
+        if (schedule.is_over or not schedule.go_on()) and not self.fire(0):
             return super().select(timeout)
         return []
 
@@ -566,7 +570,7 @@ class Schedule:
             if not strand.gate.done():
                 strand.gate.set_result(None)
             return True
-        if self.is_stopped or self.loop.fire(number, is_cancel=kind == GO_ON and bool(rest[1])):
+        if self.is_stopped or self.loop.fire(number):
             return True
         if strand is None:
             self.differ(f"there are {self.made} strands now, and the recording has more", None)
@@ -584,7 +588,8 @@ class Schedule:
         for task in asyncio.all_tasks(self.loop):
             if task.get_coro() is strand:
                 self.take()
-                return task.cancel()
+                with entered(strand):
+                    return task.cancel()
         return False
 
     def at_end(self) -> None:
@@ -665,7 +670,7 @@ class Schedule:
         """The replay is over: hold nothing any more, and run the calls that were held."""
         self.is_over = True
         for handle in self.calls.values():
-            self.loop.run_soon(handle)
+            self.loop.let_go(handle)
         self.calls.clear()
 
     def read_clock(self, which: int) -> float | None:
