@@ -229,17 +229,22 @@ def is_strike(callback: Any) -> bool:
 
 
 _PLAIN = (FunctionType, MethodType, partial)
+_STEP = "TaskStepMethWrapper"
+"""The type, written in C, of what `call_soon` is given for a step of a task."""
 
 
 def is_for_strand(callback: Any) -> bool:
-    """True for a plain callback that watched code hands to `call_soon`, by itself or as it
-    completes a future that has one. False for the steps of tasks, which are objects written in C.
+    """True for a callback that watched code hands to `call_soon`, by itself or as it completes a
+    future that has one. False for the steps of tasks, and for what is a strand already.
     """
-    if type(callback) in _PLAIN:
-        return running() is not None
-    if type(callback) is BuiltinFunctionType and running() is not None:
+    if running() is None:
+        return False
+    kind = type(callback)
+    if kind in _PLAIN:
+        return True
+    if kind is BuiltinFunctionType:  # such as what wakes a task
         return not isinstance(callback.__self__, asyncio.Task) and is_users_call(3)
-    return False
+    return kind.__name__ != _STEP and not isinstance(callback, DoneCallback)
 
 
 def plain_task(loop: Any, coroutine: Any, options: dict[str, Any]) -> "asyncio.Task[Any]":

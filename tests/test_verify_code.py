@@ -195,6 +195,34 @@ async def completed(bus: AsyncEventBus, trade: Event) -> None:
     await say(bus, "BEHIND")
 
 
+class Says:
+    """An object that is called, by a loop or by a future that is done."""
+
+    def __init__(self, bus: AsyncEventBus, type: str) -> None:
+        self.bus, self.type = bus, type
+
+    def __call__(self, *arguments: object) -> None:
+        self.bus.publish_nowait(Event(self.type, {"arguments": len(arguments)}))
+
+
+@code("callbacks that are objects, and methods of objects in C")
+async def objects(bus: AsyncEventBus, trade: Event) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_soon(Says(bus, "SOON"), 1, 2)
+    loop.call_soon(Says(bus, "SOON").__call__, 1)
+    loop.call_later(0.001, Says(bus, "LATER"))
+    loop.call_soon_threadsafe(Says(bus, "THREADSAFE"))
+    future, found = loop.create_future(), dict[str, int]()
+    future.add_done_callback(Says(bus, "COMPLETED"))
+    future.set_result(None)
+    task = asyncio.create_task(asyncio.sleep(0))
+    task.add_done_callback(Says(bus, "DONE"))
+    loop.call_soon(found.__setitem__, "n", 1)
+    loop.call_soon(found.update, {"m": 2})
+    await asyncio.sleep(0.002)
+    await say(bus, "FOUND", found)
+
+
 @code("sets of tasks")
 async def sets(bus: AsyncEventBus, trade: Event) -> None:
     tasks = {asyncio.create_task(say_later(bus, f"T{n}", 0.0001), name=str(n)) for n in range(9)}
