@@ -32,6 +32,7 @@ from aiobus import (
     verify,
 )
 from aiobus.bus import parts_of
+from aiobus.options import SubscribeKeywords
 from aiobus.replay.attach import Strategy
 
 verification = importlib.import_module("aiobus.replay.verify")
@@ -562,20 +563,21 @@ async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Pa
     assert "6 events of code that was not attached (3 OTHER, 3 TRADE)" in str(report)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"overflow": "latest"},
-        {"maxsize": 7},
-        {"concurrency": 2},
-        {"max_age": 5.0},
-        {"since": "last"},
-        {"where": lambda trade: True},
-        {"key": "BTC"},
-    ],
-    ids=lambda changed: next(iter(changed)),
-)
-async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]) -> None:
+CHANGED: dict[str, Any] = {
+    "overflow": "latest",
+    "maxsize": 7,
+    "concurrency": 2,
+    "max_age": 5.0,
+    "since": "last",
+    "after": {"feed@hom2w47ro2.37", "news@hom2w47ro2.5"},
+    "timeout": 2.0,
+    "where": lambda trade: True,
+    "key": "BTC",
+}
+
+
+@pytest.mark.parametrize("name", SubscribeKeywords.__annotations__)
+async def test_another_subscription_diverges(path: Path, name: str) -> None:
     """Which events come is taken from the tape, so the options that decide that are compared."""
     await session(path, echo, trades)
 
@@ -583,13 +585,13 @@ async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]
         async def on_trade(trade: Event) -> None:
             await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
 
-        await bus.subscribe("TRADE", on_trade, **changed)
+        options: SubscribeKeywords = {name: CHANGED[name]}  # type: ignore[misc]
+        await bus.subscribe("TRADE", on_trade, **options)
 
     report = verify(path, other)
     assert report.verdict == "DIVERGES", str(report)
     assert report.difference is not None
     assert "another subscription" in report.difference.text
-    (name,) = changed
     assert (name if name != "key" else "TRADE/BTC") in report.difference.replayed
 
 

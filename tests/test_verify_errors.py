@@ -359,3 +359,36 @@ async def test_a_callback_that_raises_stop_iteration_ends_as_without_a_recording
     report = verify(path, stopping)
     assert report, str(report)
     assert report.agreed == 1
+
+
+async def halting(bus: AsyncEventBus, text: str = "") -> None:
+    """Publishes HALT once one of its handlers has failed."""
+
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SIGNAL", trade.data))
+        if trade.data["number"] == 3:
+            fails(text)
+
+    async def on_error(error: Event) -> None:
+        await bus.publish(Event("HALT", {"error": error.data["error"]}))
+
+    await bus.subscribe("TRADE", on_trade)
+    await bus.subscribe("aiobus.error", on_error)
+
+
+async def test_a_strategy_that_halts_because_of_its_new_error_diverges_there(path: Path) -> None:
+    await session(path, halting, trades)
+    assert verify(path, halting)
+    report = verify(path, partial(halting, text="of today"))
+    assert report.difference is not None, str(report)
+    assert "raises Bug('of today') at fails" in report.difference.text
+    assert report.agreed == 3
+
+
+async def test_a_strategy_that_has_halted_because_of_a_mended_error_diverges(path: Path) -> None:
+    broken = partial(halting, text="of then")
+    await session(path, broken, trades)
+    assert verify(path, broken)
+    report = verify(path, halting)
+    assert report.verdict == "DIVERGES", str(report)
+    assert report.agreed == 3

@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from types import CoroutineType, FunctionType
 from typing import Any, Self, TypeVar
@@ -61,7 +62,9 @@ PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscri
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
-OPTIONS = ("overflow", "maxsize", "concurrency", "max_age", "since")
+OPTIONS = [
+    field.name for field in fields(SubscriptionOptions) if field.name not in ("query", "where")
+]
 MOST_ENDED = 1_024
 """Subscriptions of which some have ended, such as those of `wait_for`."""
 MOST_TYPES = 4_096
@@ -756,8 +759,10 @@ def ran_before(strategy: Strategy) -> bool:
 
 
 def options_of(options: SubscriptionOptions) -> str:
-    """What of the options decides which events are handed over, and how many at once."""
-    told = [f"{name}={getattr(options, name)!r}" for name in OPTIONS]
+    """What of the options decides which events are handed over, how many at once, and when."""
+    given: dict[str, Any] = {name: getattr(options, name) for name in OPTIONS}
+    given["after"] = sorted(given["after"])  # it may be a set
+    told = [f"{name}={value!r}" for name, value in given.items()]
     return ", ".join([*told, *(["where="] if options.where is not None else [])])
 
 
