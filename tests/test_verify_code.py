@@ -411,8 +411,11 @@ async def caused(bus: AsyncEventBus, trade: Event) -> None:
 @code("the clock, and events with a time of their own")
 async def timed(bus: AsyncEventBus, trade: Event) -> None:
     await say(bus, "NOW", clock.time())
-    await bus.publish(Event("THEN", {}, timestamp=1))
-    await bus.publish(Event("THEN", {}, timestamp=2.5))
+    async with bus.stream("THEN") as own:
+        for timestamp in (1, 2.5):
+            then = await bus.publish(Event("THEN", {}, timestamp=timestamp))
+            read = await anext(own)
+            await say(bus, "READ", [read.timestamp, then.timestamp])
 
 
 async def answer(bus: AsyncEventBus) -> None:
