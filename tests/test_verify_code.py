@@ -620,6 +620,30 @@ async def test_the_options_of_the_bus_make_no_difference(
     assert report.agreed == 200
 
 
+async def test_each_gap_that_is_told_is_told_again(path: Path) -> None:
+    """Gaps have no number, and several of one source come within one stretch of the tape."""
+
+    async def strategy(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            if trade.type == "aiobus.gap":
+                await say(bus, "GAP", trade.data)
+            else:
+                await asyncio.sleep(0)
+
+        await bus.subscribe(("TRADE", "aiobus.gap"), on_trade, maxsize=10)
+
+    said = []
+    async with AsyncEventBus(name="desk", limits=Limits(history_events=128)) as bus:
+        await bus.subscribe("GAP", lambda gap: said.append(gap.data["value"]["upto"]))
+        async with record(bus, path, attach=strategy):
+            for _ in range(3):
+                await trades(bus, 400)
+                await bus.settle()
+    assert len({*said}) == 3
+    report = verify(path, strategy)
+    assert report, str(report)
+
+
 @pytest.mark.parametrize("most", [2_000, 4_000_000])
 async def test_an_event_is_refused_as_too_large_if_it_was(path: Path, most: int) -> None:
     async def strategy(bus: AsyncEventBus) -> None:

@@ -27,7 +27,17 @@ from aiobus.lifecycle import State
 from aiobus.options import StreamKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, Query
 from aiobus.replay.evidence import Failure
-from aiobus.replay.tape import CALLS, VERSION, Chunk, Kind, Source, is_again, microseconds, told
+from aiobus.replay.tape import (
+    CALLS,
+    VERSION,
+    Chunk,
+    Kind,
+    Row,
+    Source,
+    is_again,
+    microseconds,
+    told,
+)
 from aiobus.strand import (
     Called,
     DoneCallback,
@@ -314,7 +324,9 @@ class Recorder:
         self._outcomes: list[Any] = []
         self._places: dict[Source, int] = {}
         self._told_sources = 0
-        self._rows: dict[tuple[int, int], tuple[int, int, bool, str]] = {}
+        self._rows: list[Row] = []
+        self._row_places: dict[tuple[int, int, bool], int] = {}
+        """Which of these rows is that of an event. Some have no number, such as `aiobus.gap`."""
         self._outputs: dict[int, str] = {}
         self._begins: dict[tuple[str, int], list[int]] = {}
         """Of each source: its place, the first seq that the recording has, and the last that was
@@ -414,7 +426,7 @@ class Recorder:
             clocks=self._clocks,
             outcomes=self._outcomes,
             sources=sources[self._told_sources :],
-            rows=list(self._rows.values()),
+            rows=self._rows,
             outputs=self._outputs,
             published=self._published if self.is_over else self._publisher.seq,
             facts=self._facts,
@@ -422,7 +434,8 @@ class Recorder:
         )
         self._told_sources = len(sources)
         self._facts = None
-        self._clocks, self._outcomes, self._rows, self._outputs = [], [], {}, {}
+        self._clocks, self._outcomes, self._outputs = [], [], {}
+        self._rows, self._row_places = [], {}
         if not self.is_over:
             self.log = []
         return made
@@ -519,7 +532,7 @@ class Recorder:
         begin, seq = self._begins.get((event.source, event.epoch)), event.seq
         # As `_place` and `now`, whose calls take a tenth of this.
         if begin is None or seq < begin[1] or event.type not in self._whole or event.past:
-            place = self._place(event)
+            place, seq = self._place(event)
         else:
             place = begin[0]
             if seq > begin[2]:
@@ -527,18 +540,24 @@ class Recorder:
         time = int((self._time() - self._began) * 1e6)
         self.log += (DELIVER, strand.number, number, place, seq, time)
 
-    def _place(self, event: Event[Any]) -> int:
-        """The place of the source of an event. A row that the recording does not have is kept."""
+    def _place(self, event: Event[Any]) -> tuple[int, int]:
+        """The place of the source of an event, and its seq. A row that the recording does not have
+        is kept: then it is which of the rows it is.
+        """
         begin = self._begins.get((event.source, event.epoch))
         if begin is not None and event.seq >= begin[1] and not event.past:
             type, seq = event.type, event.seq
             if type in self._whole or self._is_there(type, event.key):
                 if seq > begin[2]:
                     begin[2] = seq
-                return begin[0]
+                return begin[0], seq
         place = self._places.setdefault((event.source, event.epoch, True), len(self._places))
-        self._rows[place, event.seq] = (place, event.seq, event.past, _row(event))
-        return place
+        key, number = (place, event.seq, event.past), len(self._rows)
+        if event.seq:
+            number = self._row_places.setdefault(key, number)
+        if number == len(self._rows):
+            self._rows.append((event.seq, event.past, _row(event)))
+        return place, number
 
     def _is_there(self, type: str, key: str) -> bool:
         if type.startswith(RESERVED):
@@ -635,7 +654,7 @@ class Recorder:
                 self._note_outcome(strand, REQUEST, told(error, event))
             raise
         strand.leave()
-        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq])
+        self._note_outcome(strand, REQUEST, ["reply", *self._place(reply)])
         return reply
 
     async def subscribe(

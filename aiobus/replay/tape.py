@@ -18,8 +18,8 @@ from aiobus import errors
 from aiobus.event import Event
 
 __all__ = [
-    "CALLS", "END", "NAMES", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Source", "entries",
-    "is_again", "made", "microseconds", "told",
+    "CALLS", "END", "NAMES", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Row", "Source",
+    "entries", "is_again", "made", "microseconds", "told",
 ]  # fmt: skip
 
 VERSION = 2
@@ -29,8 +29,9 @@ class Kind(IntEnum):
     """What an entry tells."""
 
     DELIVER = 1
-    """A delivery begins: subscription, source, seq, time. To a callback it begins a strand. To a
-    stream it is what a step returns."""
+    """A delivery begins: subscription, source, seq, time. If the rows of the source are in the
+    tape, then instead of the seq the place of the row among those of this chunk. To a callback it
+    begins a strand. To a stream it is what a step returns."""
     WAIT = 2
     """The strand waits for something of its own."""
     INSIDE = 3
@@ -68,6 +69,8 @@ Entry = tuple[Any, ...]
 """Kind, strand, and what the kind says."""
 Source = tuple[str, int, bool]
 """Name and epoch of a source, and whether the rows of its events are in the tape itself."""
+Row = tuple[int, bool, str]
+"""Seq, `past` and row of an event."""
 _HEAD = Struct("<II")
 LONGEST = 2**62
 """Microseconds: some 146,000 years, and what `sleep(math.inf)` is taken for."""
@@ -83,8 +86,8 @@ class Chunk(NamedTuple):
     outcomes: list[Any]
     sources: list[Source]
     """Those that appear for the first time; deliveries refer to them by their place."""
-    rows: list[tuple[int, int, bool, str]]
-    """Source, seq, `past` and row of delivered events that the recording does not have."""
+    rows: list[Row]
+    """Of delivered events that the recording does not have."""
     outputs: dict[int, str]
     """The rows of outputs that the recording leaves out, by seq."""
     published: int
@@ -121,7 +124,7 @@ class Chunk(NamedTuple):
         return cls(
             data["first"], numbers, clocks, data.get("outcomes", []),
             [(name, epoch, bool(own)) for name, epoch, own in data.get("sources", [])],
-            [(source, seq, bool(past), row) for source, seq, past, row in data.get("rows", [])],
+            [(seq, bool(past), row) for seq, past, row in data.get("rows", [])],
             {int(seq): row for seq, row in data.get("outputs", {}).items()},
             data["published"], data.get("facts"), data.get("end"),
         )  # fmt: skip
@@ -147,11 +150,10 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
     outcome.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
-    rows = {(source, seq): (past, row) for source, seq, past, row in chunk.rows}
 
     def reference(source: int, seq: int) -> Reference:
-        name, epoch, _ = sources[source]
-        return Reference(name, epoch, seq, *rows.get((source, seq), ()))
+        name, epoch, is_own = sources[source]
+        return Reference(name, epoch, *(chunk.rows[seq] if is_own else (seq,)))
 
     at, end = 0, len(numbers)
     while at < end:
