@@ -14,6 +14,8 @@ from replays import session, trades
 from aiobus import AsyncEventBus, Event, Report, record, verify
 from aiobus.replay.attach import Strategy
 
+EXITS = "exits"
+
 
 class Bug(Exception):
     """Of the code that is tested."""
@@ -22,7 +24,7 @@ class Bug(Exception):
 def fails(text: str) -> None:
     """Raise, unless nothing is to be raised."""
     if text:
-        raise Bug(text)
+        raise SystemExit(text) if text == EXITS else Bug(text)
 
 
 Piece = Callable[[AsyncEventBus, str], Awaitable[None]]
@@ -392,3 +394,44 @@ async def test_a_strategy_that_has_halted_because_of_a_mended_error_diverges(pat
     report = verify(path, halting)
     assert report.verdict == "DIVERGES", str(report)
     assert report.agreed == 3
+
+
+@pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES)
+async def test_code_that_exits_now_diverges_and_does_not_end_the_process(
+    path: Path, piece: Piece
+) -> None:
+    await recorded(path, piece, "")
+    difference = diverged(path, partial(strategy, piece=piece, text=EXITS)).difference
+    assert difference is not None
+    assert f"raises SystemExit({EXITS!r}) at fails" in difference.text
+
+
+async def test_a_where_that_exits_now_diverges(path: Path) -> None:
+    async def selects(bus: AsyncEventBus, text: str) -> None:
+        signal = partial(Event, "SIGNAL", {})
+        await bus.subscribe(
+            "TRADE", lambda _: bus.publish_nowait(signal()), where=lambda _: fails(text) is None
+        )
+
+    await session(path, partial(selects, text=""), trades)
+    report = diverged(path, partial(selects, text=EXITS))
+    assert "`where` fails on TRADE" in str(report)
+
+
+async def test_code_that_exits_as_it_is_ended_does_not_end_the_process(path: Path) -> None:
+    async def exits(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            fails("" if is_live else EXITS)
+
+    is_live = True
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=exits) as recording:
+            await trades(bus)
+            await bus.settle()
+        assert recording.attached is not None
+        recording.attached.cancel()
+    is_live = False
+    assert verify(path, exits)

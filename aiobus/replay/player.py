@@ -325,7 +325,7 @@ class Player(Schedule):
         try:
             if selects(where, replace(event, data=copied(event.data))):
                 return event
-        except Exception as error:  # noqa: BLE001 - an event on which it fails is not selected
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is not selected then
             self.differ(f"`where` fails on {event.type} {event.id}: {error!r}", None)
             return None
         text = f"`where` does not select {event.type} {event.id}, which was delivered"

@@ -55,6 +55,10 @@ class LeftBehind(Exception):
     """A task of the strategy ignores that it is cancelled at the end of a replay."""
 
 
+class Exited(Exception):
+    """Ends a task in place of SystemExit, which would end the loop, and with it the process."""
+
+
 class Gated(Strand):
     """A strand of a replay. `held`: with what it goes on once its entry is next. `cancel`: it was
     cancelled meanwhile; whether that was before or after it went on, its entry tells.
@@ -153,6 +157,8 @@ class Gated(Strand):
         except BaseException as error:
             schedule.witness.end()
             schedule.ended(self, None if isinstance(error, StopIteration) else error)
+            if isinstance(error, SystemExit):
+                raise Exited from error
             raise
         finally:
             schedule.witness.end()
@@ -636,6 +642,8 @@ class Schedule:
                     self.witness.end()
         except BaseException as error:
             self.ended(strand, error)
+            if isinstance(error, SystemExit):
+                raise Exited from error
             raise
 
     def set_timer(self, when: float, is_at: int) -> None:

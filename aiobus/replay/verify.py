@@ -79,7 +79,8 @@ def verify(
     `ignore`: paths of what is not compared in outputs, such as "data.client_id", "data.legs.*.id"
     or "timestamp". If the file has several recordings with a tape, one of them is verified:
     `recording` is its place, as in a list. Raises TypeError and ValueError for wrong arguments, and
-    BusError while a bus of this process is on ipc or tcp or has a journal.
+    BusError while a bus of this process is on ipc or tcp or has a journal. That the strategy exits
+    (SystemExit) is a difference as any other exception.
     """
     check_strategy("strategy", strategy)
     paths, confinement = parse_paths(ignore), Confinement(allow)
@@ -279,7 +280,7 @@ def _verified(
     try:
         with _quiet(threads, lines):
             run_confined(main, loop, confinement)
-    except (LeavesProcess, LeftBehind, Deadlock):
+    except (LeavesProcess, LeftBehind, Deadlock, SystemExit):
         if not player.done.done():
             raise
     if not player.is_stopped or player.is_at_end:  # else the outputs that follow are not known
