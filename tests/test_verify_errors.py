@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from replays import session, trades
 
-from aiobus import AsyncEventBus, Event, Report, record, verify
+from aiobus import AsyncEventBus, EncodeError, Event, Report, RequestTimeout, record, verify
 from aiobus.replay.attach import Strategy
 
 EXITS = "exits"
@@ -435,3 +435,43 @@ async def test_code_that_exits_as_it_is_ended_does_not_end_the_process(path: Pat
         recording.attached.cancel()
     is_live = False
     assert verify(path, exits)
+
+
+CALLS: dict[str, Callable[[AsyncEventBus, Event], Awaitable[object]]] = {
+    "publish": lambda bus, event: bus.publish(event),
+    "publish_nowait": lambda bus, event: asyncio.sleep(0, bus.publish_nowait(event)),
+    "request": lambda bus, event: bus.request(event, "ANSWER", timeout=0.001),
+}
+
+
+WRONG = {"long": "x" * 2**21, "no JSON": object()}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_an_event_that_is_refused_is_refused_again_with_the_same_text(
+    path: Path, call: Callable[[AsyncEventBus, Event], Awaitable[object]], wrong: str
+) -> None:
+    """The text has the length of the row, and the row the number that the event did not get."""
+
+    async def code(bus: AsyncEventBus, data: object) -> None:
+        async def on_trade(trade: Event) -> None:
+            try:
+                await call(bus, Event("ASK", data))
+            except (EncodeError, RequestTimeout) as error:
+                await bus.publish(Event("REFUSED", str(error)))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    async def drive(bus: AsyncEventBus) -> None:
+        await bus.subscribe("ASK", lambda ask: None)
+        await trades(bus, 3)
+        await bus.settle()
+        await trades(bus, 100)  # of which verify knows no number by then
+        await bus.settle()
+
+    attached = partial(code, data=WRONG[wrong])
+    await session(path, attached, drive)
+    report = verify(path, attached)
+    assert report, str(report)
+    assert diverged(path, partial(code, data="x")).agreed == 0

@@ -21,7 +21,7 @@ from aiobus import clock
 from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import encode
 from aiobus.dispatcher import check_callback
-from aiobus.errors import BusError
+from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event
 from aiobus.lifecycle import State
 from aiobus.options import StreamKeywords, SubscriptionOptions, Types
@@ -581,7 +581,10 @@ class Recorder:
     ) -> None:
         """A bus call ends with `error`. If that depends on the moment, it is written down."""
         strand.leave(error)
-        if isinstance(error, Exception) and not is_again(error):
+        if isinstance(error, EncodeError) and event is not None:
+            # Its text may tell the length of the row, which has the seq that the event did not get.
+            self._note_outcome(strand, call, ["refused", self._publisher.seq + 1])
+        elif isinstance(error, Exception) and not is_again(error):
             self._note_outcome(strand, call, told(error, event))
 
     def _note_outcome(self, strand: _Recorded, call: int, outcome: list[Any]) -> None:
@@ -649,9 +652,7 @@ class Recorder:
         try:
             reply = await self._bus.request(event, reply_types, timeout=timeout)
         except BaseException as error:
-            strand.leave(error)
-            if isinstance(error, Exception) and not is_again(error):
-                self._note_outcome(strand, REQUEST, told(error, event))
+            self.note_failure(strand, REQUEST, error, event)
             raise
         strand.leave()
         self._note_outcome(strand, REQUEST, ["reply", *self._place(reply)])

@@ -20,7 +20,7 @@ import orjson
 from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import copied, decode
 from aiobus.dispatcher import check_callback
-from aiobus.errors import BusError
+from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event, event_id, parse_id
 from aiobus.limits import Limits
 from aiobus.options import (
@@ -297,7 +297,9 @@ class Player(Schedule):
         return None
 
     def raised(self, call: _Call, event: Event[Any] | None = None) -> BaseException | None:
-        """What a call has raised; None if it has raised nothing."""
+        """What a call has raised; None if it has raised nothing, or does not now."""
+        if event is not None and self._is_refused(call.strand, call.number):
+            return self._refusal(event)
         outcome = self.outcome(call)
         if outcome is None or outcome[0] != "raised":
             return None
@@ -305,6 +307,30 @@ class Player(Schedule):
         if error is None:
             self.fail(f"{call.strand} caught {outcome[1]} of a bus call, which is unknown here")
         return error
+
+    def _is_refused(self, strand: Gated, call: int) -> bool:
+        """True if the next entry is that the event of this call could not be encoded."""
+        is_outcome = self.is_head(OUTCOME, strand) and self.head[2] == 2 * call
+        return is_outcome and bool(self.head[3][0] == "refused")
+
+    def _refusal(self, event: Event[Any]) -> BaseException | None:
+        """What encoding an event raises that could not be encoded when it was recorded."""
+        self._publisher.seq = self.head[3][1] - 1
+        try:
+            self._publisher.number(event)
+        except EncodeError as error:
+            self.take()
+            return error
+        return None
+
+    def _route(self, strand: Gated, call: int, event: Event[Any]) -> None:
+        """Raise what publishing raises before it does anything."""
+        try:
+            self._publisher.route(event)
+        except EncodeError:
+            if self._is_refused(strand, call):
+                self.take()
+            raise
 
     def deliver(self, strand: int, subscription: int, time: int, event: Reference) -> bool:
         """Hand an event to the dispatcher of a callback."""
@@ -531,7 +557,7 @@ class Player(Schedule):
 
     async def publish(self, strand: Any, event: E) -> E:
         """As the bus does."""
-        self._publisher.route(event)
+        self._route(strand, PUBLISH, event)
         with self.call(PUBLISH) as call:
             await self._published(call, event)
             await call.end()
@@ -543,13 +569,15 @@ class Player(Schedule):
 
     def publish_nowait(self, strand: Any, event: E) -> E:
         """As the bus does."""
-        self._publisher.route(event)
+        self._route(strand, PUBLISH, event)
         with self.call(PUBLISH) as call:
             is_refused = self.is_head(OUTCOME, strand) and self.head[2] == PUBLISH * 2
             if not is_refused and not self.is_stopped:
                 self.output(call, event)
         if (error := self.raised(call, event)) is not None:
             raise error
+        if is_refused and not self.is_stopped:
+            self.differ(f"{strand} publishes", strand)
         return event
 
     async def request(
@@ -558,10 +586,14 @@ class Player(Schedule):
         """As the bus does."""
         await self._ask(strand, REQUEST, asked(timeout, Query.of(reply_types)))
         check_timeout(timeout, optional=True)
-        self._publisher.route(event)
+        self._route(strand, REQUEST, event)
         with self.call(REQUEST) as call:
             await self._published(call, event)
             await call.end()
+        if self._is_refused(strand, REQUEST):
+            if (refusal := self._refusal(event)) is not None:
+                raise refusal
+            await self.stop(f"{strand} publishes", strand)
         match outcome := self.outcome(call):
             case ["reply", reference] if (reply := self.event(reference)) is not None:
                 return reply

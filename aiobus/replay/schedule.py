@@ -520,6 +520,8 @@ class Schedule:
             words = f"raises {Failure(*rest[0])}"
         elif kind == OUTCOME and rest[0] == 0:
             words = "is cancelled by code that is not attached"
+        elif kind == OUTCOME and rest[1][0] == "refused":
+            words = "publishes what cannot be encoded"
         elif kind == OUTCOME and rest[1][0] == "asked":
             words = f"calls {NAMES[rest[0] // 2]} {rest[1][1]}"
         strand = self.alive.get(number, "a task, timer or callback that has not begun now")

@@ -41,9 +41,9 @@ class Kind(IntEnum):
     OUTPUT = 5
     """It has published the event with this seq."""
     OUTCOME = 6
-    """How a bus call ended: 2 * call + is_numbered, index of the outcome. Before calls that have
-    arguments beside an event or a subscription: these. With 0: code that is not attached has
-    cancelled the task of the strand."""
+    """How a bus call ended: 2 * call + is_numbered, index of the outcome. If the event could not be
+    encoded: which seq it would have had. Before calls that have arguments beside an event or a
+    subscription: these. With 0: code that is not attached has cancelled the task of the strand."""
     CLOCK = 7
     """It has read a clock: 0 for that of `aiobus.clock.time`, 1 for the loop's. The value is a
     double."""
@@ -192,7 +192,7 @@ def microseconds(delay: float) -> int:
 
 # How a bus call ended.
 
-_AGAIN = (TypeError, ValueError, errors.EncodeError)
+_AGAIN = (TypeError, ValueError)
 _RAISED: dict[str, Any] = {
     **{name: getattr(errors, name) for name in errors.__all__},
     "TimeoutError": TimeoutError,
