@@ -171,6 +171,28 @@ async def test_a_handler_that_is_cancelled_in_a_request_by_another_task(path: Pa
     await agrees(path, work)
 
 
+async def test_a_reader_of_a_stream_that_cancels_itself(path: Path) -> None:
+    """It is cancelled at its next wait: a step for which an event is there has none."""
+
+    async def strategy(bus: AsyncEventBus) -> None:
+        async def read() -> None:
+            async with bus.stream("TRADE") as stream:
+                async for trade in stream:
+                    task.cancel()
+                    bus.publish_nowait(Event("READ", trade.data))
+
+        task = asyncio.create_task(read())
+
+    async def drive(bus: AsyncEventBus) -> None:
+        await asyncio.sleep(0.01)
+        await trades(bus, 5)
+
+    await session(path, strategy, drive)
+    report = verify(path, strategy)
+    assert report, str(report)
+    assert report.agreed == 5
+
+
 async def test_code_that_is_not_attached_cancels_a_task_that_shields_another(path: Path) -> None:
     async def strategy(bus: AsyncEventBus) -> None:
         async def shielded() -> None:

@@ -6,7 +6,9 @@ events are in.
 
 import asyncio
 import inspect
+import math
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
@@ -40,6 +42,7 @@ from aiobus.replay.tape import CALLS, NAMES, Entry, Kind, Reference, made
 from aiobus.strand import Called, awaited, here, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
+from aiobus.sync import TimeSlice
 
 __all__ = ["Player", "Rows"]
 
@@ -172,6 +175,7 @@ class _Given(EventStream):
         self._number = await player.begin_subscription(player.strand(), self._options)
         with player.call(ENTRY) as call:
             await super().__aenter__()
+            self._turn = TimeSlice(math.inf, sys.maxsize)  # a step waits if it did
             add_open(player.subscriptions, self._number, self.subscription)
             await call.end()
         await player.end_subscription(call, self._number, self.subscription, self._options)
