@@ -324,12 +324,30 @@ async def test_a_tape_with_a_hole_is_inconclusive(
     assert "has a hole: stretch 3" in undecided(path)
 
 
-async def test_a_tape_whose_beginning_was_removed_is_inconclusive(
+async def test_a_tape_whose_beginning_is_not_there_is_inconclusive(
     path: Path, take_out: Callable[[str], None]
 ) -> None:
     await in_stretches(path)
     take_out(f"{OF_THE_TAPE} AND seq < 3")
-    assert "was removed by keep=" in undecided(path)
+    reason = undecided(path)
+    assert "the beginning of its tape is not in the file" in reason
+    assert "keep=" not in reason
+
+
+async def test_a_tape_whose_beginning_was_removed_by_keep_is_inconclusive(path: Path) -> None:
+    options: dict[str, Any] = {"attach": echo, "keep": 8 * 2**20}
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, **options) as recording:
+        await trades(bus, 1)
+        await bus.settle()
+        await recording.flush()
+        for _ in range(12):  # MiB
+            for _ in range(16):
+                await bus.publish(Event("BOOK", "x" * 2**16))
+            await bus.settle()
+            await recording.flush()
+        await trades(bus, 1)
+        await bus.settle()
+    assert "the beginning of its tape was removed by keep=" in undecided(path)
 
 
 async def test_an_event_that_the_recording_has_lost_is_inconclusive_and_named(

@@ -177,7 +177,10 @@ class _Reader:
         head = _chunk(journal, *tape[:3])
         self.facts: dict[str, Any] = (head or {}).get("facts") or {}
         if head is None:
-            self.problem = "the beginning of its tape was removed by keep="
+            source, epoch, first, _ = tape
+            is_removed = journal.page(TAPES, source, epoch, first - 1, first, 1).removed >= first
+            way = "was removed by keep=" if is_removed else "is not in the file: it was lost"
+            self.problem = f"the beginning of its tape {way}"
         elif self.facts.get("tape") != VERSION:
             self.problem = f"its tape is of version {self.facts.get('tape')}, which is unknown here"
 
