@@ -237,7 +237,8 @@ def is_for_strand(callback: Any) -> bool:
     """True for a callback that watched code hands to `call_soon`, by itself or as it completes a
     future that has one. False for the steps of tasks, and for what is a strand already.
     """
-    if running() is None:
+    strand = here.strand  # as `running`: the loop asks this of each of its callbacks
+    if strand is None or strand.call:
         return False
     kind = type(callback)
     if kind in _PLAIN:
