@@ -130,6 +130,16 @@ def entered(strand: Strand | None) -> Iterator[None]:
         here.strand = outer
 
 
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """What the body does is the bus's, and not that of the code that has called it."""
+    outer, here.strand = here.strand, None
+    try:
+        yield
+    finally:
+        here.strand = outer
+
+
 class StrandTask(asyncio.Task[Any]):
     """A task of watched code. Its hash is the number of its strand, so that sets of tasks iterate
     in the same order when they are recorded and when they are replayed. What is called when it is
@@ -228,6 +238,14 @@ def is_strike(callback: Any) -> bool:
     return type(callback) is MethodType and callback.__module__ == "asyncio.timeouts"
 
 
+def wakes(callback: Any) -> bool:
+    """True for a callback by which a future that watched code has completed wakes a task."""
+    strand = here.strand
+    if strand is None or strand.call or type(callback) is not BuiltinFunctionType:
+        return False
+    return isinstance(callback.__self__, asyncio.Task)
+
+
 _PLAIN = (FunctionType, MethodType, partial)
 _STEP = "TaskStepMethWrapper"
 """The type, written in C, of what `call_soon` is given for a step of a task."""
@@ -242,10 +260,17 @@ def is_for_strand(callback: Any) -> bool:
         return False
     kind = type(callback)
     if kind in _PLAIN:
-        return True
+        return not _is_packages(callback)
     if kind is BuiltinFunctionType:  # such as what wakes a task
         return not isinstance(callback.__self__, asyncio.Task) and is_users_call(3)
     return kind.__name__ != _STEP and not isinstance(callback, DoneCallback)
+
+
+def _is_packages(callback: Any) -> bool:
+    """True for a function of this package, such as what sends to other buses: a replay has none."""
+    while type(callback) is partial:
+        callback = callback.func
+    return str(getattr(callback, "__module__", "")).startswith("aiobus.")
 
 
 def plain_task(loop: Any, coroutine: Any, options: dict[str, Any]) -> "asyncio.Task[Any]":

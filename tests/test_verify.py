@@ -744,6 +744,43 @@ async def a_wait_more(bus: AsyncEventBus, changed: bool) -> None:
         await asyncio.sleep(0)
 
 
+async def waits_for(wake: asyncio.Event) -> None:
+    while True:
+        await wake.wait()
+        wake.clear()
+
+
+@change
+async def a_wake_more(bus: AsyncEventBus, changed: bool) -> None:
+    wake = asyncio.Event()
+    task = asyncio.create_task(waits_for(wake))
+    await asyncio.sleep(0)
+    if changed:
+        wake.set()
+    task.cancel()
+
+
+@change
+async def a_wake_less(bus: AsyncEventBus, changed: bool) -> None:
+    await a_wake_more(bus, not changed)
+
+
+@change
+async def a_timer_that_is_not_cancelled(bus: AsyncEventBus, changed: bool) -> None:
+    timer = asyncio.get_running_loop().call_later(0.001, int)
+    if not changed:
+        timer.cancel()
+
+
+@change
+async def a_task_that_is_not_cancelled(bus: AsyncEventBus, changed: bool) -> None:
+    task = asyncio.create_task(waits_for(asyncio.Event()))
+    await asyncio.sleep(0)
+    if not changed:
+        task.cancel()
+    await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 async def test_a_change_that_no_output_shows_diverges(path: Path, change: Change) -> None:
     """When code goes on is on the tape, so outputs are the same whatever it waits for."""
@@ -1027,6 +1064,84 @@ async def test_a_desk_agrees_on_each_transport(path: Path, url: str) -> None:
     report = verify(path, strategy)
     assert report, str(report)
     assert report.agreed > 50
+
+
+async def lock_stepped(bus: AsyncEventBus, threshold: int) -> None:
+    """A worker that a handler wakes, and which reads what is true then."""
+    wake, newest = asyncio.Event(), 0
+
+    async def work() -> None:
+        while True:
+            await wake.wait()
+            wake.clear()
+            await bus.publish(Event("ORDER", {"number": newest}))
+
+    async def on_trade(trade: Event) -> None:
+        nonlocal newest
+        newest = trade.data["number"]
+        if newest > threshold:
+            wake.set()
+
+    tasks.add(asyncio.create_task(work()))
+    await bus.subscribe("TRADE", on_trade)
+
+
+tasks: set[asyncio.Task[None]] = set()
+
+
+@pytest.mark.parametrize("threshold", [1, 5])
+async def test_a_worker_that_is_woken_more_or_less_often_diverges(
+    path: Path, threshold: int
+) -> None:
+    async def drive(bus: AsyncEventBus) -> None:
+        for number in range(1, 9):
+            await bus.publish(Event("TRADE", {"number": number}))
+            await bus.settle()
+            await asyncio.sleep(0.001)
+
+    await session(path, partial(lock_stepped, threshold=3), drive)
+    assert verify(path, partial(lock_stepped, threshold=3))
+    report = verify(path, partial(lock_stepped, threshold=threshold))
+    assert report.verdict == "DIVERGES", str(report)
+    for task in tasks:
+        task.cancel()
+    tasks.clear()
+
+
+@pytest.mark.parametrize("ends", ["wait_for", "stream", "unsubscribe"])
+async def test_the_last_subscription_to_a_type_may_end_on_each_transport(
+    path: Path, url: str, ends: str
+) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        for _ in range(3):
+            trade = await one(bus)
+            await bus.publish(Event("SIGNAL", trade.data))
+
+    async def one(bus: AsyncEventBus) -> Event:
+        if ends == "wait_for":
+            return await bus.wait_for("TRADE")
+        if ends == "stream":
+            async with bus.stream("TRADE") as trades:
+                return await anext(trades)
+        found: asyncio.Queue[Event] = asyncio.Queue()
+        subscription = await bus.subscribe("TRADE", found.put_nowait)
+        trade = await found.get()
+        await subscription.unsubscribe()
+        return trade
+
+    async with AsyncEventBus(url, name="strategy") as bus, asyncio.timeout(20):
+        feed = bus if url.startswith("inproc") else AsyncEventBus(url, name="feed")
+        if feed is not bus:
+            await feed.start()
+        async with record(bus, path, attach=strategy) as recording:
+            assert recording.attached is not None
+            while not recording.attached.done():
+                await feed.publish(Event("TRADE", {"price": 1.5}))
+                await asyncio.sleep(0.001)
+        if feed is not bus:
+            await feed.close()
+    report = verify(path, strategy)
+    assert report, str(report)
 
 
 async def test_events_and_stretches_of_the_tape_are_read_as_they_are_needed(

@@ -52,6 +52,7 @@ from aiobus.strand import (
     is_users_call,
     plain_task,
     running,
+    wakes,
 )
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -67,7 +68,8 @@ T = TypeVar("T")
 Strategy = Callable[[AsyncEventBus], Awaitable[object]]
 """What is attached: a coroutine function of a bus."""
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
+CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
@@ -77,6 +79,8 @@ OPTIONS = [
 ]
 MOST_ENDED = 1_024
 """Subscriptions of which some have ended, such as those of `wait_for`."""
+MOST_TIMERS = 1_024
+"""Timers of which some were cancelled."""
 MOST_TYPES = 4_096
 """Types that are remembered."""
 MOST_BYTES = 2**40
@@ -99,7 +103,7 @@ class _Recorded(Strand):
         self.is_fresh = is_fresh
         self.recorder = recorder
         self.awaited: Any = None
-        """For what a handler waits after its first step, which was taken as it was called."""
+        """For what it waits. The first step of a handler is taken as it is called."""
         self._event: Event[Any] | None = None
         """What the present bus call publishes, until it has its number."""
         self._before: tuple[str, int, int] | None = None
@@ -128,6 +132,8 @@ class _Recorded(Strand):
         recorder = self.recorder
         if not self.call:
             recorder.log += (GO_ON, self.number, recorder.now(), _is_cancelled(arguments[0]))
+            if self.awaited is not None:
+                recorder.waiting.pop(self.awaited, None)
         outer, here.strand = here.strand, self
         try:
             awaited = step(*arguments)
@@ -138,14 +144,17 @@ class _Recorded(Strand):
             raise
         finally:
             here.strand = outer
-        self.note_wait()
+        self.note_wait(awaited)
         return awaited
 
-    def note_wait(self) -> None:
+    def note_wait(self, awaited: Any) -> None:
         """It has stopped to wait."""
         recorder = self.recorder
         if not self.call:
             recorder.log += (WAIT, self.number)
+            self.awaited = awaited
+            if awaited is not None and not recorder.is_over:
+                recorder.waiting[awaited] = self.number
             return
         self._note_output()
         if not self.is_away:
@@ -255,7 +264,7 @@ class _Callback(Called):
             raise
         finally:
             here.strand = outer
-        strand.note_wait()
+        strand.note_wait(strand.awaited)
         return strand
 
 
@@ -320,6 +329,10 @@ class Recorder:
         self.strands = 0
         self.is_over = False
         self._is_setting = False
+        self.waiting: dict[Any, int] = {}
+        """The strands that wait for a future of their own, by that."""
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        """Timers of watched code that have not run, by strand; cancelled ones for a while."""
         self._clocks: list[float] = []
         self._outcomes: list[Any] = []
         self._places: dict[Source, int] = {}
@@ -399,7 +412,10 @@ class Recorder:
         for name in self._real:
             delattr(self._loop, name)
         self._published = self._publisher.seq
-        self._end = {"strands": self.strands, "open": open_of(self._made)}
+        timers = [number for number, timer in self._timers.items() if not timer.cancelled()]
+        self._end = {"strands": self.strands, "open": open_of(self._made), "timers": timers}
+        self._timers.clear()
+        self.waiting.clear()
         self._last, self.log = self.log, _Nothing()
 
     def begin(self, source: str, epoch: int, seq: int) -> None:
@@ -456,17 +472,21 @@ class Recorder:
     def _timed(self, real: Callable[..., Any], is_at: int) -> Callable[..., Any]:
         def call(when: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
             caller = running()
-            if caller is None or self._is_setting:
+            if caller is None or self._is_setting or is_package(sys._getframe(1)):
                 return real(when, callback, *arguments, context=context)
             self.log += (TIMER, caller.number, microseconds(when), is_at)
             made = self.strands
             if is_strike(callback):
                 callback, arguments = self._strike, (_Recorded(self), caller, callback)
             elif is_users_call():
-                callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
+                strand = _Recorded(self)
+                callback, arguments = self._run_timer, (strand, callback, arguments)
             self._is_setting = True  # one of these methods may call the other
             try:
-                return real(when, callback, *arguments, context=context)
+                timer = real(when, callback, *arguments, context=context)
+                if callback == self._run_timer:
+                    self._note_timer(arguments[0].number, timer)
+                return timer
             except BaseException:
                 self.strands = made  # what the loop refuses is no strand
                 raise
@@ -479,7 +499,12 @@ class Recorder:
         soon = self._real["call_soon"]
 
         def call(callback: Any, *arguments: Any, context: Any = None) -> Any:
-            if is_ours(callback):
+            if wakes(callback) and not arguments[0].cancelled():
+                # When a task is cancelled hangs on whether it was about to go on.
+                woken = self.waiting.get(arguments[0])
+                if woken is not None and here.strand is not None:
+                    self.log += (WOKE, here.strand.number, woken)
+            elif is_ours(callback):
                 caller, strand = running(), _Recorded(self)
                 if is_strike(callback):
                     return soon(self._strike, strand, caller, callback, context=context)
@@ -497,6 +522,16 @@ class Recorder:
         except BaseException as error:
             self.note_error(strand, error)
             raise
+
+    def _note_timer(self, number: int, timer: asyncio.TimerHandle) -> None:
+        if len(self._timers) >= MOST_TIMERS:
+            there = [each for each in self._timers.items() if not each[1].cancelled()]
+            self._timers = dict(there)
+        self._timers[number] = timer
+
+    def _run_timer(self, strand: _Recorded, callback: Any, arguments: Any) -> None:
+        self._timers.pop(strand.number, None)
+        self.run_call(strand, callback, arguments)
 
     def _strike(self, strand: _Recorded, owner: Strand, callback: Any) -> None:
         """An asyncio.timeout of the strand `owner` strikes."""

@@ -49,7 +49,8 @@ __all__ = ["Player", "Rows"]
 E = TypeVar("E", bound=Event[Any])
 T = TypeVar("T")
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
+CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 MOST_CAUSES = 8
@@ -522,6 +523,16 @@ class Player(Schedule):
                 None,
                 recorded=str(end["strands"]),
                 replayed=str(self.made),
+            )
+        timers = self.timers()
+        if odd := timers.keys() ^ {*end["timers"]}:
+            more = [timers[number].begins for number in sorted(odd) if number in timers]
+            self.differ(
+                "a timer that was cancelled is not now" if more else "a timer is cancelled now",
+                None,
+                recorded=f"{len(end['timers'])} timers are set at the end",
+                replayed=f"{len(timers)} timers are set at the end",
+                where=more[0] if more else "",
             )
         then, now = end["open"], open_of(self._made)
         if then is not None and now is not None and now != then:

@@ -34,12 +34,14 @@ from aiobus.strand import (
     is_users_call,
     plain_task,
     running,
+    wakes,
 )
 from aiobus.virtual_loop import VirtualLoop, frames, place
 
 __all__ = ["Gated", "LeftBehind", "PlayerLoop", "Schedule"]
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
+CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 NOTHING: Entry = (END, 0)
 LOOPS = ("asyncio.events", "asyncio.base_events")
 """Modules that run callbacks: what called them is not the code of a strand."""
@@ -64,7 +66,7 @@ class Gated(Strand):
     cancelled meanwhile; whether that was before or after it went on, its entry tells.
     """
 
-    __slots__ = ("about", "cancel", "gate", "has_run", "held", "schedule")
+    __slots__ = ("about", "awaited", "cancel", "gate", "has_run", "held", "schedule")
 
     def __init__(
         self, schedule: "Schedule", coroutine: Any = None, *, about: Any, is_fresh: bool = False
@@ -76,6 +78,8 @@ class Gated(Strand):
         """What it is of, for texts: a function or a coroutine, or a callback with type and id of
         the event that it handles.
         """
+        self.awaited: Any = None
+        """For what it waits, of its own."""
         self.has_run = False
         self.held: tuple[Any, ...] | None = None
         self.cancel: tuple[Any, ...] | None = None
@@ -137,6 +141,7 @@ class Gated(Strand):
     def _go_on(self) -> Any:
         _, _, time, is_cancelled = self.schedule.take()
         self.schedule.loop.reach(time)
+        self.schedule.waiting.pop(self.awaited, None)
         held, self.held = self.held, None
         if is_cancelled:
             held, self.cancel = self.cancel, None
@@ -170,8 +175,11 @@ class Gated(Strand):
             schedule.differ(f"{self} {what}", self)
         if schedule.is_stopped:
             return self._wait()
-        if self.cancel is not None and awaited is not None and awaited.cancel():
-            self.cancel = None
+        if awaited is not None:
+            self.awaited = awaited
+            schedule.waiting[awaited] = self
+            if self.cancel is not None and awaited.cancel():
+                self.cancel = None
         return awaited
 
 
@@ -251,8 +259,11 @@ class PlayerLoop(VirtualLoop):
         self, callback: Any, *arguments: Any, context: Any = None
     ) -> Any:
         """As of other loops. What is a strand runs when its entry is next."""
-        if self.schedule is not None and is_for_strand(callback):
-            return self._note_call(callback, arguments, context)
+        if self.schedule is not None:
+            if wakes(callback) and not arguments[0].cancelled():
+                self.schedule.note_wake(arguments[0])
+            elif is_for_strand(callback):
+                return self._note_call(callback, arguments, context)
         return super().call_soon(callback, *arguments, context=context)
 
     def call_soon_threadsafe(  # type: ignore[override]
@@ -280,7 +291,7 @@ class PlayerLoop(VirtualLoop):
     ) -> Any:
         """As of other loops."""
         is_users = running() is not None and is_users_call()
-        if self.schedule is not None:
+        if self.schedule is not None and not is_package(sys._getframe(1)):
             self.schedule.set_timer(when, 1)
         return self._note(when, callback, arguments, context, is_users=is_users)
 
@@ -289,7 +300,7 @@ class PlayerLoop(VirtualLoop):
     ) -> Any:
         """As of other loops."""
         is_users = running() is not None and is_users_call()
-        if self.schedule is not None:
+        if self.schedule is not None and not is_package(sys._getframe(1)):
             self.schedule.set_timer(delay, 0)
         return self._note(self._now + delay, callback, arguments, context, is_users=is_users)
 
@@ -403,6 +414,8 @@ class Schedule:
         self.alive: dict[int, Gated] = {}
         self.calls: dict[int, asyncio.Handle] = {}
         """Plain callbacks that wait for their entries, by strand."""
+        self.waiting: dict[Any, Gated] = {}
+        """The strands that wait for a future of their own, by that."""
         self.difference: Difference | None = None
         self.problem = ""
         """Why nothing can be said of what follows."""
@@ -582,6 +595,9 @@ class Schedule:
             return True
         if strand is None:
             self.differ(f"there are {self.made} strands now, and the recording has more", None)
+        elif kind == GO_ON and rest[1] and not isinstance(strand.about, tuple):
+            # What code that is not attached cancels is on the tape as that.
+            self.differ(f"{strand} is not cancelled now, and waits", strand)
         else:
             # If it is fed by code that was not attached, that is no difference of its own.
             place = self.where(strand)
@@ -676,6 +692,24 @@ class Schedule:
         else:
             self.take()
 
+    def timers(self) -> dict[int, Gated]:
+        """The plain callbacks that timers of the code are to run, by strand."""
+        set_ = [each for each in self.calls.values() if isinstance(each, asyncio.TimerHandle)]
+        strands: list[Gated] = [each._args[0] for each in set_]
+        return {each.number: each for each in strands if not is_strike(each.about)}
+
+    def note_wake(self, future: Any) -> None:
+        """The strand that runs has completed a future: if another strand waits for it, it has to be
+        the one that was woken here.
+        """
+        strand, woken = running(), self.waiting.get(future)
+        if woken is None or not isinstance(strand, Gated) or self.is_over or self.is_stopped:
+            return
+        if self.is_head(WOKE, strand) and self.head[2] == woken.number:
+            self.take()
+        else:
+            self.differ(f"{strand} wakes {woken}, which waits", strand)
+
     def let_go(self) -> None:
         """The replay is over: hold nothing any more, and run the calls that were held."""
         self.is_over = True
@@ -704,4 +738,5 @@ WORDS = {
     CLOCK: "reads the clock, makes an Event, or sets a timeout",
     SUBSCRIBED: "subscribes",
     TIMER: "sets a timer, such as that of a sleep",
+    WOKE: "wakes another task, or another call of a handler",
 }

@@ -54,11 +54,13 @@ class Kind(IntEnum):
     the loop, such as that of asyncio.timeout."""
     RAISED = 10
     """It has ended with an exception: index of the outcome, which has type, text and place."""
+    WOKE = 11
+    """It has completed, and not cancelled, a future for which another strand waits: which one."""
 
 
 END = 0
 """The kind of what follows the last entry."""
-_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4, 10: 3}
+_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4, 10: 3, 11: 3}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
     "close", "wait_closed",
@@ -147,7 +149,7 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
     is_numbered. GO_ON: strand, time, is_cancelled. OUTPUT: strand, seq, the row if the recording
     leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, which,
     value. SUBSCRIBE: strand, subscription. TIMER: strand, microseconds, is_at. RAISED: strand,
-    outcome.
+    outcome. WOKE: strand, the other strand.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
 
