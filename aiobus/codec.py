@@ -93,6 +93,7 @@ def encode(
     """
     if timestamp.__class__ is not float or not 0.0 <= timestamp <= LATEST:
         _examine_timestamp(timestamp)
+        timestamp = float(timestamp)  # as a journal keeps it: one that is live has the same image
     row: tuple[object, ...] = (seq, timestamp, type, key, data)
     if cause != "":
         if not isinstance(cause, str) or len(cause) > MAX_CAUSE:

@@ -57,27 +57,28 @@ class Requests:
         if not self._has_subscriber(route):
             self.unheard[route.type] += 1
             raise NoSubscribers(route.type, route.key)
-        replies: list[asyncio.Future[Event[Any]]] = []
+        replies: dict[str, asyncio.Future[Event[Any]]] = {}
         peers = None if self._has_own(route) else self._listeners(route.type)
         limit = asyncio.timeout(timeout)
 
         def expect() -> None:
             # With a journal, the reply may come, and the peers may go, before this task goes on.
-            reply = self._expect(event.id, query)
-            replies.append(reply)
+            reply = replies[event.id] = self._expect(event.id, query)
             if peers:
                 self._asked[reply] = event, set(peers)
 
         try:
             await self._publish(event, expect)
             async with limit:
-                return await self._wait(replies[0], route)
+                (reply,) = replies.values()
+                return await self._wait(reply, route)
         except TimeoutError:
             if timeout is not None and limit.expired():
                 raise RequestTimeout(event, timeout) from None
             raise
         finally:
-            for reply in replies:
+            for id, reply in replies.items():
+                self._futures.pop((id, query), None)
                 self._asked.pop(reply, None)
                 reply.cancel()
 
@@ -126,7 +127,11 @@ class Requests:
             task = asyncio.get_running_loop().create_task(making, context=Context())
             task.add_done_callback(lambda task: self._on_listening(query, task))
             self._listening[query] = task
-        await asyncio.shield(task)
+        # A tape takes what is called when a future is cancelled for attached code: no `shield`, and
+        # no callback on a future that a request awaits.
+        if not task.done():
+            await asyncio.wait([task])
+        task.result()
 
     def _on_listening(self, query: Query, task: "asyncio.Task[Subscription]") -> None:
         if task.cancelled() or task.exception() is not None:
@@ -135,11 +140,10 @@ class Requests:
     def _expect(self, request_id: str, query: Query) -> "asyncio.Future[Event[Any]]":
         future: asyncio.Future[Event[Any]] = asyncio.get_running_loop().create_future()
         self._futures[request_id, query] = future
-        future.add_done_callback(lambda _: self._futures.pop((request_id, query), None))
         return future
 
     def _resolve(self, query: Query, event: Event[Any]) -> None:
-        future = self._futures.get((event.cause, query))
+        future = self._futures.pop((event.cause, query), None)
         if future is not None and not future.done():
             future.set_result(event)
 

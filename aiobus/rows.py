@@ -213,7 +213,8 @@ class LazyBatch:
                 self.error = _wrong(row, last, newest)
                 break
             event.data = data
-            event.timestamp = timestamp
+            # Another program may write 1 for 1.0; a journal keeps, and gives back, a float.
+            event.timestamp = timestamp if type(timestamp) is float else float(timestamp)
             event.key = key
             event.cause = cause
             event.source = source

@@ -1,5 +1,6 @@
 """A strand: a piece of watched code that runs from one wait to the next. The attached coroutine is
-one, and each task, handler call, plain timer callback and done callback that comes of it.
+one, and each task, handler call, plain timer callback, done callback and strike of asyncio.timeout
+that comes of it.
 
 Owns which strand runs now, and its number. Must not know what is written down, or enforced, when a
 strand goes on: a `Tape` does that.
@@ -21,7 +22,7 @@ from aiobus.subscription import Subscription
 
 __all__ = [
     "Called", "DoneCallback", "Strand", "StrandTask", "Tape", "awaited", "entered", "here",
-    "is_for_strand", "is_package", "is_users_call", "plain_task", "running",
+    "is_for_strand", "is_package", "is_strike", "is_users_call", "plain_task", "running",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event[Any])
@@ -120,9 +121,19 @@ def running() -> Strand | None:
 
 
 @contextmanager
-def entered(strand: Strand) -> Iterator[None]:
+def entered(strand: Strand | None) -> Iterator[None]:
     """Let `strand` run the body, which does not wait."""
     outer, here.strand = here.strand, strand
+    try:
+        yield
+    finally:
+        here.strand = outer
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """What the body does is the bus's, and not that of the code that has called it."""
+    outer, here.strand = here.strand, None
     try:
         yield
     finally:
@@ -155,16 +166,20 @@ class StrandTask(asyncio.Task[Any]):
 
     def cancel(self, msg: Any = None) -> bool:
         """As of other tasks. Its strand is told if code that is not watched does that."""
+        strand: Any = self.get_coro()
         is_inner = here.is_cancelling or running() is not None
-        if is_inner or is_package(frame := sys._getframe(1)) or is_timeout(frame):
-            return super().cancel(msg)
+        if is_inner or is_package(frame := sys._getframe(1)) or is_timeout(frame, self):
+            # What follows when a future is cancelled for which the bus waits is none of the code's.
+            with entered(strand if strand.call else here.strand):
+                return super().cancel(msg)
         here.is_cancelling = True
         try:
-            is_cancelled = super().cancel(msg)
+            with entered(strand):
+                is_cancelled = super().cancel(msg)
         finally:
             here.is_cancelling = False
         if is_cancelled:
-            self.get_coro().cut()  # type: ignore[union-attr]
+            strand.cut()
         return is_cancelled
 
 
@@ -207,24 +222,55 @@ def is_package(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("aiobus.")
 
 
-def is_timeout(frame: FrameType) -> bool:
-    """True if the code of this frame is that of asyncio.timeout."""
-    return frame.f_globals.get("__name__") == "asyncio.timeouts"
+def is_timeout(frame: FrameType, task: Any) -> bool:
+    """True if the code of this frame is that of an asyncio.timeout in this task. That of watched
+    code strikes as a strand, so this one is the bus's.
+    """
+    name, timeout = frame.f_globals.get("__name__"), frame.f_locals.get("self")
+    return name == "asyncio.timeouts" and getattr(timeout, "_task", None) is task
+
+
+def is_strike(callback: Any) -> bool:
+    """True for the callback by which asyncio.timeout cancels its task. It is a strand if watched
+    code has set it: which ones have struck before the task goes on, and whether a shielded task had
+    ended by then, decides what the code is told.
+    """
+    return type(callback) is MethodType and callback.__module__ == "asyncio.timeouts"
+
+
+def wakes(callback: Any) -> bool:
+    """True for a callback by which a future that watched code has completed wakes a task."""
+    strand = here.strand
+    if strand is None or strand.call or type(callback) is not BuiltinFunctionType:
+        return False
+    return isinstance(callback.__self__, asyncio.Task)
 
 
 _PLAIN = (FunctionType, MethodType, partial)
+_STEP = "TaskStepMethWrapper"
+"""The type, written in C, of what `call_soon` is given for a step of a task."""
 
 
 def is_for_strand(callback: Any) -> bool:
-    """True for a plain callback that watched code hands to `call_soon`, by itself or as it
-    completes a future that has one. False for the steps of tasks, which are objects written in C.
+    """True for a callback that watched code hands to `call_soon`, by itself or as it completes a
+    future that has one. False for the steps of tasks, and for what is a strand already.
     """
-    if type(callback) in _PLAIN:
-        # That of asyncio.timeout comes this way if it is due as it is entered, and else by a timer.
-        return running() is not None and callback.__module__ != "asyncio.timeouts"
-    if type(callback) is BuiltinFunctionType and running() is not None:
+    strand = here.strand  # as `running`: the loop asks this of each of its callbacks
+    if strand is None or strand.call:
+        return False
+    kind = type(callback)
+    if kind in _PLAIN:
+        return not _is_packages(callback)
+    if kind is BuiltinFunctionType:  # such as what wakes a task
         return not isinstance(callback.__self__, asyncio.Task) and is_users_call(3)
-    return False
+    return kind.__name__ != _STEP and not isinstance(callback, DoneCallback)
+
+
+def _is_packages(callback: Any) -> bool:
+    """True for a function of this package, such as what sends to other buses: a replay has none."""
+    while type(callback) is partial:
+        callback = callback.func
+    return str(getattr(callback, "__module__", "")).startswith("aiobus.")
 
 
 def plain_task(loop: Any, coroutine: Any, options: dict[str, Any]) -> "asyncio.Task[Any]":

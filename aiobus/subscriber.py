@@ -22,6 +22,7 @@ from aiobus.lifecycle import Lifecycle, State
 from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Publisher
 from aiobus.query import Query
+from aiobus.strand import unwatched
 from aiobus.subscription import Subscription
 from aiobus.sync import HANDLER_EVENTS, HANDLER_SECONDS, Notifier, TimeSlice
 from aiobus.transport import Transport
@@ -138,11 +139,12 @@ class Subscriber:
         log.debug("unsubscribe %s", subscription.name)
         catchup = self._open.pop(subscription)
         self._dispatchers.pop(subscription, None)
-        self._publisher.detach(subscription.sink)
-        self._transport.unsubscribe(catchup)
-        subscription.close()
-        self._idle.wake()
-        self._publisher.room.wake()
+        with unwatched():  # other buses may be told
+            self._publisher.detach(subscription.sink)
+            self._transport.unsubscribe(catchup)
+            subscription.close()
+            self._idle.wake()
+            self._publisher.room.wake()
 
     def find(self, query: Query, callback: Callback) -> list[Subscription]:
         """Subscriptions of `callback` (compared by ==) with exactly the types of `query`, whatever

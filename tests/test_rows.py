@@ -245,6 +245,12 @@ def test_what_just_fits_arrives(changed: dict[str, Any]) -> None:
     assert {name: getattr(event, name) for name in changed} == changed
 
 
+def test_a_timestamp_that_another_program_wrote_as_a_whole_number_is_a_float() -> None:
+    """As a journal gives it back."""
+    (event,) = taken(batch_of(row(timestamp=1_700_000_000)))
+    assert repr(event.timestamp) == "1700000000.0"
+
+
 def test_of_a_page_the_last_row_may_lie_below_how_far_it_goes() -> None:
     batch = batch_of(*numbered(5, 7), newest=20, is_frame=False)
     assert seqs(batch) == [5, 6, 7]

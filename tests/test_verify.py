@@ -32,6 +32,7 @@ from aiobus import (
     verify,
 )
 from aiobus.bus import parts_of
+from aiobus.options import SubscribeKeywords
 from aiobus.replay.attach import Strategy
 
 verification = importlib.import_module("aiobus.replay.verify")
@@ -323,12 +324,30 @@ async def test_a_tape_with_a_hole_is_inconclusive(
     assert "has a hole: stretch 3" in undecided(path)
 
 
-async def test_a_tape_whose_beginning_was_removed_is_inconclusive(
+async def test_a_tape_whose_beginning_is_not_there_is_inconclusive(
     path: Path, take_out: Callable[[str], None]
 ) -> None:
     await in_stretches(path)
     take_out(f"{OF_THE_TAPE} AND seq < 3")
-    assert "was removed by keep=" in undecided(path)
+    reason = undecided(path)
+    assert "the beginning of its tape is not in the file" in reason
+    assert "keep=" not in reason
+
+
+async def test_a_tape_whose_beginning_was_removed_by_keep_is_inconclusive(path: Path) -> None:
+    options: dict[str, Any] = {"attach": echo, "keep": 8 * 2**20}
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, **options) as recording:
+        await trades(bus, 1)
+        await bus.settle()
+        await recording.flush()
+        for _ in range(12):  # MiB
+            for _ in range(16):
+                await bus.publish(Event("BOOK", "x" * 2**16))
+            await bus.settle()
+            await recording.flush()
+        await trades(bus, 1)
+        await bus.settle()
+    assert "the beginning of its tape was removed by keep=" in undecided(path)
 
 
 async def test_an_event_that_the_recording_has_lost_is_inconclusive_and_named(
@@ -562,20 +581,21 @@ async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Pa
     assert "6 events of code that was not attached (3 OTHER, 3 TRADE)" in str(report)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"overflow": "latest"},
-        {"maxsize": 7},
-        {"concurrency": 2},
-        {"max_age": 5.0},
-        {"since": "last"},
-        {"where": lambda trade: True},
-        {"key": "BTC"},
-    ],
-    ids=lambda changed: next(iter(changed)),
-)
-async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]) -> None:
+CHANGED: dict[str, Any] = {
+    "overflow": "latest",
+    "maxsize": 7,
+    "concurrency": 2,
+    "max_age": 5.0,
+    "since": "last",
+    "after": {"feed@hom2w47ro2.37", "news@hom2w47ro2.5"},
+    "timeout": 2.0,
+    "where": lambda trade: True,
+    "key": "BTC",
+}
+
+
+@pytest.mark.parametrize("name", SubscribeKeywords.__annotations__)
+async def test_another_subscription_diverges(path: Path, name: str) -> None:
     """Which events come is taken from the tape, so the options that decide that are compared."""
     await session(path, echo, trades)
 
@@ -583,13 +603,13 @@ async def test_another_subscription_diverges(path: Path, changed: dict[str, Any]
         async def on_trade(trade: Event) -> None:
             await bus.publish(Event("SIGNAL", trade.data, key=trade.key))
 
-        await bus.subscribe("TRADE", on_trade, **changed)
+        options: SubscribeKeywords = {name: CHANGED[name]}  # type: ignore[misc]
+        await bus.subscribe("TRADE", on_trade, **options)
 
     report = verify(path, other)
     assert report.verdict == "DIVERGES", str(report)
     assert report.difference is not None
     assert "another subscription" in report.difference.text
-    (name,) = changed
     assert (name if name != "key" else "TRADE/BTC") in report.difference.replayed
 
 
@@ -722,6 +742,43 @@ async def a_subscription_that_does_not_end(bus: AsyncEventBus, changed: bool) ->
 async def a_wait_more(bus: AsyncEventBus, changed: bool) -> None:
     if changed:
         await asyncio.sleep(0)
+
+
+async def waits_for(wake: asyncio.Event) -> None:
+    while True:
+        await wake.wait()
+        wake.clear()
+
+
+@change
+async def a_wake_more(bus: AsyncEventBus, changed: bool) -> None:
+    wake = asyncio.Event()
+    task = asyncio.create_task(waits_for(wake))
+    await asyncio.sleep(0)
+    if changed:
+        wake.set()
+    task.cancel()
+
+
+@change
+async def a_wake_less(bus: AsyncEventBus, changed: bool) -> None:
+    await a_wake_more(bus, not changed)
+
+
+@change
+async def a_timer_that_is_not_cancelled(bus: AsyncEventBus, changed: bool) -> None:
+    timer = asyncio.get_running_loop().call_later(0.001, int)
+    if not changed:
+        timer.cancel()
+
+
+@change
+async def a_task_that_is_not_cancelled(bus: AsyncEventBus, changed: bool) -> None:
+    task = asyncio.create_task(waits_for(asyncio.Event()))
+    await asyncio.sleep(0)
+    if not changed:
+        task.cancel()
+    await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -1007,6 +1064,84 @@ async def test_a_desk_agrees_on_each_transport(path: Path, url: str) -> None:
     report = verify(path, strategy)
     assert report, str(report)
     assert report.agreed > 50
+
+
+async def lock_stepped(bus: AsyncEventBus, threshold: int) -> None:
+    """A worker that a handler wakes, and which reads what is true then."""
+    wake, newest = asyncio.Event(), 0
+
+    async def work() -> None:
+        while True:
+            await wake.wait()
+            wake.clear()
+            await bus.publish(Event("ORDER", {"number": newest}))
+
+    async def on_trade(trade: Event) -> None:
+        nonlocal newest
+        newest = trade.data["number"]
+        if newest > threshold:
+            wake.set()
+
+    tasks.add(asyncio.create_task(work()))
+    await bus.subscribe("TRADE", on_trade)
+
+
+tasks: set[asyncio.Task[None]] = set()
+
+
+@pytest.mark.parametrize("threshold", [1, 5])
+async def test_a_worker_that_is_woken_more_or_less_often_diverges(
+    path: Path, threshold: int
+) -> None:
+    async def drive(bus: AsyncEventBus) -> None:
+        for number in range(1, 9):
+            await bus.publish(Event("TRADE", {"number": number}))
+            await bus.settle()
+            await asyncio.sleep(0.001)
+
+    await session(path, partial(lock_stepped, threshold=3), drive)
+    assert verify(path, partial(lock_stepped, threshold=3))
+    report = verify(path, partial(lock_stepped, threshold=threshold))
+    assert report.verdict == "DIVERGES", str(report)
+    for task in tasks:
+        task.cancel()
+    tasks.clear()
+
+
+@pytest.mark.parametrize("ends", ["wait_for", "stream", "unsubscribe"])
+async def test_the_last_subscription_to_a_type_may_end_on_each_transport(
+    path: Path, url: str, ends: str
+) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        for _ in range(3):
+            trade = await one(bus)
+            await bus.publish(Event("SIGNAL", trade.data))
+
+    async def one(bus: AsyncEventBus) -> Event:
+        if ends == "wait_for":
+            return await bus.wait_for("TRADE")
+        if ends == "stream":
+            async with bus.stream("TRADE") as trades:
+                return await anext(trades)
+        found: asyncio.Queue[Event] = asyncio.Queue()
+        subscription = await bus.subscribe("TRADE", found.put_nowait)
+        trade = await found.get()
+        await subscription.unsubscribe()
+        return trade
+
+    async with AsyncEventBus(url, name="strategy") as bus, asyncio.timeout(20):
+        feed = bus if url.startswith("inproc") else AsyncEventBus(url, name="feed")
+        if feed is not bus:
+            await feed.start()
+        async with record(bus, path, attach=strategy) as recording:
+            assert recording.attached is not None
+            while not recording.attached.done():
+                await feed.publish(Event("TRADE", {"price": 1.5}))
+                await asyncio.sleep(0.001)
+        if feed is not bus:
+            await feed.close()
+    report = verify(path, strategy)
+    assert report, str(report)
 
 
 async def test_events_and_stretches_of_the_tape_are_read_as_they_are_needed(

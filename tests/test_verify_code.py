@@ -195,6 +195,34 @@ async def completed(bus: AsyncEventBus, trade: Event) -> None:
     await say(bus, "BEHIND")
 
 
+class Says:
+    """An object that is called, by a loop or by a future that is done."""
+
+    def __init__(self, bus: AsyncEventBus, type: str) -> None:
+        self.bus, self.type = bus, type
+
+    def __call__(self, *arguments: object) -> None:
+        self.bus.publish_nowait(Event(self.type, {"arguments": len(arguments)}))
+
+
+@code("callbacks that are objects, and methods of objects in C")
+async def objects(bus: AsyncEventBus, trade: Event) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_soon(Says(bus, "SOON"), 1, 2)
+    loop.call_soon(Says(bus, "SOON").__call__, 1)
+    loop.call_later(0.001, Says(bus, "LATER"))
+    loop.call_soon_threadsafe(Says(bus, "THREADSAFE"))
+    future, found = loop.create_future(), dict[str, int]()
+    future.add_done_callback(Says(bus, "COMPLETED"))
+    future.set_result(None)
+    task = asyncio.create_task(asyncio.sleep(0))
+    task.add_done_callback(Says(bus, "DONE"))
+    loop.call_soon(found.__setitem__, "n", 1)
+    loop.call_soon(found.update, {"m": 2})
+    await asyncio.sleep(0.002)
+    await say(bus, "FOUND", found)
+
+
 @code("sets of tasks")
 async def sets(bus: AsyncEventBus, trade: Event) -> None:
     tasks = {asyncio.create_task(say_later(bus, f"T{n}", 0.0001), name=str(n)) for n in range(9)}
@@ -383,8 +411,11 @@ async def caused(bus: AsyncEventBus, trade: Event) -> None:
 @code("the clock, and events with a time of their own")
 async def timed(bus: AsyncEventBus, trade: Event) -> None:
     await say(bus, "NOW", clock.time())
-    await bus.publish(Event("THEN", {}, timestamp=1))
-    await bus.publish(Event("THEN", {}, timestamp=2.5))
+    async with bus.stream("THEN") as own:
+        for timestamp in (1, 2.5):
+            then = await bus.publish(Event("THEN", {}, timestamp=timestamp))
+            read = await anext(own)
+            await say(bus, "READ", [read.timestamp, then.timestamp])
 
 
 async def answer(bus: AsyncEventBus) -> None:
@@ -587,6 +618,30 @@ async def test_the_options_of_the_bus_make_no_difference(
     report = verify(path, strategy)
     assert report, str(report)
     assert report.agreed == 200
+
+
+async def test_each_gap_that_is_told_is_told_again(path: Path) -> None:
+    """Gaps have no number, and several of one source come within one stretch of the tape."""
+
+    async def strategy(bus: AsyncEventBus) -> None:
+        async def on_trade(trade: Event) -> None:
+            if trade.type == "aiobus.gap":
+                await say(bus, "GAP", trade.data)
+            else:
+                await asyncio.sleep(0)
+
+        await bus.subscribe(("TRADE", "aiobus.gap"), on_trade, maxsize=10)
+
+    said = []
+    async with AsyncEventBus(name="desk", limits=Limits(history_events=128)) as bus:
+        await bus.subscribe("GAP", lambda gap: said.append(gap.data["value"]["upto"]))
+        async with record(bus, path, attach=strategy):
+            for _ in range(3):
+                await trades(bus, 400)
+                await bus.settle()
+    assert len({*said}) == 3
+    report = verify(path, strategy)
+    assert report, str(report)
 
 
 @pytest.mark.parametrize("most", [2_000, 4_000_000])

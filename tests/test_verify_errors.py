@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from replays import session, trades
 
-from aiobus import AsyncEventBus, Event, Report, record, verify
+from aiobus import AsyncEventBus, EncodeError, Event, Report, RequestTimeout, record, verify
 from aiobus.replay.attach import Strategy
+
+EXITS = "exits"
 
 
 class Bug(Exception):
@@ -22,7 +24,7 @@ class Bug(Exception):
 def fails(text: str) -> None:
     """Raise, unless nothing is to be raised."""
     if text:
-        raise Bug(text)
+        raise SystemExit(text) if text == EXITS else Bug(text)
 
 
 Piece = Callable[[AsyncEventBus, str], Awaitable[None]]
@@ -359,3 +361,117 @@ async def test_a_callback_that_raises_stop_iteration_ends_as_without_a_recording
     report = verify(path, stopping)
     assert report, str(report)
     assert report.agreed == 1
+
+
+async def halting(bus: AsyncEventBus, text: str = "") -> None:
+    """Publishes HALT once one of its handlers has failed."""
+
+    async def on_trade(trade: Event) -> None:
+        await bus.publish(Event("SIGNAL", trade.data))
+        if trade.data["number"] == 3:
+            fails(text)
+
+    async def on_error(error: Event) -> None:
+        await bus.publish(Event("HALT", {"error": error.data["error"]}))
+
+    await bus.subscribe("TRADE", on_trade)
+    await bus.subscribe("aiobus.error", on_error)
+
+
+async def test_a_strategy_that_halts_because_of_its_new_error_diverges_there(path: Path) -> None:
+    await session(path, halting, trades)
+    assert verify(path, halting)
+    report = verify(path, partial(halting, text="of today"))
+    assert report.difference is not None, str(report)
+    assert "raises Bug('of today') at fails" in report.difference.text
+    assert report.agreed == 3
+
+
+async def test_a_strategy_that_has_halted_because_of_a_mended_error_diverges(path: Path) -> None:
+    broken = partial(halting, text="of then")
+    await session(path, broken, trades)
+    assert verify(path, broken)
+    report = verify(path, halting)
+    assert report.verdict == "DIVERGES", str(report)
+    assert report.agreed == 3
+
+
+@pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES)
+async def test_code_that_exits_now_diverges_and_does_not_end_the_process(
+    path: Path, piece: Piece
+) -> None:
+    await recorded(path, piece, "")
+    difference = diverged(path, partial(strategy, piece=piece, text=EXITS)).difference
+    assert difference is not None
+    assert f"raises SystemExit({EXITS!r}) at fails" in difference.text
+
+
+async def test_a_where_that_exits_now_diverges(path: Path) -> None:
+    async def selects(bus: AsyncEventBus, text: str) -> None:
+        signal = partial(Event, "SIGNAL", {})
+        await bus.subscribe(
+            "TRADE", lambda _: bus.publish_nowait(signal()), where=lambda _: fails(text) is None
+        )
+
+    await session(path, partial(selects, text=""), trades)
+    report = diverged(path, partial(selects, text=EXITS))
+    assert "`where` fails on TRADE" in str(report)
+
+
+async def test_code_that_exits_as_it_is_ended_does_not_end_the_process(path: Path) -> None:
+    async def exits(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: bus.publish_nowait(Event("SIGNAL", trade.data)))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            fails("" if is_live else EXITS)
+
+    is_live = True
+    async with AsyncEventBus(name="desk") as bus:
+        async with record(bus, path, attach=exits) as recording:
+            await trades(bus)
+            await bus.settle()
+        assert recording.attached is not None
+        recording.attached.cancel()
+    is_live = False
+    assert verify(path, exits)
+
+
+CALLS: dict[str, Callable[[AsyncEventBus, Event], Awaitable[object]]] = {
+    "publish": lambda bus, event: bus.publish(event),
+    "publish_nowait": lambda bus, event: asyncio.sleep(0, bus.publish_nowait(event)),
+    "request": lambda bus, event: bus.request(event, "ANSWER", timeout=0.001),
+}
+
+
+WRONG = {"long": "x" * 2**21, "no JSON": object()}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_an_event_that_is_refused_is_refused_again_with_the_same_text(
+    path: Path, call: Callable[[AsyncEventBus, Event], Awaitable[object]], wrong: str
+) -> None:
+    """The text has the length of the row, and the row the number that the event did not get."""
+
+    async def code(bus: AsyncEventBus, data: object) -> None:
+        async def on_trade(trade: Event) -> None:
+            try:
+                await call(bus, Event("ASK", data))
+            except (EncodeError, RequestTimeout) as error:
+                await bus.publish(Event("REFUSED", str(error)))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    async def drive(bus: AsyncEventBus) -> None:
+        await bus.subscribe("ASK", lambda ask: None)
+        await trades(bus, 3)
+        await bus.settle()
+        await trades(bus, 100)  # of which verify knows no number by then
+        await bus.settle()
+
+    attached = partial(code, data=WRONG[wrong])
+    await session(path, attached, drive)
+    report = verify(path, attached)
+    assert report, str(report)
+    assert diverged(path, partial(code, data="x")).agreed == 0

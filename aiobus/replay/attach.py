@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from types import CoroutineType, FunctionType
 from typing import Any, Self, TypeVar
@@ -20,13 +21,23 @@ from aiobus import clock
 from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import encode
 from aiobus.dispatcher import check_callback
-from aiobus.errors import BusError
+from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event
 from aiobus.lifecycle import State
 from aiobus.options import StreamKeywords, SubscriptionOptions, Types
 from aiobus.query import RESERVED, Query
 from aiobus.replay.evidence import Failure
-from aiobus.replay.tape import CALLS, VERSION, Chunk, Kind, Source, is_again, microseconds, told
+from aiobus.replay.tape import (
+    CALLS,
+    VERSION,
+    Chunk,
+    Kind,
+    Row,
+    Source,
+    is_again,
+    microseconds,
+    told,
+)
 from aiobus.strand import (
     Called,
     DoneCallback,
@@ -37,9 +48,11 @@ from aiobus.strand import (
     here,
     is_for_strand,
     is_package,
+    is_strike,
     is_users_call,
     plain_task,
     running,
+    wakes,
 )
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -55,14 +68,19 @@ T = TypeVar("T")
 Strategy = Callable[[AsyncEventBus], Awaitable[object]]
 """What is attached: a coroutine function of a bus."""
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
+CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
-OPTIONS = ("overflow", "maxsize", "concurrency", "max_age", "since")
+OPTIONS = [
+    field.name for field in fields(SubscriptionOptions) if field.name not in ("query", "where")
+]
 MOST_ENDED = 1_024
 """Subscriptions of which some have ended, such as those of `wait_for`."""
+MOST_TIMERS = 1_024
+"""Timers of which some were cancelled."""
 MOST_TYPES = 4_096
 """Types that are remembered."""
 MOST_BYTES = 2**40
@@ -85,7 +103,7 @@ class _Recorded(Strand):
         self.is_fresh = is_fresh
         self.recorder = recorder
         self.awaited: Any = None
-        """For what a handler waits after its first step, which was taken as it was called."""
+        """For what it waits. The first step of a handler is taken as it is called."""
         self._event: Event[Any] | None = None
         """What the present bus call publishes, until it has its number."""
         self._before: tuple[str, int, int] | None = None
@@ -114,6 +132,8 @@ class _Recorded(Strand):
         recorder = self.recorder
         if not self.call:
             recorder.log += (GO_ON, self.number, recorder.now(), _is_cancelled(arguments[0]))
+            if self.awaited is not None:
+                recorder.waiting.pop(self.awaited, None)
         outer, here.strand = here.strand, self
         try:
             awaited = step(*arguments)
@@ -124,14 +144,17 @@ class _Recorded(Strand):
             raise
         finally:
             here.strand = outer
-        self.note_wait()
+        self.note_wait(awaited)
         return awaited
 
-    def note_wait(self) -> None:
+    def note_wait(self, awaited: Any) -> None:
         """It has stopped to wait."""
         recorder = self.recorder
         if not self.call:
             recorder.log += (WAIT, self.number)
+            self.awaited = awaited
+            if awaited is not None and not recorder.is_over:
+                recorder.waiting[awaited] = self.number
             return
         self._note_output()
         if not self.is_away:
@@ -241,7 +264,7 @@ class _Callback(Called):
             raise
         finally:
             here.strand = outer
-        strand.note_wait()
+        strand.note_wait(strand.awaited)
         return strand
 
 
@@ -306,11 +329,17 @@ class Recorder:
         self.strands = 0
         self.is_over = False
         self._is_setting = False
+        self.waiting: dict[Any, int] = {}
+        """The strands that wait for a future of their own, by that."""
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        """Timers of watched code that have not run, by strand; cancelled ones for a while."""
         self._clocks: list[float] = []
         self._outcomes: list[Any] = []
         self._places: dict[Source, int] = {}
         self._told_sources = 0
-        self._rows: dict[tuple[int, int], tuple[int, int, bool, str]] = {}
+        self._rows: list[Row] = []
+        self._row_places: dict[tuple[int, int, bool], int] = {}
+        """Which of these rows is that of an event. Some have no number, such as `aiobus.gap`."""
         self._outputs: dict[int, str] = {}
         self._begins: dict[tuple[str, int], list[int]] = {}
         """Of each source: its place, the first seq that the recording has, and the last that was
@@ -383,7 +412,10 @@ class Recorder:
         for name in self._real:
             delattr(self._loop, name)
         self._published = self._publisher.seq
-        self._end = {"strands": self.strands, "open": open_of(self._made)}
+        timers = [number for number, timer in self._timers.items() if not timer.cancelled()]
+        self._end = {"strands": self.strands, "open": open_of(self._made), "timers": timers}
+        self._timers.clear()
+        self.waiting.clear()
         self._last, self.log = self.log, _Nothing()
 
     def begin(self, source: str, epoch: int, seq: int) -> None:
@@ -410,7 +442,7 @@ class Recorder:
             clocks=self._clocks,
             outcomes=self._outcomes,
             sources=sources[self._told_sources :],
-            rows=list(self._rows.values()),
+            rows=self._rows,
             outputs=self._outputs,
             published=self._published if self.is_over else self._publisher.seq,
             facts=self._facts,
@@ -418,7 +450,8 @@ class Recorder:
         )
         self._told_sources = len(sources)
         self._facts = None
-        self._clocks, self._outcomes, self._rows, self._outputs = [], [], {}, {}
+        self._clocks, self._outcomes, self._outputs = [], [], {}
+        self._rows, self._row_places = [], {}
         if not self.is_over:
             self.log = []
         return made
@@ -439,15 +472,21 @@ class Recorder:
     def _timed(self, real: Callable[..., Any], is_at: int) -> Callable[..., Any]:
         def call(when: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
             caller = running()
-            if caller is None or self._is_setting:
+            if caller is None or self._is_setting or is_package(sys._getframe(1)):
                 return real(when, callback, *arguments, context=context)
             self.log += (TIMER, caller.number, microseconds(when), is_at)
             made = self.strands
-            if is_users_call():
-                callback, arguments = self.run_call, (_Recorded(self), callback, arguments)
+            if is_strike(callback):
+                callback, arguments = self._strike, (_Recorded(self), caller, callback)
+            elif is_users_call():
+                strand = _Recorded(self)
+                callback, arguments = self._run_timer, (strand, callback, arguments)
             self._is_setting = True  # one of these methods may call the other
             try:
-                return real(when, callback, *arguments, context=context)
+                timer = real(when, callback, *arguments, context=context)
+                if callback == self._run_timer:
+                    self._note_timer(arguments[0].number, timer)
+                return timer
             except BaseException:
                 self.strands = made  # what the loop refuses is no strand
                 raise
@@ -460,8 +499,15 @@ class Recorder:
         soon = self._real["call_soon"]
 
         def call(callback: Any, *arguments: Any, context: Any = None) -> Any:
-            if is_ours(callback):
-                strand = _Recorded(self)
+            if wakes(callback) and not arguments[0].cancelled():
+                # When a task is cancelled hangs on whether it was about to go on.
+                woken = self.waiting.get(arguments[0])
+                if woken is not None and here.strand is not None:
+                    self.log += (WOKE, here.strand.number, woken)
+            elif is_ours(callback):
+                caller, strand = running(), _Recorded(self)
+                if is_strike(callback):
+                    return soon(self._strike, strand, caller, callback, context=context)
                 return soon(self.run_call, strand, callback, arguments, context=context)
             return real(callback, *arguments, context=context)
 
@@ -476,6 +522,23 @@ class Recorder:
         except BaseException as error:
             self.note_error(strand, error)
             raise
+
+    def _note_timer(self, number: int, timer: asyncio.TimerHandle) -> None:
+        if len(self._timers) >= MOST_TIMERS:
+            there = [each for each in self._timers.items() if not each[1].cancelled()]
+            self._timers = dict(there)
+        self._timers[number] = timer
+
+    def _run_timer(self, strand: _Recorded, callback: Any, arguments: Any) -> None:
+        self._timers.pop(strand.number, None)
+        self.run_call(strand, callback, arguments)
+
+    def _strike(self, strand: _Recorded, owner: Strand, callback: Any) -> None:
+        """An asyncio.timeout of the strand `owner` strikes."""
+        self.log += (GO_ON, strand.number, self.now(), 0)
+        # If a bus call of the owner is cancelled, the futures of the bus are none of its code.
+        with entered(owner if owner.call else strand):
+            callback()
 
     def _read_clock(self, read: Callable[[], float]) -> float:
         told_time, strand = read(), running()
@@ -504,7 +567,7 @@ class Recorder:
         begin, seq = self._begins.get((event.source, event.epoch)), event.seq
         # As `_place` and `now`, whose calls take a tenth of this.
         if begin is None or seq < begin[1] or event.type not in self._whole or event.past:
-            place = self._place(event)
+            place, seq = self._place(event)
         else:
             place = begin[0]
             if seq > begin[2]:
@@ -512,18 +575,24 @@ class Recorder:
         time = int((self._time() - self._began) * 1e6)
         self.log += (DELIVER, strand.number, number, place, seq, time)
 
-    def _place(self, event: Event[Any]) -> int:
-        """The place of the source of an event. A row that the recording does not have is kept."""
+    def _place(self, event: Event[Any]) -> tuple[int, int]:
+        """The place of the source of an event, and its seq. A row that the recording does not have
+        is kept: then it is which of the rows it is.
+        """
         begin = self._begins.get((event.source, event.epoch))
         if begin is not None and event.seq >= begin[1] and not event.past:
             type, seq = event.type, event.seq
             if type in self._whole or self._is_there(type, event.key):
                 if seq > begin[2]:
                     begin[2] = seq
-                return begin[0]
+                return begin[0], seq
         place = self._places.setdefault((event.source, event.epoch, True), len(self._places))
-        self._rows[place, event.seq] = (place, event.seq, event.past, _row(event))
-        return place
+        key, number = (place, event.seq, event.past), len(self._rows)
+        if event.seq:
+            number = self._row_places.setdefault(key, number)
+        if number == len(self._rows):
+            self._rows.append((event.seq, event.past, _row(event)))
+        return place, number
 
     def _is_there(self, type: str, key: str) -> bool:
         if type.startswith(RESERVED):
@@ -547,7 +616,10 @@ class Recorder:
     ) -> None:
         """A bus call ends with `error`. If that depends on the moment, it is written down."""
         strand.leave(error)
-        if isinstance(error, Exception) and not is_again(error):
+        if isinstance(error, EncodeError) and event is not None:
+            # Its text may tell the length of the row, which has the seq that the event did not get.
+            self._note_outcome(strand, call, ["refused", self._publisher.seq + 1])
+        elif isinstance(error, Exception) and not is_again(error):
             self._note_outcome(strand, call, told(error, event))
 
     def _note_outcome(self, strand: _Recorded, call: int, outcome: list[Any]) -> None:
@@ -615,12 +687,10 @@ class Recorder:
         try:
             reply = await self._bus.request(event, reply_types, timeout=timeout)
         except BaseException as error:
-            strand.leave(error)
-            if isinstance(error, Exception) and not is_again(error):
-                self._note_outcome(strand, REQUEST, told(error, event))
+            self.note_failure(strand, REQUEST, error, event)
             raise
         strand.leave()
-        self._note_outcome(strand, REQUEST, ["reply", self._place(reply), reply.seq])
+        self._note_outcome(strand, REQUEST, ["reply", *self._place(reply)])
         return reply
 
     async def subscribe(
@@ -744,8 +814,10 @@ def ran_before(strategy: Strategy) -> bool:
 
 
 def options_of(options: SubscriptionOptions) -> str:
-    """What of the options decides which events are handed over, and how many at once."""
-    told = [f"{name}={getattr(options, name)!r}" for name in OPTIONS]
+    """What of the options decides which events are handed over, how many at once, and when."""
+    given: dict[str, Any] = {name: getattr(options, name) for name in OPTIONS}
+    given["after"] = sorted(given["after"])  # it may be a set
+    told = [f"{name}={value!r}" for name, value in given.items()]
     return ", ".join([*told, *(["where="] if options.where is not None else [])])
 
 

@@ -6,7 +6,9 @@ events are in.
 
 import asyncio
 import inspect
+import math
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
@@ -20,7 +22,7 @@ import orjson
 from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import copied, decode
 from aiobus.dispatcher import check_callback
-from aiobus.errors import BusError
+from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event, event_id, parse_id
 from aiobus.limits import Limits
 from aiobus.options import (
@@ -40,13 +42,15 @@ from aiobus.replay.tape import CALLS, NAMES, Entry, Kind, Reference, made
 from aiobus.strand import Called, awaited, here, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
+from aiobus.sync import TimeSlice
 
 __all__ = ["Player", "Rows"]
 
 E = TypeVar("E", bound=Event[Any])
 T = TypeVar("T")
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
+CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 MOST_CAUSES = 8
@@ -172,6 +176,7 @@ class _Given(EventStream):
         self._number = await player.begin_subscription(player.strand(), self._options)
         with player.call(ENTRY) as call:
             await super().__aenter__()
+            self._turn = TimeSlice(math.inf, sys.maxsize)  # a step waits if it did
             add_open(player.subscriptions, self._number, self.subscription)
             await call.end()
         await player.end_subscription(call, self._number, self.subscription, self._options)
@@ -297,7 +302,9 @@ class Player(Schedule):
         return None
 
     def raised(self, call: _Call, event: Event[Any] | None = None) -> BaseException | None:
-        """What a call has raised; None if it has raised nothing."""
+        """What a call has raised; None if it has raised nothing, or does not now."""
+        if event is not None and self._is_refused(call.strand, call.number):
+            return self._refusal(event)
         outcome = self.outcome(call)
         if outcome is None or outcome[0] != "raised":
             return None
@@ -305,6 +312,30 @@ class Player(Schedule):
         if error is None:
             self.fail(f"{call.strand} caught {outcome[1]} of a bus call, which is unknown here")
         return error
+
+    def _is_refused(self, strand: Gated, call: int) -> bool:
+        """True if the next entry is that the event of this call could not be encoded."""
+        is_outcome = self.is_head(OUTCOME, strand) and self.head[2] == 2 * call
+        return is_outcome and bool(self.head[3][0] == "refused")
+
+    def _refusal(self, event: Event[Any]) -> BaseException | None:
+        """What encoding an event raises that could not be encoded when it was recorded."""
+        self._publisher.seq = self.head[3][1] - 1
+        try:
+            self._publisher.number(event)
+        except EncodeError as error:
+            self.take()
+            return error
+        return None
+
+    def _route(self, strand: Gated, call: int, event: Event[Any]) -> None:
+        """Raise what publishing raises before it does anything."""
+        try:
+            self._publisher.route(event)
+        except EncodeError:
+            if self._is_refused(strand, call):
+                self.take()
+            raise
 
     def deliver(self, strand: int, subscription: int, time: int, event: Reference) -> bool:
         """Hand an event to the dispatcher of a callback."""
@@ -325,7 +356,7 @@ class Player(Schedule):
         try:
             if selects(where, replace(event, data=copied(event.data))):
                 return event
-        except Exception as error:  # noqa: BLE001 - an event on which it fails is not selected
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is not selected then
             self.differ(f"`where` fails on {event.type} {event.id}: {error!r}", None)
             return None
         text = f"`where` does not select {event.type} {event.id}, which was delivered"
@@ -493,6 +524,16 @@ class Player(Schedule):
                 recorded=str(end["strands"]),
                 replayed=str(self.made),
             )
+        timers = self.timers()
+        if odd := timers.keys() ^ {*end["timers"]}:
+            more = [timers[number].begins for number in sorted(odd) if number in timers]
+            self.differ(
+                "a timer that was cancelled is not now" if more else "a timer is cancelled now",
+                None,
+                recorded=f"{len(end['timers'])} timers are set at the end",
+                replayed=f"{len(timers)} timers are set at the end",
+                where=more[0] if more else "",
+            )
         then, now = end["open"], open_of(self._made)
         if then is not None and now is not None and now != then:
             self.differ(
@@ -531,7 +572,7 @@ class Player(Schedule):
 
     async def publish(self, strand: Any, event: E) -> E:
         """As the bus does."""
-        self._publisher.route(event)
+        self._route(strand, PUBLISH, event)
         with self.call(PUBLISH) as call:
             await self._published(call, event)
             await call.end()
@@ -543,13 +584,15 @@ class Player(Schedule):
 
     def publish_nowait(self, strand: Any, event: E) -> E:
         """As the bus does."""
-        self._publisher.route(event)
+        self._route(strand, PUBLISH, event)
         with self.call(PUBLISH) as call:
             is_refused = self.is_head(OUTCOME, strand) and self.head[2] == PUBLISH * 2
             if not is_refused and not self.is_stopped:
                 self.output(call, event)
         if (error := self.raised(call, event)) is not None:
             raise error
+        if is_refused and not self.is_stopped:
+            self.differ(f"{strand} publishes", strand)
         return event
 
     async def request(
@@ -558,10 +601,14 @@ class Player(Schedule):
         """As the bus does."""
         await self._ask(strand, REQUEST, asked(timeout, Query.of(reply_types)))
         check_timeout(timeout, optional=True)
-        self._publisher.route(event)
+        self._route(strand, REQUEST, event)
         with self.call(REQUEST) as call:
             await self._published(call, event)
             await call.end()
+        if self._is_refused(strand, REQUEST):
+            if (refusal := self._refusal(event)) is not None:
+                raise refusal
+            await self.stop(f"{strand} publishes", strand)
         match outcome := self.outcome(call):
             case ["reply", reference] if (reply := self.event(reference)) is not None:
                 return reply

@@ -30,15 +30,18 @@ from aiobus.strand import (
     here,
     is_for_strand,
     is_package,
+    is_strike,
     is_users_call,
     plain_task,
     running,
+    wakes,
 )
 from aiobus.virtual_loop import VirtualLoop, frames, place
 
 __all__ = ["Gated", "LeftBehind", "PlayerLoop", "Schedule"]
 
-DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME, CLOCK, SUBSCRIBED, TIMER, RAISED = map(int, Kind)
+DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
+CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 NOTHING: Entry = (END, 0)
 LOOPS = ("asyncio.events", "asyncio.base_events")
 """Modules that run callbacks: what called them is not the code of a strand."""
@@ -54,12 +57,16 @@ class LeftBehind(Exception):
     """A task of the strategy ignores that it is cancelled at the end of a replay."""
 
 
+class Exited(Exception):
+    """Ends a task in place of SystemExit, which would end the loop, and with it the process."""
+
+
 class Gated(Strand):
     """A strand of a replay. `held`: with what it goes on once its entry is next. `cancel`: it was
     cancelled meanwhile; whether that was before or after it went on, its entry tells.
     """
 
-    __slots__ = ("about", "cancel", "gate", "has_run", "held", "schedule")
+    __slots__ = ("about", "awaited", "cancel", "gate", "has_run", "held", "schedule")
 
     def __init__(
         self, schedule: "Schedule", coroutine: Any = None, *, about: Any, is_fresh: bool = False
@@ -71,6 +78,8 @@ class Gated(Strand):
         """What it is of, for texts: a function or a coroutine, or a callback with type and id of
         the event that it handles.
         """
+        self.awaited: Any = None
+        """For what it waits, of its own."""
         self.has_run = False
         self.held: tuple[Any, ...] | None = None
         self.cancel: tuple[Any, ...] | None = None
@@ -132,6 +141,7 @@ class Gated(Strand):
     def _go_on(self) -> Any:
         _, _, time, is_cancelled = self.schedule.take()
         self.schedule.loop.reach(time)
+        self.schedule.waiting.pop(self.awaited, None)
         held, self.held = self.held, None
         if is_cancelled:
             held, self.cancel = self.cancel, None
@@ -152,6 +162,8 @@ class Gated(Strand):
         except BaseException as error:
             schedule.witness.end()
             schedule.ended(self, None if isinstance(error, StopIteration) else error)
+            if isinstance(error, SystemExit):
+                raise Exited from error
             raise
         finally:
             schedule.witness.end()
@@ -163,8 +175,11 @@ class Gated(Strand):
             schedule.differ(f"{self} {what}", self)
         if schedule.is_stopped:
             return self._wait()
-        if self.cancel is not None and awaited is not None and awaited.cancel():
-            self.cancel = None
+        if awaited is not None:
+            self.awaited = awaited
+            schedule.waiting[awaited] = self
+            if self.cancel is not None and awaited.cancel():
+                self.cancel = None
         return awaited
 
 
@@ -203,11 +218,6 @@ class _Timer(asyncio.TimerHandle):
         super().__init__(when, callback, arguments, *rest)
         self.number = number
         self.owner = owner
-
-    @property
-    def is_timeout(self) -> bool:
-        """True for that of asyncio.timeout, which cancels."""
-        return getattr(self._callback, "__name__", "") == "_on_timeout"  # type: ignore[attr-defined]
 
 
 class PlayerLoop(VirtualLoop):
@@ -249,8 +259,11 @@ class PlayerLoop(VirtualLoop):
         self, callback: Any, *arguments: Any, context: Any = None
     ) -> Any:
         """As of other loops. What is a strand runs when its entry is next."""
-        if self.schedule is not None and is_for_strand(callback):
-            return self._note_call(callback, arguments, context)
+        if self.schedule is not None:
+            if wakes(callback) and not arguments[0].cancelled():
+                self.schedule.note_wake(arguments[0])
+            elif is_for_strand(callback):
+                return self._note_call(callback, arguments, context)
         return super().call_soon(callback, *arguments, context=context)
 
     def call_soon_threadsafe(  # type: ignore[override]
@@ -278,7 +291,7 @@ class PlayerLoop(VirtualLoop):
     ) -> Any:
         """As of other loops."""
         is_users = running() is not None and is_users_call()
-        if self.schedule is not None:
+        if self.schedule is not None and not is_package(sys._getframe(1)):
             self.schedule.set_timer(when, 1)
         return self._note(when, callback, arguments, context, is_users=is_users)
 
@@ -287,7 +300,7 @@ class PlayerLoop(VirtualLoop):
     ) -> Any:
         """As of other loops."""
         is_users = running() is not None and is_users_call()
-        if self.schedule is not None:
+        if self.schedule is not None and not is_package(sys._getframe(1)):
             self.schedule.set_timer(delay, 0)
         return self._note(self._now + delay, callback, arguments, context, is_users=is_users)
 
@@ -295,7 +308,8 @@ class PlayerLoop(VirtualLoop):
         self, when: float, callback: Any, arguments: Any, context: Any, *, is_users: bool
     ) -> asyncio.Handle:
         self._check_closed()
-        if is_users and self.schedule is not None:
+        is_strand = is_users or (is_strike(callback) and running() is not None)
+        if is_strand and self.schedule is not None and not self.schedule.is_over:
             return self._note_call(callback, arguments, context, when)
         owner = 0 if here.strand is None else here.strand.number
         self._made += 1
@@ -326,15 +340,15 @@ class PlayerLoop(VirtualLoop):
             if self.schedule is not None:
                 self.schedule.calls.pop(-handle.number, None)
 
-    def fire(self, owner: int, *, is_cancel: bool) -> bool:
+    def fire(self, owner: int) -> bool:
         """Fire a timer: of those that the strand `owner` has made, else of all, the one that is due
-        first. One that cancels comes last, or with `is_cancel` first. False if there is none.
+        first. False if there is none.
         """
         own = [each for each in self._timers.values() if each.owner == owner]
         due = min(
             own or self._timers.values(),
             default=None,
-            key=lambda each: (each.is_timeout is not is_cancel, each.when(), each.number),
+            key=lambda each: (each.when(), each.number),
         )
         if due is None:
             return False
@@ -343,6 +357,13 @@ class PlayerLoop(VirtualLoop):
             self._now = max(self._now, due.when())
         self.run_soon(due)
         return True
+
+    def let_go(self, handle: asyncio.Handle) -> None:
+        """Run what was held: in the next turn, or by its timer."""
+        if isinstance(handle, _Timer):
+            self._timers[handle.number] = handle
+        else:
+            self.run_soon(handle)
 
     def run_soon(self, handle: asyncio.Handle) -> None:
         """Run it in the next turn."""
@@ -371,7 +392,7 @@ class PlayerLoop(VirtualLoop):
             except BaseException:
                 schedule.is_over = True
                 raise
-        if (schedule.is_over or not schedule.go_on()) and not self.fire(0, is_cancel=False):
+        if (schedule.is_over or not schedule.go_on()) and not self.fire(0):
             return super().select(timeout)
         return []
 
@@ -393,6 +414,8 @@ class Schedule:
         self.alive: dict[int, Gated] = {}
         self.calls: dict[int, asyncio.Handle] = {}
         """Plain callbacks that wait for their entries, by strand."""
+        self.waiting: dict[Any, Gated] = {}
+        """The strands that wait for a future of their own, by that."""
         self.difference: Difference | None = None
         self.problem = ""
         """Why nothing can be said of what follows."""
@@ -510,6 +533,8 @@ class Schedule:
             words = f"raises {Failure(*rest[0])}"
         elif kind == OUTCOME and rest[0] == 0:
             words = "is cancelled by code that is not attached"
+        elif kind == OUTCOME and rest[1][0] == "refused":
+            words = "publishes what cannot be encoded"
         elif kind == OUTCOME and rest[1][0] == "asked":
             words = f"calls {NAMES[rest[0] // 2]} {rest[1][1]}"
         strand = self.alive.get(number, "a task, timer or callback that has not begun now")
@@ -566,10 +591,13 @@ class Schedule:
             if not strand.gate.done():
                 strand.gate.set_result(None)
             return True
-        if self.is_stopped or self.loop.fire(number, is_cancel=kind == GO_ON and bool(rest[1])):
+        if self.is_stopped or self.loop.fire(number):
             return True
         if strand is None:
             self.differ(f"there are {self.made} strands now, and the recording has more", None)
+        elif kind == GO_ON and rest[1] and not isinstance(strand.about, tuple):
+            # What code that is not attached cancels is on the tape as that.
+            self.differ(f"{strand} is not cancelled now, and waits", strand)
         else:
             # If it is fed by code that was not attached, that is no difference of its own.
             place = self.where(strand)
@@ -584,7 +612,8 @@ class Schedule:
         for task in asyncio.all_tasks(self.loop):
             if task.get_coro() is strand:
                 self.take()
-                return task.cancel()
+                with entered(strand):
+                    return task.cancel()
         return False
 
     def at_end(self) -> None:
@@ -631,6 +660,8 @@ class Schedule:
                     self.witness.end()
         except BaseException as error:
             self.ended(strand, error)
+            if isinstance(error, SystemExit):
+                raise Exited from error
             raise
 
     def set_timer(self, when: float, is_at: int) -> None:
@@ -661,11 +692,29 @@ class Schedule:
         else:
             self.take()
 
+    def timers(self) -> dict[int, Gated]:
+        """The plain callbacks that timers of the code are to run, by strand."""
+        set_ = [each for each in self.calls.values() if isinstance(each, asyncio.TimerHandle)]
+        strands: list[Gated] = [each._args[0] for each in set_]
+        return {each.number: each for each in strands if not is_strike(each.about)}
+
+    def note_wake(self, future: Any) -> None:
+        """The strand that runs has completed a future: if another strand waits for it, it has to be
+        the one that was woken here.
+        """
+        strand, woken = running(), self.waiting.get(future)
+        if woken is None or not isinstance(strand, Gated) or self.is_over or self.is_stopped:
+            return
+        if self.is_head(WOKE, strand) and self.head[2] == woken.number:
+            self.take()
+        else:
+            self.differ(f"{strand} wakes {woken}, which waits", strand)
+
     def let_go(self) -> None:
         """The replay is over: hold nothing any more, and run the calls that were held."""
         self.is_over = True
         for handle in self.calls.values():
-            self.loop.run_soon(handle)
+            self.loop.let_go(handle)
         self.calls.clear()
 
     def read_clock(self, which: int) -> float | None:
@@ -689,4 +738,5 @@ WORDS = {
     CLOCK: "reads the clock, makes an Event, or sets a timeout",
     SUBSCRIBED: "subscribes",
     TIMER: "sets a timer, such as that of a sleep",
+    WOKE: "wakes another task, or another call of a handler",
 }

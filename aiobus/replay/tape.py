@@ -18,8 +18,8 @@ from aiobus import errors
 from aiobus.event import Event
 
 __all__ = [
-    "CALLS", "END", "NAMES", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Source", "entries",
-    "is_again", "made", "microseconds", "told",
+    "CALLS", "END", "NAMES", "VERSION", "Chunk", "Entry", "Kind", "Reference", "Row", "Source",
+    "entries", "is_again", "made", "microseconds", "told",
 ]  # fmt: skip
 
 VERSION = 2
@@ -29,8 +29,9 @@ class Kind(IntEnum):
     """What an entry tells."""
 
     DELIVER = 1
-    """A delivery begins: subscription, source, seq, time. To a callback it begins a strand. To a
-    stream it is what a step returns."""
+    """A delivery begins: subscription, source, seq, time. If the rows of the source are in the
+    tape, then instead of the seq the place of the row among those of this chunk. To a callback it
+    begins a strand. To a stream it is what a step returns."""
     WAIT = 2
     """The strand waits for something of its own."""
     INSIDE = 3
@@ -40,9 +41,9 @@ class Kind(IntEnum):
     OUTPUT = 5
     """It has published the event with this seq."""
     OUTCOME = 6
-    """How a bus call ended: 2 * call + is_numbered, index of the outcome. Before calls that have
-    arguments beside an event or a subscription: these. With 0: code that is not attached has
-    cancelled the task of the strand."""
+    """How a bus call ended: 2 * call + is_numbered, index of the outcome. If the event could not be
+    encoded: which seq it would have had. Before calls that have arguments beside an event or a
+    subscription: these. With 0: code that is not attached has cancelled the task of the strand."""
     CLOCK = 7
     """It has read a clock: 0 for that of `aiobus.clock.time`, 1 for the loop's. The value is a
     double."""
@@ -53,11 +54,13 @@ class Kind(IntEnum):
     the loop, such as that of asyncio.timeout."""
     RAISED = 10
     """It has ended with an exception: index of the outcome, which has type, text and place."""
+    WOKE = 11
+    """It has completed, and not cancelled, a future for which another strand waits: which one."""
 
 
 END = 0
 """The kind of what follows the last entry."""
-_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4, 10: 3}
+_WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4, 10: 3, 11: 3}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
     "close", "wait_closed",
@@ -68,6 +71,8 @@ Entry = tuple[Any, ...]
 """Kind, strand, and what the kind says."""
 Source = tuple[str, int, bool]
 """Name and epoch of a source, and whether the rows of its events are in the tape itself."""
+Row = tuple[int, bool, str]
+"""Seq, `past` and row of an event."""
 _HEAD = Struct("<II")
 LONGEST = 2**62
 """Microseconds: some 146,000 years, and what `sleep(math.inf)` is taken for."""
@@ -83,8 +88,8 @@ class Chunk(NamedTuple):
     outcomes: list[Any]
     sources: list[Source]
     """Those that appear for the first time; deliveries refer to them by their place."""
-    rows: list[tuple[int, int, bool, str]]
-    """Source, seq, `past` and row of delivered events that the recording does not have."""
+    rows: list[Row]
+    """Of delivered events that the recording does not have."""
     outputs: dict[int, str]
     """The rows of outputs that the recording leaves out, by seq."""
     published: int
@@ -121,7 +126,7 @@ class Chunk(NamedTuple):
         return cls(
             data["first"], numbers, clocks, data.get("outcomes", []),
             [(name, epoch, bool(own)) for name, epoch, own in data.get("sources", [])],
-            [(source, seq, bool(past), row) for source, seq, past, row in data.get("rows", [])],
+            [(seq, bool(past), row) for seq, past, row in data.get("rows", [])],
             {int(seq): row for seq, row in data.get("outputs", {}).items()},
             data["published"], data.get("facts"), data.get("end"),
         )  # fmt: skip
@@ -144,14 +149,13 @@ def entries(chunk: Chunk, sources: list[Source]) -> Iterator[Entry]:
     is_numbered. GO_ON: strand, time, is_cancelled. OUTPUT: strand, seq, the row if the recording
     leaves it out. OUTCOME: strand, 2 * call + is_numbered, outcome. CLOCK: strand, which,
     value. SUBSCRIBE: strand, subscription. TIMER: strand, microseconds, is_at. RAISED: strand,
-    outcome.
+    outcome. WOKE: strand, the other strand.
     """
     numbers, clocks = chunk.numbers, iter(chunk.clocks)
-    rows = {(source, seq): (past, row) for source, seq, past, row in chunk.rows}
 
     def reference(source: int, seq: int) -> Reference:
-        name, epoch, _ = sources[source]
-        return Reference(name, epoch, seq, *rows.get((source, seq), ()))
+        name, epoch, is_own = sources[source]
+        return Reference(name, epoch, *(chunk.rows[seq] if is_own else (seq,)))
 
     at, end = 0, len(numbers)
     while at < end:
@@ -190,7 +194,7 @@ def microseconds(delay: float) -> int:
 
 # How a bus call ended.
 
-_AGAIN = (TypeError, ValueError, errors.EncodeError)
+_AGAIN = (TypeError, ValueError)
 _RAISED: dict[str, Any] = {
     **{name: getattr(errors, name) for name in errors.__all__},
     "TimeoutError": TimeoutError,

@@ -79,7 +79,8 @@ def verify(
     `ignore`: paths of what is not compared in outputs, such as "data.client_id", "data.legs.*.id"
     or "timestamp". If the file has several recordings with a tape, one of them is verified:
     `recording` is its place, as in a list. Raises TypeError and ValueError for wrong arguments, and
-    BusError while a bus of this process is on ipc or tcp or has a journal.
+    BusError while a bus of this process is on ipc or tcp or has a journal. That the strategy exits
+    (SystemExit) is a difference as any other exception.
     """
     check_strategy("strategy", strategy)
     paths, confinement = parse_paths(ignore), Confinement(allow)
@@ -176,7 +177,10 @@ class _Reader:
         head = _chunk(journal, *tape[:3])
         self.facts: dict[str, Any] = (head or {}).get("facts") or {}
         if head is None:
-            self.problem = "the beginning of its tape was removed by keep="
+            source, epoch, first, _ = tape
+            is_removed = journal.page(TAPES, source, epoch, first - 1, first, 1).removed >= first
+            way = "was removed by keep=" if is_removed else "is not in the file: it was lost"
+            self.problem = f"the beginning of its tape {way}"
         elif self.facts.get("tape") != VERSION:
             self.problem = f"its tape is of version {self.facts.get('tape')}, which is unknown here"
 
@@ -279,7 +283,7 @@ def _verified(
     try:
         with _quiet(threads, lines):
             run_confined(main, loop, confinement)
-    except (LeavesProcess, LeftBehind, Deadlock):
+    except (LeavesProcess, LeftBehind, Deadlock, SystemExit):
         if not player.done.done():
             raise
     if not player.is_stopped or player.is_at_end:  # else the outputs that follow are not known
