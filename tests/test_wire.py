@@ -969,7 +969,6 @@ VALID = [
     frame(progress_topic(topic("TRADE")), "desk", 7, 4, 4, []),
     ME.topic,
     HEARTBEATS,
-    MAX_BEGINS,
     frame(topic("TRADE"), "desk", 7, 4, 5, [orjson.dumps(row(cause="desk@7.1"))]),
     frame(
         topic("TRADE"), "desk", 7, 4, 6, [orjson.dumps(row()), b'[6,1,"TRADE","BTC",[{}],"me@1.1"]']
