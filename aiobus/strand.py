@@ -239,13 +239,20 @@ def is_strike(callback: Any) -> bool:
 
 
 def wakes(callback: Any) -> bool:
-    """True for a callback by which a future that watched code has completed wakes a task."""
+    """True for a callback by which a future that watched code has completed wakes a task. To be
+    asked by `call_soon`.
+    """
     strand = here.strand
     if strand is None or strand.call or type(callback) is not BuiltinFunctionType:
         return False
-    return isinstance(callback.__self__, asyncio.Task)
+    if not isinstance(callback.__self__, asyncio.Task):
+        return False
+    # What `asyncio.wait` and its like wake follows from the tasks that end, which are on the tape,
+    # unless a timer of theirs came first, which is not.
+    return sys._getframe(2).f_globals.get("__name__") not in _IMPLIED
 
 
+_IMPLIED = ("asyncio.tasks", "asyncio.taskgroups", "asyncio.timeouts")
 _PLAIN = (FunctionType, MethodType, partial)
 _STEP = "TaskStepMethWrapper"
 """The type, written in C, of what `call_soon` is given for a step of a task."""

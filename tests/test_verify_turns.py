@@ -118,6 +118,24 @@ async def test_a_timeout_that_strikes_as_what_it_shields_has_just_ended(path: Pa
     await agrees(path, work)
 
 
+async def test_a_task_that_ends_as_the_timeout_of_asyncio_wait_is_over(path: Path) -> None:
+    async def work(bus: AsyncEventBus) -> bool:
+        event = asyncio.Event()
+        task = asyncio.create_task(event.wait())
+
+        async def sets() -> None:
+            await asyncio.sleep(0)  # `asyncio.wait` has begun
+            hold_the_loop()
+            event.set()  # the task ends in the turn in which the timeout is over
+
+        setter = asyncio.create_task(sets())
+        done, _ = await asyncio.wait([task], timeout=0.001)
+        await setter
+        return task in done
+
+    await agrees(path, work)
+
+
 async def test_bus_calls_that_are_cancelled_by_a_task(path: Path) -> None:
     async def work(bus: AsyncEventBus) -> list[bool]:
         tasks = [
