@@ -9,6 +9,7 @@ at a dict. Must not know of virtual loops or buses.
 import asyncio
 import atexit
 import os
+import signal
 import socket
 import stat
 import sys
@@ -298,6 +299,7 @@ def _patch() -> None:
         (ProcessPoolExecutor, ("submit",), "ProcessPoolExecutor"),
         (_posixsubprocess, ("fork_exec",), "_posixsubprocess"),  # multiprocessing, where it spawns
         (asyncio, ("run_coroutine_threadsafe",), "asyncio"),
+        (signal, ("pidfd_send_signal",) if hasattr(signal, "pidfd_send_signal") else (), "signal"),
         (asyncio.BaseEventLoop, ("call_soon_threadsafe",), "loop"),  # that of a real loop
     ):
         for name in names:

@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -230,6 +231,15 @@ class Calls:
 
     def device_that_is_opened(self) -> None:
         Path(self.device).write_text("x")
+
+    if hasattr(signal, "pidfd_send_signal"):
+
+        def signal_by_a_descriptor(self) -> None:
+            process = os.pidfd_open(os.getpid())
+            try:
+                signal.pidfd_send_signal(process, 0)
+            finally:
+                os.close(process)
 
     def zmq_socket(self) -> None:
         self.zmq.socket(zmq.PUB).close()

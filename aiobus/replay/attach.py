@@ -822,7 +822,7 @@ def options_of(options: SubscriptionOptions) -> str:
 
 
 def asked(timeout: float | None, replies: Query | None = None) -> list[Any]:
-    """What is told of the arguments of a bus call, before it does anything."""
+    """The arguments of a bus call as the tape has them, before the call does anything."""
     limit = "without a timeout"
     if timeout is not None:
         limit = f"with timeout={microseconds(timeout) / 1e6:.15g}"

@@ -38,7 +38,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """What is told of `error`. Never raises."""
+        """The text of `error` that a report shows. Never raises."""
         kind = type(error).__qualname__
         if kind == "CancelledError":  # who cancels may say why, or may not
             return cls(kind, "", "")

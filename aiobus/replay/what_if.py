@@ -72,7 +72,7 @@ def what_if(
 ) -> WhatIfReport:
     """Run `strategy`, a coroutine function of a bus, through the recording at `path`, and compare
     what it publishes with what the recorded bus `name` published. Blocks; nothing leaves the
-    process, but for callers that `allow` names (`run_virtual`).
+    process, except by the callers that `allow` names (`run_virtual`).
 
     Played is what others have published, at its time. Left out are the events of `replaces` and of
     `name`, and what followed from them: each event that names one of these as its cause, or an
