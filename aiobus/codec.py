@@ -17,9 +17,6 @@ import math
 import re
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
-from datetime import date, datetime, time
-from decimal import Decimal
 from enum import Enum
 from functools import partial
 from gc import get_referents, get_referrers
@@ -32,6 +29,7 @@ from orjson import Fragment
 
 from aiobus.errors import EncodeError
 from aiobus.event import KNOWN, Event
+from aiobus.image import Refused, fields_of, image_of
 from aiobus.limits import LATEST, way_out
 from aiobus.query import kind_of
 
@@ -75,6 +73,7 @@ _DEEP = 2 * _DEEP_END
 """Bytes of the shortest such row."""
 _N, _U = b"nu"
 _CLOSING = b"]}"
+_JSON = frozenset({dict, list, str, int, float, bool, type(None)})
 _SCALARS = frozenset({str, int, bool, type(None)})
 # Dataclasses and datetimes come to `_image`: by itself orjson drops _private fields and accepts
 # naive datetimes in silence.
@@ -94,7 +93,14 @@ def encode(
     if timestamp.__class__ is not float or not 0.0 <= timestamp <= LATEST:
         _examine_timestamp(timestamp)
         timestamp = float(timestamp)  # as a journal keeps it: one that is live has the same image
-    row: tuple[object, ...] = (seq, timestamp, type, key, data)
+    value = data
+    if data.__class__ not in _JSON and (make := fields_of(data.__class__)) is not None:
+        # If orjson asks for it instead, each None in it costs a walk through all.
+        try:
+            value = make(data)
+        except Exception:  # noqa: BLE001 - orjson asks then, and it is told with its path
+            value = data
+    row: tuple[object, ...] = (seq, timestamp, type, key, value)
     if cause != "":
         if not isinstance(cause, str) or len(cause) > MAX_CAUSE:
             raise EncodeError(
@@ -114,9 +120,9 @@ def encode(
     has_null = _N in encoded and _U in encoded and encoded.rfind(b"null") >= 0
     if (
         (has_null or references() != UNUSED)
-        and not _is_flat(data)
+        and not _is_flat(value)
         # What went through `_image` may show marshal other bytes than it shows orjson.
-        and (_images != before or not _is_plain(data))
+        and (_images != before or not _is_plain(value))
     ):
         _examine(data, "data")
     size = len(encoded)
@@ -207,78 +213,13 @@ def _image(value: object) -> object:
     """What travels in place of `value`, for orjson. Raises any error if nothing does."""
     global _images
     _images += 1
-    image = _stated(value)
+    image = image_of(value)
     if type(image) is float or (type(image) is list and not isinstance(value, tuple)):
         if not _is_plain(image):
-            raise _Refused("not a finite number")
+            raise Refused("not a finite number")
     elif type(image) is dict and may_exist():  # which may be gone with the image
         _examine(image, "data")
     return image
-
-
-def _stated(value: object) -> Any:
-    """The exact image of a `value` that JSON does not have. Raises _Refused if there is none."""
-    match value:
-        case datetime():
-            if value.utcoffset() is None:
-                raise _Refused(
-                    f"{value!r} is naive: give it a time zone, such as datetime.now(UTC)"
-                )
-            return value.isoformat()
-        case time() if value.tzinfo is not None:
-            raise _Refused(f"{value!r} has a time zone but no date, which has no exact meaning")
-        case date() | time():
-            return value.isoformat()
-        case Decimal():
-            if not value.is_finite():
-                raise _Refused(f"{value!r} is not a finite number")
-            return str(value)
-        case UUID():  # a subclass, which orjson does not know
-            return str(value)
-        case tuple():
-            return list(value)
-        case float():
-            return float(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in fields(value)]
-        if private := [name for name in names if name.startswith("_")]:
-            raise _Refused(
-                f"the dataclass {type(value).__name__} has the private field {private[0]},"
-                " which would not travel"
-            )
-        try:
-            return {name: getattr(value, name) for name in names}
-        except AttributeError as error:
-            raise _Refused(
-                f"the dataclass {type(value).__name__} has no value in its field {error.name}"
-            ) from None
-    if type(value).__module__ == "numpy" and (dtype := getattr(value, "dtype", None)) is not None:
-        # Of the other kinds, times become bare numbers or null, records lose their names, objects
-        # may be anything, and a long double has digits that a float has not.
-        if dtype.kind in "biufU" and dtype.char != "g":
-            return value.tolist()  # type: ignore[attr-defined]
-        raise _Refused(
-            f"a numpy {type(value).__name__} of {dtype} has no exact JSON image;"
-            " convert it to numbers or text"
-        )
-    if isinstance(value, bytes | bytearray | memoryview):
-        raise _Refused(
-            f"{kind_of(value)} has no exact JSON image;"
-            " publish base64 text instead, base64.b64encode(data).decode()"
-        )
-    raise _Refused(
-        f"{kind_of(value)} has no exact JSON image; publish numbers, text, lists and dicts instead"
-    )
-
-
-class _Refused(Exception):
-    """Why something is refused. The steps to it are added on the way back, the last one first: to
-    write them on the way there takes most of the time of a walk.
-    """
-
-    def __init__(self, reason: str, *steps: str) -> None:
-        self.reason = reason
-        self.steps = [*steps]
 
 
 _Contents = tuple[Iterable[tuple[Any, Any]], str, int]
@@ -289,7 +230,7 @@ def _examine(data: object, name: str) -> None:
     """Walk `data` as orjson and `_image` do; raise EncodeError at the first thing they spoil."""
     try:
         _walk([(name, data)], "{}", MAX_DEPTH)
-    except _Refused as refused:
+    except Refused as refused:
         raise EncodeError("".join(reversed(refused.steps)), refused.reason) from None
 
 
@@ -311,14 +252,14 @@ def _walk(items: Iterable[tuple[Any, Any]], form: str, room: int) -> None:
         try:
             inner, inner_form, levels = _contents(item)
             if levels > room:
-                raise _Refused(f"nested more than {MAX_DEPTH} deep, or containing itself")
+                raise Refused(f"nested more than {MAX_DEPTH} deep, or containing itself")
             _walk(inner, inner_form, room - levels)
-        except _Refused as refused:
+        except Refused as refused:
             refused.steps.append(form.format(key))
             raise
         except Exception as error:  # noqa: BLE001 - reading a value may run any code, and recurse
             said = traceback.format_exception_only(error)[-1].strip()[:200]
-            raise _Refused(
+            raise Refused(
                 f"{kind_of(item)} has no exact JSON image ({said});"
                 " publish numbers, text, lists and dicts instead",
                 form.format(key),
@@ -326,24 +267,24 @@ def _walk(items: Iterable[tuple[Any, Any]], form: str, room: int) -> None:
 
 
 def _contents(value: object) -> _Contents:
-    """What is left to examine in `value`. Raises _Refused if `value` itself is not right."""
+    """What is left to examine in `value`. Raises Refused if `value` itself is not right."""
     if isinstance(value, Enum):
         return [("value", value.value)], ".{}", 0
     if isinstance(value, str):
         _examine_text(value)
     elif isinstance(value, int):  # a bool among them
         if not -(2**63) <= value < 2**64:
-            raise _Refused(f"{shown(value)} does not fit into 64 bits; publish it as text")
+            raise Refused(f"{shown(value)} does not fit into 64 bits; publish it as text")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise _Refused(
+            raise Refused(
                 f"{float(value)} is not a JSON number; publish None or leave the field out"
             )
     elif isinstance(value, dict):
         items = dict.items(value)  # as orjson reads it, whatever a subclass makes of items()
         for key, _ in items:
             if type(key) is not str:
-                raise _Refused(
+                raise Refused(
                     f"the key {shown(key)[:80]} is {kind_of(key)}; keys are exact strings"
                 )
             _examine_text(key, " (a key)")
@@ -353,9 +294,9 @@ def _contents(value: object) -> _Contents:
     elif isinstance(value, tuple):
         return enumerate(value), "[{!r}]", 1
     elif isinstance(value, orjson.Fragment):
-        raise _Refused("an orjson.Fragment is sent unchecked; publish the value it stands for")
+        raise Refused("an orjson.Fragment is sent unchecked; publish the value it stands for")
     elif value is not None and type(value) is not UUID:
-        image = _stated(value)
+        image = image_of(value)
         return (image.items(), ".{}", 1) if type(image) is dict else _contents(image)
     return (), "", 0
 
@@ -385,4 +326,4 @@ def _examine_text(text: str, place: str = "") -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise _Refused(f"{text[:40]!r} is not valid Unicode text: {error.reason}", place) from None
+        raise Refused(f"{text[:40]!r} is not valid Unicode text: {error.reason}", place) from None
