@@ -22,12 +22,13 @@ from aiobus.errors import (
     NameInUse,
     NoSubscribers,
     NotRecorded,
+    PayloadError,
     QueueFull,
     RequestInterrupted,
     RequestTimeout,
     WrongLoop,
 )
-from aiobus.event import Event, EventType
+from aiobus.event import Event, EventType, Topic
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.recorder import Recording, record
@@ -72,6 +73,7 @@ __all__ = [
     "NameInUse",
     "NoSubscribers",
     "NotRecorded",
+    "PayloadError",
     "PeerStats",
     "Progress",
     "QueueFull",
@@ -82,6 +84,7 @@ __all__ = [
     "RequestTimeout",
     "Subscription",
     "SubscriptionStats",
+    "Topic",
     "VirtualLoop",
     "WhatIfReport",
     "WrongLoop",

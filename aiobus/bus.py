@@ -7,20 +7,20 @@ over or waited for is decided in the modules below.
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from functools import partial
 from os import PathLike
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, Unpack, overload
 
 from aiobus import clock as epochs
 from aiobus.diagnostics import Diagnostics
 from aiobus.dispatcher import Callback, check_callback
 from aiobus.durable import Durable
 from aiobus.errors import BusClosed, BusError, QueueFull
-from aiobus.event import Event
+from aiobus.event import Event, Topic
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.journal.writer import JournalWriter
@@ -37,6 +37,7 @@ from aiobus.options import (
     takes,
 )
 from aiobus.pace import Pace
+from aiobus.payload import Payload
 from aiobus.publisher import Publisher, Route
 from aiobus.query import Query, bad_name
 from aiobus.requests import Requests
@@ -51,8 +52,38 @@ from aiobus.url import adapter
 
 __all__ = ["AsyncEventBus", "Parts", "parts_of", "unheard", "watch"]
 
-E = TypeVar("E", bound=Event[Any])
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", default=Any)
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
+    T = TypeVar("T")
 F = TypeVar("F", bound=Callback)
+Handler = Callable[[Event[T]], R]
+
+
+class Publishable(Protocol):
+    """An Event, as what publishes one takes it. Were it an Event[Any], then mypy and pyright would
+    pass an Event(TICK, ...) of other data than that of the topic, since Any is the context then.
+    """
+
+    key: str
+    timestamp: float
+    cause: str
+    source: str
+    epoch: int
+    seq: int
+    past: bool
+
+    @property
+    def id(self) -> str:
+        """See `Event.id`."""
+        ...
+
 
 CLOSE_SECONDS = 5.0
 DRAIN_SHARE = 0.8
@@ -335,7 +366,7 @@ class AsyncEventBus:
 
     # Publishing.
 
-    async def publish(self, event: E) -> E:
+    async def publish(self, event: Publishable) -> Event[Any]:
         """Encode, number, keep and hand out `event`; return the same object, stamped with source,
         epoch, seq and cause.
 
@@ -349,8 +380,9 @@ class AsyncEventBus:
         that only publishes starves no other task. Raises EncodeError (no number is used up),
         BusClosed, WrongLoop, TypeError for what is no Event.
         """
+        sent: Event[Any] = event  # type: ignore[assignment] # nothing else has these fields
         if self._tape is not None and (strand := running()) is not None:
-            return await self._tape.publish(strand, event)
+            return await self._tape.publish(strand, sent)
         life = self._life
         # Only one loop can run in a thread, so it need not be asked which one does: Python 3.11
         # makes a system call of that.
@@ -360,15 +392,15 @@ class AsyncEventBus:
             self._begin_tick()
         try:
             if self._durable is None:
-                route = self._publisher.publish(event)
+                route = self._publisher.publish(sent)
             else:
-                route = await self._durable.publish(event)
+                route = await self._durable.publish(sent)
         except QueueFull:
             if self._pace is None:
                 raise
-            route = await self._pace.publish(event)
+            route = await self._pace.publish(sent)
         if self._is_debugged:
-            log.debug(SAID, route.type, event.id, route.key, event.cause)
+            log.debug(SAID, route.type, sent.id, route.key, sent.cause)
         for gate in route.blocking:
             if gate.is_over():
                 await wait_for_space(route.blocking)
@@ -378,26 +410,27 @@ class AsyncEventBus:
         # With a journal, each publish has waited for its commit, and the loop has turned.
         if self._durable is None and (turn.left <= 0 or turn.elapsed() > turn.until):
             await asyncio.sleep(0)
-        return event
+        return sent
 
-    def publish_nowait(self, event: E) -> E:
+    def publish_nowait(self, event: Publishable) -> Event[Any]:
         """The same without ever waiting, also for the commit of a journal: if that fails,
         `aiobus.error` names the event. Raises QueueFull, with nothing published, where a "block"
         inbox is full, where `publish` would wait for readers (`pace=True`), and where 4,096 events
         wait for their commit.
         """
+        sent: Event[Any] = event  # type: ignore[assignment]
         if self._tape is not None and (strand := running()) is not None:
-            return self._tape.publish_nowait(strand, event)
+            return self._tape.publish_nowait(strand, sent)
         # What waits for its commit may go into the same inboxes.
         coming = 0 if self._durable is None else self._durable.uncommitted
-        for gate in self._route(event).blocking:
+        for gate in self._route(sent).blocking:
             if gate.is_full(coming):
                 raise QueueFull(gate.name, gate.maxsize)
         if self._durable is None:
-            self._publish(event)
+            self._publish(sent)
         else:
-            self._durable.publish_nowait(event)
-        return event
+            self._durable.publish_nowait(sent)
+        return sent
 
     def _route(self, event: Event[Any]) -> Route:
         """Where the event would go, if it can be published now."""
@@ -437,8 +470,13 @@ class AsyncEventBus:
         self._is_in_tick = False
 
     async def request(
-        self, event: Event[Any], reply_types: Types, *, timeout: float | None = 5.0
-    ) -> Event[Any]:
+        self,
+        event: Publishable,
+        reply_types: Topic[T] | Types,
+        *,
+        timeout: float | None = 5.0,
+        payload: type[T] | Payload = None,
+    ) -> Event[T]:
         """Publish `event` and return the first event of `reply_types` whose `cause` is its id. What
         the caller publishes next does not name the reply as its cause, unless it gives
         `Event(cause=reply.id)`.
@@ -448,21 +486,29 @@ class AsyncEventBus:
         also not a list of types of more than 1,024 bytes); RequestTimeout, which carries the event,
         after `timeout` seconds (None: never); BusClosed when the bus closes first. Cancelling stops
         the waiting only. The first request for a reply type also subscribes to it, before its time
-        runs.
+        runs. `payload`: as in `stream`; PayloadError says that a reply came, and is none.
         """
+        sent: Event[Any] = event  # type: ignore[assignment]
+        options = SubscriptionOptions.of("request", reply_types, {}, payload)
         if self._tape is not None and (strand := running()) is not None:
-            return await self._tape.request(strand, event, reply_types, timeout)
-        self._life.check()
-        check_timeout(timeout, optional=True)
-        return await self._requests.request(event, Query.of(reply_types), timeout)
+            reply = await self._tape.request(strand, sent, options.query, timeout)
+        else:
+            self._life.check()
+            check_timeout(timeout, optional=True)
+            reply = await self._requests.request(sent, options.query, timeout)
+        if options.fit is not None:
+            options.fit(reply)
+        return reply
 
     # Subscribing.
 
     @takes(SubscribeKeywords)
     async def subscribe(
         self,
-        types: Types,
-        callback: Callback,
+        types: Topic[T] | Types,
+        callback: Handler[T, Awaitable[object] | object],
+        *,
+        payload: type[T] | Payload = None,
         **keywords: Unpack[SubscribeKeywords],
     ) -> Subscription:
         """Call `callback` with each matching event, from now on; live at every peer on return.
@@ -493,14 +539,21 @@ class AsyncEventBus:
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing
         subscribed.
         """
-        if self._tape is not None and (strand := running()) is not None:
-            return await self._tape.subscribe(strand, types, callback, keywords)
-        self._life.check()
+        strand = None if self._tape is None else running()
+        if strand is None:
+            self._life.check()
         check_callback(callback)
-        options = SubscriptionOptions.of("subscribe", types, keywords)
+        options = SubscriptionOptions.of("subscribe", types, keywords, payload)
+        options = options.for_callback(callback)
+        if self._tape is not None and strand is not None:
+            return await self._tape.subscribe(strand, callback, options, self._serve)
+        return await self._serve(callback, options)
+
+    async def _serve(self, callback: Callback, options: SubscriptionOptions) -> Subscription:
+        self._life.check()
         return await self._subscriptions.serve(_name(callback), options, callback)
 
-    async def unsubscribe(self, types: Types, callback: Callback) -> None:
+    async def unsubscribe(self, types: Topic[Any] | Types, callback: Callback) -> None:
         """End every subscription of `callback` (compared by ==) to exactly these types, whatever
         its keys.
 
@@ -515,8 +568,22 @@ class AsyncEventBus:
         for subscription in found:
             self._subscriptions.drop(subscription)
 
+    @overload
+    def on(
+        self, types: Topic[T], **keywords: Unpack[SubscribeKeywords]
+    ) -> Callable[[Handler[T, R]], Handler[T, R]]: ...
+    @overload
+    def on(
+        self, types: Types, *, payload: object = None, **keywords: Unpack[SubscribeKeywords]
+    ) -> Callable[[F], F]: ...
     @takes(SubscribeKeywords)
-    def on(self, types: Types, **keywords: Unpack[SubscribeKeywords]) -> Callable[[F], F]:
+    def on(
+        self,
+        types: Topic[Any] | Types,
+        *,
+        payload: object = None,
+        **keywords: Unpack[SubscribeKeywords],
+    ) -> Callable[[Any], Any]:
         """A decorator: subscribe the function when the bus starts, with the keywords of
         `subscribe`. The function stays itself.
 
@@ -525,17 +592,23 @@ class AsyncEventBus:
         if self._life.state is not State.NEW:
             hint = "decorate before start, or `await bus.subscribe(...)` now"
             raise BusError(f"{self._life.name} is {self._life.state.value}: {hint}")
-        options = SubscriptionOptions.of("on", types, keywords)
+        options = SubscriptionOptions.of("on", types, keywords, payload)
 
-        def register(callback: F) -> F:
+        def register(callback: Callback) -> Callback:
             check_callback(callback)
-            self._registered.append((callback, options))
+            self._registered.append((callback, options.for_callback(callback)))
             return callback
 
         return register
 
     @takes(StreamKeywords)
-    def stream(self, types: Types, **keywords: Unpack[StreamKeywords]) -> EventStream:
+    def stream(
+        self,
+        types: Topic[T] | Types,
+        *,
+        payload: type[T] | Payload = None,
+        **keywords: Unpack[StreamKeywords],
+    ) -> EventStream[T]:
         """`async with bus.stream(...) as events: async for event in events`: taken by the caller's
         own task.
 
@@ -543,7 +616,7 @@ class AsyncEventBus:
         closes. See `EventStream`. Raises WrongLoop in another thread.
         """
         self._life.check_thread()
-        options = SubscriptionOptions.of("stream", types, keywords)
+        options = SubscriptionOptions.of("stream", types, keywords, payload)
 
         async def enter(options: SubscriptionOptions) -> Subscription:
             self._life.check()
@@ -551,18 +624,19 @@ class AsyncEventBus:
 
         if self._tape is not None and running() is not None:
             return self._tape.stream(options, enter)
-        return EventStream(partial(enter, options))
+        return EventStream(partial(enter, options), options.fit)
 
     async def wait_for(
         self,
-        types: Types,
+        types: Topic[T] | Types,
         *,
         key: Keys = None,
         where: Where | None = None,
         timeout: float | None = None,
-    ) -> Event[Any]:
+        payload: type[T] | Payload = None,
+    ) -> Event[T]:
         """The next matching event. Raises TimeoutError after `timeout` seconds, BusClosed when the
-        bus closes first.
+        bus closes first, PayloadError if its data is not what `payload` says.
 
         Cancelling leaves nothing subscribed.
         """
@@ -570,7 +644,8 @@ class AsyncEventBus:
         check_timeout(timeout, optional=True)
         limit = asyncio.timeout(timeout)
         try:
-            async with limit, self.stream(types, key=key, where=where) as events:
+            stream = self.stream(types, key=key, where=where, payload=payload)
+            async with limit, stream as events:
                 async for event in events:
                     return event
         except TimeoutError:

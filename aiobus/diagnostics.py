@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from aiobus.errors import BusError, EncodeError
+from aiobus.errors import BusError, EncodeError, PayloadError
 from aiobus.event import Event
 from aiobus.publisher import Publisher
 from aiobus.query import RESERVED
@@ -98,9 +98,13 @@ class Diagnostics:
         """
         topic = f"{subscription} failed with {_place(error)}"
         text = f"{subscription} failed on {type} {event_id}"
-        is_first = self._say(logging.ERROR, topic, text, error)
+        is_misfit = isinstance(error, PayloadError) and error.event == event_id
+        if is_misfit:  # where it is raised tells nothing
+            is_first = self._say(logging.ERROR, topic, f"{text}: {error}")
+        else:
+            is_first = self._say(logging.ERROR, topic, text, error)
         if not type.startswith(RESERVED):
-            lines = traceback.format_exception(error) if is_first else []
+            lines = traceback.format_exception(error) if is_first and not is_misfit else []
             data = {
                 "subscription": subscription,
                 "event": event_id,

@@ -57,6 +57,8 @@ class Dispatcher:
         self.subscription = subscription
         self._watch = watch
         self.callback = callback
+        fit = subscription.options.fit
+        self._call_with = callback if fit is None else fit.before(callback)
         self._turn = turn
         self._concurrency = subscription.options.concurrency
         self._calls: set[asyncio.Task[None]] = set()
@@ -69,7 +71,7 @@ class Dispatcher:
 
     async def _hand_over(self) -> None:
         """One event after another. All that is handed over goes through this loop."""
-        subscription, callback = self.subscription, self.callback
+        subscription, callback = self.subscription, self._call_with
         pop, batch = subscription.pop, subscription.batch
         debug = log.isEnabledFor(logging.DEBUG)
         left, until = self._turn.renew()
@@ -139,7 +141,7 @@ class Dispatcher:
             if self.subscription.was_dropped:  # after it was spawned, and before it first ran
                 self.subscription.take_back(delivery)
                 return
-            result = self.callback(event)
+            result = self._call_with(event)
             if type(result) is CoroutineType or (result is not None and _is_to_await(result)):
                 await result  # type: ignore[misc]
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported

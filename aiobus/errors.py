@@ -3,6 +3,7 @@
     BusError
     ├── BusClosed         the bus is not open (not started, closing or closed)
     ├── EncodeError       the event cannot travel as it is            (also a ValueError)
+    ├── PayloadError      the data of an event is not what was asked for (also a ValueError)
     ├── QueueFull         publish_nowait() met a full "block" inbox, or a reader it must not outrun
     ├── JournalError      what a journal refuses; the base of those below
     │   ├── CommitFailed      these events are not in the file; the next commit may succeed
@@ -38,6 +39,7 @@ __all__ = [
     "NameInUse",
     "NoSubscribers",
     "NotRecorded",
+    "PayloadError",
     "QueueFull",
     "RequestInterrupted",
     "RequestTimeout",
@@ -78,6 +80,27 @@ class EncodeError(BusError, ValueError):
 
     def __str__(self) -> str:
         return f"{_short(self.path)}: {self.reason}"
+
+
+class PayloadError(BusError, ValueError):
+    """The data of an event is not of the type that the consumer asked for.
+
+    `event` is the id of the event, `type` its type. `path` is the place in its data as a Python
+    expression (`data.legs[2].price`), `reason` is why.
+    """
+
+    def __init__(self, type: str, event: str, path: str, reason: str) -> None:
+        super().__init__(type, event, path, reason)
+        self.type = type
+        self.event = event
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{_short(self.path)}: {_short(self.reason)} ({self.type} {self.event})"
+
+    def __repr__(self) -> str:
+        return f"PayloadError({str(self)!r})"
 
 
 class QueueFull(BusError):

@@ -7,11 +7,12 @@ moved.
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, get_args
 
 from aiobus import clock
+from aiobus.query import bad_type, plain
 
-__all__ = ["KNOWN", "Event", "EventType", "event_id", "own_fields", "parse_id"]
+__all__ = ["KNOWN", "Event", "EventType", "Topic", "event_id", "own_fields", "parse_id"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -21,6 +22,40 @@ else:
     from typing import TypeVar
 
     T = TypeVar("T")
+
+
+if TYPE_CHECKING:
+
+    class Topic(Generic[T]):
+        """See below. To a type checker it is no str: else each Topic would be one of any type."""
+
+        def __init__(self, name: str) -> None: ...
+        def __eq__(self, other: object) -> bool: ...  # so that it may be compared with a str
+        def __hash__(self) -> int: ...
+        @property
+        def payload(self) -> Any:
+            """The T of a Topic[T]; Any of a bare Topic."""
+
+else:
+
+    class Topic(str, Generic[T]):
+        """An event type and the type of its data: `TICK = Topic[Tick]("TICK")`.
+
+        It is the str "TICK" wherever an event type is. mypy and pyright refuse a handler that takes
+        another type of data, and an Event(TICK, ...) of other data. What subscribes to it gets a
+        Tick, also without an annotation. Raises ValueError for what is no event type.
+        """
+
+        def __new__(cls, name):  # noqa: D102
+            if reason := bad_type(name):
+                raise ValueError(f"Topic: {reason}")
+            return super().__new__(cls, plain(name))
+
+        @property
+        def payload(self):
+            """The T of a Topic[T]; Any of a bare Topic."""
+            kind = getattr(self, "__orig_class__", None)
+            return Any if kind is None else get_args(kind)[0]
 
 
 class EventType(StrEnum):
@@ -124,7 +159,7 @@ class Event(Generic[T]):
     # Its defaults are those of the fields above, which a subclass that is a dataclass takes.
     def __init__(
         self,
-        type: str,
+        type: str | Topic[T],
         data: T,
         timestamp: float = _NOW,
         *,
@@ -135,7 +170,7 @@ class Event(Generic[T]):
         seq: int = 0,
         past: bool = False,
     ) -> None:
-        self.type = type
+        self.type = type  # type: ignore[assignment]
         self.data = data
         self.timestamp = clock.time() if timestamp is _NOW else timestamp
         self.key = key

@@ -6,28 +6,31 @@ values. Pure: must not know what uses them.
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any, Self, TypedDict, TypeVar, get_args
+from typing import Any, Literal, Self, TypedDict, TypeVar, get_args
 
 from aiobus.codec import shown
-from aiobus.event import Event, EventType, parse_id
+from aiobus.event import Event, EventType, Topic, parse_id
 from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.limits import EARLIEST, LATEST, way_out
+from aiobus.payload import Fit, annotated, fit_of
 from aiobus.query import Query
 
 __all__ = [
-    "After", "Keys", "Since", "StreamKeywords", "SubscribeKeywords", "SubscriptionOptions", "Types",
-    "Where", "check_function", "check_timeout", "selects", "takes",
+    "After", "Keys", "OnMisfit", "Since", "StreamKeywords", "SubscribeKeywords",
+    "SubscriptionOptions", "Types", "Where", "check_function", "check_timeout", "selects", "takes",
 ]  # fmt: skip
 
-Types = str | Iterable[str]
+Types = str | Iterable[str | Topic[Any]]
+"""One or several event types. What takes one Topic says so beside it: `Topic[T] | Types`."""
 Keys = str | Iterable[str] | None
 Where = Callable[[Event[Any]], object]
 After = str | Iterable[str]
+OnMisfit = Literal["report", "stop"]
 ACTED_ON = frozenset({EventType.ORDER, EventType.CANCEL})
 """Types whose events are executed: an argument left out must not execute an old one again."""
 
@@ -49,6 +52,7 @@ class SubscribeKeywords(StreamKeywords, total=False):
     """The keywords of `subscribe` and `on`."""
 
     concurrency: int
+    misfit: OnMisfit
 
 
 Call = TypeVar("Call", bound=Callable[..., object])
@@ -56,7 +60,7 @@ Call = TypeVar("Call", bound=Callable[..., object])
 
 def takes(keywords: type[StreamKeywords]) -> Callable[[Call], Call]:
     """A decorator: `inspect.signature` and `help` show each keyword with its default."""
-    defaults = {field.name: field.default for field in fields(SubscriptionOptions)}
+    defaults = {each.name: each.default for each in fields(SubscriptionOptions)}
     parameters = [
         inspect.Parameter(
             name,
@@ -90,16 +94,31 @@ class SubscriptionOptions:
     since: Since = None
     after: After = ()
     timeout: float = 5.0
+    misfit: OnMisfit = "report"
+    payload: object = None
+    """What the data of its events becomes; None if nothing is said of that."""
+    topics: Mapping[str, object] = field(default_factory=dict)
+    """What the topics say that it asks for, by event type."""
+    fit: Fit | None = field(init=False, default=None)
+    """What `payload` and `topics` ask for; None for plain data."""
 
     @classmethod
-    def of(cls, call: str, types: Types, keywords: StreamKeywords) -> Self:
+    def of(
+        cls,
+        call: str,
+        types: Topic[Any] | Types,
+        keywords: StreamKeywords,
+        payload: object = None,
+    ) -> Self:
         """The options of a call of `call`. Raises TypeError or ValueError for wrong keywords."""
         options: dict[str, Any] = {**keywords}
-        known = StreamKeywords if call == "stream" else SubscribeKeywords
+        known = SubscribeKeywords if call in ("subscribe", "on") else StreamKeywords
         for name in options.keys() - known.__annotations__.keys():
             hint = f"it has {', '.join(known.__annotations__)}"
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}: {hint}")
-        return cls(query=Query.of(types, options.pop("key", None)), **options)
+        wanted = [*types] if isinstance(types, Iterator) else types
+        query = Query.of(wanted, options.pop("key", None))
+        return cls(query=query, payload=payload, topics=_topics(wanted), **options)
 
     def __post_init__(self) -> None:
         if self.where is not None and not callable(self.where):
@@ -144,11 +163,33 @@ class SubscriptionOptions:
                 " the last one that was handled"
             )
         check_timeout(self.timeout)
+        if self.misfit not in get_args(OnMisfit):
+            raise ValueError(f"misfit={self.misfit!r}: one of {get_args(OnMisfit)} is needed")
+        object.__setattr__(self, "fit", fit_of(self.payload, self.topics))
+
+    def for_callback(self, callback: Callable[..., object]) -> Self:
+        """These, with what the annotation of `callback` says if `payload=` says nothing. Raises
+        TypeError if that cannot be resolved, or contradicts a topic.
+        """
+        if self.payload is not None:
+            return self
+        return replace(self, payload=annotated(callback))
+
+    def untyped(self) -> Self:
+        """These for what converts the data by itself."""
+        return replace(self, payload=Any)
 
     @property
     def places(self) -> dict[str, tuple[int, int]]:
         """The epoch and seq of the event that it begins after, by source."""
         return {name: (epoch, seq) for name, epoch, seq in map(parse_id, self.after)}
+
+
+def _topics(types: Any) -> dict[str, object]:
+    """The payloads of those that are topics and have one."""
+    each: list[Any] = [types] if isinstance(types, str) else types
+    kinds = {str(name): name.payload for name in each if isinstance(name, Topic)}
+    return {name: kind for name, kind in kinds.items() if kind is not Any}
 
 
 def check_function(name: str, function: Callable[..., object]) -> None:

@@ -8,6 +8,7 @@ A query is sorted patterns separated by a space: `TYPE`, `TYPE/key`, `TYPE/prefi
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from aiobus.limits import MAX_KEY, MAX_QUERY
 
@@ -95,7 +96,7 @@ class Query:
     """With neither `keys` nor `prefixes`, every key matches."""
 
     @classmethod
-    def of(cls, types: str | Iterable[str], key: str | Iterable[str] | None = None) -> "Query":
+    def of(cls, types: Any, key: str | Iterable[str] | None = None) -> "Query":
         """Check and sort what a user wrote: one or several types or `"*"`; one or several keys or
         `"prefix*"`es. Raises TypeError for what is no string, ValueError for what can never match.
         """
@@ -128,6 +129,11 @@ class Query:
     def without(self, *reserved: str) -> "Query":
         """The same query without these reserved types."""
         return replace(self, reserved=self.reserved.difference(reserved))
+
+    @property
+    def named(self) -> list[str]:
+        """The types as a user may write them."""
+        return sorted([*self.types, *self.reserved, *(["*"] if self.every else [])])
 
     @property
     def wants_data(self) -> bool:

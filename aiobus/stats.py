@@ -39,6 +39,8 @@ class SubscriptionStats:
     """Events that "latest" replaced by a newer one of the same (type, key)."""
     expired: int
     """Events that were not delivered because they were older than `max_age`."""
+    misfits: int
+    """Events whose data was not of the type that was asked for."""
     overshoot: int
     """Events that "block" accepted beyond `maxsize`, because the publisher would have waited for
     itself. With `pace=True` also events that its handler published past a reader for that reason.

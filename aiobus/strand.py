@@ -16,7 +16,8 @@ from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
 from typing import Any, Protocol, TypeVar
 
 from aiobus.event import Event
-from aiobus.options import StreamKeywords, SubscriptionOptions, Types
+from aiobus.options import SubscriptionOptions
+from aiobus.query import Query
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
@@ -300,7 +301,7 @@ class Tape(Protocol):
         ...
 
     async def request(
-        self, strand: Strand, event: Event[Any], reply_types: Types, timeout: float | None
+        self, strand: Strand, event: Event[Any], replies: Query, timeout: float | None
     ) -> Event[Any]:
         """As the bus does."""
         ...
@@ -308,9 +309,9 @@ class Tape(Protocol):
     async def subscribe(
         self,
         strand: Strand,
-        types: Types,
         callback: Callable[[Event[Any]], object],
-        keywords: StreamKeywords,
+        options: SubscriptionOptions,
+        serve: Callable[[Any, SubscriptionOptions], Awaitable[Subscription]],
     ) -> Subscription:
         """As the bus does."""
         ...
@@ -319,7 +320,7 @@ class Tape(Protocol):
         self,
         options: SubscriptionOptions,
         enter: Callable[[SubscriptionOptions], Awaitable[Subscription]],
-    ) -> EventStream:
+    ) -> EventStream[Any]:
         """As the bus does."""
         ...
 

@@ -9,11 +9,12 @@ know how events arrive: it pops and waits.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 from aiobus.delivery import Delivery, StreamBody, current, enter, leave
 from aiobus.errors import BusError
-from aiobus.event import Event
+from aiobus.event import Event, T
+from aiobus.payload import Fit
 from aiobus.subscription import Subscription
 from aiobus.sync import TimeSlice
 
@@ -22,7 +23,7 @@ __all__ = ["EventStream"]
 log = logging.getLogger("aiobus.dispatcher")
 
 
-class EventStream:
+class EventStream(Generic[T]):
     """The events of one query, in order, for one consumer. Live on entry, closed on exit; it ends
     when the bus closes.
 
@@ -30,12 +31,14 @@ class EventStream:
     tasks spawned meanwhile inherit it (on Python 3.11 not if the step ran under asyncio.wait_for,
     which makes a task of it; asyncio.timeout does not). If one task enters and another iterates,
     let it begin before publishing to a "block" stream of this process.
-    A step that is cancelled or timed out loses nothing. A second task that iterates at the same
-    time gets a BusError.
+    A step that is cancelled or timed out loses nothing. If an event is not what `payload=` says,
+    its step raises PayloadError, and the next step goes on behind it. A second task that iterates
+    at the same time gets a BusError.
     """
 
-    def __init__(self, open: Callable[[], Awaitable[Subscription]]) -> None:
+    def __init__(self, open: Callable[[], Awaitable[Subscription]], fit: Fit | None = None) -> None:
         self._open = open
+        self._fit = fit
         self._subscription: Subscription | None = None
         self._body: StreamBody | None = None
         self._delivery: Delivery | None = None
@@ -88,7 +91,7 @@ class EventStream:
         self._entered()
         return self
 
-    async def __anext__(self) -> Event[Any]:
+    async def __anext__(self) -> Event[T]:
         """Wait for the next event. Cancelling loses nothing and leaves the stream usable. Ends when
         the bus or the stream closes. Raises WrongLoop elsewhere.
         """
@@ -117,6 +120,8 @@ class EventStream:
         enter(self._delivery)
         if self._body is not None:
             self._body.hold(event)
+        if self._fit is not None:
+            subscription.convert(event, self._fit)
         return event
 
     async def _wait(self, subscription: Subscription) -> Event[Any]:

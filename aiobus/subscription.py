@@ -15,11 +15,13 @@ from aiobus import clock
 from aiobus.codec import copied, decode
 from aiobus.delivery import Consumer
 from aiobus.diagnostics import GAP, Diagnostics
+from aiobus.errors import PayloadError
 from aiobus.event import Event
 from aiobus.inbox import FifoInbox, Item, PutResult, make_inbox
 from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import LATEST, way_out
 from aiobus.options import SubscriptionOptions, Where, selects
+from aiobus.payload import Fit
 from aiobus.publisher import Publisher, Sink
 from aiobus.query import RESERVED, parse_query
 from aiobus.rows import LazyBatch, Source
@@ -114,7 +116,7 @@ class Subscription(Consumer):
         self.is_plain = self._gate is None and options.max_age is None
         """True if an event may be popped from `batch` without `pop`."""
         self._failed = self._gaps = 0
-        self._dropped = self._conflated = self._expired = 0
+        self._dropped = self._conflated = self._expired = self._misfits = 0
         self._is_overflowing = self._is_late = False  # an episode: one system event for each
 
     def __repr__(self) -> str:
@@ -166,6 +168,7 @@ class Subscription(Consumer):
             dropped=self._dropped,
             conflated=self._conflated,
             expired=self._expired,
+            misfits=self._misfits,
             overshoot=self.outran + (0 if self._gate is None else self._gate.overshoot),
             gaps=self._gaps,
             behind=self.is_behind,
@@ -470,11 +473,22 @@ class Subscription(Consumer):
         """The callback or `where` raised: counted and reported. The subscription goes on. The bus
         ends after a BaseException such as that of pytest.fail.
         """
-        self._failed += 1
+        is_misfit = isinstance(error, PayloadError) and error.event == event_id
+        self._misfits += is_misfit
+        self._failed += not is_misfit
         self._reports.failure(self.name, type, event_id, error)
-        if not isinstance(error, Exception | asyncio.CancelledError):
+        is_to_stop = is_misfit and self.options.misfit == "stop"
+        if is_to_stop or not isinstance(error, Exception | asyncio.CancelledError):
             self.life.fail(error)
             self._idle.wake()
+
+    def convert(self, event: Event[Any], fit: Fit) -> None:
+        """Convert the data of an event that a stream hands over. Raises PayloadError."""
+        try:
+            fit(event)
+        except PayloadError:
+            self._misfits += 1
+            raise
 
     # Its end.
 

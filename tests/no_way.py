@@ -646,7 +646,7 @@ plainly(
     "",
     """
     BusStats PeerStats SubscriptionStats Progress WhatIfReport Difference Report Event
-    EventType EventStream Limits Recording Subscription Journal Explanation Hops explain
+    EventType EventStream Limits Recording Subscription Topic Journal Explanation Hops explain
     explain_hops
     """,
 )
@@ -672,6 +672,12 @@ plainly(
     "Recording",
     """
     flush
+    """,
+)
+plainly(
+    "Subscription",
+    """
+    convert
     """,
 )
 plainly(

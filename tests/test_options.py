@@ -15,6 +15,8 @@ from aiobus.options import SubscribeKeywords, SubscriptionOptions
 from aiobus.query import Query
 
 QUERY = Query.of("TRADE")
+MADE = {"query", "payload", "topics", "fit"}
+"""What is no keyword like the others: it is made of the types, or is a parameter with a type."""
 NAN = float("nan")
 
 
@@ -66,6 +68,7 @@ GOOD: list[dict[str, Any]] = [
     {"since": 1_700_000_000.5},
     {"timeout": 0},
     {"timeout": 0.5},
+    {"misfit": "stop"},
     {"timeout": float("inf")},
 ]
 
@@ -79,6 +82,7 @@ def test_what_makes_sense_is_kept_as_it_is(given: dict[str, Any]) -> None:
 BAD: list[tuple[type[Exception], str, Any]] = [
     *((TypeError, "where", value) for value in ["price > 5", 5, True]),
     *((ValueError, "overflow", value) for value in ["drop", "", None, 5, ["block"]]),
+    *((ValueError, "misfit", value) for value in ["raise", "", None, True]),
     *((ValueError, "maxsize", value) for value in [0, -1, 1.5, 8.0, "8", None, True]),
     *((ValueError, "concurrency", value) for value in [0, -1, 1.5, "8", None, True]),
     *(
@@ -155,7 +159,7 @@ def test_terms_do_not_change() -> None:
 
 
 def test_the_keywords_of_on_are_those_of_terms_and_the_key() -> None:
-    names = {field.name for field in fields(SubscriptionOptions)} - {"query"}
+    names = {field.name for field in fields(SubscriptionOptions)} - MADE
     assert set(SubscribeKeywords.__annotations__) == names | {"key"}
 
 
@@ -169,17 +173,17 @@ def test_the_bus_has_the_same_keywords_with_the_same_defaults(call: Any) -> None
     defaults = {
         field.name: field.default
         for field in fields(SubscriptionOptions)
-        if field.default is not MISSING
+        if field.default is not MISSING and field.init
     }
     assert keywords == {name: defaults[name] for name in keywords}
-    assert set(defaults) - set(keywords) <= {"concurrency"}
+    assert set(defaults) - set(keywords) <= {"concurrency", "misfit"}
 
 
 @pytest.mark.parametrize("name", ["subscribe", "on", "stream"])
 def test_the_signature_names_each_keyword_and_its_default(name: str) -> None:
     parameters = inspect.signature(getattr(AsyncEventBus, name)).parameters
-    known = set(SubscribeKeywords.__annotations__) - (
-        {"concurrency"} if name == "stream" else set()
+    known = {"payload", *SubscribeKeywords.__annotations__} - (
+        {"concurrency", "misfit"} if name == "stream" else set()
     )
     keywords = [each for each in parameters.values() if each.kind is each.KEYWORD_ONLY]
     assert {each.name for each in keywords} == known

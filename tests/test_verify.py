@@ -581,6 +581,10 @@ async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Pa
     assert "6 events of code that was not attached (3 OTHER, 3 TRADE)" in str(report)
 
 
+def test_each_keyword_that_decides_what_is_handed_over_is_tried() -> None:
+    assert {*CHANGED, "misfit"} == {*SubscribeKeywords.__annotations__}
+
+
 CHANGED: dict[str, Any] = {
     "overflow": "latest",
     "maxsize": 7,
@@ -594,7 +598,7 @@ CHANGED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", SubscribeKeywords.__annotations__)
+@pytest.mark.parametrize("name", CHANGED)
 async def test_another_subscription_diverges(path: Path, name: str) -> None:
     """Which events come is taken from the tape, so the options that decide that are compared."""
     await session(path, echo, trades)

@@ -9,7 +9,7 @@ import inspect
 import platform
 import random
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
@@ -20,11 +20,12 @@ from weakref import WeakValueDictionary
 from aiobus import clock
 from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import encode
-from aiobus.dispatcher import check_callback
+from aiobus.dispatcher import Callback
 from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event
 from aiobus.lifecycle import State
-from aiobus.options import StreamKeywords, SubscriptionOptions, Types
+from aiobus.options import SubscriptionOptions
+from aiobus.payload import Fit
 from aiobus.query import RESERVED, Query
 from aiobus.replay.evidence import Failure
 from aiobus.replay.tape import (
@@ -74,9 +75,9 @@ PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscri
 STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
 SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
-OPTIONS = [
-    field.name for field in fields(SubscriptionOptions) if field.name not in ("query", "where")
-]
+NOT_TOLD = ("query", "where", "misfit", "payload", "topics", "fit")
+"""The first two are told by themselves. What becomes of the data is up to the code."""
+OPTIONS = [each.name for each in fields(SubscriptionOptions) if each.name not in NOT_TOLD]
 MOST_ENDED = 1_024
 """Subscriptions of which some have ended, such as those of `wait_for`."""
 MOST_TIMERS = 1_024
@@ -231,22 +232,27 @@ class _Done(DoneCallback):
 
 
 class _Callback(Called):
-    """A callback of watched code. Each call is a delivery, and a strand."""
+    """A callback of watched code. Each call is a delivery, and a strand. The tape needs the data as
+    it came, so it is converted here.
+    """
 
-    def __init__(self, recorder: "Recorder", number: int, callback: Callable[..., Any]) -> None:
+    def __init__(
+        self, recorder: "Recorder", number: int, callback: Callable[..., Any], fit: Fit | None
+    ) -> None:
         super().__init__(number, callback)
         self._recorder = recorder
+        self._call_with = callback if fit is None else fit.before(callback)
 
     def __call__(self, event: Event[Any]) -> Any:
         recorder = self._recorder
         if recorder.is_over:
-            return self.callback(event)
+            return self._call_with(event)
         strand = _Recorded(recorder, is_fresh=True)
         recorder.deliver(strand, self.number, event)
         outer, here.strand = here.strand, strand
         result = None
         try:
-            result = self.callback(event)
+            result = self._call_with(event)
             if type(result) is not CoroutineType:
                 if not inspect.isawaitable(result):
                     return result
@@ -268,13 +274,19 @@ class _Callback(Called):
         return strand
 
 
-class _Taken(EventStream):
+class _Taken(EventStream[Any]):
     """A stream of watched code. Code that is not watched may step it: that is not written down."""
 
-    def __init__(self, recorder: "Recorder", open: Callable[[], Awaitable[Subscription]]) -> None:
+    def __init__(
+        self,
+        recorder: "Recorder",
+        open: Callable[[], Awaitable[Subscription]],
+        fit: Fit | None,
+    ) -> None:
         super().__init__(open)
         self._recorder = recorder
         self._number = -1
+        self._later_fit = fit
 
     async def __aenter__(self) -> Self:
         recorder, strand = self._recorder, running()
@@ -293,6 +305,13 @@ class _Taken(EventStream):
         return self
 
     async def __anext__(self) -> Event[Any]:
+        event = await self._next()
+        if self._later_fit is not None:
+            self.subscription.convert(event, self._later_fit)
+        return event
+
+    async def _next(self) -> Event[Any]:
+        """The next event as it came, since the tape needs that."""
         strand = running()
         if not isinstance(strand, _Recorded) or self._number < 0 or self._recorder.is_over:
             return await super().__anext__()
@@ -676,16 +695,14 @@ class Recorder:
         return event
 
     async def request(
-        self, strand: Any, event: Event[Any], reply_types: Types, timeout: float | None
+        self, strand: Any, event: Event[Any], replies: Query, timeout: float | None
     ) -> Event[Any]:
         """As the bus does."""
-        if isinstance(reply_types, Iterator):
-            reply_types = list(reply_types)
         strand.enter(REQUEST, event)
         with suppress(TypeError, ValueError):  # which the bus raises as well
-            self._note_outcome(strand, REQUEST, asked(timeout, Query.of(reply_types)))
+            self._note_outcome(strand, REQUEST, asked(timeout, replies))
         try:
-            reply = await self._bus.request(event, reply_types, timeout=timeout)
+            reply = await self._bus.request(event, replies.named, timeout=timeout)
         except BaseException as error:
             self.note_failure(strand, REQUEST, error, event)
             raise
@@ -696,18 +713,16 @@ class Recorder:
     async def subscribe(
         self,
         strand: Any,
-        types: Types,
-        callback: Callable[[Event[Any]], object],
-        keywords: StreamKeywords,
+        callback: Callback,
+        options: SubscriptionOptions,
+        serve: Callable[[Any, SubscriptionOptions], Awaitable[Subscription]],
     ) -> Subscription:
         """As the bus does."""
-        check_callback(callback)
-        SubscriptionOptions.of("subscribe", types, keywords)
         number = self.note_subscription(strand)
         strand.enter(SUBSCRIBE)
         try:
-            again = _Callback(self, number, callback)
-            made: Subscription = await self._bus.subscribe(types, again, **keywords)
+            again = _Callback(self, number, callback, options.fit)
+            made = await serve(again, options.untyped())
         except BaseException as error:
             self.note_failure(strand, SUBSCRIBE, error)
             raise
@@ -719,9 +734,9 @@ class Recorder:
         self,
         options: SubscriptionOptions,
         enter: Callable[[SubscriptionOptions], Awaitable[Subscription]],
-    ) -> EventStream:
+    ) -> EventStream[Any]:
         """As the bus does."""
-        return _Taken(self, partial(enter, options))
+        return _Taken(self, partial(enter, options.untyped()), options.fit)
 
     async def wait(
         self,

@@ -21,18 +21,17 @@ import orjson
 
 from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import copied, decode
-from aiobus.dispatcher import check_callback
+from aiobus.dispatcher import Callback
 from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event, event_id, parse_id
 from aiobus.limits import Limits
 from aiobus.options import (
-    StreamKeywords,
     SubscriptionOptions,
-    Types,
     Where,
     check_timeout,
     selects,
 )
+from aiobus.payload import Fit
 from aiobus.query import RESERVED, Query
 from aiobus.replay.attach import Strategy, add_open, asked, open_of, options_of, run_strategy
 from aiobus.replay.evidence import Witness
@@ -125,9 +124,12 @@ class _Call:
 class _CallbackAgain(Called):
     """A callback of the code that is replayed."""
 
-    def __init__(self, player: "Player", number: int, callback: Callable[..., Any]) -> None:
+    def __init__(
+        self, player: "Player", number: int, callback: Callable[..., Any], fit: Fit | None
+    ) -> None:
         super().__init__(number, callback)
         self._player = player
+        self._call_with = callback if fit is None else fit.before(callback)
 
     def __call__(self, event: Event[Any]) -> Any:
         player = self._player
@@ -145,7 +147,7 @@ class _CallbackAgain(Called):
         player.ran += 1
         strand.has_run = True
         with player.running(strand):
-            result = self.callback(event)
+            result = self._call_with(event)
         if type(result) is CoroutineType:
             strand.coroutine = result
             return strand
@@ -156,7 +158,7 @@ class _CallbackAgain(Called):
         return result
 
 
-class _Given(EventStream):
+class _Given(EventStream[Any]):
     """A stream of the code that is replayed."""
 
     def __init__(
@@ -168,6 +170,7 @@ class _Given(EventStream):
         super().__init__(enter)
         self._player = player
         self._options = options
+        self._later_fit = options.fit
         self._number = -1
         self._call: _Call | None = None
 
@@ -194,6 +197,8 @@ class _Given(EventStream):
                     self._player.outcome(self._call)
                 raise
         self._player.deliveries += 1
+        if self._later_fit is not None:
+            self.subscription.convert(event, self._later_fit)
         return event
 
     async def _wait(self, subscription: Subscription) -> Event[Any]:
@@ -596,10 +601,10 @@ class Player(Schedule):
         return event
 
     async def request(
-        self, strand: Any, event: Event[Any], reply_types: Types, timeout: float | None
+        self, strand: Any, event: Event[Any], replies: Query, timeout: float | None
     ) -> Event[Any]:
         """As the bus does."""
-        await self._ask(strand, REQUEST, asked(timeout, Query.of(reply_types)))
+        await self._ask(strand, REQUEST, asked(timeout, replies))
         check_timeout(timeout, optional=True)
         self._route(strand, REQUEST, event)
         with self.call(REQUEST) as call:
@@ -648,15 +653,13 @@ class Player(Schedule):
     async def subscribe(
         self,
         strand: Any,
-        types: Types,
-        callback: Callable[[Event[Any]], object],
-        keywords: StreamKeywords,
+        callback: Callback,
+        given: SubscriptionOptions,
+        serve: Callable[[Any, SubscriptionOptions], Awaitable[Subscription]],
     ) -> Subscription:
         """As the bus does."""
-        check_callback(callback)
-        given = SubscriptionOptions.of("subscribe", types, keywords)
         number = await self.begin_subscription(strand, given)
-        again = _CallbackAgain(self, number, callback)
+        again = _CallbackAgain(self, number, callback, given.fit)
         with self.call(SUBSCRIBE) as call:
             new = await self._subscriptions.serve(again.__qualname__, _bare(given), again)
             add_open(self.subscriptions, number, new)
@@ -672,7 +675,7 @@ class Player(Schedule):
         self,
         options: SubscriptionOptions,
         enter: Callable[[SubscriptionOptions], Awaitable[Subscription]],
-    ) -> EventStream:
+    ) -> EventStream[Any]:
         """As the bus does."""
         return _Given(self, options, partial(enter, _bare(options)))
 
@@ -707,5 +710,6 @@ class Player(Schedule):
 
 
 def _bare(options: SubscriptionOptions) -> SubscriptionOptions:
-    """Without what selects, since that has been done."""
-    return replace(options, overflow="catch_up", max_age=None, where=None, since=None, after=())
+    """Without what selects, which has been done, and what converts, which is done here."""
+    bare = replace(options, overflow="catch_up", max_age=None, where=None, since=None, after=())
+    return bare.untyped()

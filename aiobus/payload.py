@@ -1,0 +1,279 @@
+"""What a handler gets as `event.data`: plain data, or what its annotation or `payload=` says.
+
+Owns how that is read, and how plain data becomes it. The conversion is that of msgspec, and of
+pydantic where one of its models is part of the type. Either is imported only if a type needs it.
+Pure.
+"""
+
+import functools
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import orjson
+
+from aiobus.errors import PayloadError
+from aiobus.event import Event
+from aiobus.query import RESERVED, plain
+
+__all__ = ["Fit", "Payload", "annotated", "fit_of"]
+
+Convert = Callable[[Any, Any], Any]
+"""Makes of plain data what the second argument says."""
+
+Payload = Mapping[str, Any] | types.UnionType | None
+"""What `payload=` may be beside a class."""
+
+ANYTHING = (Any, object)
+PLAIN = (*ANYTHING, dict, list, dict[str, Any], dict[str, object], list[Any], list[object])
+"""Types that change nothing."""
+SCALARS = (str, int, float, bool, types.NoneType)
+WAY_OUT = "give payload=, such as payload=Tick, or payload=Any for plain data"
+_PLACE = re.compile(r"(.*?)(?: - at (?:`key` in )?`\$?(.*)`)?", re.DOTALL)
+_BARE = re.compile(r"(\w+\.)*Event")
+
+
+class Conversion(NamedTuple):
+    """`convert(data, kind)`."""
+
+    convert: Convert
+    kind: Any
+
+
+class Fit:
+    """How the data of an event becomes what its consumer gets: as `by_type` says, or else `every`,
+    which leaves out system events.
+    """
+
+    def __init__(self, every: Conversion | None, by_type: Mapping[str, Conversion | None]) -> None:
+        self._every = every
+        self._by_type = by_type
+
+    def __call__(self, event: Event[Any]) -> None:
+        """Convert the data of an event, in place. Raises PayloadError, with the data as it is."""
+        type = event.type
+        if type in self._by_type:
+            found = self._by_type[type]
+        else:
+            found = None if type.startswith(RESERVED) else self._every
+        if found is not None:
+            try:
+                event.data = found.convert(event.data, found.kind)
+            except Exception as error:
+                raise _misfit(event, error) from error
+
+    def before(self, callback: Callable[[Event[Any]], Any]) -> Callable[[Event[Any]], Any]:
+        """A function that converts the data of an event and calls `callback`. Raises PayloadError
+        in place of the call.
+        """
+        if self._by_type or self._every is None:
+
+            def call_each(event: Event[Any]) -> Any:
+                self(event)
+                return callback(event)
+
+            return call_each
+        convert, kind = self._every
+
+        # As the function above, in half of the time.
+        def call(event: Event[Any]) -> Any:
+            if event.type[:7] != RESERVED:
+                try:
+                    event.data = convert(event.data, kind)
+                except Exception as error:
+                    raise _misfit(event, error) from error
+            return callback(event)
+
+        return call
+
+
+def fit_of(payload: object, topics: Mapping[str, object] | None = None) -> Fit | None:
+    """What `payload` asks for, and the topics that are subscribed to; None for plain data. Raises
+    TypeError, with the way out, if they contradict each other, for types that cannot be told apart,
+    and if the library that they need is not installed.
+    """
+    if payload in ANYTHING:
+        return None
+    by_type = {**topics} if topics else {}
+    every: object = None
+    if isinstance(payload, Mapping):
+        said = {plain(name): kind for name, kind in payload.items()}
+        for name in by_type.keys() & said.keys():
+            _check_topic(name, by_type[name], [said[name]])
+        by_type |= said
+    elif payload is not None:
+        every = payload
+        for name, kind in by_type.items():
+            _check_topic(name, kind, [payload, *_members(payload)])
+    one = _conversion(every)
+    if not by_type:
+        return None if one is None else Fit(one, {})
+    each = {name: _conversion(kind) for name, kind in by_type.items()}
+    return None if one is None and not any(each.values()) else Fit(one, each)
+
+
+def _check_topic(name: str, kind: object, said: list[Any]) -> None:
+    if kind not in said:
+        raise TypeError(
+            f"{name} is a Topic[{_said(kind)}], and its consumer asks for {_said(said[0])}: they"
+            " have to be the same"
+        )
+
+
+def _members(kind: object) -> tuple[Any, ...]:
+    """The types of a union."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ()
+
+
+# What the annotation of a function says.
+
+
+def annotated(callback: object) -> object:
+    """The payload of the event that a function takes as its first argument; None if it says nothing
+    of that. Raises TypeError if it says something that cannot be resolved.
+    """
+    function: Any = callback
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not (inspect.isroutine(function) or inspect.isclass(function)):
+        function = getattr(function, "__call__", function)  # noqa: B004 - the method itself
+    try:
+        parameters = inspect.signature(callback).parameters.values()  # type: ignore[arg-type]
+        annotation = next(iter(parameters)).annotation
+    except (TypeError, ValueError, StopIteration):  # a function in C may have no signature
+        return None
+    except NameError as error:  # annotations are first evaluated here from Python 3.14 on
+        raise _unresolved(callback, str(error)) from None
+    if annotation is inspect.Parameter.empty:
+        return None
+    if isinstance(annotation, str):
+        if _BARE.fullmatch(annotation):
+            return None  # it may be imported for type checkers only
+        annotation = _resolved(annotation, inspect.unwrap(function), callback)
+    return _payload(annotation)
+
+
+def _resolved(text: str, function: Any, callback: object) -> object:
+    inner = getattr(function, "__func__", function)
+    names = dict(getattr(inner, "__globals__", {}))
+    if getattr(inner, "__closure__", None):
+        names.update(inspect.getclosurevars(inner).nonlocals)
+    holder = type("_", (), {"__annotations__": {"event": text}})
+    try:
+        return get_type_hints(holder, names)["event"]
+    except Exception as error:  # noqa: BLE001 - it evaluates what the user wrote
+        raise _unresolved(callback, f"{text!r}: {error}") from None
+
+
+def _unresolved(callback: object, reason: str) -> TypeError:
+    return TypeError(f"the annotation of {callback!r} cannot be resolved ({reason}): {WAY_OUT}")
+
+
+def _payload(annotation: Any) -> object:
+    """The T of an Event[T]. Of a union of such events, the union of these."""
+    annotation = getattr(annotation, "__value__", annotation)  # of a `type` statement
+    found = get_origin(annotation)
+    if found is Annotated:
+        return _payload(get_args(annotation)[0])
+    if found is Event:
+        (payload,) = get_args(annotation)
+        return None if payload in ANYTHING or isinstance(payload, TypeVar) else payload
+    if members := _members(annotation):
+        payloads = [_payload(each) for each in members if each is not types.NoneType]
+        return None if None in payloads else Union[tuple(payloads)]  # noqa: UP007
+    return None
+
+
+# How plain data becomes a type.
+
+
+def _conversion(kind: Any) -> Conversion | None:
+    """None if plain data is meant."""
+    if kind is None or kind in PLAIN:
+        return None
+    if isinstance(kind, str):
+        raise TypeError(f"payload={kind!r} is text: give the class itself")
+    parts = {*_parts(kind)}
+    if any(hasattr(each, "__pydantic_validator__") for each in parts):
+        return Conversion(_validated, _validator(kind))
+    try:
+        import msgspec
+    except ImportError:
+        raise TypeError(f"{_said(kind)} needs msgspec: pip install 'aiobus-zmq[typed]'") from None
+    try:
+        nodes = [*_nodes(msgspec.inspect.type_info(kind))]
+    except TypeError as error:
+        raise TypeError(f"{_said(kind)}: {error}; {WAY_OUT}") from None
+    unknown = [node.cls for node in nodes if isinstance(node, msgspec.inspect.CustomType)]
+    if any(hasattr(each, "__pydantic_validator__") for each in unknown):
+        return Conversion(_validated, _validator(kind))
+    if unknown:
+        text = f"{_said(kind)}: {_said(unknown[0])} cannot be made of JSON data"
+        raise TypeError(f"{text}: a dataclass, Struct, model or TypedDict is needed")
+    plain_keys = msgspec.inspect.StrType, msgspec.inspect.AnyType
+    for node in nodes:
+        if isinstance(node, msgspec.inspect.DictType) and not isinstance(node.key_type, plain_keys):
+            return Conversion(functools.partial(msgspec.convert, str_keys=True), kind)
+    return Conversion(msgspec.convert, kind)
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """The type, and those in its brackets."""
+    yield kind
+    for each in get_args(kind):
+        yield from _parts(each)
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    """All that msgspec says of a type, and of those in it."""
+    found, left = [node], [node]
+    while left:
+        node = left.pop()
+        for name in node.__struct_fields__:
+            value = getattr(node, name)
+            for each in value if isinstance(value, tuple) else (value,):
+                if hasattr(each, "__struct_fields__") and not any(each is old for old in found):
+                    found.append(each)
+                    left.append(each)
+    return iter(found)
+
+
+def _validator(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    if len([each for each in _members(kind) if each not in SCALARS]) > 1:
+        # pydantic would take the one that fits best.
+        raise TypeError(
+            f"{_said(kind)} cannot be told apart: give payload={{TYPE: Model, ...}} by event type,"
+            " or Annotated[..., pydantic.Field(discriminator=...)]"
+        )
+
+    return TypeAdapter(kind).validator
+
+
+def _validated(data: Any, validator: Any) -> Any:
+    """As from JSON, where an ISO text is a time, also if it is strict."""
+    return validator.validate_json(orjson.dumps(data), strict=True)
+
+
+def _said(kind: Any) -> str:
+    return getattr(kind, "__qualname__", None) or str(kind)
+
+
+def _misfit(event: Event[Any], error: Exception) -> PayloadError:
+    """Where and why, of what a library raised."""
+    if callable(errors := getattr(error, "errors", None)):  # of pydantic
+        first, *more = errors()
+        path = "".join(
+            f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]
+        )
+        text = f"{first['msg']}, got {type(first['input']).__name__}"
+        text += f", and {len(more)} more" if more else ""
+    else:
+        found = _PLACE.fullmatch(str(error))
+        assert found is not None
+        text, path = found[1].replace("`", "") or type(error).__name__, found[2] or ""
+    reason = text[:1].lower() + text[1:]
+    return PayloadError(event.type, event.id, "data" + path, reason)
