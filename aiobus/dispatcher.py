@@ -16,6 +16,7 @@ from typing import Any
 from aiobus.delivery import Delivery, enter
 from aiobus.event import Event, event_id
 from aiobus.options import check_function
+from aiobus.payload import misfit
 from aiobus.subscription import Subscription, Taken
 from aiobus.sync import LoopWatch, Notifier, TimeSlice
 
@@ -57,8 +58,10 @@ class Dispatcher:
         self.subscription = subscription
         self._watch = watch
         self.callback = callback
-        fit = subscription.options.fit
+        fit, query = subscription.options.fit, subscription.options.query
         self._call_with = callback if fit is None else fit.before(callback)
+        self._only = None if fit is None else fit.only(query)
+        """The conversion of each event, if that is one."""
         self._turn = turn
         self._concurrency = subscription.options.concurrency
         self._calls: set[asyncio.Task[None]] = set()
@@ -72,6 +75,9 @@ class Dispatcher:
     async def _hand_over(self) -> None:
         """One event after another. All that is handed over goes through this loop."""
         subscription, callback = self.subscription, self._call_with
+        convert, kind = self._only or (None, None)
+        if convert is not None:  # here: a call more takes half as long as it
+            callback = self.callback
         pop, batch = subscription.pop, subscription.batch
         debug = log.isEnabledFor(logging.DEBUG)
         left, until = self._turn.renew()
@@ -91,6 +97,11 @@ class Dispatcher:
             subscription.begun += 1
             enter(hand)
             try:
+                if convert is not None:
+                    try:
+                        event.data = convert(event.data, kind)
+                    except Exception as error:
+                        raise misfit(event, error) from error
                 result = callback(event)
                 if type(result) is CoroutineType or (result is not None and _is_to_await(result)):
                     await result  # type: ignore[misc]
