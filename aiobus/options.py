@@ -28,7 +28,10 @@ __all__ = [
 Types = str | Iterable[str | Topic[Any]]
 """One or several event types. What takes one Topic says so beside it: `Topic[T] | Types`."""
 Keys = str | Iterable[str] | None
-Where = Callable[[Event[Any]], object]
+Where = Callable[[Event[dict[str, Any]]], object]
+"""It is asked with plain data, so a type checker refuses `event.data.price`. A function of other
+data, such as lists, takes an `Event`.
+"""
 After = str | Iterable[str]
 OnMisfit = Literal["report", "stop"]
 ACTED_ON = frozenset({EventType.ORDER, EventType.CANCEL})
@@ -129,6 +132,11 @@ class SubscriptionOptions:
             raise TypeError(f"where={self.where!r}: a plain function is needed, it is not awaited")
         if self.where is not None:
             check_function("where", self.where)
+            if (kind := annotated(self.where)) is not None and fit_of(kind) is not None:
+                raise TypeError(
+                    f"where={self.where!r} takes an Event of {kind}: it is asked before the data is"
+                    " converted; let it take an Event, and look at event.data['...']"
+                )
         if self.overflow not in get_args(Overflow):
             raise ValueError(f"overflow={self.overflow!r}: one of {get_args(Overflow)} is needed")
         if not _is_count(self.maxsize):

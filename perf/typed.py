@@ -4,9 +4,9 @@ Two ratios of one run are judged, on both loops. What a typed subscription takes
 than an untyped one, beside a bare conversion of the same data by the library of the type (goal: at
 most 1.3 times that). That of pydantic is its own strict reading of JSON: of Python objects it
 either refuses the text of a time or takes "1.5" for a float. And `publish` of a flat dataclass or
-Struct beside that of a dict with the same fields (goal: at most 1.5 times that; the model of pydantic
-is shown). What is compared takes turns, and of each the best turn counts. Exits with 1 when a goal
-is missed.
+Struct beside that of a dict with the same fields (goal: at most 1.5 times that; the model of
+pydantic is shown). What is compared takes turns, and of each the best turn counts. Exits with 1
+when a goal is missed.
 """
 
 import asyncio

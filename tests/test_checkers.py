@@ -57,6 +57,9 @@ async def on_any(event: Event) -> None:
 async def on_either(event: Event[Tick] | Event[Quote]) -> None:
     print(event.data)
 
+def is_deep(event: Event) -> bool:
+    return len(event.data) > 10
+
 class Strategy:
     async def on_tick(self, event: Event[Tick]) -> None:
         print(event.data.price)
@@ -72,6 +75,7 @@ async def bot(bus: AsyncEventBus) -> None:
     await bus.subscribe([TICK, QUOTE, "OTHER"], on_either)
     await bus.subscribe(["TICK", "QUOTE"], on_any, payload={"TICK": Tick, "QUOTE": Quote})
     await bus.subscribe(TICK, on_tick, where=lambda event: event.data["price"] > 3)
+    await bus.subscribe("LEVELS", on_any, where=is_deep)
     await bus.unsubscribe(TICK, on_tick)
     async with bus.stream(TICK) as ticks:
         async for tick in ticks:
@@ -120,6 +124,7 @@ WRONG = {
     "stream": "async for tick in bus.stream(TICK): print(tick.data.bid)",
     "wait_for": "print((await bus.wait_for(TICK)).data.bid)",
     "reply": "print((await bus.request(Event(ORDER, Order(1.0)), ACK)).data.quantity)",
+    "where": "await bus.subscribe(TICK, on_tick, where=lambda event: event.data.price > 3)",
     "decorator": "bus.on(TICK)(on_quote)",
     "option": 'await bus.subscribe(TICK, on_tick, overflow="dropp")',
     "keyword": "await bus.subscribe(TICK, on_tick, maxsise=4)",

@@ -354,6 +354,16 @@ async def test_where_is_asked_with_plain_data(bus: AsyncEventBus) -> None:
     assert seen.data == [AsStruct(2.0, [])]
 
 
+async def test_a_where_that_takes_a_type_is_refused(bus: AsyncEventBus) -> None:
+    def is_high(event: Event[AsStruct]) -> bool:
+        return event.data.price > 1
+
+    wrong: Any = is_high
+    with pytest.raises(TypeError, match="it is asked before the data is converted"):
+        await bus.subscribe("TICK", print, where=wrong)
+    assert bus.stats().subscriptions == ()
+
+
 async def test_a_typed_handler_is_unsubscribed_as_it_was_subscribed(bus: AsyncEventBus) -> None:
     async def on_tick(event: Event[AsStruct]) -> None: ...
 
