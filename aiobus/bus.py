@@ -28,6 +28,7 @@ from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import Limits
 from aiobus.options import (
     Keys,
+    Names,
     StreamKeywords,
     SubscribeKeywords,
     SubscriptionOptions,
@@ -472,7 +473,7 @@ class AsyncEventBus:
     async def request(
         self,
         event: Publishable,
-        reply_types: Topic[T] | Types,
+        reply_types: Topic[T] | Names,
         *,
         timeout: float | None = 5.0,
         payload: type[T] | Payload = None,
@@ -505,7 +506,7 @@ class AsyncEventBus:
     @takes(SubscribeKeywords)
     async def subscribe(
         self,
-        types: Topic[T] | Types,
+        types: Topic[T] | Names,
         callback: Handler[T, Awaitable[object] | object],
         *,
         payload: type[T] | Payload = None,
@@ -553,7 +554,7 @@ class AsyncEventBus:
         self._life.check()
         return await self._subscriptions.serve(_name(callback), options, callback)
 
-    async def unsubscribe(self, types: Topic[Any] | Types, callback: Callback) -> None:
+    async def unsubscribe(self, types: Types, callback: Callback) -> None:
         """End every subscription of `callback` (compared by ==) to exactly these types, whatever
         its keys.
 
@@ -574,12 +575,12 @@ class AsyncEventBus:
     ) -> Callable[[Handler[T, R]], Handler[T, R]]: ...
     @overload
     def on(
-        self, types: Types, *, payload: object = None, **keywords: Unpack[SubscribeKeywords]
+        self, types: Names, *, payload: object = None, **keywords: Unpack[SubscribeKeywords]
     ) -> Callable[[F], F]: ...
     @takes(SubscribeKeywords)
     def on(
         self,
-        types: Topic[Any] | Types,
+        types: Types,
         *,
         payload: object = None,
         **keywords: Unpack[SubscribeKeywords],
@@ -604,7 +605,7 @@ class AsyncEventBus:
     @takes(StreamKeywords)
     def stream(
         self,
-        types: Topic[T] | Types,
+        types: Topic[T] | Names,
         *,
         payload: type[T] | Payload = None,
         **keywords: Unpack[StreamKeywords],
@@ -628,7 +629,7 @@ class AsyncEventBus:
 
     async def wait_for(
         self,
-        types: Topic[T] | Types,
+        types: Topic[T] | Names,
         *,
         key: Keys = None,
         where: Where | None = None,

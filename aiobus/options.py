@@ -18,15 +18,17 @@ from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.limits import EARLIEST, LATEST, way_out
 from aiobus.payload import Fit, annotated, fit_of
-from aiobus.query import Query
+from aiobus.query import Query, bad_type
 
 __all__ = [
-    "After", "Keys", "OnMisfit", "Since", "StreamKeywords", "SubscribeKeywords",
+    "After", "Keys", "Names", "OnMisfit", "Since", "StreamKeywords", "SubscribeKeywords",
     "SubscriptionOptions", "Types", "Where", "check_function", "check_timeout", "selects", "takes",
 ]  # fmt: skip
 
-Types = str | Iterable[str | Topic[Any]]
-"""One or several event types. What takes one Topic says so beside it: `Topic[T] | Types`."""
+Names = str | Iterable[str | Topic[Any]]
+"""Event types by name, or several of them."""
+Types = Topic[Any] | Names
+"""One or several event types. What depends on the payload of a topic takes `Topic[T] | Names`."""
 Keys = str | Iterable[str] | None
 Where = Callable[[Event[dict[str, Any]]], object]
 """It is asked with plain data, so a type checker refuses `event.data.price`. A function of other
@@ -109,7 +111,7 @@ class SubscriptionOptions:
     def of(
         cls,
         call: str,
-        types: Topic[Any] | Types,
+        types: Types,
         keywords: StreamKeywords,
         payload: object = None,
     ) -> Self:
@@ -121,6 +123,8 @@ class SubscriptionOptions:
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}: {hint}")
         wanted = [*types] if isinstance(types, Iterator) else types
         query = Query.of(wanted, options.pop("key", None))
+        if isinstance(payload, Mapping):
+            _check_names(payload, query)
         return cls(query=query, payload=payload, topics=_topics(wanted), **options)
 
     def __post_init__(self) -> None:
@@ -198,6 +202,15 @@ def _topics(types: Any) -> dict[str, object]:
     each: list[Any] = [types] if isinstance(types, str) else types
     kinds = {str(name): name.payload for name in each if isinstance(name, Topic)}
     return {name: kind for name, kind in kinds.items() if kind is not Any}
+
+
+def _check_names(payload: Mapping[Any, object], query: Query) -> None:
+    """Raise ValueError if it is about a type that the subscription does not ask for."""
+    for name in payload:
+        if reason := bad_type(name):
+            raise ValueError(f"payload={{{reason}}}")
+        if not query.matches_type(name):
+            raise ValueError(f"payload={{{name!r}: ...}}: the types that are asked for are {query}")
 
 
 def check_function(name: str, function: Callable[..., object]) -> None:

@@ -411,6 +411,22 @@ async def test_what_cannot_be_told_apart_is_refused_and_subscribes_nothing(call:
         assert bus.stats().published == 0
 
 
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"TRDE": AsStruct}, r"payload=\{'TRDE': \.\.\.\}: the types that are asked for are TICK"),
+        ({5: AsStruct}, "an event type is a string"),
+        ({"aiobus.gap": AsStruct}, "the types that are asked for are TICK"),
+    ],
+)
+async def test_a_payload_of_a_type_that_is_not_asked_for_is_refused(
+    bus: AsyncEventBus, payload: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        await bus.subscribe("TICK", print, payload=payload)
+    await bus.subscribe("*", print, payload={"TRDE": AsStruct})
+
+
 # What is published: the refusals of a dict, with the same places.
 
 
