@@ -10,6 +10,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
+from inspect import getattr_static
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -54,7 +55,7 @@ def fields_of(kind: type) -> Maker | None:
     if issubclass(kind, (*_OF, *NAMED, Enum)):
         return None
     if is_dataclass(kind):
-        return _by_fields(f"the dataclass {kind.__name__}", [each.name for each in fields(kind)])
+        return _of_dataclass(kind, [each.name for each in fields(kind)])
     if hasattr(kind, "__struct_fields__"):
         return _of_struct(kind)
     if hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_dump"):
@@ -96,12 +97,32 @@ def _by_fields(what: str, names: Iterable[str], keys: Iterable[str] = ()) -> Mak
     return make
 
 
+def _of_dataclass(kind: Any, names: list[str]) -> Maker:
+    make = _by_fields(f"the dataclass {kind.__name__}", names)
+    known = frozenset(names)
+    if any(name.startswith("_") or _is_computed(kind, name) for name in names):
+        return make
+
+    # What an object holds is a dict already. One with slots has none.
+    def held(value: Any) -> dict[str, Any]:
+        found: dict[str, Any] = getattr(value, "__dict__", {})
+        return found if found.keys() == known else make(value)
+
+    return held
+
+
+def _is_computed(kind: type, name: str) -> bool:
+    """True if reading the attribute may give something else than what the object holds."""
+    return hasattr(type(getattr_static(kind, name, None)), "__set__")
+
+
 def _of_struct(kind: Any) -> Maker:
     """A msgspec.Struct, as msgspec encodes it, with all fields."""
     config = kind.__struct_config__
-    make = _by_fields(
-        f"the Struct {kind.__name__}", kind.__struct_fields__, kind.__struct_encode_fields__
-    )
+    names, keys = kind.__struct_fields__, kind.__struct_encode_fields__
+    make = _by_fields(f"the Struct {kind.__name__}", names, keys)
+    if names == keys and not any(name.startswith("_") for name in names):
+        from msgspec.structs import asdict as make  # in C; a Struct without a value raises
     if config.array_like:
         head = [] if config.tag is None else [config.tag]
         return lambda value: [*head, *make(value).values()]

@@ -73,6 +73,7 @@ PLUGINS = {"aiobus.testing.plugin", "aiobus.testing.runner"}  # imported by pyte
 FOR_TYPES = {"typing_extensions"}
 EXTRAS = {  # imported when they are needed
     "aiobus.journal.export": {"pyarrow"},
+    "aiobus.image": {"msgspec"},
     "aiobus.payload": {"msgspec", "pydantic"},
 }
 

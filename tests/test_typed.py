@@ -502,6 +502,52 @@ async def test_a_private_field_is_refused_since_it_would_not_travel(
     assert caught.value.path == ("data['legs'][0]" if nested else "data")
 
 
+class Rounded:
+    """A descriptor that shows less than the object holds."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, value: Any, owner: type) -> Any:
+        return 0.0 if value is None else round(value.__dict__[self.name])
+
+    def __set__(self, value: Any, given: float) -> None:
+        value.__dict__[self.name] = given
+
+
+@dataclass
+class WithDescriptor:
+    price: float = Rounded()  # type: ignore[assignment]
+
+
+@dataclass(slots=True)
+class WithSlots:
+    price: float
+
+
+def with_more() -> Any:
+    data: Any = ADataclass(1)
+    data.more = 2
+    return data
+
+
+def with_less() -> Any:
+    data: Any = AStruct(1)
+    del data.value
+    return data
+
+
+async def test_what_travels_of_an_object_are_its_fields_as_they_read(bus: AsyncEventBus) -> None:
+    seen = Seen()
+    await bus.subscribe("TICK", seen.take)
+    for data in (WithDescriptor(1.7), WithSlots(1.5), with_more()):
+        await bus.publish(Event("TICK", data))
+    with pytest.raises(EncodeError, match="value"):
+        await bus.publish(Event("TICK", with_less()))
+    await bus.settle()
+    assert seen.data == [{"price": 2}, {"price": 1.5}, {"value": 1}]
+
+
 class Renamed(msgspec.Struct, rename="camel", tag="trade"):
     last_price: float
 
