@@ -7,6 +7,7 @@ trouble; docs/contract.md lists all system events with the fields of their `data
 from aiobus import clock
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import (
+    AlreadyReplied,
     BusClosed,
     BusError,
     CommitFailed,
@@ -48,6 +49,7 @@ from aiobus.virtual_loop import VirtualLoop
 from aiobus.virtual_run import run_virtual
 
 __all__ = [
+    "AlreadyReplied",
     "AsyncEventBus",
     "BusClosed",
     "BusError",

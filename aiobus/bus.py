@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, Unpack, overload
 
 from aiobus import clock as epochs
+from aiobus.delivery import caused_by
 from aiobus.diagnostics import Diagnostics
 from aiobus.dispatcher import Callback, check_callback
 from aiobus.durable import Durable
@@ -35,12 +36,14 @@ from aiobus.options import (
     Types,
     Where,
     check_timeout,
+    check_to,
     takes,
 )
 from aiobus.pace import Pace
 from aiobus.payload import Payload
 from aiobus.publisher import Publisher, Route
-from aiobus.query import Query, bad_name
+from aiobus.query import Query, bad_name, plain
+from aiobus.replies import Replies, requested
 from aiobus.requests import Requests
 from aiobus.stats import BusStats
 from aiobus.strand import Tape, running
@@ -185,9 +188,13 @@ class AsyncEventBus:
         self._context = Context()  # empty: what belongs to the bus is caused by no event
         self._is_in_tick = self._is_debugged = False
         self._requests = Requests(
-            self._subscriptions, self._route, self._publish_requested, self._transport.listeners
+            self._publisher,
+            self._subscriptions,
+            self._route,
+            self._publish_requested,
+            self._transport,
         )
-        self._reports.on_away = self._requests.lose
+        self._replies = Replies()
         self._registered: list[tuple[Callback, SubscriptionOptions]] = []
         self._life.on_fork = self._leave_process
 
@@ -475,31 +482,67 @@ class AsyncEventBus:
         event: Publishable,
         reply_types: Topic[T] | Names,
         *,
+        to: str | None = None,
         timeout: float | None = 5.0,
         payload: type[T] | Payload = None,
     ) -> Event[T]:
-        """Publish `event` and return the first event of `reply_types` whose `cause` is its id. What
-        the caller publishes next does not name the reply as its cause, unless it gives
-        `Event(cause=reply.id)`.
+        """Publish `event` and return the first event of `reply_types` whose `cause` is its id: what
+        the handler of `event` publishes, or what `reply` does. What the caller publishes next does
+        not name the reply as its cause, unless it gives `Event(cause=reply.id)`.
+
+        `to`: the name of a bus, whose reply alone counts. The event goes to each that subscribes to
+        it all the same. It may be the name of this bus.
 
         Raises NoSubscribers at once, publishing nothing and using up no number, when no
-        subscription of any bus names its type ("*", a monitor's, does not count; of other buses
-        also not a list of types of more than 1,024 bytes); RequestTimeout, which carries the event,
-        after `timeout` seconds (None: never); BusClosed when the bus closes first. Cancelling stops
-        the waiting only. The first request for a reply type also subscribes to it, before its time
-        runs. `payload`: as in `stream`; PayloadError says that a reply came, and is none.
+        subscription of any bus, or of the bus `to`, names its type and takes its key ("*", a
+        monitor's, does not count; of other buses also not a list of types of more than 1,024
+        bytes); RequestTimeout, which carries the event, after `timeout` seconds (None: never), and
+        says so if it waited for the very handler that made the request; RequestInterrupted when
+        each bus that could answer has left or started again; BusClosed when the bus closes first;
+        ValueError for a `to` that no bus can have as its name. Cancelling stops the waiting only.
+        The first request for a reply type also subscribes to it, before its time runs.
+        `payload`: as in `stream`; PayloadError says that a reply came, and is none.
         """
         sent: Event[Any] = event  # type: ignore[assignment]
         options = SubscriptionOptions.of("request", reply_types, {}, payload)
         if self._tape is not None and (strand := running()) is not None:
-            reply = await self._tape.request(strand, sent, options.query, timeout)
+            reply = await self._tape.request(strand, sent, options.query, timeout, to)
         else:
             self._life.check()
             check_timeout(timeout, optional=True)
-            reply = await self._requests.request(sent, options.query, timeout)
+            check_to(to)
+            only = "" if to is None else plain(to)
+            reply = await self._requests.request(sent, options.query, timeout, only)
         if options.fit is not None:
             options.fit(reply)
         return reply
+
+    async def reply(self, request: Event[Any] | str, event: Publishable) -> Event[Any]:
+        """Publish `event` with the id of `request` as its cause, and return it as `publish` does.
+        If it is the first event that `request` has caused of the types that are waited for, then
+        the `request()` returns it.
+
+        `request`: the event that was received, or its id. Any task may call this, at any time:
+        inside the handler of `request`, after that has returned, or while another event is handled;
+        also for a request that an earlier start of this bus has received.
+
+        A request has one reply of this bus: AlreadyReplied says that it has it. What follows, such
+        as a FILL behind an ACK, is published as `Event(..., cause=request.id)`. What is remembered
+        of that: 65,536 requests since the bus started. If more were replied to, then each request
+        that is not newer than one that was forgotten of its source is refused, too. A reply that
+        raises, or is cancelled before its event has a number, does not count.
+
+        Waits as `publish` does, and raises what that raises. Raises TypeError and ValueError for
+        what is no published event and no id of one, for an `event` that has another cause already,
+        and for the request itself.
+        """
+        sent: Event[Any] = event  # type: ignore[assignment]
+        asked = requested(request, sent)
+        if self._tape is not None and (strand := running()) is not None:
+            return await self._tape.reply(strand, asked, sent)
+        self._route(sent)
+        with self._replies.once(asked, sent), caused_by(*asked):
+            return await self.publish(sent)
 
     # Subscribing.
 
@@ -651,9 +694,23 @@ class AsyncEventBus:
                     return event
         except TimeoutError:
             if timeout is not None and limit.expired():
-                raise TimeoutError(f"no event of {types!r} within {timeout:g} s") from None
+                hint = self._in_the_way()
+                raise TimeoutError(f"no event of {types!r} within {timeout:g} s{hint}") from None
             raise
         raise BusClosed(f"{self.name} closed while {types!r} was awaited")
+
+    def _in_the_way(self) -> str:
+        """Which handler waits with the calling code, and so takes no other event meanwhile. Only
+        what is the same again when the code is replayed.
+        """
+        subscription = self._subscriptions.at_work()
+        if subscription is None or subscription.slots > 1:
+            return ""
+        return (
+            f"; {subscription.name} takes its next event only once this handler has returned: if"
+            " that had to come first, wait in a task that the handler does not await, or give it"
+            " more concurrency="
+        )
 
     # Waiting.
 
@@ -763,8 +820,10 @@ def parts_of(bus: AsyncEventBus) -> Parts:
     return Parts(bus._publisher, bus._subscriptions, bus._reports)
 
 
-def unheard(bus: AsyncEventBus) -> Mapping[str, int]:
-    """By type, how many requests of `bus` found no subscriber. For this package alone."""
+def unheard(bus: AsyncEventBus) -> Mapping[tuple[str, str], int]:
+    """How many requests of `bus` found no subscriber, by type and by the bus that they were for; ""
+    for any. For this package alone.
+    """
     return bus._requests.unheard
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from aiobus.event import Event, event_id
 
 __all__ = [
-    "Consumer", "Delivery", "Hand", "StreamBody", "current", "enter", "entered", "holding", "leave",
-    "waiting", "would_deadlock",
+    "Consumer", "Delivery", "Hand", "StreamBody", "caused_by", "current", "enter", "entered",
+    "holding", "is_stuck", "leave", "waiting", "would_deadlock",
 ]  # fmt: skip
 
 
@@ -24,6 +24,8 @@ class Consumer:
     def __init__(self) -> None:
         self.acting: set[Delivery] = set()
         """Deliveries that have begun and are not finished, and the body of a stream."""
+        self.slots = 1
+        """Events that its handler may have in hand at once."""
         self.begun = self.handled = 0
         """Events handed over, and those of them that are finished with."""
         self.outran = 0
@@ -194,6 +196,20 @@ def holding() -> list[Delivery]:
 
 
 @contextmanager
+def caused_by(source: str, epoch: int, seq: int) -> Iterator[None]:
+    """Inside, the calling code publishes as if this event was in its hand. What waits with it is
+    what waits with it outside.
+    """
+    delivery = Delivery(Consumer(), source, epoch, seq, current())
+    delivery.finished = True
+    before = _current.set(delivery)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
+@contextmanager
 def waiting(holders: Iterable[Delivery], consumers: Iterable[Consumer]) -> Iterator[None]:
     """Inside, none of `holders` can go on before `consumers` do."""
     holders, added = tuple(holders), tuple(consumers)
@@ -224,3 +240,31 @@ def would_deadlock(waiter: Consumer, target: Consumer) -> bool:
             seen.add(id(consumer))
             open_.extend(other for delivery in consumer.running for other in delivery.waits_for)
     return False
+
+
+def is_stuck(target: Consumer, holders: Collection[Delivery]) -> bool:
+    """True if `target` takes no further event before one of `holders` is finished, or a wait is
+    given up: all that it may have in hand at once is in their hands, or waits for nothing but
+    consumers of which the same is true. Unlike `would_deadlock`, it is never true of one that could
+    go on.
+    """
+    stuck, open_ = {target}, [target]
+    while open_:
+        waited_for = {each for delivery in open_.pop().running for each in delivery.waits_for}
+        open_ += waited_for - stuck
+        stuck |= waited_for
+    while free := {each for each in stuck if not _is_held(each, holders, stuck)}:
+        stuck -= free
+    return target in stuck
+
+
+def _is_held(consumer: Consumer, holders: Collection[Delivery], stuck: set[Consumer]) -> bool:
+    running = consumer.running
+    # Of a stream, the task that iterates counts, and not the events that others have in hand.
+    bodies = [each for each in running if type(each) is StreamBody]
+    if not bodies and len(running) < consumer.slots:
+        return False
+    return all(
+        each in holders or (each.waits_for and stuck.issuperset(each.waits_for))
+        for each in bodies or running
+    )

@@ -85,8 +85,6 @@ class Diagnostics:
         """Publishes a system event of the bus itself, and calls the second once it is handed out or
         cannot be.
         """
-        self.on_away: Callable[[Source], object] = lambda source: None
-        """Called with each peer that has left, or has started again."""
         self._held: dict[str, ThrottledLine] = {}
         self.watch = LoopWatch(lambda text: self.trouble(text, text))
 
@@ -161,7 +159,6 @@ class Diagnostics:
         log.info("%s left: %s", name, reason)
         data = {"name": name, "epoch": epoch, "last": last, "reason": reason}
         self.announce(LEFT, data, "")
-        self.on_away((name, epoch))
 
     def peer_restarted(
         self, name: str, epoch: int, start: int, last: int, then: Callable[[], object]
@@ -173,7 +170,6 @@ class Diagnostics:
         log.info("%s was away, and goes on from its journal", name)
         data = {"name": name, "epoch": epoch, "start": start, "last": last}
         self.announce(RESTARTED, data, "", then)
-        self.on_away((name, epoch))
 
     def stale(self, name: str, epoch: int, last: int) -> None:
         """A peer has sent nothing for seconds."""

@@ -1,6 +1,7 @@
 """Every exception of the package.
 
     BusError
+    ├── AlreadyReplied    reply() to a request that has its reply
     ├── BusClosed         the bus is not open (not started, closing or closed)
     ├── EncodeError       the event cannot travel as it is            (also a ValueError)
     ├── PayloadError      the data of an event is not what was asked for (also a ValueError)
@@ -13,7 +14,8 @@
     │   ├── JournalRemoved    `keep=` has removed what was asked for
     │   └── NotRecorded       the event that is to be explained is in none of the files
     ├── NameInUse         another bus of this name is on the network
-    ├── NoSubscribers     no subscription names the type of a request()
+    ├── NoSubscribers     no subscription, or none of the bus that it is for, names the type of a
+    │                     request()
     ├── RequestInterrupted  request() was published, and the bus that could answer is gone
     ├── RequestTimeout    request() was published but not answered    (also a TimeoutError)
     ├── WrongLoop         called from another event loop, thread or process
@@ -23,7 +25,10 @@
 Facts are in attributes, the way out is in the text. This module knows nothing else of the package.
 """
 
+from collections.abc import Sequence
+
 __all__ = [
+    "AlreadyReplied",
     "BusClosed",
     "BusError",
     "CommitFailed",
@@ -47,6 +52,8 @@ __all__ = [
 ]
 
 
+MOST_NAMES = 8
+"""In an error text."""
 TEXT = 160
 """Characters of a path or an event in an error text: its beginning and its end are shown."""
 
@@ -64,6 +71,34 @@ class BusClosed(BusError):
     """The bus is not open: `start` was not awaited yet, or `close` has begun. Nothing was
     published.
     """
+
+
+class AlreadyReplied(BusError):
+    """`reply` published nothing, because this bus has replied to the event with the id `request`
+    before. `reply` is the id of that reply: "" while it is under way, and if `most` others have
+    been given since, so that it is not known any more.
+    """
+
+    def __init__(self, request: str, reply: str, most: int = 0) -> None:
+        super().__init__(request, reply, most)
+        self.request = request
+        self.reply = reply
+        self.most = most
+
+    def __str__(self) -> str:
+        if self.most:
+            text = (
+                f"whether {self.request} was replied to is not known any more, because {self.most}"
+                " requests that came after it or with it were"
+            )
+        elif self.reply:
+            text = f"{self.request} was replied to before, with {self.reply}"
+        else:
+            text = f"{self.request} is being replied to by another call"
+        return (
+            f"{text}; nothing was published. A request has one reply: publish what follows, such as"
+            " a FILL behind an ACK, as Event(..., cause=request.id)"
+        )
 
 
 class EncodeError(BusError, ValueError):
@@ -285,19 +320,34 @@ class JournalRestored(BusError):
 
 class NoSubscribers(BusError):
     """`request` published nothing, because no subscription names the `type` and `key` of the event.
-    A subscription to `"*"` does not count, because it is a monitor's.
+    A subscription to `"*"` does not count, because it is a monitor's. `to` is the bus that the
+    request was for, "" for any; `linked` has the names of the buses that are there if it is not,
+    and is None if it is.
     """
 
-    def __init__(self, type: str, key: str) -> None:
-        super().__init__(type, key)
+    def __init__(
+        self, type: str, key: str, to: str = "", linked: Sequence[str] | None = None
+    ) -> None:
+        given = () if linked is None else (tuple(linked),)
+        super().__init__(type, key, *((to, *given) if to else ()))
         self.type = type
         self.key = key
+        self.to = to
+        self.linked = None if linked is None else tuple(linked)
 
     def __str__(self) -> str:
+        if self.linked is not None:
+            some = ", ".join(self.linked[:MOST_NAMES]) or "none"
+            more = f" and {len(left)} more" if (left := self.linked[MOST_NAMES:]) else ""
+            return (
+                f"no bus named {self.to!r} is linked (linked: {some}{more}), so nothing was"
+                " published. Wait for its `aiobus.peer_joined`, or correct to="
+            )
+        who = f"subscription of {self.to}" if self.to else "subscription"
+        first = f"Let {self.to} subscribe" if self.to else "Start the bus that answers it"
         return (
-            f"no subscription names {self.type} with key {self.key!r} ('*' does not count);"
-            " nothing was published. Start the bus that answers it first, or `publish` what needs"
-            " no answer"
+            f"no {who} names {self.type} with key {self.key!r} ('*' does not count);"
+            f" nothing was published. {first} first, or `publish` what needs no answer"
         )
 
 
@@ -322,20 +372,32 @@ class RequestInterrupted(BusError):
 
 class RequestTimeout(BusError, TimeoutError):
     """`event` was published, and no reply came within `timeout` seconds. A late reply is delivered
-    as an ordinary event.
+    as an ordinary event. `waited` has the names of the subscriptions that alone could answer, if
+    none of them could go on before the handler in which the request was made: it waited for itself.
     """
 
-    def __init__(self, event: object, timeout: float) -> None:
+    def __init__(self, event: object, timeout: float, waited: Sequence[str] = ()) -> None:
         super().__init__(event, timeout)
+        if waited:  # an OSError, such as a TimeoutError, takes a third argument for a file
+            self.args = (event, timeout, tuple(waited))
         self.event = event
         self.timeout = timeout
+        self.waited = tuple(waited)
 
     def __str__(self) -> str:
+        text = f"no reply within {self.timeout:g} s to {_short(str(self.event))}; it was published,"
+        if self.waited:
+            names = ", ".join(self.waited[:MOST_NAMES])
+            return (
+                f"{text} and waits for this very handler: {names} alone could answer, and cannot"
+                " take it before the handler in which the request was made has returned. Request in"
+                " a task that the handler does not await, answer in another subscription, or give"
+                " that one more concurrency="
+            )
         return (
-            f"no reply within {self.timeout:g} s to {_short(str(self.event))};"
-            " it was published, so it may still be acted on. If its handler has failed, the log of"
+            f"{text} so it may still be acted on. If its handler has failed, the log of"
             " that bus and an `aiobus.error` there say so. A reply is an event of the reply types"
-            " that is published by the handler of this one, or with its id as `cause`"
+            " that is published by the handler of this one, by `reply`, or with its id as `cause`"
         )
 
 

@@ -18,11 +18,12 @@ from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.limits import EARLIEST, LATEST, way_out
 from aiobus.payload import Fit, annotated, fit_of
-from aiobus.query import Query, bad_type
+from aiobus.query import Query, bad_name, bad_type
 
 __all__ = [
     "After", "Keys", "Names", "OnMisfit", "Since", "StreamKeywords", "SubscribeKeywords",
-    "SubscriptionOptions", "Types", "Where", "check_function", "check_timeout", "selects", "takes",
+    "SubscriptionOptions", "Types", "Where", "check_function", "check_timeout",
+    "check_to", "selects", "takes",
 ]  # fmt: skip
 
 Names = str | Iterable[str | Topic[Any]]
@@ -262,6 +263,14 @@ def check_timeout(timeout: object, *, optional: bool = False) -> None:
     if not (_is_number(timeout) and timeout >= 0):  # type: ignore[operator]
         hint = _length(timeout)
         raise ValueError(f"timeout={shown(timeout)}: {hint}seconds from 0 are needed")
+
+
+def check_to(name: object) -> None:
+    """Raise ValueError unless `name` can be the name of a bus, or is None; TypeError for what is no
+    string.
+    """
+    if name is not None and (reason := bad_name(name)):
+        raise (ValueError if isinstance(name, str) else TypeError)(f"to={reason}")
 
 
 def _is_number(value: object) -> bool:

@@ -1,7 +1,7 @@
 """Requests: publish an event, await the first event it caused.
 
-Owns the futures of requests under way and the subscriptions that resolve them, one per set of reply
-types, made once and kept. A reply is an event whose `cause` is the request's id; its
+Owns the requests under way, who can answer each, and the subscriptions that resolve them, one per
+set of reply types, made once and kept. A reply is an event whose `cause` is the request's id; its
 sender need not know that it answers a request.
 """
 
@@ -9,20 +9,67 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
-from aiobus.delivery import holding, waiting
+from aiobus.delivery import Consumer, holding, is_stuck, waiting
+from aiobus.diagnostics import LEFT, RESTARTED
 from aiobus.errors import BusClosed, NoSubscribers, RequestInterrupted, RequestTimeout
 from aiobus.event import Event
 from aiobus.options import SubscriptionOptions
-from aiobus.publisher import Route
+from aiobus.publisher import Publisher, Route
 from aiobus.query import Query
 from aiobus.rows import Source
 from aiobus.subscriber import Subscriber
 from aiobus.subscription import Subscription
 from aiobus.sync import wait_for_space
+from aiobus.transport import Transport
 
 __all__ = ["Requests"]
+
+
+AWAY = frozenset((LEFT, RESTARTED))
+Answering = tuple[Collection[Consumer], Collection[Source] | None]
+"""The subscriptions of this process that can answer, and the peers; None if not all are known."""
+
+
+class Asked:
+    """A request under way. `query`: what may answer it. `own`: the subscriptions of this process
+    that can. `peers`: the other buses that can; None if that is not known. `to`: the one bus whose
+    reply counts, or "". `since`: the last number of this bus before it. What had left by then, and
+    was back, is said to have left by an event with that or a lower one.
+    """
+
+    def __init__(
+        self,
+        event: Event[Any],
+        query: Query,
+        own: Collection[Consumer],
+        peers: Collection[Source] | None,
+        to: str,
+        since: int,
+    ) -> None:
+        self.event = event
+        self.query = query
+        self.own = own
+        self.peers = None if peers is None else set(peers)
+        self.to = to
+        self.since = since
+        self.reply: asyncio.Future[Event[Any]] = asyncio.get_running_loop().create_future()
+
+    def lose(self, source: Source, seq: int) -> None:
+        """This peer will not answer any more, as the event `seq` says. If it was the last that
+        could, nothing will.
+        """
+        if seq > self.since and self.peers and source in self.peers:
+            self.peers.discard(source)
+            if not (self.peers or self.own or self.reply.done()):
+                self.reply.set_exception(RequestInterrupted(self.event, source[0]))
+
+    def end(self) -> None:
+        """Nothing waits for the reply any more."""
+        if not (self.reply.cancel() or self.reply.cancelled()):
+            self.reply.exception()  # or the loop says that nothing has looked at it
 
 
 class Requests:
@@ -33,75 +80,99 @@ class Requests:
 
     def __init__(
         self,
+        publisher: Publisher,
         subscriptions: Subscriber,
         route: Callable[[Event[Any]], Route],
         publish: Callable[[Event[Any], Callable[[], object]], Awaitable[object]],
-        listeners: Callable[[str], Collection[Source] | None],
+        transport: Transport,
     ) -> None:
+        self._publisher = publisher
         self._subscriptions = subscriptions
         self._route = route
         self._publish = publish
-        self._listeners = listeners
-        self.unheard: Counter[str] = Counter()
-        """By type, how many requests found no subscriber."""
-        self._asked: dict[asyncio.Future[Event[Any]], tuple[Event[Any], set[Source]]] = {}
-        """The request of each future that only these peers can answer, while they are there."""
+        self._transport = transport
+        self.unheard: Counter[tuple[str, str]] = Counter()
+        """How many requests found no subscriber, by type and by the bus that they were for."""
         self._listening: dict[Query, asyncio.Task[Subscription]] = {}
-        self._futures: dict[tuple[str, Query], asyncio.Future[Event[Any]]] = {}
+        self._asking: dict[Asked, None] = {}
+        """The requests under way, in the order in which they began."""
+        self._asked: dict[tuple[str, Query], Asked] = {}
+        """Those that are published, by the id of the event and the query of the replies."""
 
-    async def request(self, event: Event[Any], query: Query, timeout: float | None) -> Event[Any]:
-        """See `AsyncEventBus.request`."""
+    async def request(
+        self, event: Event[Any], query: Query, timeout: float | None, to: str
+    ) -> Event[Any]:
+        """See `AsyncEventBus.request`. `to` is "" for any bus."""
         self._route(event)
         await self._listen(query)
         route = self._route(event)
-        if not self._has_subscriber(route):
-            self.unheard[route.type] += 1
-            raise NoSubscribers(route.type, route.key)
-        replies: dict[str, asyncio.Future[Event[Any]]] = {}
-        peers = None if self._has_own(route) else self._listeners(route.type)
+        found = self._addressed(route, to) if to else self._open(route)
+        if found is None:
+            self.unheard[route.type, to] += 1
+            raise self._unheard(route, to)
+        asked = Asked(event, query, *found, to, self._publisher.seq)
         limit = asyncio.timeout(timeout)
+        ids: list[str] = []
 
         def expect() -> None:
-            # With a journal, the reply may come, and the peers may go, before this task goes on.
-            reply = replies[event.id] = self._expect(event.id, query)
-            if peers:
-                self._asked[reply] = event, set(peers)
+            # With a journal, the reply may come before this task goes on.
+            ids.append(event.id)
+            self._asked[event.id, query] = asked
 
+        self._asking[asked] = None  # a peer may go before the event is published
         try:
             await self._publish(event, expect)
             async with limit:
-                (reply,) = replies.values()
-                return await self._wait(reply, route)
+                return await self._wait(asked.reply, route)
         except TimeoutError:
             if timeout is not None and limit.expired():
-                raise RequestTimeout(event, timeout) from None
+                raise RequestTimeout(event, timeout, self._waited(asked)) from None
             raise
         finally:
-            for id, reply in replies.items():
-                self._futures.pop((id, query), None)
-                self._asked.pop(reply, None)
-                reply.cancel()
+            del self._asking[asked]
+            for id in ids:
+                self._asked.pop((id, query), None)
+            asked.end()
 
-    def _has_subscriber(self, route: Route) -> bool:
-        """True if a subscription names the type. A subscription to `*` is a monitor and does not
-        count; nor do the subscriptions to replies.
+    def _open(self, route: Route) -> Answering | None:
+        """Who can answer a request for any bus. None if no subscription names the type. One to `*`
+        is a monitor's and does not count; nor do the subscriptions to replies.
         """
-        named = any(route.type in each.query.types for each in route.streams)
-        return named or self._has_own(route)
+        own = self._own(route)
+        if own or any(route.type in each.query.types for each in route.streams):
+            return own, self._transport.listeners(route.type)
+        return None
 
-    def _has_own(self, route: Route) -> bool:
-        """The same for the subscriptions of this bus."""
+    def _addressed(self, route: Route, to: str) -> Answering | None:
+        """The same for a request that the bus `to` alone may answer."""
+        if to == self._publisher.name:
+            here = set(self._subscriptions)
+            own = [each for each in self._own(route) if each in here]
+            return (own, ()) if own else None
+        peer = self._transport.listener(to, route)
+        return None if peer is None or not peer.is_listening else ([], [peer.source])
+
+    def _unheard(self, route: Route, to: str) -> NoSubscribers:
+        if not to or to == self._publisher.name or self._transport.listener(to, route) is not None:
+            return NoSubscribers(route.type, route.key, to)
+        linked = [each.name for each in self._transport.peers]
+        return NoSubscribers(route.type, route.key, to, linked)
+
+    def _own(self, route: Route) -> list[Consumer]:
+        """The subscriptions of this process that name the type."""
         replies = {task.result().sink for task in self._listening.values() if task.done()}
         named = (each for each in route.sinks if route.type in each.query.types)
-        return any(sink not in replies for sink in named)
+        return [sink.consumer for sink in named if sink not in replies]
 
-    def lose(self, source: Source) -> None:
-        """A peer has left, or has started again: end the requests that only it could answer."""
-        for reply, (event, peers) in list(self._asked.items()):
-            if source in peers:
-                peers.discard(source)
-                if not peers and not reply.done():
-                    reply.set_exception(RequestInterrupted(event, source[0]))
+    def _waited(self, asked: "Asked") -> list[str]:
+        """The names of the subscriptions that alone can answer, if they cannot go on before the
+        calling code does.
+        """
+        holders = holding()
+        is_alone = asked.own and asked.peers is not None and not asked.peers
+        if not (holders and is_alone and all(is_stuck(each, holders) for each in asked.own)):
+            return []
+        return [each.name for each in asked.own if isinstance(each, Subscription)]
 
     async def _wait(self, reply: "asyncio.Future[Event[Any]]", route: Route) -> Event[Any]:
         await wait_for_space(route.blocking)
@@ -119,10 +190,13 @@ class Requests:
         """
         task = self._listening.get(query)
         if task is None:
+            # A peer that goes does so behind what it has published, which may be the reply.
+            wanted = replace(query, reserved=query.reserved | AWAY)
             making = self._subscriptions.serve(
                 "replies",
-                SubscriptionOptions(query=query),
-                lambda event: self._resolve(query, event),
+                SubscriptionOptions(query=wanted),
+                lambda event: self._take(query, event),
+                about=query,
             )
             task = asyncio.get_running_loop().create_task(making, context=Context())
             task.add_done_callback(lambda task: self._on_listening(query, task))
@@ -137,20 +211,20 @@ class Requests:
         if task.cancelled() or task.exception() is not None:
             self._listening.pop(query, None)
 
-    def _expect(self, request_id: str, query: Query) -> "asyncio.Future[Event[Any]]":
-        future: asyncio.Future[Event[Any]] = asyncio.get_running_loop().create_future()
-        self._futures[request_id, query] = future
-        return future
-
-    def _resolve(self, query: Query, event: Event[Any]) -> None:
-        future = self._futures.pop((event.cause, query), None)
-        if future is not None and not future.done():
-            future.set_result(event)
+    def _take(self, query: Query, event: Event[Any]) -> None:
+        asked = self._asked.get((event.cause, query))
+        if asked is not None and asked.to in ("", event.source) and not asked.reply.done():
+            asked.reply.set_result(event)
+        if event.type in AWAY:
+            source = event.data["name"], event.data["epoch"]
+            for each in self._asking:
+                if each.query == query:
+                    each.lose(source, event.seq)
 
     def close(self, name: str) -> None:
         """End every wait with BusClosed."""
         for task in self._listening.values():
             task.cancel()
-        for future in self._futures.values():
-            if not future.done():
-                future.set_exception(BusClosed(f"{name} closed while a reply was awaited"))
+        for asked in self._asking:
+            if not asked.reply.done():
+                asked.reply.set_exception(BusClosed(f"{name} closed while a reply was awaited"))

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from aiobus.event import Event
 from aiobus.options import SubscriptionOptions
 from aiobus.query import Query
+from aiobus.replies import Request
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 
@@ -301,8 +302,17 @@ class Tape(Protocol):
         ...
 
     async def request(
-        self, strand: Strand, event: Event[Any], replies: Query, timeout: float | None
+        self,
+        strand: Strand,
+        event: Event[Any],
+        replies: Query,
+        timeout: float | None,
+        to: str | None,
     ) -> Event[Any]:
+        """As the bus does."""
+        ...
+
+    async def reply(self, strand: Strand, request: Request, event: E) -> E:
         """As the bus does."""
         ...
 

@@ -70,10 +70,17 @@ class Subscriber:
         return subscription
 
     async def serve(
-        self, name: str, options: SubscriptionOptions, callback: Callback
+        self,
+        name: str,
+        options: SubscriptionOptions,
+        callback: Callback,
+        *,
+        about: Query | None = None,
     ) -> Subscription:
-        """Open a subscription with a task that hands its events to `callback`."""
-        subscription = self._attach(name, options)
+        """Open a subscription with a task that hands its events to `callback`. `about`: what of its
+        query is part of its name, if not all.
+        """
+        subscription = self._attach(name, options, about)
         dispatcher = Dispatcher(subscription, callback, self._turn(), self._reports.watch)
         self._dispatchers[subscription] = dispatcher
         return await self._run(subscription, dispatcher.run())
@@ -99,10 +106,12 @@ class Subscriber:
         await self._confirm(subscription)
         return subscription
 
-    def _attach(self, name: str, options: SubscriptionOptions) -> Subscription:
+    def _attach(
+        self, name: str, options: SubscriptionOptions, about: Query | None = None
+    ) -> Subscription:
         if self._life.state is State.CLOSED:  # while start was waiting for a peer
             raise BusClosed(f"{self._life.name} is closed; nothing was subscribed")
-        label = str(options.query)
+        label = str(about or options.query)
         name = f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
         subscription = Subscription(
             name, options, self._publisher, self._reports, self._life, self._idle, self.drop

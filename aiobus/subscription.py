@@ -67,6 +67,7 @@ class Subscription(Consumer):
         super().__init__()
         self._name = name
         self.options = options
+        self.slots = options.concurrency
         self.maxsize = options.maxsize
         self.life = life
         # Beside data, `aiobus.gap` means this subscription's own gaps, in their place; alone, all.

@@ -12,11 +12,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from aiobus.catchup import CatchUp, PageSource
 from aiobus.diagnostics import Diagnostics
 from aiobus.history import Want
-from aiobus.publisher import Publisher
+from aiobus.publisher import Publisher, Route
 from aiobus.rows import Source
 from aiobus.stats import PeerStats
 
-__all__ = ["Local", "Standing", "Transport"]
+__all__ = ["Listener", "Local", "Standing", "Transport"]
 
 
 class Standing(NamedTuple):
@@ -26,6 +26,14 @@ class Standing(NamedTuple):
 
     seq: int
     moves: int
+
+
+class Listener(NamedTuple):
+    """A peer that an event is for."""
+
+    source: Source
+    is_listening: bool
+    """False if it has no subscription that names the type of the event and takes its key."""
 
 
 @runtime_checkable
@@ -74,6 +82,12 @@ class Transport(PageSource, Protocol):
 
     def listeners(self, type: str) -> Collection[Source] | None:
         """The linked peers that have subscribed to `type` by name; None if that is not known."""
+        ...
+
+    def listener(self, name: str, route: Route) -> Listener | None:
+        """The linked peer of this name, and whether it listens to the events of a route. None if
+        there is no such peer.
+        """
         ...
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
@@ -131,6 +145,10 @@ class Local:
     def listeners(self, type: str) -> Collection[Source] | None:
         """There is no other bus."""
         return ()
+
+    def listener(self, name: str, route: Route) -> Listener | None:
+        """There is no other bus."""
+        return None
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """There is no other bus."""

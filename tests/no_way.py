@@ -204,6 +204,16 @@ async def request(here: Here) -> None:
     await here.bus.request(here.order(), "ACK", timeout=5)
 
 
+@way("a request for the gateway alone", reaches="gateway")
+async def request_of_one(here: Here) -> None:
+    await here.bus.request(here.order(), "ACK", to="gateway", timeout=5)
+
+
+@row("AsyncEventBus.reply", reaches="gateway")
+async def reply(here: Here) -> None:
+    await here.bus.reply(here.event, here.order())
+
+
 @row("AsyncEventBus.flush", reaches="gateway")
 async def flush(here: Here) -> None:
     await here.bus.publish(here.order())
@@ -702,7 +712,7 @@ plainly(
 plainly(
     "Replay",
     """
-    ask close doubt flush held link listeners mark play resume seek standings start step
+    ask close doubt flush held link listener listeners mark play resume seek standings start step
     subscribe unsubscribe
     """,
 )

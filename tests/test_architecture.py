@@ -39,7 +39,7 @@ ORDER = [
     (
         "aiobus.discovery.rendezvous  aiobus.journal  aiobus.journal.history  "
         "aiobus.journal.lookup  aiobus.journal.store  aiobus.mesh.peers  aiobus.options  "
-        "aiobus.publisher  aiobus.testing.faults  aiobus.testing.runner"
+        "aiobus.publisher  aiobus.replies  aiobus.testing.faults  aiobus.testing.runner"
     ),
     ("aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files"),
     "aiobus.mesh.answers  aiobus.replay.explain  aiobus.replay.hops  aiobus.subscription",
@@ -64,7 +64,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 93
+MOST_MODULES = 94
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

@@ -337,6 +337,7 @@ CALLS = {
     "subscribe": lambda bus: bus.subscribe(EventType.TRADE, print),
     "unsubscribe": lambda bus: bus.unsubscribe(EventType.TRADE, print),
     "request": lambda bus: bus.request(Event(EventType.TRADE, 1), EventType.ACK),
+    "reply": lambda bus: bus.reply("desk@1.1", Event(EventType.ACK, 1)),
     "wait_for": lambda bus: bus.wait_for(EventType.TRADE),
     "stream": lambda bus: bus.stream(EventType.TRADE).__aenter__(),
     "flush": lambda bus: bus.flush(),

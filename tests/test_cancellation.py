@@ -7,10 +7,12 @@ grows until the operation ends by itself, so every await it can be waiting in is
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
-from aiobus import AsyncEventBus, Event, EventType
+from aiobus import AlreadyReplied, AsyncEventBus, Event, EventType
+from aiobus.event import event_id
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -58,6 +60,13 @@ class Session:
         await self.bus.wait_for(EventType.BAR)
         await publishing
 
+    async def reply_to_some(self) -> None:
+        """Into the slow inbox; the second to one request is refused."""
+        epoch = self.bus.stats().epoch
+        for seq in (1, 2, 3, 3):
+            with suppress(AlreadyReplied):
+                await self.bus.reply(event_id("desk", epoch, seq), Event(EventType.TRADE, seq))
+
     async def subscribe_and_unsubscribe(self) -> None:
         await self.bus.subscribe(EventType.BAR, print)
         await self.bus.unsubscribe(EventType.BAR, print)
@@ -68,6 +77,7 @@ OPERATIONS: dict[str, Callable[[Session], Awaitable[object]]] = {
     "subscribe": lambda session: session.subscribe_and_unsubscribe(),
     "wait_for": lambda session: session.await_a_bar(),
     "request": lambda session: session.bus.request(Event(EventType.ORDER, 1), EventType.ACK),
+    "reply": lambda session: session.reply_to_some(),
     "stream": lambda session: session.consume(5),
     "flush": lambda session: session.bus.flush(),
     "settle": lambda session: session.bus.settle(),

@@ -7,6 +7,7 @@ import pytest
 
 from aiobus import Event, EventType, errors
 from aiobus.errors import (
+    AlreadyReplied,
     BusClosed,
     BusError,
     CommitFailed,
@@ -32,6 +33,7 @@ EVENT = Event(EventType.ORDER, {"side": "buy"}, key="BTC", source="desk", epoch=
 
 MADE: list[BusError] = [
     BusError("it failed"),
+    AlreadyReplied("desk@a.5", "gateway@b.6"),
     BusClosed("desk is closed"),
     EncodeError("data['price']", "nan is not a JSON number"),
     QueueFull("", 8, "history_bytes"),
@@ -113,6 +115,52 @@ def test_no_subscribers_says_to_what_and_that_a_star_does_not_count() -> None:
     assert (error.type, error.key) == ("ORDER", "BTC")
     assert "no subscription names ORDER with key 'BTC' ('*' does not count)" in str(error)
     assert "Start the bus that answers it first" in str(error)
+
+
+def test_no_subscribers_of_one_bus_says_whether_that_is_there() -> None:
+    deaf = NoSubscribers("ORDER", "BTC", "gateway")
+    assert (deaf.to, deaf.linked) == ("gateway", None)
+    assert "no subscription of gateway names ORDER with key 'BTC'" in str(deaf)
+    away = NoSubscribers("ORDER", "BTC", "gateway", ["feed", "risk"])
+    assert (away.to, away.linked) == ("gateway", ("feed", "risk"))
+    assert "no bus named 'gateway' is linked (linked: feed, risk)" in str(away)
+    assert "Wait for its `aiobus.peer_joined`, or correct to=" in str(away)
+    assert "(linked: none)" in str(NoSubscribers("ORDER", "", "gateway", []))
+    many = NoSubscribers("ORDER", "", "gateway", [f"bot{number}" for number in range(20)])
+    assert "bot7 and 12 more)" in str(many)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoSubscribers("ORDER", "BTC", "gateway"),
+        NoSubscribers("ORDER", "BTC", "gateway", ["feed"]),
+        RequestTimeout(EVENT, 2.5, ["on_order(ORDER)"]),
+    ],
+    ids=str,
+)
+def test_the_facts_that_only_some_have_survive_pickling(error: BusError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+def test_a_second_reply_is_told_with_the_first_and_with_the_way_out() -> None:
+    error = AlreadyReplied("desk@a.5", "gateway@b.6")
+    assert (error.request, error.reply, error.most) == ("desk@a.5", "gateway@b.6", 0)
+    assert "desk@a.5 was replied to before, with gateway@b.6" in str(error)
+    assert "as Event(..., cause=request.id)" in str(error)
+    assert "is being replied to by another call" in str(AlreadyReplied("desk@a.5", ""))
+    assert "is not known any more, because 65536 requests" in str(
+        AlreadyReplied("desk@a.5", "", 65_536)
+    )
+
+
+def test_a_request_that_waited_for_itself_says_whose_handler_is_in_the_way() -> None:
+    error = RequestTimeout(EVENT, 2.5, ["on_order(ORDER SIGNAL)"])
+    assert error.waited == ("on_order(ORDER SIGNAL)",)
+    assert (error.args, error.filename) == ((EVENT, 2.5, error.waited), None)  # it is an OSError
+    assert "waits for this very handler: on_order(ORDER SIGNAL) alone could answer" in str(error)
+    assert "a task that the handler does not await" in str(error)
 
 
 def test_a_request_timeout_is_a_timeout_error_that_carries_the_event() -> None:

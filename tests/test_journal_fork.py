@@ -83,6 +83,7 @@ def test_a_forked_child_publishes_nothing_into_the_journal_of_its_parent(tmp_pat
                     lambda: bus.publish(Event("T", "child")),
                     lambda: bus.publish_nowait(Event("T", "child")),
                     lambda: bus.request(Event("T", "child"), "U"),
+                    lambda: bus.reply("desk@1.1", Event("T", "child")),
                     lambda: bus.settle(),
                     lambda: bus.flush(),
                     lambda: bus.close(),

@@ -28,7 +28,7 @@ from aiobus.wire import (
     topic,
 )
 
-__all__ = ["Interest", "Pages", "Topic"]
+__all__ = ["EVERY", "Interest", "Pages", "Topic"]
 
 EVERY = "*"
 LEFT = 32

@@ -401,6 +401,11 @@ class Links:
             return None
         return {who.source for who, types in linked if type in types}
 
+    def named(self, name: str) -> Peer | None:
+        """The linked peer of this name; of a start and the one before it, the newer."""
+        found = [each for each in self if each.name == name and each.is_there]
+        return max(found, key=lambda each: each.found, default=None)
+
     def note_answered(self, peer: Peer) -> None:
         """A peer was answered whether its queries are live here."""
         peer.was_answered = True

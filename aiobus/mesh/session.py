@@ -22,12 +22,13 @@ from aiobus.history import Page, Want
 from aiobus.mesh import Driver, Network
 from aiobus.mesh.answers import Answers
 from aiobus.mesh.fanout import Fanout, Link
-from aiobus.mesh.interest import Interest, Pages
+from aiobus.mesh.interest import EVERY, Interest, Pages
 from aiobus.mesh.links import Links
 from aiobus.mesh.peers import RoundTrip, batches
-from aiobus.publisher import Publisher
+from aiobus.publisher import Publisher, Route
 from aiobus.rows import Source
 from aiobus.sync import TimeSlice
+from aiobus.transport import Listener
 from aiobus.wire import (
     HEARTBEATS,
     Ack,
@@ -223,6 +224,17 @@ class Session:
             known = self.links.known_of(asked.who)
             self.answers.tell(asked, link, known, is_open=self.links.is_open)
             self.links.note_answered(peer)
+
+    def listener(self, name: str, route: Route) -> Listener | None:
+        """The linked peer of this name, and whether it listens to the events of a route."""
+        found = self.links.named(name)
+        if found is None or found.who is None:
+            return None
+        topics = [each.topic for each in route.streams if route.type in each.query.types]
+        is_known = self.answers.askers.asks(found.who, topics)
+        # It has said which types it asks for; the keys it has not.
+        is_named = not found.types.isdisjoint((route.type, EVERY))
+        return Listener(found.who.source, bool(topics) and is_named and is_known is not False)
 
     # Messages of publishers.
 

@@ -21,10 +21,10 @@ from aiobus.history import Want
 from aiobus.mesh import Driver, Network, Probe
 from aiobus.mesh.confirm import Confirmations, Readers
 from aiobus.mesh.session import Session
-from aiobus.publisher import Publisher
+from aiobus.publisher import Publisher, Route
 from aiobus.rows import Source
 from aiobus.stats import PeerStats
-from aiobus.transport import Standing
+from aiobus.transport import Listener, Standing
 from aiobus.wire import PeerId
 
 __all__ = ["MeshTransport"]
@@ -285,6 +285,10 @@ class MeshTransport:
     def listeners(self, type: str) -> Collection[Source] | None:
         """The linked peers that have subscribed to `type` by name; None if that is not known."""
         return () if self.session is None else self.session.links.listeners(type)
+
+    def listener(self, name: str, route: Route) -> Listener | None:
+        """The linked peer of this name, and whether it listens to the events of a route."""
+        return None if self.session is None else self.session.listener(name, route)
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """Where each peer has confirmed events of `type`, if any listens to them."""

@@ -22,7 +22,7 @@ from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import encode
 from aiobus.dispatcher import Callback
 from aiobus.errors import BusError, EncodeError
-from aiobus.event import Event
+from aiobus.event import Event, event_id
 from aiobus.lifecycle import State
 from aiobus.options import SubscriptionOptions
 from aiobus.payload import Fit
@@ -39,6 +39,7 @@ from aiobus.replay.tape import (
     microseconds,
     told,
 )
+from aiobus.replies import Request
 from aiobus.strand import (
     Called,
     DoneCallback,
@@ -72,8 +73,8 @@ Strategy = Callable[[AsyncEventBus], Awaitable[object]]
 DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
 CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
-STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
-SETTING_UP = {PUBLISH, SUBSCRIBE, ENTRY}
+STEP, ENTRY, REPLY = CALLS["stream step"], CALLS["stream entry"], CALLS["reply"]
+SETTING_UP = {PUBLISH, REPLY, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
 NOT_TOLD = ("query", "where", "misfit", "payload", "topics", "fit")
 """The first two are told by themselves. What becomes of the data is up to the code."""
@@ -694,15 +695,31 @@ class Recorder:
         strand.leave()
         return event
 
+    async def reply(self, strand: Any, request: Request, event: E) -> E:
+        """As the bus does."""
+        strand.enter(REPLY, event)
+        try:
+            await self._bus.reply(event_id(*request), event)
+        except BaseException as error:
+            self.note_failure(strand, REPLY, error, event)
+            raise
+        strand.leave()
+        return event
+
     async def request(
-        self, strand: Any, event: Event[Any], replies: Query, timeout: float | None
+        self,
+        strand: Any,
+        event: Event[Any],
+        replies: Query,
+        timeout: float | None,
+        to: str | None,
     ) -> Event[Any]:
         """As the bus does."""
         strand.enter(REQUEST, event)
         with suppress(TypeError, ValueError):  # which the bus raises as well
-            self._note_outcome(strand, REQUEST, asked(timeout, replies))
+            self._note_outcome(strand, REQUEST, asked(timeout, replies, to))
         try:
-            reply = await self._bus.request(event, replies.named, timeout=timeout)
+            reply = await self._bus.request(event, replies.named, to=to, timeout=timeout)
         except BaseException as error:
             self.note_failure(strand, REQUEST, error, event)
             raise
@@ -836,12 +853,13 @@ def options_of(options: SubscriptionOptions) -> str:
     return ", ".join([*told, *(["where="] if options.where is not None else [])])
 
 
-def asked(timeout: float | None, replies: Query | None = None) -> list[Any]:
+def asked(timeout: float | None, replies: Query | None = None, to: str | None = None) -> list[Any]:
     """The arguments of a bus call as the tape has them, before the call does anything."""
     limit = "without a timeout"
     if timeout is not None:
         limit = f"with timeout={microseconds(timeout) / 1e6:.15g}"
-    return ["asked", limit if replies is None else f"for {replies} {limit}"]
+    whom = "" if to is None else f" of {to}"
+    return ["asked", limit if replies is None else f"for {replies}{whom} {limit}"]
 
 
 def origin_of(strategy: Any) -> str:

@@ -164,8 +164,9 @@ def replay(
             )
             for each, count in failed.items():
                 said += f"\n{count:,} calls of handlers of {each} raised" if count else ""
-            for type, count in sorted(unheard(bus).items()):
-                said += f"\n{count:,} requests for {type} found no subscriber"
+            for (type, to), count in sorted(unheard(bus).items()):
+                whose = f" of {to}" if to else ""
+                said += f"\n{count:,} requests for {type} found no subscriber{whose}"
                 said += _way_to(_answering(path, name, type))
             if waits:
                 said += f"\n{name} was given nothing, and waits at {waits}"

@@ -21,14 +21,16 @@ import orjson
 
 from aiobus.bus import AsyncEventBus, parts_of, watch
 from aiobus.codec import copied, decode
+from aiobus.delivery import caused_by
 from aiobus.dispatcher import Callback
-from aiobus.errors import BusError, EncodeError
+from aiobus.errors import AlreadyReplied, BusError, EncodeError
 from aiobus.event import Event, event_id, parse_id
 from aiobus.limits import Limits
 from aiobus.options import (
     SubscriptionOptions,
     Where,
     check_timeout,
+    check_to,
     selects,
 )
 from aiobus.payload import Fit
@@ -38,6 +40,7 @@ from aiobus.replay.evidence import Witness
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
 from aiobus.replay.tape import CALLS, NAMES, Entry, Kind, Reference, made
+from aiobus.replies import Request
 from aiobus.strand import Called, awaited, here, running
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
@@ -51,7 +54,9 @@ T = TypeVar("T")
 DELIVER, WAIT, INSIDE, GO_ON, OUTPUT, OUTCOME = map(int, list(Kind)[:6])
 CLOCK, SUBSCRIBED, TIMER, RAISED, WOKE = map(int, list(Kind)[6:])
 PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscribe"]
-STEP, ENTRY = CALLS["stream step"], CALLS["stream entry"]
+STEP, ENTRY, REPLY = CALLS["stream step"], CALLS["stream entry"], CALLS["reply"]
+NOT_NUMBERED = 2 * PUBLISH, 2 * REPLY, 2 * REQUEST
+"""The places of calls that publish, before their event has its number."""
 MOST_CAUSES = 8
 LOOK = 64
 """Entries in which an output that comes too soon is looked for."""
@@ -417,7 +422,7 @@ class Player(Schedule):
         by a clock that was read for it, or by a wait in the call that publishes it.
         """
         first, number, *rest = self.head
-        is_called = first == INSIDE and rest[0] in (2 * PUBLISH, 2 * REQUEST)  # not numbered yet
+        is_called = first == INSIDE and rest[0] in NOT_NUMBERED
         is_called |= first == OUTCOME and rest[0] == 2 * REQUEST and rest[1][0] == "asked"
         for kind, strand, *rest in islice(self.ahead(), LOOK_FAR):
             if kind == OUTPUT and strand == number:
@@ -577,15 +582,30 @@ class Player(Schedule):
 
     async def publish(self, strand: Any, event: E) -> E:
         """As the bus does."""
-        self._route(strand, PUBLISH, event)
-        with self.call(PUBLISH) as call:
+        return await self._publish(strand, PUBLISH, event)
+
+    async def _publish(self, strand: Any, number: int, event: E, request: str = "") -> E:
+        self._route(strand, number, event)
+        with self.call(number) as call:
             await self._published(call, event)
             await call.end()
         if (error := self.raised(call, event)) is not None:
+            if isinstance(error, AlreadyReplied) and error.request != request:
+                await self.stop(
+                    f"{strand} replies to another request",
+                    strand,
+                    recorded=error.request,
+                    replayed=request,
+                )
             raise error
         if not call.is_numbered:
             await self.stop(f"{strand} publishes", strand)
         return event
+
+    async def reply(self, strand: Any, request: Request, event: E) -> E:
+        """As the bus does."""
+        with caused_by(*request):
+            return await self._publish(strand, REPLY, event, event_id(*request))
 
     def publish_nowait(self, strand: Any, event: E) -> E:
         """As the bus does."""
@@ -601,11 +621,17 @@ class Player(Schedule):
         return event
 
     async def request(
-        self, strand: Any, event: Event[Any], replies: Query, timeout: float | None
+        self,
+        strand: Any,
+        event: Event[Any],
+        replies: Query,
+        timeout: float | None,
+        to: str | None,
     ) -> Event[Any]:
         """As the bus does."""
-        await self._ask(strand, REQUEST, asked(timeout, replies))
+        await self._ask(strand, REQUEST, asked(timeout, replies, to))
         check_timeout(timeout, optional=True)
+        check_to(to)
         self._route(strand, REQUEST, event)
         with self.call(REQUEST) as call:
             await self._published(call, event)

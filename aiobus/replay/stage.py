@@ -13,10 +13,10 @@ from aiobus.clock import elapsed, fresh
 from aiobus.diagnostics import Diagnostics
 from aiobus.errors import BusError, NameInUse
 from aiobus.history import Want
-from aiobus.publisher import Publisher, Sink
+from aiobus.publisher import Publisher, Route, Sink
 from aiobus.rows import SEPARATOR, Rows, Source
 from aiobus.stats import PeerStats
-from aiobus.transport import Local
+from aiobus.transport import Listener, Local
 
 __all__ = ["Seat", "Stage"]
 
@@ -136,6 +136,15 @@ class Seat(Local):
         self._stage.forget_routes()
         for link in self._links.pop(catchup, ()):
             link.cut()
+
+    def listener(self, name: str, route: Route) -> Listener | None:
+        """The other bus of this name at the stage. A recorded one answers nothing."""
+        for seat in self._stage.seats:
+            if seat is not self and seat.publisher.name == name:
+                queries = [each.query for each in seat.readers if route.type in each.query.types]
+                is_listening = any(each.matches(route.type, route.key) for each in queries)
+                return Listener((name, seat.publisher.epoch), is_listening)
+        return None
 
     def ask(self, catchup: CatchUp, source: Source, want: Want, limit: int) -> bool:
         """Ask another bus of the stage, which answers in the next turn of the loop."""

@@ -83,7 +83,8 @@ def what_if(
 
     `broker`, a coroutine function of a bus, acts in place of all of `replaces`, on one bus, which
     has the first of these names: it gets what is played and what the strategy publishes, and
-    answers by its own rules of price and latency (`asyncio.sleep`). Its docstring is to state them:
+    answers by its own rules of price and latency (`asyncio.sleep`). A `request(to=)` finds it by
+    that name alone. Its docstring is to state them:
     the result quotes it. Without one, no bus answers. The result has what both publish (`events`),
     what raised (`failures`), and which requests found no subscriber.
 
@@ -117,7 +118,7 @@ def what_if(
     past = _Past(Selection(path, start=start, end=end), name, {*replaced}, kept, wanted)
     now, witness = _Now(), Witness(is_other_seed=False)
 
-    async def main() -> tuple[int, int, Mapping[str, int], tuple[str, ...]]:
+    async def main() -> tuple[int, int, Mapping[tuple[str, str], int], tuple[str, ...]]:
         now.watch_loop(asyncio.get_running_loop())
         replay = Replay(path, sources=past.played, without=past.followed, start=start, end=end)
         async with AsyncEventBus(replay, name=name) as bus, AsyncExitStack() as others:
@@ -133,7 +134,7 @@ def what_if(
             now.note_tasks()
             return played, replay.progress.gaps, unheard(bus), written()
 
-    async def witnessed() -> tuple[int, int, Mapping[str, int], tuple[str, ...]]:
+    async def witnessed() -> tuple[int, int, Mapping[tuple[str, str], int], tuple[str, ...]]:
         witness.start()
         witness.begin()
         try:
@@ -343,16 +344,17 @@ class _Past:
                 reached.append(id)
         return counts
 
-    def notes(self, unheard: Mapping[str, int]) -> list[str]:
+    def notes(self, unheard: Mapping[tuple[str, str], int]) -> list[str]:
         """What may be a reason of a difference, in sentences: requests that found no subscriber, by
         type; what was left out of other sources; and several starts of the strategy.
         """
         said: list[str] = []
         answered: set[str] = set()
-        for type, count in sorted(unheard.items()):
+        for (type, to), count in sorted(unheard.items()):
             found = {each for cause, each in self._replies if self._types.get(cause) == type}
             answered |= found
-            text = f"{count:,} requests for {type} found no subscriber"
+            whose = f" of {to}" if to else ""
+            text = f"{count:,} requests for {type} found no subscriber{whose}"
             names = ", ".join(sorted(found))
             if others := sorted(found - self._replaced):
                 text += (
@@ -361,6 +363,7 @@ class _Past:
                 )
             elif names:
                 text += f": {names} answered when it was recorded, and now the broker is to answer"
+                text += ", which has the first name of replaces=" if to else ""
             said.append(text)
         roots: dict[str, str] = {}
         for id, root in self.followed.items():
