@@ -113,6 +113,14 @@ def test_a_gateway_that_is_killed_executes_each_order_once_and_says_what_is_unkn
     assert len(restart) == 1
 
 
+def test_a_gateway_replies_from_the_reader_of_its_connection() -> None:
+    assert run(example("gateway_reply.py")) == [
+        *("order of 1: ACK by gateway", "  filled: True"),
+        *("order of 2: ACK by gateway", "  filled: True"),
+        "order of 3: REJECT by gateway",
+    ]
+
+
 def test_a_recorded_desk_tells_how_long_each_fill_took() -> None:
     lines = run(example("record_desk.py"))
     assert [re.sub(r"[\d.]+ ms", "ms", line) for line in lines] == [
