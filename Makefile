@@ -1,6 +1,6 @@
-# make demo   bots trading over recorded trades      make test    every test
-# make check  lint, format, types                    make perf    timed promises, comparison
-#                                                    make perf-quick    about 2 minutes of it
+# make demo   bots trading over recorded trades      make test        the tests, but for the slow
+# make check  lint, format, types                    make test-all    every test
+# make perf   timed promises, comparison             make perf-quick  about 2 minutes of it
 # make soak   faults for hours; SOAK_MINUTES=20 make soak: for so long
 #
 # Each sets up .venv first. PYTHON=python3.13 make test picks the interpreter.
@@ -15,14 +15,26 @@ RUN := $(VENV)/.run-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 PEERS := $(VENV)/.peers-$(VERSION)
 
-.PHONY: demo test check format perf perf-quick soak clean
+# Whoever forbids it has each of a thousand processes compile the package, and pytest all tests.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+.PHONY: demo test test-slow test-all check format perf perf-quick soak clean
 .DEFAULT_GOAL := test
 
 demo: $(RUN)
 	@$(BIN)/python examples/bots/desk.py
 
 test: $(DEV)
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(DEV)
+	@$(PYTEST) -m slow
+
+# One after the other, also under `make -j`: each takes all processors.
+test-all: test
+	@$(MAKE) --no-print-directory test-slow
 
 check: $(DEV)
 	@$(BIN)/ruff check .

@@ -159,6 +159,7 @@ def test_what_if_names_the_first_order_that_another_limit_changes() -> None:
     assert other[7] == "  differs in: data.quantity"
 
 
+@pytest.mark.slow
 def test_a_recorder_that_is_killed_leaves_no_hole() -> None:
     lines = run(example("resuming_recorder.py"))
     assert lines[-1] == "the file has 900 trades, without a hole: True"
@@ -207,6 +208,7 @@ def test_the_monitor_of_the_readme_prints_that_a_bot_has_come_and_gone(
     assert errors == "", "it ends without a traceback"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_the_test_of_the_first_bot_of_the_readme_passes_and_can_fail(
     readme: Path, mode: str
@@ -277,6 +279,7 @@ def test_a_blocked_pipeline_stores_everything_and_holds_no_more_than_it_has_room
     assert number_in(peak) <= 17
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_the_test_of_a_strategy_passes(mode: str) -> None:
     way = ("-p", "no:cacheprovider", "-o", f"asyncio_mode={mode}")
@@ -341,6 +344,7 @@ def terminals() -> Iterator[ExitStack]:
         yield stack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order",
     [
@@ -367,6 +371,7 @@ def test_the_bots_may_be_started_in_any_order(terminals: ExitStack, order: tuple
     assert 10 <= counts["signals"] == counts["orders"] == counts["fills"]
 
 
+@pytest.mark.slow
 def test_the_bots_may_be_stopped_in_any_order(terminals: ExitStack) -> None:
     bots = {name: terminals.enter_context(Terminal(name, URL)) for name in BOTS}
     bots["monitor"].reads("BTCUSDT 39,")
@@ -430,6 +435,7 @@ def test_the_demo_ends_by_itself_with_the_summary() -> None:
 VERIFIED = "the strategy once more, on what it was given:"
 
 
+@pytest.mark.slow
 def test_the_demo_shows_at_its_end_that_the_strategy_decides_the_same_once_more() -> None:
     with Terminal("desk", "--speed", "100") as demo:
         lines = demo.ends()
@@ -440,6 +446,7 @@ def test_the_demo_shows_at_its_end_that_the_strategy_decides_the_same_once_more(
     assert re.fullmatch("fingerprint [0-9a-f]{12}", fingerprint)
 
 
+@pytest.mark.slow
 def test_the_demo_shows_at_its_end_how_a_fill_came_about() -> None:
     with Terminal("desk", "--speed", "100") as demo:
         lines = demo.ends()

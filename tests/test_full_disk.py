@@ -88,6 +88,7 @@ def may_mount(folder: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_journal_that_fills_its_disk_fails_commits_until_there_is_space(tmp_path: Path) -> None:
     """Twice in each of three starts, two of which are first tried on the full disk."""
     if not may_mount(tmp_path):

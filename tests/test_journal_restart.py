@@ -11,6 +11,8 @@ from actors import Nursery
 
 from aiobus import Journal
 
+pytestmark = pytest.mark.slow
+
 FOLLOW = """
 self.seen = []
 async def note(event):

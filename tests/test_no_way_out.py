@@ -165,6 +165,7 @@ def test_a_way_out_ends_the_replay_also_if_its_error_is_caught(world: World, mod
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", sorted({*REACHES.values()}))
 def test_live_the_same_attempts_arrive(world: World, judge: str) -> None:
     names = [name for name, reached in REACHES.items() if reached == judge]

@@ -126,6 +126,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 async def test_a_neighbour_that_was_frozen_takes_nothing_of_the_copy(
     nursery: Nursery, url: str, tmp_path: Path
 ) -> None:
@@ -295,6 +296,7 @@ secrets.randbelow = lambda most: number if most == durable.SPREAD else real(most
 """
 
 
+@pytest.mark.slow
 @pytest.mark.paired
 @pytest.mark.parametrize("has_copy", [True, False], ids=["and a copy", "and no copy"])
 async def test_a_neighbour_that_was_frozen_during_a_start_is_told_what_it_lacks_of_it(

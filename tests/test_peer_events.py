@@ -37,6 +37,7 @@ return self.heard
 """
 
 
+@pytest.mark.slow
 @pytest.mark.paired
 async def test_a_bus_that_closes_dies_freezes_or_restarts_is_announced_as_the_contract_says(
     url: str,

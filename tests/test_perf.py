@@ -167,6 +167,7 @@ async def test_an_absent_system_is_noted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert results.absent == {"pigeon": "no-such-carrier is not installed"}
 
 
+@pytest.mark.slow
 async def test_a_system_that_breaks_is_noted_and_the_others_are_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text()
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 CONFTEST = """
 from aiobus.testing import MemoryNetwork  # before it is a plugin, and no warning

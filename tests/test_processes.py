@@ -65,6 +65,7 @@ async def test_nothing_is_missed_when_a_subscriber_tells_the_publisher_over_a_pi
         await b("self.server.close()")
 
 
+@pytest.mark.slow
 async def test_a_bus_that_publishes_as_its_first_act_and_exits_is_heard_every_time(
     nursery: Nursery, url: str
 ) -> None:
@@ -90,6 +91,7 @@ async def test_a_bus_that_publishes_as_its_first_act_and_exits_is_heard_every_ti
     assert sorted(await listener.heard(len(rounds))) == list(rounds)
 
 
+@pytest.mark.slow
 async def test_in_every_order_of_starting_all_who_are_there_hear_the_first_event(
     nursery: Nursery, url: str
 ) -> None:
@@ -162,6 +164,7 @@ async def test_the_name_of_one_that_was_killed_is_free_at_once(nursery: Nursery,
 # Frozen.
 
 
+@pytest.mark.slow
 async def test_a_bus_that_closes_beside_a_frozen_one_says_bye_to_the_others_and_names_it(
     nursery: Nursery, url: str
 ) -> None:
@@ -183,6 +186,7 @@ async def test_a_bus_that_closes_beside_a_frozen_one_says_bye_to_the_others_and_
     assert a.code.done() is False
 
 
+@pytest.mark.slow
 async def test_flush_and_close_of_a_tool_name_a_frozen_peer_that_never_heard_of_it(
     nursery: Nursery, url: str
 ) -> None:
@@ -221,6 +225,7 @@ async def test_a_tool_closes_at_once_beside_what_dead_processes_have_left(
 # Many.
 
 
+@pytest.mark.slow
 async def test_50_buses_find_each_other_and_close_cleanly(nursery: Nursery, url: str) -> None:
     actors = await nursery.actors(5)
     started = [
@@ -264,6 +269,7 @@ async def test_of_17_that_start_at_once_with_one_name_twice_just_one_is_refused(
     assert outcomes.index(refused[0]) in (0, 16)
 
 
+@pytest.mark.slow
 async def test_5_000_subscriptions_are_live_and_still_are_when_the_peer_restarts(
     nursery: Nursery, url: str
 ) -> None:
@@ -299,6 +305,7 @@ async def test_5_000_subscriptions_are_live_and_still_are_when_the_peer_restarts
     assert sorted(heard) == list(range(5000))
 
 
+@pytest.mark.slow
 @TCP_ONLY
 async def test_20_races_for_the_address_end_with_one_holder_each(
     nursery: Nursery, url: str
@@ -387,6 +394,7 @@ if pid == 0:
 # A feed that does not outrun its readers.
 
 
+@pytest.mark.slow
 async def test_a_frozen_reader_of_a_paced_feed_is_left_behind_and_the_others_have_everything(
     nursery: Nursery, url: str
 ) -> None:

@@ -346,6 +346,7 @@ def digest() -> str:
     return f"{len(seen)} {hashlib.sha256(repr(seen).encode()).hexdigest()}"
 
 
+@pytest.mark.slow
 def test_a_flood_is_the_same_in_ten_runs_under_five_hash_seeds() -> None:
     code = "import test_run_virtual; print(*(test_run_virtual.digest() for _ in range(2)), sep='|')"
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])

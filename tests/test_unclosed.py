@@ -177,6 +177,7 @@ except BaseException:
     assert lines == ["('parent',)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["inproc", "ipc"])
 def test_a_forked_child_that_leaves_the_body_complains_of_nothing_and_handles_nothing(
     scheme: str, url: str, loop: str

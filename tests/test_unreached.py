@@ -46,6 +46,7 @@ async def refused(nursery: Nursery, url: str, name: str) -> str:
 UNREACHED = "return list(bus.stats().unreached)"
 
 
+@pytest.mark.slow
 async def test_while_one_address_is_held_by_a_frozen_process_all_others_meet_at_the_other(
     nursery: Nursery,
 ) -> None:
@@ -145,6 +146,7 @@ async def test_a_bus_that_ends_so_closes_by_itself_and_publishes_no_more(nursery
     await younger.close()
 
 
+@pytest.mark.slow
 async def test_the_name_of_a_frozen_bus_is_not_given_away_until_it_is_dead(
     nursery: Nursery, url: str
 ) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DESKS = int(os.environ.get("REPLAY_DESKS", "3"))
 """How many are recorded, in turns on both loops; `make soak` has 20."""
 SEEDS = ("0", "1", "2", "3", "random")

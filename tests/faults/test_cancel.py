@@ -2,10 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from faults.desk import Desk
 from faults.scenario import MIXED, prove, scenario
 
-pytestmark = MIXED
+pytestmark = [*MIXED, pytest.mark.slow]
 
 
 @scenario("a storm of cancellations", soak=50, at_once=3)

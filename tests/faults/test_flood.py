@@ -3,12 +3,14 @@
 import asyncio
 import time
 
+import pytest
+
 from aiobus.history import EVICT_PART
 from aiobus.sequence import EVICTED, LEFT
 from faults.desk import Desk, Process
 from faults.scenario import MIXED, prove, scenario
 
-pytestmark = MIXED
+pytestmark = [*MIXED, pytest.mark.slow]
 
 
 @scenario("a consumer ten times too slow", soak=1, at_once=3, weight=3, gaps=[EVICTED])

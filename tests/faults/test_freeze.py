@@ -6,11 +6,13 @@ Rounds share their wall time, for they mostly wait.
 import asyncio
 import time
 
+import pytest
+
 from faults.desk import Desk
 from faults.scenario import MIXED, prove, scenario
 from faults.signs import TAKE, WATCH
 
-pytestmark = MIXED
+pytestmark = [*MIXED, pytest.mark.slow]
 
 
 @scenario("SIGSTOP of a subscriber", soak=20, at_once=2, weight=2)

@@ -2,11 +2,13 @@
 
 import time
 
+import pytest
+
 from aiobus.sequence import LEFT
 from faults.desk import Desk
 from faults.scenario import MIXED, prove, scenario
 
-pytestmark = MIXED
+pytestmark = [*MIXED, pytest.mark.slow]
 
 PACE = 20_000
 

@@ -13,7 +13,7 @@ from aiobus.testing import Faults, MemoryNetwork, Message
 from faults.desk import Desk, Local
 from faults.scenario import Scenario, prove, scenario
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
+pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.slow]
 
 Lossy = Callable[[str, Faults], Scenario]
 

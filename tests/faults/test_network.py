@@ -24,6 +24,7 @@ from faults.signs import TAKE, WATCH
 
 pytestmark = [
     pytest.mark.usefixtures("no_task_is_left"),
+    pytest.mark.slow,
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.timeout(60),
 ]
