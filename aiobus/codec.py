@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import partial
 from gc import get_referents, get_referrers
-from sys import getrefcount
+from sys import getrefcount, version_info
 from typing import Any
 from uuid import UUID
 
@@ -53,9 +53,11 @@ def _unused() -> int:
     counted = references()
     del fragment
     # The garbage collector knows all that refers to the type, `references` among it, except for
-    # Fragments, which may exist already, and orjson's own reference.
+    # Fragments, which may exist already, and a reference of orjson's own before Python 3.13. One
+    # too few here costs time; one too many would take the first Fragment for it.
+    own = version_info < (3, 13)
     holders = get_referrers(Fragment)
-    held = sum(item is Fragment for holder in holders for item in get_referents(holder)) + 1
+    held = sum(item is Fragment for holder in holders for item in get_referents(holder)) + own
     # A Fragment of orjson before 3.13 holds no reference. A later one may hold more of its own.
     return held if counted == count + 1 and count >= held else 0
 
