@@ -7,6 +7,7 @@ import asyncio
 import sys
 from itertools import islice
 from pathlib import Path
+from statistics import fmean  # sum() rounds otherwise since Python 3.12
 
 import pytest
 
@@ -26,7 +27,7 @@ async def follow_the_whales(bus: AsyncEventBus) -> None:
     async def on_trade(trade: Event) -> None:
         prices.append(trade.data["price"])
         if trade.data["quantity"] >= WHALE:
-            signal = {"side": trade.data["side"], "mean": sum(prices) / len(prices)}
+            signal = {"side": trade.data["side"], "mean": fmean(prices)}
             prices.clear()
             await bus.publish(Event(EventType.SIGNAL, signal, key=trade.key))
 

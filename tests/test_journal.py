@@ -388,8 +388,12 @@ def test_a_process_that_is_killed_while_it_makes_a_journal_leaves_one_that_can_b
     class Killed(BaseException):
         pass
 
+    opened: list[sqlite3.Connection] = []
+
     class Connection(sqlite3.Connection):
         def execute(self, *given: object) -> sqlite3.Cursor:  # type: ignore[override]
+            if self not in opened:
+                opened.append(self)
             if next(steps, None) == step:
                 raise Killed
             return super().execute(*given)  # type: ignore[arg-type]
@@ -399,6 +403,8 @@ def test_a_process_that_is_killed_while_it_makes_a_journal_leaves_one_that_can_b
     with pytest.raises(Killed):
         JournalWriter(path).open()
     monkeypatch.undo()
+    for connection in opened:  # as the end of a process does
+        connection.close()
     writer = JournalWriter(path)
     writer.open()
     writer.close()

@@ -136,6 +136,7 @@ def test_a_replay_that_fails_to_start_locks_nothing(path: Path, folder: Path) ->
     asyncio.run(open_bus(f"ipc://{folder}/d"))
 
 
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # of Python 3.13 and later
 def test_a_replay_that_was_never_closed_locks_until_it_is_collected(
     path: Path, folder: Path
 ) -> None:
