@@ -18,9 +18,9 @@ PEERS := $(VENV)/.peers-$(VERSION)
 # Whoever forbids it has each of a thousand processes compile the package, and pytest all tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-slow test-all check format perf perf-quick soak clean
+.PHONY: demo test test-slow test-all wheel wheel-test check format perf perf-quick soak clean
 .DEFAULT_GOAL := test
 
 demo: $(RUN)
@@ -30,11 +30,21 @@ test: $(DEV)
 	@$(PYTEST) -m "not slow"
 
 test-slow: $(DEV)
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m slow --ignore=tests/test_wheel.py
+
+wheel: $(DEV)
+	@rm -rf dist
+	@$(BIN)/python -m build
+	@$(BIN)/twine check --strict dist/*
+
+# WHEEL_TESTS="tests --ignore=tests/test_perf.py" make wheel-test: nearly all, not a few.
+wheel-test: $(DEV)
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_wheel.py
 
 # One after the other, also under `make -j`: each takes all processors.
 test-all: test
 	@$(MAKE) --no-print-directory test-slow
+	@$(MAKE) --no-print-directory wheel-test
 
 check: $(DEV)
 	@$(BIN)/ruff check .

@@ -5,7 +5,6 @@ Run it: pytest examples/regression_test.py (python examples/regression_test.py r
 
 import asyncio
 import sys
-from itertools import islice
 from pathlib import Path
 from statistics import fmean  # sum() rounds otherwise since Python 3.12
 
@@ -51,7 +50,7 @@ async def main() -> None:
     for path in SESSION.parent.glob(f"{SESSION.name}*"):
         path.unlink()
     async with AsyncEventBus(name="desk") as bus, record(bus, SESSION, attach=follow_the_whales):
-        for type, data in islice(trades(), TRADES):
+        for type, data in list(trades())[:TRADES]:
             await bus.publish(Event(type, data, key="BTCUSDT"))
         await bus.settle()
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "aiobus"
+import aiobus
+
+PACKAGE = Path(aiobus.__file__).parent
 
 # A module imports only from lines above its own; modules on one line do not know each other.
 ORDER = [
