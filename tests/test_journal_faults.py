@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -261,6 +262,8 @@ IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 def in_a_namespace(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a script of the shell that mounts a file system; without the right to, skip the test."""
+    if not shutil.which("unshare"):
+        pytest.skip("only Linux has namespaces to mount a file system in")
     done = subprocess.run(
         [*IN_A_NAMESPACE, "sh", "-c", script, "sh", *map(str, arguments)],
         capture_output=True,

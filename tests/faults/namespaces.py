@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -127,6 +128,8 @@ leave_for(address, door)
 
 def why_not() -> str:
     """Why this machine has no such networks; nothing when it has."""
+    if sys.platform != "linux":
+        return "only Linux has network namespaces"
     pid = os.fork()
     if pid == 0:
         try:

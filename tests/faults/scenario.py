@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from faults.oracle import Verdict
 __all__ = ["MIXED", "Result", "Scenario", "play_all", "prove", "scenario"]
 
 MIXED = [
+    pytest.mark.skipif(sys.platform != "linux", reason="what became of a process is in /proc"),
     pytest.mark.asyncio(loop_factories=["asyncio"]),
     pytest.mark.usefixtures("no_task_is_left"),
 ]
