@@ -797,6 +797,19 @@ async def test_a_timeout_does_not_say_so_of_a_task_whose_handler_has_returned(
     assert error.value.waited == ()
 
 
+async def test_a_timeout_does_not_say_so_of_a_task_beside_which_the_stream_goes_on(
+    bus: AsyncEventBus,
+) -> None:
+    async with bus.stream(["SIGNAL", ORDER]) as events:
+        await bus.publish(Event("SIGNAL", 1))
+        await anext(events)
+        _, request = await asking(bus, timeout=0.01)
+        assert (await anext(events)).type == ORDER
+        with pytest.raises(RequestTimeout) as error:
+            await request
+    assert error.value.waited == ()
+
+
 async def test_wait_for_says_in_whose_handler_it_waited(bus: AsyncEventBus) -> None:
     errors: list[Exception] = []
 
