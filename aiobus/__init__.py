@@ -4,7 +4,7 @@ Subscribe to `aiobus.gap`, `aiobus.error`, `aiobus.stale` and `aiobus.peer_left`
 trouble; docs/contract.md lists all system events with the fields of their `data`.
 """
 
-from aiobus import clock
+from aiobus import clock, system, types
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import (
     AlreadyReplied,
@@ -24,6 +24,7 @@ from aiobus.errors import (
     NoSubscribers,
     NotRecorded,
     PayloadError,
+    PeerTimeout,
     QueueFull,
     RequestInterrupted,
     RequestTimeout,
@@ -32,6 +33,7 @@ from aiobus.errors import (
 from aiobus.event import Event, EventType, Topic
 from aiobus.journal import Journal
 from aiobus.limits import Limits
+from aiobus.presence import Peer
 from aiobus.recorder import Recording, record
 from aiobus.replay.comparison import WhatIfReport
 from aiobus.replay.explain import explain
@@ -42,11 +44,13 @@ from aiobus.replay.republish import republish
 from aiobus.replay.transport import Progress, Replay
 from aiobus.replay.verify import assert_replays, verify
 from aiobus.replay.what_if import what_if
-from aiobus.stats import BusStats, PeerStats, SubscriptionStats
+from aiobus.stats import BusStats, SubscriptionStats
 from aiobus.stream import EventStream
 from aiobus.subscription import Subscription
 from aiobus.virtual_loop import VirtualLoop
 from aiobus.virtual_run import run_virtual
+
+__version__ = "0.1.0"
 
 __all__ = [
     "AlreadyReplied",
@@ -76,7 +80,8 @@ __all__ = [
     "NoSubscribers",
     "NotRecorded",
     "PayloadError",
-    "PeerStats",
+    "Peer",
+    "PeerTimeout",
     "Progress",
     "QueueFull",
     "Recording",
@@ -97,6 +102,8 @@ __all__ = [
     "record",
     "republish",
     "run_virtual",
+    "system",
+    "types",
     "verify",
     "what_if",
 ]

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, Unpack, overload
 
 from aiobus import clock as epochs
+from aiobus.attendance import Attendance
 from aiobus.delivery import caused_by
 from aiobus.diagnostics import Diagnostics
 from aiobus.dispatcher import Callback, check_callback
@@ -41,6 +42,7 @@ from aiobus.options import (
 )
 from aiobus.pace import Pace
 from aiobus.payload import Payload
+from aiobus.presence import Peer
 from aiobus.publisher import Publisher, Route
 from aiobus.query import Query, bad_name, plain
 from aiobus.replies import Replies, requested
@@ -54,7 +56,7 @@ from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
 from aiobus.url import adapter
 
-__all__ = ["AsyncEventBus", "Parts", "parts_of", "unheard", "watch"]
+__all__ = ["AsyncEventBus", "Handler", "Parts", "Publishable", "parts_of", "unheard", "watch"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -195,6 +197,9 @@ class AsyncEventBus:
             self._transport,
         )
         self._replies = Replies()
+        self._attendance = Attendance(
+            self._life, self._publisher, self._subscriptions, self._transport
+        )
         self._registered: list[tuple[Callback, SubscriptionOptions]] = []
         self._life.on_fork = self._leave_process
 
@@ -235,6 +240,7 @@ class AsyncEventBus:
         self._turn = TimeSlice(self._turn_seconds)
         self._reports.watch.start(self.name)
         self._publisher.epoch = epochs.fresh()
+        self._attendance.since = epochs.time()
         try:
             if self._durable is not None:
                 await self._durable.open(new_epoch=self._new_epoch)
@@ -557,7 +563,8 @@ class AsyncEventBus:
     ) -> Subscription:
         """Call `callback` with each matching event, from now on; live at every peer on return.
 
-        `types`: one, several, or "*" (every type that is not reserved). `key`: one, several,
+        `types`: one, several, "*" (every type that is not reserved), or "aiobus.*" (every system
+        event). `key`: one, several,
         "prefix*"; None for every key. `where`: a plain function of the event, asked before the
         inbox. `callback`: a coroutine function; a plain one runs inline.
 
@@ -577,7 +584,9 @@ class AsyncEventBus:
         executed before. `after`: the id of the last event that was handled, or one for each of
         several sources: what these have published behind it. `timeout`: seconds to wait for peers;
         one that does not answer, whose link is cut, or that refuses the query because it serves too
-        many, is named in `unconfirmed` until it confirms. Its events are owed from then on.
+        many, is named in `unconfirmed` until it confirms. Its events are owed from then on. `name`:
+        what stats, the log and system events call it, 1-64 characters of A-Z a-z 0-9 . _ -; by
+        default the name of the callback with the query.
 
         A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing
@@ -712,6 +721,65 @@ class AsyncEventBus:
             " more concurrency="
         )
 
+    # Who is there.
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """The other buses that are linked now, by name: since when each runs, for how long it has
+        been silent, and what it subscribes to. This bus is not among them, and on `inproc://` there
+        are none. A peer is here until `aiobus.peer_left`, also while its link is cut for a moment
+        no more than that: then it is left out. Never waits. Raises WrongLoop as `stats` does.
+        """
+        if self._tape is not None and (strand := running()) is not None:
+            told = self._tape.read(strand, "peers", lambda: [each.told() for each in self.peers])
+            return tuple(map(Peer.of, told))
+        self._life.check_thread()
+        return tuple(self._transport.peers)
+
+    async def wait_for_peer(
+        self,
+        name: str,
+        *,
+        subscribed: Types | None = None,
+        key: Keys = None,
+        timeout: float | None = None,
+    ) -> Peer:
+        """Wait until the bus `name` is linked and answers; return it. At once if that is so.
+
+        `subscribed`: one type, or several, to each of which it must have subscribed by name, with
+        every key, or with each `key` (one, several, "prefix*"). Each event of these types and keys
+        that is published after this returns is delivered to it. A subscription to "*", which is for
+        monitors and recorders, counts for `subscribed="*"` alone, as for `request`. What was
+        published of these types before has arrived there, as after a `flush`.
+
+        The name of this bus means this bus, which its own subscriptions make ready. On `inproc://`,
+        where all share one bus, each name does. In a replay, a source of the recording is there.
+
+        A wait of more than 5 s is told in the log, with what is missing. Raises PeerTimeout, a
+        TimeoutError that says who is there and what they subscribe to, after `timeout` seconds
+        (None: never); BusClosed when the bus closes first; TypeError and ValueError for wrong
+        arguments. Cancelling only stops the waiting.
+        """
+        if reason := bad_name(name):
+            raise (ValueError if isinstance(name, str) else TypeError)(f"name={reason}")
+        if subscribed is None and key is not None:
+            raise ValueError(f"key={key!r}: give the types as well, subscribed=")
+        query = None if subscribed is None else Query.of(subscribed, key)
+        if query is not None and query.reserved:
+            hint = "no peer gets the system events of this bus"
+            raise ValueError(f"subscribed={subscribed!r}: {hint}")
+        check_timeout(timeout, optional=True)
+        if self._tape is not None and (strand := running()) is not None:
+
+            async def again() -> list[Any]:
+                return (await self._attendance.wait(name, query, timeout)).told()
+
+            about = name if query is None else f"{name} subscribed to {query}"
+            wait = self._tape.wait(strand, "wait_for_peer", again, timeout, about)
+            return Peer.of(await wait)
+        self._life.check()
+        return await self._attendance.wait(name, query, timeout)
+
     # Waiting.
 
     async def flush(self, timeout: float = 5.0) -> list[str]:
@@ -786,14 +854,11 @@ class AsyncEventBus:
         child.
         """
         self._life.check_thread()
-        links = tuple(self._transport.peers)
         return BusStats(
             name=self.name,
             url=self.url,
             epoch=self._publisher.epoch,
             published=self._published,
-            peers=tuple(peer.name for peer in links),
-            links=links,
             unreached=tuple(self._transport.unreached),
             refused=self._transport.refused,
             history_events=len(self._publisher.history),

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aiobus.clock import elapsed
-from aiobus.diagnostics import RESTARTED
 from aiobus.history import Page, Want
 from aiobus.publisher import Publisher
 from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
 from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap, Start
 from aiobus.subscription import PACE, Subscription
+from aiobus.system import PEER_RESTARTED
 
 __all__ = ["Announcement", "CatchUp", "PageSource"]
 
@@ -108,7 +108,7 @@ class CatchUp:
         comes of the source waits until that is in the inbox: the announcement may have to wait for
         a commit of this bus first, and for a full inbox it is left to the history of this bus.
         """
-        if RESTARTED in self.query.reserved:
+        if PEER_RESTARTED in self.query.reserved:
             self._announced[source] = announcement
 
     def enter(self, source: Source, known: Start, lineage: Mapping[int, int]) -> None:
@@ -320,10 +320,8 @@ class CatchUp:
             self._take_late(source, seq, seq, started)
             return True
         if cursor is None:
-            if started is None:
-                return False
-            if started <= self._made and source not in self._unmet:
-                return True
+            if started is None or (started <= self._made and source not in self._unmet):
+                return False  # its answer, which is on its way, tells where it begins
             cursor = self._begin(source, seq, started)
         cursor.hear(seq)
         self._follow(source, cursor)

@@ -7,10 +7,11 @@ anything: other modules detect a problem, count it and go on. Reporting never fa
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aiobus import system
 from aiobus.errors import BusError, EncodeError, PayloadError
 from aiobus.event import Event
 from aiobus.publisher import Publisher
@@ -19,30 +20,7 @@ from aiobus.rows import Source
 from aiobus.sequence import Gap
 from aiobus.sync import LoopWatch
 
-__all__ = [
-    "ERROR",
-    "FRESH",
-    "GAP",
-    "JOINED",
-    "LEFT",
-    "LEFT_BEHIND",
-    "OVERFLOW",
-    "RESTARTED",
-    "STALE",
-    "UNREACHED",
-    "Diagnostics",
-]
-
-GAP = "aiobus.gap"
-JOINED = "aiobus.peer_joined"
-LEFT = "aiobus.peer_left"
-RESTARTED = "aiobus.peer_restarted"
-STALE = "aiobus.stale"
-FRESH = "aiobus.fresh"
-UNREACHED = "aiobus.unreached"
-ERROR = "aiobus.error"
-OVERFLOW = "aiobus.overflow"
-LEFT_BEHIND = "aiobus.left_behind"
+__all__ = ["Diagnostics"]
 
 REPEAT_SECONDS = 1.0
 MAX_TEXT = 8_000
@@ -103,13 +81,13 @@ class Diagnostics:
             is_first = self._say(logging.ERROR, topic, text, error)
         if not type.startswith(RESERVED):
             lines = traceback.format_exception(error) if is_first and not is_misfit else []
-            data = {
+            data: system.Error = {
                 "subscription": subscription,
                 "event": event_id,
                 "error": _clean(_text(error)),
                 "traceback": _clean("".join(lines)[-MAX_TEXT:]),
             }
-            self.announce(ERROR, data, event_id)
+            self.announce(system.ERROR, data, event_id)
         if self._raising is not None:
             if isinstance(error, asyncio.CancelledError):
                 # A TaskGroup ignores a bare CancelledError, as if the bus was ended on purpose.
@@ -121,8 +99,8 @@ class Diagnostics:
         """A subscription begins to drop events. `dropped` counts since it was made."""
         topic = f"{subscription} drops events ({policy})"
         self._say(logging.WARNING, topic, f"{topic}: {dropped} so far, see stats()")
-        data = {"subscription": subscription, "dropped": dropped, "policy": policy}
-        self.announce(OVERFLOW, data, "")
+        data: system.Overflow = {"subscription": subscription, "dropped": dropped, "policy": policy}
+        self.announce(system.OVERFLOW, data, "")
 
     def behind(self, subscription: str, maxsize: int) -> None:
         """An inbox is full: the subscription catches up from history, and nothing is lost yet."""
@@ -135,7 +113,7 @@ class Diagnostics:
         is published to the subscriptions to system events alone.
         """
         name, epoch = source
-        data = {
+        data: system.Gap = {
             "subscription": subscription,
             "source": name,
             "epoch": epoch,
@@ -146,19 +124,22 @@ class Diagnostics:
         }
         topic = f"{subscription} lost events of {name}"
         self._say(logging.WARNING, topic, f"{topic}: ({gap.after}, {gap.upto}], {gap.reason}")
-        self.announce(GAP, data, "")
-        return Event(GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch)
+        self.announce(system.GAP, data, "")
+        return Event(
+            system.GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch
+        )
 
     def peer_joined(self, name: str, epoch: int) -> None:
         """A peer is linked: its queries are live here and those of this bus there."""
         log.info("%s joined", name)
-        self.announce(JOINED, {"name": name, "epoch": epoch}, "")
+        data: system.PeerJoined = {"name": name, "epoch": epoch}
+        self.announce(system.PEER_JOINED, data, "")
 
     def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
         """A peer is gone. `last` is its highest seq that an event or a heartbeat named."""
         log.info("%s left: %s", name, reason)
-        data = {"name": name, "epoch": epoch, "last": last, "reason": reason}
-        self.announce(LEFT, data, "")
+        data: system.PeerLeft = {"name": name, "epoch": epoch, "last": last, "reason": reason}
+        self.announce(system.PEER_LEFT, data, "")
 
     def peer_restarted(
         self, name: str, epoch: int, start: int, last: int, then: Callable[[], object]
@@ -168,34 +149,46 @@ class Diagnostics:
         cannot be.
         """
         log.info("%s was away, and goes on from its journal", name)
-        data = {"name": name, "epoch": epoch, "start": start, "last": last}
-        self.announce(RESTARTED, data, "", then)
+        data: system.PeerRestarted = {"name": name, "epoch": epoch, "start": start, "last": last}
+        self.announce(system.PEER_RESTARTED, data, "", then)
 
     def stale(self, name: str, epoch: int, last: int) -> None:
         """A peer has sent nothing for seconds."""
         self._say(logging.WARNING, f"{name} is silent", f"{name} is silent since its seq {last}")
-        self.announce(STALE, {"name": name, "epoch": epoch, "last": last}, "")
+        data: system.Stale = {"name": name, "epoch": epoch, "last": last}
+        self.announce(system.STALE, data, "")
 
     def fresh(self, name: str, epoch: int, last: int, silent: float) -> None:
         """A peer that was announced as stale is heard again, after `silent` seconds."""
         text = f"{name} is heard again after {silent:.1f} s of silence"
         self._say(logging.WARNING, f"{name} is heard again", text)
-        self.announce(FRESH, {"name": name, "epoch": epoch, "last": last, "silent": silent}, "")
+        data: system.Fresh = {"name": name, "epoch": epoch, "last": last, "silent": silent}
+        self.announce(system.FRESH, data, "")
 
     def uncommitted(self, ids: Collection[str], error: BaseException) -> None:
         """Events were not committed to the journal, after nothing waited for them any more."""
         text = f"not in the journal, and not published: {', '.join(ids)}"
         self._say(logging.ERROR, "events are not in the journal", text, error)
         for id in ids:
-            data = {"subscription": "", "event": id, "error": _clean(_text(error)), "traceback": ""}
-            self.announce(ERROR, data, id)
+            data: system.Error = {
+                "subscription": "",
+                "event": id,
+                "error": _clean(_text(error)),
+                "traceback": "",
+            }
+            self.announce(system.ERROR, data, id)
 
     def recording_ended(self, path: str, error: BaseException) -> None:
         """A recording takes nothing more, and is whole up to there."""
         name = f"record({path})"
         self._say(logging.ERROR, f"{name} has ended", f"{name} has ended: {error}", None)
-        data = {"subscription": name, "event": "", "error": _clean(_text(error)), "traceback": ""}
-        self.announce(ERROR, data, "")
+        data: system.Error = {
+            "subscription": name,
+            "event": "",
+            "error": _clean(_text(error)),
+            "traceback": "",
+        }
+        self.announce(system.ERROR, data, "")
 
     def left_behind(self, reader: str, type: str, after: int, seconds: int) -> None:
         """A reader has confirmed nothing for `seconds` while `publish` waited for it."""
@@ -204,7 +197,8 @@ class Diagnostics:
             f"{topic}: {type} after seq {after} is not confirmed, and nothing was for {seconds} s"
         )
         self._say(logging.WARNING, topic, text)
-        self.announce(LEFT_BEHIND, {"reader": reader, "type": type, "after": after}, "")
+        data: system.LeftBehind = {"reader": reader, "type": type, "after": after}
+        self.announce(system.LEFT_BEHIND, data, "")
 
     def unreached(self, addresses: Collection[str]) -> None:
         """The set of rendezvous addresses that do not answer has changed."""
@@ -213,7 +207,8 @@ class Diagnostics:
             self._say(logging.WARNING, text, text)
         else:
             log.info("every rendezvous address answers %s", self._publisher.name)
-        self.announce(UNREACHED, {"addresses": [*addresses]}, "")
+        data: system.Unreached = {"addresses": [*addresses]}
+        self.announce(system.UNREACHED, data, "")
 
     def fail(self, error: BusError) -> None:
         """The bus ends with `error`."""
@@ -225,13 +220,13 @@ class Diagnostics:
         self._say(logging.WARNING, topic, text)
 
     def announce(
-        self, type: str, data: dict[str, Any], cause: str, then: Callable[[], object] = _nothing
+        self, type: str, data: Mapping[str, Any], cause: str, then: Callable[[], object] = _nothing
     ) -> None:
         """Publish a system event to this process, now or right after the event that is being
         published. Without effect after `hush`. Then call `then`, in any case: of a bus with a
         journal once what was numbered before the event is committed or has failed.
         """
-        event = Event(type, data, cause=cause)
+        event = Event[Any](type, data, cause=cause)
         self._publisher.when_free(lambda: self._publish(event, then))
 
     def _publish(self, event: Event[Any], then: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@
     │   ├── JournalRemoved    `keep=` has removed what was asked for
     │   └── NotRecorded       the event that is to be explained is in none of the files
     ├── NameInUse         another bus of this name is on the network
+    ├── PeerTimeout       wait_for_peer() waited in vain             (also a TimeoutError)
     ├── NoSubscribers     no subscription, or none of the bus that it is for, names the type of a
     │                     request()
     ├── RequestInterrupted  request() was published, and the bus that could answer is gone
@@ -45,6 +46,7 @@ __all__ = [
     "NoSubscribers",
     "NotRecorded",
     "PayloadError",
+    "PeerTimeout",
     "QueueFull",
     "RequestInterrupted",
     "RequestTimeout",
@@ -399,6 +401,27 @@ class RequestTimeout(BusError, TimeoutError):
             " that bus and an `aiobus.error` there say so. A reply is an event of the reply types"
             " that is published by the handler of this one, by `reply`, or with its id as `cause`"
         )
+
+
+class PeerTimeout(BusError, TimeoutError):
+    """`wait_for_peer` waited for the bus `name` for `timeout` seconds. `wanted` is the query that
+    it should have subscribed to, "" for none. `reason` says what was missing. `there` has what each
+    peer subscribes to, by name.
+    """
+
+    def __init__(
+        self, name: str, wanted: str, timeout: float, reason: str, there: dict[str, list[str]]
+    ) -> None:
+        super().__init__(name)
+        self.args = name, wanted, timeout, reason, there  # an OSError keeps two of them
+        self.name = name
+        self.wanted = wanted
+        self.timeout = timeout
+        self.reason = reason
+        self.there = there
+
+    def __str__(self) -> str:
+        return f"{self.reason}, after {self.timeout:g} s"
 
 
 class WrongLoop(BusError):

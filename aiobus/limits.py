@@ -17,6 +17,7 @@ __all__ = [
     "MAX_MEMBERS",
     "MAX_QUERY",
     "MAX_ROSTER",
+    "MAX_TOLD",
     "MAX_UNSENT",
     "Limits",
     "way_out",
@@ -83,6 +84,8 @@ MAX_QUERY = 1_024
 """Bytes of a query. A longer list of keys is widened, because a subscription of 200 kB crashes the
 sender of libzmq.
 """
+MAX_TOLD = 4_096
+"""Characters of what a bus tells others of its queries; of more it tells that there is more."""
 MAX_KEY = 128
 """Bytes of a key."""
 MAX_CONNECTIONS = 1_024

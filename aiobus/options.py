@@ -52,6 +52,7 @@ class StreamKeywords(TypedDict, total=False):
     since: Since
     after: After
     timeout: float
+    name: str | None
 
 
 class SubscribeKeywords(StreamKeywords, total=False):
@@ -101,6 +102,7 @@ class SubscriptionOptions:
     after: After = ()
     timeout: float = 5.0
     misfit: OnMisfit = "report"
+    name: str | None = None
     payload: object = None
     """What the data of its events becomes; None if nothing is said of that."""
     topics: Mapping[str, object] = field(default_factory=dict)
@@ -178,6 +180,8 @@ class SubscriptionOptions:
         check_timeout(self.timeout)
         if self.misfit not in get_args(OnMisfit):
             raise ValueError(f"misfit={self.misfit!r}: one of {get_args(OnMisfit)} is needed")
+        if self.name is not None and (reason := bad_name(self.name)):
+            raise (ValueError if isinstance(self.name, str) else TypeError)(f"name={reason}")
         object.__setattr__(self, "fit", fit_of(self.payload, self.topics))
 
     def for_callback(self, callback: Callable[..., object]) -> Self:

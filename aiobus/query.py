@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aiobus.limits import MAX_KEY, MAX_QUERY
+from aiobus.system import DATA, EVERY
 
 __all__ = [
     "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type", "kind_of", "parse_query",
-    "plain", "starred",
+    "plain", "starred", "unquoted",
 ]  # fmt: skip
 
 RESERVED = "aiobus."
@@ -22,8 +23,7 @@ RESERVED = "aiobus."
 does not match it.
 """
 
-_OWN = "error fresh gap left_behind overflow peer_joined peer_left peer_restarted stale unreached"
-SYSTEM = tuple(RESERVED + name for name in _OWN.split())
+SYSTEM = tuple(DATA)
 """All reserved types. Every other reserved name is refused with this list."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -97,8 +97,9 @@ class Query:
 
     @classmethod
     def of(cls, types: Any, key: str | Iterable[str] | None = None) -> "Query":
-        """Check and sort what a user wrote: one or several types or `"*"`; one or several keys or
-        `"prefix*"`es. Raises TypeError for what is no string, ValueError for what can never match.
+        """Check and sort what a user wrote: one or several types, `"*"` or `"aiobus.*"`; one or
+        several keys or `"prefix*"`es. Raises TypeError for what is no string, ValueError for what
+        can never match.
         """
         wanted = [types] if isinstance(types, str) else _listed(types, "types")
         rules = [] if key is None else [key] if isinstance(key, str) else _listed(key, "key")
@@ -109,12 +110,14 @@ class Query:
                 "an empty list of keys matches nothing; leave key= out to get every key"
             )
         for name in wanted:
-            if name != "*":
+            if name not in ("*", EVERY):
                 _refuse(name, _bad_wish(name))
         for rule in rules:
             _refuse(rule, _bad_rule(rule))
         prefixes = {rule[:-1] for rule in rules if rule.endswith("*")}
-        names = {plain(name) for name in wanted} - {"*"}
+        names = {plain(name) for name in wanted} - {"*", EVERY}
+        if EVERY in wanted:
+            names.update(SYSTEM)
         reserved = frozenset(name for name in names if name.startswith(RESERVED))
         return cls(
             types=frozenset() if "*" in wanted else frozenset(names - reserved),
@@ -170,7 +173,7 @@ class Query:
         if self.every:
             return "*"
         shared = _common_prefix([*self.keys, *self.prefixes])
-        for rules in (self._rules, [f"{_quoted(shared)}*"] if shared else [], []):
+        for rules in (self.rules, [f"{_quoted(shared)}*"] if shared else [], []):
             text = " ".join(_patterns(self.types, rules))
             if len(text.encode()) <= MAX_QUERY:
                 return text
@@ -179,10 +182,12 @@ class Query:
     def __str__(self) -> str:
         """The exact query, of any length."""
         types = {"*"} if self.every else self.types
-        return " ".join([*_patterns(types, self._rules), *sorted(self.reserved)])
+        reserved = [EVERY] if len(self.reserved) == len(SYSTEM) else sorted(self.reserved)
+        return " ".join([*_patterns(types, self.rules), *reserved])
 
     @property
-    def _rules(self) -> list[str]:
+    def rules(self) -> list[str]:
+        """Its keys and prefixes as the text has them, escaped; none for every key."""
         return [*map(_quoted, self.keys), *(f"{_quoted(prefix)}*" for prefix in self.prefixes)]
 
 
@@ -206,14 +211,14 @@ def parse_query(text: str) -> Query:
             raise ValueError(f"{name!r} is reserved: such events do not leave their bus")
         types.add(name)
         rules.add(slash + rule)
-    prefixes = {_unquoted(rule[1:-1]) for rule in rules if rule.endswith("*")}
+    prefixes = {unquoted(rule[1:-1]) for rule in rules if rule.endswith("*")}
     if "" in prefixes:
         raise ValueError("a type with every key is written without a key")
     query = Query(
         types=frozenset(types),
         every=False,
         reserved=frozenset(),
-        keys=frozenset(_unquoted(rule[1:]) for rule in rules if rule and not rule.endswith("*")),
+        keys=frozenset(unquoted(rule[1:]) for rule in rules if rule and not rule.endswith("*")),
         prefixes=tuple(sorted(prefixes)),
     )
     if patterns != sorted(set(patterns)):
@@ -228,7 +233,8 @@ def _quoted(key: str) -> str:
     return key.translate(_ESCAPES)
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """The key, or its beginning, that this text stands for. Raises ValueError for other texts."""
     key = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
     if reason := bad_key(key):
         raise ValueError(reason)
@@ -261,12 +267,14 @@ def _bad_wish(name: object) -> str:
     """The reason why no subscription can ask for the type `name`; "" if one can."""
     if isinstance(name, str) and "*" in name:
         return (
-            f"{name!r} is no type: a `*` stands for every type and only by itself; name each type,"
-            " or put what varies into the key, of which 'beginning*' can be asked for"
+            f"{name!r} is no type: a `*` stands for every type and only by itself ({EVERY} is every"
+            " system event); name each type, or put what varies into the key, of which 'beginning*'"
+            " can be asked for"
         )
     reason = bad_type(name)
     if not reason and isinstance(name, str) and name.startswith(RESERVED) and name not in SYSTEM:
-        reason = f"{name!r} is never published; the types of the bus's own are {', '.join(SYSTEM)}"
+        own = f"{EVERY} is every type of the bus's own: {', '.join(SYSTEM)}"
+        reason = f"{name!r} is never published; {own}"
     return reason
 
 

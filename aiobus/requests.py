@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 from aiobus.delivery import Consumer, holding, is_stuck, waiting
-from aiobus.diagnostics import LEFT, RESTARTED
 from aiobus.errors import BusClosed, NoSubscribers, RequestInterrupted, RequestTimeout
 from aiobus.event import Event
 from aiobus.options import SubscriptionOptions
@@ -23,12 +22,13 @@ from aiobus.rows import Source
 from aiobus.subscriber import Subscriber
 from aiobus.subscription import Subscription
 from aiobus.sync import wait_for_space
+from aiobus.system import PEER_LEFT, PEER_RESTARTED
 from aiobus.transport import Transport
 
 __all__ = ["Requests"]
 
 
-AWAY = frozenset((LEFT, RESTARTED))
+AWAY = frozenset((PEER_LEFT, PEER_RESTARTED))
 Answering = tuple[Collection[Consumer], Collection[Source] | None]
 """The subscriptions of this process that can answer, and the peers; None if not all are known."""
 

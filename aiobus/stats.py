@@ -1,22 +1,11 @@
-"""The result of `bus.stats()`: frozen snapshots of plain counters. Must not know what counts."""
+"""The result of `bus.stats()`: frozen snapshots of plain counters. Must not know what counts.
+
+`bus.peers` says who is there (`presence`).
+"""
 
 from dataclasses import dataclass
 
-__all__ = ["BusStats", "PeerStats", "SubscriptionStats"]
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStats:
-    """One linked bus at one moment."""
-
-    name: str
-    epoch: int
-    last: int
-    """The highest seq of this bus that is known."""
-    silent: float
-    """Seconds since its last message. A bus sends a heartbeat each second, so up to 1 is usual;
-    from 3 s on, `aiobus.stale` announces the silence.
-    """
+__all__ = ["BusStats", "SubscriptionStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +53,6 @@ class BusStats:
     """Events that this start has published, system events among them. With a journal, those that
     are committed; the numbers of earlier starts do not count.
     """
-    peers: tuple[str, ...]
-    """Names of the linked buses. Queries of each side are live on the other."""
-    links: tuple[PeerStats, ...]
-    """The same buses, with how long each has been silent."""
     unreached: tuple[str, ...]
     """Rendezvous addresses that do not answer (`tcp://127.0.0.1:7555`): the registry there may be
     frozen, and there may be buses that this one has not met. If it is empty, all were reached.

@@ -340,6 +340,11 @@ class Tape(Protocol):
         call: str,
         again: Callable[[], Awaitable[T]],
         timeout: float | None = None,
+        about: str = "",
     ) -> T:
-        """Any other call that waits."""
+        """Any other call that waits. `about`: its arguments beside `timeout`."""
+        ...
+
+    def read(self, strand: Strand, call: str, again: Callable[[], T]) -> T:
+        """Any other call that does not wait, and returns plain values."""
         ...

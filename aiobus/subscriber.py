@@ -56,6 +56,8 @@ class Subscriber:
         self._dispatchers: dict[Subscription, Dispatcher] = {}
         self._tasks: dict[asyncio.Task[None], Subscription] = {}
         self._idle = Notifier()
+        self.changed = Notifier()
+        """Woken when there is one more, or one less, and at the end."""
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self._open)
@@ -112,7 +114,7 @@ class Subscriber:
         if self._life.state is State.CLOSED:  # while start was waiting for a peer
             raise BusClosed(f"{self._life.name} is closed; nothing was subscribed")
         label = str(about or options.query)
-        name = f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
+        name = options.name or f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
         subscription = Subscription(
             name, options, self._publisher, self._reports, self._life, self._idle, self.drop
         )
@@ -121,6 +123,7 @@ class Subscriber:
         self._open[subscription] = CatchUp(subscription, self._publisher, self._transport)
         self._publisher.attach(subscription.sink)
         log.debug("subscribe %s", name)
+        self.changed.wake()
         return subscription
 
     async def _confirm(self, subscription: Subscription) -> None:
@@ -153,6 +156,7 @@ class Subscriber:
             self._transport.unsubscribe(catchup)
             subscription.close()
             self._idle.wake()
+            self.changed.wake()
             self._publisher.room.wake()
 
     def find(self, query: Query, callback: Callback) -> list[Subscription]:
@@ -250,6 +254,7 @@ class Subscriber:
                     log.warning(text, up_to, missed, subscription.name)
                 self.drop(subscription)
         finally:
+            self.changed.wake()
             for task, subscription in self._tasks.items():
                 if subscription is not exempt:
                     if subscription.in_hand:

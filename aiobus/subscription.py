@@ -14,7 +14,7 @@ from typing import Any
 from aiobus import clock
 from aiobus.codec import copied, decode
 from aiobus.delivery import Consumer
-from aiobus.diagnostics import GAP, Diagnostics
+from aiobus.diagnostics import Diagnostics
 from aiobus.errors import PayloadError
 from aiobus.event import Event
 from aiobus.inbox import FifoInbox, Item, PutResult, make_inbox
@@ -28,6 +28,7 @@ from aiobus.rows import LazyBatch, Source
 from aiobus.sequence import Cursor, Gap
 from aiobus.stats import SubscriptionStats
 from aiobus.sync import BackpressureGate, Notifier
+from aiobus.system import GAP
 
 __all__ = ["PACE", "Subscription", "Taken", "are_rows"]
 

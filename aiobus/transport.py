@@ -12,9 +12,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from aiobus.catchup import CatchUp, PageSource
 from aiobus.diagnostics import Diagnostics
 from aiobus.history import Want
+from aiobus.presence import Peer
 from aiobus.publisher import Publisher, Route
+from aiobus.query import Query
 from aiobus.rows import Source
-from aiobus.stats import PeerStats
 
 __all__ = ["Listener", "Local", "Standing", "Transport"]
 
@@ -43,8 +44,15 @@ class Transport(PageSource, Protocol):
     """
 
     @property
-    def peers(self) -> Sequence[PeerStats]:
+    def peers(self) -> Sequence[Peer]:
         """The buses that are linked now, by name."""
+        ...
+
+    async def until_peer(self, name: str, query: Query | None) -> Peer | None:
+        """Wait, for ever if need be, until another bus of this name is linked and each event of
+        `query` that is published from then on is owed to it; return it. None, at once, if there
+        cannot be other buses. Raises BusClosed.
+        """
         ...
 
     @property
@@ -120,9 +128,13 @@ class Local:
     refused = 0
 
     @property
-    def peers(self) -> Sequence[PeerStats]:
+    def peers(self) -> Sequence[Peer]:
         """There is no other bus."""
         return ()
+
+    async def until_peer(self, name: str, query: Query | None) -> Peer | None:
+        """There is no other bus."""
+        return None
 
     async def start(self, publisher: Publisher, reports: Diagnostics) -> None:
         """There is no other bus to join."""

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from aiobus.history import Since
-from aiobus.limits import MAX_QUERY
+from aiobus.limits import MAX_QUERY, MAX_TOLD
 from aiobus.query import Query, bad_name, parse_query
 from aiobus.rows import MAX_NUMBER, SEPARATOR, Rows, Source, WireError, shape
 
@@ -242,10 +242,8 @@ class Options:
     """
     journaled: bool = False
     """Its events outlive its process."""
-    types: str = ""
-    """In a `?`: the types that it has subscribed to by name, with spaces between; "*" if these are
-    too many to be named.
-    """
+    queries: str = ""
+    """In a `?`: what it has subscribed to, as `presence` writes it."""
     known_epoch: int = 0
     known_start: int = 0
     known_begin: int = 0
@@ -546,7 +544,7 @@ def _options(said: dict[str, Any]) -> Options:
             right = len(value) <= MAX_BEGINS
             value = tuple(_part("seq", each) for each in value)
         elif right:
-            right = len(value) <= MAX_QUERY if kind is str else 0 <= value <= MAX_NUMBER
+            right = len(value) <= MAX_TOLD if kind is str else 0 <= value <= MAX_NUMBER
         if not right:
             raise WireError(f"no option {name}: {shape(value)}")
         options[name] = value

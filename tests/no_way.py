@@ -655,7 +655,7 @@ plainly("", " ".join(aiobus.errors.__all__))
 plainly(
     "",
     """
-    BusStats PeerStats SubscriptionStats Progress WhatIfReport Difference Report Event
+    BusStats Peer SubscriptionStats Progress WhatIfReport Difference Report Event
     EventType EventStream Limits Recording Subscription Topic Journal Explanation Hops explain
     explain_hops
     """,
@@ -679,6 +679,12 @@ plainly(
     """,
 )
 plainly(
+    "Peer",
+    """
+    covers of subscribes told
+    """,
+)
+plainly(
     "Recording",
     """
     flush
@@ -699,7 +705,7 @@ plainly(
 plainly(
     "AsyncEventBus",
     """
-    on settle stats stream subscribe unsubscribe wait_closed wait_for
+    on settle stats stream subscribe unsubscribe wait_closed wait_for wait_for_peer
     """,
 )
 plainly(
@@ -712,8 +718,8 @@ plainly(
 plainly(
     "Replay",
     """
-    ask close doubt flush held link listener listeners mark play resume seek standings start step
-    subscribe unsubscribe
+    ask close doubt flush held link listener listeners mark play resume seek shown standings start
+    step subscribe unsubscribe until_peer
     """,
 )
 plainly(
@@ -797,7 +803,7 @@ def replayed(here: Here, attempt: Attempt, speed: float | None) -> tuple[str, bo
 async def live(here: Here, attempt: Attempt) -> None:
     """The same with a bus on the desk of the gateway."""
     async with AsyncEventBus(here.plan.ipc, name="strategy") as here.bus:
-        assert "gateway" in here.bus.stats().peers
+        assert "gateway" in [each.name for each in here.bus.peers]
         with Journal(here.plan.recording) as journal:
             here.event = next(event for _, event in journal.read(types="TRADE"))
         await attempt(here)

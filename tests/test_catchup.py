@@ -5,7 +5,6 @@ from conftest import HandClock
 
 from aiobus import Limits
 from aiobus.catchup import MAX_UNMET, Announcement, CatchUp
-from aiobus.diagnostics import RESTARTED
 from aiobus.history import Page, Since, Want
 from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Publisher
@@ -25,6 +24,7 @@ from aiobus.sequence import (
     Gap,
 )
 from aiobus.subscription import PACE
+from aiobus.system import PEER_RESTARTED
 
 DESK = ("desk", 1)
 OTHER = ("other", 1)
@@ -501,7 +501,9 @@ def test_it_has_what_was_told_to_be_lost(behind: Bench) -> None:
     assert behind.catchup.has(DESK, 9, behind.older)
 
 
-def test_it_has_all_of_a_source_that_sends_it_nothing(bench: Bench) -> None:
+def test_before_it_knows_where_it_begins_it_confirms_nothing(bench: Bench) -> None:
+    assert not bench.catchup.has(DESK, 9, bench.older)
+    bench.catchup.meet(DESK, 9, bench.older)
     assert bench.catchup.has(DESK, 9, bench.older)
 
 
@@ -895,7 +897,7 @@ def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_
     bench: Bench,
 ) -> None:
     made = bench.clock.now
-    assert bench.catchup.has(DESK, 5, made)
+    assert not bench.catchup.has(DESK, 5, made)
     bench.take(3, 4, 5, started=made)
     bench.catchup.leave(OTHER, 0, is_dead=True)
     bench.catchup.take(rows_of(3, 4, source=OTHER), made)
@@ -935,7 +937,7 @@ def test_a_batch_of_before_its_source_took_back_something_tells_no_loss_beyond(
 def test_what_comes_of_a_source_that_started_again_waits_until_that_is_handed_out(
     bench: Bench, came: str
 ) -> None:
-    bench.box.selection = Query.of(["A", RESTARTED])
+    bench.box.selection = Query.of(["A", PEER_RESTARTED])
     bench.begin()
     bench.catchup.meet(DESK, 2, bench.older)
     bench.catchup.meet(DESK, 3, bench.older)

@@ -13,10 +13,11 @@ from aiobus import AsyncEventBus, Limits, errors, sequence
 from aiobus.diagnostics import Diagnostics
 from aiobus.inbox import Overflow
 from aiobus.options import SubscribeKeywords
+from aiobus.presence import Peer
 from aiobus.publisher import Publisher
 from aiobus.query import SYSTEM
 from aiobus.sequence import Gap
-from aiobus.stats import BusStats, PeerStats, SubscriptionStats
+from aiobus.stats import BusStats, SubscriptionStats
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -207,9 +208,8 @@ def test_the_counters_are_those_of_stats() -> None:
     assert names(table("## Counters", "counter")) == {
         each.name for each in fields(SubscriptionStats)
     }
-    before, _, _ = part("## Counters").partition("| counter |")
-    for kind in (BusStats, PeerStats):
-        listed = before.partition(f"`{kind.__name__}`: ")[2]
+    for kind, title in ((BusStats, "## Counters"), (Peer, "### Who is there")):
+        listed = part(title).partition(f"`{kind.__name__}`: ")[2]
         assert quoted(listed)[: len(fields(kind))] == [each.name for each in fields(kind)]
 
 

@@ -503,58 +503,6 @@ def test_a_link_number_that_is_used_again_is_from_who_says_hello_last() -> None:
     assert (askers.is_from(ONE, FEED), askers.withdraw(BOT)) == (True, [])
 
 
-def test_what_a_peer_asks_for_is_known_by_its_last_link_until_that_is_gone() -> None:
-    askers, (trade, order, quote) = Askers(), topics(3)
-    askers.note_served(ONE, trade)
-    assert askers.asks(BOT, [trade]) is None  # its hello comes behind all that it asks for
-    askers.hello(ONE, BOT)
-    askers.note_served(ONE, order)
-    askers.note_served(ONE, order)  # as progress
-    assert [askers.asks(BOT, [each]) for each in (trade, order, quote)] == [True, True, False]
-    assert askers.asks(BOT, [quote, order]) is True
-    assert askers.asks(BOT, []) is False
-    assert askers.asks(FEED, [trade]) is None
-    askers.note_served(TWO, quote)
-    askers.hello(TWO, BOT)  # it has connected again
-    assert [askers.asks(BOT, [each]) for each in (trade, order, quote)] == [False, False, True]
-    askers.note_ended(quote)
-    assert askers.asks(BOT, [quote]) is False
-    askers.withdraw(BOT)
-    assert (askers.asks(BOT, [quote]), askers._count, askers._asked) == (None, 0, {})
-
-
-def test_beyond_the_bound_what_a_link_asks_for_is_not_known_and_that_of_others_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MAX_ASKED", 3)
-    askers, names = Askers(), topics(5)
-    askers.hello(ONE, BOT)
-    askers.hello(TWO, FEED)
-    askers.note_served(TWO, names[0])
-    for name in names:
-        askers.note_served(ONE, name)
-    assert askers.asks(BOT, names) is None
-    assert askers.asks(BOT, [b"OTHER\0"]) is None
-    assert [askers.asks(FEED, [each]) for each in names[:2]] == [True, False]
-    askers.withdraw(BOT)
-    askers.hello(ONE, BOT)
-    askers.note_served(ONE, names[1])
-    assert [askers.asks(BOT, [each]) for each in names[:2]] == [False, True]
-
-
-def test_links_that_never_say_hello_are_forgotten_before_those_that_have(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MAX_LINKS", 2)
-    askers, (name, *_) = Askers(), topics(1)
-    askers.note_served(ONE, name)
-    askers.hello(ONE, BOT)
-    for link in range(10, 30):
-        askers.note_served(link, name)
-    assert askers.asks(BOT, [name]) is True
-    assert (len(askers._asked), askers._count) == (4, 4)
-
-
 def test_links_beyond_the_bound_push_the_oldest_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LINKS", 2)
     askers = Askers()

@@ -58,7 +58,7 @@ async def test_two_buses_that_two_byes_have_parted_link_again_and_are_named_unti
             await asyncio.gather(anext(here), anext(there))
         for number in range(3, 6):
             await feed.publish(Event("TRADE", number))
-        assert (await feed.flush(0), feed.stats().peers) == (["watch"], ())
+        assert (await feed.flush(0), feed.peers) == (["watch"], ())
         assert await feed.flush() == []
         await watch.settle()
         assert [event.data for event in got] == [*range(6)]

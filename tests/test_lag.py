@@ -331,7 +331,7 @@ async def test_an_older_source_that_is_first_met_while_it_is_switched_owes_what_
             await turn()
         for number in range(-5, 0):
             await broker.publish(Event(EventType.TRADE, number))
-        while "strategy" not in broker.stats().peers:
+        while "strategy" not in [each.name for each in broker.peers]:
             await turn()
         await desk.let_go()
         assert sorted(desk.handler.numbers) == list(range(-5, MANY))

@@ -178,7 +178,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.run(self._close(desk, timeout))
 
     async def _close(self, desk: Desk, timeout: float) -> None:
-        peers = {link.name for link in desk.bus.stats().links}
+        peers = {link.name for link in desk.bus.peers}
         del self.open[desk.name]
         missing = await desk.bus.close(timeout)
         desk.end()
@@ -426,11 +426,10 @@ class AnyOrder(RuleBasedStateMachine):
         """Who has not everything yet, in words."""
         desks, found = list(self.open.values()), []
         for desk in desks:
-            stats = desk.bus.stats()
-            if {(each.name, each.epoch) for each in stats.links} != {
+            if {(each.name, each.epoch) for each in desk.bus.peers} != {
                 each.source for each in desks if each is not desk
             }:
-                found.append(f"{desk.name} is linked with {stats.peers}")
+                found.append(f"{desk.name} is linked with {desk.bus.peers}")
             if missing := await desk.bus.flush(2.0):
                 found.append(f"{missing} lack events of {desk.name}")
             try:

@@ -401,7 +401,7 @@ def test_a_hello_of_the_one_before_that_comes_late_does_not_hide_who_is_there() 
                 for number in range(60):
                     await feed.publish(Event("A", number))
                     await asyncio.sleep(1)
-                assert [each.epoch for each in bot.stats().links] == [feed.stats().epoch]
+                assert [each.epoch for each in bot.peers] == [feed.stats().epoch]
                 assert await feed.flush(3) == []
             assert [event.data for event in seen] == [*range(60)]
 

@@ -244,10 +244,10 @@ async def test_50_buses_find_each_other_and_close_cleanly(nursery: Nursery, url:
     linked = """
         async def all_linked(each):
             async with each.stream("aiobus.peer_joined") as joined:
-                while len(each.stats().peers) < 49:
+                while len(each.peers) < 49:
                     await anext(joined)
         await asyncio.gather(*map(all_linked, self.buses))
-        return [len(each.stats().peers) for each in self.buses]
+        return [len(each.peers) for each in self.buses]
     """
     assert await asyncio.gather(*(actor(linked) for actor in actors)) == [[49] * 10] * 5
     closed = [
@@ -325,7 +325,7 @@ async def test_20_races_for_the_address_end_with_one_holder_each(
         await newcomer(
             """
             async with bus.stream("aiobus.peer_joined") as joined:
-                while len(bus.stats().peers) < 9:
+                while len(bus.peers) < 9:
                     await anext(joined)
             """
         )

@@ -10,7 +10,6 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aiobus import EventType
-from aiobus import diagnostics as reports
 from aiobus.query import (
     SYSTEM,
     Query,
@@ -159,7 +158,7 @@ def test_what_is_no_query_is_refused_with_what_is_wrong_with_it(
         Query.of(types, key)
 
 
-@pytest.mark.parametrize("types", ["ORDER.*", "TRADE*", "**", "aiobus.*", ["TRADE", "T*"]])
+@pytest.mark.parametrize("types", ["ORDER.*", "TRADE*", "**", "aiobus.**", ["TRADE", "T*"]])
 def test_a_star_within_a_type_is_refused_with_the_ways_out(types: Any) -> None:
     culprit = types[-1] if isinstance(types, list) else types
     with pytest.raises(
@@ -174,13 +173,6 @@ def test_a_reserved_type_that_there_is_not_is_refused_with_those_that_there_are(
     with pytest.raises(ValueError, match=re.escape(f"{name!r} is never published")) as caught:
         Query.of(["TRADE", name])
     assert ", ".join(SYSTEM) in str(caught.value)
-
-
-def test_the_reserved_types_that_can_be_asked_for_are_those_that_are_announced() -> None:
-    offered = [
-        getattr(reports, name) for name in reports.__all__ if name.isupper() and name != "LONG"
-    ]
-    assert sorted(SYSTEM) == sorted(offered)
 
 
 @pytest.mark.parametrize("key", ["*USDT", "B*T", "**", "B**", ["BTC", "*T"]])

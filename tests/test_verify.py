@@ -582,7 +582,7 @@ async def test_outputs_of_code_that_is_not_attached_are_counted_by_type(path: Pa
 
 
 def test_each_keyword_that_decides_what_is_handed_over_is_tried() -> None:
-    assert {*CHANGED, "misfit"} == {*SubscribeKeywords.__annotations__}
+    assert {*CHANGED, "misfit", "name"} == {*SubscribeKeywords.__annotations__}
 
 
 CHANGED: dict[str, Any] = {

@@ -33,10 +33,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "desk.db"
 
 
+TASKS: set[asyncio.Task[None]] = set()
+
+
+def keep(task: asyncio.Task[None]) -> None:
+    """Until it ends: a loop has no strong reference to a task that waits."""
+    TASKS.add(task)
+    task.add_done_callback(TASKS.discard)
+
+
 async def gateway(bus: AsyncEventBus, *, other: bool = False) -> None:
     """Reply to each TRADE, as if it was an order, from a reader; a second reply is refused."""
     orders: asyncio.Queue[Event] = asyncio.Queue()
-    tasks: set[asyncio.Task[None]] = set()
     before: list[Event] = []
 
     async def reader() -> None:
@@ -52,7 +60,7 @@ async def gateway(bus: AsyncEventBus, *, other: bool = False) -> None:
                 await bus.publish(Event("REFUSED", [error.request, error.reply, str(error)]))
 
     await bus.subscribe("TRADE", orders.put_nowait)
-    tasks.add(asyncio.create_task(until_closed(reader())))
+    keep(asyncio.create_task(until_closed(reader())))
     await bus.publish(Event("READY", 1))
 
 

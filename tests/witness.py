@@ -150,8 +150,8 @@ class Desk:
         self.had[self.source] = self.seq
         self.has_ended = False
         self.confirmed_at_end = set()
-        self.linked_at_start = {(each.name, each.epoch) for each in stats.links} | {self.source}
-        self._joined = {(each.name, each.epoch): None for each in stats.links}
+        self.linked_at_start = {(each.name, each.epoch) for each in bus.peers} | {self.source}
+        self._joined = {(each.name, each.epoch): None for each in bus.peers}
         self.met = set(self._joined)
         self._starts: dict[Id, int] = {}
         """Which start of each source it knows: of those that go on, as it was told."""
@@ -389,7 +389,7 @@ class Listener:
 
     def _is_linked(self, desk: Desk) -> bool:
         """True when the desk is known here, and has confirmed that the query is live there."""
-        links = {(link.name, link.epoch) for link in self.desk.bus.stats().links}
+        links = {(link.name, link.epoch) for link in self.desk.bus.peers}
         return desk.source in links and desk.name not in self.subscription.unconfirmed
 
     def note_links(self, desks: Iterable[Desk]) -> None:
@@ -459,7 +459,7 @@ class Listener:
     def is_owed(self, desk: Desk) -> bool:
         """True when it is certain that the desk owes it what it has published."""
         is_linked = desk is not self.desk and self.is_open and self._is_linked(desk)
-        peers = {(link.name, link.epoch) for link in desk.bus.stats().links}
+        peers = {(link.name, link.epoch) for link in desk.bus.peers}
         return is_linked and desk.source in self.begin and self.desk.source in peers
 
     def note_confirmed(self, desk: Desk, upto: int) -> None:

@@ -16,7 +16,6 @@ from aiobus.mesh.fanout import Askers, Fanout, Link
 from aiobus.publisher import Publisher
 from aiobus.query import parse_query
 from aiobus.wire import (
-    PROGRESS,
     Answer,
     Ask,
     Options,
@@ -125,7 +124,6 @@ class Answers:
             if asked is not None:
                 self._streams.open(name, asked, link)
                 self.askers.serve(link, name)
-                self.askers.note_served(link, name.removeprefix(PROGRESS))
         except WireError as error:
             self.askers.refuse(link, name, str(error))
             raise WireError(f"{error}: {name[:100]!r}") from None
@@ -146,8 +144,6 @@ class Answers:
         """No link asks for a topic any more; `link` was the last."""
         self._streams.close(name)
         self.askers.close(name, link)
-        if (topic := name.removeprefix(PROGRESS)) not in self._streams:
-            self.askers.note_ended(topic)
 
     def part(self, who: PeerId) -> PeerId | None:
         """Drop the questions of `who`. Returns another bus that says hello from its endpoint."""

@@ -13,12 +13,13 @@ from math import inf
 
 from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed
+from aiobus.errors import BusClosed
 from aiobus.mesh import Network, Probe
 from aiobus.mesh.links import AT_SIGHT
 from aiobus.mesh.peers import Left, Peer, PeerState, RoundTrip, batches
 from aiobus.mesh.session import Session, in_marks
 from aiobus.publisher import Publisher
-from aiobus.query import parse_query
+from aiobus.query import Query, parse_query
 from aiobus.rows import Source
 from aiobus.transport import Standing
 from aiobus.wire import Ack, PageAsk
@@ -34,6 +35,8 @@ LAST_PAUSE = 1.0
 """Seconds until a question that a task waits for is repeated, at first and at last; each pause is
 twice the one before.
 """
+ASK_AGAIN = 10.0
+"""Seconds until a peer that has not confirmed is looked for anew: another may have its name."""
 BYE = 0.2
 """Seconds for which the bye of a peer whose hello is gone is waited for: each comes on a connection
 of its own, so the end of a peer that closes may be read before its bye.
@@ -170,6 +173,38 @@ class Confirmations:
             return not (await answered(round, max(0.0, timeout)) | round.gone)
         finally:
             self._links.rounds.drop(round)
+
+    async def until_there(self, name: str, query: Query | None) -> Peer:
+        """Wait until a peer of this name is linked, tells that it has subscribed to `query`, and
+        confirms on being asked that it knows where this bus is: from then on it is owed each event
+        of it. Raises BusClosed. Returns as soon as all that is so.
+        """
+        while True:
+            self._check_open()
+            peer = self._links.named(name)
+            if peer is None or not (query is None or peer.patterns.cover(query)):
+                await self._links.changed.wait()
+            elif await self._confirms_all(peer, query) and self._links.named(name) is peer:
+                return peer
+
+    def _check_open(self) -> None:
+        if self._session.is_closing:
+            raise BusClosed(f"{self._session.me.name} is closed")
+
+    async def _confirms_all(self, peer: Peer, query: Query | None) -> bool:
+        """Ask `peer` for its word that it has what was published of these types; without a query,
+        only for its word. False if there is none for a while, or the peer has gone.
+        """
+        streams: dict[str, int] = {}
+        if query is not None and query.every:
+            streams = self._fanout.sent()
+        for type in () if query is None else query.types:
+            streams.update(self._fanout.of_type(type))
+        self._session.beat()  # a peer that was misled about this bus is to ask before it confirms
+        for some in [*in_marks(streams.items())] or [[]]:
+            if not await self._confirms(peer, some, ASK_AGAIN):
+                return False
+        return True
 
     async def subscribe(self, catchup: CatchUp, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `catchup`; return the names of those that did not

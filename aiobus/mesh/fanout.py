@@ -6,7 +6,7 @@ leave: frames at the end of each tick of the loop, a beacon once a second, and p
 soon after something was published. Must not know how bytes travel.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -17,7 +17,7 @@ from aiobus.publisher import Publisher, Stream
 from aiobus.query import Query, parse_query
 from aiobus.wire import PROGRESS, PeerId, WireError
 
-__all__ = ["MAX_ASKED", "MAX_JUNK", "MAX_NAMED", "MAX_VAIN", "Askers", "Fanout", "Link"]
+__all__ = ["MAX_JUNK", "MAX_NAMED", "MAX_VAIN", "Askers", "Fanout", "Link"]
 
 Link = int | None
 """The number of a link; None where it is not known."""
@@ -32,27 +32,18 @@ keeps each of them, at 50 bytes a character that no other topic shares.
 """
 MAX_VAIN = 32_768
 """Queries that one link asks for and is refused."""
-MAX_ASKED = 131_072
-"""Queries that are remembered as asked for, of all links together, at some 100 bytes each."""
 MAX_REASON = 200
 MAX_LINKS = 4_096
 
 
 class Askers:
-    """The bus that has said hello on each link, and which of its queries are served and which not.
-    ZeroMQ tells of a query that is withdrawn once no link asks for it, so of those that are served,
-    a link may have withdrawn some.
-    """
+    """The bus that has said hello on each link, and which of its queries are not served."""
 
     def __init__(self) -> None:
         self._who: dict[Link, PeerId] = {}
         self._refused: dict[Link, dict[bytes, str]] = {}
         self._uncounted: set[Link] = set()
         """Links of which more was refused than is remembered."""
-        self._asked: dict[Link, set[bytes] | None] = {}
-        """What is served to each link; None if that is not remembered."""
-        self._count = 0
-        """Of all that is remembered there."""
         self._junk: dict[Link, int] = {}
         self._vain: dict[Link, int] = {}
         self._bytes = 0
@@ -75,13 +66,8 @@ class Askers:
         if self._who.pop(link, who) != who:
             self._junk[link] = self._junk.get(link, 0) + 1
         self._who[link] = who
-        self._asked.setdefault(link, set())
-        for each in before:  # all that it asks for has come on this one
-            self._drop_asked(each)
         if len(self._who) > MAX_LINKS:
-            oldest = next(iter(self._who))
-            del self._who[oldest]
-            self._drop_asked(oldest)
+            del self._who[next(iter(self._who))]
         return before
 
     def withdraw(self, who: PeerId) -> list[Link]:
@@ -89,7 +75,6 @@ class Askers:
         gone = [link for link, other in self._who.items() if other == who]
         for link in gone:
             del self._who[link]
-            self._drop_asked(link)
             for name in list(self._refused.get(link, ())):
                 self.serve(link, name)
             self._refused.pop(link, None)
@@ -129,36 +114,6 @@ class Askers:
         """The topic is served to `link`, or was withdrawn. No error when it was not refused."""
         if self._refused.get(link, {}).pop(name, None) is not None:
             self._bytes -= len(name) + OVERHEAD
-
-    def note_served(self, link: Link, topic: bytes) -> None:
-        """The query of `topic` is served to `link`, as frames or as progress."""
-        asked = self._asked.setdefault(link, set())
-        if asked is None or topic in asked:
-            return
-        asked.add(topic)
-        self._count += 1
-        if self._count > MAX_ASKED:
-            self._count -= len(asked)
-            self._asked[link] = None
-        if len(self._asked) > 2 * MAX_LINKS:  # of a link without a hello, nothing tells its end
-            self._drop_asked(next(each for each in self._asked if each not in self._who))
-
-    def note_ended(self, topic: bytes) -> None:
-        """No link asks for that query any more, in either form."""
-        for asked in self._asked.values():
-            if asked and topic in asked:
-                asked.remove(topic)
-                self._count -= 1
-
-    def _drop_asked(self, link: Link) -> None:
-        self._count -= len(self._asked.pop(link, None) or ())
-
-    def asks(self, who: PeerId, topics: Collection[bytes]) -> bool | None:
-        """True if `who` has asked for the query of one of `topics`; None if that is not known."""
-        for link, other in reversed(self._who.items()):
-            if other == who and (asked := self._asked.get(link)) is not None:
-                return not asked.isdisjoint(topics)
-        return None
 
     def close(self, name: bytes, link: Link) -> None:
         """No link asks for this topic any more. `link` withdrew it; None: the last link died."""
@@ -250,10 +205,6 @@ class Fanout:
 
     def __len__(self) -> int:
         return len(self._streams)
-
-    def __contains__(self, topic: bytes) -> bool:
-        """True if the query of this topic is served."""
-        return topic in self._streams
 
     def open(self, name: bytes, query: Query, link: Link = None) -> None:
         """Serve a query from now on: frames, or progress, as its `name` says. Raises WireError

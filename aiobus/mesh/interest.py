@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aiobus import wire
 from aiobus.catchup import Announcement, CatchUp
 from aiobus.history import Page, Want
-from aiobus.limits import MAX_QUERY
+from aiobus.presence import Told
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY
 from aiobus.wire import (
@@ -28,9 +28,8 @@ from aiobus.wire import (
     topic,
 )
 
-__all__ = ["EVERY", "Interest", "Pages", "Topic"]
+__all__ = ["Interest", "Pages", "Topic"]
 
-EVERY = "*"
 LEFT = 32
 """Frames in a row that all subscriptions leave before a topic is switched to progress messages."""
 FAR = 2048
@@ -170,7 +169,7 @@ class Interest:
         self._numbers: dict[CatchUp, int] = {}
         self._numbered: dict[int, CatchUp] = {}
         self._last_number = number
-        self._types: str | None = None
+        self._told = Told()
         """What `types` returns, until that may have changed."""
         self.started: dict[Source, float] = {}
         """When each source that ever answered has started, in monotonic seconds of this process."""
@@ -204,7 +203,7 @@ class Interest:
         """Hand frames of its query to `catchup`; return the topic if it is the first to ask."""
         name = topic(catchup.query.text)
         self._last_number += 1
-        self._types = None
+        self._told.add(catchup.query)
         self._numbers[catchup] = self._last_number
         catchup.begins, catchup.pasts = self.begins, self.pasts
         for source, announcement in self._announcing.items():
@@ -226,7 +225,7 @@ class Interest:
         if number is None:
             return None
         del self._numbered[number]
-        self._types = None
+        self._told.remove(catchup.query)
         for refused in self.refused.values():
             refused.pop(catchup, None)
         name = topic(catchup.query.text)
@@ -238,12 +237,9 @@ class Interest:
         return asked.subscribed
 
     @property
-    def types(self) -> str:
-        """The types that are subscribed to by name, with spaces between; "*" if they are long."""
-        if self._types is None:
-            text = " ".join({type: None for each in self._numbers for type in each.query.types})
-            self._types = text if len(text) <= MAX_QUERY else EVERY
-        return self._types
+    def told(self) -> str:
+        """What is subscribed to, as others are told of it."""
+        return self._told.text
 
     def number(self, catchup: CatchUp) -> int | None:
         """By which number `numbered` finds it."""

@@ -30,6 +30,7 @@ from aiobus.mesh.peers import (
     Unplaced,
     Verdict,
 )
+from aiobus.presence import Patterns
 from aiobus.publisher import Publisher
 from aiobus.rows import Source
 from aiobus.sync import Notifier
@@ -198,7 +199,7 @@ class Links:
         name, known = "*", NO_OPTIONS
         if len(peers) == 1:
             name, known = peers[0].name, self.known_of(peers[0].who)
-        options = replace(known, types=self._interest.types)
+        options = replace(known, queries=self._interest.told)
         self._network.ask(up(Ask(name, number, self.me, options=options)))
 
     def known_of(self, who: PeerId | None) -> Options:
@@ -396,10 +397,21 @@ class Links:
 
     def listeners(self, type: str) -> set[Source] | None:
         """The linked peers that have subscribed to `type` by name; None if that is not known."""
-        linked = [(each.who, each.types) for each in self if each.is_there and each.who]
-        if any("*" in types for _, types in linked):
+        linked = [(each.who, each.patterns) for each in self if each.is_there and each.who]
+        if any(patterns.has_more for _, patterns in linked):
             return None
-        return {who.source for who, types in linked if type in types}
+        return {who.source for who, patterns in linked if type in patterns.types}
+
+    def note_told(self, peer: Peer, queries: str) -> None:
+        """A peer tells what it subscribes to. Raises WireError if that is no such text."""
+        if queries == peer.queries:
+            return
+        try:
+            peer.patterns = Patterns.of(queries.split())
+        except ValueError as error:
+            raise WireError(f"no queries of a peer: {error}") from None
+        peer.queries = queries
+        self.changed.wake()
 
     def named(self, name: str) -> Peer | None:
         """The linked peer of this name; of a start and the one before it, the newer."""
@@ -437,6 +449,9 @@ class Links:
         if self._interest.is_restart(who.source, options):
             self._announce_restart(peer, who.source, options.start)
         self._interest.note_start(who.source, started, options, past)
+        started = self._interest.started[who.source]
+        if abs(started - peer.started) > DELAY:  # else it is another message of the same start
+            peer.started, peer.since = started, epochs.time() - (now - started)
         self._checking.pop(who.source, None)
         peer.vouch(value.seq)
         self.doubts.weigh(peer, value.seq)

@@ -15,7 +15,9 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any, TypeVar
 
+from aiobus import presence
 from aiobus.discovery import Member
+from aiobus.presence import NOTHING, Patterns
 from aiobus.sync import Notifier
 from aiobus.wire import Answer, PeerId
 
@@ -92,8 +94,12 @@ class Peer:
         self.is_stale = False
         self.other_version = 0
         """The version of the protocol that it speaks, if that is not this bus's: it never links."""
-        self.types: frozenset[str] = frozenset()
-        """The types that it has subscribed to by name; "*" if these are not known."""
+        self.queries = ""
+        """What it subscribes to, as it has told last."""
+        self.patterns: Patterns = NOTHING
+        """The same, read."""
+        self.started, self.since = -math.inf, 0.0
+        """When it started: by the clock of `elapsed`, and in Unix seconds."""
         self.last = 0
         """The highest seq of its events that was heard of."""
         self.vouched = 0
@@ -114,6 +120,12 @@ class Peer:
 
     def __str__(self) -> str:
         return str(self.who or self.name)
+
+    def shown(self, now: float) -> presence.Peer:
+        """It as a user sees it. It is linked."""
+        assert self.who is not None
+        where = self.name, self.who.epoch, self.since, self.last, self.silence(now)
+        return presence.Peer(*where, tuple(self.queries.split()))
 
     def hear(self, now: float, seq: int) -> float | None:
         """A message shows that it is at `seq`. Returns its seconds of silence if it was stale."""

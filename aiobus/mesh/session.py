@@ -22,7 +22,7 @@ from aiobus.history import Page, Want
 from aiobus.mesh import Driver, Network
 from aiobus.mesh.answers import Answers
 from aiobus.mesh.fanout import Fanout, Link
-from aiobus.mesh.interest import EVERY, Interest, Pages
+from aiobus.mesh.interest import Interest, Pages
 from aiobus.mesh.links import Links
 from aiobus.mesh.peers import RoundTrip, batches
 from aiobus.publisher import Publisher, Route
@@ -61,6 +61,8 @@ log = logging.getLogger("aiobus.mesh")
 
 LAST = 0
 """The number of the mark that a bus sends as it closes: no peer acknowledges it."""
+TELL_SECONDS = 0.05
+"""After a subscription has ended, until the peers are told: a `wait_for` ends one each time."""
 MARK_STREAMS = 4_096
 """Streams that one mark names: 4 MB at most, and a message over 16 MiB ends its link."""
 
@@ -109,7 +111,8 @@ class Session:
         self._driver = driver
         self._source = me.source
         self._sources = self.links.sources
-        self._is_answering = False
+        self._is_answering = self._is_telling = False
+        self._telling: RoundTrip | None = None
         self._switching: list[RoundTrip] = []
         self._late: list[RoundTrip] = []
         network.subscribe(HEARTBEATS)
@@ -175,7 +178,7 @@ class Session:
                 if self._is_outdated_by(question.options):
                     return
                 if (peer := self.links.known(question.who)) is not None:
-                    peer.types = frozenset(question.options.types.split())
+                    self.links.note_told(peer, question.options.queries)
             elif self.note_place is not None:
                 self.note_place(question)
             self.answers.put(question, link, message)
@@ -230,11 +233,8 @@ class Session:
         found = self.links.named(name)
         if found is None or found.who is None:
             return None
-        topics = [each.topic for each in route.streams if route.type in each.query.types]
-        is_known = self.answers.askers.asks(found.who, topics)
-        # It has said which types it asks for; the keys it has not.
-        is_named = not found.types.isdisjoint((route.type, EVERY))
-        return Listener(found.who.source, bool(topics) and is_named and is_known is not False)
+        is_sent = any(route.type in each.query.types for each in route.streams)
+        return Listener(found.who.source, is_sent and found.patterns.take(route.type, route.key))
 
     # Messages of publishers.
 
@@ -350,7 +350,20 @@ class Session:
         """Withdraw it. No error if it was not subscribed."""
         if (old := self.interest.remove(catchup)) is not None:
             self._network.unsubscribe(old)
+            if not self._is_telling:
+                self._is_telling = True
+                self._driver.later(TELL_SECONDS, self._tell)
         self.pages.forget(catchup)
+
+    def _tell(self) -> None:
+        """Tell the peers what is subscribed to, of which some was withdrawn. A question tells it,
+        and is repeated until it is answered.
+        """
+        self._is_telling = False
+        if self._telling is not None:
+            self.links.rounds.drop(self._telling)
+        there = [peer.endpoint for peer in self.links if peer.is_there]
+        self._telling = self.links.rounds.ask(there, self.links.ask, lambda _: None)
 
     def _ask_page(self, catchup: CatchUp, source: Source, want: Want, limit: int) -> None:
         if (number := self.interest.number(catchup)) is not None:

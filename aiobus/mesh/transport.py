@@ -21,9 +21,10 @@ from aiobus.history import Want
 from aiobus.mesh import Driver, Network, Probe
 from aiobus.mesh.confirm import Confirmations, Readers
 from aiobus.mesh.session import Session
+from aiobus.presence import Peer
 from aiobus.publisher import Publisher, Route
+from aiobus.query import Query
 from aiobus.rows import Source
-from aiobus.stats import PeerStats
 from aiobus.transport import Listener, Standing
 from aiobus.wire import PeerId
 
@@ -72,16 +73,25 @@ class MeshTransport:
         return 0 if self.session is None else self.session.refused
 
     @property
-    def peers(self) -> Sequence[PeerStats]:
+    def peers(self) -> Sequence[Peer]:
         """The buses that are linked now, by name."""
         if self.session is None or self._confirmations is None:
             return []
         now = elapsed()
         return [
-            PeerStats(peer.name, peer.who.epoch, peer.last, peer.silence(now))
+            peer.shown(now)
             for peer in sorted(self.session.links, key=lambda peer: peer.name)
-            if peer.is_there and peer.who is not None
+            if peer.is_there
         ]
+
+    async def until_peer(self, name: str, query: Query | None) -> Peer:
+        """Wait until a bus of this name is linked, has subscribed to `query`, and has confirmed to
+        be where this bus is. Raises BusClosed.
+        """
+        if self._confirmations is None:
+            raise BusClosed("the bus is closed")
+        peer = await self._confirmations.until_there(name, query)
+        return peer.shown(elapsed())
 
     @property
     def unreached(self) -> Collection[str]:

@@ -76,7 +76,7 @@ PUBLISH, REQUEST, SUBSCRIBE = CALLS["publish"], CALLS["request"], CALLS["subscri
 STEP, ENTRY, REPLY = CALLS["stream step"], CALLS["stream entry"], CALLS["reply"]
 SETTING_UP = {PUBLISH, REPLY, SUBSCRIBE, ENTRY}
 """Calls in which an attached coroutine waits while it is not live yet."""
-NOT_TOLD = ("query", "where", "misfit", "payload", "topics", "fit")
+NOT_TOLD = ("query", "where", "name", "misfit", "payload", "topics", "fit")
 """The first two are told by themselves. What becomes of the data is up to the code."""
 OPTIONS = [each.name for each in fields(SubscriptionOptions) if each.name not in NOT_TOLD]
 MOST_ENDED = 1_024
@@ -717,7 +717,7 @@ class Recorder:
         """As the bus does."""
         strand.enter(REQUEST, event)
         with suppress(TypeError, ValueError):  # which the bus raises as well
-            self._note_outcome(strand, REQUEST, asked(timeout, replies, to))
+            self._note_outcome(strand, REQUEST, asked(timeout, requested_of(replies, to)))
         try:
             reply = await self._bus.request(event, replies.named, to=to, timeout=timeout)
         except BaseException as error:
@@ -761,11 +761,12 @@ class Recorder:
         call: str,
         again: Callable[[], Awaitable[T]],
         timeout: float | None = None,
+        about: str = "",
     ) -> T:
         """As the bus does. What came of it is always written down."""
         number = CALLS[call]
         strand.enter(number)
-        self._note_outcome(strand, number, asked(timeout))
+        self._note_outcome(strand, number, asked(timeout, about))
         try:
             result = await again()
         except BaseException as error:
@@ -774,6 +775,17 @@ class Recorder:
                 self._note_outcome(strand, number, told(error, None))
             raise
         strand.leave()
+        self._note_outcome(strand, number, ["returned", result])
+        return result
+
+    def read(self, strand: Any, call: str, again: Callable[[], T]) -> T:
+        """As the bus does. What it returned is written down."""
+        number = CALLS[call]
+        strand.enter(number)
+        try:
+            result = again()
+        finally:
+            strand.leave()
         self._note_outcome(strand, number, ["returned", result])
         return result
 
@@ -853,13 +865,17 @@ def options_of(options: SubscriptionOptions) -> str:
     return ", ".join([*told, *(["where="] if options.where is not None else [])])
 
 
-def asked(timeout: float | None, replies: Query | None = None, to: str | None = None) -> list[Any]:
+def requested_of(replies: Query, to: str | None) -> str:
+    """What a request asks for, as the tape has it."""
+    return str(replies) if to is None else f"{replies} of {to}"
+
+
+def asked(timeout: float | None, about: str = "") -> list[Any]:
     """The arguments of a bus call as the tape has them, before the call does anything."""
     limit = "without a timeout"
     if timeout is not None:
         limit = f"with timeout={microseconds(timeout) / 1e6:.15g}"
-    whom = "" if to is None else f" of {to}"
-    return ["asked", limit if replies is None else f"for {replies}{whom} {limit}"]
+    return ["asked", f"for {about} {limit}" if about else limit]
 
 
 def origin_of(strategy: Any) -> str:

@@ -35,7 +35,15 @@ from aiobus.options import (
 )
 from aiobus.payload import Fit
 from aiobus.query import RESERVED, Query
-from aiobus.replay.attach import Strategy, add_open, asked, open_of, options_of, run_strategy
+from aiobus.replay.attach import (
+    Strategy,
+    add_open,
+    asked,
+    open_of,
+    options_of,
+    requested_of,
+    run_strategy,
+)
 from aiobus.replay.evidence import Witness
 from aiobus.replay.report import Fingerprint, compare, shown
 from aiobus.replay.schedule import Gated, PlayerLoop, Schedule
@@ -629,7 +637,7 @@ class Player(Schedule):
         to: str | None,
     ) -> Event[Any]:
         """As the bus does."""
-        await self._ask(strand, REQUEST, asked(timeout, replies, to))
+        await self._ask(strand, REQUEST, asked(timeout, requested_of(replies, to)))
         check_timeout(timeout, optional=True)
         check_to(to)
         self._route(strand, REQUEST, event)
@@ -721,9 +729,10 @@ class Player(Schedule):
         call: str,
         again: Callable[[], Awaitable[T]],
         timeout: float | None = None,
+        about: str = "",
     ) -> T:
         """As the bus does."""
-        await self._ask(strand, CALLS[call], asked(timeout))
+        await self._ask(strand, CALLS[call], asked(timeout, about))
         with self.call(CALLS[call]) as waiting:
             await waiting.end()
         match self.outcome(waiting):
@@ -733,6 +742,17 @@ class Player(Schedule):
                 raise error
         await self.stop(f"{strand} calls {call}", strand)
         raise AssertionError
+
+    def read(self, strand: Any, call: str, again: Callable[[], T]) -> T:
+        """As the bus does. After the first difference, what is so now."""
+        with self.call(CALLS[call]) as reading:
+            match self.outcome(reading):
+                case ["returned", result]:
+                    return result  # type: ignore[no-any-return]
+            result = again()
+        if not self.is_stopped:
+            self.differ(f"{strand} reads {call}", strand)
+        return result
 
 
 def _bare(options: SubscriptionOptions) -> SubscriptionOptions:

@@ -131,7 +131,7 @@ class _Party:
                     self._check()
 
     def _missing(self) -> list[str]:
-        return sorted(self._guests.difference(self._bus.stats().peers))
+        return sorted(self._guests.difference([each.name for each in self._bus.peers]))
 
     def _check(self) -> None:
         """Raise BusError unless the guests are there, and they alone."""
@@ -143,7 +143,7 @@ class _Party:
         stats = self._bus.stats()
         if stats.unreached:
             text = f"{', '.join(stats.unreached)} does not answer, so others may be there"
-        elif strangers := sorted({*stats.peers} - self._guests):
+        elif strangers := sorted({each.name for each in self._bus.peers} - self._guests):
             text = f"{', '.join(strangers)} is on {stats.url}, and not named in to="
         else:
             return

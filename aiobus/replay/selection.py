@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from aiobus.diagnostics import GAP
 from aiobus.errors import JournalError
 from aiobus.event import parse_id
 from aiobus.journal.format import tape_of
@@ -19,6 +18,7 @@ from aiobus.limits import EARLIEST, LATEST, way_out
 from aiobus.options import Keys, Types
 from aiobus.query import Query
 from aiobus.rows import Source
+from aiobus.system import GAP
 
 __all__ = ["Bound", "Reel", "Selection"]
 

@@ -9,13 +9,15 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from aiobus.catchup import CatchUp
-from aiobus.clock import elapsed, fresh
+from aiobus.clock import elapsed, fresh, time
 from aiobus.diagnostics import Diagnostics
-from aiobus.errors import BusError, NameInUse
+from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.history import Want
+from aiobus.presence import MORE, Peer, patterns_of
 from aiobus.publisher import Publisher, Route, Sink
+from aiobus.query import Query
 from aiobus.rows import SEPARATOR, Rows, Source
-from aiobus.stats import PeerStats
+from aiobus.sync import Notifier
 from aiobus.transport import Listener, Local
 
 __all__ = ["Seat", "Stage"]
@@ -36,6 +38,8 @@ class Stage:
         """Where the replay is open."""
         self.recorded: Collection[Source] = ()
         """What the recording has numbers of, which no bus of the stage uses again."""
+        self.changed = Notifier()
+        """Woken when a bus comes or goes, subscribes or ceases to."""
         self._routes: dict[Place, list[_Reader]] = {}
 
     async def hand(self, place: Place, seq: int, row: bytes) -> None:
@@ -67,9 +71,17 @@ class Stage:
         """True if a bus of this name is there, which publishes what its source does now."""
         return any(seat.publisher.name == name for seat in self.seats)
 
+    def recorded_peer(self, name: str) -> Peer | None:
+        """The last start of this name in the recording; None for the name of a bus that is there.
+        What it had subscribed to was not recorded.
+        """
+        epochs = [epoch for each, epoch in self.recorded if each == name]
+        return None if not epochs or self.has(name) else Peer(name, max(epochs), 0, 0, 0, (MORE,))
+
     def forget_routes(self) -> None:
         """A bus has subscribed, or has ceased to."""
         self._routes.clear()
+        self.changed.wake()
 
 
 class Seat(Local):
@@ -81,6 +93,7 @@ class Seat(Local):
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._publisher: Publisher | None = None
+        self._since = 0.0
         self.readers: dict[CatchUp, _Reader] = {}
         self._links: dict[CatchUp, list[_Link]] = {}
 
@@ -91,10 +104,33 @@ class Seat(Local):
         return self._publisher
 
     @property
-    def peers(self) -> Sequence[PeerStats]:
-        """The other buses of the stage."""
-        others = [seat.publisher for seat in self._stage.seats if seat is not self]
-        return [PeerStats(each.name, each.epoch, each.public_seq, 0.0) for each in others]
+    def peers(self) -> Sequence[Peer]:
+        """The other buses of the stage, and what was recorded: to a bus, both are the others."""
+        others = [seat.shown() for seat in self._stage.seats if seat is not self]
+        names = {name for name, _ in self._stage.recorded}
+        recorded = (self._stage.recorded_peer(name) for name in names)
+        found = [*others, *(each for each in recorded if each is not None)]
+        return sorted(found, key=lambda peer: peer.name)
+
+    def shown(self) -> Peer:
+        """Its bus as the others see it."""
+        told = patterns_of(catchup.query for catchup in self.readers)
+        who = self.publisher
+        return Peer(who.name, who.epoch, self._since, who.public_seq, 0.0, told)
+
+    async def until_peer(self, name: str, query: Query | None) -> Peer | None:
+        """Wait until a bus of this name is at the stage and has subscribed to `query`. A source of
+        the recording is there, and takes what it is sent: its orders were executed then.
+        """
+        while self in self._stage.seats:
+            for seat in self._stage.seats:
+                peer = seat.shown()
+                if seat is not self and peer.name == name and (query is None or peer.covers(query)):
+                    return peer
+            if (recorded := self._stage.recorded_peer(name)) is not None:
+                return recorded
+            await self._stage.changed.wait()
+        raise BusClosed(f"{self.publisher.name} is closed")
 
     async def start(self, publisher: Publisher, reports: Diagnostics) -> None:
         """Take the seat. The subscriptions of the other buses are live for this one at once. Raises
@@ -104,7 +140,7 @@ class Seat(Local):
             raise BusError(f"{publisher.name} starts on this loop once the bus of the replay has")
         if self._stage.has(publisher.name):
             raise NameInUse(publisher.name, "this replay")
-        self._publisher = publisher
+        self._publisher, self._since = publisher, time()
         while (publisher.name, publisher.epoch) in self._stage.recorded:  # made in virtual time
             publisher.epoch = fresh()
         for seat in self._stage.seats:

@@ -63,7 +63,7 @@ END = 0
 _WIDTHS = {1: 6, 2: 2, 3: 3, 4: 4, 5: 3, 6: 4, 7: 3, 8: 3, 9: 4, 10: 3, 11: 3}
 NAMES = (
     "", "publish", "request", "subscribe", "stream step", "stream entry", "flush", "settle",
-    "close", "wait_closed", "reply",
+    "close", "wait_closed", "reply", "peers", "wait_for_peer",
 )  # fmt: skip
 CALLS = {name: number for number, name in enumerate(NAMES)}
 

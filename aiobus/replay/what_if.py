@@ -21,7 +21,6 @@ from aiobus.bus import AsyncEventBus, parts_of, unheard
 from aiobus.clock import SPREAD
 from aiobus.confinement import written
 from aiobus.delivery import Consumer
-from aiobus.diagnostics import ERROR
 from aiobus.event import Event, event_id, parse_id
 from aiobus.limits import EARLIEST
 from aiobus.options import Types
@@ -39,6 +38,7 @@ from aiobus.replay.evidence import Witness
 from aiobus.replay.selection import Reel, Selection
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
+from aiobus.system import ERROR
 from aiobus.virtual_loop import VirtualLoop
 from aiobus.virtual_run import run_virtual
 

@@ -10,6 +10,8 @@ from aiobus import AsyncEventBus, Event
 from recording import SYMBOL, ticks
 from terminal import command_line, run
 
+WANTED = {"strategy": ("TRADE", "SIGNAL"), "broker": ("QUOTE", "ORDER")}  # others look on: "*"
+
 
 async def feed(bus: AsyncEventBus, speed: float = 1.0) -> None:
     """Publish all that was recorded, `speed` times as fast as it happened."""
@@ -24,12 +26,10 @@ async def feed(bus: AsyncEventBus, speed: float = 1.0) -> None:
 
 
 async def meet(bus: AsyncEventBus, name: str) -> None:
-    """Wait until the bot of this name is live. The two may start in any order."""
-    async with bus.stream("LIVE", key=name) as live:
-        await bus.publish(Event("IS_LIVE", {}, key=name))
-        if name not in bus.stats().peers:
-            print(f"the feed waits for a {name}", flush=True)
-        await anext(live)
+    """Wait until the bot of this name has subscribed. The two may start in any order."""
+    if name not in [peer.name for peer in bus.peers]:
+        print(f"the feed waits for a {name}", flush=True)
+    await bus.wait_for_peer(name, subscribed=WANTED.get(name, "*"), key=SYMBOL)
 
 
 def positive(text: str) -> float:

@@ -6,9 +6,8 @@ import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from functools import partial
 
-from aiobus import AsyncEventBus, BusError, Event
+from aiobus import AsyncEventBus, BusError
 
 Bot = Callable[[AsyncEventBus], Awaitable[None]]
 
@@ -31,10 +30,7 @@ def serve(name: str, bot: Bot) -> None:
 
 
 async def stay(bus: AsyncEventBus) -> None:
-    """Say that the bot is live, also to who asks, until it ends."""
-    live = partial(Event, "LIVE", {}, key=bus.name)
-    await bus.subscribe("IS_LIVE", lambda _: bus.publish(live()), key=bus.name)
-    await bus.publish(live())
+    """Say that the bot is live, until it ends."""
     print(f"{bus.name} is live on {bus.url}", flush=True)
     await bus.wait_closed()
 

@@ -187,4 +187,4 @@ async def test_a_closing_that_is_cancelled_before_it_begins_is_done_all_the_same
     await asyncio.wait(made)
     assert closing.cancelled()
     assert not list(meeting.iterdir())
-    assert bot.stats().peers == ()
+    assert bot.peers == ()
