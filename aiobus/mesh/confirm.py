@@ -183,7 +183,7 @@ class Confirmations:
             self._check_open()
             peer = self._links.named(name)
             if peer is None or not (query is None or peer.patterns.cover(query)):
-                await self._links.changed.wait()
+                await self._links.attended.wait()
             elif await self._confirms_all(peer, query) and self._links.named(name) is peer:
                 return peer
 

@@ -145,6 +145,8 @@ class Links:
         self.born = elapsed()
         """When this bus started, in monotonic seconds."""
         self.changed = Notifier()
+        self.attended = Notifier()
+        """Woken when a peer is there, or tells what it subscribes to."""
         self.unconfirmed: set[str] = set()
         """Names of the peers that did not confirm a subscription in time, as its user was told."""
         self.rounds = RoundTrips()
@@ -377,6 +379,7 @@ class Links:
         self._introduce(peer, who)
         peer.say_hello()
         self.changed.wake()
+        self.attended.wake()
         if is_news:
             self.link(peer)
 
@@ -411,7 +414,7 @@ class Links:
         except ValueError as error:
             raise WireError(f"no queries of a peer: {error}") from None
         peer.queries = queries
-        self.changed.wake()
+        self.attended.wake()
 
     def named(self, name: str) -> Peer | None:
         """The linked peer of this name; of a start and the one before it, the newer."""
@@ -590,6 +593,7 @@ class Links:
                 self._joined.add(source)
                 self._diagnostics.peer_joined(*source)
             self.changed.wake()
+            self.attended.wake()
 
     def _succeed(self, peer: Peer, rivals: list[Peer]) -> None:
         """Link with `peer` after `peer_left` of those that had its name: a handler that heard of

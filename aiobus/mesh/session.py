@@ -436,6 +436,7 @@ class Session:
         self.is_closing = True
         self.links.rounds.end()
         self.links.changed.wake()
+        self.links.attended.wake()
         for name in self.fanout.owed():
             self.fanout.beacon(name)
         # Of each stream, where it ends, behind the number that this is true of. Else a peer that
