@@ -34,6 +34,7 @@ from aiobus.event import Event, EventType, Topic
 from aiobus.journal import Journal
 from aiobus.limits import Limits
 from aiobus.presence import Peer
+from aiobus.process import run
 from aiobus.recorder import Recording, record
 from aiobus.replay.comparison import WhatIfReport
 from aiobus.replay.explain import explain
@@ -101,6 +102,7 @@ __all__ = [
     "explain_hops",
     "record",
     "republish",
+    "run",
     "run_virtual",
     "system",
     "types",

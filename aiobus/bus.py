@@ -56,7 +56,10 @@ from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
 from aiobus.url import adapter
 
-__all__ = ["AsyncEventBus", "Handler", "Parts", "Publishable", "parts_of", "unheard", "watch"]
+__all__ = [
+    "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "parts_of",
+    "unheard", "watch",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -890,6 +893,22 @@ def unheard(bus: AsyncEventBus) -> Mapping[tuple[str, str], int]:
     for any. For this package alone.
     """
     return bus._requests.unheard
+
+
+def is_in_use(bus: AsyncEventBus) -> bool:
+    """True while `bus` has a subscription, besides its own to replies, or a handler is at work. For
+    this package alone.
+    """
+    subscriptions = bus._subscriptions
+    return bool({*subscriptions} - bus._requests.replies or subscriptions.busy())
+
+
+async def close_at_once(bus: AsyncEventBus, timeout: float) -> None:
+    """Close `bus` without waiting for handlers, and hurry a `close` that is under way. For this
+    package alone.
+    """
+    bus._life.cut_close()
+    await bus._close(timeout, drain=False)
 
 
 def watch(bus: AsyncEventBus, tape: Tape | None) -> None:

@@ -241,6 +241,11 @@ class Lifecycle:
         is_over = closing.done() and not closing.cancelled()
         return is_over and isinstance(closing.exception(), KeyboardInterrupt)
 
+    def cut_close(self) -> None:
+        """A `close` that is under way goes on without waiting for anything more."""
+        if self._closing is not None:
+            self._closing.cancel()
+
     async def wait_closed(self) -> None:
         """Wait until the bus has closed. Raises the failure that ended it, if there is one."""
         self.check_loop()

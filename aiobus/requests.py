@@ -99,6 +99,12 @@ class Requests:
         self._asked: dict[tuple[str, Query], Asked] = {}
         """Those that are published, by the id of the event and the query of the replies."""
 
+    @property
+    def replies(self) -> set[Subscription]:
+        """The subscriptions to replies that are live."""
+        made = [task for task in self._listening.values() if task.done() and not task.cancelled()]
+        return {task.result() for task in made if task.exception() is None}
+
     async def request(
         self, event: Event[Any], query: Query, timeout: float | None, to: str
     ) -> Event[Any]:

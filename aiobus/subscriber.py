@@ -58,6 +58,8 @@ class Subscriber:
         self._idle = Notifier()
         self.changed = Notifier()
         """Woken when there is one more, or one less, and at the end."""
+        self.cut_off = 0
+        """Events that were not handed over, and calls that were cancelled, as the bus closed."""
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self._open)
@@ -252,6 +254,7 @@ class Subscriber:
                 if missed := subscription.unhanded():
                     text = "%s%d events were not handed to %s: the bus closed"
                     log.warning(text, up_to, missed, subscription.name)
+                    self.cut_off += missed
                 self.drop(subscription)
         finally:
             self.changed.wake()
@@ -260,6 +263,7 @@ class Subscriber:
                     if subscription.in_hand:
                         text = "the call of %s with %s was cut off: the bus closed"
                         log.warning(text, subscription.name, _ids(subscription))
+                        self.cut_off += len(subscription.running)
                     task.cancel()
 
     async def ended(self, timeout: float, exempt: Subscription | None = None) -> None:

@@ -306,6 +306,14 @@ async def record(here: Here) -> None:
         await recording.flush()
 
 
+@row("run")
+async def run(here: Here) -> None:
+    async def bot(bus: AsyncEventBus) -> None:
+        await bus.publish(here.order())
+
+    aiobus.run(bot, here.plan.ipc, "second", until="return")
+
+
 @row("run_virtual")
 async def nested(here: Here) -> None:
     def inner() -> Any:
