@@ -8,30 +8,29 @@ import signal
 import sys
 import tempfile
 
+import aiobus
 from aiobus import AsyncEventBus, Event, Journal
 
 URL = "ipc://journaled-gateway"
 
 
-async def gateway(path: str) -> None:
+async def gateway(path: str, bus: AsyncEventBus) -> None:
     """Execute the orders that come, and those that came while no gateway was there."""
-    async with AsyncEventBus(URL, name="gateway", journal=path) as bus:
-        with Journal(path) as journal:  # the last that is known of each order, oldest order first
-            known = {event.cause: event.type for _, event in journal.read()}
-        for order in [order for order, type in known.items() if type == "EXECUTING"]:
-            await bus.publish(Event("UNKNOWN", "ask the exchange", cause=order))
+    with Journal(path) as journal:  # the last that is known of each order, oldest order first
+        known = {event.cause: event.type for _, event in journal.read()}
+    for order in [order for order, type in known.items() if type == "EXECUTING"]:
+        await bus.publish(Event("UNKNOWN", "ask the exchange", cause=order))
 
-        async def execute(order: Event) -> None:
-            # On the disk before the exchange hears of it, so the next start does not repeat it.
-            await bus.publish(Event("EXECUTING", None, cause=order.id))
-            print(f"exchange: buy {order.data}", flush=True)
-            if order.data == 3 and not known:
-                os.kill(os.getpid(), signal.SIGKILL)
-            await bus.publish(Event("FILL", order.data, cause=order.id))
+    async def execute(order: Event) -> None:
+        # On the disk before the exchange hears of it, so the next start does not repeat it.
+        await bus.publish(Event("EXECUTING", None, cause=order.id))
+        print(f"exchange: buy {order.data}", flush=True)
+        if order.data == 3 and not known:
+            os.kill(os.getpid(), signal.SIGKILL)
+        await bus.publish(Event("FILL", order.data, cause=order.id))
 
-        last = {order.partition("@")[0]: order for order in known}  # of each strategy
-        await bus.subscribe("ORDER", execute, after=last.values(), since=0, max_age=30)
-        await bus.wait_closed()
+    last = {order.partition("@")[0]: order for order in known}  # of each strategy
+    await bus.subscribe("ORDER", execute, after=last.values(), since=0, max_age=30)
 
 
 async def main() -> None:
@@ -54,4 +53,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(gateway(sys.argv[1]) if sys.argv[1:] else main())
+    if path := "".join(sys.argv[1:]):
+        aiobus.run(lambda bus: gateway(path, bus), URL, "gateway", journal=path)
+    else:
+        asyncio.run(main())

@@ -7,6 +7,7 @@ import asyncio
 import csv
 from pathlib import Path
 
+import aiobus
 from aiobus import AsyncEventBus, Event, EventType
 
 TRADES = Path(__file__).parent / "data" / "btcusdt-trades-2021-01-08.csv"
@@ -36,16 +37,15 @@ async def replay(bus: AsyncEventBus) -> None:
     await bus.close()  # what is on its way still arrives; then the stream below ends
 
 
-async def main() -> None:
+async def desk(bus: AsyncEventBus) -> None:
     """Print each signal, and the trade that led to it, until the recording is over."""
-    async with AsyncEventBus("ipc://quickstart", name="desk") as bus, asyncio.TaskGroup() as tasks:
-        await follow_the_whales(bus)
-        async with bus.stream(EventType.SIGNAL) as signals:
-            tasks.create_task(replay(bus))
-            async for signal in signals:
-                side, price = signal.data["side"], signal.data["price"]
-                print(f"{signal.key} {side:<4} at {price:,.2f}   caused by {signal.cause}")
+    await follow_the_whales(bus)
+    async with bus.stream(EventType.SIGNAL) as signals, asyncio.TaskGroup() as tasks:
+        tasks.create_task(replay(bus))
+        async for signal in signals:
+            side, price = signal.data["side"], signal.data["price"]
+            print(f"{signal.key} {side:<4} at {price:,.2f}   caused by {signal.cause}")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    aiobus.run(desk, "ipc://quickstart", "desk")

@@ -8,14 +8,15 @@ import asyncio
 import sys
 import tempfile
 
+import aiobus
 from aiobus import AsyncEventBus, Event, Journal, record
 
 URL = "ipc://resuming-recorder"
 
 
-async def recorder(path: str) -> None:
+async def recorder(bus: AsyncEventBus) -> None:
     """Record until the feed has left; the file may have the beginning already."""
-    async with AsyncEventBus(URL, name="recorder") as bus, record(bus, path, since=0):
+    async with record(bus, sys.argv[1], since=0):
         await bus.wait_for("END")
 
 
@@ -42,4 +43,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(recorder(sys.argv[1]) if sys.argv[1:] else main())
+    if sys.argv[1:]:
+        aiobus.run(recorder, URL, "recorder")
+    else:
+        asyncio.run(main())

@@ -3,17 +3,14 @@
 Run it: python examples/websocket_feed.py [wss://stream.binance.com:9443/ws/btcusdt@trade]
 """
 
-import asyncio
-import contextlib
 import json
-import logging
-import signal
 import sys
 from typing import Any
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+import aiobus
 from aiobus import AsyncEventBus, Event, EventType
 
 BINANCE = "wss://stream.binance.com:9443/ws/btcusdt@trade"
@@ -41,19 +38,11 @@ def to_event(message: dict[str, Any]) -> Event:
     return Event(EventType.TRADE, data, key=message["s"])
 
 
-async def main(url: str) -> None:
+async def main(bus: AsyncEventBus) -> None:
     """Print every trade until Ctrl-C, after which what has come is still printed."""
-    async with AsyncEventBus(name="binance") as bus:
-        await bus.subscribe(
-            EventType.TRADE, lambda t: print(t.key, t.data["price"], t.data["side"])
-        )
-        feed = asyncio.ensure_future(websocket_feed(bus, url))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, feed.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await feed
+    await bus.subscribe(EventType.TRADE, lambda t: print(t.key, t.data["price"], t.data["side"]))
+    await websocket_feed(bus, sys.argv[1] if len(sys.argv) > 1 else BINANCE)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("websockets.client").setLevel(logging.INFO)  # tells when connecting fails
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else BINANCE))
+    aiobus.run(main, "inproc://", "binance")  # its log tells when connecting fails

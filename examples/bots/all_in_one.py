@@ -5,13 +5,13 @@ Run it: python examples/bots/all_in_one.py [--speed 10]
 
 import argparse
 
+import aiobus
 from aiobus import AsyncEventBus
 from broker import broker
 from feed import feed, positive
 from monitor import monitor
 from report import Tally
 from strategy import strategy
-from terminal import run
 
 
 async def trade(bus: AsyncEventBus, speed: float, tally: Tally) -> None:
@@ -28,8 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Four bots trade 46 recorded seconds of BTCUSDT.")
     parser.add_argument("--speed", type=positive, default=1.15, help="times real time")
     speed, tally = parser.parse_args().speed, Tally()
-    run("desk", "inproc://", lambda bus: trade(bus, speed, tally))
-    tally.say()
+    try:
+        aiobus.run(lambda bus: trade(bus, speed, tally), "inproc://", "desk", until="return")
+    finally:
+        tally.say()
 
 
 if __name__ == "__main__":

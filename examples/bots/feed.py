@@ -6,9 +6,10 @@ Run it: python examples/bots/feed.py [ipc://desk] [--speed 10]
 import argparse
 import asyncio
 
+import aiobus
 from aiobus import AsyncEventBus, Event
 from recording import SYMBOL, ticks
-from terminal import command_line, run
+from terminal import command_line
 
 WANTED = {"strategy": ("TRADE", "SIGNAL"), "broker": ("QUOTE", "ORDER")}  # others look on: "*"
 
@@ -51,7 +52,7 @@ def main() -> None:
             await meet(bus, name)
         await feed(bus, options.speed)
 
-    run("feed", options.url, play)
+    aiobus.run(play, options.url, "feed")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The monitor: each chain trade -> signal -> order -> fill with the time of every hop, from lineage
-alone: an event names its cause. It publishes the POSITION after each fill, and says the tally when
-the feed has left.
+alone. It publishes the POSITION after each fill, and says the tally when the feed has left.
 
 Run it: python examples/bots/monitor.py [ipc://desk]
 """
@@ -18,8 +17,7 @@ MEMORY = 10_000  # events that may still turn out to be a cause
 
 async def monitor(bus: AsyncEventBus, tally: Tally) -> None:
     """Print every fill with all that led to it, and every 50th quote. Live when this returns."""
-    recent: OrderedDict[str, Event] = OrderedDict()
-    held: Counter[str] = Counter()
+    recent, held = OrderedDict[str, Event](), Counter[str]()
     early: dict[str, Event] = {}  # by the id of a cause that it overtook on its way here
 
     def on_event(event: Event) -> None:
@@ -55,5 +53,7 @@ async def monitor(bus: AsyncEventBus, tally: Tally) -> None:
 
 if __name__ == "__main__":
     tally = Tally()
-    serve("monitor", lambda bus: monitor(bus, tally))
-    tally.say()
+    try:
+        serve("monitor", lambda bus: monitor(bus, tally))
+    finally:  # Ctrl-C ends the process
+        tally.say()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -34,4 +35,5 @@ async def run_together(commands: list[Command]) -> int:
 async def start(name: str, *arguments: str) -> Process:
     """A bot in a session of its own: Ctrl-C is for this script, which ends the bots in order."""
     command = (sys.executable, "-u", str(Path(__file__).with_name(f"{name}.py")), *arguments)
-    return await asyncio.create_subprocess_exec(*command, start_new_session=True)
+    quiet = {"AIOBUS_LOG": "WARNING", **os.environ}  # five bots share this terminal
+    return await asyncio.create_subprocess_exec(*command, env=quiet, start_new_session=True)

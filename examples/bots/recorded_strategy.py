@@ -3,9 +3,10 @@
 Run it: python examples/bots/recorded_strategy.py [ipc://desk] [--file strategy.db]
 """
 
+import aiobus
 from aiobus import AsyncEventBus, record
 from strategy import strategy
-from terminal import command_line, run, stay
+from terminal import command_line, say_live
 
 
 def main() -> None:
@@ -16,9 +17,10 @@ def main() -> None:
 
     async def live(bus: AsyncEventBus) -> None:
         async with record(bus, options.file, attach=strategy):
-            await stay(bus)
+            await say_live(bus)
+            await bus.wait_closed()  # Ctrl-C ends that, and so the recording
 
-    run("strategy", options.url, live)
+    aiobus.run(live, options.url, "strategy")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 Run it: python examples/bots/recorder.py [ipc://desk] [--file desk.db]
 """
 
+import aiobus
 from aiobus import AsyncEventBus, record
-from terminal import command_line, run, stay
+from terminal import command_line, say_live
 
 
 def main() -> None:
@@ -15,9 +16,10 @@ def main() -> None:
 
     async def recorder(bus: AsyncEventBus) -> None:
         async with record(bus, options.file):
-            await stay(bus)
+            await say_live(bus)
+            await bus.wait_closed()  # Ctrl-C ends that, and so the recording
 
-    run("recorder", options.url, recorder)
+    aiobus.run(recorder, options.url, "recorder")
 
 
 if __name__ == "__main__":

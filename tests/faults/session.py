@@ -2,8 +2,8 @@
 
     python session.py handled|plain URL LEDGER
 
-`handled` is the bot of the examples (`examples/bots/terminal.py`), which ends on SIGTERM and Ctrl-C
-by itself. `plain` is what one writes first: `asyncio.run`, and no thought of signals.
+`handled` runs by `aiobus.run`, which ends on SIGTERM and Ctrl-C in order. `plain` is what one
+writes first: `asyncio.run`, and no thought of signals.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples" / "bots")]
+sys.path[:0] = [str(HERE.parent)]
 
-import terminal  # noqa: E402 - an example, of no package
+import aiobus  # noqa: E402 - behind the path
 from aiobus import AsyncEventBus  # noqa: E402
 from faults.bots import Bot  # noqa: E402
 
@@ -51,4 +51,4 @@ if __name__ == "__main__":
     if kind == "plain":
         asyncio.run(plain(url, path))
     else:
-        terminal.run("bot", url, lambda bus: work(bus, path))
+        aiobus.run(lambda bus: work(bus, path), url, "bot", log_level="WARNING")
