@@ -57,7 +57,8 @@ from aiobus.transport import Transport
 from aiobus.url import adapter
 
 __all__ = [
-    "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "parts_of",
+    "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "life_of",
+    "parts_of",
     "unheard", "watch",
 ]  # fmt: skip
 
@@ -901,6 +902,11 @@ def is_in_use(bus: AsyncEventBus) -> bool:
     """
     subscriptions = bus._subscriptions
     return bool({*subscriptions} - bus._requests.replies or subscriptions.busy())
+
+
+def life_of(bus: AsyncEventBus) -> Lifecycle:
+    """The life of `bus`, with the failure that has ended it. For this package alone."""
+    return bus._life
 
 
 async def close_at_once(bus: AsyncEventBus, timeout: float) -> None:

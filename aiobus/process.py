@@ -28,7 +28,6 @@ from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.limits import Limits
 from aiobus.lockout import check_shut
-from aiobus.options import check_timeout
 from aiobus.replay.attach import Strategy, check_strategy, origin_of, run_strategy
 from aiobus.service import Service
 from aiobus.transport import Transport
@@ -106,9 +105,9 @@ def run(
     _check_place(bot)
     if until not in ("done", "return"):
         raise ValueError(f"until={until!r}: 'done' or 'return' is needed")
-    check_timeout(close_timeout)
-    if not math.isfinite(close_timeout):
-        raise ValueError(f"close_timeout={close_timeout!r}: a finite number of seconds is needed")
+    is_number = isinstance(close_timeout, int | float) and not isinstance(close_timeout, bool)
+    if not (is_number and 0 <= close_timeout < math.inf):
+        raise ValueError(f"close_timeout={close_timeout!r}: seconds from 0 are needed, not endless")
     level, make_loop = _level(log_level), _loop_factory(uvloop)
     ending = Ending()
     with _Signals(ending) as signals:

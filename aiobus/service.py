@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from aiobus.bot_tasks import BotTasks
-from aiobus.bus import AsyncEventBus, close_at_once, is_in_use, parts_of
+from aiobus.bus import AsyncEventBus, close_at_once, is_in_use, life_of, parts_of
 from aiobus.ending import Ending
 from aiobus.errors import BusClosed, BusError
 from aiobus.lifecycle import State
@@ -122,7 +122,9 @@ class Service:
         await asyncio.wait([orderly, cut], return_when=asyncio.FIRST_COMPLETED)
         self._is_ending = True
         if not orderly.done():
-            orderly.cancel()
+            for task in (orderly, self._work, *self._tasks.alive):
+                if task is not None:
+                    task.cancel()
             closing = asyncio.create_task(close_at_once(self._bus, CUT_SECONDS))
             await asyncio.wait([orderly, closing], timeout=CUT_SECONDS)
         cut.cancel()
@@ -144,6 +146,7 @@ class Service:
             # As at the end of `async with`: what has failed is to act no more.
             await close_at_once(self._bus, self._timeout * SHARE)
             await self._cancel([self._work, *self._tasks.alive], end)
+            self._has_failed(self._work)
         else:
             await self._end(self._work, end)
 
@@ -165,6 +168,9 @@ class Service:
             trace = None if isinstance(error, BusError) else error
             self._fail(f"did not start: {error}", trace)
             return False
+        if self._asked.is_set():
+            await self._bus.close(self._timeout)
+            return False
         return True
 
     async def _call_bot(self) -> None:
@@ -180,7 +186,7 @@ class Service:
     async def _live(self, work: Task) -> bool:
         """Return when it is over. True if that is for a failure."""
         asked = asyncio.create_task(self._asked.wait())
-        closed = asyncio.create_task(self._until_closed())
+        closed = asyncio.create_task(self._bus.wait_closed())
         try:
             while True:
                 pending = [each for each in (work, asked, closed) if not each.done()]
@@ -188,26 +194,23 @@ class Service:
                     pending, timeout=GLANCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 self._tasks.name_unasked()
-                if closed.done() and closed.exception() is not None:
+                if life_of(self._bus).failure is not None:
                     self._fail("ends, since its bus has failed", None)  # which was logged
                     return True
                 if work.done() and self._has_failed(work):
                     return True
                 if self._ends_on_failure and self._ending.has_failed:
                     return True
-                if asked.done() or (work.done() and self._is_over(closed)):
+                if asked.done() or (work.done() and self._is_over()):
                     return False
         finally:
             asked.cancel()
-            closed.cancel()
+            if not closed.cancel() and not closed.cancelled():
+                closed.exception()  # `life` has it as well
 
-    async def _until_closed(self) -> None:
-        while self._bus._life.state is not State.CLOSED:
-            await self._bus.wait_closed()  # returns as well if `settle` has raised the failure
-
-    def _is_over(self, closed: Task) -> bool:
+    def _is_over(self) -> bool:
         """True if nothing is left that the bot is still there for, now that it has returned."""
-        if self._ends_on_return or closed.done():
+        if self._ends_on_return or life_of(self._bus).state is State.CLOSED:
             return True
         if is_in_use(self._bus) or self._tasks.alive:
             return False
@@ -290,7 +293,8 @@ class Service:
                 return False
             self._fail("was cancelled by its own code, not by a signal", None)
             return True
-        if (error := work.exception()) is None:
+        error = work.exception()
+        if error is None or self._follows(error):
             return False
         self._fail(f"has failed with {type(error).__name__}", error)
         return True
@@ -298,6 +302,11 @@ class Service:
     def _fail(self, text: str, error: BaseException | None) -> None:
         self._ending.has_failed = True
         log.error("%s %s", self._name, text, exc_info=error)
+
+    def _follows(self, error: BaseException) -> bool:
+        """True if `error` follows from the end of the bus."""
+        is_late = isinstance(error, BusClosed) and self._is_ending
+        return is_late or error is life_of(self._bus).failure
 
     def _on_loop_error(self, loop: Loop, context: dict[str, Any]) -> None:
         """What nothing else has seen. If nothing can ask any more why a task has failed, that is a
@@ -310,7 +319,7 @@ class Service:
             self._stray(context.get("future"), error)
 
     def _stray(self, future: object, error: BaseException) -> None:
-        if isinstance(error, BusClosed) and self._is_ending:
+        if self._follows(error):
             log.info("%r has ended with the bus", future)
             return
         self._ending.has_failed = True

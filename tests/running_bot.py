@@ -1,6 +1,6 @@
 """Bots for `test_run.py`, each of which runs as this process.
 
-python running_bot.py BOT URL uvloop|asyncio
+python running_bot.py BOT URL uvloop|asyncio [NAME]
 """
 
 import asyncio
@@ -105,6 +105,16 @@ async def hangs(bus: AsyncEventBus) -> None:
 async def hangs_long(bus: AsyncEventBus) -> None:
     """A handler hangs, and the end may take a minute."""
     await hangs(bus)
+
+
+@bot(close_timeout=60)
+async def tells(bus: AsyncEventBus) -> None:
+    """It publishes what others may not be able to take, and its end may take a minute."""
+    try:
+        say("live")
+        await forever()
+    finally:
+        await bus.publish(Event("T", 1))
 
 
 @bot(close_timeout=0.4)
@@ -214,6 +224,8 @@ async def has_a_failing_handler(bus: AsyncEventBus) -> None:
     await bus.subscribe("T", handle)
     await bus.publish(Event("T", 1))
     say("live")
+    asyncio.create_task(bus.wait_closed())  # noqa: RUF006 - raises the same
+    await bus.wait_closed()
 
 
 async def fail_later() -> None:
@@ -326,10 +338,10 @@ async def is_recorded(bus: AsyncEventBus) -> None:
 
 
 if __name__ == "__main__":
-    name, url, loop = sys.argv[1:]
+    name, url, loop, *called = sys.argv[1:]
     function, options = BOTS[name]
     try:
-        aiobus.run(function, url, "bot", uvloop=loop == "uvloop", **options)
+        aiobus.run(function, url, *(called or ["bot"]), uvloop=loop == "uvloop", **options)
         say("run has returned")
     finally:
         say("finally")

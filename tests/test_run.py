@@ -22,7 +22,8 @@ import running_bot
 from actors import tcp_url
 
 import aiobus
-from aiobus import AsyncEventBus, BusError, LeavesProcess, run_virtual, verify
+from aiobus import AsyncEventBus, BusError, Event, LeavesProcess, run_virtual, verify
+from aiobus.bot_tasks import BotTasks
 from aiobus.ending import Ending, Step
 from aiobus.process import BusKeywords
 
@@ -34,9 +35,9 @@ SECONDS = 20.0
 class Process:
     """A bot of `running_bot.py`."""
 
-    def __init__(self, bot: str, loop: str, url: str = "inproc://", **options: Any) -> None:
+    def __init__(self, bot: str, loop: str, *place: str, **options: Any) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, SCRIPT, bot, url, loop],
+            [sys.executable, SCRIPT, bot, (place or ("inproc://",))[0], loop, *place[1:]],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -113,7 +114,6 @@ CASES = [
     Case("subscribes", (INT,), 130),
     Case("has_a_task", (TERM,), 0, ("cancelled True",)),
     Case("hangs", (TERM,), 1, (), "handle(T) with bot@"),
-    Case("hangs", (INT,), 130, (), "was cut off: the bus closed"),
     Case("ignores_cancelling", (TERM,), 1, ("no",), "bot bot ignores that it was cancelled"),
     Case("fails_as_it_cleans_up", (TERM,), 1, (), "KeyError: 'the bot is wrong'"),
     Case("has_a_failing_task", (TERM,), 1, (), "KeyError: 'the task is wrong'"),
@@ -122,20 +122,10 @@ CASES = [
     Case("hangs_long", (INT, INT), 130, (), "SIGINT: bot cancels everything at once"),
     Case("hangs_long", (INT, TERM), 143),
     Case("blocks", (INT, INT, INT), 130),
-    # It ends by itself.
-    Case("returns", (), 0, ("run has returned",), "no subscription and no task: it ends"),
-    Case("returns_all_the_same", (), 0, ("handled", "run has returned")),
-    Case("ends_with_its_last_task", (), 0, ("over", "run has returned")),
-    Case("closes_its_bus", (), 0, ("run has returned",)),
-    Case("awaits_a_failed_task", (), 0, ("run has returned",)),
-    Case("exits", (), 7, ("handled",)),
-    Case("exits_in_a_handler", (), 7),
-    # It fails.
+    # It ends by itself, as below.
+    Case("returns", (), 0, ("run has returned",)),
     Case("fails", (), 1, (), "KeyError: 'the bot is wrong'"),
-    Case("has_a_failing_handler", (), 1, (), "KeyError: 'the handler is wrong'"),
-    Case("keeps_a_failed_task", (), 1, (), "KeyError: 'the task is wrong'"),
-    Case("raises_for_a_failed_task", (), 1, (), "KeyError: 'the task is wrong'"),
-    Case("is_cancelled_by_itself", (), 1, (), "was cancelled by its own code"),
+    Case("exits", (), 7, ("handled",)),
 ]
 
 
@@ -167,6 +157,41 @@ def test_a_bot_ends_with_the_exit_code_that_tells_how(
     assert "KeyboardInterrupt" not in logged
 
 
+BY_THEMSELVES = [
+    Case("returns", (), 0, (), "no subscription and no task: it ends"),
+    Case("returns_all_the_same", (), 0, ("handled",)),
+    Case("ends_with_its_last_task", (), 0, ("over",)),
+    Case("closes_its_bus", (), 0, ()),
+    Case("awaits_a_failed_task", (), 0, ()),
+    Case("exits", (), 7, ("handled",)),
+    Case("exits_in_a_handler", (), 7),
+    # It fails.
+    Case("fails", (), 1, (), "KeyError: 'the bot is wrong'"),
+    Case("has_a_failing_handler", (), 1, (), "KeyError: 'the handler is wrong'"),
+    Case("keeps_a_failed_task", (), 1, (), "KeyError: 'the task is wrong'"),
+    Case("raises_for_a_failed_task", (), 1, (), "KeyError: 'the task is wrong'"),
+    Case("is_cancelled_by_itself", (), 1, (), "was cancelled by its own code"),
+]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("case", BY_THEMSELVES, ids=lambda case: case.bot)
+def test_a_bot_that_ends_by_itself_returns_or_tells_why_not(
+    case: Case, loop: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bot, options = running_bot.BOTS[case.bot]
+    caplog.set_level(logging.INFO)
+    code: object = 0
+    try:
+        aiobus.run(bot, "inproc://", "bot", uvloop=loop == "uvloop", **options)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == case.code, caplog.text
+    assert case.logs in caplog.text
+    assert capsys.readouterr().out.splitlines() == ["live", *case.said]
+    assert caplog.text.count("Traceback (most recent call last)") <= (case.code in (1, 7))
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_handlers_finish_what_has_come_before_the_bot_is_cancelled(
     start: Callable[..., Process], loop: str
@@ -191,6 +216,21 @@ def test_a_second_signal_does_not_wait_for_a_thread(
     process.logs("bot has ended, and the process waits for its threads: ")
     process.gets(TERM)
     assert process.ends()[0] == 0
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_second_signal_does_not_wait_for_a_frozen_peer(
+    start: Callable[..., Process], loop: str, folder: Path
+) -> None:
+    process = start("tells", loop, f"ipc://{folder}/d")
+    process.reads("live")
+    peer = start("subscribes", loop, f"ipc://{folder}/d", "peer")
+    peer.reads("live")
+    peer.gets(signal.SIGSTOP)
+    process.gets(TERM)
+    process.logs("SIGTERM: bot ends")
+    process.gets(TERM)
+    assert process.ends()[0] == 143
 
 
 @pytest.mark.parametrize("number", [TERM, INT])
@@ -366,8 +406,12 @@ class Bot:
         (None, {}, "bot=None: a coroutine function of a bus is needed"),
         (lambda: None, {}, "it is called with the bus alone"),
         (returns, {"until": "never"}, "until='never': 'done' or 'return' is needed"),
-        (returns, {"close_timeout": -1}, "timeout=-1: seconds from 0 are needed"),
-        (returns, {"close_timeout": float("inf")}, "close_timeout=inf: a finite number"),
+        (returns, {"close_timeout": -1}, "close_timeout=-1: seconds from 0 are needed"),
+        (
+            returns,
+            {"close_timeout": float("inf")},
+            "close_timeout=inf: seconds from 0 are needed, not endless",
+        ),
         (returns, {"log_level": "loud"}, "log_level='loud': one of DEBUG"),
         (returns, {"log_level": True}, "log_level=True: one of DEBUG"),
         (returns, {"uvloop": "no"}, "uvloop='no': True, False or None is needed"),
@@ -400,6 +444,53 @@ def test_a_function_that_is_no_coroutine_function_is_a_failure_of_the_bot(
         aiobus.run(lambda bus: 5, "inproc://")  # type: ignore[arg-type, return-value]
     assert caught.value.code == 1
     assert "is no coroutine function: it returned 5" in caplog.text
+
+
+# Tasks of the bot that have failed.
+
+
+@pytest.mark.virtual
+async def test_a_failed_task_that_nothing_awaits_is_named_after_5_s(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks = BotTasks()
+    tasks.watch(asyncio.get_running_loop())
+    task = asyncio.create_task(running_bot.fail_later(), name="the feed")
+    asked = asyncio.create_task(running_bot.fail_later(), name="another")
+    await asyncio.wait([task, asked])
+    assert isinstance(asked.exception(), KeyError)
+    for _ in range(3):
+        tasks.name_unasked()
+        await asyncio.sleep(2.4)
+    assert caplog.text == ""
+    for _ in range(2):
+        tasks.name_unasked()
+        await asyncio.sleep(10)
+    (line,) = caplog.messages
+    assert "name='the feed'" in line
+    assert line.endswith(
+        "exception=KeyError('the task is wrong')> has failed, and nothing has awaited it so far"
+    )
+    assert isinstance(task.exception(), KeyError)
+
+
+async def test_the_tasks_of_the_bus_are_not_those_of_the_bot(folder: Path) -> None:
+    tasks = BotTasks()
+    tasks.watch(asyncio.get_running_loop())
+    url = f"ipc://{folder}/d"
+    async with AsyncEventBus(url, name="desk") as bus, AsyncEventBus(url, name="peer") as peer:
+        await bus.subscribe("QUESTION", lambda q: bus.publish(Event("ANSWER", 1)), concurrency=2)
+        mine = [
+            asyncio.create_task(bus.wait_for("T")),
+            asyncio.ensure_future(peer.request(Event("QUESTION", 1), "ANSWER")),
+        ]
+        async with asyncio.TaskGroup() as group:
+            mine.append(group.create_task(peer.wait_for("T")))
+            await mine[1]
+            assert set(tasks.alive) == {mine[0], mine[2]}
+            await peer.publish(Event("T", 1))
+        await mine[0]
+    assert tasks.alive == []
 
 
 # Where it is called.

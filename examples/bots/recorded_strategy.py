@@ -17,7 +17,7 @@ def main() -> None:
 
     async def live(bus: AsyncEventBus) -> None:
         async with record(bus, options.file, attach=strategy):
-            await say_live(bus)
+            say_live(bus)
             await bus.wait_closed()  # Ctrl-C ends that, and so the recording
 
     aiobus.run(live, options.url, "strategy")

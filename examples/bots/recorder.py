@@ -16,7 +16,7 @@ def main() -> None:
 
     async def recorder(bus: AsyncEventBus) -> None:
         async with record(bus, options.file):
-            await say_live(bus)
+            say_live(bus)
             await bus.wait_closed()  # Ctrl-C ends that, and so the recording
 
     aiobus.run(recorder, options.url, "recorder")
