@@ -14,6 +14,8 @@ from aiobus.strand import is_package
 
 __all__ = ["BotTasks"]
 
+LOOK_SECONDS = 1.0
+"""How often all tasks are looked at: that of ten thousand takes milliseconds."""
 UNASKED_SECONDS = 5.0
 """After which a task that has failed is named, though something may still await it."""
 
@@ -30,6 +32,7 @@ class BotTasks:
         self._failed: WeakKeyDictionary[Task, float] = WeakKeyDictionary()
         """When each was seen first that has failed without being asked for that."""
         self._named: WeakSet[Task] = WeakSet()
+        self._looked = -LOOK_SECONDS
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on, know the tasks that are made. (A task factory would do, but a recording with
@@ -64,6 +67,9 @@ class BotTasks:
         reference to it, and may await it later.
         """
         now = asyncio.get_running_loop().time()
+        if now < self._looked + LOOK_SECONDS:
+            return
+        self._looked = now
         for task in self.unasked:
             since = self._failed.setdefault(task, now)
             if now - since >= UNASKED_SECONDS and task not in self._named:
