@@ -24,6 +24,7 @@ from aiobus.options import (
     Where,
 )
 from aiobus.payload import Payload
+from aiobus.process import BusKeywords
 from aiobus.replay.attach import Strategy
 from aiobus.replay.comparison import ChangedDecision, Decision, Raised
 from aiobus.replay.explanation import Step
@@ -38,6 +39,7 @@ from aiobus.transport import Transport
 __all__ = [
     "After",
     "Bot",
+    "BusKeywords",
     "Callback",
     "ChangedDecision",
     "Decision",
