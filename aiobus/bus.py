@@ -731,8 +731,8 @@ class AsyncEventBus:
     def peers(self) -> tuple[Peer, ...]:
         """The other buses that are linked now, by name: since when each runs, for how long it has
         been silent, and what it subscribes to. This bus is not among them, and on `inproc://` there
-        are none. A peer is here until `aiobus.peer_left`, also while its link is cut for a moment
-        no more than that: then it is left out. Never waits. Raises WrongLoop as `stats` does.
+        are none. While the link to a bus is cut, it is left out. Never waits. Raises WrongLoop as
+        `stats` does.
         """
         if self._tape is not None and (strand := running()) is not None:
             told = self._tape.read(strand, "peers", lambda: [each.told() for each in self.peers])
