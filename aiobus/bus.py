@@ -127,7 +127,10 @@ class AsyncEventBus:
     it, `publish` waits for the commit, history reaches back into the file, and `pace` has nothing
     to wait for. `keep` removes its oldest events beyond so many bytes or a timedelta; `sync` is
     what a commit survives: "power", a power failure as well, or "process", the end of the process.
-    Wrong values raise ValueError, limits that are no Limits TypeError.
+    `observer`: this bus looks on; it may publish and ask, but no other bus waits for it, whether it
+    runs or is stopped: no `start`, `subscribe`, `flush`, `close` or paced `publish`. Nor is it told
+    of in system events, and its subscriptions answer no request ("block" is "catch_up"). It has no
+    journal. Wrong values raise ValueError, limits that are no Limits TypeError.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class AsyncEventBus:
         keep: Keep = None,
         sync: Sync = "power",
         new_epoch: bool = False,
+        observer: bool = False,
     ) -> None:
         if name is not None and (reason := bad_name(name)):
             raise ValueError(f"name={reason}")
@@ -159,7 +163,10 @@ class AsyncEventBus:
         self._life = Lifecycle(
             self.name, lambda: self._subscriptions.at_work() is not None, self.url
         )
+        if not isinstance(observer, bool):
+            raise TypeError(f"observer={observer!r}: True or False is needed")
         self._publisher = Publisher(self.name, limits)
+        self._publisher.observes = observer
         raising = self._fail if on_error == "raise" else None
         self._reports = Diagnostics(self._publisher, raising, self._end)
         # A test must not depend on how fast the machine is: turns are counted in events alone.
@@ -172,11 +179,15 @@ class AsyncEventBus:
             is_timed=is_timed,
         )
         self._turn_seconds = TURN_SECONDS if is_timed else math.inf
-        parts = (self._publisher, self._subscriptions, self._transport, self._reports, self._life)
+        readers = () if observer else self._subscriptions
+        parts = (self._publisher, readers, self._transport, self._reports, self._life)
         # A journal forgets nothing that a reader lacks.
         self._pace = Pace(*parts, limits) if pace and journal is None else None
         self._durable: Durable | None = None
         if journal is not None:
+            if observer:
+                hint = "an observer keeps no journal; leave one of the two out"
+                raise ValueError(f"journal={journal!r} and observer=True: {hint}")
             if name is None:
                 raise ValueError(
                     f"journal={journal!r}: give the bus a name, since a file is of one"

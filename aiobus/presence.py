@@ -42,6 +42,8 @@ class Peer:
     every type. System events are not among it. `TYPE/**` stands for more keys than are told, and
     `**` for more types.
     """
+    observer: bool = False
+    """It is an observer (`AsyncEventBus(observer=True)`): nothing waits for it."""
 
     def subscribes(
         self, types: str | Iterable[str], key: str | Iterable[str] | None = None
@@ -59,13 +61,13 @@ class Peer:
     def told(self) -> list[Any]:
         """It as plain values, which `Peer.of` reads."""
         where = self.name, self.epoch, self.since, self.last, self.silent
-        return [*where, list(self.subscribed)]
+        return [*where, list(self.subscribed), self.observer]
 
     @classmethod
     def of(cls, told: Sequence[Any]) -> Self:
         """What `told` made."""
-        name, epoch, since, last, silent, subscribed = told
-        return cls(name, epoch, since, last, silent, tuple(subscribed))
+        name, epoch, since, last, silent, subscribed, observer = told
+        return cls(name, epoch, since, last, silent, tuple(subscribed), observer)
 
 
 class Told:

@@ -49,6 +49,7 @@ class BusKeywords(TypedDict, total=False):
     keep: Keep
     sync: Sync
     new_epoch: bool
+    observer: bool
 
 
 def run(

@@ -240,6 +240,8 @@ class Publisher:
         self.history = History(limits)
         self.is_handing_out = False
         """True while events are handed to the sinks, which then must not publish."""
+        self.observes = False
+        """The bus is an observer: no other bus, and no publisher, waits for it."""
         self.pace: Callable[[Ring, int], None] | None = None
         """Makes room in a ring for a row of so many bytes; raises QueueFull when that has to wait
         for a reader.

@@ -142,10 +142,12 @@ class Requests:
 
     def _open(self, route: Route) -> Answering | None:
         """Who can answer a request for any bus. None if no subscription names the type. One to `*`
-        is a monitor's and does not count; nor do the subscriptions to replies.
+        is a monitor's and does not count; nor do those of observers, and the subscriptions to
+        replies.
         """
         own = self._own(route)
-        if own or any(route.type in each.query.types for each in route.streams):
+        is_named = any(route.type in each.query.types for each in route.streams)
+        if own or (is_named and not self._transport.is_only_observed(route.type)):
             return own, self._transport.listeners(route.type)
         return None
 
@@ -166,6 +168,8 @@ class Requests:
 
     def _own(self, route: Route) -> list[Consumer]:
         """The subscriptions of this process that name the type."""
+        if self._publisher.observes:
+            return []
         replies = {task.result().sink for task in self._listening.values() if task.done()}
         named = (each for each in route.sinks if route.type in each.query.types)
         return [sink.consumer for sink in named if sink not in replies]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
 from aiobus.catchup import CatchUp
@@ -115,6 +116,8 @@ class Subscriber:
     ) -> Subscription:
         if self._life.state is State.CLOSED:  # while start was waiting for a peer
             raise BusClosed(f"{self._life.name} is closed; nothing was subscribed")
+        if self._publisher.observes and options.overflow == "block":
+            options = replace(options, overflow="catch_up")  # no publisher waits for an observer
         label = str(about or options.query)
         name = options.name or f"{name}({label if len(label) <= 80 else label[:77] + '...'})"
         subscription = Subscription(

@@ -89,7 +89,13 @@ class Transport(PageSource, Protocol):
         ...
 
     def listeners(self, type: str) -> Collection[Source] | None:
-        """The linked peers that have subscribed to `type` by name; None if that is not known."""
+        """The linked peers that have subscribed to `type` by name, without observers; None if that
+        is not known.
+        """
+        ...
+
+    def is_only_observed(self, type: str) -> bool:
+        """True if other buses have subscribed to `type` by name, and all of these are observers."""
         ...
 
     def listener(self, name: str, route: Route) -> Listener | None:
@@ -157,6 +163,10 @@ class Local:
     def listeners(self, type: str) -> Collection[Source] | None:
         """There is no other bus."""
         return ()
+
+    def is_only_observed(self, type: str) -> bool:
+        """There is no other bus."""
+        return False
 
     def listener(self, name: str, route: Route) -> Listener | None:
         """There is no other bus."""

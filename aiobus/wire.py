@@ -255,8 +255,6 @@ class Options:
     """In an answer: the seq of its newest event if that is above the `seq` of the answer. The
     events between wait to be committed.
     """
-    observer: bool = False
-    """The bus publishes nothing, and no other waits for it."""
 
     @property
     def lineage(self) -> dict[int, int]:

@@ -726,8 +726,8 @@ plainly(
 plainly(
     "Replay",
     """
-    ask close doubt flush held link listener listeners mark play resume seek shown standings start
-    step subscribe unsubscribe until_peer
+    ask close doubt flush held is_only_observed link listener listeners mark play resume seek
+    shown standings start step subscribe unsubscribe until_peer
     """,
 )
 plainly(

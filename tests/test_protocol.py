@@ -57,6 +57,7 @@ FIRST, SECOND = row(43, 38_990.5), row(44, 38_991.0, f"{FEED}.43")
 SENT = {
     "topic": topic(Query.of([EventType.TRADE, EventType.BAR], "BTC/USDT").text),
     "hello": MONITOR.topic,
+    "observer_hello": PeerId("tail", MONITOR.epoch, f"{MONITOR.endpoint}+").topic,
     "lone": frame(TRADES, "feed", FEED.epoch, 41, 43, [FIRST]),
     "frame": frame(TRADES, "feed", FEED.epoch, 41, 44, [FIRST, SECOND]),
     "beacon": frame(TRADES, "feed", FEED.epoch, 44, 44, []),

@@ -144,3 +144,15 @@ def test_in_virtual_time_it_is_refused(path: Path, folder: Path) -> None:
 
     with pytest.raises(LeavesProcess):
         run_virtual(main)
+
+
+async def test_an_observer_may_look_on_and_is_no_guest(path: Path, url: str) -> None:
+    async with (
+        Dashboard(url) as board,  # on tcp, an observer is met where another bus serves
+        AsyncEventBus(url, name="tail", observer=True),
+    ):
+        with pytest.raises(BusError, match="tail is an observer, which no bus waits for"):
+            await republish(path, url, types="TRADE", to=["dashboard", "tail"])
+        count = await republish(path, url, types="TRADE", to="dashboard")
+        await board.bus.settle()
+        assert len(board.seen) == count > 0

@@ -551,7 +551,6 @@ options = st.builds(
     begin=numbers,
     start=numbers,
     journaled=st.booleans(),
-    observer=st.booleans(),
     begins=st.lists(numbers, max_size=3).map(tuple),
 )
 
@@ -683,7 +682,6 @@ def test_what_a_later_bus_says_of_itself_is_ignored_and_the_rest_is_read() -> No
         {"start": []},
         {"journaled": 1},
         {"journaled": None},
-        {"observer": "yes"},
         {"begins": 7},
         {"begins": "7"},
         {"begins": [-1]},
@@ -974,7 +972,7 @@ VALID = [
         topic("TRADE"), "desk", 7, 4, 6, [orjson.dumps(row()), b'[6,1,"TRADE","BTC",[{}],"me@1.1"]']
     ),
     heartbeat("desk", 7, 5, leaving=True),
-    mail(ME, Answer(1, YOU, 1.5, 2, True, options=Options(begin=5, observer=True))),
+    mail(ME, Answer(1, YOU, 1.5, 2, True, options=Options(begin=5, journaled=True))),
     mail(ME, Refusal(1, YOU, 1.5, 2, True, True, {"T": "full"})),
     page(ME, 1, "desk", 7, 0, 4, 0, 6, 9, None, [orjson.dumps(row())]),
     mail(ME, Mark(1, YOU, (("TRADE/BTC", 5), ("*", 6)))),

@@ -9,7 +9,22 @@ from typing import NamedTuple, Protocol
 
 from aiobus.errors import BusError
 
-__all__ = ["Discovery", "DiscoveryCallbacks", "Member"]
+__all__ = ["OBSERVES", "Discovery", "DiscoveryCallbacks", "Member", "is_observer", "place_of"]
+
+OBSERVES = "+"
+"""Ends the endpoint of an observer. So whoever knows of one knows that it is one before it has said
+anything: it may be frozen. And no message can make an observer of another bus.
+"""
+
+
+def is_observer(endpoint: str) -> bool:
+    """True if the bus that listens there is an observer: no other bus waits for it."""
+    return endpoint.endswith(OBSERVES)
+
+
+def place_of(endpoint: str) -> str:
+    """The endpoint without that mark. One process listens there, as an observer or not."""
+    return endpoint.removesuffix(OBSERVES)
 
 
 class Member(NamedTuple):
@@ -41,12 +56,18 @@ class Discovery(Protocol):
         ...
 
     async def join(
-        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
+        self,
+        name: str,
+        bind: Callable[[str], str],
+        on_discovered: Callable[[Member], None],
+        *,
+        observes: bool = False,
     ) -> list[Member]:
         """Become a member under `name` and return the other members. `on_discovered(member)` is
         called for members that are heard of later, possibly more than once.
 
-        `bind(endpoint)` makes this bus listen and returns its endpoint; it is called once here.
+        `observes`: as an observer, which its endpoint says. `bind(endpoint)` makes this bus listen
+        and returns its endpoint; it is called once here.
         Raises NameInUse if the discovery itself can tell, and BusError if members cannot meet.
         Cancelling or failing leaves nothing behind.
         """

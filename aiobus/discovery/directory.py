@@ -1,4 +1,5 @@
-"""Discovery in a directory, for `ipc://`: each bus has a socket `<name>.sock` in it.
+"""Discovery in a directory, for `ipc://`: each bus has a socket `<name>.sock` in it, an observer
+`<name>.sock+`. Here, an observer goes by its name with a `+` behind it.
 
 Owns the path of the directory and the files of dead members. Keeps this bus discoverable there, and
 stops accepting peers while descriptors are short. Must not know what binds the sockets or what
@@ -13,7 +14,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
-from aiobus.discovery import DiscoveryCallbacks, Member
+from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, is_observer
 from aiobus.discovery.unix_socket import (
     ASIDE,
     ListeningSocket,
@@ -97,24 +98,30 @@ class Directory:
         self._problem = ""
         self._changed = self._seen = self._looks = self._denied = 0
         self._unlinked: set[str] = set()
-        """Names of buses that listen although their file is gone. Nothing can connect to such a bus
-        before it makes its file again.
+        """Those that listen although their file is gone. Nothing can connect to such a bus before
+        it makes its file again.
         """
         self._files: dict[str, tuple[int, int]] = {}
         """For each known name the inode and change time of its file."""
 
     @property
     def unreached(self) -> Collection[str]:
-        """The endpoints of buses that listen here although their file is gone. Always empty on
-        systems other than Linux.
+        """The endpoints of buses that listen here although their file is gone, without observers.
+        Always empty on systems other than Linux.
         """
-        return [self._member(name).endpoint for name in self._unlinked]
+        endpoints = (self._member(name).endpoint for name in self._unlinked)
+        return [each for each in endpoints if not is_observer(each)]
 
     async def join(
-        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
+        self,
+        name: str,
+        bind: Callable[[str], str],
+        on_discovered: Callable[[Member], None],
+        *,
+        observes: bool = False,
     ) -> list[Member]:
-        """Bind `<name>.sock` and return the other members. `on_discovered` is never called: a bus
-        that joins later finds this one and sends it a hello.
+        """Bind the socket of `name` and return the other members. `on_discovered` is never called:
+        a bus that joins later finds this one and sends it a hello.
 
         Waits up to 5 s for the lock. Removes sockets on which no process listens, and no other
         file. Raises NameInUse; ValueError if the path is too long for a socket; BusError if the
@@ -123,6 +130,8 @@ class Directory:
         """
         if reason := bad_name(name):
             raise ValueError(f"name={reason}")
+        if observes:
+            name += OBSERVES
         path = self._path_of(name)
         if (size := len(os.fsencode(path))) > MAX_PATH:
             raise ValueError(
@@ -195,7 +204,7 @@ class Directory:
         """The names under which sockets listen, even if the file is gone. None if unknown."""
         if (paths := listening_paths(self.path)) is None:
             return None
-        return {_name_of(path) for path in paths if path.endswith(SUFFIX)}
+        return {_name_of(path) for path in paths if path.endswith((SUFFIX, SUFFIX + OBSERVES))}
 
     def _note_unlinked(self) -> None:
         names = self._listening() or ()
@@ -251,16 +260,16 @@ class Directory:
             self._files[name] = info.st_ino, info.st_ctime_ns
 
     def allows(self, member: Member) -> bool:
-        """True if `member` has a valid name and the endpoint of that name in this directory."""
-        return not bad_name(member.name) and member == self._member(member.name)
+        """True if `member` has a valid name and an endpoint of that name in this directory."""
+        return not bad_name(member.name) and member == self._member(_name_in(member))
 
     def remember(self, member: Member) -> None:
         """`member` sent a hello, so it need not be looked for."""
-        self._note_file(member.name)
+        self._note_file(_name_in(member))
 
     async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members whose socket accepts. Never waits."""
-        return [each for each in members if probe(self._path_of(each.name)) is PathState.ALIVE]
+        return [each for each in members if probe(self._path_of(_name_in(each))) is PathState.ALIVE]
 
     async def probe_absent(self, members: Collection[Member]) -> list[Member]:
         """The members at whose path it is certain that no process listens. Waits 0.5 s at most for
@@ -282,12 +291,12 @@ class Directory:
         return self._gone(members, (PathState.NOTHING,))
 
     def _gone(self, members: Collection[Member], proofs: Collection[PathState]) -> list[Member]:
-        looks = {each: probe(self._path_of(each.name)) for each in members}
+        looks = {each: probe(self._path_of(_name_in(each))) for each in members}
         gone = {each: state for each, state in looks.items() if state in proofs}
         still = self._listening() if gone else ()
         if still is None:
             return [each for each, state in gone.items() if state is PathState.DEAD]
-        return [each for each in gone if each.name not in still]
+        return [each for each in gone if _name_in(each) not in still]
 
     def owns_address(self, address: object) -> bool:
         """True if `address` is the path of a unix socket in this directory."""
@@ -300,10 +309,11 @@ class Directory:
         return self._directory.descriptors()
 
     def _path_of(self, name: str) -> str:
-        return os.path.join(self.path, name + SUFFIX)
+        said = name.removesuffix(OBSERVES)
+        return os.path.join(self.path, said + SUFFIX + name[len(said) :])
 
     def _member(self, name: str) -> Member:
-        return Member(name, f"ipc://{self._path_of(name)}")
+        return Member(name.removesuffix(OBSERVES), f"ipc://{self._path_of(name)}")
 
     # The methods below are called with the lock.
 
@@ -321,12 +331,15 @@ class Directory:
         """Free the path of `name`. Raises NameInUse if another bus has it, and BusError if this bus
         must not touch what is there.
         """
-        path = self._path_of(name)
+        path, said = self._path_of(name), name.removesuffix(OBSERVES)
+        other = self._path_of(said if said != name else name + OBSERVES)
+        if probe(other) is PathState.ALIVE:
+            raise NameInUse(said, self.url)
         match probe(path):
             case PathState.DEAD:
                 os.unlink(path)
             case PathState.ALIVE:
-                raise NameInUse(name, self.url)
+                raise NameInUse(said, self.url)
             case PathState.FOREIGN:
                 raise BusError(
                     f"{path} is in the way and is no socket that this bus may remove; remove it, or"
@@ -374,7 +387,7 @@ class Directory:
     def _members(self, names: Iterable[str]) -> list[Member]:
         members = [self._member(name) for name in names]
         for member in members:
-            self._note_file(member.name)
+            self._note_file(_name_in(member))
         return members
 
     def _sweep(self) -> list[str]:
@@ -388,19 +401,22 @@ class Directory:
             elif found is PathState.DEAD:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
-        for name in self._names(SUFFIX + ASIDE):
+        for name in self._names(ASIDE):
             # Not probed: a bus that has renamed its socket cannot accept.
             path = self._path_of(name)
             if not os.path.lexists(path) and is_socket(path + ASIDE):
                 os.unlink(path + ASIDE)
         return alive
 
-    def _names(self, suffix: str = SUFFIX) -> list[str]:
-        """The names in the directory that a bus can have and whose file ends with `suffix`."""
-        found = (
-            entry.removesuffix(suffix) for entry in os.listdir(self.path) if entry.endswith(suffix)
+    def _names(self, suffix: str = "") -> list[str]:
+        """The names that a bus can have and whose file, with `suffix`, is in the directory."""
+        return sorted(
+            entry.removesuffix(end) + mark
+            for entry in os.listdir(self.path)
+            for mark in ("", OBSERVES)
+            if entry.endswith(end := SUFFIX + mark + suffix)
+            and not bad_name(entry.removesuffix(end))
         )
-        return sorted(name for name in found if not bad_name(name))
 
     def _withdraw(self) -> None:
         """Remove the own socket, mostly with the lock. Again: no effect, unless interrupted."""
@@ -431,7 +447,13 @@ def _remove_abandoned(listener: ListeningSocket, pid: int) -> None:
 
 
 def _name_of(path: str) -> str:
-    return os.path.basename(path).removesuffix(SUFFIX)
+    file = os.path.basename(path)
+    mark = OBSERVES if file.endswith(OBSERVES) else ""
+    return file.removesuffix(SUFFIX + mark) + mark
+
+
+def _name_in(member: Member) -> str:
+    return member.name + (OBSERVES if is_observer(member.endpoint) else "")
 
 
 def _runtime() -> str:

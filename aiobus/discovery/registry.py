@@ -14,7 +14,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from aiobus.discovery import Member
+from aiobus.discovery import Member, place_of
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
@@ -104,7 +104,7 @@ class Registry:
         """One member at each endpoint, at most 4,096: `me` first, the unconnected last."""
         found: dict[str, Member] = {}
         for member in (self._me, *self._connected, *self._known):
-            found.setdefault(member.endpoint, member)
+            found.setdefault(place_of(member.endpoint), member)
         return [*found.values()][:MAX_MEMBERS]
 
     @property

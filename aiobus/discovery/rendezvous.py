@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from contextvars import Context
 
 from aiobus.clock import elapsed
-from aiobus.discovery import DiscoveryCallbacks, Member
+from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, is_observer, place_of
 from aiobus.discovery.registry import CHUNK, Registry
 from aiobus.discovery.roster import (
     Address,
@@ -111,6 +111,7 @@ class Rendezvous:
         """Connections that were ended or not served because of what the other side did."""
         self._refusal_logged = -math.inf
         self._me = Member("", "")
+        self._observes = False
         self._known = KnownMembers()
         self._on_discovered: Callable[[Member], None] | None = None
         self._clients: list[AddressClient] = []
@@ -132,9 +133,15 @@ class Rendezvous:
         return [client.address.endpoint for client in self._clients if client.is_unreached]
 
     async def join(
-        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
+        self,
+        name: str,
+        bind: Callable[[str], str],
+        on_discovered: Callable[[Member], None],
+        *,
+        observes: bool = False,
     ) -> list[Member]:
-        """Be a member under `name` at every address. Returns the other members, including one of
+        """Be a member under `name` at every address; an observer serves at none, since nobody could
+        meet there while it is frozen. Returns the other members, including one of
         the same name. Call it once.
 
         Waits at most 2 s for addresses that do not answer, 0.5 s after a takeover, and 1 s to leave
@@ -144,10 +151,11 @@ class Rendezvous:
         there and this process may not. Cancelling or failing leaves nothing open.
         """
         loop = asyncio.get_running_loop()
-        me = Member(name, bind(self._addresses[0].with_port("*")))
+        endpoint = self._addresses[0].with_port("*")
+        me = Member(name, bind(endpoint + OBSERVES if observes else endpoint))
         if not self.allows(me):
             raise ValueError(f"{me} cannot be a member here")
-        self._me = me
+        self._me, self._observes = me, is_observer(me.endpoint)
         self._clients = [AddressClient(each, loop.create_future()) for each in self._addresses]
         self._tasks = [
             loop.create_task(
@@ -225,7 +233,7 @@ class Rendezvous:
             case _:
                 return False
         own = (*self._addresses, self._me, *self._known)
-        return any(endpoint == each.endpoint for each in own)
+        return any(endpoint == place_of(each.endpoint) for each in own)
 
     def descriptors(self) -> set[int]:
         """None: `owns_address` recognises every socket of this object."""
@@ -255,7 +263,7 @@ class Rendezvous:
                     await self._forget_absent(client, client.registry)
                     continue
                 # Before any pause: the other members wait until one serves.
-                if not self.held and self._serve(client):
+                if not (self.held or self._observes) and self._serve(client):
                     continue
                 await asyncio.sleep(pause)
                 began = loop.time()
@@ -307,8 +315,10 @@ class Rendezvous:
             async with asyncio.timeout(CONNECT_SECONDS):
                 sock = await connect(client.address)
         except ConnectionRefusedError:
-            client.is_unusable = bool(client.bind_error)
-            if client.bind_error:
+            client.is_unusable = bool(client.bind_error) and not self._observes
+            if self._observes:
+                client.mark_known()  # it waits for a bus that serves there
+            elif client.bind_error:
                 client.problem = (
                     f"nothing listens there, and this process may not ({client.bind_error})"
                 )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import orjson
 
-from aiobus.discovery import Member
+from aiobus.discovery import Member, place_of
 from aiobus.limits import MAX_MEMBERS
 from aiobus.query import bad_name
 
@@ -50,9 +50,10 @@ class Address(NamedTuple):
 
 
 def address_of(endpoint: str) -> Address | None:
-    """The address of a `tcp://host:port` on this machine. None for anything else, and for another
-    spelling of the same address.
+    """The address of a `tcp://host:port` on this machine, of an observer or not. None for anything
+    else, and for another spelling of the same address.
     """
+    endpoint = place_of(endpoint)
     try:
         address = _address(endpoint.removeprefix("tcp://"))
     except ValueError:
@@ -195,7 +196,7 @@ class KnownMembers:
     """
 
     def __init__(self) -> None:
-        self._members: dict[str, Member] = {}  # by endpoint
+        self._members: dict[str, Member] = {}  # by place
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -205,9 +206,10 @@ class KnownMembers:
         news = []
         for member in members:
             # Removed first: the order is that in which members were last heard of.
-            if self._members.pop(member.endpoint, None) != member:
+            place = place_of(member.endpoint)
+            if self._members.pop(place, None) != member:
                 news.append(member)
-            self._members[member.endpoint] = member
+            self._members[place] = member
         while len(self._members) > MAX_MEMBERS:
             del self._members[next(iter(self._members))]
         return news
@@ -215,5 +217,5 @@ class KnownMembers:
     def forget(self, members: Iterable[Member]) -> None:
         """`members` are not there. If one is heard of again, `learn` returns it again."""
         for member in members:
-            if self._members.get(member.endpoint) == member:
-                del self._members[member.endpoint]
+            if self._members.get(place := place_of(member.endpoint)) == member:
+                del self._members[place]

@@ -13,6 +13,7 @@ from math import inf
 
 from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed
+from aiobus.discovery import is_observer
 from aiobus.errors import BusClosed
 from aiobus.mesh import Network, Probe
 from aiobus.mesh.links import AT_SIGHT
@@ -22,7 +23,7 @@ from aiobus.publisher import Publisher
 from aiobus.query import Query, parse_query
 from aiobus.rows import Source
 from aiobus.transport import Standing
-from aiobus.wire import Ack, PageAsk
+from aiobus.wire import Ack, PageAsk, topic
 
 __all__ = [
     "Confirmations",
@@ -86,19 +87,19 @@ class Confirmations:
         there was no place is named until it has one, or has ended.
         """
         if self._session.is_outdated:
-            return [each.name for each in self._links if not each.has_left]
+            return [each.name for each in self._owed()]
         end = elapsed() + timeout
         try:
             async with asyncio.timeout(timeout):
                 # Else a peer whose link has ended seems to have asked for less, and to have all.
                 await self._network.read_ends()
         except TimeoutError:
-            names = {each.name for each in self._links if not each.has_left}
+            names = {each.name for each in self._owed()}
             names.update(each.member.name for each in self._links.left_out())
             return names | self._links.nameless()
         newest, owed, doubts = self._fanout.newest, self._fanout.owed(), self._fanout.doubts
         left_out = self._links.left_out(newest)
-        peers = [each for each in self._links if not each.has_left and each.found_at < newest]
+        peers = [each for each in self._owed() if each.found_at < newest]
         heard = {each for each in peers if each.is_listening}
         if not owed:
             peers = [each for each in peers if each not in heard]
@@ -117,7 +118,7 @@ class Confirmations:
         # Not asked yet: one that has come back since its bye was wrong, or that has a place by now.
         confirmed: set[str] = set()
         met = {*asked}
-        while late := [each for each in self._links if each not in met and not each.has_left]:
+        while late := [each for each in self._owed() if each not in met]:
             met.update(late)
             for peer in late:
                 if peer.found_at >= newest:
@@ -134,6 +135,25 @@ class Confirmations:
         if not missing and doubts == self._fanout.doubts:  # else a peer that came was not asked
             self._fanout.confirm(owed)
         return missing
+
+    def _owed(self) -> list[Peer]:
+        """The peers that are waited for."""
+        return [each for each in self._links if not (each.has_left or each.is_observer)]
+
+    async def show(self, timeout: float) -> Collection[str]:
+        """Wait until each observer has what was published; return the names of the others."""
+        end = elapsed() + timeout
+
+        async def has_all(peer: Peer) -> bool:
+            await self._change(peer, lambda: peer.is_listening or peer.is_cut, timeout)
+            # All of it: what other peers have confirmed says nothing of an observer.
+            sent = {topic(text): seq for text, seq in self._fanout.sent().items()}
+            return await self._has_all(peer, sent, end)
+
+        observers = [each for each in self._links if each.is_observer and not each.has_left]
+        async with asyncio.TaskGroup() as group:
+            asked = {each: group.create_task(has_all(each)) for each in observers}
+        return {each.name for each, task in asked.items() if not task.result()}
 
     async def _has_all(self, peer: Peer, owed: dict[bytes, int] | None, end: float) -> bool:
         """Wait until `peer` confirms what is owed; False if it does not by `end`. True also once it
@@ -214,27 +234,34 @@ class Confirmations:
         not silent: its `start` may have returned, since it ends when that peer has *sent* its
         answer. A peer whose link is cut cannot be asked, and is named, unless
         its bye is just about to be read; so is one for which there was no place. One that said bye
-        is waited for until it has closed, or says hello again since its bye was wrong.
+        is waited for until it has closed, or says hello again since its bye was wrong. An observer
+        is asked, and neither waited for nor named.
         """
         self._session.add(catchup)
         end = elapsed() + timeout
         await self._see_closed(inf, timeout)
         known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
-        cut = [each for each in self._links if each.is_cut or each.other_version]
+        cut = [each for each in self._owed() if each.is_cut or each.other_version]
+
+        def is_excused(endpoint: str) -> bool:
+            # One that was found long ago and never linked holds up no subscription.
+            peer = known[endpoint]
+            return peer.is_observer or peer.is_overdue(elapsed())
+
         left_out = self._links.left_out()
         round = self._links.rounds.ask(
             known, self._links.ask, partial(self._interest.meet, [catchup])
         )
         try:
-            # One that was found long ago and never linked holds up no subscription.
-            timeout = end - elapsed()
-            missing = await answered(round, timeout, lambda each: known[each].is_overdue(elapsed()))
+            missing = await answered(round, end - elapsed(), is_excused)
             names = await self._begun(catchup, end - elapsed()) | self._interest.refusing(catchup)
-            lost = [known[each] for each in missing | round.gone] + cut
+            lost = [known[each] for each in missing | round.gone if not is_observer(each)] + cut
             if ended := [each for each in lost if each.is_cut]:
                 await self._see_off(ended)
             names |= await self._see_closed(inf, end - elapsed())
-            said_bye = [each for each in known.values() if each not in self._links]
+            said_bye = [
+                each for each in known.values() if each not in self._links and not each.is_observer
+            ]
             for peer in lost + said_bye:
                 now = self._links.at(
                     peer.endpoint
@@ -262,7 +289,7 @@ class Confirmations:
         def waiting() -> set[str]:
             if self._session.is_closing:
                 return set()
-            return {each[0] for each in catchup.beginning if self._links.is_there(each)}
+            return {each[0] for each in catchup.beginning if self._links.is_owed(each)}
 
         try:
             async with asyncio.timeout(max(0.0, timeout)):
@@ -346,7 +373,9 @@ class Readers:
         return {
             each.who.source: each
             for each in self._links
-            if each.who is not None and each.state in (PeerState.LISTENING, PeerState.CUT)
+            if each.who is not None
+            and not each.is_observer
+            and each.state in (PeerState.LISTENING, PeerState.CUT)
         }
 
     def ask(self, type: str, upto: int, waiting: Collection[str] | None) -> None:
@@ -403,6 +432,8 @@ class Readers:
         """A peer asks for what a query matches after a seq, so it has not got that yet: of some
         types it may have confirmed more.
         """
+        if is_observer(asked.who.endpoint):
+            return
         source = asked.who.source
         self._note_move(source)
         try:

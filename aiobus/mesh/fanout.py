@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
+from aiobus.discovery import is_observer
 from aiobus.history import Page, Want
 from aiobus.limits import MAX_QUERY
 from aiobus.mesh import Driver
@@ -69,6 +70,10 @@ class Askers:
         if len(self._who) > MAX_LINKS:
             del self._who[next(iter(self._who))]
         return before
+
+    def observers(self) -> dict[Link, PeerId]:
+        """The observers that have said hello, by link."""
+        return {link: who for link, who in self._who.items() if is_observer(who.endpoint)}
 
     def withdraw(self, who: PeerId) -> list[Link]:
         """The last hello of `who` is gone; return the links that are gone with it."""
@@ -145,9 +150,11 @@ class Askers:
         return len(refused) <= MAX_NAMED and link not in self._uncounted, named
 
     def lacking(self) -> Iterator[tuple[str, list[str], bool]]:
-        """Each bus that is refused something: its name, some queries, and whether those are all."""
+        """Each bus that is refused something: its name, some queries, and whether those are all. No
+        observer is among them.
+        """
         for link, who in self._who.items():
-            if (refused := self.refused(link)) is not None:
+            if not is_observer(who.endpoint) and (refused := self.refused(link)) is not None:
                 is_all, named = refused
                 yield who.name, list(named), is_all
 

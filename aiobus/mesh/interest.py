@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from aiobus import wire
 from aiobus.catchup import Announcement, CatchUp
+from aiobus.discovery import is_observer
 from aiobus.history import Page, Want
 from aiobus.presence import Told
 from aiobus.rows import Rows, Source
@@ -319,7 +320,8 @@ class Interest:
                 refused = self.refused.setdefault(value.who, {})
                 if catchup not in refused:
                     refused[catchup] = None
-                    catchup.refuse(value.who.name, reason)
+                    if not is_observer(value.who.endpoint):
+                        catchup.refuse(value.who.name, reason)
             else:
                 self.refused.get(value.who, {}).pop(catchup, None)
                 catchup.meet(source, value.seq, self.started[source])
@@ -327,8 +329,9 @@ class Interest:
                     catchup.confirm(value.who.name)
 
     def refusing(self, catchup: CatchUp) -> set[str]:
-        """Names of the peers that do not serve its query."""
-        return {who.name for who, catchups in self.refused.items() if catchup in catchups}
+        """Names of the peers that do not serve its query, without observers."""
+        refusing = (who for who, catchups in self.refused.items() if catchup in catchups)
+        return {who.name for who in refusing if not is_observer(who.endpoint)}
 
     def take(self, frame: Frame, heard: int = 0) -> bool:
         """Hand a frame to all that asked for it. Its source has said before it that it was at

@@ -16,7 +16,7 @@ from itertools import islice
 from aiobus import clock as epochs
 from aiobus.clock import elapsed
 from aiobus.diagnostics import Diagnostics
-from aiobus.discovery import Discovery, Member
+from aiobus.discovery import Discovery, Member, is_observer
 from aiobus.mesh import Driver, Network, Probe
 from aiobus.mesh.interest import Interest
 from aiobus.mesh.peers import (
@@ -399,8 +399,11 @@ class Links:
         return peer if peer is not None and peer.who == who else None
 
     def listeners(self, type: str) -> set[Source] | None:
-        """The linked peers that have subscribed to `type` by name; None if that is not known."""
-        linked = [(each.who, each.patterns) for each in self if each.is_there and each.who]
+        """The linked peers that have subscribed to `type` by name, without observers; None if that
+        is not known.
+        """
+        peers = [each for each in self if each.is_there and not each.is_observer]
+        linked = [(each.who, each.patterns) for each in peers if each.who]
         if any(patterns.has_more for _, patterns in linked):
             return None
         return {who.source for who, patterns in linked if type in patterns.types}
@@ -420,6 +423,18 @@ class Links:
         """The linked peer of this name; of a start and the one before it, the newer."""
         found = [each for each in self if each.name == name and each.is_there]
         return max(found, key=lambda each: each.found, default=None)
+
+    def is_only_observed(self, type: str) -> bool:
+        """True if observers may have subscribed to `type` by name, and surely no other peer has:
+        ZeroMQ does not tell which peers have asked for a query.
+        """
+        wanting = [each.is_observer for each in self if each.may_want(type)]
+        return bool(wanting) and all(wanting) and not self.left_out()
+
+    @property
+    def is_observed(self) -> bool:
+        """True if an observer is known."""
+        return any(each.is_observer for each in self)
 
     def note_answered(self, peer: Peer) -> None:
         """A peer was answered whether its queries are live here."""
@@ -591,7 +606,8 @@ class Links:
             self.unconfirmed.discard(peer.name)  # what it does not serve, it says
             if (source := peer.who.source) not in self._joined:
                 self._joined.add(source)
-                self._diagnostics.peer_joined(*source)
+                if not peer.is_observer:
+                    self._diagnostics.peer_joined(*source)
             self.changed.wake()
             self.attended.wake()
 
@@ -629,10 +645,20 @@ class Links:
         peer = self.sources.get(source)
         return peer is not None and peer.is_there
 
+    def is_owed(self, source: Source) -> bool:
+        """The same, and it is no observer: it is waited for."""
+        return self.is_there(source) and not self.sources[source].is_observer
+
     @property
     def is_meeting(self) -> bool:
         """True while a peer may still become linked soon, or prove to have the name of this bus."""
-        return bool(self._namesakes) or any(peer.is_awaited for peer in self)
+        awaited = any(peer.is_awaited and not peer.is_observer for peer in self)
+        return awaited or bool(self._namesakes)
+
+    @property
+    def is_meeting_observers(self) -> bool:
+        """True while an observer may still become linked soon."""
+        return any(peer.is_awaited and peer.is_observer for peer in self)
 
     def alive(self, now: float) -> set[Source]:
         """The sources that are not silent."""
@@ -667,7 +693,7 @@ class Links:
 
     def note_fresh(self, peer: Peer, silent: float) -> None:
         """A peer that was stale is heard again, after `silent` seconds."""
-        if peer.who is not None:
+        if peer.who is not None and not peer.is_observer:
             self._diagnostics.fresh(peer.name, peer.who.epoch, peer.last, silent)
 
     # Silence.
@@ -683,7 +709,7 @@ class Links:
             if peer.may_link and not self._is_succeeding(peer):
                 self.link(peer)  # it had not started yet, beside a living one of its name
             match peer.judge(now, is_lenient=now < self._lenient_until):
-                case Verdict.STALE if peer.who is not None:
+                case Verdict.STALE if peer.who is not None and not peer.is_observer:
                     self._diagnostics.stale(peer.name, peer.who.epoch, peer.last)
                 case Verdict.RELINK:
                     overdue.append(peer)
@@ -740,7 +766,8 @@ class Links:
 
     def closing(self, newest: float = math.inf) -> set[str]:
         """Names of those that said bye, may not have closed, and are owed events below `newest`."""
-        return {each.who.name for each in self._closed.values() if each.found_at < newest}
+        closed = [each for each in self._closed.values() if each.found_at < newest]
+        return {each.who.name for each in closed if not is_observer(each.who.endpoint)}
 
     def withdraw(self, who: PeerId) -> None:
         """The hello of a peer is gone: it died, or its link to this bus was cut."""
@@ -831,7 +858,8 @@ class Links:
                 self._interest.leave(who.source, elapsed(), peer.last, is_dead=is_dead)
             if not is_elsewhere and who.source in self._joined:
                 self._joined.discard(who.source)
-                self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)
+                if not peer.is_observer:
+                    self._diagnostics.peer_left(who.name, who.epoch, peer.last, reason)
         self.rounds.lose(peer.endpoint)
         self.changed.wake()
 

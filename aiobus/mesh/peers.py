@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from aiobus import presence
-from aiobus.discovery import Member
+from aiobus.discovery import Member, is_observer
 from aiobus.presence import NOTHING, Patterns
 from aiobus.sync import Notifier
 from aiobus.wire import Answer, PeerId
@@ -72,6 +72,8 @@ class Peer:
     def __init__(self, name: str, endpoint: str, now: float, found_at: int = 0) -> None:
         self.name = name
         self.endpoint = endpoint
+        self.is_observer = is_observer(endpoint)
+        """This bus waits for it in nothing, and says nothing of it."""
         self.renew(now, found_at)
 
     def renew(self, now: float, found_at: int) -> None:
@@ -125,7 +127,7 @@ class Peer:
         """It as a user sees it. It is linked."""
         assert self.who is not None
         where = self.name, self.who.epoch, self.since, self.last, self.silence(now)
-        return presence.Peer(*where, tuple(self.queries.split()))
+        return presence.Peer(*where, tuple(self.queries.split()), self.is_observer)
 
     def hear(self, now: float, seq: int) -> float | None:
         """A message shows that it is at `seq`. Returns its seconds of silence if it was stale."""
@@ -216,6 +218,11 @@ class Peer:
     def is_awaited(self) -> bool:
         """True when it may still become linked soon."""
         return not (self.is_linked or self.is_gone or self.other_version)
+
+    def may_want(self, type: str) -> bool:
+        """True while it listens, if it may have subscribed to this type by name."""
+        is_named = type in self.patterns.types or self.patterns.has_more
+        return self.is_listening and (is_named or not self.was_answered)
 
     def is_overdue(self, now: float) -> bool:
         """True if it should be linked by now and is silent instead, or cannot be linked."""
@@ -310,7 +317,8 @@ class Unplaced:
         elif len(self._left) < MAX_LEFT_OUT:
             self._left[member.endpoint] = Left(member, found_at, who)
         else:
-            self._more_since = min(self._more_since, found_at)
+            if not is_observer(member.endpoint):
+                self._more_since = min(self._more_since, found_at)
             return False
         return True
 
@@ -336,8 +344,9 @@ class Unplaced:
         return some
 
     def owed(self, newest: float) -> list[Left]:
-        """Those that are owed something of what was published up to `newest`."""
-        return [each for each in self._left.values() if each.found_at < newest]
+        """Those that are owed something of what was published up to `newest`; no observer is."""
+        owed = (each for each in self._left.values() if each.found_at < newest)
+        return [each for each in owed if not is_observer(each.member.endpoint)]
 
     def more(self, newest: float) -> set[str]:
         """`MORE`, if something of that is owed to peers whose names are not remembered."""

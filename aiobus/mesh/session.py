@@ -15,6 +15,7 @@ from functools import partial
 
 from aiobus import clock as epochs
 from aiobus.catchup import CatchUp
+from aiobus.clock import elapsed
 from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery
 from aiobus.errors import JournalRestored, NameInUse
@@ -234,7 +235,8 @@ class Session:
         if found is None or found.who is None:
             return None
         is_sent = any(route.type in each.query.types for each in route.streams)
-        return Listener(found.who.source, is_sent and found.patterns.take(route.type, route.key))
+        is_listening = is_sent and found.patterns.take(route.type, route.key)
+        return Listener(found.who.source, is_listening and not found.is_observer)
 
     # Messages of publishers.
 
@@ -445,6 +447,17 @@ class Session:
         self._send_ends()
         self.beat(leaving=True)
         self.fanout.close_all()
+        self._part_from_frozen()
+
+    def _part_from_frozen(self) -> None:
+        """End the links of observers that are silent: what was sent to them leaves only once they
+        read, and the network is closed when all has left, or a second later.
+        """
+        now = elapsed()
+        for link, who in self.answers.askers.observers().items():
+            peer = self.links.known(who)
+            if link is not None and peer is not None and peer.is_silent(now):
+                self._network.end_link(link)
 
     def _send_ends(self) -> None:
         for streams in in_marks(self.fanout.sent().items()):

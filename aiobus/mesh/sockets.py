@@ -30,7 +30,7 @@ import zmq
 
 from aiobus.clock import stopwatch
 from aiobus.confinement import check
-from aiobus.discovery import Discovery
+from aiobus.discovery import OBSERVES, Discovery, is_observer, place_of
 from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
@@ -256,7 +256,10 @@ class ZmqNetwork:
         self._discovery = discovery
         self._high_water_mark = high_water_mark
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._connected: set[str] = set()
+        self._connected: dict[str, set[str]] = {}
+        """The endpoints that are linked to, by where the connection goes: one may be that of an
+        observer that is dead, whose port another bus has now.
+        """
         self._endpoint = ""
         self._readers: list[SocketReader] = []
 
@@ -332,6 +335,8 @@ class ZmqNetwork:
 
     def bind(self, endpoint: str) -> str:
         """Listen, and return the endpoint with the port that was given."""
+        if endpoint.startswith("tcp") and is_observer(endpoint):
+            return self.bind(place_of(endpoint)) + OBSERVES
         self._xpub.socket.set(zmq.IPV6, "[" in endpoint)
         with _listening(endpoint) as sock:
             self._xpub.socket.set(zmq.USE_FD, sock.fileno())
@@ -346,7 +351,7 @@ class ZmqNetwork:
         child.
         """
         is_tcp = isinstance(address, tuple)
-        if is_tcp and _endpoint(address) in self._connected | {self._endpoint}:
+        if is_tcp and _endpoint(address) in {*self._connected, self._endpoint}:
             return True
         return self._discovery.owns_address(address)
 
@@ -361,19 +366,26 @@ class ZmqNetwork:
 
     def connect(self, endpoint: str) -> None:
         """Link to the bus that listens there, once: of two links all would come twice."""
-        if endpoint not in self._connected and self._context is not None:
-            self._connected.add(endpoint)
-            self._xsub.socket.set(zmq.IPV6, "[" in endpoint)
-            self._xsub.socket.connect(endpoint)
-            self._xsub.soon()
+        place = _place(endpoint)
+        linked = self._connected.setdefault(place, set())
+        if endpoint in linked or self._context is None:
+            return
+        linked.add(endpoint)
+        if len(linked) > 1:
+            return
+        self._xsub.socket.set(zmq.IPV6, "[" in place)
+        self._xsub.socket.connect(place)
+        self._xsub.soon()
 
     def disconnect(self, endpoint: str) -> None:
         """End the link, after reading it: ZeroMQ throws the rest away (10 of 500 arrived)."""
-        if endpoint in self._connected:
+        place = _place(endpoint)
+        if endpoint in (linked := self._connected.get(place, set())):
             self._xsub.run_dry(self._high_water_mark * len(self._connected))
-            self._connected.discard(endpoint)
-            self._xsub.socket.disconnect(endpoint)
-            self._xsub.soon()
+            linked.discard(endpoint)
+            if not linked and self._connected.pop(place, None) is not None:
+                self._xsub.socket.disconnect(place)
+                self._xsub.soon()
 
     def end_link(self, link: int) -> None:
         """End the connection of this descriptor, if it is one that was made to this bus."""
@@ -470,6 +482,11 @@ def _end(
     context.term()
     with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
         loop.call_soon_threadsafe(ended.set)
+
+
+def _place(endpoint: str) -> str:
+    """What ZeroMQ is told of an endpoint: to TCP the mark of an observer means nothing."""
+    return place_of(endpoint) if endpoint.startswith("tcp") else endpoint
 
 
 def _endpoint(address: object) -> str:

@@ -33,6 +33,8 @@ __all__ = ["MeshTransport"]
 START_SECONDS = 5.0
 LOOK = 0.05
 """Seconds between two looks whether an address has answered, while a flush waits for it."""
+GLANCE = 0.25
+"""Seconds that a start waits for observers, and that what was sent to them has to leave."""
 TICK = 1.0
 """Seconds between heartbeats, and between looks at what is silent or unanswered."""
 WATCH = 0.1
@@ -55,6 +57,8 @@ class MeshTransport:
         self._confirmations: Confirmations | None = None
         """None before `start` and after `close`."""
         self._is_closing = False
+        self._missing: Collection[str] = ()
+        """Who did not confirm everything in the last flush."""
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._probes: set[asyncio.Task[None]] = set()
         self._readers: Readers | None = None
@@ -112,7 +116,9 @@ class MeshTransport:
         self._callbacks = DiscoveryCallbacks(self.find, diagnostics.trouble, diagnostics.fail)
         try:
             self.network.open(publisher.name)
-            members = await self.discovery.join(publisher.name, self._bind, self.find)
+            members = await self.discovery.join(
+                publisher.name, self._bind, self.find, observes=publisher.observes
+            )
             self._check_open()
         except BaseException:
             await self._leave(0)
@@ -135,6 +141,7 @@ class MeshTransport:
             self._watch()
         self._tick()
         await self._until_linked(session)
+        await self._glance(session)
         session.links.is_open = True
 
     def _bind(self, endpoint: str) -> str:
@@ -145,6 +152,16 @@ class MeshTransport:
     def _check_open(self) -> None:
         if self._is_closing:
             raise BusClosed("the bus was closed while it started")
+
+    async def _glance(self, session: Session) -> None:
+        """Give observers a moment to link: else what a bus publishes that closes at once is seen by
+        none of them. A frozen one costs no more than that.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GLANCE):
+                while session.links.is_meeting_observers and not self._is_closing:
+                    await session.links.changed.wait()
+        self._check_open()
 
     async def _until_linked(self, session: Session) -> None:
         me, links = session.me, session.links
@@ -158,7 +175,8 @@ class MeshTransport:
                         unheard = [peer for peer in links if peer.is_awaited and peer.who is None]
                         await self._probe(links.dropping(unheard))
         except TimeoutError:
-            names = ", ".join(sorted(peer.name for peer in links if peer.is_awaited))
+            awaited = [peer for peer in links if peer.is_awaited and not peer.is_observer]
+            names = ", ".join(sorted(peer.name for peer in awaited))
             text = "%s starts without %s: no answer within %g s"
             log.warning(text, me.name, names, START_SECONDS)
         self._check_open()
@@ -262,7 +280,12 @@ class MeshTransport:
         """
         if self.session is None or self._confirmations is None:
             return ()
-        session, confirmations = self.session, self._confirmations
+        self._missing = await self._flush_all(self.session, self._confirmations, timeout)
+        return self._missing
+
+    async def _flush_all(
+        self, session: Session, confirmations: Confirmations, timeout: float
+    ) -> Collection[str]:
         if not (session.fanout.newest and self.unreached):
             return {*await self._flush(session, confirmations, timeout), *self.unreached}
         end = elapsed() + timeout
@@ -280,6 +303,10 @@ class MeshTransport:
         session.beat()  # a peer that hears of a higher number is to ask before it confirms anything
         # What is refused has no stream, and no mark names it.
         return {*await confirmations.flush(timeout), *session.answers.lacking()}
+
+    async def show(self, timeout: float) -> Collection[str]:
+        """Wait until the observers have everything; return the names of the others. For tests."""
+        return () if self._confirmations is None else await self._confirmations.show(timeout)
 
     async def _until_met(self, session: Session, timeout: float) -> None:
         """Wait until every address has answered, for `timeout` seconds at most."""
@@ -299,6 +326,10 @@ class MeshTransport:
     def listener(self, name: str, route: Route) -> Listener | None:
         """The linked peer of this name, and whether it listens to the events of a route."""
         return None if self.session is None else self.session.listener(name, route)
+
+    def is_only_observed(self, type: str) -> bool:
+        """True if of other buses only observers have subscribed to `type` by name."""
+        return self.session is not None and self.session.links.is_only_observed(type)
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """Where each peer has confirmed events of `type`, if any listens to them."""
@@ -325,10 +356,17 @@ class MeshTransport:
                 raise
         finally:
             try:
-                await self._leave(timeout)
+                await self._leave(min(timeout, GLANCE) if self._is_for_observers else timeout)
             finally:
                 self._confirmations = None
         return ()
+
+    @property
+    def _is_for_observers(self) -> bool:
+        """True if all but observers have everything: what is still to leave is for these, of which
+        one may have been stopped a moment ago.
+        """
+        return self.session is not None and self.session.links.is_observed and not self._missing
 
     def _say_bye(self) -> None:
         self._is_closing = True

@@ -19,6 +19,8 @@ from aiobus.replay.selection import Reel, Selection
 
 __all__ = ["republish"]
 
+LOOK = 0.1
+"""Seconds between two looks who is there."""
 MEET_SECONDS = 5.0
 FLUSH_SECONDS = 5.0
 
@@ -114,7 +116,9 @@ class _Party:
                 while self._missing():
                     self._check_strangers()
                     self._has_come.clear()
-                    await self._has_come.wait()
+                    with suppress(TimeoutError):  # no event tells of an observer
+                        async with asyncio.timeout(LOOK):
+                            await self._has_come.wait()
         self._check()
 
     async def _pause(self, until: float) -> None:
@@ -140,10 +144,14 @@ class _Party:
             raise self._end(f"{', '.join(missing)} is not on {self._bus.url}")
 
     def _check_strangers(self) -> None:
-        stats = self._bus.stats()
+        stats, peers = self._bus.stats(), self._bus.peers
+        observers = {each.name for each in peers if each.observer}
+        if guests := sorted(observers & self._guests):
+            text = f"{', '.join(guests)} is an observer, which no bus waits for"
+            raise self._end(f"{text}; start it without observer=True, or leave it out of to=")
         if stats.unreached:
             text = f"{', '.join(stats.unreached)} does not answer, so others may be there"
-        elif strangers := sorted({each.name for each in self._bus.peers} - self._guests):
+        elif strangers := sorted({each.name for each in peers} - self._guests - observers):
             text = f"{', '.join(strangers)} is on {stats.url}, and not named in to="
         else:
             return

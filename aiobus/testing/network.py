@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from aiobus.bus import AsyncEventBus
 from aiobus.clock import elapsed
-from aiobus.discovery import DiscoveryCallbacks, Member
+from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, place_of
 from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.lifecycle import State
 from aiobus.mesh import FromPublisher, FromSubscriber
@@ -123,7 +123,12 @@ class MemoryNetwork(SimulatedNetwork):
         if self._partitions:
             return self._busy_in_partition(buses)
         names = {bus.name for bus in buses}
-        lacking = {bus.name: names.intersection(await bus.flush(_left(end))) for bus in buses}
+        lacking = {
+            bus.name: names.intersection(
+                {*await bus.flush(_left(end)), *await _observers(bus, _left(end))}
+            )
+            for bus in buses
+        }
         busy = [
             f"{' and '.join(sorted(peers))} lacks events of {name}"
             for name, peers in lacking.items()
@@ -215,8 +220,14 @@ class MemoryNetwork(SimulatedNetwork):
         return f"{URL}{name}:{self._ports_made}" if self.is_moving else URL + name
 
 
+async def _observers(bus: AsyncEventBus, timeout: float) -> Collection[str]:
+    """The observers that lack something of `bus`: its `flush` does not wait for them."""
+    transport = bus._transport
+    return await transport.show(timeout) if isinstance(transport, MeshTransport) else ()
+
+
 def _name_at(endpoint: str) -> str:
-    return endpoint.removeprefix(URL).partition(":")[0]
+    return place_of(endpoint.removeprefix(URL)).partition(":")[0]
 
 
 def _left(end: float) -> float:
@@ -245,14 +256,20 @@ class _Port:
         """Nothing to do before it is bound."""
 
     async def join(
-        self, name: str, bind: Callable[[str], str], on_discovered: Callable[[Member], None]
+        self,
+        name: str,
+        bind: Callable[[str], str],
+        on_discovered: Callable[[Member], None],
+        *,
+        observes: bool = False,
     ) -> list[Member]:
         """Listen under `name`, and return the other members. Raises NameInUse."""
         if self._network._port_of(name) is not None:
             raise NameInUse(name, URL)
         members = [Member(each.name, at) for at, each in self._network._ports.items()]
         self.name, self._is_open = name, True
-        self.endpoint = bind(self._network._free_endpoint(name))
+        endpoint = self._network._free_endpoint(name)
+        self.endpoint = bind(endpoint + OBSERVES if observes else endpoint)
         self._network._ports[self.endpoint] = self
         self._network._connect_links()
         return members
