@@ -28,10 +28,12 @@ from aiobus.errors import (
     QueueFull,
     RequestInterrupted,
     RequestTimeout,
+    StateCorrupt,
     WrongLoop,
 )
 from aiobus.event import Event, EventType, Topic
 from aiobus.journal import Journal
+from aiobus.keeper import Keeper
 from aiobus.limits import Limits
 from aiobus.presence import Peer
 from aiobus.process import run
@@ -75,6 +77,7 @@ __all__ = [
     "JournalInUse",
     "JournalRemoved",
     "JournalRestored",
+    "Keeper",
     "LeavesProcess",
     "Limits",
     "NameInUse",
@@ -90,6 +93,7 @@ __all__ = [
     "Report",
     "RequestInterrupted",
     "RequestTimeout",
+    "StateCorrupt",
     "Subscription",
     "SubscriptionStats",
     "Topic",

@@ -593,7 +593,8 @@ class AsyncEventBus:
         `concurrency`: that many calls at once, started in order; with 1, one after another.
         `max_age`: seconds after which an event is not handed over but counted; nor is one of
         another program whose timestamp is no time. `since`: "last" begins with the newest event of
-        each (type, key) in the history of every bus that is there, a time in seconds since 1970
+        each (type, key) in the history of every bus that is there (behind what a `Keeper` has of
+        those that are gone), a time in seconds since 1970
         (`time.time() - 60`) with everything from then on, as far as their histories go (`reached`);
         0 is before all. It needs `max_age` or `after` with ORDER or CANCEL, which may have been
         executed before. `after`: the id of the last event that was handled, or one for each of

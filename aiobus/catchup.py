@@ -12,9 +12,10 @@ from typing import Protocol
 
 from aiobus.clock import elapsed
 from aiobus.history import Page, Want
+from aiobus.limits import KEEPER
 from aiobus.publisher import Publisher
 from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
-from aiobus.sequence import FORGOTTEN, LEFT, NO_EVENTS, Cursor, Gap, Start
+from aiobus.sequence import FORGOTTEN, LATE, LEFT, NO_EVENTS, Cursor, Gap, Start
 from aiobus.subscription import PACE, Subscription
 from aiobus.system import PEER_RESTARTED
 
@@ -27,6 +28,10 @@ so a larger one holds up the loop.
 """
 MAX_SPOILED = 64
 """Stretches of rows that are no events, of one source that is asked where it stands."""
+KEEPER_SECONDS = 10.0
+"""Seconds for which a subscription waits for a keeper before it asks the others."""
+KEEPER_SILENCE = 3.0
+"""The same for a keeper that sends nothing."""
 MAX_UNMET = 1024
 """Sources whose frames came before their first answer. No mesh of honest buses has more."""
 
@@ -67,7 +72,14 @@ class CatchUp:
     it stands. The own bus is a source as well, whose history answers at once.
     """
 
-    def __init__(self, subscription: Subscription, publisher: Publisher, pages: PageSource) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        publisher: Publisher,
+        pages: PageSource,
+        *,
+        has_keeper: bool = False,
+    ) -> None:
         self.query = subscription.selection
         self.behind = subscription.behind
         self.consumer = self._subscription = subscription
@@ -93,7 +105,13 @@ class CatchUp:
         self._spoiled: dict[Source, list[Gap]] = {}
         """What came as rows that are no events, of sources that have been asked where they are."""
         subscription.pull, subscription.spoil = self.refill, self.spoil
-        if subscription.own.behind:
+        self._awaits_keeper = has_keeper
+        """What a keeper holds comes first: what else `since="last"` asks for waits for its answer,
+        or a position of long ago could come behind the one of now.
+        """
+        if has_keeper:
+            subscription.is_held = True
+        elif subscription.own.behind:
             self._pull_own()
 
     def meet(self, source: Source, seq: int, started: float) -> None:
@@ -131,6 +149,32 @@ class CatchUp:
             return True
         del self._announced[source]
         return False
+
+    def _is_held(self, source: Source) -> bool:
+        return source[0] != KEEPER and self._cursors[source].since == "last"
+
+    def _end_wait(self, name: str = KEEPER) -> None:
+        """The bus of this name has answered, or will not in time: if it is a keeper, ask the
+        others.
+        """
+        if self._awaits_keeper and name == KEEPER:
+            self._awaits_keeper = False
+            self._subscription.release()
+            if self._subscription.own.behind:
+                self._pull_own()
+            self.pull()
+
+    def _take_kept(self, source: Source, cursor: Cursor, rows: Rows, after: int) -> None:
+        """What a keeper holds is there. It is older than this subscription, whatever its numbers
+        say.
+        """
+        if self._awaits_keeper:
+            if rows.count and rows.newest > after:
+                self._subscription.keep(LazyBatch(rows, MAX_NUMBER), after)
+        elif rows.count:
+            self._subscription.lose(source, Gap(after, rows.newest, LATE))
+        if cursor.since is None and not cursor.upto:
+            self._end_wait()
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
         """An older source begins at `seq`, or before the first of its frames that was left."""
@@ -299,8 +343,12 @@ class CatchUp:
         if cursor.since is not None:
             self.confirm(source[0])
         after = cursor.last
+        is_kept = source[0] == KEEPER and (cursor.since == "last" or cursor.upto > 0)
         self._advance(source, cursor, page)
-        self._hand_over(rows, after)
+        if is_kept:
+            self._take_kept(source, cursor, rows, after)
+        else:
+            self._hand_over(rows, after)
         self._follow(source, cursor)
 
     def _advance(self, source: Source, cursor: Cursor, page: Page) -> None:
@@ -331,6 +379,7 @@ class CatchUp:
         """A source has left, and was heard of up to `newest`: what is missing of it is lost.
         `is_dead`: it will not come back, but frames of it may still be on their way.
         """
+        self._end_wait(source[0])
         self._lose_spoiled(source)
         left = self._unmet.pop(source, None)
         if left is not None:
@@ -347,6 +396,7 @@ class CatchUp:
 
     def suspend(self, source: Source) -> None:
         """A source has left whose journal has all that is missing: that waits for its return."""
+        self._end_wait(source[0])
         if (cursor := self._cursors.get(source)) is not None:
             cursor.suspend()
         self._granted.pop(source, None)
@@ -401,6 +451,10 @@ class CatchUp:
                 if source in alive:
                     self._cursors[source].wait_on(now)
             self.pull(has_moved=True)
+        if self._awaits_keeper:
+            is_alive = any(name == KEEPER for name, _ in alive)
+            if elapsed() - self._made >= (KEEPER_SECONDS if is_alive else KEEPER_SILENCE):
+                self._end_wait()
 
     def confirm(self, name: str) -> None:
         """The query is live at a peer that did not answer in time, or refused it."""
@@ -409,13 +463,15 @@ class CatchUp:
     def refuse(self, name: str, reason: str) -> None:
         """A peer does not serve the query: its events do not come until it confirms."""
         self._subscription.refuse(name, reason)
+        self._end_wait(name)
 
     def refill(self) -> None:
         """Events were handed over: fetch what is missing, of other buses and of this one."""
         if self.behind:
             self.pull(has_moved=True)
         subscription = self._subscription
-        if subscription.own.behind and subscription.pending * 2 <= subscription.maxsize:
+        is_behind = subscription.own.behind and not self._awaits_keeper
+        if is_behind and subscription.pending * 2 <= subscription.maxsize:
             self._pull_own()
 
     def _pull_own(self) -> None:
@@ -442,6 +498,8 @@ class CatchUp:
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
         if self._announced:
             due = [source for source in due if not self._waits(source)]
+        if self._awaits_keeper:
+            due = [source for source in due if not self._is_held(source)]
         if not due:
             return
         silent = self._asked.intersection(due)

@@ -190,6 +190,15 @@ class Diagnostics:
         }
         self.announce(system.ERROR, data, "")
 
+    def keeper(self, path: str, text: str) -> None:
+        """A keeper does not hold or does not serve what it should."""
+        name = f"Keeper({path})"
+        self._say(logging.ERROR, f"{name}: {text[:40]}", f"{name}: {text}")
+        data: system.Error = {
+            "subscription": name, "event": "", "error": _clean(text), "traceback": "",
+        }  # fmt: skip
+        self.announce(system.ERROR, data, "")
+
     def left_behind(self, reader: str, type: str, after: int, seconds: int) -> None:
         """A reader has confirmed nothing for `seconds` while `publish` waited for it."""
         topic = f"{reader} is left behind"

@@ -11,6 +11,7 @@
     │   ├── JournalCorrupt    what is in the file is not what was written
     │   ├── JournalFailed     nothing more can be written before it is opened again
     │   ├── JournalInUse      another process, or object, writes to it
+    │   ├── StateCorrupt      the file of a keeper is not what was written
     │   ├── JournalRemoved    `keep=` has removed what was asked for
     │   └── NotRecorded       the event that is to be explained is in none of the files
     ├── NameInUse         another bus of this name is on the network
@@ -50,6 +51,7 @@ __all__ = [
     "QueueFull",
     "RequestInterrupted",
     "RequestTimeout",
+    "StateCorrupt",
     "WrongLoop",
 ]
 
@@ -227,6 +229,23 @@ class JournalCorrupt(JournalError):
             f"{self.path} is damaged from offset {self.offset} on: {self.reason}. The {self.valid}"
             " events before that are whole: read them with aiobus.Journal(path).read(). To go on,"
             " move the file away together with those that begin with its name, and begin a new one"
+        )
+
+
+class StateCorrupt(JournalError):
+    """The file of a keeper at `path` is not what was written. Nothing was changed or deleted."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is damaged: {self.reason}. The keeper does not start, because it could"
+            " tell a state that is not true. Put a copy back; or move the file away together with"
+            " those that begin with its name: a new one begins with what the publishers have that"
+            " are there, and a HALT of one that is gone is lost"
         )
 
 

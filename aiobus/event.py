@@ -74,6 +74,7 @@ class EventType(StrEnum):
     POSITION = "POSITION"
     RISK = "RISK"
     HALT = "HALT"
+    RESUME = "RESUME"
 
 
 KNOWN: dict[str, str] = {member.value: member for member in EventType}

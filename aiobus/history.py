@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from aiobus.codec import seq_of
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query
 
-__all__ = ["History", "Page", "Since", "Want"]
+__all__ = ["History", "Page", "Since", "Want", "joined"]
 
 Since = Literal["last"] | float | None
 """Where in the past a subscription begins: with the newest event of each (type, key), at a time in
@@ -77,6 +78,23 @@ class Want:
     """Begin there, whatever `after` says: the page tells after which seq that is."""
     upto: int = 0
     """Above 0: of the events up to this seq the newest of each type and key, and none beyond."""
+
+
+def joined(page: Page, others: list[tuple[int, str, str, bytes]], limit: int) -> Page:
+    """The page with those of `others` that belong to its stretch, in order of seq, which comes
+    first in them. It ends sooner if it would have more than `limit` events, or too many bytes.
+    """
+    first = bisect_right(others, page.after, key=itemgetter(0))
+    end = bisect_right(others, page.to, key=itemgetter(0))
+    rows = [(seq_of(row), type, key, row) for type, key, row in page.rows]
+    rows = list(merge(rows, others[first:end]))
+    to, size = page.to, 0
+    for place, (_, _, _, row) in enumerate(rows):
+        size += len(row)
+        if place and (place >= limit or size > PAGE_BYTES):
+            to, rows = rows[place - 1][0], rows[:place]
+            break
+    return replace(page, to=to, rows=[(type, key, row) for _, type, key, row in rows])
 
 
 class Ring:

@@ -100,7 +100,7 @@ def _by_fields(what: str, names: Iterable[str], keys: Iterable[str] = ()) -> Mak
 def _of_dataclass(kind: Any, names: list[str]) -> Maker:
     make = _by_fields(f"the dataclass {kind.__name__}", names)
     known = frozenset(names)
-    if any(name.startswith("_") or _is_computed(kind, name) for name in names):
+    if not _is_as_held(kind, names):
         return make
 
     # What an object holds is a dict already. One with slots has none.
@@ -111,9 +111,12 @@ def _of_dataclass(kind: Any, names: list[str]) -> Maker:
     return held
 
 
-def _is_computed(kind: type, name: str) -> bool:
-    """True if reading the attribute may give something else than what the object holds."""
-    return hasattr(type(getattr_static(kind, name, None)), "__set__")
+def _is_as_held(kind: Any, names: Iterable[str]) -> bool:
+    """True if reading these attributes gives what the object holds, and all of them may travel."""
+    return kind.__getattribute__ is object.__getattribute__ and not any(
+        name.startswith("_") or hasattr(type(getattr_static(kind, name, None)), "__set__")
+        for name in names
+    )
 
 
 def _of_struct(kind: Any) -> Maker:
@@ -121,7 +124,8 @@ def _of_struct(kind: Any) -> Maker:
     config = kind.__struct_config__
     names, keys = kind.__struct_fields__, kind.__struct_encode_fields__
     make = _by_fields(f"the Struct {kind.__name__}", names, keys)
-    if names == keys and not any(name.startswith("_") for name in names):
+    is_plain = kind.__getattribute__ is object.__getattribute__
+    if names == keys and is_plain and not any(name.startswith("_") for name in names):
         from msgspec.structs import asdict as make  # in C; a Struct without a value raises
     if config.array_like:
         head = [] if config.tag is None else [config.tag]

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 __all__ = [
     "EARLIEST",
+    "KEEPER",
     "LATEST",
     "MAX_CONNECTIONS",
     "MAX_HELLO",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 MIB = 1024 * 1024
+
+KEEPER = "keeper"
+"""The name of the bus of a keeper: of two on one desk, the second gets NameInUse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event, own_fields
 from aiobus.history import LARGE, History, Ring
 from aiobus.journal.format import Entry
+from aiobus.kept import Kept
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query, bad_key, bad_type, kind_of, plain, starred
 from aiobus.sync import BackpressureGate, Notifier
@@ -238,6 +239,8 @@ class Publisher:
         a bus that came, published nothing and left was said to have lost its system events.
         """
         self.history = History(limits)
+        self.kept: Kept | None = None
+        """Of the bus of a keeper: what it holds for publishers that are gone."""
         self.is_handing_out = False
         """True while events are handed to the sinks, which then must not publish."""
         self.observes = False
@@ -356,6 +359,13 @@ class Publisher:
         if self._postponed:
             self._catch_up()
         return route
+
+    def draw_number(self) -> int:
+        """The next number, for an event of another source that is not handed out: others get it
+        only if they ask what is kept. On no stream is it missing, since none has it.
+        """
+        self.seq = self.public_seq = self.history.newest = self.seq + 1
+        return self.seq
 
     def route(self, event: Event[Any], *, is_own: bool = False) -> Route:
         """Where `event` would go. Raises EncodeError when it cannot be published (also for a

@@ -12,8 +12,8 @@ from itertools import islice
 from aiobus.history import Page, Since
 
 __all__ = [
-    "FORGOTTEN", "FORKED", "LEFT", "NO_EVENTS", "PATIENCE", "PATIENCE_ALIVE", "RETRY", "UNKNOWN",
-    "WENT_BACK",
+    "FORGOTTEN", "FORKED", "LATE", "LEFT", "NO_EVENTS", "PATIENCE", "PATIENCE_ALIVE", "RETRY",
+    "UNKNOWN", "WENT_BACK",
     "Cursor", "Gap", "Start",
 ]  # fmt: skip
 
@@ -35,6 +35,7 @@ FORGOTTEN = "its source was away while many others left, so what arrived of this
 UNKNOWN = "its source has left, and whether anything in it matched is unknown"
 NO_EVENTS = "what its source sent of this are no events"
 WENT_BACK = "its source says less than was heard of it"
+LATE = "its keeper answered too late: it may be older than what was handed over"
 FORKED = "its source went on from another copy of its journal"
 
 Start = tuple[int, int]

@@ -125,7 +125,13 @@ class Subscriber:
         )
         if options.since is not None:
             self._publisher.history.safe.clear()
-        self._open[subscription] = CatchUp(subscription, self._publisher, self._transport)
+        is_last = options.since == "last" and subscription.selection.wants_data
+        self._open[subscription] = CatchUp(
+            subscription,
+            self._publisher,
+            self._transport,
+            has_keeper=is_last and self._transport.has_keeper,
+        )
         self._publisher.attach(subscription.sink)
         log.debug("subscribe %s", name)
         self.changed.wake()

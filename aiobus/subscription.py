@@ -88,6 +88,8 @@ class Subscription(Consumer):
         """Asks for what is missing, after events were handed over; the `CatchUp` sets it."""
         self.spoil: Callable[[LazyBatch], None]
         """Takes a batch whose rows proved to be no events; the `CatchUp` sets it."""
+        self.is_held = False
+        """The events of the own bus are to wait for `release`."""
         self.room = Notifier()
         """Woken when events were taken from the inbox, and at the end."""
         self.closed = False
@@ -436,7 +438,7 @@ class Subscription(Consumer):
 
     async def wait(self) -> None:
         """Return when `pop` may have something, or when closed. Cancelling it loses nothing."""
-        if self.own.behind or self.batch or self._inbox.items or self.closed:
+        if self.batch or self._inbox.items or self.closed or (self.own.behind and not self.is_held):
             await asyncio.sleep(0)
             return
         if self._idle.futures:
@@ -455,6 +457,11 @@ class Subscription(Consumer):
     def feed(self, event: Event[Any]) -> None:
         """Hand over this event next, past the inbox. For a replay, which has selected already."""
         self.batch.append(event)
+        self._wake()
+
+    def release(self) -> None:
+        """What a keeper holds is there: the events of the own bus may follow."""
+        self.is_held = False
         self._wake()
 
     def _wake(self) -> None:

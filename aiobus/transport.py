@@ -65,6 +65,11 @@ class Transport(PageSource, Protocol):
         """Messages and queries that were not of the protocol."""
         ...
 
+    @property
+    def has_keeper(self) -> bool:
+        """True if a keeper is there, or may be: `since="last"` asks it first."""
+        ...
+
     async def start(self, publisher: Publisher, reports: Diagnostics) -> None:
         """Join; return when every other bus has this one's queries and this one has theirs. Raises
         NameInUse.
@@ -132,6 +137,7 @@ class Local:
 
     unreached: Collection[str] = ()
     refused = 0
+    has_keeper = False
 
     @property
     def peers(self) -> Sequence[Peer]:

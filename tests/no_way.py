@@ -314,6 +314,20 @@ async def run(here: Here) -> None:
     aiobus.run(bot, here.plan.ipc, "second", until="return")
 
 
+@row("Keeper", reaches="gateway")
+async def keeper(here: Here) -> None:
+    path = f"{here.plan.folder}/{clock.token()}.db"
+    async with aiobus.Keeper(here.plan.ipc, path, types="ORDER") as keeper:
+        await keeper.bus.publish(here.order())
+
+
+@row("Keeper.forget")
+async def forget(here: Here) -> None:
+    keeper = aiobus.Keeper(here.plan.ipc, f"{here.plan.folder}/{clock.token()}.db")
+    with contextlib.suppress(aiobus.BusError):
+        await keeper.forget("ORDER")
+
+
 @row("run_virtual")
 async def nested(here: Here) -> None:
     def inner() -> Any:
@@ -734,7 +748,8 @@ plainly(
     "Subscription",
     """
     admit begin close confirm deliver delivery_of end_delivery fail feed finish keep lose miss
-    note_idle pop reach recheck refuse start_lagging take take_back unhanded unsubscribe wait
+    note_idle pop reach recheck refuse release start_lagging take take_back unhanded unsubscribe
+    wait
     """,
 )
 plainly(

@@ -23,10 +23,12 @@ from aiobus.errors import (
     NameInUse,
     NoSubscribers,
     NotRecorded,
+    PayloadError,
     PeerTimeout,
     QueueFull,
     RequestInterrupted,
     RequestTimeout,
+    StateCorrupt,
     WrongLoop,
 )
 
@@ -48,9 +50,11 @@ MADE: list[BusError] = [
     NameInUse("desk", "ipc://desk"),
     NoSubscribers("ORDER", "BTC"),
     NotRecorded("no event of type FILL is recorded at 10:31 (UTC)", ["gateway@h0lvy81pam.17"]),
+    PayloadError("TICK", "feed@h0lvy81pam.17", "data.price", "expected float, got str"),
     PeerTimeout("gateway", "ORDER", 2.5, "there is no bus 'gateway'", {"feed": ["TRADE"]}),
     RequestInterrupted(EVENT, "gateway"),
     RequestTimeout(EVENT, 2.5),
+    StateCorrupt("state.db", "it is empty"),
     WrongLoop("called from another loop"),
     Deadlock(60.0, ["Task-1: main (bot.py:7)"]),
     LeavesProcess("os.fork()", "bot.main"),
@@ -139,7 +143,7 @@ def test_no_subscribers_of_one_bus_says_whether_that_is_there() -> None:
         NoSubscribers("ORDER", "BTC", "gateway", ["feed"]),
         RequestTimeout(EVENT, 2.5, ["on_order(ORDER)"]),
     ],
-    ids=str,
+    ids=["of a bus", "of no bus", "that waited"],
 )
 def test_the_facts_that_only_some_have_survive_pickling(error: BusError) -> None:
     again = pickle.loads(pickle.dumps(error))

@@ -118,7 +118,7 @@ def test_each_usual_type_is_its_name_as_a_string(member: EventType) -> None:
 
 def test_the_usual_types_are_those_of_a_trading_desk() -> None:
     assert " ".join(EventType) == (
-        "NEW_DATA TRADE QUOTE BAR SIGNAL ORDER ACK FILL CANCEL REJECT POSITION RISK HALT"
+        "NEW_DATA TRADE QUOTE BAR SIGNAL ORDER ACK FILL CANCEL REJECT POSITION RISK HALT RESUME"
     )
 
 

@@ -166,6 +166,16 @@ def test_a_recorder_that_is_killed_leaves_no_hole() -> None:
     assert lines[-1] == "the file has 900 trades, without a hole: True"
 
 
+def test_a_position_and_a_halt_outlive_their_gateway() -> None:
+    lines = run(example("keeper.py"))
+    assert lines == [
+        "the gateway begins with a position of 0.0",
+        "the gateway begins with a position of 1.5",
+        "the strategy hears POSITION {'size': 3.0} from keeper",
+        "the strategy hears HALT {'reason': 'daily loss'} from keeper",
+    ]
+
+
 @pytest.fixture
 def readme(tmp_path: Path) -> Path:
     """A directory with every Python file that the README shows."""

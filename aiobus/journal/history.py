@@ -8,17 +8,15 @@ import logging
 import math
 import sqlite3
 import threading
-from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import replace
 from heapq import merge
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
 
 from aiobus.codec import seq_of
-from aiobus.history import PAGE_BYTES, PAGE_LOOK, History, Page, Ring, Want
+from aiobus.history import PAGE_BYTES, PAGE_LOOK, History, Page, Ring, Want, joined
 from aiobus.journal.format import rebuilt
 from aiobus.journal.reader import EVERY, Journal
 from aiobus.journal.scan import WRONG, is_unavailable, said
@@ -336,18 +334,7 @@ class JournaledHistory(History):
         memory does not hold any more.
         """
         page = super().page(query, after, limit, look, upto)
-        older = self._older(query, upto)
-        first = bisect_right(older, after, key=itemgetter(0))
-        end = bisect_right(older, page.to, key=itemgetter(0))
-        rows = [(seq_of(row), type, key, row) for type, key, row in page.rows]
-        rows = list(merge(rows, older[first:end]))
-        to, size = page.to, 0
-        for place, (_, _, _, row) in enumerate(rows):
-            size += len(row)
-            if place and (place >= limit or size > PAGE_BYTES):
-                to, rows = rows[place - 1][0], rows[:place]
-                break
-        return replace(page, to=to, rows=[(type, key, row) for _, type, key, row in rows])
+        return joined(page, self._older(query, upto), limit)
 
     def _older(self, query: Query, upto: int) -> list[tuple[int, str, str, bytes]]:
         """What `query` matches of the newest rows that memory does not hold, without those that a

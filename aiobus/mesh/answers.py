@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from aiobus.clock import elapsed
 from aiobus.history import Want
-from aiobus.mesh.fanout import Askers, Fanout, Link
+from aiobus.kept import Presence
+from aiobus.mesh.fanout import PAGE_EVENTS, Askers, Fanout, Link
 from aiobus.publisher import Publisher
 from aiobus.query import parse_query
 from aiobus.wire import (
@@ -215,15 +216,25 @@ class Answers:
             if (found := owed.take()) is not None:
                 yield found
 
-    def send_page(self, asked: PageAsk) -> None:
-        """Answer with a page. Raises WireError if what is asked for is no query."""
+    def send_page(self, asked: PageAsk, presence: Presence) -> bool:
+        """Answer with a page. Raises WireError if what is asked for is no query. False if this is
+        the bus of a keeper that cannot tell now: whoever asked asks again.
+        """
         try:
             query = parse_query(asked.query)
         except ValueError as error:
             raise WireError(f"a page is asked of no query: {error}") from None
         want = Want(asked.after, asked.since, asked.upto)
+        kept, told, limit = self._publisher.kept, None, min(asked.limit, PAGE_EVENTS)
+        if kept is not None and (want.since == "last" or want.upto):
+            told = kept.told(query, presence, 0 if want.since else want.after, limit)
+            if told is None:
+                return False
         found = self._streams.page(topic(asked.query), query, want, asked.limit)
+        if told is not None:
+            found = told.on(found, want, limit)
         rows = [row for _, _, row in found.rows]
         where = (found.after, found.evicted, found.to, found.newest)
         me = (self._me.name, self._me.epoch, self._publisher.options.begin)
         self._send(page(asked.who, asked.nonce, *me, *where, found.reached, rows))
+        return True

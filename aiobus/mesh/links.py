@@ -107,6 +107,8 @@ BYE_LOOK = 0.05
 """Between two looks whether a peer listens that said bye and whose hello is gone: it ends one
 connection after the other.
 """
+READ_SECONDS = 1.0
+"""After the end of its link, what had arrived of a peer was read."""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -184,6 +186,7 @@ class Links:
         self._looking: Probe | None = None
         self._sorting: Probe | None = None
         self._relinking: Probe | None = None
+        self._sought: Probe | None = None
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -649,6 +652,18 @@ class Links:
         """The same, and it is no observer: it is waited for."""
         return self.is_there(source) and not self.sources[source].is_observer
 
+    def presence(self, source: Source) -> bool | None:
+        """True while a source is linked. None if it may be there: its link is cut, or a peer of its
+        name was found and is not linked yet. False if neither is known.
+        """
+        if self.is_there(source):
+            return True
+        # One that has left is looked for, and counts as gone.
+        may_be = any(
+            each.name == source[0] and not (each.is_there or each.has_left) for each in self
+        )
+        return None if may_be else False
+
     @property
     def is_meeting(self) -> bool:
         """True while a peer may still become linked soon, or prove to have the name of this bus."""
@@ -728,6 +743,22 @@ class Links:
             self._relinking = self._probe(Probe(members, conclude, for_accepting=True))
         self._look_for_closed()
         return is_late
+
+    def look_for_cut(self) -> None:
+        """An answer waits for what has become of those whose link is cut: if one does not listen
+        any more, it has left, and not only after its grace. What had arrived of it was read by now.
+        """
+        cut = [each for each in self if each.is_cut and each.cut_for(elapsed()) >= READ_SECONDS]
+        members = {Member(each.name, each.endpoint): each for each in cut}
+
+        def conclude(absent: Collection[Member]) -> None:
+            for peer in map(members.__getitem__, absent):
+                if peer in self and peer.is_cut:
+                    peer.leave()
+                    self._settle(peer, "its link was cut and did not come back")
+
+        if cut and (self._sought is None or self._sought.is_over):
+            self._sought = self._probe(Probe(members, conclude))
 
     def _relink_accepting(self, members: dict[Member, Peer], accepting: Collection[Member]) -> None:
         """Make the links of silent peers again that can be had: one that is only silent may be the

@@ -195,6 +195,10 @@ class Peer:
         if not self.is_gone:
             self.state, self._cut = PeerState.CUT, now
 
+    def cut_for(self, now: float) -> float:
+        """The seconds since its hello was lost."""
+        return now - self._cut
+
     def leave(self) -> None:
         """It was reported to have left."""
         self.state = PeerState.LEFT

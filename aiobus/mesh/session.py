@@ -67,6 +67,9 @@ TELL_SECONDS = 0.05
 MARK_STREAMS = 4_096
 """Streams that one mark names: 4 MB at most, and a message over 16 MiB ends its link."""
 
+MAX_PUT_OFF = 1024
+"""Questions to a keeper that wait for what it does not know yet; of more, the next repeats."""
+
 
 def in_marks(streams: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
     """`streams`, as many at a time as one mark names."""
@@ -114,6 +117,9 @@ class Session:
         self._sources = self.links.sources
         self._is_answering = self._is_telling = False
         self._telling: RoundTrip | None = None
+        self._put_off_asks: dict[tuple[int, PeerId], tuple[PageAsk, Link]] = {}
+        self._late_asks = self._put_off_asks
+        """Put off before the last tick. Those of before are asked again by now."""
         self._switching: list[RoundTrip] = []
         self._late: list[RoundTrip] = []
         network.subscribe(HEARTBEATS)
@@ -223,7 +229,8 @@ class Session:
 
     def _answer_one(self, asked: Ask | PageAsk, link: Link) -> None:
         if isinstance(asked, PageAsk):
-            self.answers.send_page(asked)
+            if not self.answers.send_page(asked, self.links.presence):
+                self._put_off(asked, link)
         elif (peer := self.links.known(asked.who)) is not None:
             known = self.links.known_of(asked.who)
             self.answers.tell(asked, link, known, is_open=self.links.is_open)
@@ -237,6 +244,26 @@ class Session:
         is_sent = any(route.type in each.query.types for each in route.streams)
         is_listening = is_sent and found.patterns.take(route.type, route.key)
         return Listener(found.who.source, is_listening and not found.is_observer)
+
+    def _put_off(self, asked: PageAsk, link: Link) -> None:
+        """This bus is a keeper's, and does not know yet what to answer. The asker repeats its
+        question each second; answered sooner, its `subscribe` ends in time.
+        """
+        if len(self._put_off_asks) < MAX_PUT_OFF:
+            self._put_off_asks[asked.nonce, asked.who] = asked, link
+        if (kept := self._publisher.kept) is not None:
+            kept.on_current = self._answer_put_off
+
+    def _answer_put_off(self) -> None:
+        asks = {**self._late_asks, **self._put_off_asks}
+        self._late_asks, self._put_off_asks = {}, {}
+        for asked, link in asks.values():
+            if self.is_closing or not self.answers.askers.is_from(link, asked.who):
+                continue
+            try:
+                self._answer_one(asked, link)
+            except WireError as error:
+                self._refuse(error)
 
     # Messages of publishers.
 
@@ -406,6 +433,9 @@ class Session:
         self._drop_late()
         self.links.rounds.repeat()
         self._ask_refused()
+        if self._put_off_asks or self._late_asks:
+            self.links.look_for_cut()
+        self._late_asks, self._put_off_asks = self._put_off_asks, {}
         self.pages.tick(now)
         if self.links.judge(now):
             self.interest.extend_deadlines()

@@ -18,6 +18,7 @@ from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery, DiscoveryCallbacks, Member
 from aiobus.errors import BusClosed, NameInUse
 from aiobus.history import Want
+from aiobus.limits import KEEPER
 from aiobus.mesh import Driver, Network, Probe
 from aiobus.mesh.confirm import Confirmations, Readers
 from aiobus.mesh.session import Session
@@ -101,6 +102,14 @@ class MeshTransport:
     def unreached(self) -> Collection[str]:
         """Addresses that do not answer: there may be buses that this one has not met."""
         return () if self._confirmations is None else sorted(self.discovery.unreached)
+
+    @property
+    def has_keeper(self) -> bool:
+        """True if a peer with the name of a keeper is there, or may be."""
+        peers = () if self.session is None or self._confirmations is None else self.session.links
+        return any(
+            each.name == KEEPER and not (each.has_left or each.other_version) for each in peers
+        )
 
     # Coming.
 

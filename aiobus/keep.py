@@ -1,0 +1,56 @@
+"""`python -m aiobus.keep ipc://desk state.db POSITION HALT`: a keeper as a process of its own.
+
+Owns the arguments, the signals that end it, and the exit code. What a keeper does is in `keeper`.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from aiobus import BusError, EventType, Keeper
+
+__all__ = ["main"]
+
+TYPES = EventType.POSITION, EventType.HALT
+
+log = logging.getLogger("aiobus.keep")
+
+
+async def _run(url: str, path: str, types: Sequence[str]) -> None:
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    async with Keeper(url, path, types=types) as keeper:
+        log.info("%r keeps %s on %s", keeper, ", ".join(types), url)
+        await stopped.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a keeper until SIGTERM, then return 0, or until Ctrl-C, then return 130. Returns 1 if it
+    fails, with one line that says why.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m aiobus.keep",
+        description="Hold the newest state of a desk on disk, and answer for publishers that are"
+        " gone.",
+        epilog="Example: python -m aiobus.keep ipc://desk state.db POSITION HALT",
+    )
+    parser.add_argument("url", help="the desk, such as ipc://desk")
+    parser.add_argument("path", help="the file, which is made if it is not there")
+    parser.add_argument("types", nargs="*", default=[*TYPES], help="default: POSITION HALT")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(_run(given.url, given.path, given.types))
+    except KeyboardInterrupt:
+        return 130
+    except (BusError, ValueError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
