@@ -84,7 +84,7 @@ $(RUN): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "aiobus needs Python 3.11 or newer, and '$(PYTHON)' is $(VERSION); try PYTHON=python3.11 make"; exit 1; }
 	@test -e $@ || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]'
 	@touch $@
 
 $(DEV): $(RUN)

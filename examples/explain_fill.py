@@ -44,7 +44,7 @@ async def trade(path: Path) -> None:
 
 
 def main() -> None:
-    """Trade, then ask the file. `python -m aiobus explain FILE ID` prints the same in a shell."""
+    """Trade, then ask the file. `aiobus explain FILE ID` prints the same in a shell."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "desk.db"
         asyncio.run(trade(path))

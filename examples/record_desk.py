@@ -37,7 +37,7 @@ async def desk(path: Path) -> None:
 
 
 def main() -> None:
-    """Record, then read. `python -m aiobus log FILE` shows the same in a shell."""
+    """Record, then read. `aiobus log FILE` shows the same in a shell."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "desk.db"
         asyncio.run(desk(path))

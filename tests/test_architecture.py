@@ -24,6 +24,7 @@ ORDER = [
     ),
     "aiobus.image  aiobus.payload",
     (
+        "aiobus.cli  aiobus.cli.expression  "
         "aiobus.codec  aiobus.delivery  aiobus.discovery.directory  aiobus.discovery.roster  "
         "aiobus.journal.export  aiobus.journal.format  aiobus.journal.mark  aiobus.lockout  "
         "aiobus.mesh  aiobus.replay.report  aiobus.replay.tape"
@@ -57,9 +58,22 @@ ORDER = [
     "aiobus.replay.attach  aiobus.replay.selection  aiobus.replay.stage  aiobus.service",
     "aiobus.keeper  aiobus.process  aiobus.recorder  aiobus.replay.player  aiobus.replay.transport",
     "aiobus.replay.republish  aiobus.replay.session  aiobus.replay.verify",
-    "aiobus.replay.command  aiobus.replay.what_if",
+    (
+        "aiobus.cli.arguments  aiobus.cli.story  aiobus.cli.strategy  aiobus.cli.terminal  "
+        "aiobus.replay.what_if"
+    ),
+    (
+        "aiobus.cli.desk  aiobus.cli.explain  aiobus.cli.files  aiobus.cli.replay  "
+        "aiobus.cli.session  aiobus.cli.verify"
+    ),
+    (
+        "aiobus.cli.bench  aiobus.cli.demo  aiobus.cli.findings  aiobus.cli.peers  "
+        "aiobus.cli.publish  aiobus.cli.record  aiobus.cli.tail"
+    ),
+    "aiobus.cli.doctor",
     "aiobus.types",
     "aiobus  aiobus.testing.network",
+    "aiobus.cli.app",
     "aiobus.__main__  aiobus.keep  aiobus.testing  aiobus.testing.plugin",
 ]
 LINE = {module: line for line, modules in enumerate(ORDER) for module in modules.split()}
@@ -68,7 +82,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 106
+MOST_MODULES = 126
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}
@@ -81,6 +95,8 @@ EXTRAS = {  # imported when they are needed
     "aiobus.process": {"uvloop"},
     "aiobus.payload": {"msgspec", "pydantic"},
 }
+FOR_COMMANDS = {"typer"}  # of the extra `cli`, and what is imported when it is needed:
+LATER_FOR_COMMANDS = {"rich", "uvloop"}
 
 
 class When(Enum):
@@ -226,6 +242,24 @@ def test_nothing_is_imported_but_the_standard_library_orjson_and_zmq() -> None:
         and not (found.when is When.NEVER and found.top in FOR_TYPES)
         and not (found.module in PLUGINS and found.top in FOR_PYTEST)
         and not (found.when is When.LATER and found.top in EXTRAS.get(found.module, set()))
+        and not (found.module.startswith("aiobus.cli.") and is_for_commands(found))
+    ]
+    assert wrong == []
+
+
+def is_for_commands(found: Import) -> bool:
+    return found.top in FOR_COMMANDS or (
+        found.when is When.LATER and found.top in LATER_FOR_COMMANDS
+    )
+
+
+def test_only_the_command_imports_the_modules_of_the_command() -> None:
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if found.what.startswith("aiobus.cli")
+        and not found.module.startswith("aiobus.cli.")
+        and not (found.module == "aiobus.__main__" and found.when is When.LATER)
     ]
     assert wrong == []
 

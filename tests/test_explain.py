@@ -780,7 +780,7 @@ def test_the_shell_explains_over_several_files(tmp_path: Path) -> None:
         (["--at", "soon"], 1, "at='soon'"),
         ([FILL, "--most", "0"], 1, "at least 1"),
         ([FILL, "--tz", "Mars"], 1, "is no time zone"),
-        ([FILL, "--often"], 2, "unrecognized arguments: --often"),
+        ([FILL, "--often"], 2, "No such option: --often"),
         ([FILL, "--at", "10:31"], 1, f"{FILL} does not exist"),
     ],
 )

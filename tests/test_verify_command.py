@@ -1,4 +1,4 @@
-"""`python -m aiobus verify FILE module:function`."""
+"""`aiobus verify FILE module:function`."""
 
 import asyncio
 import subprocess

@@ -4,7 +4,7 @@ Owns the list of its modules, of which `aiobus` has the public names. Imports no
 """
 
 __all__ = [
-    "attach", "command", "explain", "explanation", "files", "hops", "moments", "player", "report",
+    "attach", "explain", "explanation", "files", "hops", "moments", "player", "report",
     "republish", "schedule", "selection", "session", "stage", "tape", "transport", "verify",
     "what_if",
 ]  # fmt: skip

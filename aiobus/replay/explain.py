@@ -132,7 +132,7 @@ def _by_time(
         text += ", nor at any other time"
         types = sorted({name for journal in files.journals for name in journal.types()})
         if key and (not type or type in types):
-            text += "; `python -m aiobus log` prints the keys that there are"
+            text += "; `aiobus log` prints the keys that there are"
         else:
             text += f"; there are: {', '.join(types) or 'no events'}"
     raise NotRecorded(text, [each.id for each in nearest])

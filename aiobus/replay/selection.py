@@ -133,7 +133,7 @@ class Reel:
         if missing := [each for each in named if not self._journal.may_have(each)]:
             raise ValueError(
                 f"no event of {', '.join(missing)} was recorded in {self.path};"
-                f" `python -m aiobus log {self.path}` prints what was"
+                f" `aiobus log {self.path}` prints what was"
             )
 
     @property

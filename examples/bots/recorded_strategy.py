@@ -1,4 +1,4 @@
-"""The strategy, recorded so that `python -m aiobus verify` can run it again.
+"""The strategy, recorded so that `aiobus verify` can run it again.
 
 Run it: python examples/bots/recorded_strategy.py [ipc://desk] [--file strategy.db]
 """

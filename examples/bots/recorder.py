@@ -1,4 +1,4 @@
-"""The recorder: all that the desk hears, in a file, for `python -m aiobus log` and `explain`.
+"""The recorder: all that the desk hears, in a file, for `aiobus log` and `explain`.
 
 Run it: python examples/bots/recorder.py [ipc://desk] [--file desk.db]
 """

@@ -1,22 +1,23 @@
-"""`python -m aiobus replay FILE MODULE:FUNCTION`: a strategy through a recording, in the shell.
+"""`aiobus replay FILE MODULE:FUNCTION`: a strategy through a recording.
 
-Owns how a strategy is imported, and what of its work is told. Must not know how arguments are
-written.
+Owns the arguments of the command, and what is told of the strategy's work.
 """
 
 import asyncio
-import importlib
-import os
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+import typer
 
 from aiobus.bus import AsyncEventBus, unheard
+from aiobus.cli.arguments import Keys, Sources, Types, WrongArgument, Zoned, place
+from aiobus.cli.story import Story
+from aiobus.cli.strategy import strategy_named, told
+from aiobus.cli.terminal import plain_line, say, working
 from aiobus.confinement import current, is_users, written
 from aiobus.delivery import Consumer
 from aiobus.errors import BusError, JournalError, LeavesProcess
@@ -27,59 +28,116 @@ from aiobus.lockout import shut
 from aiobus.publisher import Sink
 from aiobus.query import Query
 from aiobus.replay.evidence import raised_at
+from aiobus.replay.moments import Zone
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
-from aiobus.virtual_loop import frames, place
+from aiobus.virtual_loop import frames
+from aiobus.virtual_loop import place as place_of
 from aiobus.virtual_run import run_virtual
 
-__all__ = ["replay", "strategy_named", "told"]
+__all__ = ["STORY"]
 
 
-def strategy_named(text: str) -> Bot:
-    """The coroutine function of a bus that `module:function` names. The module is imported, and
-    does not see the arguments of this command. Raises ValueError, with what the import raised and
-    where.
+def print_replay(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The recording.", show_default=False)],
+    strategy: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION", help="As Python imports it from here.", show_default=False
+        ),
+    ],
+    speed: Annotated[
+        float | None, typer.Option(help="Times real time; else as fast as it goes.", min=0.0)
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of its bus, and not played.")] = "strategy",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODULE:FUNCTION",
+            help="Another bot, in place of the source of this name. May be repeated.",
+        ),
+    ] = None,
+    start: Annotated[str | None, typer.Option(metavar="PLACE", help="An offset or a time.")] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Before this offset or time.")
+    ] = None,
+    tz: Zoned = None,
+    type: Types = None,
+    key: Keys = None,
+    source: Sources = None,
+) -> int:
+    """Run a strategy, a coroutine function of a bus, through a recording: each event at its time,
+    in virtual time or paced. Nothing leaves the process. Prints what the strategy publishes, and a
+    summary. A request finds only bots that are given by --beside.
     """
-    module, colon, function = text.partition(":")
-    if not (module and colon and function):
-        raise ValueError(f"{text!r}: a module and a function are needed, such as strategy:main")
-    if module.endswith(".py") or os.sep in module:
-        name = module.removesuffix(".py").replace(os.sep, ".")
-        raise ValueError(f"{text!r}: a module is named without .py, such as {name}:{function}")
-    given, sys.argv = sys.argv, sys.argv[:1]
+    zone = Zone.of(tz)
+
+    def tell(event: Event[Any]) -> None:
+        say(plain_line(event.seq, event, zone))
+        if speed is not None:
+            sys.stdout.flush()
+
+    with shut("aiobus replay"):
+        bot, others = imported(strategy), bots_beside(beside or [])
+        begin, before = place(start, zone), place(end, zone)
+        with working(f"replaying {file}"):
+            summary, is_well = replay(
+                file,
+                bot,
+                tell,
+                name=name,
+                speed=speed,
+                beside=others,
+                start=begin,
+                end=before,
+                types=type,
+                key=key,
+                sources=source,
+            )
+    say(f"{summary}\n".encode())
+    return 0 if is_well else 1
+
+
+def imported(text: str) -> Bot:
+    """The bot that `module:function` names. Raises WrongArgument."""
     try:
-        with shut(f"importing {module}"):
-            found: object = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # it runs any code
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"{text!r}: {error}; give its directory by PYTHONPATH") from None
-        if isinstance(error, BusError):
-            raise ValueError(f"{text!r}: {error}") from None
-        raise ValueError(f"{text!r}: importing {module} raised {told(error)}") from error
-    finally:
-        sys.argv = given
-    for name in function.split("."):
-        if not hasattr(found, name):
-            raise ValueError(f"{text!r}: {module} has no {function}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise ValueError(f"{text!r} is no function")
-    bot: Bot = found
-    return bot
+        return strategy_named(text)
+    except ValueError as error:
+        raise WrongArgument(str(error)) from error
 
 
-def told(error: BaseException) -> str:
-    """The error, and the last line of code of the user's that led to it."""
-    *_, said = traceback.format_exception_only(error)
-    if isinstance(error, SyntaxError):
-        return f"{said.strip()} at {error.filename}:{error.lineno}"
-    return f"{said.strip()} at {where}" if (where := raised_at(error)) else said.strip()
+def bots_beside(texts: Sequence[str]) -> dict[str, Bot]:
+    """Bots by the names of their buses. Raises WrongArgument."""
+    parts = [text.partition("=") for text in texts]
+    for text, (name, _, bot) in zip(texts, parts, strict=True):
+        if not (name and bot):
+            raise WrongArgument(
+                f"--beside {text!r}: a name and a bot are needed, risk=module:function"
+            )
+    return {name: imported(bot) for name, _, bot in parts}
+
+
+STORY = Story(
+    name="replay",
+    run=print_replay,
+    summary="Run a strategy through a recording.",
+    examples={
+        "aiobus replay desk.db strategy:strategy": "as fast as it goes",
+        "aiobus replay desk.db strategy:strategy --speed 10 --start 2026-11-29T09:30": "",
+        "aiobus replay desk.db strategy:strategy --beside broker=broker:broker": "with the bot"
+        " that answers its requests",
+    },
+    codes={
+        0: "all was played, and no handler raised",
+        1: "the strategy or a handler raised, or the recording cannot be played",
+    },
+)
 
 
 def _place(task: "asyncio.Task[None]") -> str:
     """Where a task waits, in code of the user's."""
     found = [*frames(task.get_coro())]
-    return place(([*filter(is_users, found)] or found)[-1])
+    return place_of(([*filter(is_users, found)] or found)[-1])
 
 
 def _failed(bus: AsyncEventBus) -> int:

@@ -1,0 +1,105 @@
+"""The command `aiobus`: all of its commands, and how each of them ends.
+
+Owns the exit codes of errors. Must not know what a command does.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from aiobus.cli import (
+    bench,
+    demo,
+    doctor,
+    explain,
+    files,
+    peers,
+    publish,
+    record,
+    replay,
+    tail,
+    verify,
+)
+from aiobus.cli.arguments import WrongArgument
+from aiobus.cli.story import Story
+from aiobus.cli.terminal import complain, drop_output
+from aiobus.errors import BusError
+
+__all__ = ["STORIES", "main"]
+
+STORIES: tuple[Story, ...] = (
+    tail.STORY,
+    publish.STORY,
+    peers.STORY,
+    record.STORY,
+    files.LOG,
+    explain.STORY,
+    replay.STORY,
+    verify.STORY,
+    files.EXPORT,
+    doctor.STORY,
+    bench.STORY,
+    demo.STORY,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    command = typer.main.get_command(made())
+    try:
+        code = command.main(args=arguments, prog_name="aiobus", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of a help that nobody reads to its end
+        drop_output()
+        return 0
+    except TyperException as error:  # an argument that is missing or unknown
+        error.show()  # type: ignore[attr-defined]
+        return int(getattr(error, "exit_code", 2))
+    return int(code or 0)
+
+
+def made() -> typer.Typer:
+    """The application."""
+    app = typer.Typer(
+        help="See what a desk does, and what is in its files. Each command has examples in its"
+        " --help.",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_nothing)
+    for story in STORIES:
+        app.command(story.name, short_help=story.summary, epilog=story.epilog)(ending(story.run))
+    return app
+
+
+def _nothing() -> None:
+    """See what a desk does, and what is in its files. Each command has examples in its --help."""
+
+
+def ending(run: Callable[..., int | None]) -> Callable[..., int]:
+    """`run`, with what it raises as an exit code and a sentence."""
+
+    @functools.wraps(run)
+    def ended(*given: object, **options: object) -> int:
+        try:
+            code = run(*given, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:  # such as `| head`
+            drop_output()
+            return 0
+        except KeyboardInterrupt:
+            return 130
+        except WrongArgument as error:
+            complain(str(error))
+            return 2
+        except (BusError, ValueError, OSError) as error:
+            complain(str(error))
+            return 1
+        return code or 0
+
+    return ended

@@ -1,0 +1,287 @@
+"""What `aiobus doctor` looks at: versions, limits, meeting places, buses and clocks.
+
+Owns what is well, and what to do if it is not. Must not know how a finding is printed.
+"""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import socket
+import sqlite3
+import stat
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from aiobus import clock
+from aiobus.cli.desk import Neighbour
+from aiobus.discovery import OBSERVES, is_observer
+from aiobus.discovery.directory import Directory
+from aiobus.discovery.unix_socket import PathState, probe
+from aiobus.event import Event
+from aiobus.limits import Limits
+
+__all__ = [
+    "Clocks", "Finding", "directories", "limits", "members", "silences", "unmet", "versions",
+]  # fmt: skip
+
+DESCRIPTORS = 1_024
+"""As many as 250 peers and some files need."""
+SPARE_SHARE = 0.1
+SHORT = 64
+"""Free descriptors, or a tenth of the limit: with fewer, a bus soon links with no new peer."""
+STALE = 3.0
+SKEW = 0.5
+"""Seconds between the time of an event and its arrival that are no delay of one machine."""
+SQLITE = (3, 51, 3)
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    status: Literal["ok", "note", "todo"]
+    subject: str
+    text: str
+    way: str = ""
+    """What to do."""
+
+
+def versions() -> list[Finding]:
+    """Of Python, and of what the package uses."""
+    import zmq
+
+    found = [
+        Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}"),
+        _aiobus(),
+        Finding("ok", "pyzmq", f"{zmq.__version__}, libzmq {zmq.zmq_version()}"),
+        Finding("ok", "orjson", orjson.__version__),
+    ]
+    try:
+        found.append(Finding("ok", "uvloop", importlib.metadata.version("uvloop")))
+    except importlib.metadata.PackageNotFoundError:
+        text = "is not installed: bots run on asyncio's own loop, which is slower"
+        found.append(Finding("note", "uvloop", text, "pip install 'aiobus-zmq[uvloop]'"))
+    if sqlite3.sqlite_version_info < SQLITE:
+        text = f"{sqlite3.sqlite_version}: before 3.51.3, two connections that checkpoint at once"
+        found.append(
+            Finding(
+                "note",
+                "sqlite",
+                f"{text} can corrupt a file. aiobus checkpoints from one alone",
+                "open journals with other tools read-only (mode=ro)",
+            )
+        )
+    else:
+        found.append(Finding("ok", "sqlite", sqlite3.sqlite_version))
+    return found
+
+
+def _aiobus() -> Finding:
+    try:
+        return Finding("ok", "aiobus", importlib.metadata.version("aiobus-zmq"))
+    except importlib.metadata.PackageNotFoundError:
+        place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        text = f"is not installed, and imported from {place}"
+        return Finding("note", "aiobus", text, "pip install aiobus-zmq, or pip install -e . there")
+
+
+def limits() -> list[Finding]:
+    """Of this process, which are those that a bot started from the same shell has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = []
+    told = f"a process may open {_count(soft)} files (hard limit {_count(hard)})"
+    if 0 <= hard < DESCRIPTORS:  # a bus raises its soft limit itself
+        way = "raise it: ulimit -n, LimitNOFILE= of systemd, or --ulimit nofile= of Docker"
+        found.append(Finding("todo", "descriptors", f"{told}; a bus has two for each peer", way))
+    else:
+        found.append(Finding("ok", "descriptors", told))
+    core, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if core != resource.RLIM_INFINITY:
+        text = f"a file may have {core:,} bytes: a journal that reaches them fails"
+        found.append(Finding("todo", "file size", text, "ulimit -f unlimited"))
+    space = Limits().history_total_bytes
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY and most < 8 * space:
+        text = f"a process may have {most:,} bytes; the history of a bus takes up to {space:,}"
+        way = "ulimit -v unlimited, or AsyncEventBus(limits=Limits(history_total_bytes=...))"
+        found.append(Finding("todo", "memory", text, way))
+    else:
+        text = f"the history of a bus takes up to {space // 2**20} MiB (Limits)"
+        found.append(Finding("ok", "memory", text))
+    return found
+
+
+def _count(limit: int) -> str:
+    return "any number of" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+
+
+def directories() -> list[Finding]:
+    """Where the `ipc://` desks of this user meet, and which there are."""
+    place = os.path.dirname(Directory("desk").path)
+    try:
+        info = os.lstat(place)
+    except FileNotFoundError:
+        return [Finding("ok", place, "no desk is there: the first bus on ipc:// makes it")]
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
+        text = "is no directory for this user alone (mode 0700), so no bus on ipc:// starts"
+        way = f"look who made it (ls -ld {place}), and remove it"
+        return [Finding("todo", place, text, way)]
+    found = [Finding("ok", place, "is the place where ipc:// desks meet, for this user alone")]
+    for name in sorted(os.listdir(place)):
+        with suppress(OSError):
+            states = _states(os.path.join(place, name))
+            alive = [each for each, state in states.items() if state is PathState.ALIVE]
+            told = ", ".join(alive) or "nobody"
+            found.append(Finding("ok", f"ipc://{name}", f"{told} is there"))
+            found += _stale(f"ipc://{name}", os.path.join(place, name), states)
+    return found
+
+
+def _states(directory: str) -> dict[str, PathState]:
+    """What each socket of a desk is, by the name of its bus; that of an observer has a + behind."""
+    found = {}
+    for name in sorted(os.listdir(directory)):
+        bus, suffix, mark = name.rpartition(".sock")
+        if suffix and mark in ("", OBSERVES):
+            found[bus + mark] = probe(os.path.join(directory, name))
+    return found
+
+
+def _stale(url: str, directory: str, states: dict[str, PathState]) -> list[Finding]:
+    found = []
+    if dead := [name for name, state in states.items() if state is PathState.DEAD]:
+        text = f"{', '.join(dead)} ended without closing, and left {len(dead)} socket files"
+        way = f"nothing: the next bus that joins removes them. Look why it was killed ({directory})"
+        found.append(Finding("note", url, text, way))
+    if foreign := [name for name, state in states.items() if state is PathState.FOREIGN]:
+        text = f"{', '.join(foreign)}: a file that is no socket of this user is in the way"
+        way = f"remove it from {directory}, else no bus of that name starts"
+        found.append(Finding("todo", url, text, way))
+    return found
+
+
+def members(url: str) -> list[Finding]:
+    """The files of an `ipc://` desk, and the processes behind them."""
+    scheme, _, address = url.partition("://")
+    if scheme != "ipc":
+        return [Finding("ok", url, "is the address where buses of this machine meet")]
+    directory = Directory(address).path
+    if not os.path.isdir(directory):
+        text = f"{directory} does not exist: no bus has been there, or the last one has left"
+        return [Finding("note", url, text, "start a bot there, or look for a typing error")]
+    states = _states(directory)
+    found = [Finding("ok", url, f"buses meet in {directory}")]
+    if not address.startswith("/"):
+        found = []  # it is among the directories
+    else:
+        found += _stale(url, directory, states)
+    for name, state in states.items():
+        if state is PathState.ALIVE and not is_observer(name):
+            found.append(_process(name, os.path.join(directory, f"{name}.sock")))
+    return found
+
+
+def unmet(url: str, others: Iterable[Neighbour]) -> list[Finding]:
+    """Buses of an `ipc://` desk that listen, and have not answered."""
+    scheme, _, address = url.partition("://")
+    if scheme != "ipc" or not os.path.isdir(directory := Directory(address).path):
+        return []
+    met = {each.name for each in others}
+    way = "it is stopped, blocks its event loop, or is of another version of aiobus"
+    return [
+        Finding("todo", name, "listens, and does not answer", way)
+        for name, state in _states(directory).items()
+        if state is PathState.ALIVE and name not in met and not is_observer(name)
+    ]
+
+
+def _process(name: str, path: str) -> Finding:
+    """The process of a bus and its descriptors, where the system tells."""
+    pid = _listener(path)
+    if not pid:
+        return Finding("ok", name, "listens")
+    try:
+        used = len(os.listdir(f"/proc/{pid}/fd"))
+        with open(f"/proc/{pid}/limits") as file:
+            line = next(line for line in file if line.startswith("Max open files"))
+        with open(f"/proc/{pid}/status") as file:
+            state = next(line.split()[1] for line in file if line.startswith("State:"))
+    except (OSError, StopIteration):
+        return Finding("ok", name, f"is process {pid}")
+    limit = line.split()[3]
+    text = f"is process {pid}, with {used:,} of {limit} files open"
+    if state == "T":
+        return Finding(
+            "todo", name, f"{text}, and is stopped (SIGSTOP, Ctrl-Z)", f"kill -CONT {pid}"
+        )
+    if limit.isdigit() and int(limit) - used < max(SHORT, SPARE_SHARE * int(limit)):
+        way = f"close files in it, or raise its limit: prlimit --pid {pid} --nofile=8192"
+        return Finding("todo", name, text, way)
+    return Finding("ok", name, text)
+
+
+def _listener(path: str) -> int:
+    """The process that listens at a path; 0 if it is not known."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(0.2)
+        sock.connect(path)
+        told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", told)[0])
+    return 0
+
+
+def silences(others: Iterable[Neighbour]) -> list[Finding]:
+    """Whether each bus sends its heartbeats."""
+    found = []
+    for each in others:
+        what = " ".join(each.subscribed) or "nothing"
+        if each.silent >= STALE:
+            way = "it is stopped or blocks its event loop: py-spy dump --pid PID shows where"
+            found.append(Finding("todo", each.name, f"is silent for {each.silent:.1f} s", way))
+        else:
+            found.append(Finding("ok", each.name, f"sends heartbeats, and subscribes to {what}"))
+    return found
+
+
+class Clocks:
+    """How far the times of events are from this machine's clock as they arrive, by their source.
+    Heartbeats have no time, so a source that publishes nothing is not compared.
+    """
+
+    def __init__(self) -> None:
+        self._least: dict[str, float] = {}
+
+    def hear(self, event: Event[Any]) -> None:
+        """An event arrives."""
+        late = clock.time() - event.timestamp
+        self._least[event.source] = min(late, self._least.get(event.source, late))
+
+    def findings(self, seconds: float) -> list[Finding]:
+        """Of each source that has published."""
+        if not self._least:
+            text = f"nothing was published in {seconds:g} s, so no clock was compared"
+            return [Finding("ok", "clocks", text)]
+        found = []
+        for source, late in sorted(self._least.items()):
+            if abs(late) < SKEW:
+                text = f"its events are {abs(late) * 1e3:.1f} ms from this clock"
+                found.append(Finding("ok", source, text))
+                continue
+            where = "behind" if late > 0 else "ahead of"
+            found.append(
+                Finding(
+                    "todo",
+                    source,
+                    f"the times of its events are {abs(late):,.1f} s {where} this machine's clock",
+                    "if it sets timestamp= to the time of an exchange, put that into data: max_age="
+                    " and since= count from the timestamp. Else it is far behind, or its clock is"
+                    " wrong",
+                )
+            )
+        return found

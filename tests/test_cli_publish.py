@@ -1,0 +1,90 @@
+"""`aiobus publish` and `aiobus peers`: who has an event, and who is there."""
+
+import json
+from typing import Any
+
+import pytest
+from commands import ran, running
+
+from aiobus import AsyncEventBus, Event
+
+pytestmark = pytest.mark.one_loop
+
+
+async def test_each_subscriber_has_it_when_the_command_ends(url: str) -> None:
+    heard: list[Event[Any]] = []
+    async with AsyncEventBus(url, name="risk") as bus:
+        await bus.subscribe("HALT", heard.append)
+        given = ["--key", "BTC", "--cause", "me", "--name", "hand"]
+        code, out, errors = await ran("publish", url, "HALT", '{"reason": "test"}', *given)
+        await bus.settle()
+    assert (code, errors) == (0, "risk has it\n")
+    (event,) = heard
+    assert event == Event("HALT", {"reason": "test"}, key="BTC")
+    assert (event.source, event.cause, event.id) == ("hand", "me", out.strip())
+
+
+async def test_the_data_comes_from_stdin(url: str) -> None:
+    heard: list[Event[Any]] = []
+    async with AsyncEventBus(url, name="risk") as bus:
+        await bus.subscribe("ORDER", heard.append)
+        code, out, _ = await ran("publish", url, "ORDER", "-", "--json", given=b'[1, "x"]\n')
+        await bus.settle()
+    assert (code, json.loads(out)["data"], heard[0].data) == (0, [1, "x"], [1, "x"])
+
+
+async def test_nobody_who_subscribes_to_it_is_a_warning_and_the_code_3(url: str) -> None:
+    async with AsyncEventBus(url, name="risk") as bus:
+        await bus.subscribe("HALT", print)
+        code, out, errors = await ran("publish", url, "HALTED", "{}")
+    assert (code, errors) == (
+        3,
+        f"! published, and nobody subscribes to HALTED at {url}: nobody has it\n",
+    )
+    assert out.startswith("publish-")
+
+
+async def test_it_waits_for_somebody_who_subscribes(url: str) -> None:
+    heard: list[Event[Any]] = []
+    async with (
+        running("publish", url, "START", "1", "--wait", "40") as command,
+        AsyncEventBus(url, name="late") as bus,
+    ):
+        await bus.subscribe("START", heard.append)
+        code, _, errors = await command.ended()
+        await bus.settle()
+    assert (code, errors, heard) == (0, "late has it\n", [Event("START", 1)])
+
+
+async def test_a_name_in_use_is_said_and_nothing_is_published(url: str) -> None:
+    async with AsyncEventBus(url, name="risk"):
+        code, out, errors = await ran("publish", url, "HALT", "{}", "--name", "risk")
+    assert (code, out) == (1, "")
+    assert "risk" in errors
+    assert "Traceback" not in errors
+
+
+async def test_peers_tells_who_is_there_and_what_they_subscribe_to(url: str) -> None:
+    async with AsyncEventBus(url, name="risk") as bus, AsyncEventBus(url, name="feed") as feed:
+        await bus.subscribe("HALT", print)
+        code, out, errors = await ran("peers", url)
+        assert (code, errors) == (0, "")
+        head, *lines = out.splitlines()
+        assert head.split() == ["NAME", "SINCE", "SILENT", "SUBSCRIBES", "TO"]
+        assert [(line.split()[0], line.split()[-1]) for line in lines] == [
+            ("feed", "-"),
+            ("risk", "HALT"),
+        ]
+        code, out, _ = await ran("peers", url, "--json")
+        told = [json.loads(line) for line in out.splitlines()]
+    assert [(each["name"], each["subscribed"]) for each in told] == [
+        ("feed", []),
+        ("risk", ["HALT"]),
+    ]
+    assert abs(told[0]["since"] - feed.stats().epoch / 1e6) < 3
+
+
+async def test_peers_says_that_nobody_is_there(url: str) -> None:
+    code, out, errors = await ran("peers", url)
+    assert (code, out) == (3, "")
+    assert errors == f"nobody is at {url} ({url.partition('://')[2]})\n"
