@@ -22,7 +22,7 @@ from aiobus.stats import BusStats, SubscriptionStats
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "*/README.md")
+    for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "*/README.md")
     for path in ROOT.glob(pattern)
     if not path.parent.name.startswith(".")  # such as .pytest_cache
 )
@@ -95,10 +95,23 @@ def test_every_make_target_of_a_page_is_one_of_the_makefile() -> None:
         assert set(told.findall(page.read_text())) <= known, page
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    told = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
-    files = {ROOT / target for target in told} | {ROOT / "README.md", ROOT / "examples/README.md"}
-    assert set(PAGES) <= files
+def linked(page: Path) -> set[Path]:
+    """The files that a page links to."""
+    told = re.findall(r"\]\(([^)#]+)", page.read_text())
+    return {(page.parent / target).resolve() for target in told}
+
+
+def test_the_readme_or_the_index_of_docs_leads_to_every_page() -> None:
+    readme, index = ROOT / "README.md", ROOT / "docs" / "README.md"
+    assert index in linked(readme)
+    others = {readme, ROOT / "examples" / "README.md"}
+    assert set(PAGES) <= linked(readme) | linked(index) | others
+
+
+def test_the_index_of_docs_leads_to_every_page_of_docs() -> None:
+    index = ROOT / "docs" / "README.md"
+    pages = {page for page in PAGES if page.is_relative_to(index.parent)}
+    assert pages - {index} <= linked(index)
 
 
 # Proofs.
