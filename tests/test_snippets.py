@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fragments import DESK, PROGRAMS, program
 from snippets import ROOT, Block, Session, blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -58,6 +59,19 @@ def test_every_block_of_a_page_is_of_a_kind_that_is_run(page: Path) -> None:
                 return block.file is not None
 
     assert [block for block in shown if not is_run(block)] == []
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_each_fragment_of_a_reference_page_runs_within_a_program(page: str, place: Path) -> None:
+    session = Session(DOCS / page, place)
+    (session.folder / "desk.py").write_text(DESK)
+    session.shell("python -c 'from desk import *; asyncio.run(session()); asyncio.run(journal())'")
+    fragments = [each for each in session.blocks if (each.language, each.info) == ("python", "")]
+    assert len(fragments) == len(PROGRAMS[page])
+    for number, block in enumerate(fragments):
+        code, command = program(page, block, f"fragment_{number}.py")
+        (session.folder / f"fragment_{number}.py").write_text(code)
+        session.shell(command, session.where(block))
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
