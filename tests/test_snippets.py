@@ -15,6 +15,7 @@ ELSEWHERE = {DOCS / "how-to" / "systemd-and-docker.md"}
 """It needs a service manager: `test_supervisors.py` runs what can be run of it."""
 PAGES = sorted(
     {
+        ROOT / "README.md",
         DOCS / "tutorial.md",
         *DOCS.glob("how-to/*.md"),
         *DOCS.glob("coming-from/*.md"),
