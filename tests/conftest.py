@@ -46,8 +46,11 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_configure() -> None:
-    """A shell has its background jobs ignore SIGINT, and so would the bots they start."""
+    """A shell has its background jobs ignore SIGINT, nohup has all ignore SIGHUP, and so would the
+    bots they start.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

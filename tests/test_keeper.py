@@ -101,9 +101,13 @@ async def state(bus: AsyncEventBus, *types: str, **options: Any) -> list[Event]:
 
 
 async def left(desk: Desk, name: str, keeper: Keeper, *events: Event) -> None:
-    """Publish as a bus that ends."""
-    async with desk.make(name=name) as bus:
-        await published(bus, keeper, *events)
+    """Publish as a bus that ends. The keeper has heard of that when this returns."""
+    async with keeper.bus.stream("aiobus.peer_left") as leaving:
+        async with desk.make(name=name) as bus:
+            await published(bus, keeper, *events)
+        async for event in leaving:
+            if event.data["name"] == name:
+                return
 
 
 # Who answers.
