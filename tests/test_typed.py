@@ -12,12 +12,13 @@ import orjson
 import pydantic
 import pytest
 from kinds import KINDS, AsStruct, Kind
-from test_contract import TRANSPORTS, Desk, Seen, open_desk
+from test_contract import NETWORKS, TRANSPORTS, Desk, Seen, open_desk
 
 from aiobus import (
     AsyncEventBus,
     EncodeError,
     Event,
+    Keeper,
     PayloadError,
     Replay,
     Topic,
@@ -160,6 +161,33 @@ async def test_the_exact_type_arrives_in_every_way(
             assert found == [kind.got] * 2, name
             assert [type(each) for each in found] == [type(kind.got)] * 2, name
             assert found[0] is not found[1], name
+
+
+@pytest.mark.paired
+@pytest.mark.transports
+@pytest.mark.parametrize("transport", NETWORKS)
+async def test_what_a_keeper_holds_is_handed_over_as_the_same_types(
+    transport: str, folder: Path, no_task_is_left: None
+) -> None:
+    async with open_desk(transport) as desk:
+        names = [name.upper() for name in KINDS]
+        async with Keeper(desk._make(name="keeper"), folder / "state.db", types=names) as keeper:
+            async with keeper.bus.stream("aiobus.peer_left") as leaving:
+                async with desk._make(name="gateway") as gateway:
+                    for name, kind in zip(names, KINDS.values(), strict=True):
+                        await gateway.publish(Event(name, kind.published))
+                    assert await gateway.flush() == []
+                await anext(leaving)
+            for name, kind in zip(names, KINDS.values(), strict=True):
+                found = []
+                for number in range(2):
+                    seen, bus = Seen(), await desk.bus(f"{number}-{name}")
+                    await bus.subscribe(name, typed(kind, seen.take), since="last")
+                    await seen.until(lambda seen=seen: bool(seen))  # type: ignore[misc]
+                    assert seen[0].source == "keeper"
+                    found += seen.data
+                assert found == [kind.got] * 2, name
+                assert [type(each) for each in found] == [type(kind.got)] * 2, name
 
 
 async def test_a_replay_hands_over_the_same_types(folder: Path) -> None:
