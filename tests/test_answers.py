@@ -172,6 +172,7 @@ async def test_whether_its_queries_are_live_is_told_once_for_a_question_that_is_
     assert 1 <= asker.answers.count(5) <= TURNS
 
 
+@pytest.mark.slow
 @pytest.mark.virtual
 async def test_a_thousand_subscriptions_at_once_are_confirmed_without_a_refusal(
     network: MemoryNetwork, feed: AsyncEventBus

@@ -18,7 +18,7 @@ from aiobus.cli import findings
 from aiobus.cli.desk import Neighbour
 from aiobus.cli.findings import Clocks
 
-pytestmark = pytest.mark.one_loop
+pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
 
 
 async def examined(url: str, *given: str) -> tuple[int, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from commands import ran, running
 
 from aiobus import AsyncEventBus, Event
 
-pytestmark = pytest.mark.one_loop
+pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
 
 
 async def test_each_subscriber_has_it_when_the_command_ends(url: str) -> None:

@@ -10,7 +10,7 @@ from commands import ran, running
 
 from aiobus import AsyncEventBus, Event, Journal
 
-pytestmark = pytest.mark.one_loop
+pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
 
 
 async def recorded(file: str, type: str, count: int) -> None:

@@ -11,7 +11,7 @@ from commands import ran, running
 
 from aiobus import AsyncEventBus, Event, Limits
 
-pytestmark = pytest.mark.one_loop
+pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
 
 
 async def publish(bus: AsyncEventBus, *events: tuple[str, Any, str]) -> None:

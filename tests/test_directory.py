@@ -1331,6 +1331,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_of_17_processes_that_join_at_once_the_later_knows_the_earlier(
     desk: Path, place: Path
 ) -> None:
@@ -1391,6 +1392,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_many_that_come_and_go_never_join_a_directory_that_is_gone(desk: Path, place: Path) -> None:
     processes = [run(COME_AND_GO, name, place) for name in "abcd"]
     try:

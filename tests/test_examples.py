@@ -100,6 +100,7 @@ def test_the_quickstart_prints_a_signal_for_every_large_trade() -> None:
     assert re.fullmatch(r"BTCUSDT sell at 39,430\.36   caused by desk@\w+\.\d+", lines[0])
 
 
+@pytest.mark.slow
 def test_a_gateway_that_is_killed_executes_each_order_once_and_says_what_is_unknown() -> None:
     lines = run(example("journaled_gateway.py"))
     assert [line for line in lines if line.startswith("exchange")] == [
@@ -137,6 +138,7 @@ def test_a_recording_explains_its_last_fill_and_how_long_each_hop_took() -> None
     assert {" ".join(line.split()[:3]) for line in lines[8:]} == {"TRADE -> ORDER", "ORDER -> FILL"}
 
 
+@pytest.mark.slow
 def test_a_replayed_session_has_the_same_signals_at_each_speed() -> None:
     lines = run(example("replay_session.py"))
     assert lines == [
@@ -145,6 +147,7 @@ def test_a_replayed_session_has_the_same_signals_at_each_speed() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_if_names_the_first_order_that_another_limit_changes() -> None:
     lines = run(example("what_if.py"))
     same, other = lines[: lines.index("")], lines[lines.index("") + 1 :]
@@ -228,6 +231,7 @@ def test_the_test_of_a_strategy_passes(mode: str) -> None:
     assert "3 passed" in lines[-1]
 
 
+@pytest.mark.slow
 def test_the_recorded_session_of_the_regression_test_is_found_to_agree() -> None:
     way = ("-p", "no:cacheprovider", "-s")
     lines = run("-m", "pytest", *way, example("regression_test.py"))
@@ -320,6 +324,7 @@ def test_the_bots_may_be_stopped_in_any_order(terminals: ExitStack) -> None:
         bots[name].ends_by(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_all_terminals_at_once_ends_every_bot_without_a_word(
     terminals: ExitStack,
 ) -> None:
@@ -331,6 +336,7 @@ def test_ctrl_c_in_all_terminals_at_once_ends_every_bot_without_a_word(
         bot.ends(130)
 
 
+@pytest.mark.slow
 def test_the_monitor_tells_the_tally_when_the_feed_leaves_and_goes_on(terminals: ExitStack) -> None:
     monitor = terminals.enter_context(Terminal("monitor", URL))
     for _ in range(2):
@@ -365,6 +371,7 @@ def test_a_second_feed_is_refused_with_a_sentence(terminals: ExitStack) -> None:
 # The demo: all four at once.
 
 
+@pytest.mark.slow
 def test_the_demo_ends_by_itself_with_the_summary() -> None:
     with Terminal("desk", "--speed", "100") as demo:
         lines = demo.ends()
@@ -401,6 +408,7 @@ def test_the_demo_shows_at_its_end_how_a_fill_came_about() -> None:
         assert f" {type} BTCUSDT " in line
 
 
+@pytest.mark.slow
 def test_every_fill_is_explained_by_the_events_and_the_times_that_the_monitor_printed_live(
     tmp_path: Path, load: Callable[[str], ModuleType]
 ) -> None:
@@ -421,6 +429,7 @@ def test_every_fill_is_explained_by_the_events_and_the_times_that_the_monitor_pr
         assert each.beyond == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_demo_with_a_summary_of_what_happened_so_far() -> None:
     with Terminal("desk") as demo:
         demo.reads("BTCUSDT 39,")
@@ -429,6 +438,7 @@ def test_ctrl_c_ends_the_demo_with_a_summary_of_what_happened_so_far() -> None:
     assert 0 < tally(lines)["ticks"] < TICKS
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_bots_of_the_demo_start_ends_it_without_a_word() -> None:
     with Terminal("desk") as demo:
         demo.reads(" is live on ")
@@ -654,6 +664,7 @@ async def test_the_websocket_feed_prints_trades_until_ctrl_c(no_task_is_left: No
     assert (client.returncode, errors) == (130, b"")
 
 
+@pytest.mark.slow
 def test_a_day_in_virtual_time_cancels_what_is_not_filled_in_30_seconds_and_repeats() -> None:
     *lines, summary = run(example("virtual_time.py"))
     assert lines[3] == "..."

@@ -76,7 +76,8 @@ def test_the_version_is_that_of_the_distribution() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]
     assert project["project"]["dynamic"] == ["version"]
-    source = (ROOT / project["tool"]["hatch"]["version"]["path"]).read_text()
+    assert project["tool"]["hatch"]["version"]["path"] == "aiobus/__init__.py"
+    source = Path(aiobus.__file__).read_text()
     assert re.findall(r'^__version__ = "(.+)"$', source, re.MULTILINE) == [aiobus.__version__]
     assert re.fullmatch(r"\d+\.\d+\.\d+", aiobus.__version__)
 

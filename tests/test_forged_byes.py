@@ -12,7 +12,7 @@ from aiobus import AsyncEventBus, Event, wire
 from aiobus.mesh import links
 from aiobus.testing import Faults, MemoryNetwork
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_task_is_left")]
 
 Make = Callable[..., AsyncEventBus]
 
@@ -84,7 +84,6 @@ async def test_a_bye_that_is_read_while_a_flush_waits_confirms_nothing(make: Mak
         assert await feed.flush() == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("timeout", [0.1, 5.0])
 async def test_a_bus_whose_bye_was_wrong_confirms_a_subscription_or_is_named(
     make: Make, timeout: float

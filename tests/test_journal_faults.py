@@ -465,6 +465,7 @@ print(json.dumps(counts), flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [None, 1])
 def test_a_reader_elsewhere_never_takes_what_is_being_written_for_a_damage(
     path: Path, keep: int | None, monkeypatch: pytest.MonkeyPatch

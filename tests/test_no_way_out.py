@@ -146,6 +146,7 @@ def test_every_public_callable_has_a_row_in_the_table_of_attempts() -> None:
     assert [name for name in ROWS if name not in PUBLIC] == [], "these are no public callables"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["virtual", "paced"])
 def test_nothing_arrives_whatever_a_replayed_strategy_calls(world: World, mode: str) -> None:
     found = world.attack(mode, [*ROWS, *WAYS])
@@ -156,6 +157,7 @@ def test_nothing_arrives_whatever_a_replayed_strategy_calls(world: World, mode: 
     assert world.came() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["virtual", "paced"])
 def test_a_way_out_ends_the_replay_also_if_its_error_is_caught(world: World, mode: str) -> None:
     names = [name for name, reached in REACHES.items() if reached != "gateway" or "bus" in name]

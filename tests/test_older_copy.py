@@ -18,7 +18,7 @@ from aiobus import AsyncEventBus, Event, Journal, JournalRestored, durable
 from aiobus.sequence import FORKED
 from aiobus.testing import MemoryNetwork
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_task_is_left")]
 
 TYPES = ["T", "aiobus.gap", "aiobus.peer_restarted"]
 LAST = 100
@@ -126,7 +126,6 @@ except Exception as error:
 """
 
 
-@pytest.mark.slow
 async def test_a_neighbour_that_was_frozen_takes_nothing_of_the_copy(
     nursery: Nursery, url: str, tmp_path: Path
 ) -> None:
@@ -296,7 +295,6 @@ secrets.randbelow = lambda most: number if most == durable.SPREAD else real(most
 """
 
 
-@pytest.mark.slow
 @pytest.mark.paired
 @pytest.mark.parametrize("has_copy", [True, False], ids=["and a copy", "and no copy"])
 async def test_a_neighbour_that_was_frozen_during_a_start_is_told_what_it_lacks_of_it(

@@ -285,6 +285,7 @@ def test_a_signal_that_is_ignored_stays_so(start: Callable[..., Process]) -> Non
     assert process.ends()[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_recorded_bot_is_whole_after_sigterm_and_replays(
     start: Callable[..., Process], loop: str, tmp_path: Path

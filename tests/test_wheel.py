@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import aiobus
+
 ROOT = Path(__file__).parents[1]
 IS_CHECKOUT = (ROOT / "aiobus").is_dir()
 pytestmark = [
@@ -26,7 +28,8 @@ pytestmark = [
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TESTS = shlex.split(
     os.environ.get("WHEEL_TESTS")
-    or "-m 'not slow' tests/test_exports.py tests/test_contract.py tests/test_examples.py"
+    or "-m 'not slow' tests/test_exports.py tests/test_contract.py tests/test_typed.py"
+    " tests/test_cli_app.py"
 )
 """What runs against the wheel; CI elsewhere has the time for `tests`, which is all."""
 
@@ -106,7 +109,7 @@ def test_the_wheel_is_for_every_system_and_carries_the_license(wheel: zipfile.Zi
 
 def test_the_metadata_of_the_wheel_is_that_of_the_project(wheel: zipfile.ZipFile) -> None:
     told = metadata(wheel)
-    assert (told["Name"], told["Version"]) == (PROJECT["name"], PROJECT["version"])
+    assert (told["Name"], told["Version"]) == (PROJECT["name"], aiobus.__version__)
     assert told["Requires-Python"] == PROJECT["requires-python"]
     assert told["License-Expression"] == PROJECT["license"]
     assert set(told.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
