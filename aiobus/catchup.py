@@ -358,10 +358,10 @@ class CatchUp:
         if gap is not None:
             self._subscription.lose(source, gap)
 
-    def has(self, source: Source, seq: int, started: float | None) -> bool:
+    def has(self, source: Source, seq: int, started: float | None, upto: int = 0) -> bool:
         """True if nothing up to `seq` is missing. What is missing is asked for, or lost if the
         source is dead. False if the source has never answered (`started` is None), since it may be
-        owed more.
+        owed more. The source has sent nothing between `seq` and `upto`, if that is higher.
         """
         cursor = self._cursors.get(source)
         if source in self._dead:
@@ -372,6 +372,7 @@ class CatchUp:
                 return False  # its answer, which is on its way, tells where it begins
             cursor = self._begin(source, seq, started)
         cursor.hear(seq)
+        cursor.skip(seq, upto)
         self._follow(source, cursor)
         return cursor.last >= seq
 

@@ -148,6 +148,8 @@ class Patterns:
         """The types that are subscribed to by name."""
         self.has_more = False
         """There are more types than were told."""
+        self.has_every = False
+        """Every type is subscribed to, perhaps only with some keys."""
         self._keys: dict[str, set[str]] = {}
         self._prefixes: dict[str, set[str]] = {}
         self._more_keys: set[str] = set()
@@ -175,7 +177,12 @@ class Patterns:
             else:
                 found._keys.setdefault(type, set()).add(unquoted(rule))
         found.types = frozenset(types - {EVERY})
+        found.has_every = EVERY in types
         return found
+
+    def may_match_type(self, type: str) -> bool:
+        """False if no event of this type is asked for."""
+        return self.has_every or self.has_more or type in self.types
 
     def take(self, type: str, key: str) -> bool:
         """True if an event of this type and key is asked for by the name of its type, or may be:

@@ -128,6 +128,15 @@ class Cursor:
         """The highest seq that it has passed, or that is known to be missing."""
         return max(self.last, self._known)
 
+    def skip(self, seq: int, upto: int) -> None:
+        """The source has sent nothing in `(seq, upto]` that is wanted. Else the place would stay
+        where the last such event was, and what history forgets behind that would seem to be lost.
+        """
+        if self.since is None and seq <= self.last < upto:
+            self._move(upto)
+            if self.last >= self._known:
+                self._be_live()
+
     def lost_before(self, prev: int) -> Gap | None:
         """After giving up, a frame that follows `prev` ends what is missing, and that is lost."""
         if not self.has_timed_out or (prev <= self.last and self.since is None):

@@ -123,7 +123,7 @@ class Subscriber:
         subscription = Subscription(
             name, options, self._publisher, self._reports, self._life, self._idle, self.drop
         )
-        if options.since is not None:
+        if subscription.own.behind:
             self._publisher.history.safe.clear()
         is_last = options.since == "last" and subscription.selection.wants_data
         self._open[subscription] = CatchUp(

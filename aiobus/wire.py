@@ -326,8 +326,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class PacedMark(Mark):
-    """A Mark that handlers of the buses `waiting` wait for."""
+    """The Mark of a publisher that does not outrun its readers. On each of the streams nothing was
+    sent between its seq and `upto`. Handlers of the buses `waiting` wait for it.
+    """
 
+    upto: int
     waiting: tuple[str, ...]
 
 
@@ -453,7 +456,7 @@ _FORMS: dict[Any, str] = {
     Refusal: "- version nonce who age seq flag flag refused options",
     PageAsk: "! name nonce who epoch query seq limit since seq",
     Mark: "= mark who streams",
-    PacedMark: "& mark who streams waiting",
+    PacedMark: "& mark who streams seq waiting",
     Ack: "= name mark who",
 }
 ASK_OF_1 = ["?", str, int, str]

@@ -12,7 +12,7 @@ from actors import tcp_url
 from aiobus import AsyncEventBus, Event, wire
 from aiobus.rows import MAX_NUMBER
 from aiobus.testing import Faults, MemoryNetwork
-from aiobus.wire import Answer, Mark, PeerId
+from aiobus.wire import Answer, Mark, PacedMark, PeerId
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -59,6 +59,8 @@ class Liar:
                 message = wire.heartbeat(*source, seq)
             case "mark":
                 message = wire.mail(self.them, Mark(7, self.me, ((query, seq),)))
+            case "paced mark":
+                message = wire.mail(self.them, PacedMark(7, self.me, ((query, 0),), seq, ()))
             case "last mark":
                 message = wire.mail(self.them, Mark(0, self.me, ((query, seq),)))
             case _:
@@ -68,8 +70,10 @@ class Liar:
 
 KINDS = [
     *("frame that follows", "frame that does not", "beacon", "heartbeat", "mark", "last mark"),
-    "answer",
+    *("paced mark", "answer"),
 ]
+MOVING = ["frame that follows", "paced mark"]
+"""These alone make a subscription go on at the number that is forged."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +105,7 @@ async def test_a_number_that_is_not_true_silences_no_source(
                 assert {gap["reason"] for gap in gaps} <= {WENT_BACK}
                 lost = [event.seq for event in sent if event.seq not in seqs]
                 assert all(any(g["after"] < seq <= g["upto"] for g in gaps) for seq in lost)
-                assert bool(gaps) is (kind == "frame that follows")
+                assert bool(gaps) is (kind in MOVING)
             assert (await ended).data["last"] == sent[-1].seq
 
 

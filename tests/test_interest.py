@@ -23,7 +23,7 @@ from aiobus.mesh.interest import (
 from aiobus.query import Query
 from aiobus.rows import Rows, Source
 from aiobus.sequence import RETRY, Start
-from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, Options, PeerId, Refusal
+from aiobus.wire import MORE_REFUSED, Answer, Frame, Mark, Options, PacedMark, PeerId, Refusal
 
 ME = PeerId("me", 7, "ipc:///me")
 DESK = PeerId("desk", 36, "ipc:///desk")
@@ -65,9 +65,12 @@ class Sub:
     def extend_deadlines(self) -> None:
         self.log.append(("excuse",))
 
-    def has(self, source: Source, seq: int, started: float | None) -> bool:
+    def has(self, source: Source, seq: int, started: float | None, upto: int = 0) -> bool:
         self.log.append(("has", source, seq))
-        return self.last >= seq
+        if self.last >= seq:
+            self.last = max(self.last, upto)
+            return True
+        return False
 
     def leave(self, source: Source, newest: int, *, is_dead: bool = False) -> None:
         self.log.append(("leave", source))
@@ -283,6 +286,19 @@ def test_a_mark_is_reached_when_each_subscription_has_all_that_it_names() -> Non
     assert interest.reached() == []
     other.last = 5
     assert interest.reached() == [wanted]
+
+
+def test_who_has_reached_the_mark_of_a_paced_publisher_has_what_it_sent_up_to_another_seq() -> None:
+    first, second, other = Sub(), Sub(), Sub("FILL")
+    interest = interest_of(first, second, other)
+    wanted = PacedMark(1, DESK, (("TRADE", 9), ("FILL", 5)), 20, ())
+    interest.mark(wanted)
+    first.last = second.last = 9
+    other.last = 4
+    assert interest.reached() == []
+    other.last = 5
+    assert interest.reached() == [wanted]
+    assert [first.last, second.last, other.last] == [20, 20, 20]
 
 
 def test_a_mark_is_not_reached_while_one_of_two_who_asked_for_the_same_lacks_it() -> None:

@@ -318,6 +318,89 @@ async def test_a_reader_whose_link_is_cut_for_a_moment_misses_nothing() -> None:
         assert reader.gaps == []
 
 
+async def cut(network: MemoryNetwork, feed: AsyncEventBus) -> None:
+    """Cut the only link of `feed`, and return when it knows."""
+    links: Any = feed._transport.session.links  # type: ignore[attr-defined]
+    network.partition({"feed"}, {"a"}, cut=True)
+    while feed.peers:
+        await links.changed.wait()
+
+
+async def test_a_reader_whose_link_is_cut_before_the_first_event_misses_nothing() -> None:
+    network = MemoryNetwork()
+    async with network.bus("feed", limits=FEW, pace=True) as feed, network.bus("a") as bus:
+        reader = await read(bus)
+        await cut(network, feed)
+        task = asyncio.create_task(replay(feed, 100))
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        network.heal()
+        await task
+        assert await reader.until(100) == list(range(100))
+        assert reader.gaps == []
+
+
+async def test_a_reader_of_another_type_is_not_waited_for_when_its_link_is_cut() -> None:
+    network = MemoryNetwork()
+    async with network.bus("feed", limits=FEW, pace=True) as feed, network.bus("a") as bus:
+        await read(bus, "OTHER")
+        await cut(network, feed)
+        for number in range(100):
+            feed.publish_nowait(Event("T", number))
+
+
+async def test_what_a_reader_did_not_ask_for_is_no_gap_once_history_has_forgotten_it(
+    mesh: Desk,
+) -> None:
+    """The last event that it asked for is forgotten by then. The next finds no room, so it is asked
+    for as a page.
+    """
+    feed, bus = await mesh.bus("feed", limits=FEW, pace=True), await mesh.bus("a")
+    reader = await read(bus, key="x", maxsize=1)
+    reader.gate.clear()
+    for number in range(2):  # one in the handler, and one in the inbox
+        await feed.publish(Event("T", number, key="x"))
+        assert await feed.flush() == []
+    for _ in range(100):
+        await feed.publish(Event("T", None, key="y"))
+    await feed.publish(Event("T", 2, key="x"))
+    reader.gate.set()
+    assert await reader.until(3) == [0, 1, 2]
+    assert reader.gaps == []
+
+
+async def test_what_a_reader_did_not_ask_for_is_no_gap_when_a_frame_is_lost() -> None:
+    network = MemoryNetwork()
+    async with network.bus("feed", limits=FEW, pace=True) as feed, network.bus("a") as bus:
+        reader = await read(bus, key="x")
+        await feed.publish(Event("T", 0, key="x"))
+        for _ in range(100):
+            await feed.publish(Event("T", None, key="y"))
+        network.faults = Faults(loss=lambda message: float(message.kind == "events"))
+        await feed.publish(Event("T", 1, key="x"))
+        await asyncio.sleep(0.1)
+        network.faults = Faults()
+        assert await feed.flush() == []
+        assert await reader.until(2) == [0, 1]
+        assert reader.gaps == []
+
+
+async def test_who_begins_after_an_event_of_its_own_bus_misses_nothing_of_what_follows() -> None:
+    async with AsyncEventBus(name="feed", limits=Limits(history_events=100), pace=True) as feed:
+        # So far nobody needs what is forgotten.
+        sent = [await feed.publish(Event("T", number)) for number in range(101)]
+        reader = Reader()
+        reader.gate.clear()
+        await feed.subscribe(["T", "aiobus.gap"], reader, maxsize=5, after=sent[10].id)
+        task = asyncio.create_task(replay(feed, 100, 101))
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        reader.gate.set()
+        await task
+        assert await reader.until_last(200) == list(range(11, 201))
+        assert reader.gaps == []
+
+
 async def test_who_unsubscribes_or_closes_is_not_waited_for(mesh: Desk) -> None:
     feed = await mesh.bus("feed", limits=FEW, pace=True)
     for end in ("unsubscribe", "close"):

@@ -76,7 +76,7 @@ SENT = {
     "page_ask": up(PageAsk("feed", 3, MONITOR, FEED.epoch, "TRADE/BTCUSDT", 41, 8192, None, 0)),
     "page": page(MONITOR, 3, "feed", FEED.epoch, 0, 41, 0, 43, 44, None, [FIRST]),
     "mark": mail(MONITOR, Mark(9, FEED, (("TRADE/BTCUSDT", 44),))),
-    "paced_mark": mail(MONITOR, PacedMark(9, FEED, (("TRADE/BTCUSDT", 44),), ("feed",))),
+    "paced_mark": mail(MONITOR, PacedMark(9, FEED, (("TRADE/BTCUSDT", 44),), 52, ("feed",))),
     "ack": up(Ack("feed", 9, MONITOR)),
     "hello_line": hello_line(Member("monitor", MONITOR.endpoint)).rstrip(b"\n"),
     "roster_line": roster_line(

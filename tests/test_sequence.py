@@ -154,6 +154,26 @@ def test_the_same_page_is_not_expected_twice() -> None:
     assert not cursor.expects(page(4, to=6, newest=9))
 
 
+def test_nothing_is_missing_of_what_its_source_has_not_sent() -> None:
+    cursor = heard(5, 9)
+    cursor.skip(5, 9)
+    assert place(cursor) == (9, False)
+    assert cursor.advance(page(9, 12, 12, evicted=9)) is None
+
+
+@pytest.mark.parametrize(("last", "upto"), [(4, 9), (12, 9)])
+def test_who_has_less_than_its_source_has_sent_or_more_is_not_moved(last: int, upto: int) -> None:
+    cursor = heard(last, 20)
+    cursor.skip(5, upto)
+    assert place(cursor) == (last, True)
+
+
+def test_who_does_not_know_yet_where_it_begins_is_not_moved() -> None:
+    cursor = Cursor(since="last")
+    cursor.skip(0, 9)
+    assert (cursor.last, cursor.since) == (0, "last")
+
+
 def test_after_giving_up_the_next_frame_ends_what_is_missing_and_that_is_lost() -> None:
     cursor = given_up(4, 9)
     assert cursor.lost_before(9) == Gap(after=4, upto=9, reason="its source did not answer")

@@ -48,7 +48,7 @@ class Sub:
         self.frames.append((frame.source, frame.newest))
         return True
 
-    def has(self, source: Source, seq: int, started: float | None) -> bool:
+    def has(self, source: Source, seq: int, started: float | None, upto: int = 0) -> bool:
         return any(newest >= seq for _, newest in self.frames)
 
     def take_nothing(self, *_: object) -> None:

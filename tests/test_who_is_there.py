@@ -447,6 +447,7 @@ def test_what_is_told_covers_what_was_asked_for_and_no_event_more(
         for key in ["", "BTC", "ETH", "a b", "x/y", "%", "é", "ETHUSD", "other"]:
             is_asked = any(query.matches_key(key) for query in named)
             assert read.cover(Query.of(type, key)) == is_asked
+        assert read.may_match_type(type) == any(query.matches_type(type) for query in queries)
     if read.cover(wanted) and not wanted.every:
         for type in wanted.types:
             for key in filter(wanted.matches_key, ["", "BTC", "ETH", "other", "ETHUSD"]):
@@ -478,6 +479,7 @@ def test_of_many_types_it_is_told_that_there_are_more() -> None:
     assert len(" ".join(told)) <= MAX_TOLD
     assert told[0] == MORE
     assert Patterns.of(told).has_more
+    assert Patterns.of(told).may_match_type("OTHER")
     assert not Patterns.of(["ORDER"]).has_more
 
 

@@ -710,6 +710,7 @@ def test_a_mark_is_read_as_it_was_sent(value: Mark, to: PeerId) -> None:
         numbers,
         whos,
         st.lists(st.tuples(queries, numbers), max_size=3).map(tuple),
+        numbers,
         st.lists(st.sampled_from(["feed", "bot"]), max_size=3).map(tuple),
     ),
     whos,
@@ -720,7 +721,7 @@ def test_a_mark_of_a_waiting_publisher_is_read_as_it_was_sent(value: PacedMark, 
 
 @pytest.mark.parametrize("waiting", [None, {}, "feed", [1], ["no name"], [["feed"]], [""]])
 def test_a_mark_of_a_waiting_publisher_has_names_of_buses(waiting: Any) -> None:
-    refusal(lambda: parse_from_publisher(letter("&", 9, YOU.text, [["T", 44]], waiting), ME))
+    refusal(lambda: parse_from_publisher(letter("&", 9, YOU.text, [["T", 44]], 44, waiting), ME))
 
 
 @given(

@@ -356,17 +356,19 @@ class Readers:
 
     def standings(self, type: str) -> dict[Source, Standing]:
         """Where each peer is that may listen to `type`. One whose link is cut counts until it is
-        said to have left: it may come back and ask for what it has missed. What it listens to is
-        not known meanwhile.
+        said to have left: it may come back and ask for what it has missed. It has withdrawn all
+        queries by that, so what it has told of them before counts.
         """
         is_served, moves = self._fanout.serves(type), self._moves
         confirmed = self._confirmed.get(type, {})
-        if not (is_served or confirmed):
-            return {}
         return {
             source: Standing(confirmed.get(source, 0), moves.get(source, 0))
             for source, peer in self._peers().items()
-            if is_served or (peer.state is PeerState.CUT and source in confirmed)
+            if is_served
+            or (
+                peer.state is PeerState.CUT
+                and (source in confirmed or peer.patterns.may_match_type(type))
+            )
         }
 
     def _peers(self) -> dict[Source, Peer]:
@@ -390,7 +392,7 @@ class Readers:
         self._moves = {each: count for each, count in self._moves.items() if each in known}
         lacking = [peer.endpoint for each, peer in known.items() if confirmed.get(each, 0) < upto]
         parts = [tuple(part) for part in in_marks(streams)]
-        say = (parts, waiting)
+        say = (parts, upto, waiting)
         if say == said and all({*lacking} <= each.waiting for each in before):
             self._asked[type, waiting is None] = (say, before)
             for each in before:  # under the number it has, or it would count several times there
@@ -411,7 +413,7 @@ class Readers:
         self._session.beat()  # a peer that was misled about this bus is to ask before it confirms
         asked = [
             self._links.rounds.ask(
-                lacking, partial(self._send, part, tuple(waiting or ())), confirm, Ack
+                lacking, partial(self._send, part, upto, tuple(waiting or ())), confirm, Ack
             )
             for part in parts
         ]
@@ -420,13 +422,14 @@ class Readers:
     def _send(
         self,
         streams: tuple[tuple[str, int], ...],
+        upto: int,
         waiting: tuple[str, ...],
         number: int,
         endpoints: Collection[str],
     ) -> None:
         for endpoint in endpoints:
             if (peer := self._links.at(endpoint)) is not None and peer.who is not None:
-                self._session.send_mark(peer.who, number, streams, waiting)
+                self._session.send_paced_mark(peer.who, number, streams, upto, waiting)
 
     def _note_place(self, asked: PageAsk) -> None:
         """A peer asks for what a query matches after a seq, so it has not got that yet: of some

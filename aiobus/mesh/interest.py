@@ -419,7 +419,8 @@ class Interest:
             if source in doubted:
                 continue
             for number, (value, streams) in list(marks.items()):
-                while streams and self._has(source, *streams[-1]):
+                upto = value.upto if isinstance(value, PacedMark) else 0
+                while streams and self._has(source, *streams[-1], upto):
                     streams.pop()
                 if not streams:
                     del marks[number]
@@ -428,11 +429,11 @@ class Interest:
                 del self.marks[source]
         return found
 
-    def _has(self, source: Source, query: str, seq: int) -> bool:
+    def _has(self, source: Source, query: str, seq: int, upto: int) -> bool:
         asked = self._topics.get(topic(query))
         started = self.started.get(source)
         catchups = () if asked is None else tuple(asked.catchups)
-        return all(catchup.has(source, seq, started) for catchup in catchups)
+        return all(catchup.has(source, seq, started, upto) for catchup in catchups)
 
     def leave(self, source: Source, now: float, newest: int = 0, *, is_dead: bool = False) -> None:
         """A source has left; what is missing up to `newest` is lost, unless it has a journal and

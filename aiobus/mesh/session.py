@@ -313,6 +313,8 @@ class Session:
 
     def _on_mark(self, value: Mark) -> None:
         newest = max((seq for _, seq in value.streams), default=0)
+        if isinstance(value, PacedMark):
+            newest = max(newest, value.upto)
         peer = self.links.hear(value.who.source, newest)
         if value.mark == LAST:
             self.interest.end(value, 0 if peer is None else peer.last)
@@ -414,13 +416,25 @@ class Session:
         to: PeerId,
         number: int,
         streams: Collection[tuple[str, int]],
-        waiting: tuple[str, ...] = (),
     ) -> None:
-        """Ask a peer to acknowledge when it has these: the text of a query, and a seq. `waiting`:
-        the buses whose handlers cannot go on before.
+        """Ask a peer to acknowledge when it has these: the text of a query, and a seq."""
+        self._network.send(mail(to, Mark(number, self.me, tuple(streams))))
+
+    def send_paced_mark(
+        self,
+        to: PeerId,
+        number: int,
+        streams: tuple[tuple[str, int], ...],
+        upto: int,
+        waiting: tuple[str, ...],
+    ) -> None:
+        """The same, of a publisher that does not outrun its readers. What was sent up to `upto` on
+        these streams was sent up to their seqs. `waiting`: the buses whose handlers cannot go on
+        before.
         """
-        fields = (number, self.me, tuple(streams))
-        self._network.send(mail(to, PacedMark(*fields, waiting) if waiting else Mark(*fields)))
+        # Of an event that has a higher number, other buses do not know.
+        upto = min(upto, self._publisher.public_seq)
+        self._network.send(mail(to, PacedMark(number, self.me, streams, upto, waiting)))
 
     # Time.
 
