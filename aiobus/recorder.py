@@ -149,6 +149,8 @@ class Recording:
                 )
             self._loop = asyncio.get_running_loop()
             self._own = self._bus.name, parts_of(self._bus).publisher.epoch
+            tape = tape_of(self._own[0]), self._own[1]
+            last_of_tape = await in_thread(partial(self._writer.last_seq, *tape))
             self._writer.start(self._note_committed)
             self._is_open = True
             # A later start of a source comes later in the file.
@@ -164,7 +166,7 @@ class Recording:
                 max_age=max_age,
             )
             if self._attach is not None:
-                await self._run_attached(self._attach)
+                await self._run_attached(self._attach, tape, last_of_tape)
         except BaseException:
             if self.attached is not None:
                 self.attached.cancel()
@@ -172,12 +174,10 @@ class Recording:
             raise
         return self
 
-    async def _run_attached(self, strategy: Strategy) -> None:
+    async def _run_attached(self, strategy: Strategy, tape: tuple[str, int], last: int) -> None:
         recorder = Recorder(self._bus, Query.of(self._types, self._key))
-        source = tape_of(self._bus.name), self._own[1]
-        last = await in_thread(lambda: self._writer.last_seq(*source))
         self.attached, live = recorder.attach(strategy)
-        self._tape = _Tape(recorder, self._writer, source, last)
+        self._tape = _Tape(recorder, self._writer, tape, last)
         self._write_tape_again()
         await live
         if self.attached.done():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import EPOCH, START, entries, entry, facts, make, read, writing, written
+from journals import EPOCH, START, Ledger, entries, entry, facts, make, read, writing, written
 
 from aiobus import (
     AsyncEventBus,
@@ -225,6 +225,24 @@ async def test_a_writer_that_is_closed_or_not_started_takes_nothing(path: Path) 
         pass
     with pytest.raises(JournalError, match="is not open for writing"):
         ledger.writer.append(entry(1))
+
+
+@pytest.mark.parametrize("ask", ["last_seq", "last_of_sources"])
+async def test_what_is_in_a_file_is_asked_before_it_is_written_and_not_beside_that(
+    path: Path, ask: str
+) -> None:
+    """SQLite refuses a checkpoint while another thread reads by the same connection, and then the
+    journal fails.
+    """
+    await written(path, entries(7))
+    source = ("feed", EPOCH) if ask == "last_seq" else ()
+    writer = JournalWriter(path)
+    writer.open()
+    assert getattr(writer, ask)(*source)
+    Ledger(writer)
+    with pytest.raises(JournalError, match="ask what is in it before `start`"):
+        getattr(writer, ask)(*source)
+    writer.close()
 
 
 async def test_the_queue_has_a_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

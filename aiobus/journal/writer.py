@@ -118,9 +118,21 @@ class JournalWriter:
         """
         return self._opened.place(source)
 
+    @property
+    def _unstarted(self) -> Store:
+        """The store, while no thread commits. SQLite refuses to empty its log while another thread
+        reads a row of the same connection, and after that nothing more is written.
+        """
+        if self._loop is not None:
+            raise JournalError(f"{self.path} is being written: ask what is in it before `start`")
+        return self._opened
+
     def last_seq(self, source: str, epoch: int) -> int:
-        """The highest seq of a source that was committed. Blocks for a moment."""
-        return self._opened.last_seq(source, epoch)
+        """The highest seq of a source that was committed. Blocks for a moment. Raises JournalError
+        once `start` was called.
+        """
+        with self._turn:
+            return self._unstarted.last_seq(source, epoch)
 
     def reserve(self, source: str, place: Place) -> None:
         """Note that numbers of this source up to `place.upto` may be used, on the disk when this
@@ -136,10 +148,11 @@ class JournalWriter:
 
     def last_of_sources(self) -> dict[tuple[str, int], int]:
         """The highest seq of each source in the file, in the order in which they came. Blocks.
-        Raises JournalError if the file is the journal of a bus, whose numbers are its own.
+        Raises JournalError if the file is the journal of a bus, whose numbers are its own, and once
+        `start` was called.
         """
         with self._turn:
-            return self._opened.last_of_sources()
+            return self._unstarted.last_of_sources()
 
     def start(self, committed: Committed) -> None:
         """Begin to commit. `committed(count, error)` is called on the running loop, in order: so
