@@ -468,6 +468,44 @@ async def test_a_flood_of_forged_heartbeats_does_not_end_it_either(
     assert [each for each in seen if isinstance(each, int)] == [0, 1, 2, 3]
 
 
+@pytest.mark.virtual
+@pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize("kind", ["heartbeat", "answer", "page"])
+async def test_nor_does_a_flood_while_it_is_silent_before_it_dies(
+    tmp_path: Path, kind: str, is_cut: bool
+) -> None:
+    """Then not one of the messages of some seconds is its own."""
+    network = MemoryNetwork()
+    seen: list[Any] = []
+    async with network.bus("monitor") as monitor, network.bus("stranger") as stranger:
+        mesh: Any = stranger._transport
+        await monitor.subscribe(TYPES, noting(seen))
+        desk: Any = network.bus("desk", journal=tmp_path / "desk.db")
+        await desk.start()
+        await desk.publish(Event("T", 0))
+        assert await desk.flush() == []
+        network.partition({"desk"}, {"monitor", "stranger"}, cut=is_cut)
+        lie = wire.heartbeat("desk", desk.stats().epoch, FORGED)
+        me, to = (each._transport.session.me for each in (desk, monitor))  # type: ignore[attr-defined]
+        options = desk._publisher.options
+        if kind == "page":
+            page = (0, 0, 0, FORGED, None, ())
+            lie = wire.page(to, 0, "desk", me.epoch, options.begin, *page)
+        if kind == "answer":
+            lie = wire.mail(to, wire.Answer(0, me, 60.0, FORGED, is_open=True, options=options))
+        for _ in range(round(4 * STEADY / 0.1)):
+            mesh.network.send(lie)
+            await asyncio.sleep(0.1)
+        network.kill("desk")
+        await desk.close(0)
+        network.heal()
+        async with network.bus("desk", journal=tmp_path / "desk.db") as desk:
+            await desk.publish(Event("T", 1))
+            assert await desk.flush() == []
+        await monitor.settle()
+    assert [each for each in seen if isinstance(each, int)] == [0, 1]
+
+
 def put_back(copy: Path, folder: Path) -> None:
     """Replace the journal of the desk by a copy of it."""
     for file in folder.glob("desk.db*"):

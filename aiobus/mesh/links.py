@@ -182,6 +182,8 @@ class Links:
         """Those for which this bus may have to end, while they are looked for."""
         self._checking: dict[Source, int] = {}
         """The question to each that has named another start than is known."""
+        self._proving: dict[Source, RoundTrip] = {}
+        """The question to each whose heartbeats alone tell that it is so far."""
         self._unplaced = Unplaced()
         self._looking: Probe | None = None
         self._sorting: Probe | None = None
@@ -474,7 +476,8 @@ class Links:
         if abs(started - peer.started) > DELAY:  # else it is another message of the same start
             peer.started, peer.since = started, epochs.time() - (now - started)
         self._checking.pop(who.source, None)
-        peer.vouch(value.seq)
+        if self.rounds.awaits(value.nonce, peer.endpoint):
+            peer.vouch(value.seq)
         self.doubts.weigh(peer, value.seq)
         self._hear(peer, now, value.seq)
         if who.name == self.me.name:
@@ -701,6 +704,17 @@ class Links:
             now = elapsed()
             peer.beat(now, seq)
             self._hear(peer, now, seq)
+            if peer.steady > peer.vouched and source in self._interest.starts:
+                self._prove(peer, source)
+
+    def _prove(self, peer: Peer, source: Source) -> None:
+        """Ask a peer that has a journal where it is, unless it is being asked. What its heartbeats
+        say may be of another process, and a bus ends if it is told that it was further than its
+        journal.
+        """
+        asked = self._proving.get(source)
+        if peer.is_listening and (asked is None or not asked.waiting):
+            self._proving[source] = self.rounds.ask([peer.endpoint], self.ask, lambda _: None)
 
     def _hear(self, peer: Peer, now: float, seq: int) -> None:
         if (silent := peer.hear(now, seq)) is not None:
@@ -921,6 +935,7 @@ class Links:
             self._interest.marks.pop(source, None)
             self.doubts.drop(source)
             self._checking.pop(source, None)
+            self.rounds.drop(self._proving.pop(source, None))
 
     def _disconnect(self, endpoint: str) -> None:
         if endpoint not in self._peers:

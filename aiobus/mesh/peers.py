@@ -106,7 +106,7 @@ class Peer:
         """The highest seq of its events that was heard of."""
         self.vouched = 0
         """The highest seq that it is known to have reached: by an event that was handed over, a
-        page, an answer, or its heartbeats of some seconds. One heartbeat may be of another process.
+        page or an answer. Heartbeats do not count, which any process can send in its name.
         """
         self._recent = 0
         """What `last` would be since it was doubted last."""
@@ -146,7 +146,6 @@ class Peer:
             self._lowest_since = now
         else:
             self._lowest = min(self._lowest, seq)
-        self.vouch(self.steady)
 
     def vouch(self, seq: int) -> None:
         """It is known to have been at `seq`."""
@@ -155,7 +154,8 @@ class Peer:
     @property
     def steady(self) -> int:
         """The seq that no heartbeat of the last seconds was below. Any process can send one in the
-        name of this peer, but one of them at least was its own: it has reached this seq.
+        name of this peer, but one of them at least was its own unless it is silent: then it has
+        reached this seq.
         """
         return min(self._lowest, self._lowest_before)
 
@@ -429,6 +429,10 @@ class RoundTrips:
         if round is not None and peer in round.waiting and isinstance(value, round.kind):
             self._leave(number, round, peer)
             round.on_answer(value)
+
+    def awaits(self, number: int, peer: str) -> bool:
+        """True if a peer has been asked under this number and has not answered yet."""
+        return (round := self._rounds.get(number)) is not None and peer in round.waiting
 
     def lose(self, peer: str, *, is_missed: bool = True) -> None:
         """A peer will not answer any more. It is not missed if it closed, or was never there."""

@@ -328,9 +328,10 @@ class Session:
         source = (value.source, value.epoch)
         if value.begin != self.interest.begins.get(source, 0):
             return  # it has started again: its answer tells that first, and then it is asked again
-        if (peer := self.links.hear(source, value.newest)) is not None:
-            peer.vouch(value.newest)
+        peer = self.links.hear(source, value.newest)
         if (catchup := self.interest.numbered(value.nonce)) is not None:
+            if peer is not None:
+                peer.vouch(value.newest)
             self.pages.answered(catchup, source, now)
             self.interest.take_page(catchup, source, page, value.rows)
             self.links.changed.wake()  # it may have begun
