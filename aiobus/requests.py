@@ -29,8 +29,6 @@ __all__ = ["Requests"]
 
 
 AWAY = frozenset((PEER_LEFT, PEER_RESTARTED))
-Answering = tuple[Collection[Consumer], Collection[Source] | None]
-"""The subscriptions of this process that can answer, and the peers; None if not all are known."""
 
 
 class Asked:
@@ -112,11 +110,11 @@ class Requests:
         self._route(event)
         await self._listen(query)
         route = self._route(event)
-        found = self._addressed(route, to) if to else self._open(route)
-        if found is None:
+        own, peers = self._answering(route, to)
+        if not own and peers is not None and not peers:
             self.unheard[route.type, to] += 1
             raise self._unheard(route, to)
-        asked = Asked(event, query, *found, to, self._publisher.seq)
+        asked = Asked(event, query, own, peers, to, self._publisher.seq)
         limit = asyncio.timeout(timeout)
         ids: list[str] = []
 
@@ -140,31 +138,24 @@ class Requests:
                 self._asked.pop((id, query), None)
             asked.end()
 
-    def _open(self, route: Route) -> Answering | None:
-        """Who can answer a request for any bus. None if no subscription names the type. One to `*`
-        is a monitor's and does not count; nor do those of observers, and the subscriptions to
-        replies.
+    def _answering(
+        self, route: Route, to: str
+    ) -> tuple[Collection[Consumer], Collection[Source] | None]:
+        """The subscriptions of this process that can answer, and the peers; None if not all of
+        these are known. A subscription to `*` is a monitor's and does not count; nor do those of
+        observers, and the subscriptions to replies.
         """
-        own = self._own(route)
-        is_named = any(route.type in each.query.types for each in route.streams)
-        if own or (is_named and not self._transport.is_only_observed(route.type)):
-            return own, self._transport.listeners(route.type)
-        return None
-
-    def _addressed(self, route: Route, to: str) -> Answering | None:
-        """The same for a request that the bus `to` alone may answer."""
-        if to == self._publisher.name:
-            here = set(self._subscriptions)
-            own = [each for each in self._own(route) if each in here]
-            return (own, ()) if own else None
-        peer = self._transport.listener(to, route)
-        return None if peer is None or not peer.is_listening else ([], [peer.source])
+        if not to:
+            return self._own(route), self._transport.listeners(route)
+        if to != self._publisher.name:
+            return (), self._transport.listeners(route, to)
+        here = set(self._subscriptions)
+        return [each for each in self._own(route) if each in here], ()
 
     def _unheard(self, route: Route, to: str) -> NoSubscribers:
-        if not to or to == self._publisher.name or self._transport.listener(to, route) is not None:
-            return NoSubscribers(route.type, route.key, to)
         linked = [each.name for each in self._transport.peers]
-        return NoSubscribers(route.type, route.key, to, linked)
+        is_there = to in ("", self._publisher.name, *linked)
+        return NoSubscribers(route.type, route.key, to, None if is_there else linked)
 
     def _own(self, route: Route) -> list[Consumer]:
         """The subscriptions of this process that name the type."""

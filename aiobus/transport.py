@@ -17,7 +17,7 @@ from aiobus.publisher import Publisher, Route
 from aiobus.query import Query
 from aiobus.rows import Source
 
-__all__ = ["Listener", "Local", "Standing", "Transport"]
+__all__ = ["Local", "Standing", "Transport"]
 
 
 class Standing(NamedTuple):
@@ -27,14 +27,6 @@ class Standing(NamedTuple):
 
     seq: int
     moves: int
-
-
-class Listener(NamedTuple):
-    """A peer that an event is for."""
-
-    source: Source
-    is_listening: bool
-    """False if it has no subscription that names the type of the event and takes its key."""
 
 
 @runtime_checkable
@@ -93,19 +85,10 @@ class Transport(PageSource, Protocol):
         """
         ...
 
-    def listeners(self, type: str) -> Collection[Source] | None:
-        """The linked peers that have subscribed to `type` by name, without observers; None if that
-        is not known.
-        """
-        ...
-
-    def is_only_observed(self, type: str) -> bool:
-        """True if other buses have subscribed to `type` by name, and all of these are observers."""
-        ...
-
-    def listener(self, name: str, route: Route) -> Listener | None:
-        """The linked peer of this name, and whether it listens to the events of a route. None if
-        there is no such peer.
+    def listeners(self, route: Route, to: str = "") -> Collection[Source] | None:
+        """The linked peers, without observers, that have subscribed to the type of `route` by name;
+        None if there are some that are not known. With `to`: the peer of that name alone, if it
+        takes the key of `route` as well.
         """
         ...
 
@@ -166,17 +149,9 @@ class Local:
         """There is no other bus to ask."""
         return False
 
-    def listeners(self, type: str) -> Collection[Source] | None:
+    def listeners(self, route: Route, to: str = "") -> Collection[Source] | None:
         """There is no other bus."""
         return ()
-
-    def is_only_observed(self, type: str) -> bool:
-        """There is no other bus."""
-        return False
-
-    def listener(self, name: str, route: Route) -> Listener | None:
-        """There is no other bus."""
-        return None
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """There is no other bus."""

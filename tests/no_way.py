@@ -740,7 +740,7 @@ plainly(
 plainly(
     "Replay",
     """
-    ask close doubt flush held is_only_observed link listener listeners mark play resume seek
+    ask close doubt flush held link listeners mark play resume seek
     shown standings start step subscribe unsubscribe until_peer
     """,
 )

@@ -86,7 +86,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 INTERNAL = {
     *("CatchUp", "Delivery", "Diagnostics", "Fit", "Found", "Gap", "Hand", "JournalPage"),
-    *("LazyBatch", "Lifecycle", "Listener", "Notifier", "Publisher", "Query", "Route", "Source"),
+    *("LazyBatch", "Lifecycle", "Notifier", "Publisher", "Query", "Route", "Source"),
     *("Stage", "Standing", "SubscriptionOptions", "Taken", "Want"),
 }
 """Types of what the package says to itself by methods of the classes that it offers: to the parts

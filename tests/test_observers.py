@@ -192,7 +192,7 @@ async def test_a_request_finds_no_subscriber_once_only_an_observer_is_left(
     await watched.linked(gateway)
     stopped()
     await subscription.unsubscribe()
-    await until(lambda: strategy._transport.listeners("ORDER") == set())
+    await until(lambda: not any(each.subscribed for each in strategy.peers if not each.observer))
     with pytest.raises(NoSubscribers):
         await strategy.request(Event(EventType.ORDER, 1), EventType.FILL)
 

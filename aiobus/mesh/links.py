@@ -31,7 +31,7 @@ from aiobus.mesh.peers import (
     Verdict,
 )
 from aiobus.presence import Patterns
-from aiobus.publisher import Publisher
+from aiobus.publisher import Publisher, Route
 from aiobus.rows import Source
 from aiobus.sync import Notifier
 from aiobus.wire import NO_OPTIONS, VERSION, Answer, Ask, Options, PeerId, WireError, up
@@ -403,15 +403,23 @@ class Links:
         peer = self._peers.get(who.endpoint)
         return peer if peer is not None and peer.who == who else None
 
-    def listeners(self, type: str) -> set[Source] | None:
-        """The linked peers that have subscribed to `type` by name, without observers; None if that
-        is not known.
-        """
+    def listeners(self, route: Route, to: str = "") -> Collection[Source] | None:
+        """See `Transport.listeners`."""
+        type = route.type
+        if not any(type in each.query.types for each in route.streams):
+            return ()
+        if to:
+            peer = self.named(to)
+            if peer is None or peer.who is None or peer.is_observer:
+                return ()
+            return [peer.who.source] if peer.patterns.take(type, route.key) else ()
+        if self._is_only_observed(type):
+            return ()
         peers = [each for each in self if each.is_there and not each.is_observer]
-        linked = [(each.who, each.patterns) for each in peers if each.who]
-        if any(patterns.has_more for _, patterns in linked):
+        if any(each.patterns.has_more for each in peers):
             return None
-        return {who.source for who, patterns in linked if type in patterns.types}
+        named = [each.who.source for each in peers if each.who and type in each.patterns.types]
+        return named or None
 
     def note_told(self, peer: Peer, queries: str) -> None:
         """A peer tells what it subscribes to. Raises WireError if that is no such text."""
@@ -429,7 +437,7 @@ class Links:
         found = [each for each in self if each.name == name and each.is_there]
         return max(found, key=lambda each: each.found, default=None)
 
-    def is_only_observed(self, type: str) -> bool:
+    def _is_only_observed(self, type: str) -> bool:
         """True if observers may have subscribed to `type` by name, and surely no other peer has:
         ZeroMQ does not tell which peers have asked for a query.
         """

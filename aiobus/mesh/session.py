@@ -26,10 +26,9 @@ from aiobus.mesh.fanout import Fanout, Link
 from aiobus.mesh.interest import Interest, Pages
 from aiobus.mesh.links import Links
 from aiobus.mesh.peers import RoundTrip, batches
-from aiobus.publisher import Publisher, Route
+from aiobus.publisher import Publisher
 from aiobus.rows import Source
 from aiobus.sync import TimeSlice
-from aiobus.transport import Listener
 from aiobus.wire import (
     HEARTBEATS,
     Ack,
@@ -235,15 +234,6 @@ class Session:
             known = self.links.known_of(asked.who)
             self.answers.tell(asked, link, known, is_open=self.links.is_open)
             self.links.note_answered(peer)
-
-    def listener(self, name: str, route: Route) -> Listener | None:
-        """The linked peer of this name, and whether it listens to the events of a route."""
-        found = self.links.named(name)
-        if found is None or found.who is None:
-            return None
-        is_sent = any(route.type in each.query.types for each in route.streams)
-        is_listening = is_sent and found.patterns.take(route.type, route.key)
-        return Listener(found.who.source, is_listening and not found.is_observer)
 
     def _put_off(self, asked: PageAsk, link: Link) -> None:
         """This bus is a keeper's, and does not know yet what to answer. The asker repeats its

@@ -26,7 +26,7 @@ from aiobus.presence import Peer
 from aiobus.publisher import Publisher, Route
 from aiobus.query import Query
 from aiobus.rows import Source
-from aiobus.transport import Listener, Standing
+from aiobus.transport import Standing
 from aiobus.wire import PeerId
 
 __all__ = ["MeshTransport"]
@@ -328,17 +328,11 @@ class MeshTransport:
 
     # Publishing that waits for its readers.
 
-    def listeners(self, type: str) -> Collection[Source] | None:
-        """The linked peers that have subscribed to `type` by name; None if that is not known."""
-        return () if self.session is None else self.session.links.listeners(type)
-
-    def listener(self, name: str, route: Route) -> Listener | None:
-        """The linked peer of this name, and whether it listens to the events of a route."""
-        return None if self.session is None else self.session.listener(name, route)
-
-    def is_only_observed(self, type: str) -> bool:
-        """True if of other buses only observers have subscribed to `type` by name."""
-        return self.session is not None and self.session.links.is_only_observed(type)
+    def listeners(self, route: Route, to: str = "") -> Collection[Source] | None:
+        """The peers that have subscribed to the type of `route` by name; None if not all of them
+        are known. With `to`: the one of that name, if it takes the key as well.
+        """
+        return () if self.session is None else self.session.links.listeners(route, to)
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """Where each peer has confirmed events of `type`, if any listens to them."""

@@ -18,7 +18,7 @@ from aiobus.publisher import Publisher, Route, Sink
 from aiobus.query import Query
 from aiobus.rows import SEPARATOR, Rows, Source
 from aiobus.sync import Notifier
-from aiobus.transport import Listener, Local
+from aiobus.transport import Local
 
 __all__ = ["Seat", "Stage"]
 
@@ -173,14 +173,16 @@ class Seat(Local):
         for link in self._links.pop(catchup, ()):
             link.cut()
 
-    def listener(self, name: str, route: Route) -> Listener | None:
-        """The other bus of this name at the stage. A recorded one answers nothing."""
+    def listeners(self, route: Route, to: str = "") -> Collection[Source] | None:
+        """With `to`: the other bus of this name at the stage; a recorded one answers nothing. All
+        that a bus of the stage may answer is in the sinks of `route`.
+        """
         for seat in self._stage.seats:
-            if seat is not self and seat.publisher.name == name:
+            if seat is not self and seat.publisher.name == to:
                 queries = [each.query for each in seat.readers if route.type in each.query.types]
-                is_listening = any(each.matches(route.type, route.key) for each in queries)
-                return Listener((name, seat.publisher.epoch), is_listening)
-        return None
+                if any(each.matches(route.type, route.key) for each in queries):
+                    return [(to, seat.publisher.epoch)]
+        return ()
 
     def ask(self, catchup: CatchUp, source: Source, want: Want, limit: int) -> bool:
         """Ask another bus of the stage, which answers in the next turn of the loop."""
