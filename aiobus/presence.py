@@ -188,8 +188,13 @@ class Patterns:
         """True if an event of this type and key is asked for by the name of its type, or may be:
         there are more types or keys than were told.
         """
-        if type not in self.types:
-            return self.has_more
+        return self._takes(type, key) if type in self.types else self.has_more
+
+    def want(self, type: str, key: str) -> bool:
+        """The same by the name of its type or by `*`."""
+        return self.take(type, key) or self._takes(EVERY, key)
+
+    def _takes(self, type: str, key: str) -> bool:
         return (
             type in self._more_keys
             or key in self._keys.get(type, ())

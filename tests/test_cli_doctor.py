@@ -15,8 +15,8 @@ from commands import ran
 
 from aiobus import AsyncEventBus, Event
 from aiobus.cli import findings
-from aiobus.cli.desk import Neighbour
 from aiobus.cli.findings import Clocks
+from aiobus.presence import Peer
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
 
@@ -113,7 +113,7 @@ def test_clocks_that_differ_are_named_with_how_far(monkeypatch: pytest.MonkeyPat
 
 def test_a_silent_bus_is_something_to_do() -> None:
     well, silent = findings.silences(
-        [Neighbour("a", 1.0, 0.5, ("TRADE",)), Neighbour("b", 1.0, 4.0, ())]
+        [Peer("a", 1, 1.0, 0, 0.5, ("TRADE",)), Peer("b", 1, 1.0, 0, 4.0, ())]
     )
     assert (well.status, well.text) == ("ok", "sends heartbeats, and subscribes to TRADE")
     assert (silent.status, silent.text) == ("todo", "is silent for 4.0 s")

@@ -18,12 +18,12 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from aiobus import clock
-from aiobus.cli.desk import Neighbour
 from aiobus.discovery import OBSERVES, is_observer
 from aiobus.discovery.directory import Directory
 from aiobus.discovery.unix_socket import PathState, probe
 from aiobus.event import Event
 from aiobus.limits import Limits
+from aiobus.presence import Peer
 
 __all__ = [
     "Clocks", "Finding", "directories", "limits", "members", "silences", "unmet", "versions",
@@ -185,7 +185,7 @@ def members(url: str) -> list[Finding]:
     return found
 
 
-def unmet(url: str, others: Iterable[Neighbour]) -> list[Finding]:
+def unmet(url: str, others: Iterable[Peer]) -> list[Finding]:
     """Buses of an `ipc://` desk that listen, and have not answered."""
     scheme, _, address = url.partition("://")
     if scheme != "ipc" or not os.path.isdir(directory := Directory(address).path):
@@ -236,7 +236,7 @@ def _listener(path: str) -> int:
     return 0
 
 
-def silences(others: Iterable[Neighbour]) -> list[Finding]:
+def silences(others: Iterable[Peer]) -> list[Finding]:
     """Whether each bus sends its heartbeats."""
     found = []
     for each in others:

@@ -9,9 +9,10 @@ import orjson
 import typer
 
 from aiobus.cli.arguments import Url, Zoned, zone_of
-from aiobus.cli.desk import Neighbour, neighbours, observing, place_of
+from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.session import Ends, run
 from aiobus.cli.story import Story
+from aiobus.presence import Peer
 from aiobus.replay.moments import Zone
 
 __all__ = ["STORY", "table"]
@@ -48,7 +49,7 @@ def peers(
     return run(body)
 
 
-def table(found: list[Neighbour], zone: Zone) -> str:
+def table(found: list[Peer], zone: Zone) -> str:
     """Lines with columns."""
     rows = [("NAME", "SINCE", "SILENT", "SUBSCRIBES TO")]
     for each in found:
@@ -62,8 +63,9 @@ def table(found: list[Neighbour], zone: Zone) -> str:
     )
 
 
-def _json(each: Neighbour) -> bytes:
-    return orjson.dumps(each._asdict(), option=orjson.OPT_APPEND_NEWLINE)
+def _json(each: Peer) -> bytes:
+    told = {name: getattr(each, name) for name in ("name", "since", "silent", "subscribed")}
+    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
 
 
 STORY = Story(

@@ -11,11 +11,12 @@ import orjson
 import typer
 
 from aiobus.cli.arguments import Url, WrongArgument
-from aiobus.cli.desk import Neighbour, joining, neighbours
+from aiobus.cli.desk import joining, neighbours
 from aiobus.cli.session import Ends, run
 from aiobus.cli.story import Story
 from aiobus.cli.terminal import event_json
 from aiobus.event import Event
+from aiobus.presence import Patterns
 from aiobus.query import RESERVED, bad_key, bad_name, bad_type, starred
 
 __all__ = ["STORY"]
@@ -60,7 +61,7 @@ def publish(
             found = await _until_wanted(bus, event, wait)
             await bus.publish(event)
             missing = await bus.flush(timeout)
-        has = [each.name for each in found if each.name not in missing]
+        has = [name for name in found if name not in missing]
         ends.out.put(event_json(event) if json else f"{event.id}\n".encode())
         if missing:
             ends.out.tell(f"! published, and not confirmed within {timeout:g} s: {_all(missing)}")
@@ -74,20 +75,24 @@ def publish(
                 " nobody has it"
             )
             return NOBODY
-        if not any(each.names(type, key) for each in found):
+        if not any(found.values()):
             ends.out.tell(f"! only subscriptions to '*' got it: none names {type}")
         return 0
 
     return run(body)
 
 
-async def _until_wanted(bus: Any, event: Event[Any], seconds: float) -> list[Neighbour]:
-    """Who subscribes to it, once there is one that names its type, or when the time is over."""
+async def _until_wanted(bus: Any, event: Event[Any], seconds: float) -> dict[str, bool]:
+    """The names of those that subscribe to it, and if by the name of its type: once there is one
+    that does so, or when the time is over.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while True:
-        found = [each for each in neighbours(bus) if each.wants(event.type, event.key)]
-        if loop.time() >= end or any(each.names(event.type, event.key) for each in found):
+        told = {each.name: Patterns.of(each.subscribed) for each in neighbours(bus)}
+        place = event.type, event.key
+        found = {name: each.take(*place) for name, each in told.items() if each.want(*place)}
+        if loop.time() >= end or any(found.values()):
             return found
         await asyncio.sleep(LOOK_SECONDS)
 
