@@ -5,6 +5,7 @@ trouble; docs/contract.md lists all system events with the fields of their `data
 """
 
 from aiobus import clock, system, types
+from aiobus.bot.process import run
 from aiobus.bus import AsyncEventBus
 from aiobus.errors import (
     AlreadyReplied,
@@ -33,10 +34,9 @@ from aiobus.errors import (
 )
 from aiobus.event import Event, EventType, Topic
 from aiobus.journal import Journal
-from aiobus.keeper import Keeper
+from aiobus.keeper.keeper import Keeper
 from aiobus.limits import Limits
 from aiobus.presence import Peer
-from aiobus.process import run
 from aiobus.recorder import Recording, record
 from aiobus.replay.comparison import WhatIfReport
 from aiobus.replay.explain import explain

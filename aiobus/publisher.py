@@ -23,7 +23,7 @@ from aiobus.errors import BusError, EncodeError
 from aiobus.event import Event, own_fields
 from aiobus.history import LARGE, History, Ring
 from aiobus.journal.format import Entry
-from aiobus.kept import Kept
+from aiobus.keeper.kept import Kept
 from aiobus.limits import Limits
 from aiobus.query import RESERVED, Query, bad_key, bad_type, kind_of, plain, starred
 from aiobus.sync import BackpressureGate, Notifier

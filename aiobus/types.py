@@ -7,6 +7,7 @@
 Classes that a program makes or catches are in `aiobus` itself. Owns nothing but the names.
 """
 
+from aiobus.bot.process import BusKeywords
 from aiobus.bus import Handler, Publishable
 from aiobus.dispatcher import Callback
 from aiobus.history import Since
@@ -24,7 +25,6 @@ from aiobus.options import (
     Where,
 )
 from aiobus.payload import Payload
-from aiobus.process import BusKeywords
 from aiobus.replay.attach import Strategy
 from aiobus.replay.comparison import ChangedDecision, Decision, Raised
 from aiobus.replay.explanation import Step

@@ -30,7 +30,7 @@ from aiobus import (
     record,
     verify,
 )
-from aiobus.kept_file import KeptFile
+from aiobus.keeper.file import KeptFile
 from aiobus.sequence import LATE
 from aiobus.testing import MemoryNetwork
 
@@ -651,7 +651,7 @@ async def test_as_a_program_it_ends_in_order_with_sigterm_and_names_what_is_wron
 
     async def program() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aiobus.keep", url, str(path), "POSITION"),
+            *(sys.executable, "-m", "aiobus.keeper", url, str(path), "POSITION"),
             stderr=asyncio.subprocess.PIPE,
         )
 

@@ -11,7 +11,17 @@ from test_catchup import Asked, Box, rows_of
 from aiobus import Event, Limits
 from aiobus.catchup import KEEPER_SECONDS, KEEPER_SILENCE, CatchUp
 from aiobus.history import Page, Want
-from aiobus.kept import DOUBTFUL, ENDED, MAX_BYTES, OVERHEAD, SEEN_OUT, Draft, Held, Kept, Told
+from aiobus.keeper.kept import (
+    DOUBTFUL,
+    ENDED,
+    MAX_BYTES,
+    OVERHEAD,
+    SEEN_OUT,
+    Draft,
+    Held,
+    Kept,
+    Told,
+)
 from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Publisher
 from aiobus.query import Query

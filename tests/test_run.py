@@ -23,9 +23,9 @@ from actors import tcp_url
 
 import aiobus
 from aiobus import AsyncEventBus, BusError, Event, LeavesProcess, run_virtual, verify
-from aiobus.bot_tasks import BotTasks
-from aiobus.ending import Ending, Step
-from aiobus.process import BusKeywords
+from aiobus.bot.ending import Ending, Step
+from aiobus.bot.process import BusKeywords
+from aiobus.bot.tasks import BotTasks
 
 SCRIPT = str(Path(__file__).with_name("running_bot.py"))
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
@@ -105,9 +105,7 @@ class Case(NamedTuple):
 
 CASES = [
     # The first signal ends it in order.
-    Case(
-        "waits", (TERM,), 0, ("cleaned up",), "INFO aiobus.service: SIGTERM: bot ends, within 5 s"
-    ),
+    Case("waits", (TERM,), 0, ("cleaned up",), "INFO aiobus.bot: SIGTERM: bot ends, within 5 s"),
     Case("waits", (INT,), 130, ("cleaned up",), "SIGINT: bot ends"),
     Case("waits", (HUP,), 129, ("cleaned up",), "SIGHUP: bot ends"),
     Case("subscribes", (TERM,), 0),
@@ -274,7 +272,7 @@ def test_a_name_that_is_taken_is_told_in_a_line(
     code, logged = start("waits", "asyncio", f"ipc://{folder}/d").ends()
     assert code == 1
     _, line = logged.splitlines()
-    assert "ERROR aiobus.service: bot did not start: a bus named 'bot' is on ipc:///" in line
+    assert "ERROR aiobus.bot: bot did not start: a bus named 'bot' is on ipc:///" in line
 
 
 def test_a_signal_that_is_ignored_stays_so(start: Callable[..., Process]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiobus import AsyncEventBus, Event, EventType
-from aiobus.process import CLOSE_SECONDS
+from aiobus.bot.process import CLOSE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "how-to" / "systemd-and-docker.md").read_text()

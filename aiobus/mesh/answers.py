@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from aiobus.clock import elapsed
 from aiobus.history import Want
-from aiobus.kept import Presence
+from aiobus.keeper.kept import Presence
 from aiobus.mesh.fanout import PAGE_EVENTS, Askers, Fanout, Link
 from aiobus.publisher import Publisher
 from aiobus.query import parse_query

@@ -20,16 +20,16 @@ from os import PathLike
 from types import FrameType
 from typing import Any, Literal, Self, TypedDict, Unpack
 
+from aiobus.bot.ending import SIGNALS, Ending, Step
+from aiobus.bot.service import Service
 from aiobus.bus import AsyncEventBus
 from aiobus.confinement import current, refused
-from aiobus.ending import SIGNALS, Ending, Step
 from aiobus.errors import BusError
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.limits import Limits
 from aiobus.lockout import check_shut
 from aiobus.replay.attach import Strategy, check_strategy, origin_of, run_strategy
-from aiobus.service import Service
 from aiobus.transport import Transport
 
 __all__ = ["BusKeywords", "run"]

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
-from aiobus.bot_tasks import BotTasks
+from aiobus.bot.ending import Ending
+from aiobus.bot.tasks import BotTasks
 from aiobus.bus import AsyncEventBus, close_at_once, is_in_use, life_of, parts_of
-from aiobus.ending import Ending
 from aiobus.errors import BusClosed, BusError
 from aiobus.lifecycle import State
 from aiobus.virtual_loop import frames, place
@@ -29,7 +29,7 @@ CUT_SECONDS = 1.0
 GLANCE_SECONDS = 0.25
 """How often it looks if there is anything that the bot is still there for."""
 
-log = logging.getLogger("aiobus.service")
+log = logging.getLogger("aiobus.bot")
 
 Loop = asyncio.AbstractEventLoop
 Task = asyncio.Task[Any]

@@ -19,7 +19,7 @@ LOOK_SECONDS = 1.0
 UNASKED_SECONDS = 5.0
 """After which a task that has failed is named, though something may still await it."""
 
-log = logging.getLogger("aiobus.bot_tasks")
+log = logging.getLogger("aiobus.bot")
 
 Task = asyncio.Task[Any]
 

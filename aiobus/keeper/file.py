@@ -20,7 +20,7 @@ from aiobus.errors import CommitFailed, JournalError, JournalFailed, StateCorrup
 from aiobus.journal.format import sealed, unsealed
 from aiobus.journal.mark import FileLock, sync_file
 from aiobus.journal.scan import WRONG, connect, is_unavailable, said
-from aiobus.kept import Held, Place
+from aiobus.keeper.kept import Held, Place
 
 __all__ = ["KeptFile"]
 

@@ -1,4 +1,4 @@
-"""`python -m aiobus.keep ipc://desk state.db POSITION HALT`: a keeper as a process of its own.
+"""`python -m aiobus.keeper ipc://desk state.db POSITION HALT`: a keeper as a process of its own.
 
 Owns the arguments, the signals that end it, and the exit code. What a keeper does is in `keeper`.
 """
@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 TYPES = EventType.POSITION, EventType.HALT
 
-log = logging.getLogger("aiobus.keep")
+log = logging.getLogger("aiobus.keeper")
 
 
 async def _run(url: str, path: str, types: Sequence[str]) -> None:
@@ -32,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fails, with one line that says why.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m aiobus.keep",
+        prog="python -m aiobus.keeper",
         description="Hold the newest state of a desk on disk, and answer for publishers that are"
         " gone.",
-        epilog="Example: python -m aiobus.keep ipc://desk state.db POSITION HALT",
+        epilog="Example: python -m aiobus.keeper ipc://desk state.db POSITION HALT",
     )
     parser.add_argument("url", help="the desk, such as ipc://desk")
     parser.add_argument("path", help="the file, which is made if it is not there")

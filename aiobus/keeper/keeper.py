@@ -25,8 +25,8 @@ from aiobus.codec import decode
 from aiobus.errors import BusError, CommitFailed, JournalError
 from aiobus.event import Event, EventType
 from aiobus.journal.writer import in_thread
-from aiobus.kept import DOUBTFUL, ENDED, SEEN_OUT, Draft, Held, Kept
-from aiobus.kept_file import KeptFile
+from aiobus.keeper.file import KeptFile
+from aiobus.keeper.kept import DOUBTFUL, ENDED, SEEN_OUT, Draft, Held, Kept
 from aiobus.limits import KEEPER
 from aiobus.mesh.transport import MeshTransport
 from aiobus.options import Keys, SubscriptionOptions, Types
