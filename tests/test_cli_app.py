@@ -12,8 +12,8 @@ import typer
 from commands import COMMAND, ENVIRONMENT, ROOT
 
 from aiobus.__main__ import main
+from aiobus.cli import Story
 from aiobus.cli.app import STORIES, made
-from aiobus.cli.story import Story
 
 PAGE = (ROOT / "docs" / "command.md").read_text()
 

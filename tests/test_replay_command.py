@@ -261,7 +261,7 @@ def test_a_bus_that_such_a_module_starts_later_or_in_silence_is_refused_too(
         assert "Timer" not in start or gone.wait(20)
         return verify(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("aiobus.cli.verify.verify", verify_meanwhile)
+    monkeypatch.setattr("aiobus.cli.replay.verify", verify_meanwhile)
     assert main(["verify", str(path), "live_bot:strategy"]) == 2
     lines, errors = said(capsysbinary)
     assert "LIVE" not in lines

@@ -32,7 +32,7 @@ from aiobus.lockout import check_shut
 from aiobus.replay.attach import Strategy, check_strategy, origin_of, run_strategy
 from aiobus.transport import Transport
 
-__all__ = ["BusKeywords", "run"]
+__all__ = ["BusKeywords", "loop_factory", "run"]
 
 CLOSE_SECONDS = 5.0
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -109,7 +109,7 @@ def run(
     is_number = isinstance(close_timeout, int | float) and not isinstance(close_timeout, bool)
     if not (is_number and 0 <= close_timeout < math.inf):
         raise ValueError(f"close_timeout={close_timeout!r}: seconds from 0 are needed, not endless")
-    level, make_loop = _level(log_level), _loop_factory(uvloop)
+    level, make_loop = _level(log_level), loop_factory(uvloop)
     ending = Ending()
     with _Signals(ending) as signals:
         bus = _bus(url, name, options)
@@ -179,7 +179,10 @@ def _level(given: str | int | None) -> str | int:
     raise ValueError(f"{whose}={level!r}: one of {', '.join(LEVELS)} is needed")
 
 
-def _loop_factory(uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory(uvloop: bool | None = None) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the event loop: that of uvloop if it is True, that of asyncio if it is False, and
+    by default that of uvloop if it is installed. Raises ValueError.
+    """
     if uvloop not in (None, True, False):
         raise ValueError(f"uvloop={uvloop!r}: True, False or None is needed")
     if uvloop is False:

@@ -11,20 +11,18 @@ import typer
 from typer.exceptions import TyperException
 
 from aiobus.cli import (
+    Story,
     bench,
     demo,
     doctor,
-    explain,
     files,
     peers,
     publish,
     record,
     replay,
     tail,
-    verify,
 )
 from aiobus.cli.arguments import WrongArgument
-from aiobus.cli.story import Story
 from aiobus.cli.terminal import complain, drop_output
 from aiobus.errors import BusError
 
@@ -36,9 +34,9 @@ STORIES: tuple[Story, ...] = (
     peers.STORY,
     record.STORY,
     files.LOG,
-    explain.STORY,
-    replay.STORY,
-    verify.STORY,
+    files.EXPLAIN,
+    replay.REPLAY,
+    replay.VERIFY,
     files.EXPORT,
     doctor.STORY,
     bench.STORY,

@@ -15,7 +15,7 @@ from aiobus.query import SYSTEM, Query, bad_name
 from aiobus.replay.moments import Zone
 
 __all__ = [
-    "Keys", "Pattern", "Patterns", "Sources", "Types", "Url", "WrongArgument", "Zoned",
+    "Keys", "Pattern", "Sources", "Types", "Url", "Wanted", "WrongArgument", "Zoned",
     "checked_url", "moment", "place", "since", "zone_of",
 ]  # fmt: skip
 
@@ -135,7 +135,7 @@ class Pattern(NamedTuple):
             ) from None
 
 
-class Patterns:
+class Wanted:
     """What of the events is wanted: all if no pattern is given. Raises WrongArgument."""
 
     def __init__(self, texts: list[str]) -> None:

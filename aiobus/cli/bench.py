@@ -17,8 +17,8 @@ import orjson
 import typer
 
 from aiobus.bus import AsyncEventBus
+from aiobus.cli import Story
 from aiobus.cli.session import Ends, run
-from aiobus.cli.story import Story
 from aiobus.clock import time
 from aiobus.event import Event
 

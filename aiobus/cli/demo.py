@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from aiobus.bus import AsyncEventBus
+from aiobus.cli import Story
 from aiobus.cli.arguments import WrongArgument, checked_url
 from aiobus.cli.session import Ends, Output, run
-from aiobus.cli.story import Story
 from aiobus.cli.terminal import event_line, is_colored
 from aiobus.event import Event, EventType
 from aiobus.journal.reader import Journal

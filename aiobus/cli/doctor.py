@@ -10,6 +10,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from aiobus.cli import Story
 from aiobus.cli.arguments import checked_url
 from aiobus.cli.desk import neighbours, observing
 from aiobus.cli.findings import (
@@ -23,7 +24,6 @@ from aiobus.cli.findings import (
     versions,
 )
 from aiobus.cli.session import Ends, run
-from aiobus.cli.story import Story
 from aiobus.cli.terminal import is_colored
 from aiobus.errors import BusError
 from aiobus.event import Event

@@ -8,10 +8,10 @@ from typing import Annotated
 import orjson
 import typer
 
+from aiobus.cli import Story
 from aiobus.cli.arguments import Url, Zoned, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.session import Ends, run
-from aiobus.cli.story import Story
 from aiobus.presence import Peer
 from aiobus.replay.moments import Zone
 

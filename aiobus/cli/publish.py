@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from aiobus.cli import Story
 from aiobus.cli.arguments import Url, WrongArgument
 from aiobus.cli.desk import joining, neighbours
 from aiobus.cli.session import Ends, run
-from aiobus.cli.story import Story
 from aiobus.cli.terminal import event_json
 from aiobus.event import Event
 from aiobus.presence import Patterns

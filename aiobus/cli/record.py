@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from aiobus.cli import Story
 from aiobus.cli.arguments import Keys, Types, Url, WrongArgument, Zoned, since, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.session import Ends, Output, run
-from aiobus.cli.story import Story
 from aiobus.journal.retention import Keep
 from aiobus.recorder import Recording, record
 from aiobus.system import GAP

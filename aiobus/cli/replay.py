@@ -1,6 +1,8 @@
-"""`aiobus replay FILE MODULE:FUNCTION`: a strategy through a recording.
+"""`aiobus replay FILE MODULE:FUNCTION` and `aiobus verify FILE MODULE:FUNCTION`: a strategy on what
+was recorded, and what differs first from then.
 
-Owns the arguments of the command, and what is told of the strategy's work.
+Owns the arguments of the commands, what is told of the strategy's work, and the exit code of a
+verdict.
 """
 
 import asyncio
@@ -14,10 +16,10 @@ import orjson
 import typer
 
 from aiobus.bus import AsyncEventBus, unheard
+from aiobus.cli import Story
 from aiobus.cli.arguments import Keys, Sources, Types, WrongArgument, Zoned, place
-from aiobus.cli.story import Story
 from aiobus.cli.strategy import strategy_named, told
-from aiobus.cli.terminal import plain_line, say, working
+from aiobus.cli.terminal import drop_output, plain_line, say, working
 from aiobus.confinement import current, is_users, written
 from aiobus.delivery import Consumer
 from aiobus.errors import BusError, JournalError, LeavesProcess
@@ -31,21 +33,24 @@ from aiobus.replay.evidence import raised_at
 from aiobus.replay.moments import Zone
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
+from aiobus.replay.verify import verify
 from aiobus.virtual_loop import frames
 from aiobus.virtual_loop import place as place_of
 from aiobus.virtual_run import run_virtual
 
-__all__ = ["STORY"]
+__all__ = ["REPLAY", "VERIFY"]
+
+Named = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:FUNCTION", help="As Python imports it from here.", show_default=False
+    ),
+]
 
 
 def print_replay(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The recording.", show_default=False)],
-    strategy: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:FUNCTION", help="As Python imports it from here.", show_default=False
-        ),
-    ],
+    strategy: Named,
     speed: Annotated[
         float | None, typer.Option(help="Times real time; else as fast as it goes.", min=0.0)
     ] = None,
@@ -117,7 +122,46 @@ def bots_beside(texts: Sequence[str]) -> dict[str, Bot]:
     return {name: imported(bot) for name, _, bot in parts}
 
 
-STORY = Story(
+def print_verification(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A recording with attach=.", show_default=False)
+    ],
+    strategy: Named,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Not compared, such as data.client_id. Repeatable."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CALLER", help="May leave the process. May be repeated."),
+    ] = None,
+    recording: Annotated[
+        int, typer.Option(metavar="N", help="Of several, from 0; else the last.")
+    ] = -1,
+) -> int:
+    """Run a strategy again on what it was given when it was recorded, and print what differs first.
+    All but a verdict exits with 2, whatever the strategy raises.
+    """
+    try:
+        with shut("aiobus verify"):
+            bot = strategy_named(strategy)
+            with working(f"verifying {file}"):
+                report = verify(
+                    file, bot, ignore=ignore or [], allow=allow or [], recording=recording
+                )
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a script takes the code for a verdict
+        sys.stderr.write(f"{error if isinstance(error, BusError | ValueError) else told(error)}\n")
+        return 2
+    code = {"AGREES": 0, "DIVERGES": 1}.get(report.verdict, 2)
+    with suppress(BrokenPipeError):
+        say(f"{report}\n".encode())
+        sys.stdout.flush()
+        return code
+    drop_output()
+    return code
+
+
+REPLAY = Story(
     name="replay",
     run=print_replay,
     summary="Run a strategy through a recording.",
@@ -130,6 +174,21 @@ STORY = Story(
     codes={
         0: "all was played, and no handler raised",
         1: "the strategy or a handler raised, or the recording cannot be played",
+    },
+)
+
+VERIFY = Story(
+    name="verify",
+    run=print_verification,
+    summary="Run a recorded strategy again, and print what differs.",
+    examples={
+        "aiobus verify strategy.db bots:strategy": "yesterday's session, today's code",
+        "aiobus verify strategy.db bots:strategy --ignore data.client_id": "",
+    },
+    codes={
+        0: "AGREES: each decision is the recorded one",
+        1: "DIVERGES: the first difference is printed",
+        2: "INCONCLUSIVE, or a wrong argument: nothing certain can be said",
     },
 )
 

@@ -10,11 +10,12 @@ import os
 import select
 import signal
 import stat
-import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+
+from aiobus.bot.process import loop_factory
 
 __all__ = ["Ends", "Output", "run"]
 
@@ -211,14 +212,5 @@ def run(body: Body) -> int:
     async def main() -> int:
         return await Ends().carry_out(body)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    if sys.platform != "win32":
-        with suppress(ImportError):
-            import uvloop
-
-            return uvloop.new_event_loop
-    return asyncio.new_event_loop

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from aiobus.cli import Story
 from aiobus.cli.arguments import (
-    Patterns,
     Url,
+    Wanted,
     WrongArgument,
     Zoned,
     since,
@@ -22,7 +23,6 @@ from aiobus.cli.arguments import (
 from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.expression import Expression
 from aiobus.cli.session import Ends, Output, run
-from aiobus.cli.story import Story
 from aiobus.cli.terminal import event_json, event_line, is_colored
 from aiobus.event import Event
 from aiobus.query import RESERVED, SYSTEM
@@ -99,7 +99,7 @@ def tail(
     line `aiobus.gap` in their place, a sentence on stderr, and the exit code 3. If nobody is there,
     it says so and waits.
     """
-    wanted = Patterns(patterns or [])
+    wanted = Wanted(patterns or [])
     asked = _expression(where)
     zone = zone_of(tz)
     start: Any = since(begin, zone)
