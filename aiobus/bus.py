@@ -36,8 +36,8 @@ from aiobus.options import (
     SubscriptionOptions,
     Types,
     Where,
+    check_name,
     check_timeout,
-    check_to,
     takes,
 )
 from aiobus.pace import Pace
@@ -57,8 +57,7 @@ from aiobus.transport import Transport
 from aiobus.url import adapter
 
 __all__ = [
-    "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "life_of",
-    "parts_of",
+    "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "parts_of",
     "unheard", "watch",
 ]  # fmt: skip
 
@@ -531,7 +530,8 @@ class AsyncEventBus:
         else:
             self._life.check()
             check_timeout(timeout, optional=True)
-            check_to(to)
+            if to is not None:
+                check_name("to", to)
             only = "" if to is None else plain(to)
             reply = await self._requests.request(sent, options.query, timeout, only)
         if options.fit is not None:
@@ -579,9 +579,8 @@ class AsyncEventBus:
         """Call `callback` with each matching event, from now on; live at every peer on return.
 
         `types`: one, several, "*" (every type that is not reserved), or "aiobus.*" (every system
-        event). `key`: one, several,
-        "prefix*"; None for every key. `where`: a plain function of the event, asked before the
-        inbox. `callback`: a coroutine function; a plain one runs inline.
+        event). `key`: one, several, "prefix*"; None for every key. `where`: a plain function of the
+        event, asked before the inbox. `callback`: a coroutine function; a plain one runs inline.
 
         `overflow`, when `maxsize` events wait: "catch_up" leaves events to history and pulls them
         when there is room, so only what history no longer holds is lost, and reported as
@@ -593,16 +592,16 @@ class AsyncEventBus:
         `concurrency`: that many calls at once, started in order; with 1, one after another.
         `max_age`: seconds after which an event is not handed over but counted; nor is one of
         another program whose timestamp is no time. `since`: "last" begins with the newest event of
-        each (type, key) in the history of every bus that is there (behind what a `Keeper` has of
-        those that are gone), a time in seconds since 1970
-        (`time.time() - 60`) with everything from then on, as far as their histories go (`reached`);
-        0 is before all. It needs `max_age` or `after` with ORDER or CANCEL, which may have been
-        executed before. `after`: the id of the last event that was handled, or one for each of
-        several sources: what these have published behind it. `timeout`: seconds to wait for peers;
-        one that does not answer, whose link is cut, or that refuses the query because it serves too
-        many, is named in `unconfirmed` until it confirms. Its events are owed from then on. `name`:
-        what stats, the log and system events call it, 1-64 characters of A-Z a-z 0-9 . _ -; by
-        default the name of the callback with the query.
+        each (type, key) in the history of every bus that is there, behind what a `Keeper` has of
+        those that are gone. A time in seconds since 1970 (`time.time() - 60`) begins with
+        everything from then on, as far as their histories go (`reached`); 0 is before all. Both
+        need `max_age` or `after` with ORDER or CANCEL, which may have been executed before.
+        `after`: the id of the last event that was handled, or one for each of several sources: what
+        these have published behind it. `timeout`: seconds to wait for peers; one that does not
+        answer, whose link is cut, or that refuses the query because it serves too many, is named in
+        `unconfirmed` until it confirms. Its events are owed from then on. `name`: what stats, the
+        log and system events call it, 1-64 characters of A-Z a-z 0-9 . _ -; by default the name of
+        the callback with the query.
 
         A callback that raises is logged, counted and announced as `aiobus.error`; the subscription
         goes on. Raises TypeError and ValueError for wrong arguments. Cancelling leaves nothing
@@ -776,8 +775,7 @@ class AsyncEventBus:
         (None: never); BusClosed when the bus closes first; TypeError and ValueError for wrong
         arguments. Cancelling only stops the waiting.
         """
-        if reason := bad_name(name):
-            raise (ValueError if isinstance(name, str) else TypeError)(f"name={reason}")
+        check_name("name", name)
         if subscribed is None and key is not None:
             raise ValueError(f"key={key!r}: give the types as well, subscribed=")
         query = None if subscribed is None else Query.of(subscribed, key)
@@ -889,16 +887,17 @@ def _name(callback: Callback) -> str:
 
 
 class Parts(NamedTuple):
-    """What a recording and a replay need of a bus beside its calls."""
+    """What a recording, a replay, a keeper and a process need of a bus beside its calls."""
 
     publisher: Publisher
     subscriptions: Subscriber
     reports: Diagnostics
+    life: Lifecycle
 
 
 def parts_of(bus: AsyncEventBus) -> Parts:
     """The parts of `bus`. For this package alone."""
-    return Parts(bus._publisher, bus._subscriptions, bus._reports)
+    return Parts(bus._publisher, bus._subscriptions, bus._reports, bus._life)
 
 
 def unheard(bus: AsyncEventBus) -> Mapping[tuple[str, str], int]:
@@ -914,11 +913,6 @@ def is_in_use(bus: AsyncEventBus) -> bool:
     """
     subscriptions = bus._subscriptions
     return bool({*subscriptions} - bus._requests.replies or subscriptions.busy())
-
-
-def life_of(bus: AsyncEventBus) -> Lifecycle:
-    """The life of `bus`, with the failure that has ended it. For this package alone."""
-    return bus._life
 
 
 async def close_at_once(bus: AsyncEventBus, timeout: float) -> None:

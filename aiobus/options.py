@@ -22,8 +22,8 @@ from aiobus.query import Query, bad_name, bad_type
 
 __all__ = [
     "After", "Keys", "Names", "OnMisfit", "Since", "StreamKeywords", "SubscribeKeywords",
-    "SubscriptionOptions", "Types", "Where", "check_function", "check_timeout",
-    "check_to", "selects", "takes",
+    "SubscriptionOptions", "Types", "Where", "check_function", "check_name",
+    "check_timeout", "selects", "takes",
 ]  # fmt: skip
 
 Names = str | Iterable[str | Topic[Any]]
@@ -180,8 +180,8 @@ class SubscriptionOptions:
         check_timeout(self.timeout)
         if self.misfit not in get_args(OnMisfit):
             raise ValueError(f"misfit={self.misfit!r}: one of {get_args(OnMisfit)} is needed")
-        if self.name is not None and (reason := bad_name(self.name)):
-            raise (ValueError if isinstance(self.name, str) else TypeError)(f"name={reason}")
+        if self.name is not None:
+            check_name("name", self.name)
         object.__setattr__(self, "fit", fit_of(self.payload, self.topics))
 
     def for_callback(self, callback: Callable[..., object]) -> Self:
@@ -269,12 +269,12 @@ def check_timeout(timeout: object, *, optional: bool = False) -> None:
         raise ValueError(f"timeout={shown(timeout)}: {hint}seconds from 0 are needed")
 
 
-def check_to(name: object) -> None:
-    """Raise ValueError unless `name` can be the name of a bus, or is None; TypeError for what is no
-    string.
+def check_name(argument: str, name: object) -> None:
+    """Raise ValueError unless `name` can be the name of a bus; TypeError for what is no string.
+    `argument` is the name of the argument.
     """
-    if name is not None and (reason := bad_name(name)):
-        raise (ValueError if isinstance(name, str) else TypeError)(f"to={reason}")
+    if reason := bad_name(name):
+        raise (ValueError if isinstance(name, str) else TypeError)(f"{argument}={reason}")
 
 
 def _is_number(value: object) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiobus.bot.ending import Ending
 from aiobus.bot.tasks import BotTasks
-from aiobus.bus import AsyncEventBus, close_at_once, is_in_use, life_of, parts_of
+from aiobus.bus import AsyncEventBus, close_at_once, is_in_use, parts_of
 from aiobus.errors import BusClosed, BusError
 from aiobus.lifecycle import State
 from aiobus.virtual_loop import frames, place
@@ -52,6 +52,7 @@ class Service:
         ends_on_failure: bool,
     ) -> None:
         self._call, self._bus, self._ending, self._timeout = call, bus, ending, timeout
+        self._parts = parts_of(bus)
         self._ends_on_return, self._ends_on_failure = ends_on_return, ends_on_failure
         self._loop: Loop | None = None
         self._asked, self._cut = asyncio.Event(), asyncio.Event()
@@ -111,7 +112,7 @@ class Service:
             self._asked.set()
 
     def _busy(self) -> Collection[Any]:
-        return parts_of(self._bus).subscriptions.busy()
+        return self._parts.subscriptions.busy()
 
     # Its life.
 
@@ -194,7 +195,7 @@ class Service:
                     pending, timeout=GLANCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 self._tasks.name_unasked()
-                if life_of(self._bus).failure is not None:
+                if self._parts.life.failure is not None:
                     self._fail("ends, since its bus has failed", None)  # which was logged
                     return True
                 if work.done() and self._has_failed(work):
@@ -210,7 +211,7 @@ class Service:
 
     def _is_over(self) -> bool:
         """True if nothing is left that the bot is still there for, now that it has returned."""
-        if self._ends_on_return or life_of(self._bus).state is State.CLOSED:
+        if self._ends_on_return or self._parts.life.state is State.CLOSED:
             return True
         if is_in_use(self._bus) or self._tasks.alive:
             return False
@@ -224,7 +225,7 @@ class Service:
         connection; the bus comes last, since the bot and its tasks may publish as they end.
         """
         loop = asyncio.get_running_loop()
-        await parts_of(self._bus).subscriptions.until_idle((end - loop.time()) * SHARE)
+        await self._parts.subscriptions.until_idle((end - loop.time()) * SHARE)
         middle = loop.time() + (end - loop.time()) * SHARE
         await self._cancel([work], middle)
         self._has_failed(work)
@@ -234,7 +235,7 @@ class Service:
             names = ", ".join(missing)
             log.warning("%s has ended, and these may not have everything: %s", self._name, names)
         is_uncommitted = self._bus.name in missing
-        if is_uncommitted or parts_of(self._bus).subscriptions.cut_off:
+        if is_uncommitted or self._parts.subscriptions.cut_off:
             self._ending.has_cut_off = True
 
     async def _cancel(self, tasks: Collection[Task], end: float) -> None:
@@ -306,7 +307,7 @@ class Service:
     def _follows(self, error: BaseException) -> bool:
         """True if `error` follows from the end of the bus."""
         is_late = isinstance(error, BusClosed) and self._is_ending
-        return is_late or error is life_of(self._bus).failure
+        return is_late or error is self._parts.life.failure
 
     def _on_loop_error(self, loop: Loop, context: dict[str, Any]) -> None:
         """What nothing else has seen. If nothing can ask any more why a task has failed, that is a

@@ -295,13 +295,8 @@ class _Taken(EventStream[Any]):
             await super().__aenter__()
             return self
         self._number = recorder.note_subscription(strand)
-        strand.enter(ENTRY)
-        try:
+        with _Call(recorder, strand, ENTRY):
             await super().__aenter__()
-        except BaseException as error:
-            recorder.note_failure(strand, ENTRY, error)
-            raise
-        strand.leave()
         recorder.note_made(strand, ENTRY, self._number, self.subscription)
         return self
 
@@ -316,16 +311,31 @@ class _Taken(EventStream[Any]):
         strand = running()
         if not isinstance(strand, _Recorded) or self._number < 0 or self._recorder.is_over:
             return await super().__anext__()
-        strand.enter(STEP)
-        try:
+        with _Call(self._recorder, strand, STEP):
             event = await super().__anext__()
-        except BaseException as error:
-            self._recorder.note_failure(strand, STEP, error)
-            raise
-        strand.leave()
         if not self._recorder.is_over:
             self._recorder.deliver(strand, self._number, event)
         return event
+
+
+class _Call:
+    """A bus call of a strand, from its beginning to its end."""
+
+    __slots__ = ("_call", "_event", "_recorder", "_strand")
+
+    def __init__(
+        self, recorder: "Recorder", strand: _Recorded, call: int, event: Event[Any] | None = None
+    ) -> None:
+        self._recorder, self._strand, self._call, self._event = recorder, strand, call, event
+
+    def __enter__(self) -> None:
+        self._strand.enter(self._call, self._event)
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._strand.leave()
+        else:
+            self._recorder.note_failure(self._strand, self._call, error, self._event)
 
 
 class _Nothing(list[int]):
@@ -675,35 +685,20 @@ class Recorder:
 
     async def publish(self, strand: Any, event: E) -> E:
         """As the bus does."""
-        strand.enter(PUBLISH, event)
-        try:
+        with _Call(self, strand, PUBLISH, event):
             await self._bus.publish(event)
-        except BaseException as error:
-            self.note_failure(strand, PUBLISH, error, event)
-            raise
-        strand.leave()
         return event
 
     def publish_nowait(self, strand: Any, event: E) -> E:
         """As the bus does."""
-        strand.enter(PUBLISH, event)
-        try:
+        with _Call(self, strand, PUBLISH, event):
             self._bus.publish_nowait(event)
-        except BaseException as error:
-            self.note_failure(strand, PUBLISH, error, event)
-            raise
-        strand.leave()
         return event
 
     async def reply(self, strand: Any, request: Request, event: E) -> E:
         """As the bus does."""
-        strand.enter(REPLY, event)
-        try:
+        with _Call(self, strand, REPLY, event):
             await self._bus.reply(event_id(*request), event)
-        except BaseException as error:
-            self.note_failure(strand, REPLY, error, event)
-            raise
-        strand.leave()
         return event
 
     async def request(
@@ -715,15 +710,10 @@ class Recorder:
         to: str | None,
     ) -> Event[Any]:
         """As the bus does."""
-        strand.enter(REQUEST, event)
-        with suppress(TypeError, ValueError):  # which the bus raises as well
-            self._note_outcome(strand, REQUEST, asked(timeout, requested_of(replies, to)))
-        try:
+        with _Call(self, strand, REQUEST, event):
+            with suppress(TypeError, ValueError):  # which the bus raises as well
+                self._note_outcome(strand, REQUEST, asked(timeout, requested_of(replies, to)))
             reply = await self._bus.request(event, replies.named, to=to, timeout=timeout)
-        except BaseException as error:
-            self.note_failure(strand, REQUEST, error, event)
-            raise
-        strand.leave()
         self._note_outcome(strand, REQUEST, ["reply", *self._place(reply)])
         return reply
 
@@ -736,14 +726,9 @@ class Recorder:
     ) -> Subscription:
         """As the bus does."""
         number = self.note_subscription(strand)
-        strand.enter(SUBSCRIBE)
-        try:
+        with _Call(self, strand, SUBSCRIBE):
             again = _Callback(self, number, callback, options.fit)
             made = await serve(again, options.untyped())
-        except BaseException as error:
-            self.note_failure(strand, SUBSCRIBE, error)
-            raise
-        strand.leave()
         self.note_made(strand, SUBSCRIBE, number, made)
         return made
 

@@ -29,8 +29,8 @@ from aiobus.limits import Limits
 from aiobus.options import (
     SubscriptionOptions,
     Where,
+    check_name,
     check_timeout,
-    check_to,
     selects,
 )
 from aiobus.payload import Fit
@@ -276,7 +276,7 @@ class Player(Schedule):
         self.loop.begin(facts["began"], facts["wall"])
         await bus.start()
         bus.url = facts["url"]
-        self._publisher, self._subscriptions, reports = parts_of(bus)
+        self._publisher, self._subscriptions, reports, _ = parts_of(bus)
         self._publisher.epoch = facts["epoch"]
         reports.publish_own = lambda event, then: then()  # what was delivered is on the tape
         version, state, gauss = facts["random"]
@@ -639,7 +639,8 @@ class Player(Schedule):
         """As the bus does."""
         await self._ask(strand, REQUEST, asked(timeout, requested_of(replies, to)))
         check_timeout(timeout, optional=True)
-        check_to(to)
+        if to is not None:
+            check_name("to", to)
         self._route(strand, REQUEST, event)
         with self.call(REQUEST) as call:
             await self._published(call, event)
