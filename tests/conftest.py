@@ -16,6 +16,7 @@ import pytest
 import uvloop
 from actors import Nursery, tcp_url
 from actors import nursery as make_nursery
+from desks import NETWORKS, TRANSPORTS, Desk, open_desk
 from hypothesis import settings
 
 from aiobus import AsyncEventBus
@@ -173,3 +174,17 @@ async def nursery(request: pytest.FixtureRequest, no_task_is_left: None) -> Asyn
         request.getfixturevalue("url")
     async with make_nursery() as made:
         yield made
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def desk(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
+    """Buses of one transport, each in turn."""
+    async with open_desk(request.param) as desk:
+        yield desk
+
+
+@pytest.fixture(params=NETWORKS)
+async def mesh(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
+    """The same for those that have several buses."""
+    async with open_desk(request.param) as desk:
+        yield desk

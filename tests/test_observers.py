@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from actors import Actor, Nursery, nursery
+from desks import NETWORKS, Desk, Seen, arrive, open_desk, publish, until, waits
 from ports import opened
-from test_contract import NETWORKS, Desk, Seen, arrive, open_desk, publish, waits
 
 from aiobus import (
     AsyncEventBus,
@@ -127,12 +127,6 @@ def stopped(request: pytest.FixtureRequest, watched: Watched) -> Callable[[], No
 
 
 Stop = Callable[[], None]
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what no event tells: nobody is told of an observer."""
-    while not is_so():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
 
 
 def observers(bus: AsyncEventBus) -> list[str]:
@@ -316,12 +310,6 @@ async def test_an_observer_that_is_refused_a_query_or_cut_off_is_named_by_nobody
         subscription = await feed.subscribe("BAR", Seen().take)
         assert subscription.unconfirmed == frozenset()
         network.heal()
-
-
-@pytest.fixture(params=NETWORKS)
-async def mesh(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
-    async with open_desk(request.param) as desk:
-        yield desk
 
 
 @waits

@@ -3,12 +3,12 @@ history holds; and no wait for a reader lasts for ever.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
 
 import pytest
-from test_contract import NETWORKS, TRANSPORTS, Desk, open_desk
+from desks import Desk
 
 from aiobus import AsyncEventBus, BusClosed, Event, Limits, QueueFull
 from aiobus.mesh import peers
@@ -19,18 +19,6 @@ pytestmark = pytest.mark.usefixtures("no_task_is_left")
 FEW = Limits(history_events=20)
 IMPATIENT = Limits(history_events=20, pace_seconds=1)
 Logged = Callable[[str], AbstractContextManager[asyncio.Event]]
-
-
-@pytest.fixture(params=NETWORKS)
-async def mesh(request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
-    async with open_desk(request.param) as desk:
-        yield desk
-
-
-@pytest.fixture(params=TRANSPORTS)
-async def desk(request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
-    async with open_desk(request.param) as desk:
-        yield desk
 
 
 class Reader:

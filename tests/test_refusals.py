@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from test_contract import NETWORKS, Desk, Seen, arrive, open_desk, waits
+from desks import NETWORKS, Desk, Seen, arrive, open_desk, until, waits
 
 from aiobus import AsyncEventBus, Event
 from aiobus.mesh import fanout as askers
@@ -38,11 +38,6 @@ async def subscribed(bus: AsyncEventBus, *keys: str) -> list[Seen]:
 
 async def turn() -> None:
     await asyncio.sleep(0.005)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():
-        await turn()
 
 
 async def test_subscribe_names_the_bus_that_refuses_its_query_and_no_other_subscription_does(

@@ -1,13 +1,12 @@
 """Requests as gateways answer them: `reply` from any task, and `request(to=)`, everywhere."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_contract import Desk, Seen, arrive, open_desk
+from desks import Desk, Seen, arrive
 
 from aiobus import (
     AlreadyReplied,
@@ -29,20 +28,6 @@ from aiobus.replies import MAX_REPLIES, Replies
 from aiobus.testing import MemoryNetwork
 
 ORDER, ACK, FILL = EventType.ORDER, EventType.ACK, EventType.FILL
-
-TRANSPORTS = ["inproc", "memory", "ipc", "tcp"]
-
-
-@pytest.fixture(params=TRANSPORTS)
-async def desk(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
-    async with open_desk(request.param) as desk:
-        yield desk
-
-
-@pytest.fixture(params=TRANSPORTS[1:])
-async def mesh(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
-    async with open_desk(request.param) as desk:
-        yield desk
 
 
 class Gateway:

@@ -11,8 +11,8 @@ import msgspec
 import orjson
 import pydantic
 import pytest
+from desks import NETWORKS, TRANSPORTS, Desk, Seen, open_desk
 from kinds import KINDS, AsStruct, Kind
-from test_contract import NETWORKS, TRANSPORTS, Desk, Seen, open_desk
 
 from aiobus import (
     AsyncEventBus,
@@ -286,12 +286,6 @@ async def test_a_recorded_bot_gets_the_same_types_again(folder: Path) -> None:
 
 
 # What does not fit.
-
-
-@pytest.fixture(params=TRANSPORTS)
-async def desk(request: pytest.FixtureRequest, no_task_is_left: None) -> Any:
-    async with open_desk(request.param) as desk:
-        yield desk
 
 
 @pytest.mark.paired

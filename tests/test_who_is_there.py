@@ -3,15 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from desks import Desk, Seen
 from hypothesis import given
 from hypothesis import strategies as st
 from replays import session, trades
-from test_contract import NETWORKS, TRANSPORTS, Desk, Seen, open_desk
 
 from aiobus import (
     AsyncEventBus,
@@ -31,18 +31,6 @@ from aiobus.mesh.session import TELL_SECONDS
 from aiobus.presence import MORE, Patterns, Told, patterns_of
 from aiobus.query import Query
 from aiobus.testing import Faults, MemoryNetwork
-
-
-@pytest.fixture(params=NETWORKS)
-async def mesh(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
-    async with open_desk(request.param) as desk:
-        yield desk
-
-
-@pytest.fixture(params=TRANSPORTS)
-async def desk(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
-    async with open_desk(request.param) as desk:
-        yield desk
 
 
 async def ignore(event: Event) -> None:
