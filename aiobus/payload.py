@@ -257,17 +257,24 @@ def _said(kind: Any) -> str:
 
 
 def misfit(event: Event[Any], error: Exception) -> PayloadError:
-    """Where and why, of what a library raised."""
+    """Where and why, of what a library raised, or the code of a user's type."""
+    try:
+        path, text = _told(error)
+    except Exception:  # noqa: BLE001 - it may be of a class of the user, whose code runs here
+        path, text = "", type(error).__name__
+    reason = text[:1].lower() + text[1:]
+    return PayloadError(event.type, event.id, "data" + path, reason)
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """The path behind `data`, and the reason."""
     if callable(errors := getattr(error, "errors", None)):  # of pydantic
         first, *more = errors()
         path = "".join(
             f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]
         )
         text = f"{first['msg']}, got {type(first['input']).__name__}"
-        text += f", and {len(more)} more" if more else ""
-    else:
-        found = _PLACE.fullmatch(str(error))
-        assert found is not None
-        text, path = found[1].replace("`", "") or type(error).__name__, found[2] or ""
-    reason = text[:1].lower() + text[1:]
-    return PayloadError(event.type, event.id, "data" + path, reason)
+        return path, text + (f", and {len(more)} more" if more else "")
+    found = _PLACE.fullmatch(str(error))
+    assert found is not None
+    return found[2] or "", found[1].replace("`", "") or type(error).__name__

@@ -165,6 +165,39 @@ def test_data_that_is_none_is_refused_with_its_place(payload: Any, data: Any, sa
     assert event.data is data
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise LookupError("it cannot be told")
+
+
+class NotOfPydantic(Exception):
+    def errors(self) -> list[str]:
+        return ["no price"]
+
+
+class Touchy(Exception):
+    @property
+    def errors(self) -> Any:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("kind", [Mute, NotOfPydantic, Touchy])
+def test_what_a_type_raises_is_a_misfit_whatever_its_class_does(kind: type[Exception]) -> None:
+    @dataclass
+    class Raising:
+        price: float
+
+        def __post_init__(self) -> None:
+            raise kind
+
+    fit = fit_of(Raising)
+    assert fit is not None
+    with pytest.raises(PayloadError) as caught:
+        fit(Event("TICK", {"price": 1.0}, source="feed", epoch=1, seq=7))
+    assert caught.value.path == "data"
+    assert kind.__name__ in repr(caught.value.__cause__)
+
+
 @pytest.mark.parametrize("payload", [None, Any, object, dict, dict[str, Any], list, list[Any]])
 def test_what_asks_for_plain_data_changes_nothing(payload: Any) -> None:
     assert fit_of(payload) is None
