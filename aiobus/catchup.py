@@ -151,7 +151,10 @@ class CatchUp:
         return False
 
     def _is_held(self, source: Source) -> bool:
-        return source[0] != KEEPER and self._cursors[source].since == "last"
+        """True if it waits for the answer of a keeper: also one that is younger than this
+        subscription, since what is kept is older than all that it publishes.
+        """
+        return self._awaits_keeper and source[0] != KEEPER
 
     def _end_wait(self, name: str = KEEPER) -> None:
         """The bus of this name has answered, or will not in time: if it is a keeper, ask the
@@ -232,7 +235,7 @@ class CatchUp:
                 self.leave_unmet(frame)
                 return False
             cursor = self._begin(source, frame.prev, started)
-        if self._announced and self._waits(source):
+        if (self._announced and self._waits(source)) or self._is_held(source):
             cursor.hear(frame.newest)
             self._follow(source, cursor)
             return False
@@ -500,7 +503,7 @@ class CatchUp:
         if self._announced:
             due = [source for source in due if not self._waits(source)]
         if self._awaits_keeper:
-            due = [source for source in due if not self._is_held(source)]
+            due = [source for source in due if source[0] == KEEPER]
         if not due:
             return
         silent = self._asked.intersection(due)

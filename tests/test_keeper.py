@@ -390,6 +390,34 @@ async def test_while_the_link_to_a_publisher_is_cut_the_keeper_waits_with_its_an
 
 
 @pytest.mark.virtual
+async def test_who_starts_while_the_keeper_waits_comes_behind_what_is_kept(
+    network: MemoryNetwork, folder: Path
+) -> None:
+    async with (
+        Keeper(network.bus("keeper"), folder / "s.db") as keeper,
+        network.bus("strategy") as strategy,
+        network.bus("gateway") as gateway,
+    ):
+        await published(gateway, keeper, position(1))
+        network.partition({"keeper", "strategy"}, {"gateway"}, cut=True)
+        seen: list[Event] = []
+        subscribing = asyncio.ensure_future(
+            strategy.subscribe(POSITION, seen.append, since="last", timeout=8)
+        )
+        await asyncio.sleep(0.5)
+        async with network.bus("feed") as feed:
+            await feed.publish(position(2))
+            await feed.publish(position(3))
+            await asyncio.sleep(0.5)
+            assert seen == []
+            await subscribing
+            await feed.publish(position(4))
+            await asyncio.sleep(5)  # no flush: it names the bus that is cut off
+            told = [(each.source, each.data["size"]) for each in seen]
+            assert told == [("keeper", 1), ("feed", 2), ("feed", 3), ("feed", 4)]
+
+
+@pytest.mark.virtual
 async def test_a_link_that_is_cut_for_a_moment_brings_nothing_twice(
     network: MemoryNetwork, folder: Path
 ) -> None:
