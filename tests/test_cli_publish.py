@@ -84,6 +84,15 @@ async def test_peers_tells_who_is_there_and_what_they_subscribe_to(url: str) -> 
     assert abs(told[0]["since"] - feed.stats().epoch / 1e6) < 3
 
 
+async def test_no_key_that_a_peer_subscribes_to_moves_the_cursor(url: str) -> None:
+    async with AsyncEventBus(url, name="risk") as bus:
+        await bus.subscribe("HALT", print, key="\x9b2J\u202e")
+        for options in ((), ("--json",)):
+            _, out, _ = await ran("peers", url, *options)
+            assert "HALT" in out
+            assert all(line.isprintable() for line in out.split("\n"))
+
+
 async def test_peers_says_that_nobody_is_there(url: str) -> None:
     code, out, errors = await ran("peers", url)
     assert (code, out) == (3, "")

@@ -189,6 +189,20 @@ async def test_it_shows_system_events_that_are_asked_for(url: str) -> None:
     assert (left["type"], left["data"]["reason"]) == ("aiobus.peer_left", "it closed")
 
 
+async def test_a_line_of_json_is_the_event_and_moves_no_cursor(url: str) -> None:
+    odd = "\x9b2J\u202e\u2028\U000e0001"
+    async with (
+        AsyncEventBus(url, name="feed") as bus,
+        running("tail", url, "--json", "-n", "1") as tail,
+    ):
+        await tail.says("there already")
+        await publish(bus, ("TRADE", {odd: odd, "name": "日本"}, odd))
+        line = await tail.line()
+    assert line.rstrip("\n").isprintable()
+    event = json.loads(line)
+    assert (event["key"], event["data"]) == (odd, {odd: odd, "name": "日本"})
+
+
 async def test_colors_are_for_who_asks_and_no_data_moves_the_cursor(url: str) -> None:
     async with (
         AsyncEventBus(url, name="feed") as bus,

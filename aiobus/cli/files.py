@@ -14,8 +14,15 @@ import typer
 
 from aiobus.cli import Story
 from aiobus.cli.arguments import Keys, Sources, Types, WrongArgument, Zoned, moment
-from aiobus.cli.terminal import plain_line, say, tracked, working
-from aiobus.journal.export import export, json_line
+from aiobus.cli.terminal import (
+    event_json_at,
+    json_line,
+    plain_line,
+    say,
+    tracked,
+    working,
+)
+from aiobus.journal.export import export
 from aiobus.journal.reader import Journal
 from aiobus.replay.explain import explain
 from aiobus.replay.hops import explain_hops
@@ -66,7 +73,7 @@ def print_log(
         elif out is not None:
             say(b"%d events\n" % _export(journal, out, selection))
         else:
-            line = json_line if json else partial(plain_line, zone=Zone.of(tz))
+            line = event_json_at if json else partial(plain_line, zone=Zone.of(tz))
             for offset, event in journal.read(**selection, follow=follow):
                 say(line(offset, event))
                 if follow:
@@ -175,7 +182,7 @@ def print_explanation(
         plain = {name: part.to_dict() for name, part in parts.items()}
         for step in plain.get("explanation", {}).get("steps", ()):
             step["data"] = orjson.Fragment(orjson.dumps(step["data"]))  # it may be 253 levels deep
-        say(orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE))
+        say(json_line(plain))
     else:
         say("\n\n".join(map(str, parts.values())).encode() + b"\n")
 

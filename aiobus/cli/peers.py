@@ -5,14 +5,15 @@ Owns how a bus looks in a line. Must not know how buses find each other.
 
 from typing import Annotated
 
-import orjson
 import typer
 
 from aiobus.cli import Story
 from aiobus.cli.arguments import Url, Zoned, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.session import Ends, run
+from aiobus.cli.terminal import json_line
 from aiobus.presence import Peer
+from aiobus.replay.explanation import printable
 from aiobus.replay.moments import Zone
 
 __all__ = ["STORY", "table"]
@@ -50,12 +51,13 @@ def peers(
 
 
 def table(found: list[Peer], zone: Zone) -> str:
-    """Lines with columns."""
+    """Lines with columns. What could move the cursor of a terminal is escaped."""
     rows = [("NAME", "SINCE", "SILENT", "SUBSCRIBES TO")]
     for each in found:
         since = zone.local(each.since).strftime("%Y-%m-%d %H:%M:%S")
         silent = f"{each.silent:.1f} s{' !' if each.silent >= STALE else ''}"
-        rows.append((each.name, since, silent, " ".join(each.subscribed) or "-"))
+        subscribed = " ".join(map(printable, each.subscribed))
+        rows.append((each.name, since, silent, subscribed or "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
@@ -65,7 +67,7 @@ def table(found: list[Peer], zone: Zone) -> str:
 
 def _json(each: Peer) -> bytes:
     told = {name: getattr(each, name) for name in ("name", "since", "silent", "subscribed")}
-    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+    return json_line(told)
 
 
 STORY = Story(

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import orjson
 
 from aiobus.event import Event
-from aiobus.journal.export import event_fields
+from aiobus.journal.export import event_fields, fields
 from aiobus.query import RESERVED
 from aiobus.replay.explanation import printable
 from aiobus.replay.moments import Zone
 
 __all__ = [
-    "complain", "drop_output", "event_json", "event_line", "is_colored", "plain_line", "say",
-    "tracked", "working",
+    "complain", "drop_output", "event_json", "event_json_at", "event_line", "is_colored",
+    "json_line", "plain_line", "say", "tracked", "working",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -99,7 +99,31 @@ def event_line(event: Event[Any], zone: Zone, *, colored: bool) -> bytes:
 
 def event_json(event: Event[Any]) -> bytes:
     """One event as a line of JSON."""
-    return orjson.dumps(event_fields(event), option=orjson.OPT_APPEND_NEWLINE)
+    return json_line(event_fields(event))
+
+
+def event_json_at(offset: int, event: Event[Any]) -> bytes:
+    """The same of an event of a file, with its place there."""
+    return json_line(fields(offset, event))
+
+
+def json_line(value: Any) -> bytes:
+    """A line of JSON. It may be shown by a terminal: what could move its cursor, and JSON allows as
+    it is (such as U+009B), is escaped as JSON does.
+    """
+    line = orjson.dumps(value)
+    text = line.decode()
+    if not text.isprintable():
+        line = "".join(map(_escaped, text)).encode()
+    return line + b"\n"
+
+
+def _escaped(char: str) -> str:
+    """It is within a text: JSON has no such characters elsewhere."""
+    if char.isprintable():
+        return char
+    units = char.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 # What takes long, on stderr and only if that is a terminal.

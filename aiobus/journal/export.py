@@ -12,7 +12,7 @@ import orjson
 from aiobus.errors import JournalError
 from aiobus.event import Event
 
-__all__ = ["event_fields", "export", "json_line"]
+__all__ = ["event_fields", "export", "fields"]
 
 GROUP_EVENTS = 8_192
 GROUP_BYTES = 64 * 1024 * 1024
@@ -83,13 +83,13 @@ def fields(offset: int, event: Event[Any]) -> dict[str, Any]:
     return {"offset": offset, **event_fields(event)}
 
 
-def json_line(offset: int, event: Event[Any]) -> bytes:
+def _line(offset: int, event: Event[Any]) -> bytes:
     """One event as a line of JSON, with its end."""
     return orjson.dumps(fields(offset, event), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _write_lines(events: Events, file: BinaryIO) -> None:
-    file.writelines(json_line(offset, event) for offset, event in events)
+    file.writelines(_line(offset, event) for offset, event in events)
 
 
 def _pyarrow() -> Any:
