@@ -18,9 +18,9 @@ from aiobus.keeper.kept import (
     OVERHEAD,
     SEEN_OUT,
     Draft,
+    Excerpt,
     Held,
     Kept,
-    Told,
 )
 from aiobus.options import SubscriptionOptions
 from aiobus.publisher import Publisher
@@ -63,7 +63,7 @@ def gone(source: Source) -> bool | None:
     return False
 
 
-def seqs(told: Told | None) -> list[int]:
+def seqs(told: Excerpt | None) -> list[int]:
     assert told is not None
     return [orjson.loads(row)[4] for _, _, _, row in told.rows]
 
@@ -238,14 +238,14 @@ def numbers_of(page: Page) -> list[int]:
 
 
 def test_a_page_has_what_is_kept_among_the_own_events_in_order_of_number() -> None:
-    page = Told(rows_at(2, 7, 11), 0).on(PAGE, Want(0, "last"), 10)
+    page = Excerpt(rows_at(2, 7, 11), 0).on(PAGE, Want(0, "last"), 10)
     assert (numbers_of(page), page.to) == ([2, 4, 7], 9)
-    page = Told(rows_at(2, 7, 11), 0).on(PAGE, Want(0, "last"), 2)
+    page = Excerpt(rows_at(2, 7, 11), 0).on(PAGE, Want(0, "last"), 2)
     assert (numbers_of(page), page.to) == ([2, 4], 4)
 
 
 def test_what_is_lost_is_said_by_the_page_behind_the_first() -> None:
-    told = Told(rows_at(2, 7), 5)
+    told = Excerpt(rows_at(2, 7), 5)
     first = told.on(PAGE, Want(0, "last"), 10)
     assert (first.rows, first.to, first.evicted) == ([], 0, 0)
     second = told.on(PAGE, Want(0, None, 9), 10)

@@ -16,7 +16,7 @@ from aiobus.journal.format import rebuilt
 from aiobus.query import Query
 from aiobus.rows import Source
 
-__all__ = ["DOUBTFUL", "ENDED", "SEEN_OUT", "Draft", "Held", "Kept", "Place", "Presence", "Told"]
+__all__ = ["DOUBTFUL", "ENDED", "SEEN_OUT", "Draft", "Excerpt", "Held", "Kept", "Place", "Presence"]
 
 ENDED = 1
 """A flag: an event of the ending type came. It is still there, so that it is not taken for new."""
@@ -66,9 +66,9 @@ class Held(NamedTuple):
         return len(self.data) + OVERHEAD
 
 
-class Told(NamedTuple):
-    """What one question is told: rows in order of number. Up to the number `lost` it may miss some
-    that are not certain, or were not held.
+class Excerpt(NamedTuple):
+    """The rows that answer one question, in order of number. Up to the number `lost` some may be
+    missing, which are not certain, or were not held.
     """
 
     rows: list[tuple[int, str, str, bytes]]
@@ -165,13 +165,13 @@ class Kept:
 
     def told(
         self, query: Query, presence: Presence, after: int = 0, limit: int = 1_024
-    ) -> Told | None:
+    ) -> Excerpt | None:
         """What a question with `since="last"` is told of those that are gone: `limit` events above
         the number `after`, or one more if there are more. None if that is not known now: it is to
         be asked again.
         """
         if not self._may_match(query):
-            return Told([], 0)
+            return Excerpt([], 0)
         if not self.is_current():
             return None
         found: list[Slot] = []
@@ -195,7 +195,7 @@ class Kept:
             lost = max(lost, self._lost_numbers[type])
         certain = [slot for slot in found if slot.number > after and not slot.is_doubtful]
         certain.sort(key=lambda slot: slot.number)
-        return Told([_row(slot) for slot in certain[: limit + 1]], lost)
+        return Excerpt([_row(slot) for slot in certain[: limit + 1]], lost)
 
     def _may_match(self, query: Query) -> bool:
         return query.every or any(map(query.matches_type, self.types.types))
