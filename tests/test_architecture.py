@@ -220,6 +220,25 @@ def test_the_modules_are_few_enough_to_be_known() -> None:
     assert len(FILES) <= MOST_MODULES
 
 
+def test_the_picture_of_the_design_has_every_module_in_its_package() -> None:
+    text = (Path(__file__).parent.parent / "docs/design.md").read_text()
+    picture = text.partition("## The picture")[2].split("```")[1]
+    assert f"the\nmost modules there may be ({MOST_MODULES})" in text
+    drawn, package = set(), ""
+    for line in picture.splitlines():
+        names = line[20:67]
+        if not names.startswith(" "):
+            package = ""
+        for name in re.findall(r"\w+/?", names):
+            if name.endswith("/"):
+                package = name.replace("/", ".")
+            else:
+                drawn.add(f"aiobus.{package}{name}")
+    modules = {name for name in FILES if "__" not in name}
+    packages = {name.rpartition(".")[0] for name in modules}
+    assert drawn - packages == modules - packages
+
+
 def test_only_transports_import_zmq_and_no_other_module_pays_for_it() -> None:
     wrong = [
         f"{found} {found.when.value}; only modules of aiobus.mesh may"
