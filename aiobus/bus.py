@@ -893,11 +893,14 @@ class Parts(NamedTuple):
     subscriptions: Subscriber
     reports: Diagnostics
     life: Lifecycle
+    transport: Transport
+    durable: Durable | None
 
 
 def parts_of(bus: AsyncEventBus) -> Parts:
     """The parts of `bus`. For this package alone."""
-    return Parts(bus._publisher, bus._subscriptions, bus._reports, bus._life)
+    told = bus._publisher, bus._subscriptions, bus._reports, bus._life
+    return Parts(*told, bus._transport, bus._durable)
 
 
 def unheard(bus: AsyncEventBus) -> Mapping[tuple[str, str], int]:

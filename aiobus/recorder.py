@@ -103,7 +103,7 @@ class Recording:
         """The task of `attach`. It ends when that returns."""
         self.error: JournalError | None = None
         """Why it has ended before its time."""
-        self._bus = bus
+        self._bus, self._parts = bus, parts_of(bus)
         self._types, self._key, self._since = types, key, since
         self._writer = JournalWriter(
             path, keep=keep, sync=sync, ends_with_error=True, argument="path"
@@ -133,7 +133,7 @@ class Recording:
         another recording with `attach` makes one. If the bus is not open, raises BusClosed or
         WrongLoop and makes no file.
         """
-        self._bus._life.check()
+        self._parts.life.check()
         check_shut(f"a recording of {self._bus.name} into {self._writer.path}")
         if self._was_entered:
             raise BusError(f"{self!r} was entered before: call record() for another")
@@ -148,7 +148,7 @@ class Recording:
                     " numbers in each run, so give each run a file of its own"
                 )
             self._loop = asyncio.get_running_loop()
-            self._own = self._bus.name, parts_of(self._bus).publisher.epoch
+            self._own = self._bus.name, self._parts.publisher.epoch
             tape = tape_of(self._own[0]), self._own[1]
             last_of_tape = await in_thread(partial(self._writer.last_seq, *tape))
             self._writer.start(self._note_committed)
@@ -252,14 +252,14 @@ class Recording:
     def _on_attached_end(self, task: "asyncio.Task[Any]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("what is attached to %s has failed", self._bus.name, exc_info=error)
-            parts_of(self._bus).subscriptions.fail(error)
+            self._parts.subscriptions.fail(error)
 
     async def flush(self, timeout: float = 5.0) -> None:
         """Wait until what has come to the recording by now is in the file, and the tape of what
         attached code has done by then. Raises TimeoutError after `timeout` seconds, the
         JournalError that has ended the recording, and WrongLoop in a forked child.
         """
-        self._bus._life.check_process()
+        self._parts.life.check_process()
         ends = [(each, each.begun + each.pending) for each in self._subscriptions]
         # In a flood much more is on its way to the file by the time that this is.
         most = self._appended - self._stretches + sum(end - each.handled for each, end in ends)
@@ -277,7 +277,7 @@ class Recording:
 
     async def _subscribe(self, types: Types, **options: Unpack[SubscribeKeywords]) -> None:
         made = SubscriptionOptions.of("record", types, options)
-        subscriptions = parts_of(self._bus).subscriptions
+        subscriptions = self._parts.subscriptions
         self._subscriptions.append(await subscriptions.serve_batches("record", made, self._record))
 
     async def _record(self, taken: Taken) -> None:
@@ -303,7 +303,7 @@ class Recording:
         if seq <= self._last.get(source, 0):
             text = f"{name} uses numbers again that are in {self._writer.path}"
             id = event_id(name, epoch, seq)
-            self._bus._reports.trouble(text, f"{text}: {id} is not recorded")
+            self._parts.reports.trouble(text, f"{text}: {id} is not recorded")
             return False
         self._last[source] = seq
         if tape is not None and source not in tape.begun:
@@ -334,7 +334,7 @@ class Recording:
         """The file takes nothing more: what is in it stays, and the bus goes on."""
         if self.error is None:
             self.error = error
-            self._bus._reports.recording_ended(self._writer.path, error)
+            self._parts.reports.recording_ended(self._writer.path, error)
             if self._tape is not None:
                 self._tape.stop()
             self._changed.wake()
@@ -346,7 +346,7 @@ class Recording:
         trace: TracebackType | None,
     ) -> None:
         """Record what has come, and close the file. Nothing in a forked child."""
-        if not self._bus._life.is_forked:
+        if not self._parts.life.is_forked:
             await self._close()
 
     async def _close(self) -> None:
@@ -356,10 +356,10 @@ class Recording:
         try:
             await self._until_delivered()
             for subscription in self._subscriptions:
-                await self._bus._subscriptions.finish(subscription, DRAIN_SECONDS)
+                await self._parts.subscriptions.finish(subscription, DRAIN_SECONDS)
         finally:
             for subscription in self._subscriptions:
-                self._bus._subscriptions.drop(subscription)
+                self._parts.subscriptions.drop(subscription)
             self._is_open = False
             try:
                 await self._end_tape()

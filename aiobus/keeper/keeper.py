@@ -95,9 +95,10 @@ class Keeper:
         if bus.name != KEEPER:
             hint = f"a desk has one keeper, whose bus has the name {KEEPER!r}: give name={KEEPER!r}"
             raise ValueError(f"bus={bus!r}: {hint}")
-        if not isinstance(bus._transport, MeshTransport):
+        parts = parts_of(bus)
+        if not isinstance(parts.transport, MeshTransport):
             raise ValueError(f"bus={bus!r}: it has no peers whose state it could hold; use ipc://")
-        if bus._durable is not None:
+        if parts.durable is not None:
             raise ValueError(f"bus={bus!r}: a keeper has a file of its own, and no journal=")
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise ValueError(f"most={most!r}: a whole number of events from 1 is needed")
@@ -108,7 +109,7 @@ class Keeper:
         """Publishers that ended while the keeper was down, so what they published last is not
         known. It serves what it had of them.
         """
-        self._publisher = parts_of(bus).publisher
+        self._parts, self._publisher = parts, parts.publisher
         held, ends = _checked(types, key, ends)
         self._kept = Kept(held, ends, most, self._publisher.draw_number)
         self._wanted = [
@@ -195,7 +196,7 @@ class Keeper:
         options = SubscriptionOptions.of(
             "subscribe", self._wanted, {"key": self._key, "since": "last", "max_age": math.inf}
         )
-        subscriptions = parts_of(self.bus).subscriptions
+        subscriptions = self._parts.subscriptions
         self._subscription = await subscriptions.serve_batches(NAME, options, self._take)
         with suppress(TimeoutError):  # of a peer that does not answer
             await subscriptions.until_handed(self._subscription, CLOSE_SECONDS)
@@ -226,7 +227,7 @@ class Keeper:
         trace: TracebackType | None,
     ) -> None:
         """Take in what has come, close the bus and then the file. Raises the failure of the bus."""
-        if not self.bus._life.is_forked:
+        if not self._parts.life.is_forked:
             await self._stack.__aexit__(kind, error, trace)
 
     async def _stop(self) -> None:
@@ -234,7 +235,7 @@ class Keeper:
             self._repairing.cancel()
             await asyncio.wait([self._repairing])
         if (subscription := getattr(self, "_subscription", None)) is not None:
-            await parts_of(self.bus).subscriptions.finish(subscription, CLOSE_SECONDS)
+            await self._parts.subscriptions.finish(subscription, CLOSE_SECONDS)
         self._is_ready = False
 
     def _is_current(self) -> bool:
@@ -253,7 +254,7 @@ class Keeper:
             # Else it would go on without these events, and tell what is older.
             failure = BusError(f"{self!r} cannot take in what came: {error!r}")
             failure.__cause__ = error
-            parts_of(self.bus).reports.fail(failure)
+            self._parts.reports.fail(failure)
             raise
 
     async def _take_in(self, taken: Taken) -> None:
@@ -270,7 +271,7 @@ class Keeper:
             # What waits is given here next: one commit for all costs little more than for one.
             is_last = not any(
                 each.pending
-                for each in parts_of(self.bus).subscriptions
+                for each in self._parts.subscriptions
                 if each.name.startswith(f"{NAME}(")
             )
             if is_last or len(self._draft.changes) >= MOST_CHANGES:
@@ -321,7 +322,7 @@ class Keeper:
                     self._is_ready = was_ready
             except JournalError as error:
                 self._is_ready = False
-                parts_of(self.bus).reports.fail(error)
+                self._parts.reports.fail(error)
                 return False
         draft.apply()
         for each in draft.refused[:1]:
@@ -330,11 +331,11 @@ class Keeper:
         return True
 
     def _report(self, text: str) -> None:
-        parts_of(self.bus).reports.keeper(self.path, text)
+        self._parts.reports.keeper(self.path, text)
 
     async def _repair(self) -> None:
         """Ask those that are there for their newest once more, and be sure of these again."""
-        subscriptions = parts_of(self.bus).subscriptions
+        subscriptions = self._parts.subscriptions
         options = SubscriptionOptions.of(
             "subscribe", self._data, {"key": self._key, "since": "last", "max_age": math.inf}
         )
@@ -357,7 +358,7 @@ class Keeper:
         alone; return how many events that is. It is on the disk on return. Raises TypeError and
         ValueError for wrong types or keys, and BusClosed if the keeper is not open.
         """
-        self.bus._life.check()
+        self._parts.life.check()
         wanted = Query.of(types, key)
         async with self._writing:
             count = self._draft.forget(wanted, source)

@@ -276,7 +276,7 @@ class Player(Schedule):
         self.loop.begin(facts["began"], facts["wall"])
         await bus.start()
         bus.url = facts["url"]
-        self._publisher, self._subscriptions, reports, _ = parts_of(bus)
+        self._publisher, self._subscriptions, reports, *_ = parts_of(bus)
         self._publisher.epoch = facts["epoch"]
         reports.publish_own = lambda event, then: then()  # what was delivered is on the tape
         version, state, gauss = facts["random"]
