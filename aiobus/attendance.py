@@ -10,9 +10,9 @@ from contextvars import Context
 
 from aiobus.errors import BusClosed, PeerTimeout
 from aiobus.lifecycle import Lifecycle, State
-from aiobus.presence import EVERY, Peer, patterns_of
+from aiobus.presence import Peer, patterns_of
 from aiobus.publisher import Publisher
-from aiobus.query import Query
+from aiobus.query import EVERY_TYPE, Query
 from aiobus.subscriber import Subscriber
 from aiobus.transport import Transport
 
@@ -123,7 +123,7 @@ def _hint(peer: Peer, query: Query) -> str:
     """Why what a peer subscribes to is not enough, if that is easily overlooked."""
     if query.every:
         return ""
-    if EVERY in peer.subscribed:
+    if EVERY_TYPE in peer.subscribed:
         return "; its `*` is a monitor's, and counts for subscribed='*' alone"
     wanted = tuple(f"{type}/" for type in query.types)
     if any(pattern.startswith(wanted) for pattern in peer.subscribed):

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from aiobus.limits import MAX_TOLD
-from aiobus.query import RESERVED, Query, bad_type, unquoted
+from aiobus.query import EVERY_TYPE, RESERVED, Query, bad_type, unquoted
 
-__all__ = ["EVERY", "MORE", "NOTHING", "Patterns", "Peer", "Told", "patterns_of"]
+__all__ = ["MORE", "NOTHING", "Patterns", "Peer", "Told", "patterns_of"]
 
-EVERY = "*"
 MORE = "**"
 """More than is told. No key has a `*`, and a pattern has an escape in its place."""
 
@@ -133,7 +132,7 @@ def patterns_of(queries: Iterable[Query]) -> tuple[str, ...]:
 
 
 def _types_of(query: Query) -> Iterable[str]:
-    return [EVERY] if query.every else query.types
+    return [EVERY_TYPE] if query.every else query.types
 
 
 def _rules_of(query: Query) -> list[str]:
@@ -165,7 +164,7 @@ class Patterns:
             if pattern == MORE:
                 found.has_more = True
                 continue
-            if type != EVERY and (reason := bad_type(type) or _reserved(type)):
+            if type != EVERY_TYPE and (reason := bad_type(type) or _reserved(type)):
                 raise ValueError(reason)
             types.add(type)
             if not slash:
@@ -176,8 +175,8 @@ class Patterns:
                 found._more_keys.add(type)
             else:
                 found._keys.setdefault(type, set()).add(unquoted(rule))
-        found.types = frozenset(types - {EVERY})
-        found.has_every = EVERY in types
+        found.types = frozenset(types - {EVERY_TYPE})
+        found.has_every = EVERY_TYPE in types
         return found
 
     def may_match_type(self, type: str) -> bool:
@@ -192,7 +191,7 @@ class Patterns:
 
     def want(self, type: str, key: str) -> bool:
         """The same by the name of its type or by `*`."""
-        return self.take(type, key) or self._takes(EVERY, key)
+        return self.take(type, key) or self._takes(EVERY_TYPE, key)
 
     def _takes(self, type: str, key: str) -> bool:
         return (

@@ -25,7 +25,7 @@ from aiobus.history import LARGE, History, Ring
 from aiobus.journal.format import Entry
 from aiobus.keeper.kept import Kept
 from aiobus.limits import Limits
-from aiobus.query import RESERVED, Query, bad_key, bad_type, kind_of, plain, starred
+from aiobus.query import EVERY_TYPE, RESERVED, Query, bad_key, bad_type, kind_of, plain, starred
 from aiobus.sync import BackpressureGate, Notifier
 from aiobus.wire import Options, frame, progress_topic
 
@@ -137,7 +137,6 @@ MAX_ROUTES = 65_536
 """Routes remembered. Keys are the user's and may never repeat, so the memory of them is thrown away
 when it is full.
 """
-EVERY = "*"
 Place = str | tuple[str, str]
 """A type, or a type and a key."""
 
@@ -208,14 +207,14 @@ class Routes:
 
     def matching(self, type: str, key: str) -> Iterator[Target]:
         """Each that wants events of this type and key, once."""
-        places: tuple[Place, ...] = ((type, key), (EVERY, key), type, EVERY)
+        places: tuple[Place, ...] = ((type, key), (EVERY_TYPE, key), type, EVERY_TYPE)
         found = (target for place in places for target in self._places.get(place, ()))
         return (target for target in dict.fromkeys(found) if target.query.matches(type, key))
 
 
 def _places(query: Query) -> Iterable[Place]:
     """Where to find a query: reserved types whatever the key, others by key where it can be."""
-    types = {EVERY} if query.every else query.types
+    types = {EVERY_TYPE} if query.every else query.types
     if query.keys and not query.prefixes:
         return [*query.reserved, *((type, key) for type in types for key in query.keys)]
     return [*query.reserved, *types]

@@ -14,10 +14,12 @@ from aiobus.limits import MAX_KEY, MAX_QUERY
 from aiobus.system import DATA, EVERY
 
 __all__ = [
-    "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type", "kind_of", "parse_query",
-    "plain", "starred", "unquoted",
+    "EVERYTHING", "EVERY_TYPE", "RESERVED", "SYSTEM", "Query", "bad_key", "bad_name", "bad_type",
+    "kind_of", "parse_query", "plain", "starred", "unquoted",
 ]  # fmt: skip
 
+EVERY_TYPE = "*"
+"""In place of a type: every type that is not reserved."""
 RESERVED = "aiobus."
 """The prefix of system events. A user cannot publish such a type, no other bus gets one, and `*`
 does not match it.
@@ -110,12 +112,12 @@ class Query:
                 "an empty list of keys matches nothing; leave key= out to get every key"
             )
         for name in wanted:
-            if name not in ("*", EVERY):
+            if name not in (EVERY_TYPE, EVERY):
                 _refuse(name, _bad_wish(name))
         for rule in rules:
             _refuse(rule, _bad_rule(rule))
         prefixes = {rule[:-1] for rule in rules if rule.endswith("*")}
-        names = {plain(name) for name in wanted} - {"*", EVERY}
+        names = {plain(name) for name in wanted} - {EVERY_TYPE, EVERY}
         if EVERY in wanted:
             names.update(SYSTEM)
         reserved = frozenset(name for name in names if name.startswith(RESERVED))
@@ -294,3 +296,7 @@ def _bad_rule(rule: object) -> str:
 def _refuse(value: object, reason: str) -> None:
     if reason:
         raise (ValueError if isinstance(value, str) else TypeError)(reason)
+
+
+EVERYTHING = Query.of(EVERY_TYPE)
+"""What a monitor asks for."""

@@ -14,7 +14,7 @@ from journals import START
 from aiobus import AsyncEventBus, Event, Journal, Limits
 from aiobus.journal import history
 from aiobus.journal.history import Past
-from aiobus.journal.reader import EVERY
+from aiobus.query import EVERYTHING
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -230,7 +230,7 @@ async def test_a_long_run_of_damaged_events_is_looked_at_a_page_at_a_time(
         past, after, gaps, seqs = Past(counted, source), 0, set[int](), []  # type: ignore[arg-type]
         while after < count:
             counted.looked = 0
-            to, damaged, rows = past.page(EVERY, after, count, 1_000, 4_096)
+            to, damaged, rows = past.page(EVERYTHING, after, count, 1_000, 4_096)
             assert counted.looked <= history.FILE_LOOK + 3
             gaps.update(range(after + 1, damaged + 1))
             seqs += [row[0] for row in rows]
@@ -259,6 +259,6 @@ async def test_a_file_that_cannot_be_read_for_a_moment_has_lost_nothing(
             return real(start)
 
         monkeypatch.setattr(file, "each", each)
-        found = Past(file, source).page(EVERY, 0, EVENTS, 1_000, 4_096)
+        found = Past(file, source).page(EVERYTHING, 0, EVENTS, 1_000, 4_096)
         assert (found.damaged, len(found.rows)) == (0, EVENTS)
     assert caplog.messages == []

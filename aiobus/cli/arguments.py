@@ -13,6 +13,7 @@ from aiobus.clock import time
 from aiobus.options import SubscriptionOptions
 from aiobus.query import SYSTEM, Query, bad_name
 from aiobus.replay.moments import Zone
+from aiobus.system import EVERY
 
 __all__ = [
     "Keys", "Pattern", "Sources", "Types", "Url", "Wanted", "WrongArgument", "Zoned",
@@ -21,7 +22,6 @@ __all__ = [
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h|d)")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
-EVERY_SYSTEM = "aiobus.*"
 
 
 class WrongArgument(ValueError):
@@ -126,7 +126,7 @@ class Pattern(NamedTuple):
     def of(cls, text: str) -> "Pattern":
         """Raises WrongArgument."""
         name, slash, key = text.partition("/")
-        types = SYSTEM if name == EVERY_SYSTEM else (name,)
+        types = SYSTEM if name == EVERY else (name,)
         try:
             return cls(Query.of(types, key if slash else None), (key,) if slash else ())
         except ValueError as error:

@@ -18,10 +18,10 @@ import orjson
 from aiobus.codec import seq_of
 from aiobus.history import PAGE_BYTES, PAGE_LOOK, History, Page, Ring, Want, joined
 from aiobus.journal.format import rebuilt
-from aiobus.journal.reader import EVERY, Journal
+from aiobus.journal.reader import Journal
 from aiobus.journal.scan import WRONG, is_unavailable, said
 from aiobus.limits import Limits
-from aiobus.query import RESERVED, Query
+from aiobus.query import EVERYTHING, RESERVED, Query
 from aiobus.rows import Source
 
 __all__ = ["JournaledHistory", "Past"]
@@ -265,7 +265,7 @@ class JournaledHistory(History):
         for _, type, key, row in file.last_of_keys(*source, after, MAX_LAST):
             self._last[type, key] = row
         while after < newest:
-            found = file.page(EVERY, *source, after, newest, LOADED)
+            found = file.page(EVERYTHING, *source, after, newest, LOADED)
             for seq, type, key, row in found.rows:
                 ring = self.ring(type)
                 if ring is None:  # of more types than `Limits.types` the later ones stay there

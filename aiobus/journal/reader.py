@@ -33,11 +33,10 @@ from aiobus.journal.scan import (
     verified,
 )
 from aiobus.limits import EARLIEST, LATEST, way_out
-from aiobus.query import Query
+from aiobus.query import EVERYTHING, Query
 
 __all__ = ["Journal", "JournalPage"]
 
-EVERY = Query.of("*")
 PAGE_LOOK = 4_096
 """Numbers of a source that one page looks at."""
 PAGE_BYTES = 256 * 1024
@@ -245,7 +244,7 @@ class Journal:
                 " GROUP BY type, key LIMIT ?",
                 where,
             ).fetchall():
-                found += self._page(EVERY, source, epoch, seq[0] - 1, seq[0], 1).rows
+                found += self._page(EVERYTHING, source, epoch, seq[0] - 1, seq[0], 1).rows
         return found
 
     def seq_before_last(self, source: str, epoch: int, count: int) -> int:

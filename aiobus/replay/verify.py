@@ -24,7 +24,7 @@ from aiobus.journal.format import TAPE, tape_of
 from aiobus.journal.mark import writer_of
 from aiobus.journal.reader import Journal
 from aiobus.lockout import replaying
-from aiobus.query import Query
+from aiobus.query import EVERYTHING
 from aiobus.replay.attach import Strategy, check_strategy, origin_of, ran_before
 from aiobus.replay.evidence import raised_at
 from aiobus.replay.player import Player
@@ -35,8 +35,7 @@ from aiobus.virtual_run import run_confined
 
 __all__ = ["assert_replays", "verify"]
 
-EVERY = Query.of("*")
-TAPES = replace(EVERY, reserved=frozenset({TAPE}))
+TAPES = replace(EVERYTHING, reserved=frozenset({TAPE}))
 PAGE = 256
 MOST_PAGES = 128
 """Pages of events in memory."""
@@ -219,7 +218,7 @@ def _cut(journal: Journal, reader: _Reader, later: Sequence[Tape]) -> str:
             last = min(last, head["facts"]["published"])
     count = 0
     while after < last:
-        page = journal.page(EVERY, source, epoch, after, last, PAGE)
+        page = journal.page(EVERYTHING, source, epoch, after, last, PAGE)
         count, after = count + len(page.rows), page.to
     ends = datetime.fromtimestamp(reader.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return (
@@ -250,7 +249,7 @@ class _Pages:
         rows: dict[int, bytes] = {}
         after, upto = first - 1, first + PAGE - 1
         while after < upto:
-            page = self._journal.page(EVERY, source, epoch, after, upto, PAGE)
+            page = self._journal.page(EVERYTHING, source, epoch, after, upto, PAGE)
             rows.update((seq, row) for seq, _, _, row in page.rows)
             after = page.to
         return rows

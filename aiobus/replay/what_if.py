@@ -25,7 +25,7 @@ from aiobus.event import Event, event_id, parse_id
 from aiobus.limits import EARLIEST
 from aiobus.options import Types
 from aiobus.publisher import Sink
-from aiobus.query import Query
+from aiobus.query import EVERYTHING, Query
 from aiobus.replay.comparison import (
     Decision,
     Raised,
@@ -44,7 +44,6 @@ from aiobus.virtual_run import run_virtual
 
 __all__ = ["what_if"]
 
-EVERY = Query.of("*")
 ERRORS = Query.of(ERROR)
 OWN = str(Path(__file__).parents[1])
 """Where this package is: of a traceback, the last line of other code is told."""
@@ -202,7 +201,7 @@ class _Now:
             data = orjson.loads(row)[4]
             self._fail(publisher.name, data["subscription"], data["error"], data["traceback"], data)
 
-        publisher.attach(Sink(EVERY, note, Consumer()))
+        publisher.attach(Sink(EVERYTHING, note, Consumer()))
         publisher.attach(Sink(ERRORS, note_failure, Consumer()))
 
     def watch_loop(self, loop: asyncio.AbstractEventLoop) -> None:
