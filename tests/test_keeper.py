@@ -627,6 +627,7 @@ async def test_a_gateway_and_a_keeper_that_are_killed_have_lost_nothing_that_was
         keeper.kill()
         await keeper.code
         await kept_by(nursery, url, path)
+        await strategy.wait_for_peer("keeper")  # on tcp, the keeper may start before they meet
         again = await state(strategy)
     expected = [(f"K{size % 10}", size) for size in range(190, 200)] + [("", "loss")]
     for seen in (first, again):
