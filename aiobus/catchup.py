@@ -8,9 +8,10 @@ to be lost. Must not know how anything travels: it asks for pages through the se
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiobus.clock import elapsed
+from aiobus.event import Event, parse_id
 from aiobus.history import Page, Want
 from aiobus.limits import KEEPER
 from aiobus.publisher import Publisher
@@ -105,6 +106,8 @@ class CatchUp:
         self._spoiled: dict[Source, list[Gap]] = {}
         """What came as rows that are no events, of sources that have been asked where they are."""
         subscription.pull, subscription.spoil = self.refill, self.spoil
+        self._told: dict[Source, dict[tuple[str, str], int]] = {}
+        """By source, type and key: the seq of the event that a keeper has told in its place."""
         self._awaits_keeper = has_keeper
         """What a keeper holds comes first: what else `since="last"` asks for waits for its answer,
         or a position of long ago could come behind the one of now.
@@ -172,12 +175,36 @@ class CatchUp:
         say.
         """
         if self._awaits_keeper:
+
+            def is_wanted(event: Event[Any]) -> bool:
+                if event.seq > after:
+                    self._note_told(event)
+                return event.seq > after
+
             if rows.count and rows.newest > after:
-                self._subscription.keep(LazyBatch(rows, MAX_NUMBER), after)
+                self._subscription.keep_some(LazyBatch(rows, MAX_NUMBER), is_wanted)
         elif rows.count:
             self._subscription.lose(source, Gap(after, rows.newest, LATE))
         if cursor.since is None and not cursor.upto:
             self._end_wait()
+
+    def _note_told(self, kept: Event[Any]) -> None:
+        """A keeper tells this in place of its original, whose publisher may come back with it."""
+        try:
+            name, epoch, seq = parse_id(kept.cause)
+        except ValueError:
+            return  # of a program that only has the name of a keeper
+        self._told.setdefault((name, epoch), {})[kept.type, kept.key] = seq
+
+    def _hand_over_untold(self, rows: Rows, after: int, told: Mapping[Any, int]) -> None:
+        """The same as `_hand_over`, without the originals of what a keeper has told, and what is
+        older than these.
+        """
+        if rows.count and rows.newest > after:
+            self._subscription.keep_some(
+                LazyBatch(rows, self.pasts.get((rows.source, rows.epoch), 0)),
+                lambda event: event.seq > max(after, told.get((event.type, event.key), 0)),
+            )
 
     def _begin(self, source: Source, seq: int, started: float) -> Cursor:
         """An older source begins at `seq`, or before the first of its frames that was left."""
@@ -350,6 +377,8 @@ class CatchUp:
         self._advance(source, cursor, page)
         if is_kept:
             self._take_kept(source, cursor, rows, after)
+        elif (told := self._told.get(source)) is not None:
+            self._hand_over_untold(rows, after, told)
         else:
             self._hand_over(rows, after)
         self._follow(source, cursor)
@@ -428,6 +457,8 @@ class CatchUp:
                 self._after[name] = epoch, cursor.last
         self._dead.discard(source)
         self._announced.pop(source, None)
+        if not is_back_later:
+            self._told.pop(source, None)
         self._lose_spoiled(source)
         self.behind.pop(source, None)
         self._granted.pop(source, None)

@@ -275,9 +275,13 @@ class Subscription(Consumer):
             if self._waiter is not None:
                 self._wake()
             return
-        events = []
+        self.keep_some(batch, lambda event: event.seq > after)
+
+    def keep_some(self, batch: LazyBatch, is_wanted: Callable[[Event[Any]], bool]) -> None:
+        """Take those events of another bus that are wanted. All are parsed now."""
+        events: list[Event[Any]] = []
         while batch.left:
-            events += [event for event in batch.take() if event.seq > after]
+            events += filter(is_wanted, batch.take())
         self._accept(events)
         if batch.error is not None:
             self.spoil(batch)

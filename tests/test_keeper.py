@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from actors import Nursery, tcp_url
+from desks import Seen
 
 from aiobus import (
     AsyncEventBus,
@@ -194,6 +195,34 @@ async def test_a_publisher_with_a_journal_that_returns_answers_by_itself(desk: D
     assert [each.source for each in await state(strategy)] == ["keeper"]
     await desk.bus("gateway", journal=journal)
     assert [each.source for each in await state(strategy)] == ["gateway"]
+
+
+@pytest.mark.transports
+async def test_a_publisher_with_a_journal_that_returns_tells_nothing_again_that_the_keeper_told(
+    desk: Desk,
+) -> None:
+    keeper, journal = await desk.keeper(), desk.folder / "gateway.db"
+    async with keeper.bus.stream("aiobus.peer_left") as leaving:
+        async with desk.make(name="gateway", journal=journal) as gateway:
+            await gateway.publish(Event("OTHER", "which no keeper holds"))
+            await published(gateway, keeper, position(1), Event(HALT, "x"))
+        await anext(leaving)
+    strategy, operator, seen = await desk.bus("strategy"), await desk.bus("operator"), Seen()
+    await strategy.subscribe([POSITION, HALT, RESUME, "OTHER"], seen.take, since="last")
+    await seen.until(lambda: len(seen) == 2)
+    await operator.publish(Event(RESUME, "go"))
+    await seen.until(lambda: len(seen) == 3)
+    gateway = await desk.bus("gateway", journal=journal)
+    await gateway.publish(position(2))
+    await seen.until(lambda: seen[-1].source == "gateway" and seen[-1].type == POSITION)
+    assert [(each.source, each.type) for each in seen] == [
+        ("keeper", POSITION),
+        ("keeper", HALT),
+        ("operator", RESUME),
+        ("gateway", "OTHER"),
+        ("gateway", POSITION),
+    ]
+    assert seen[-1].data == {"size": 2}
 
 
 @pytest.mark.transports

@@ -277,7 +277,10 @@ class LastBox(Box):
         self.past: list[int] = []
 
     def keep(self, batch: LazyBatch, after: int = 0) -> None:
-        events = batch.take()
+        self.keep_some(batch, lambda event: event.seq > after)
+
+    def keep_some(self, batch: LazyBatch, is_wanted: Callable[[Event], bool]) -> None:
+        events = [*filter(is_wanted, batch.take())]
         self.log += [event.seq for event in events]
         self.past += [event.seq for event in events if event.past]
 
