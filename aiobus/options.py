@@ -182,7 +182,10 @@ class SubscriptionOptions:
             raise ValueError(f"misfit={self.misfit!r}: one of {get_args(OnMisfit)} is needed")
         if self.name is not None:
             check_name("name", self.name)
-        object.__setattr__(self, "fit", fit_of(self.payload, self.topics))
+        fit = fit_of(self.payload, self.topics)
+        if fit is not None:
+            fit.check(self.query)
+        object.__setattr__(self, "fit", fit)
 
     def for_callback(self, callback: Callable[..., object]) -> Self:
         """These, with what the annotation of `callback` says if `payload=` says nothing. Raises

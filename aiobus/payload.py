@@ -16,7 +16,8 @@ import orjson
 
 from aiobus.errors import PayloadError
 from aiobus.event import Event
-from aiobus.query import RESERVED, Query, plain
+from aiobus.query import RESERVED, Query, kind_of, plain
+from aiobus.system import DATA
 
 __all__ = ["Fit", "Payload", "annotated", "fit_of", "misfit"]
 
@@ -27,8 +28,11 @@ Payload = Mapping[str, Any] | types.UnionType | None
 """What `payload=` may be beside a class."""
 
 ANYTHING = (Any, object)
-PLAIN = (*ANYTHING, dict, list, dict[str, Any], dict[str, object], list[Any], list[object])
-"""Types that change nothing."""
+PLAIN = (
+    *(*ANYTHING, dict, list, dict[str, Any], dict[str, object], list[Any], list[object]),
+    *DATA.values(),
+)
+"""Types that change nothing. The data of a system event is what this package has made."""
 SCALARS = (str, int, float, bool, types.NoneType)
 WAY_OUT = "give payload=, such as payload=Tick, or payload=Any for plain data"
 _PLACE = re.compile(r"(.*?)(?: - at (?:`key` in )?`\$?(.*)`)?", re.DOTALL)
@@ -63,6 +67,15 @@ class Fit:
                 event.data = found.convert(event.data, found.kind)
             except Exception as error:
                 raise misfit(event, error) from error
+
+    def check(self, query: Query) -> None:
+        """Raise TypeError if a consumer of `query` would get plain data in place of its type."""
+        left = sorted(query.reserved - self._by_type.keys())
+        if left and self._every is not None:
+            raise TypeError(
+                f"the data of {', '.join(left)} is plain, and {_said(self._every.kind)} is asked"
+                " for: give payload={TYPE: Class, ...} by event type"
+            )
 
     def only(self, query: Query) -> Conversion | None:
         """The conversion of all events that match `query`; None if there are several."""
@@ -185,10 +198,12 @@ def _payload(annotation: Any) -> object:
 
 def _conversion(kind: Any) -> Conversion | None:
     """None if plain data is meant."""
-    if kind is None or kind in PLAIN:
+    if kind is None or _is_plain(kind):
         return None
     if isinstance(kind, str):
         raise TypeError(f"payload={kind!r} is text: give the class itself")
+    if type(kind).__hash__ is None:
+        raise TypeError(f"payload={kind!r} is {kind_of(kind)}: give a class")
     parts = {*_parts(kind)}
     if any(hasattr(each, "__pydantic_validator__") for each in parts):
         return Conversion(_validated, _validator(kind))
@@ -198,7 +213,7 @@ def _conversion(kind: Any) -> Conversion | None:
         raise TypeError(f"{_said(kind)} needs msgspec: pip install 'aiobus-zmq[typed]'") from None
     try:
         nodes = [*_nodes(msgspec.inspect.type_info(kind))]
-    except TypeError as error:
+    except (TypeError, NameError) as error:  # a field may have a type that is not there
         raise TypeError(f"{_said(kind)}: {error}; {WAY_OUT}") from None
     unknown = [node.cls for node in nodes if isinstance(node, msgspec.inspect.CustomType)]
     if any(hasattr(each, "__pydantic_validator__") for each in unknown):
@@ -213,11 +228,24 @@ def _conversion(kind: Any) -> Conversion | None:
     return Conversion(msgspec.convert, kind)
 
 
+def _is_plain(kind: Any) -> bool:
+    members = _members(kind)
+    return all(map(_is_plain, members)) if members else kind in PLAIN
+
+
 def _parts(kind: Any) -> Iterator[Any]:
     """The type, and those in its brackets."""
     yield kind
     for each in get_args(kind):
         yield from _parts(each)
+
+
+def _untold(kind: Any) -> Iterator[Any]:
+    """The same without what is Annotated, which may have a discriminator."""
+    if get_origin(kind) is not Annotated:
+        yield kind
+        for each in get_args(kind):
+            yield from _untold(each)
 
 
 def _nodes(node: Any) -> Iterator[Any]:
@@ -235,16 +263,21 @@ def _nodes(node: Any) -> Iterator[Any]:
 
 
 def _validator(kind: Any) -> Any:
-    from pydantic import TypeAdapter
+    from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
 
-    if len([each for each in _members(kind) if each not in SCALARS]) > 1:
-        # pydantic would take the one that fits best.
-        raise TypeError(
-            f"{_said(kind)} cannot be told apart: give payload={{TYPE: Model, ...}} by event type,"
-            " or Annotated[..., pydantic.Field(discriminator=...)]"
-        )
-
-    return TypeAdapter(kind).validator
+    for part in _untold(kind):
+        if len([each for each in _members(part) if each not in SCALARS]) > 1:
+            # pydantic would take the one that fits best.
+            raise TypeError(
+                f"{_said(part)} cannot be told apart: give payload={{TYPE: Model, ...}} by event"
+                " type, or Annotated[..., pydantic.Field(discriminator=...)]"
+            )
+    try:
+        adapter = TypeAdapter(kind)
+        adapter.rebuild(raise_errors=True)  # a field may have a type that is not there
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        raise TypeError(f"{_said(kind)}: {error}; {WAY_OUT}") from None
+    return adapter.validator
 
 
 def _validated(data: Any, validator: Any) -> Any:

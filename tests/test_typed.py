@@ -449,6 +449,18 @@ async def test_a_payload_of_a_type_that_is_not_asked_for_is_refused(
     await bus.subscribe("*", print, payload={"TRDE": AsStruct})
 
 
+async def test_a_type_that_system_events_would_not_get_is_refused(bus: AsyncEventBus) -> None:
+    async def on_tick(event: Event[AsStruct]) -> None: ...
+
+    for types in ("aiobus.error", "aiobus.*", ["TICK", "aiobus.gap"]):
+        with pytest.raises(TypeError, match=r"payload=\{TYPE: Class"):
+            await bus.subscribe(types, on_tick)
+        with pytest.raises(TypeError, match=r"payload=\{TYPE: Class"):
+            bus.stream(types, payload=AsStruct)
+    assert bus.stats().subscriptions == ()
+    await bus.subscribe(["TICK", "aiobus.gap"], print, payload={"TICK": AsStruct})
+
+
 # What is published: the refusals of a dict, with the same places.
 
 
