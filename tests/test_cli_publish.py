@@ -1,12 +1,16 @@
 """`aiobus publish` and `aiobus peers`: who has an event, and who is there."""
 
+import asyncio
 import json
+import os
+import signal
 from typing import Any
 
 import pytest
-from commands import ran, running
+from commands import COMMAND, ENVIRONMENT, ROOT, ran, running
 
 from aiobus import AsyncEventBus, Event
+from aiobus.cli.session import LOOK_SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
 
@@ -54,6 +58,34 @@ async def test_it_waits_for_somebody_who_subscribes(url: str) -> None:
         code, _, errors = await command.ended()
         await bus.settle()
     assert (code, errors, heard) == (0, "late has it\n", [Event("START", 1)])
+
+
+async def test_a_signal_before_it_was_published_is_no_success(url: str) -> None:
+    # Once the name is linked, the command has its handlers of signals, and waits.
+    wait = ("publish", url, "START", "1", "--wait", "60", "--name", "hand")
+    async with AsyncEventBus(url, name="other") as bus:
+        for how, wanted in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)):
+            async with running(*wait) as command:
+                await bus.wait_for_peer("hand", timeout=30)
+                assert (await command.end(how))[:2] == (wanted, "")
+
+
+async def test_it_is_published_though_nobody_reads_its_output(url: str) -> None:
+    heard: list[Event[Any]] = []
+    read, write = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "publish", url, "START", "1", "--wait", "60", "--name", "hand"),
+        stdout=write, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    os.close(write)
+    async with AsyncEventBus(url, name="late") as bus:
+        await bus.wait_for_peer("hand", timeout=30)
+        await asyncio.sleep(3 * LOOK_SECONDS)  # in which it sees that, and would end
+        await bus.subscribe("START", heard.append)
+        assert await process.wait() == 0
+        await bus.settle()
+    assert heard == [Event("START", 1)]
 
 
 async def test_a_name_in_use_is_said_and_nothing_is_published(url: str) -> None:

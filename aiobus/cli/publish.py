@@ -57,6 +57,7 @@ def publish(
     bus = joining(url, "publish", name)
 
     async def body(ends: Ends) -> int:
+        ends.needs_reader = False  # what counts is who has the event
         async with bus:
             found = await _until_wanted(bus, event, wait)
             await bus.publish(event)

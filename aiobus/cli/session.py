@@ -137,7 +137,9 @@ class Ends:
         """The command ends by itself once `asked` is set. Else, and at a second signal, its task is
         cancelled.
         """
-        self.out = Output(self._cancel)
+        self.needs_reader = True
+        """The command ends if nobody reads what it prints."""
+        self.out = Output(self._on_unread)
         self._task: asyncio.Task[int] | None = None
 
     @property
@@ -150,6 +152,10 @@ class Ends:
         if is_first and self.is_orderly:
             self.asked.set()
         else:
+            self._cancel()
+
+    def _on_unread(self) -> None:
+        if self.needs_reader:
             self._cancel()
 
     def _cancel(self) -> None:
@@ -175,7 +181,7 @@ class Ends:
         except asyncio.CancelledError:
             if not self.is_over:
                 raise
-            code = 0
+            code = 128 + self.signal if self.signal else 0  # a signal has cut it off
         finally:
             logger.removeHandler(handler)
             logger.propagate = True
@@ -206,7 +212,8 @@ class Lines(logging.Handler):
 
 def run(body: Body) -> int:
     """Run `body` on uvloop, if that is installed, and return the exit code: 130 after a Ctrl-C,
-    else what `body` returns, and 0 if SIGTERM has ended it. Nobody reads the output any more: 0.
+    else what `body` returns. 143 if SIGTERM has ended it before it returned anything, 129 for
+    SIGHUP. 0 if nobody reads the output any more.
     """
 
     async def main() -> int:
