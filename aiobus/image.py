@@ -4,7 +4,7 @@ Owns which values have one and how it is made. Pure. How a class is taken apart 
 to ask each object again takes as long as encoding its event.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -21,6 +21,12 @@ __all__ = ["Refused", "fields_of", "image_of"]
 
 NAMED = (dict, list, str, int)
 """What JSON has itself, a subclass too."""
+
+_SERIALIZERS = (
+    *("serialization", "computed_fields"),
+    *("serialization_exclude", "serialization_exclude_if"),
+)
+"""Where the schema of a model says that a dump has something else than the fields."""
 
 MOST_KINDS = 1_024
 """Classes that are remembered. A program may make any number of them."""
@@ -136,13 +142,39 @@ def _of_struct(kind: Any) -> Maker:
 
 
 def _of_model(kind: Any) -> Maker:
-    """A model of pydantic, as it dumps itself: its serializers and aliases count."""
+    """A model of pydantic, under its aliases; as it dumps itself, if it says how."""
     if private := [*kind.__private_attributes__]:
         reason = (
             f"the model {kind.__name__} has the private field {private[0]}, which would not travel"
         )
         return lambda value: _refuse(reason)
-    return lambda value: value.model_dump(by_alias=True)
+    if _has_serializers(kind):
+        return lambda value: value.model_dump(by_alias=True)
+    # A dump is all levels at once: private fields and what a subclass adds are left out below.
+    found = kind.model_fields
+    keys = [each.serialization_alias or each.alias or name for name, each in found.items()]
+    make = _by_fields(f"the model {kind.__name__}", found, keys)
+    return lambda value: {**make(value), **(value.__pydantic_extra__ or {})}
+
+
+def _has_serializers(kind: Any) -> bool:
+    """True if a model, or a type in it, says itself what it is in JSON or what is left out."""
+    if kind.__pydantic_root_model__:
+        return True
+    left: list[Any] = [kind.__pydantic_core_schema__]
+    seen: dict[int, Any] = {}
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen[id(node)] = node
+        if isinstance(node, Mapping):
+            if any(node.get(name) for name in _SERIALIZERS):
+                return True
+            left += node.values()
+        elif isinstance(node, list | tuple):
+            left += node
+    return False
 
 
 def _of_datetime(value: datetime) -> str:

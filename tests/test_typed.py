@@ -5,14 +5,14 @@ import datetime
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import orjson
 import pydantic
 import pytest
 from desks import NETWORKS, TRANSPORTS, Desk, Seen, open_desk
-from kinds import KINDS, AsStruct, Kind
+from kinds import KINDS, AsModel, AsStruct, Kind
 
 from aiobus import (
     AsyncEventBus,
@@ -534,6 +534,69 @@ async def test_a_private_field_is_refused_since_it_would_not_travel(
     with pytest.raises(EncodeError, match="private field _secret, which would not") as caught:
         await bus.publish(Event("TICK", data))
     assert caught.value.path == ("data['legs'][0]" if nested else "data")
+
+
+class AroundAny(pydantic.BaseModel):
+    inner: Any
+
+
+class AroundModel(pydantic.BaseModel):
+    inner: PrivateModel
+
+
+class AroundDataclass(pydantic.BaseModel):
+    inner: list[PrivateDataclass]
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (AroundAny(inner=PrivateModel(price=1.0)), "data.inner"),
+        (AroundAny(inner=PrivateStruct(price=1.0)), "data.inner"),
+        (AroundModel(inner=PrivateModel(price=1.0)), "data.inner"),
+        (AroundDataclass(inner=[PrivateDataclass(price=1.0)]), "data.inner[0]"),
+    ],
+)
+async def test_a_model_does_not_hide_a_private_field_below_it(
+    bus: AsyncEventBus, data: Any, path: str
+) -> None:
+    with pytest.raises(EncodeError, match="private field _secret, which would not") as caught:
+        await bus.publish(Event("TICK", data))
+    assert caught.value.path == path
+
+
+Text = Annotated[int, pydantic.PlainSerializer(str)]
+
+
+class Serialized(pydantic.BaseModel):
+    texts: list[Text]
+    left_out: int = pydantic.Field(1, exclude=True)
+
+    @pydantic.computed_field
+    def twice(self) -> int:
+        return 2
+
+
+class More(AsModel):
+    more: int
+
+
+class AroundMore(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    inner: AsModel
+
+
+async def test_a_model_travels_as_it_says_and_else_with_all_of_its_fields(
+    bus: AsyncEventBus,
+) -> None:
+    seen = Seen()
+    await bus.subscribe("TICK", seen.take)
+    await bus.publish(Event("TICK", Serialized(texts=[1])))
+    more = More(price=1.5, legs=[], more=3)
+    await bus.publish(Event("TICK", AroundMore(inner=more, extra=4)))  # type: ignore[call-arg]
+    await bus.settle()
+    plain = {"inner": {"price": 1.5, "legs": [], "more": 3}, "extra": 4}
+    assert seen.data == [{"texts": ["1"], "twice": 2}, plain]
 
 
 class Rounded:
