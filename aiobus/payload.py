@@ -159,7 +159,16 @@ def annotated(callback: object) -> object:
         if _BARE.fullmatch(annotation):
             return None  # it may be imported for type checkers only
         annotation = _resolved(annotation, inspect.unwrap(function), callback)
+    for variable in getattr(annotation, "__parameters__", ()):
+        if variable in _parameters(getattr(function, "__self__", None)):
+            raise _unresolved(callback, f"{variable} is a parameter of its class")
     return _payload(annotation)
+
+
+def _parameters(owner: object) -> set[object]:
+    """The type variables of the class of a method. To a type checker they are types."""
+    kind = owner if inspect.isclass(owner) else type(owner)
+    return {each for base in kind.__mro__ for each in getattr(base, "__parameters__", ())}
 
 
 def _resolved(text: str, function: Any, callback: object) -> object:

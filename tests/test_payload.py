@@ -262,6 +262,8 @@ class Bot:
 class Typed(Generic[T]):
     async def on_event(self, event: Event[T]) -> None: ...
 
+    async def on_events(self, event: "Event[list[T]]") -> None: ...
+
 
 def with_local_class() -> tuple[Any, Any]:
     class Local(msgspec.Struct):
@@ -289,7 +291,6 @@ SAID: list[tuple[Any, Any]] = [
     (LOCAL, LOCAL_CLASS),
     (on_dict, dict[str, Any]),
     *((each, None) for each in (on_bare, on_any, on_nothing, on_generic, on_bare_text, print)),
-    (Typed[AsStruct]().on_event, None),
     (lambda event: None, None),
     ([].append, None),
 ]
@@ -303,6 +304,19 @@ def test_an_annotation_says_what_a_handler_gets(callback: Any, payload: Any) -> 
 def test_an_annotation_that_cannot_be_resolved_is_refused_with_the_way_out() -> None:
     with pytest.raises(TypeError, match=r"'Missing' is not defined.*give payload="):
         annotated(on_missing)
+
+
+class TypedByItsBase(Typed[AsStruct]):
+    pass
+
+
+@pytest.mark.parametrize("bot", [Typed[AsStruct](), TypedByItsBase()])
+def test_a_type_variable_of_a_class_is_refused_since_a_checker_takes_it_for_a_type(
+    bot: Typed[AsStruct],
+) -> None:
+    for method in (bot.on_event, bot.on_events):
+        with pytest.raises(TypeError, match=r"~T is a parameter of its class.*give payload="):
+            annotated(method)
 
 
 # What cannot be told apart, or made.
