@@ -11,6 +11,7 @@ import pytest
 import typer
 from commands import COMMAND, ENVIRONMENT, ROOT
 
+import aiobus
 from aiobus.__main__ import main
 from aiobus.cli import Story
 from aiobus.cli.app import STORIES, made
@@ -79,6 +80,11 @@ def test_each_help_has_examples_of_its_command_and_its_exit_codes(
     for code in story.every_code:
         assert re.search(rf"^ +{code} +\w", told.partition("Exit codes:")[2], re.MULTILINE)
     assert max(map(len, told.splitlines())) <= 100
+
+
+def test_the_version_is_told(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["--version"]) == 0
+    assert capsysbinary.readouterr().out == f"aiobus {aiobus.__version__}\n".encode()
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,12 @@ Owns the exit codes of errors. Must not know what a command does.
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
+import aiobus
 from aiobus.cli import (
     Story,
     bench,
@@ -23,7 +25,7 @@ from aiobus.cli import (
     tail,
 )
 from aiobus.cli.arguments import WrongArgument
-from aiobus.cli.terminal import complain, drop_output
+from aiobus.cli.terminal import complain, drop_output, say
 from aiobus.errors import BusError
 
 __all__ = ["STORIES", "main"]
@@ -75,7 +77,17 @@ def made() -> typer.Typer:
     return app
 
 
-def _nothing() -> None:
+def _tell(is_asked: bool) -> None:
+    if is_asked:
+        say(f"aiobus {aiobus.__version__}\n".encode())
+        raise typer.Exit
+
+
+def _nothing(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_tell, is_eager=True)
+    ] = False,
+) -> None:
     """See what a desk does, and what is in its files. Each command has examples in its --help."""
 
 
