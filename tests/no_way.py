@@ -713,12 +713,6 @@ plainly(
     """,
 )
 plainly(
-    "Subscription",
-    """
-    convert
-    """,
-)
-plainly(
     "clock",
     """
     elapsed fresh heard is_virtual machine read_by stopwatch time token
@@ -747,9 +741,9 @@ plainly(
 plainly(
     "Subscription",
     """
-    admit begin close confirm deliver delivery_of end_delivery fail feed finish keep lose miss
-    note_idle pop reach recheck refuse release start_lagging take take_back unhanded unsubscribe
-    wait
+    admit begin close confirm convert deliver delivery_of end_delivery fail feed finish keep
+    keep_some lose miss note_idle pop reach recheck refuse release start_lagging take take_back
+    unhanded unsubscribe wait
     """,
 )
 plainly(
