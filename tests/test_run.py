@@ -205,6 +205,18 @@ def test_handlers_finish_what_has_come_before_the_bot_is_cancelled(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_signals_that_go_on_until_its_end_leave_a_bot_the_code_of_the_table(
+    start: Callable[..., Process], loop: str
+) -> None:
+    for _ in range(4):
+        bot = start("waits", loop)
+        bot.reads("live")
+        while bot._process.poll() is None:
+            bot.gets(TERM)
+        assert bot.ends()[0] in (0, 128 + TERM)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_second_signal_does_not_wait_for_a_thread(
     start: Callable[..., Process], loop: str
 ) -> None:

@@ -6,6 +6,7 @@ loop is the business of `service`.
 """
 
 import asyncio
+import atexit
 import inspect
 import logging
 import math
@@ -211,14 +212,23 @@ class _Signals:
             if before is not signal.SIG_IGN:  # nohup, or a job that a shell runs in the background
                 self._before[number] = before
                 signal.signal(number, self._on_signal)
+        atexit.register(self._hush)  # sooner than what the bot registers, so it runs later
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._ending.first:
+            return  # it was told to end: one more signal ends it, with the code that it has
+        atexit.unregister(self._hush)
         for number, before in self._before.items():
-            is_pythons = before is signal.default_int_handler
-            # The process was told to end, so one more Ctrl-C has no traceback to show.
-            is_default = before is None or (is_pythons and self._ending.first)
-            signal.signal(number, signal.SIG_DFL if is_default else before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+    def _hush(self) -> None:
+        """Python is about to give signals back to the system, which would end the process by one
+        more of them, with another exit code.
+        """
+        if self._ending.first:
+            for number in self._before:
+                signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Runs between any two instructions of the main thread, so it does next to nothing. It is
