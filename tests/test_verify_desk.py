@@ -27,7 +27,7 @@ def python(*arguments: object, **environment: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment},
+        env={**os.environ, "AIOBUS_LOG": "WARNING", **environment},
     )
 
 
