@@ -44,8 +44,6 @@ class Attendance:
         self._transport = transport
         self.since = 0.0
         """When this bus started, in Unix seconds."""
-        self._is_alone = False
-        """There cannot be other buses, so this one stands for each."""
 
     async def wait(self, name: str, query: Query | None, timeout: float | None) -> Peer:
         """See `AsyncEventBus.wait_for_peer`."""
@@ -55,12 +53,9 @@ class Attendance:
             notice = loop.call_later(NOTICE_SECONDS, self._say, name, query, context=Context())
         try:
             async with limit:
-                if name != self._publisher.name:
-                    peer = await self._transport.until_peer(name, query)
-                    if peer is not None:
-                        return peer
-                    self._is_alone = True
-                return await self._until_own(query)
+                if self._is_own(name):
+                    return await self._until_own(query)
+                return await self._transport.until_peer(name, query)
         except TimeoutError:
             if timeout is None or not limit.expired():
                 raise
@@ -70,6 +65,10 @@ class Attendance:
         finally:
             if notice is not None:
                 notice.cancel()
+
+    def _is_own(self, name: str) -> bool:
+        """True if this bus itself is meant."""
+        return name == self._publisher.name or self._transport.is_alone
 
     async def _until_own(self, query: Query | None) -> Peer:
         """Wait until this bus itself has subscribed to `query`."""
@@ -93,9 +92,9 @@ class Attendance:
     def _lack(self, name: str, query: Query | None) -> str:
         """What a wait still lacks, in a sentence."""
         peers = self._transport.peers
-        if query is not None and (self._is_alone or name == self._publisher.name):
-            own = self._own()
-            here = f"{self._publisher.name}, which has no peers," if self._is_alone else "this bus"
+        if query is not None and self._is_own(name):
+            own, is_alone = self._own(), self._transport.is_alone
+            here = f"{self._publisher.name}, which has no peers," if is_alone else "this bus"
             return f"{here} subscribes to {_said(own)}, not to {query}{_hint(own, query)}"
         peer = next((each for each in peers if each.name == name), None)
         if peer is None:

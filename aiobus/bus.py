@@ -511,7 +511,7 @@ class AsyncEventBus:
         not name the reply as its cause, unless it gives `Event(cause=reply.id)`.
 
         `to`: the name of a bus, whose reply alone counts. The event goes to each that subscribes to
-        it all the same. It may be the name of this bus.
+        it all the same. It may be the name of this bus. On `inproc://`, each name means this bus.
 
         Raises NoSubscribers at once, publishing nothing and using up no number, when no
         subscription of any bus, or of the bus `to`, names its type and takes its key ("*", a

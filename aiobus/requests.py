@@ -107,6 +107,8 @@ class Requests:
         self, event: Event[Any], query: Query, timeout: float | None, to: str
     ) -> Event[Any]:
         """See `AsyncEventBus.request`. `to` is "" for any bus."""
+        if to and self._transport.is_alone:
+            to = self._publisher.name
         self._route(event)
         await self._listen(query)
         route = self._route(event)

@@ -36,14 +36,19 @@ class Transport(PageSource, Protocol):
     """
 
     @property
+    def is_alone(self) -> bool:
+        """True if there cannot be other buses: this one stands for each name."""
+        ...
+
+    @property
     def peers(self) -> Sequence[Peer]:
         """The buses that are linked now, by name."""
         ...
 
-    async def until_peer(self, name: str, query: Query | None) -> Peer | None:
+    async def until_peer(self, name: str, query: Query | None) -> Peer:
         """Wait, for ever if need be, until another bus of this name is linked and each event of
-        `query` that is published from then on is owed to it; return it. None, at once, if there
-        cannot be other buses. Raises BusClosed.
+        `query` that is published from then on is owed to it; return it. Raises BusClosed. Not
+        called if `is_alone`.
         """
         ...
 
@@ -121,15 +126,16 @@ class Local:
     unreached: Collection[str] = ()
     refused = 0
     has_keeper = False
+    is_alone = True
 
     @property
     def peers(self) -> Sequence[Peer]:
         """There is no other bus."""
         return ()
 
-    async def until_peer(self, name: str, query: Query | None) -> Peer | None:
+    async def until_peer(self, name: str, query: Query | None) -> Peer:
         """There is no other bus."""
-        return None
+        raise NotImplementedError("no other bus will come")
 
     async def start(self, publisher: Publisher, reports: Diagnostics) -> None:
         """There is no other bus to join."""

@@ -256,7 +256,7 @@ async def asks(bus: AsyncEventBus, *, to: str = "desk") -> None:
             await bus.publish(Event("TIMEOUT", [*error.waited, str(error)[:9]]))
         for name in ("gateway", "a b"):
             try:
-                await bus.request(Event("ASK", 1), "ANSWER", to=name)
+                await bus.request(Event("NOT_TAKEN", 1), "ANSWER", to=name)
             except (NoSubscribers, ValueError) as error:
                 await bus.publish(Event("NOBODY", str(error)))
 
@@ -281,6 +281,28 @@ async def test_requests_for_one_bus_replay_and_another_name_is_named(path: Path)
     assert "calls request with other arguments" in difference.text
     assert difference.recorded == "for ANSWER of desk with timeout=0.005"
     assert difference.replayed == "for ANSWER of risk with timeout=0.005"
+
+
+async def test_a_request_that_on_inproc_any_name_answers_replays(path: Path) -> None:
+    async def strategy(bus: AsyncEventBus, *, to: str) -> None:
+        async def on_trade(trade: Event) -> None:
+            await bus.wait_for_peer(to, subscribed="ASK")
+            reply = await bus.request(Event("ASK", trade.data), "ANSWER", to=to)
+            await bus.publish(Event("DONE", [reply.source, reply.data]))
+
+        await bus.subscribe("TRADE", on_trade)
+
+    async def drive(bus: AsyncEventBus) -> None:
+        await bus.subscribe("ASK", lambda ask: bus.reply(ask, Event("ANSWER", ask.data)))
+        await trades(bus)
+
+    code = partial(strategy, to="gateway")
+    await session(path, code, drive)
+    report = verify(path, code)
+    assert report, str(report)
+    assert report.agreed == 10
+    difference = verify(path, partial(strategy, to="risk")).difference
+    assert difference is not None
 
 
 async def test_a_request_that_waited_for_itself_replays_with_the_same_text(path: Path) -> None:

@@ -103,6 +103,8 @@ class MeshTransport:
         """Addresses that do not answer: there may be buses that this one has not met."""
         return () if self._confirmations is None else sorted(self.discovery.unreached)
 
+    is_alone = False
+
     @property
     def has_keeper(self) -> bool:
         """True if a peer with the name of a keeper is there, or may be."""

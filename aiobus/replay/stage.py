@@ -90,6 +90,8 @@ class Seat(Local):
     from now on, and `after=` what follows that event.
     """
 
+    is_alone = False
+
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._publisher: Publisher | None = None
@@ -118,7 +120,7 @@ class Seat(Local):
         who = self.publisher
         return Peer(who.name, who.epoch, self._since, who.public_seq, 0.0, told)
 
-    async def until_peer(self, name: str, query: Query | None) -> Peer | None:
+    async def until_peer(self, name: str, query: Query | None) -> Peer:
         """Wait until a bus of this name is at the stage and has subscribed to `query`. A source of
         the recording is there, and takes what it is sent: its orders were executed then.
         """
