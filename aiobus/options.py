@@ -17,7 +17,7 @@ from aiobus.event import Event, EventType, Topic, parse_id
 from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.limits import EARLIEST, LATEST, way_out
-from aiobus.payload import Fit, annotated, fit_of
+from aiobus.payload import Fit, annotated, check_annotation, fit_of
 from aiobus.query import Query, bad_name, bad_type
 
 __all__ = [
@@ -189,9 +189,11 @@ class SubscriptionOptions:
 
     def for_callback(self, callback: Callable[..., object]) -> Self:
         """These, with what the annotation of `callback` says if `payload=` says nothing. Raises
-        TypeError if that cannot be resolved, or contradicts a topic.
+        TypeError if that cannot be resolved, contradicts a topic, or says that `callback` takes no
+        event.
         """
         if self.payload is not None:
+            check_annotation(callback)
             return self
         return replace(self, payload=annotated(callback))
 

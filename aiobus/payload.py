@@ -10,6 +10,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import orjson
@@ -19,7 +20,7 @@ from aiobus.event import Event
 from aiobus.query import RESERVED, Query, kind_of, plain
 from aiobus.system import DATA
 
-__all__ = ["Fit", "Payload", "annotated", "fit_of", "misfit"]
+__all__ = ["Fit", "Payload", "annotated", "check_annotation", "fit_of", "misfit"]
 
 Convert = Callable[[Any, Any], Any]
 """Makes of plain data what the second argument says."""
@@ -139,30 +140,82 @@ def _members(kind: object) -> tuple[Any, ...]:
 
 def annotated(callback: object) -> object:
     """The payload of the event that a function takes as its first argument; None if it says nothing
-    of that. Raises TypeError if it says something that cannot be resolved.
+    of that. Raises TypeError if it says something that cannot be resolved, or that its argument is
+    no event.
     """
+    function = _function_of(callback)
+    annotation = _annotation(callback, function)
+    if annotation is inspect.Parameter.empty:
+        return None
+    # What `functools.wraps` copies is said of another function.
+    if not hasattr(function, "__wrapped__") and not hasattr(function, "__signature__"):
+        _check_takes_event(callback, annotation)
+    for variable in getattr(annotation, "__parameters__", ()):
+        if variable in _parameters(getattr(function, "__self__", None)):
+            raise _unresolved(callback, f"{variable} is a parameter of its class")
+    return _payload(annotation)
+
+
+def check_annotation(callback: object) -> None:
+    """Raise TypeError if the annotation of `callback` says that its argument is no event. One that
+    cannot be resolved is passed: the payload is known without it.
+    """
+    with suppress(_UnresolvedError):
+        annotated(callback)
+
+
+def _function_of(callback: object) -> Any:
+    """What has the annotations of `callback`."""
     function: Any = callback
     while isinstance(function, functools.partial):
         function = function.func
     if not (inspect.isroutine(function) or inspect.isclass(function)):
         function = getattr(function, "__call__", function)  # noqa: B004 - the method itself
+    return function
+
+
+def _annotation(callback: object, function: Any) -> Any:
+    """That of the first parameter, resolved; `Parameter.empty` if there is none."""
+    nothing = inspect.Parameter.empty
     try:
         parameters = inspect.signature(callback).parameters.values()  # type: ignore[arg-type]
         annotation = next(iter(parameters)).annotation
     except (TypeError, ValueError, StopIteration):  # a function in C may have no signature
-        return None
+        return nothing
     except NameError as error:  # annotations are first evaluated here from Python 3.14 on
         raise _unresolved(callback, str(error)) from None
-    if annotation is inspect.Parameter.empty:
-        return None
     if isinstance(annotation, str):
         if _BARE.fullmatch(annotation):
-            return None  # it may be imported for type checkers only
-        annotation = _resolved(annotation, inspect.unwrap(function), callback)
-    for variable in getattr(annotation, "__parameters__", ()):
-        if variable in _parameters(getattr(function, "__self__", None)):
-            raise _unresolved(callback, f"{variable} is a parameter of its class")
-    return _payload(annotation)
+            return nothing  # it may be imported for type checkers only
+        return _resolved(annotation, inspect.unwrap(function), callback)
+    return annotation
+
+
+def _check_takes_event(callback: object, annotation: Any) -> None:
+    if _is_no_event(annotation):
+        said = _said(annotation)
+        raise TypeError(
+            f"the first parameter of {callback!r} is annotated with {said}, and it is given an"
+            f" Event, whose .data is that: annotate it with Event[{said}]"
+        )
+
+
+def _is_no_event(annotation: Any) -> bool:
+    """True if no Event can be what the annotation says. A class that knows it by its structure
+    alone, a TypeVar and the like may take one.
+    """
+    annotation = getattr(annotation, "__value__", annotation)  # of a `type` statement
+    if get_origin(annotation) is Annotated:
+        return _is_no_event(get_args(annotation)[0])
+    if members := _members(annotation):
+        return all(_is_no_event(each) for each in members)
+    kind = get_origin(annotation) or getattr(annotation, "__supertype__", annotation)
+    if kind is Any or not inspect.isclass(kind) or getattr(kind, "_is_protocol", False):
+        return False
+    try:
+        return not (issubclass(Event, kind) or issubclass(kind, Event))
+    except TypeError:  # a class of its own kind, which does not answer
+        return False
 
 
 def _parameters(owner: object) -> set[object]:
@@ -183,8 +236,14 @@ def _resolved(text: str, function: Any, callback: object) -> object:
         raise _unresolved(callback, f"{text!r}: {error}") from None
 
 
+class _UnresolvedError(TypeError):
+    """An annotation cannot be resolved."""
+
+
 def _unresolved(callback: object, reason: str) -> TypeError:
-    return TypeError(f"the annotation of {callback!r} cannot be resolved ({reason}): {WAY_OUT}")
+    return _UnresolvedError(
+        f"the annotation of {callback!r} cannot be resolved ({reason}): {WAY_OUT}"
+    )
 
 
 def _payload(annotation: Any) -> object:

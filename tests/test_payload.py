@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Literal, Optional, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, Optional, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -16,7 +16,7 @@ import pytest
 from kinds import KINDS, AsDataclass, AsModel, AsStruct, Leg
 
 import aiobus
-from aiobus import Event, PayloadError, Topic
+from aiobus import AsyncEventBus, Event, PayloadError, Topic
 from aiobus.payload import annotated, fit_of
 
 T = TypeVar("T")
@@ -317,6 +317,74 @@ def test_a_type_variable_of_a_class_is_refused_since_a_checker_takes_it_for_a_ty
     for method in (bot.on_event, bot.on_events):
         with pytest.raises(TypeError, match=r"~T is a parameter of its class.*give payload="):
             annotated(method)
+
+
+class HasData(Protocol):
+    data: Any
+
+
+class MyEvent(Event[Any]):
+    """Of a user, with methods."""
+
+
+Bound = TypeVar("Bound", bound=HasData)
+
+
+async def no_event(event: AsStruct) -> None: ...
+async def no_event_text(event: "AsStruct") -> None: ...
+async def no_event_dict(event: dict[str, Any]) -> None: ...
+async def no_event_list(event: list[Event[AsStruct]]) -> None: ...
+async def no_event_optional(event: AsStruct | None) -> None: ...
+async def no_event_annotated(event: Annotated[AsStruct, "doc"]) -> None: ...
+async def no_event_each(*events: AsStruct) -> None: ...
+async def an_object(event: object) -> None: ...
+async def a_protocol(event: HasData) -> None: ...
+async def a_subclass(event: MyEvent) -> None: ...
+async def a_bound(event: Bound) -> None: ...
+async def an_event_or_more(event: Event | AsStruct) -> None: ...
+async def anything(*arguments: Any, **keywords: Any) -> None: ...
+
+
+class Wrong:
+    async def on_tick(self, event: AsStruct) -> None: ...
+
+    async def __call__(self, event: AsStruct) -> None: ...
+
+
+@functools.wraps(no_event)
+async def unpacks(event: Event) -> None:
+    await no_event(event.data)
+
+
+NO_EVENT: list[Any] = [
+    *(no_event, no_event_text, no_event_dict, no_event_list, no_event_optional),
+    *(no_event_annotated, no_event_each, Wrong().on_tick, Wrong()),
+    functools.partial(no_event),
+]
+
+
+@pytest.mark.parametrize("callback", NO_EVENT)
+def test_a_handler_that_says_it_takes_no_event_is_refused(callback: Any) -> None:
+    with pytest.raises(TypeError, match=r"is annotated with .*given an Event.*with Event\["):
+        annotated(callback)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [an_object, a_protocol, a_subclass, a_bound, an_event_or_more, anything, unpacks],
+)
+def test_a_handler_that_may_take_an_event_is_not_refused(callback: Any) -> None:
+    assert annotated(callback) is None
+
+
+@pytest.mark.parametrize("payload", [None, AsStruct, Any])
+async def test_it_is_refused_at_subscribe_also_with_a_payload(
+    bus: AsyncEventBus, payload: Any
+) -> None:
+    with pytest.raises(TypeError, match="annotated with AsStruct, and it is given an Event"):
+        await bus.subscribe("TICK", no_event, payload=payload)
+    assert not bus.stats().subscriptions
+    await bus.subscribe("TICK", on_missing, payload=AsStruct)  # the way out stays open
 
 
 # What cannot be told apart, or made.
