@@ -312,9 +312,15 @@ class NameInUse(BusError):
         if self.is_here:
             return (
                 f"this very process has a bus named {self.name!r} on {self.url}: use that object,"
-                " close it first, or give this one another name="
+                " close it first, or give this one another name= if it is another bot"
             )
-        return f"a bus named {self.name!r} is on {self.url} already; give this one another name="
+        state = ""
+        if self.url.startswith(("ipc://", "tcp://")):
+            state = f". It may be frozen or stopped (Ctrl-Z), see `aiobus doctor {self.url}`"
+        return (
+            f"a bus named {self.name!r} is on {self.url} already: end that one first{state}. Give"
+            " another name= only to another bot: two that take the same orders both execute them"
+        )
 
 
 class JournalRestored(BusError):

@@ -112,8 +112,11 @@ def test_a_name_in_use_says_where_and_what_to_do() -> None:
     error = NameInUse("desk", "ipc://desk")
     assert (error.name, error.url) == ("desk", "ipc://desk")
     assert str(error) == (
-        "a bus named 'desk' is on ipc://desk already; give this one another name="
+        "a bus named 'desk' is on ipc://desk already: end that one first. It may be frozen or"
+        " stopped (Ctrl-Z), see `aiobus doctor ipc://desk`. Give another name= only to another bot:"
+        " two that take the same orders both execute them"
     )
+    assert "doctor" not in str(NameInUse("desk", "this replay"))
 
 
 def test_no_subscribers_says_to_what_and_that_a_star_does_not_count() -> None:

@@ -361,8 +361,9 @@ def test_a_second_feed_is_refused_with_a_sentence(terminals: ExitStack) -> None:
     second = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
     assert (second.returncode, second.stdout) == (1, "")
     assert second.stderr.endswith(
-        f" feed did not start: a bus named 'feed' is on {URL} already;"
-        " give this one another name=\n"
+        f" feed did not start: a bus named 'feed' is on {URL} already: end"
+        f" that one first. It may be frozen or stopped (Ctrl-Z), see `aiobus doctor {URL}`. Give"
+        " another name= only to another bot: two that take the same orders both execute them\n"
     )
     assert second.stderr.count("\n") == 1
     feed.ends_by(signal.SIGINT)

@@ -57,7 +57,7 @@ async def test_if_it_is_of_another_process_it_is_not(nursery: Nursery, folder: P
     other = await nursery.actor()
     await other.start(url, "a")
     async with AsyncEventBus(url, name="b"):
-        with pytest.raises(NameInUse, match=f"a bus named 'a' is on {url} already; give") as caught:
+        with pytest.raises(NameInUse, match=f"a bus named 'a' is on {url} already: end") as caught:
             await AsyncEventBus(url, name="a").start()
         assert not caught.value.is_here
         with pytest.raises(ActorError, match="a bus named 'b' is on"):
