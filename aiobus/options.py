@@ -4,6 +4,7 @@ Owns the keywords of `subscribe`, `on` and `stream`, their defaults, and the err
 values. Pure: must not know what uses them.
 """
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -121,9 +122,12 @@ class SubscriptionOptions:
         """The options of a call of `call`. Raises TypeError or ValueError for wrong keywords."""
         options: dict[str, Any] = {**keywords}
         known = SubscribeKeywords if call in ("subscribe", "on") else StreamKeywords
-        for name in options.keys() - known.__annotations__.keys():
-            hint = f"it has {', '.join(known.__annotations__)}"
-            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}: {hint}")
+        has = ["payload", *known.__annotations__]
+        for name in options.keys() - {*has}:
+            near = difflib.get_close_matches(name, has, 1)
+            hint = f"did you mean {near[0]}=? It" if near else "it"
+            text = f"{call}() got an unexpected keyword argument {name!r}: {hint} has"
+            raise TypeError(f"{text} {', '.join(has)}")
         wanted = [*types] if isinstance(types, Iterator) else types
         query = Query.of(wanted, options.pop("key", None))
         if isinstance(payload, Mapping):

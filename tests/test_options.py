@@ -195,13 +195,25 @@ async def test_an_unknown_keyword_is_named_with_those_that_there_are(name: str) 
     bus = AsyncEventBus()
     if name != "on":
         await bus.start()
-    hint = rf"{name}\(\) got an unexpected keyword argument 'maxsise': it has key, where, "
+    hint = rf"{name}\(\) got .* argument 'maxsise': did you mean maxsize=\? It has payload, key, "
     with pytest.raises(TypeError, match=hint):
         if name == "subscribe":
             await bus.subscribe("A", print, maxsise=1)
         else:
             getattr(bus, name)("A", maxsise=1)
     await bus.close()
+
+
+@pytest.mark.parametrize("call", ["subscribe", "on", "stream"])
+def test_each_keyword_with_a_slip_is_suggested(call: str) -> None:
+    """Also `payload`, which is no option of a subscription to plain data."""
+    known = inspect.signature(getattr(AsyncEventBus, call)).parameters.values()
+    for name in (each.name for each in known if each.kind is each.KEYWORD_ONLY):
+        slip: Any = {name[:-2] + name[-1] + name[-2]: None}  # two letters are exchanged
+        with pytest.raises(TypeError, match=rf"did you mean {name}=\? It has payload, key, "):
+            SubscriptionOptions.of(call, "A", slip)
+    with pytest.raises(TypeError, match="'colour': it has payload, key, where, "):
+        SubscriptionOptions.of(call, "A", {"colour": 1})  # type: ignore[typeddict-unknown-key]
 
 
 async def test_a_stream_has_no_concurrency(bus: AsyncEventBus) -> None:
