@@ -401,15 +401,24 @@ class RequestTimeout(BusError, TimeoutError):
     """`event` was published, and no reply came within `timeout` seconds. A late reply is delivered
     as an ordinary event. `waited` has the names of the subscriptions that alone could answer, if
     none of them could go on before the handler in which the request was made: it waited for itself.
+    `silent` has the names of the buses that alone could answer, if none of them had sent anything
+    for 3 s.
     """
 
-    def __init__(self, event: object, timeout: float, waited: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        event: object,
+        timeout: float,
+        waited: Sequence[str] = (),
+        silent: Sequence[str] = (),
+    ) -> None:
         super().__init__(event, timeout)
-        if waited:  # an OSError, such as a TimeoutError, takes a third argument for a file
-            self.args = (event, timeout, tuple(waited))
+        more = (tuple(waited), tuple(silent)) if silent else (tuple(waited),) if waited else ()
+        self.args = (event, timeout, *more)  # an OSError takes a third argument for a file
         self.event = event
         self.timeout = timeout
         self.waited = tuple(waited)
+        self.silent = tuple(silent)
 
     def __str__(self) -> str:
         text = f"no reply within {self.timeout:g} s to {_short(str(self.event))}; it was published,"
@@ -420,6 +429,12 @@ class RequestTimeout(BusError, TimeoutError):
                 " take it before the handler in which the request was made has returned. Request in"
                 " a task that the handler does not await, answer in another subscription, or give"
                 " that one more concurrency="
+            )
+        if self.silent:
+            names = ", ".join(self.silent[:MOST_NAMES])
+            return (
+                f"{text} and what alone could answer sends nothing: {names}, which may be frozen or"
+                " stopped. If that goes on, it may still act on it: ask what became of it then"
             )
         return (
             f"{text} so it may still be acted on. If its handler has failed, the log of"

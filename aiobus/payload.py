@@ -17,7 +17,7 @@ import orjson
 
 from aiobus.errors import PayloadError
 from aiobus.event import Event
-from aiobus.query import RESERVED, Query, kind_of, plain
+from aiobus.query import RESERVED, Query, plain
 from aiobus.system import DATA
 
 __all__ = ["Fit", "Payload", "annotated", "check_annotation", "fit_of", "misfit"]
@@ -270,8 +270,9 @@ def _conversion(kind: Any) -> Conversion | None:
         return None
     if isinstance(kind, str):
         raise TypeError(f"payload={kind!r} is text: give the class itself")
-    if type(kind).__hash__ is None:
-        raise TypeError(f"payload={kind!r} is {kind_of(kind)}: give a class")
+    if not _is_type(kind):
+        name = type(kind).__qualname__
+        raise TypeError(f"payload={kind!r} is a value: give a class, such as payload={name}")
     parts = {*_parts(kind)}
     if any(hasattr(each, "__pydantic_validator__") for each in parts):
         return Conversion(_validated, _validator(kind))
@@ -299,6 +300,12 @@ def _conversion(kind: Any) -> Conversion | None:
 def _is_plain(kind: Any) -> bool:
     members = _members(kind)
     return all(map(_is_plain, members)) if members else kind in PLAIN
+
+
+def _is_type(kind: Any) -> bool:
+    """True for a class, and for what `typing` and its kind make of classes."""
+    makers = ("typing", "types", "typing_extensions")
+    return inspect.isclass(kind) or get_origin(kind) is not None or type(kind).__module__ in makers
 
 
 def _parts(kind: Any) -> Iterator[Any]:

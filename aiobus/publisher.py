@@ -379,9 +379,9 @@ class Publisher:
 
     def _new_route(self, type: str, key: str, is_own: bool) -> Route:
         if reason := bad_type(type):
-            raise EncodeError("type", reason)
+            raise EncodeError("type", reason) from None  # of the KeyError by which it was new
         if reason := bad_key(key) or starred(key):
-            raise EncodeError("key", reason)
+            raise EncodeError("key", reason) from None
         # Plain strings, so that a member of a user's own StrEnum is not kept alive, nor found to be
         # one by orjson at each event.
         type, key = plain(type), plain(key)
@@ -389,14 +389,14 @@ class Publisher:
             raise EncodeError(
                 "type",
                 f"{type!r} is reserved: types that begin with {RESERVED!r} are the bus's own",
-            )
+            ) from None
         ring = self.history.ring(type)
         if ring is None:
             raise EncodeError(
                 "type",
                 f"{type!r} would be one more than {self._limits.types} types (Limits.types);"
                 " put what varies into the key",
-            )
+            ) from None
         route = Route(type, key, ring, self._targets.matching(type, key))
         if route.is_public:  # or a user's own event of that type would find it
             if len(self._routes) >= MAX_ROUTES:

@@ -28,6 +28,8 @@ from aiobus.transport import Transport
 __all__ = ["Requests"]
 
 
+SILENT_SECONDS = 3.0
+"""As for `aiobus.stale`."""
 AWAY = frozenset((PEER_LEFT, PEER_RESTARTED))
 
 
@@ -132,7 +134,8 @@ class Requests:
                 return await self._wait(asked.reply, route)
         except TimeoutError:
             if timeout is not None and limit.expired():
-                raise RequestTimeout(event, timeout, self._waited(asked)) from None
+                waited, silent = self._waited(asked), self._silent(asked)
+                raise RequestTimeout(event, timeout, waited, silent) from None
             raise
         finally:
             del self._asking[asked]
@@ -176,6 +179,17 @@ class Requests:
         if not (holders and is_alone and all(is_stuck(each, holders) for each in asked.own)):
             return []
         return [each.name for each in asked.own if isinstance(each, Subscription)]
+
+    def _silent(self, asked: "Asked") -> list[str]:
+        """The names of the peers that alone can answer, if no one of them sends anything."""
+        if asked.own or not asked.peers:
+            return []
+        silent = {
+            (each.name, each.epoch): each.name
+            for each in self._transport.peers
+            if each.silent >= SILENT_SECONDS
+        }
+        return sorted(silent[each] for each in asked.peers) if asked.peers <= silent.keys() else []
 
     async def _wait(self, reply: "asyncio.Future[Event[Any]]", route: Route) -> Event[Any]:
         await wait_for_space(route.blocking)

@@ -145,8 +145,9 @@ def test_no_subscribers_of_one_bus_says_whether_that_is_there() -> None:
         NoSubscribers("ORDER", "BTC", "gateway"),
         NoSubscribers("ORDER", "BTC", "gateway", ["feed"]),
         RequestTimeout(EVENT, 2.5, ["on_order(ORDER)"]),
+        RequestTimeout(EVENT, 2.5, silent=["gateway"]),
     ],
-    ids=["of a bus", "of no bus", "that waited"],
+    ids=["of a bus", "of no bus", "that waited", "of the silent"],
 )
 def test_the_facts_that_only_some_have_survive_pickling(error: BusError) -> None:
     again = pickle.loads(pickle.dumps(error))

@@ -409,11 +409,14 @@ CANNOT: list[tuple[Any, str]] = [
     (Nothing, "Nothing cannot be made of JSON data"),
     (list[Nothing], "Nothing cannot be made of JSON data"),
     ("AsStruct", "'AsStruct' is text"),
+    (Leg("BTC", 1), r"Leg\(.*\) is a value: give a class, such as payload=Leg"),
+    (3, "payload=3 is a value: give a class, such as payload=int"),
+    ({"TICK": [1]}, r"payload=\[1\] is a value: give a class, such as payload=list"),
     ({"TICK": AsDataclass | AsStruct}, "more than one"),
     (list[AsModel | BuyModel], "discriminator"),
     (Unresolved, "'Missing' is not defined.*give payload="),
     (UnresolvedModel, "'Missing' is not defined.*give payload="),
-    (AsDataclass(1.5, []), "is an AsDataclass: give a class"),
+    (AsDataclass(1.5, []), "is a value: give a class"),
 ]
 
 

@@ -237,6 +237,14 @@ def test_types_and_keys_are_the_same_however_they_are_written(first: str) -> Non
 # Routes.
 
 
+@pytest.mark.parametrize(("type", "key"), [("A B", ""), ("A", "*"), ("aiobus.gap", ""), ([], "")])
+def test_the_error_for_a_type_or_key_shows_no_other_behind_it(type: Any, key: str) -> None:
+    with pytest.raises(EncodeError) as raised:
+        publish(publisher(), type, key=key)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+
+
 def test_a_route_is_remembered() -> None:
     desk = publisher()
     assert route(desk, "TRADE", "BTC") is route(desk, EventType.TRADE, "BTC")

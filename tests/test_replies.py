@@ -556,6 +556,25 @@ async def test_a_request_ends_when_the_bus_that_is_named_leaves_though_another_c
     assert (raised.value.event, raised.value.name) == (order, "gateway")
 
 
+@pytest.mark.virtual
+async def test_a_timeout_says_if_what_alone_could_answer_is_silent() -> None:
+    network = MemoryNetwork()
+    async with network.bus("strategy") as strategy, network.bus("gateway") as gateway:
+        await gateway.subscribe(ORDER, lambda order: None)
+        await strategy.wait_for_peer("gateway", subscribed=ORDER)
+        with pytest.raises(RequestTimeout, match="If its handler has failed") as raised:
+            await strategy.request(Event(ORDER, 1), ACK, to="gateway", timeout=5)
+        assert raised.value.silent == ()
+        network.partition({"gateway"}, {"strategy"})
+        with pytest.raises(RequestTimeout, match="gateway, which may be frozen") as raised:
+            await strategy.request(Event(ORDER, 1), ACK, to="gateway", timeout=5)
+        assert raised.value.silent == ("gateway",)
+        await strategy.subscribe(ORDER, lambda order: None)  # it could answer as well
+        with pytest.raises(RequestTimeout, match="If its handler has failed"):
+            await strategy.request(Event(ORDER, 1), ACK, timeout=5)
+        network.heal()
+
+
 async def test_the_reply_of_a_bus_that_leaves_right_after_it_arrives(mesh: Desk) -> None:
     """Behind many others, so that it still waits when the bus is told to have left."""
     gateway, strategy = await mesh.bus("gateway"), await mesh.bus("strategy")

@@ -427,6 +427,7 @@ class Bot:
         (returns, {"log_level": True}, "log_level=True: one of DEBUG"),
         (returns, {"uvloop": "no"}, "uvloop='no': True, False or None is needed"),
         (returns, {"name": "a b"}, "name='a b'"),
+        (returns, {"name": "ipc://desk"}, "name='ipc://desk': these two are swapped"),
         (returns, {"size": 3}, "unexpected keyword argument 'size'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

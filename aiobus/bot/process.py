@@ -155,6 +155,9 @@ def _check_place(bot: Strategy) -> None:
 
 
 def _bus(url: str | Transport | None, name: str | None, options: BusKeywords) -> AsyncEventBus:
+    if isinstance(name, str) and "://" in name:
+        text = f"url={url!r}, name={name!r}: these two are swapped, or url is missing: a call is"
+        raise ValueError(f"{text} aiobus.run(bot, 'ipc://desk', 'strategy')")
     place = url
     if place is None and not (place := os.environ.get("AIOBUS_URL")):
         raise ValueError(
