@@ -66,6 +66,17 @@ class Attendance:
             if notice is not None:
                 notice.cancel()
 
+    def said(self) -> str:
+        """Who is there, behind "started on ..."; "" if there cannot be others."""
+        if self._transport.is_alone:
+            return ""
+        names = [each.name for each in self._transport.peers if not each.observer]
+        if not names:
+            return "; nobody else is there yet"
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        verb = "is" if len(names) == 1 else "are"
+        return f"; {', '.join(names[:MAX_NAMED])}{more} {verb} there"
+
     def _is_own(self, name: str) -> bool:
         """True if this bus itself is meant."""
         return name == self._publisher.name or self._transport.is_alone

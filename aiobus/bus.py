@@ -270,7 +270,7 @@ class AsyncEventBus:
             life.raise_failure()
             raise
         life.state = State.OPEN
-        log.info("%s started on %s", self.name, self.url)
+        log.info("%s started on %s%s", self.name, self.url, self._attendance.said())
 
     async def close(self, timeout: float = CLOSE_SECONDS) -> list[str]:
         """Stop publishing, let handlers finish what has arrived, tell the others, and end. Returns

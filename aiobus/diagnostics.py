@@ -14,17 +14,27 @@ from typing import Any
 from aiobus import system
 from aiobus.errors import BusError, EncodeError, PayloadError
 from aiobus.event import Event
+from aiobus.limits import KEEPER
 from aiobus.publisher import Publisher
 from aiobus.query import RESERVED
 from aiobus.rows import Source
-from aiobus.sequence import Gap
+from aiobus.sequence import EVICTED, Gap
 from aiobus.sync import LoopWatch
 
-__all__ = ["Diagnostics"]
+__all__ = ["CLOSED", "Diagnostics"]
 
 REPEAT_SECONDS = 1.0
+CLOSED = "it closed"
+"""Why a peer has left that was not lost."""
+MAX_ADVISED = 1_024
+"""Subscriptions that are remembered to have had their advice."""
 MAX_TEXT = 8_000
 """Characters of an error or traceback in an event; the log has all of it."""
+
+ADVICE = (
+    '. It is slower than its events: give it overflow="latest" or a faster handler, or raise'
+    " Limits.history_events of the source; `gaps` in stats() counts on"
+)
 
 log = logging.getLogger("aiobus.diagnostics")
 
@@ -64,6 +74,8 @@ class Diagnostics:
         cannot be.
         """
         self._held: dict[str, ThrottledLine] = {}
+        self._advised: set[str] = set()
+        """Subscriptions whose log has said what to do against loss."""
         self.watch = LoopWatch(lambda text: self.trouble(text, text))
 
     def failure(self, subscription: str, type: str, event_id: str, error: BaseException) -> None:
@@ -123,7 +135,12 @@ class Diagnostics:
             "reason": gap.reason,
         }
         topic = f"{subscription} lost events of {name}"
-        self._say(logging.WARNING, topic, f"{topic}: ({gap.after}, {gap.upto}], {gap.reason}")
+        text = f"{topic}: ({gap.after}, {gap.upto}], {gap.reason}"
+        is_slow = gap.reason == EVICTED and name != KEEPER
+        is_advised = is_slow and subscription not in self._advised
+        said = self._say(logging.WARNING, topic, text + ADVICE if is_advised else text)
+        if said and is_advised and len(self._advised) < MAX_ADVISED:
+            self._advised.add(subscription)
         self.announce(system.GAP, data, "")
         return Event(
             system.GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch
@@ -137,7 +154,7 @@ class Diagnostics:
 
     def peer_left(self, name: str, epoch: int, last: int, reason: str) -> None:
         """A peer is gone. `last` is its highest seq that an event or a heartbeat named."""
-        log.info("%s left: %s", name, reason)
+        log.log(logging.INFO if reason == CLOSED else logging.WARNING, "%s left: %s", name, reason)
         data: system.PeerLeft = {"name": name, "epoch": epoch, "last": last, "reason": reason}
         self.announce(system.PEER_LEFT, data, "")
 

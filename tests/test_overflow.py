@@ -86,6 +86,26 @@ async def test_every_gap_of_the_bus_reaches_who_subscribed_to_gaps_alone() -> No
     assert subscription.stats.gaps == 1
 
 
+@pytest.mark.virtual
+async def test_the_log_says_once_what_to_do_against_loss(caplog: pytest.LogCaptureFixture) -> None:
+    async with AsyncEventBus(limits=Limits(history_events=10)) as bus:
+        for name in ("slow", "other"):
+            gate = Gate()
+            subscription = await bus.subscribe("QUOTE", gate.handle, maxsize=5, name=name)
+            for _ in range(4):
+                gate.open.clear()
+                await fill(bus, 100)
+                gate.open.set()
+                await bus.settle()
+                await asyncio.sleep(3)  # lines that are alike were put together in the meantime
+            assert subscription.stats.gaps == 4
+            await subscription.unsubscribe()
+    lines = [line for line in caplog.messages if "lost events of" in line]
+    advised = [line for line in lines if 'overflow="latest"' in line and "history_events" in line]
+    assert len(lines) == 8
+    assert advised == [lines[0], lines[4]]
+
+
 async def test_delivered_and_reported_are_all_that_was_published() -> None:
     delivered: list[int] = []
     lost: set[int] = set()

@@ -1,6 +1,7 @@
 """The system events of buses that end, freeze or come back, as docs/contract.md has them."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -133,6 +134,47 @@ async def test_the_gap_of_a_killed_source_comes_before_its_end_and_that_before_i
     assert left.data["reason"] == "another has taken its place"
     assert left.data["last"] == last.seq
     assert again.data["epoch"] != left.data["epoch"] == lost.epoch
+
+
+async def test_a_peer_that_is_lost_is_a_warning_in_the_log_and_one_that_closes_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left = asyncio.Event()
+    network = MemoryNetwork()
+    async with network.bus("strategy") as strategy:
+        await strategy.subscribe("aiobus.peer_left", lambda event: left.set())
+        with caplog.at_level(logging.INFO, "aiobus"):
+            for name in ("closed", "killed"):
+                left.clear()
+                bus = network.bus(name)
+                await bus.start()
+                await network.settle()
+                if name == "killed":
+                    network.kill(name)
+                await bus.close(0)
+                await left.wait()
+    said = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert ("INFO", "closed left: it closed") in said
+    assert ("WARNING", "killed left: its link was cut and did not come back") in said
+
+
+async def test_the_line_that_a_bus_has_started_says_who_is_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = MemoryNetwork()
+    url = "memory"
+    with caplog.at_level(logging.INFO, "aiobus.bus"):
+        async with network.bus("feed") as feed, network.bus("tail", observer=True):
+            url = feed.url
+            async with network.bus("gateway"), network.bus("strategy"):
+                pass
+    started = [each for each in caplog.messages if "started" in each]
+    assert started == [
+        f"feed started on {url}; nobody else is there yet",
+        f"tail started on {url}; feed is there",
+        f"gateway started on {url}; feed is there",
+        f"strategy started on {url}; feed, gateway are there",
+    ]
 
 
 # What is known of a source that has ended.

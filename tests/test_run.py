@@ -3,6 +3,7 @@ runs a real process: the bots are in `running_bot.py`.
 """
 
 import asyncio
+import errno
 import inspect
 import logging
 import os
@@ -345,6 +346,24 @@ def test_the_handlers_of_signals_are_back_at_the_end() -> None:
     before = [signal.getsignal(number) for number in numbers]
     aiobus.run(returns, "inproc://")
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+class Busy(asyncio.SelectorEventLoop):
+    """Closes as uvloop does if a connection was left open and its peer ends it just then."""
+
+    def close(self) -> None:
+        was_open = not self.is_closed()
+        super().close()
+        if was_open:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+
+def test_a_connection_that_a_bot_leaves_open_does_not_fail_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asyncio, "new_event_loop", Busy)
+    aiobus.run(returns, "inproc://", "bot", uvloop=False)
+    assert "bot has ended with a connection open" in caplog.text
 
 
 def test_the_url_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ counts as a failure. Must not know where signals come from, nor what becomes of 
 """
 
 import asyncio
+import errno
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiobus.bot.ending import Ending
@@ -73,7 +75,7 @@ class Service:
 
     def run(self, make_loop: Callable[[], Loop]) -> None:
         """Run it to its end."""
-        with asyncio.Runner(loop_factory=make_loop) as runner:
+        with self._runner(make_loop) as runner:
             self._loop = loop = runner.get_loop()
             loop.set_exception_handler(self._on_loop_error)
             main = loop.create_task(self._main(), name="aiobus run")
@@ -87,6 +89,23 @@ class Service:
                     self.look_soon()
             main.result()
             loop.call_later(CUT_SECONDS, self._name_threads)  # the runner waits for them
+
+    @contextmanager
+    def _runner(self, make_loop: Callable[[], Loop]) -> Iterator[asyncio.Runner]:
+        """A runner. If the bot has left a connection open and its peer ends it in that moment,
+        uvloop does not close with EBUSY: all is over by then, so that is no failure of the bot.
+        """
+        runner = asyncio.Runner(loop_factory=make_loop)
+        try:
+            yield runner
+        finally:
+            try:
+                runner.close()
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                text = "%s has ended with a connection open, and its event loop did not close: %s"
+                log.warning(text, self._name, error)
 
     async def _until_done(self, main: Task) -> None:
         self._runners.add(asyncio.current_task())

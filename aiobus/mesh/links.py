@@ -15,7 +15,7 @@ from itertools import islice
 
 from aiobus import clock as epochs
 from aiobus.clock import elapsed
-from aiobus.diagnostics import Diagnostics
+from aiobus.diagnostics import CLOSED, Diagnostics
 from aiobus.discovery import Discovery, Member, is_observer
 from aiobus.mesh import Driver, Network, Probe
 from aiobus.mesh.interest import Interest
@@ -843,7 +843,7 @@ class Links:
         """
         who, is_here = peer.who, peer.is_listening
         self.rounds.lose(peer.endpoint, is_missed=False)
-        self._settle(peer, "it closed")
+        self._settle(peer, CLOSED)
         self._drop(peer)
         if who is None:
             return
