@@ -32,6 +32,41 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+SCRIPT = "import sys; from aiobus.__main__ import main; sys.exit(main())"
+
+
+def installed(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """`aiobus` as pip installs it: its own folder comes first on the path of Python, and not the
+    working directory.
+    """
+    script = folder / "bin" / "aiobus"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_installed_command_imports_a_strategy_from_the_working_directory(folder: Path) -> None:
+    code, told, complaint = installed(folder, "verify", "bots.db", "bots:echo")
+    assert (code, complaint) == (0, ""), told
+    code, told, complaint = installed(folder, "replay", "bots.db", "bots:echo", "--name", "echo")
+    assert (code, complaint) == (0, ""), told
+
+
+@pytest.mark.parametrize("command", ["verify", "replay"])
+@pytest.mark.parametrize("file", ["nope.db", "bots.py"])
+def test_a_wrong_file_is_said_before_the_strategy_is_imported(
+    folder: Path, command: str, file: str
+) -> None:
+    code, told, complaint = installed(folder, command, file, "none:echo")
+    assert code == (2 if command == "verify" else 1)
+    assert f"{file} " in told + complaint
+    assert "No module named" not in told + complaint
+
+
 def ran(folder: Path, *arguments: str) -> tuple[int, str, str]:
     command = [sys.executable, "-W", "error", "-m", "aiobus", "verify", *arguments]
     done = subprocess.run(

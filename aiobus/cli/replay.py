@@ -31,6 +31,7 @@ from aiobus.publisher import Sink
 from aiobus.query import Query
 from aiobus.replay.evidence import raised_at
 from aiobus.replay.moments import Zone
+from aiobus.replay.report import Report
 from aiobus.replay.session import Bot, acting, play_out
 from aiobus.replay.transport import Replay
 from aiobus.replay.verify import verify
@@ -43,7 +44,9 @@ __all__ = ["REPLAY", "VERIFY"]
 Named = Annotated[
     str,
     typer.Argument(
-        metavar="MODULE:FUNCTION", help="As Python imports it from here.", show_default=False
+        metavar="MODULE:FUNCTION",
+        help="As Python imports it from this directory.",
+        show_default=False,
     ),
 ]
 
@@ -82,6 +85,8 @@ def print_replay(
         if speed is not None:
             sys.stdout.flush()
 
+    with Journal(file):  # before anything is imported: a wrong file is not blamed on a module
+        pass
     with shut("aiobus replay"):
         bot, others = imported(strategy), bots_beside(beside or [])
         begin, before = place(start, zone), place(end, zone)
@@ -144,11 +149,7 @@ def print_verification(
     """
     try:
         with shut("aiobus verify"):
-            bot = strategy_named(strategy)
-            with working(f"verifying {file}"):
-                report = verify(
-                    file, bot, ignore=ignore or [], allow=allow or [], recording=recording
-                )
+            report = _verified(file, strategy, ignore or [], allow or [], recording)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a script takes the code for a verdict
         sys.stderr.write(f"{error if isinstance(error, BusError | ValueError) else told(error)}\n")
         return 2
@@ -159,6 +160,20 @@ def print_verification(
         return code
     drop_output()
     return code
+
+
+def _verified(
+    file: str, strategy: str, ignore: Sequence[str], allow: Sequence[str], recording: int
+) -> Report:
+    """The report. A file that is no journal is reported before the strategy is imported."""
+    try:
+        with Journal(file):
+            pass
+    except JournalError as error:
+        return Report(file, "INCONCLUSIVE", reason=str(error))
+    bot = strategy_named(strategy)
+    with working(f"verifying {file}"):
+        return verify(file, bot, ignore=ignore, allow=allow, recording=recording)
 
 
 REPLAY = Story(

@@ -18,9 +18,9 @@ __all__ = ["strategy_named", "told"]
 
 
 def strategy_named(text: str) -> Bot:
-    """The coroutine function of a bus that `module:function` names. The module is imported, and
-    does not see the arguments of this command. Raises ValueError, with what the import raised and
-    where.
+    """The coroutine function of a bus that `module:function` names. The module is imported from the
+    working directory or the path of Python, and does not see the arguments of this command. Raises
+    ValueError, with what the import raised and where.
     """
     module, colon, function = text.partition(":")
     if not (module and colon and function):
@@ -28,13 +28,17 @@ def strategy_named(text: str) -> Bot:
     if module.endswith(".py") or os.sep in module:
         name = module.removesuffix(".py").replace(os.sep, ".")
         raise ValueError(f"{text!r}: a module is named without .py, such as {name}:{function}")
+    if (here := os.getcwd()) not in sys.path:  # a console script has its own folder there instead
+        sys.path.insert(0, here)  # for good: a strategy may import what is beside it while it runs
     given, sys.argv = sys.argv, sys.argv[:1]
     try:
         with shut(f"importing {module}"):
             found: object = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # it runs any code
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"{text!r}: {error}; give its directory by PYTHONPATH") from None
+            raise ValueError(
+                f"{text!r}: {error} in {here}: go to its directory, or give that by PYTHONPATH"
+            ) from None
         if isinstance(error, BusError):
             raise ValueError(f"{text!r}: {error}") from None
         raise ValueError(f"{text!r}: importing {module} raised {told(error)}") from error
