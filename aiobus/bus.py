@@ -7,7 +7,7 @@ over or waited for is decided in the modules below.
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from os import PathLike
@@ -58,7 +58,7 @@ from aiobus.url import adapter
 
 __all__ = [
     "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "parts_of",
-    "unheard", "watch",
+    "unheard", "unmet", "watch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -908,6 +908,13 @@ def unheard(bus: AsyncEventBus) -> Mapping[tuple[str, str], int]:
     for any. For this package alone.
     """
     return bus._requests.unheard
+
+
+def unmet(bus: AsyncEventBus) -> Sequence[str]:
+    """Names of buses that `bus` knows to be there, and that have not answered it. For this package
+    alone.
+    """
+    return tuple(bus._transport.unmet)
 
 
 def is_in_use(bus: AsyncEventBus) -> bool:

@@ -53,6 +53,11 @@ class Transport(PageSource, Protocol):
         ...
 
     @property
+    def unmet(self) -> Collection[str]:
+        """Names of buses that are known to be there, and have not answered."""
+        ...
+
+    @property
     def unreached(self) -> Collection[str]:
         """Meeting places that do not answer: there may be buses that this one has not met."""
         ...
@@ -123,6 +128,7 @@ class Transport(PageSource, Protocol):
 class Local:
     """The transport of a bus that has no peers."""
 
+    unmet: Collection[str] = ()
     unreached: Collection[str] = ()
     refused = 0
     has_keeper = False

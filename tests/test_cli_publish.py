@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from actors import Nursery
 from commands import COMMAND, ENVIRONMENT, ROOT, ran, running
 
 from aiobus import AsyncEventBus, Event
@@ -123,6 +125,32 @@ async def test_no_key_that_a_peer_subscribes_to_moves_the_cursor(url: str) -> No
             _, out, _ = await ran("peers", url, *options)
             assert "HALT" in out
             assert all(line.isprintable() for line in out.split("\n"))
+
+
+async def test_peers_shows_a_bus_that_does_not_answer_with_a_mark(
+    url: str, nursery: Nursery
+) -> None:
+    frozen = await nursery.actor()
+    async with AsyncEventBus(url, name="risk"):
+        await frozen.start(url, "frozen")
+        frozen.kill(signal.SIGSTOP)
+        (code, out, _), (_, lines, _) = await asyncio.gather(
+            ran("peers", url), ran("peers", url, "--json")
+        )
+    assert code == 0
+    marked = [line.split()[0] for line in out.splitlines() if "!" in line]
+    assert marked == ["frozen"]
+    told = {each["name"]: each for each in map(json.loads, lines.splitlines())}
+    assert told["frozen"] == {"name": "frozen", "since": None, "silent": None, "subscribed": None}
+    assert told["risk"]["silent"] is not None
+
+
+async def test_a_frozen_bus_alone_is_somebody(folder: Path, nursery: Nursery) -> None:
+    frozen = await nursery.actor()
+    await frozen.start(f"ipc://{folder}/d", "frozen")
+    frozen.kill(signal.SIGSTOP)
+    code, out, errors = await ran("peers", f"ipc://{folder}/d")
+    assert (code, "frozen" in out, "nobody" in errors) == (0, True, False)
 
 
 async def test_peers_says_that_nobody_is_there(url: str) -> None:

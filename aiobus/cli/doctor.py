@@ -10,6 +10,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from aiobus.bus import unmet
 from aiobus.cli import Story
 from aiobus.cli.arguments import checked_url
 from aiobus.cli.desk import neighbours, observing
@@ -20,7 +21,7 @@ from aiobus.cli.findings import (
     limits,
     members,
     silences,
-    unmet,
+    unanswered,
     versions,
 )
 from aiobus.cli.session import Ends, run
@@ -79,7 +80,7 @@ async def _desk(url: str, seconds: float) -> list[Finding]:
             await bus.subscribe("*", hear, timeout=1)
             await asyncio.sleep(seconds)
             stats, others = bus.stats(), neighbours(bus)
-            silent = [each for each in unmet(url, others) if each.subject != bus.name]
+            silent = unanswered(unmet(bus))
     except (BusError, OSError) as error:
         return [*found, Finding("todo", url, f"cannot be joined: {error}")]
     for address in stats.unreached:

@@ -26,7 +26,8 @@ from aiobus.limits import Limits
 from aiobus.presence import Peer
 
 __all__ = [
-    "Clocks", "Finding", "directories", "limits", "members", "silences", "unmet", "versions",
+    "Clocks", "Finding", "directories", "limits", "members", "silences", "unanswered",
+    "versions",
 ]  # fmt: skip
 
 DESCRIPTORS = 1_024
@@ -185,18 +186,10 @@ def members(url: str) -> list[Finding]:
     return found
 
 
-def unmet(url: str, others: Iterable[Peer]) -> list[Finding]:
-    """Buses of an `ipc://` desk that listen, and have not answered."""
-    scheme, _, address = url.partition("://")
-    if scheme != "ipc" or not os.path.isdir(directory := Directory(address).path):
-        return []
-    met = {each.name for each in others}
+def unanswered(names: Iterable[str]) -> list[Finding]:
+    """Buses that are known to be there, and have not answered."""
     way = "it is stopped, blocks its event loop, or is of another version of aiobus"
-    return [
-        Finding("todo", name, "listens, and does not answer", way)
-        for name, state in _states(directory).items()
-        if state is PathState.ALIVE and name not in met and not is_observer(name)
-    ]
+    return [Finding("todo", name, "listens, and does not answer", way) for name in names]
 
 
 def _process(name: str, path: str) -> Finding:

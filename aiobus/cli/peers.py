@@ -3,10 +3,12 @@
 Owns how a bus looks in a line. Must not know how buses find each other.
 """
 
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
 
+from aiobus.bus import unmet
 from aiobus.cli import Story
 from aiobus.cli.arguments import Url, Zoned, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of
@@ -20,6 +22,7 @@ __all__ = ["STORY", "table"]
 
 NOBODY = 3
 STALE = 3.0
+FIELDS = ("name", "since", "silent", "subscribed")
 
 
 def peers(
@@ -28,36 +31,42 @@ def peers(
     tz: Zoned = None,
 ) -> int:
     """Show who is at a desk: name, since when, for how long it has been silent, and what it
-    subscribes to. A bus sends a heartbeat each second; one that is silent for 3 s is frozen, or
-    blocks its event loop.
+    subscribes to. A bus sends a heartbeat each second; one that is silent for 3 s (!) is frozen, or
+    blocks its event loop. One that does not answer within 5 s is marked as well, and only its name
+    is known.
     """
     zone = zone_of(tz)
     bus = observing(url, "peers")
 
     async def body(ends: Ends) -> int:
         async with bus:
-            found, unreached = neighbours(bus), bus.stats().unreached
+            found, frozen, unreached = neighbours(bus), unmet(bus), bus.stats().unreached
         for address in unreached:
             ends.out.tell(f"! {address} does not answer: there may be others")
         if json:
-            ends.out.put(b"".join(map(_json, found)))
-        elif found:
-            ends.out.put(f"{table(found, zone)}\n".encode())
-        if not found:
-            ends.out.tell(f"nobody is at {url} ({place_of(url)})")
-        return 0 if found else NOBODY
+            ends.out.put(b"".join([*map(_json, found), *map(_json_unmet, frozen)]))
+        elif found or frozen:
+            ends.out.put(f"{table(found, zone, frozen)}\n".encode())
+        if found or frozen:
+            return 0
+        ends.out.tell(f"nobody is at {url} ({place_of(url)})")
+        return NOBODY
 
     return run(body)
 
 
-def table(found: list[Peer], zone: Zone) -> str:
-    """Lines with columns. What could move the cursor of a terminal is escaped."""
+def table(found: list[Peer], zone: Zone, frozen: Collection[str] = ()) -> str:
+    """Lines with columns. `frozen`: names of buses that do not answer. What could move the cursor
+    of a terminal is escaped.
+    """
     rows = [("NAME", "SINCE", "SILENT", "SUBSCRIBES TO")]
     for each in found:
         since = zone.local(each.since).strftime("%Y-%m-%d %H:%M:%S")
         silent = f"{each.silent:.1f} s{' !' if each.silent >= STALE else ''}"
         subscribed = " ".join(map(printable, each.subscribed))
         rows.append((each.name, since, silent, subscribed or "-"))
+    rows += [(name, "?", "no answer !", "?") for name in frozen]
+    rows[1:] = sorted(rows[1:])
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
@@ -66,8 +75,12 @@ def table(found: list[Peer], zone: Zone) -> str:
 
 
 def _json(each: Peer) -> bytes:
-    told = {name: getattr(each, name) for name in ("name", "since", "silent", "subscribed")}
+    told = {name: getattr(each, name) for name in FIELDS}
     return json_line(told)
+
+
+def _json_unmet(name: str) -> bytes:
+    return json_line({**dict.fromkeys(FIELDS), "name": name})
 
 
 STORY = Story(
@@ -79,7 +92,7 @@ STORY = Story(
         "aiobus peers tcp://127.0.0.1:7555 --json | jq -r .name": "for a program",
     },
     codes={
-        0: "somebody is there",
+        0: "somebody is there, perhaps one that does not answer (!)",
         1: "the desk cannot be joined",
         3: "nobody is there",
     },

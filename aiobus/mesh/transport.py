@@ -99,6 +99,18 @@ class MeshTransport:
         return peer.shown(elapsed())
 
     @property
+    def unmet(self) -> Collection[str]:
+        """Names of buses that are known to be there, and have not answered. Without observers."""
+        if self.session is None or self._confirmations is None:
+            return ()
+        found = {
+            peer.name
+            for peer in self.session.links
+            if (peer.is_awaited or peer.other_version) and not peer.is_observer
+        }
+        return sorted(found)
+
+    @property
     def unreached(self) -> Collection[str]:
         """Addresses that do not answer: there may be buses that this one has not met."""
         return () if self._confirmations is None else sorted(self.discovery.unreached)
