@@ -18,7 +18,7 @@ import typer
 from aiobus.bus import AsyncEventBus, unheard
 from aiobus.cli import Story
 from aiobus.cli.arguments import Keys, Sources, Types, WrongArgument, Zoned, place
-from aiobus.cli.strategy import strategy_named, told
+from aiobus.cli.strategy import parts_of, strategy_named, told
 from aiobus.cli.terminal import drop_output, plain_line, say, working
 from aiobus.confinement import current, is_users, written
 from aiobus.delivery import Consumer
@@ -85,6 +85,10 @@ def print_replay(
         if speed is not None:
             sys.stdout.flush()
 
+    try:
+        parts_of(strategy)
+    except ValueError as error:
+        raise WrongArgument(str(error)) from error
     with Journal(file):  # before anything is imported: a wrong file is not blamed on a module
         pass
     with shut("aiobus replay"):
@@ -166,6 +170,7 @@ def _verified(
     file: str, strategy: str, ignore: Sequence[str], allow: Sequence[str], recording: int
 ) -> Report:
     """The report. A file that is no journal is reported before the strategy is imported."""
+    parts_of(strategy)
     try:
         with Journal(file):
             pass

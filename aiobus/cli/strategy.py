@@ -14,7 +14,7 @@ from aiobus.lockout import shut
 from aiobus.replay.evidence import raised_at
 from aiobus.replay.session import Bot
 
-__all__ = ["strategy_named", "told"]
+__all__ = ["parts_of", "strategy_named", "told"]
 
 
 def strategy_named(text: str) -> Bot:
@@ -22,12 +22,7 @@ def strategy_named(text: str) -> Bot:
     working directory or the path of Python, and does not see the arguments of this command. Raises
     ValueError, with what the import raised and where.
     """
-    module, colon, function = text.partition(":")
-    if not (module and colon and function):
-        raise ValueError(f"{text!r}: a module and a function are needed, such as strategy:main")
-    if module.endswith(".py") or os.sep in module:
-        name = module.removesuffix(".py").replace(os.sep, ".")
-        raise ValueError(f"{text!r}: a module is named without .py, such as {name}:{function}")
+    module, function = parts_of(text)
     if (here := os.getcwd()) not in sys.path:  # a console script has its own folder there instead
         sys.path.insert(0, here)  # for good: a strategy may import what is beside it while it runs
     given, sys.argv = sys.argv, sys.argv[:1]
@@ -52,6 +47,17 @@ def strategy_named(text: str) -> Bot:
         raise ValueError(f"{text!r} is no function")
     bot: Bot = found
     return bot
+
+
+def parts_of(text: str) -> tuple[str, str]:
+    """The module and the function of `module:function`. Raises ValueError for what is no such."""
+    module, colon, function = text.partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"{text!r}: a module and a function are needed, such as strategy:main")
+    if module.endswith(".py") or os.sep in module:
+        name = module.removesuffix(".py").replace(os.sep, ".")
+        raise ValueError(f"{text!r}: a module is named without .py, such as {name}:{function}")
+    return module, function
 
 
 def told(error: BaseException) -> str:
