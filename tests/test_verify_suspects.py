@@ -184,6 +184,24 @@ def test_another_hash_seed_is_said_with_each_difference(path: Path, value: str) 
     assert ("hash() at strategy.<locals>.on_trade" in report) == value.startswith("hash")
 
 
+def test_another_function_is_the_first_suspect_and_another_hash_seed_the_last(path: Path) -> None:
+    wrong = "async def other(bus): id(bus); await bus.publish(Event('OTHER'))"
+    code = CODE.format(folder=str(Path(__file__).parent), path=str(path), value="1")
+    code += f"    {wrong}\n    print(*verify({str(path)!r}, other).difference.suspects, sep='\\n')"
+
+    def run(step: str, seed: str) -> list[str]:
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", code, step]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.splitlines()
+
+    run("record", "1")
+    first, between, last = run("verify", "3")[-3:]
+    assert first.startswith("__main__:strategy was recorded, and __main__:other was verified")
+    assert between.startswith("id() at ")
+    assert last.startswith("it was recorded under another PYTHONHASHSEED, which is random unless")
+
+
 async def test_the_address_of_an_object_does_not_look_like_a_time(path: Path) -> None:
     kept: list[object] = []
 

@@ -291,8 +291,8 @@ def _verified(
         reader.problem = _cut(journal, reader, tapes[1:])
     verdict, reason, difference = _judged(player, reader)
     if difference is not None:
-        told = *player.witness.told, *_suspects(difference, reader.facts, strategy)
-        suspects = (*difference.suspects, *told, *([_AGAIN] if is_used else []))
+        seen = *difference.suspects, *player.witness.told, *([_AGAIN] if is_used else [])
+        suspects = *_other(reader.facts, strategy), *seen, *_machine(reader.facts)
         difference = replace(difference, suspects=suspects)
     return replace(
         report,
@@ -352,16 +352,22 @@ def _refused(refusal: BaseException) -> str:
     return ". ".join(parts)
 
 
-def _suspects(difference: Difference, facts: dict[str, Any], strategy: Strategy) -> Iterator[str]:
-    if facts["hash"] != hash("aiobus"):
-        yield (
-            "it was recorded under another PYTHONHASHSEED, and a set of strings iterates in the"
-            " order of hashes: sort it"
-        )
+def _other(facts: dict[str, Any], strategy: Strategy) -> Iterator[str]:
+    """That another function was recorded, which explains most other differences. Said first."""
+    then, now = facts["strategy"], origin_of(strategy)
+    if then.partition(":")[2] != now.partition(":")[2]:
+        yield f"{then} was recorded, and {now} was verified: is it the right function?"
+
+
+def _machine(facts: dict[str, Any]) -> Iterator[str]:
+    """What is another now on the machine. The seed, which mostly is and rarely matters, is last."""
     if facts["python"] != platform.python_version():
         yield f"it was recorded on Python {facts['python']}"
-    if facts["strategy"].partition(":")[2] != origin_of(strategy).partition(":")[2]:
-        yield f"{facts['strategy']} was recorded"
+    if facts["hash"] != hash("aiobus"):
+        yield (
+            "it was recorded under another PYTHONHASHSEED, which is random unless it is set. Only"
+            " if the strategy iterates a set of strings, or calls hash(), may that matter"
+        )
 
 
 @contextmanager
