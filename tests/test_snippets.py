@@ -3,10 +3,13 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fragments import DESK, PROGRAMS, program
 from snippets import ROOT, Block, Session, blocks
+
+from aiobus import AsyncEventBus, Event, EventType
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -73,6 +76,27 @@ def test_each_fragment_of_a_reference_page_runs_within_a_program(page: str, plac
         code, command = program(page, block, f"fragment_{number}.py")
         (session.folder / f"fragment_{number}.py").write_text(code)
         session.shell(command, session.where(block))
+
+
+@pytest.mark.parametrize("data", [{"haltd": True}, {"halted": "no", "reason": ""}, None, "stop"])
+async def test_the_switch_of_the_risk_page_takes_a_halt_that_it_cannot_read_for_a_halt(
+    data: object,
+) -> None:
+    page = blocks(DOCS / "how-to" / "risk-with-a-sticky-halt.md")
+    names: dict[str, Any] = {}
+    exec(next(each.text for each in page if each.file == "switch.py"), names)
+    async with AsyncEventBus(name="risk") as bus:
+        switch = names["Switch"](bus)
+        await switch.start()
+        await bus.publish(Event(EventType.HALT, {"halted": False, "reason": "so far"}))
+        await bus.settle()
+        assert switch.why_not == ""
+        await bus.publish(Event(EventType.HALT, data))
+        await bus.settle()
+        assert switch.why_not.startswith("a HALT that cannot be read")
+        await bus.publish(Event(EventType.HALT, {"halted": True, "reason": ""}))
+        await bus.settle()
+        assert switch.why_not == "halted"
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])

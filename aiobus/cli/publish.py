@@ -124,7 +124,7 @@ STORY = Story(
     run=publish,
     summary="Publish one event, and wait until its subscribers have it.",
     examples={
-        'aiobus publish ipc://desk HALT \'{"reason": "by hand"}\'': "",
+        'aiobus publish ipc://desk HALT \'{"halted": true, "reason": "by hand"}\'': "",
         'aiobus publish ipc://desk QUOTE \'{"bid": 1.0, "ask": 1.1}\' --key EURUSD': "",
         "jq '.[0]' orders.json | aiobus publish ipc://desk ORDER -": "the data from stdin",
         "aiobus publish ipc://desk START '{}' --wait 30": "once somebody subscribes to START",
