@@ -4,12 +4,16 @@ Owns the schemes and the error for every other one. A transport is imported only
 used, so the libraries of the others need not be installed.
 """
 
+import re
+
 from aiobus.discovery import Discovery
 from aiobus.limits import Limits
+from aiobus.query import bad_name
 from aiobus.transport import Transport
 
 __all__ = [
     "adapter",
+    "meant",
 ]
 
 
@@ -32,7 +36,25 @@ def adapter(url: str, limits: Limits) -> Transport:
 
         return _mesh(url, Rendezvous(address), limits)
     hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
+    if found := meant(url):
+        hint += f"; did you mean {found!r}?"
     raise ValueError(f"url={url!r}: {hint}")
+
+
+def meant(url: object) -> str:
+    """The URL that `url`, which is none, was probably meant to be; "" if that cannot be said."""
+    if not isinstance(url, str):
+        return ""
+    text = url.strip()
+    if found := re.fullmatch(r"(inproc|ipc|tcp)(?:[:/]+(.*))?", text, re.IGNORECASE):
+        scheme, address = found[1].lower(), found[2] or ""
+        if scheme == "inproc" or not address:
+            return "inproc://" if scheme == "inproc" and not address else ""
+        root = "/" if scheme == "ipc" and "/" in address else ""  # a path, and no name
+        return f"{scheme}://{root}{address}"
+    if re.fullmatch(r"[\w.-]+:\d+", text):
+        return f"tcp://{text}"
+    return "" if bad_name(text) else f"ipc://{text}"
 
 
 def _mesh(url: str, discovery: Discovery, limits: Limits) -> Transport:

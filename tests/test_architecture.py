@@ -62,9 +62,12 @@ ORDER = [
     ),
     "aiobus.replay.republish  aiobus.replay.session  aiobus.replay.verify",
     ("aiobus.cli.arguments  aiobus.cli.strategy  aiobus.cli.terminal  aiobus.replay.what_if"),
-    ("aiobus.cli.desk  aiobus.cli.files  aiobus.cli.replay  aiobus.cli.session"),
     (
-        "aiobus.cli.bench  aiobus.cli.demo  aiobus.cli.findings  aiobus.cli.peers  "
+        "aiobus.cli.desk  aiobus.cli.files  aiobus.cli.findings  aiobus.cli.replay  "
+        "aiobus.cli.session"
+    ),
+    (
+        "aiobus.cli.bench  aiobus.cli.demo  aiobus.cli.peers  "
         "aiobus.cli.publish  aiobus.cli.record  aiobus.cli.tail"
     ),
     "aiobus.cli.doctor",

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,4 +157,21 @@ async def test_a_frozen_bus_alone_is_somebody(folder: Path, nursery: Nursery) ->
 async def test_peers_says_that_nobody_is_there(url: str) -> None:
     code, out, errors = await ran("peers", url)
     assert (code, out) == (3, "")
-    assert errors == f"nobody is at {url} ({url.partition('://')[2]})\n"
+    assert errors.startswith(f"nobody is at {url} ({url.partition('://')[2]})")
+
+
+async def test_peers_names_the_desks_where_somebody_is_the_most_similar_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.discovery.directory.TMP", str(folder))
+    async with AsyncEventBus("ipc://alpha"), AsyncEventBus("ipc://nu-desk"):
+        code = (
+            "import sys; from aiobus.discovery import directory; from aiobus.__main__ import main;"
+            "directory.TMP = sys.argv[1]; sys.exit(main(['peers', 'ipc://nu-dsk']))"
+        )
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, str(folder), stderr=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        _, errors = await command.communicate()
+    assert command.returncode == 3
+    assert errors.decode().endswith("; somebody is at ipc://nu-desk, ipc://alpha\n")

@@ -82,6 +82,30 @@ def test_an_address_that_its_adapter_cannot_use_is_refused_when_the_bus_is_made(
         AsyncEventBus(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("ipc:/desk", "ipc://desk"),
+        ("ipc:desk", "ipc://desk"),
+        ("ipc//desk", "ipc://desk"),
+        (" IPC://desk", "ipc://desk"),
+        ("ipc:/tmp/desk/bus", "ipc:///tmp/desk/bus"),
+        ("tcp:localhost:7555", "tcp://localhost:7555"),
+        ("localhost:7555", "tcp://localhost:7555"),
+        ("inproc:", "inproc://"),
+        ("desk", "ipc://desk"),
+        ("nats://localhost:4222", ""),
+        ("://desk", ""),
+        ("", ""),
+        (b"ipc://desk", ""),
+    ],
+)
+def test_a_url_with_a_typing_error_is_told_what_was_probably_meant(url: Any, meant: str) -> None:
+    with pytest.raises(ValueError, match=r"^url=") as caught:
+        adapter(url, Limits())
+    assert str(caught.value).partition("did you mean ")[2] == (f"{meant!r}?" if meant else "")
+
+
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
 

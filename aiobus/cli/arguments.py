@@ -11,9 +11,10 @@ import typer
 
 from aiobus.clock import time
 from aiobus.options import SubscriptionOptions
-from aiobus.query import SYSTEM, Query, bad_name
+from aiobus.query import SYSTEM, Query
 from aiobus.replay.moments import Zone
 from aiobus.system import EVERY
+from aiobus.url import meant
 
 __all__ = [
     "Keys", "Pattern", "Sources", "Types", "Url", "Wanted", "WrongArgument", "Zoned",
@@ -111,7 +112,7 @@ def checked_url(url: str) -> str:
             " another: give the bots a URL such as ipc://desk"
         )
     if not found or scheme not in ("ipc", "tcp") or not rest:
-        hint = f"; did you mean ipc://{url}?" if not bad_name(url) else ""
+        hint = f"; did you mean {found}?" if (found := meant(url)) else ""
         raise WrongArgument(f"{url!r}: a URL such as ipc://desk or tcp://127.0.0.1:7555{hint}")
     return url
 

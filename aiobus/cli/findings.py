@@ -26,7 +26,7 @@ from aiobus.limits import Limits
 from aiobus.presence import Peer
 
 __all__ = [
-    "Clocks", "Finding", "directories", "limits", "members", "silences", "unanswered",
+    "Clocks", "Finding", "directories", "inhabited", "limits", "members", "silences", "unanswered",
     "versions",
 ]  # fmt: skip
 
@@ -136,9 +136,21 @@ def directories() -> list[Finding]:
         with suppress(OSError):
             states = _states(os.path.join(place, name))
             alive = [each for each, state in states.items() if state is PathState.ALIVE]
-            told = ", ".join(alive) or "nobody"
-            found.append(Finding("ok", f"ipc://{name}", f"{told} is there"))
+            told = f"{', '.join(alive) or 'nobody'} {'are' if len(alive) > 1 else 'is'} there"
+            found.append(Finding("ok", f"ipc://{name}", told))
             found += _stale(f"ipc://{name}", os.path.join(place, name), states)
+    return found
+
+
+def inhabited() -> list[str]:
+    """The named `ipc://` desks of this user where a bus listens."""
+    place = os.path.dirname(Directory("desk").path)
+    found = []
+    with suppress(OSError):
+        for name in sorted(os.listdir(place)):
+            with suppress(OSError):
+                if PathState.ALIVE in _states(os.path.join(place, name)).values():
+                    found.append(f"ipc://{name}")
     return found
 
 

@@ -3,6 +3,7 @@
 Owns how a bus looks in a line. Must not know how buses find each other.
 """
 
+import difflib
 from collections.abc import Collection
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from aiobus.bus import unmet
 from aiobus.cli import Story
 from aiobus.cli.arguments import Url, Zoned, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of
+from aiobus.cli.findings import inhabited
 from aiobus.cli.session import Ends, run
 from aiobus.cli.terminal import json_line
 from aiobus.presence import Peer
@@ -22,6 +24,7 @@ __all__ = ["STORY", "table"]
 
 NOBODY = 3
 STALE = 3.0
+MOST_DESKS = 8
 FIELDS = ("name", "since", "silent", "subscribed")
 
 
@@ -49,10 +52,21 @@ def peers(
             ends.out.put(f"{table(found, zone, frozen)}\n".encode())
         if found or frozen:
             return 0
-        ends.out.tell(f"nobody is at {url} ({place_of(url)})")
+        ends.out.tell(f"nobody is at {url} ({place_of(url)}){_elsewhere(url)}")
         return NOBODY
 
     return run(body)
+
+
+def _elsewhere(url: str) -> str:
+    """The desks where somebody is, the most similar first: the URL may have a typing error."""
+    others = [each for each in inhabited() if each != url]
+    if not others:
+        return ""
+    alike = difflib.get_close_matches(url, others, n=MOST_DESKS)
+    shown = [*alike, *(each for each in others if each not in alike)][:MOST_DESKS]
+    more = f" and {len(others) - len(shown)} more" if len(others) > len(shown) else ""
+    return f"; somebody is at {', '.join(shown)}{more}"
 
 
 def table(found: list[Peer], zone: Zone, frozen: Collection[str] = ()) -> str:
