@@ -1,5 +1,6 @@
 """`aiobus doctor`: what is well, and what to do."""
 
+import contextlib
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ import pytest
 from actors import Nursery
 from commands import ran
 
-from aiobus import AsyncEventBus, Event
+from aiobus import AsyncEventBus, Event, EventType
 from aiobus.cli import findings
 from aiobus.cli.findings import Clocks
 from aiobus.presence import Peer
@@ -109,6 +110,66 @@ def test_clocks_that_differ_are_named_with_how_far(monkeypatch: pytest.MonkeyPat
     assert "60.0 s behind this machine's clock" in told["behind"].text
     (silent,) = Clocks().findings(1.5)
     assert silent.text == "nothing was published in 1.5 s, so no clock was compared"
+
+
+def peer(name: str, *subscribed: str) -> Peer:
+    return Peer(name, 1, 1.0, 0, 0.5, subscribed)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_noted"),
+    [
+        ("ORDER", "ORDER", True),
+        ("ORDER", "ORDER/BTC", True),
+        ("ORDER/BTC", "ORDER/BTC", True),
+        ("ORDER/BTC*", "ORDER/BTCUSDT", True),
+        ("ORDER/BTC*", "ORDER/B*", True),
+        ("ORDER/**", "ORDER/BTC", True),
+        ("CANCEL", "CANCEL", True),
+        ("ORDER/BTC", "ORDER/BTCUSDT", False),
+        ("ORDER/BTC*", "ORDER/ETH*", False),
+        ("ORDER/BTC*", "ORDER/ETH", False),
+        ("ORDER", "*", False),
+        ("ORDER", "CANCEL", False),
+        ("FILL", "FILL", False),
+    ],
+)
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_two_buses_that_are_given_the_same_order_are_a_note(
+    one: str, other: str, *, is_noted: bool, is_turned: bool
+) -> None:
+    pair = (other, one) if is_turned else (one, other)
+    others = [peer("gateway", pair[0]), peer("gateway2", pair[1]), peer("recorder", "*")]
+    found = findings.doubles(others)
+    assert [each.status for each in found] == ["note"] * is_noted
+    assert all(each.text.startswith("gateway, gateway2 subscribe to the same") for each in found)
+
+
+async def test_two_gateways_and_what_is_not_seen_are_told(url: str) -> None:
+    async with AsyncEventBus(url, name="gateway") as a, AsyncEventBus(url, name="gateway2") as b:
+        await a.subscribe(EventType.ORDER, print)
+        await b.subscribe(EventType.ORDER, print)
+        code, found = await examined(url, "--listen", "0")
+    assert code == 0
+    assert "executed twice" in texts(found, "ORDER", "note")
+    assert "whether handlers keep up" in texts(found, url, "ok")
+
+
+def test_several_buses_of_a_desk_are_there_and_one_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiobus.discovery.directory.TMP", str(folder))
+    desk = folder.resolve() / f"aiobus-{os.geteuid()}" / "desk"
+    desk.mkdir(mode=0o700, parents=True)
+    desk.parent.chmod(0o700)
+    told = []
+    with contextlib.ExitStack() as stack:
+        for name in ("feed", "gateway"):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.bind(str(desk / f"{name}.sock"))
+            sock.listen()
+            told += [each.text for each in findings.directories() if each.subject == "ipc://desk"]
+    assert told == ["feed is there", "feed, gateway are there"]
 
 
 def test_a_silent_bus_is_something_to_do() -> None:

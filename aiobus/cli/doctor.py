@@ -18,10 +18,12 @@ from aiobus.cli.findings import (
     Clocks,
     Finding,
     directories,
+    doubles,
     limits,
     members,
     silences,
     unanswered,
+    unseen,
     versions,
 )
 from aiobus.cli.session import Ends, run
@@ -101,7 +103,9 @@ async def _desk(url: str, seconds: float) -> list[Finding]:
     if not others and not silent:
         text = "nobody is there"
         found.append(Finding("note", url, text, "start a bot, or look for a typing error"))
-    return [*found, *silent, *silences(others), *clocks.findings(seconds)]
+    limit = [unseen(url)] if others else []
+    live = [*silences(others), *doubles(others)]
+    return [*found, *silent, *live, *clocks.findings(seconds), *limit]
 
 
 def _line(each: Finding, *, colored: bool) -> bytes:

@@ -13,6 +13,8 @@ import stat
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
+from itertools import combinations, product
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -21,13 +23,13 @@ from aiobus import clock
 from aiobus.discovery import OBSERVES, is_observer
 from aiobus.discovery.directory import Directory
 from aiobus.discovery.unix_socket import PathState, probe
-from aiobus.event import Event
+from aiobus.event import Event, EventType
 from aiobus.limits import Limits
 from aiobus.presence import Peer
 
 __all__ = [
-    "Clocks", "Finding", "directories", "inhabited", "limits", "members", "silences", "unanswered",
-    "versions",
+    "Clocks", "Finding", "directories", "doubles", "inhabited", "limits", "members", "silences",
+    "unanswered", "unseen", "versions",
 ]  # fmt: skip
 
 DESCRIPTORS = 1_024
@@ -252,6 +254,53 @@ def silences(others: Iterable[Peer]) -> list[Finding]:
         else:
             found.append(Finding("ok", each.name, f"sends heartbeats, and subscribes to {what}"))
     return found
+
+
+def doubles(others: Iterable[Peer]) -> list[Finding]:
+    """Orders that several buses subscribe to by name: each of them may execute them."""
+    found = []
+    for type in (EventType.ORDER, EventType.CANCEL):
+        rules = {
+            each.name: [rule for rule in map(partial(_rule, type), each.subscribed) if rule]
+            for each in others
+        }
+        names = {
+            name
+            for a, b in combinations(rules, 2)
+            if any(_meet(*pair) for pair in product(rules[a], rules[b]))
+            for name in (a, b)
+        }
+        if names:
+            text = f"{', '.join(sorted(names))} subscribe to the same {type} by name"
+            way = (
+                f"if two of them are gateways, each {type} is executed twice: end one of them, or"
+                " give them different keys. A bot that only checks or shows orders does no harm"
+            )
+            found.append(Finding("note", type, text, way))
+    return found
+
+
+def _rule(type: str, pattern: str) -> str:
+    """The keys of `type` that a pattern has, with a `*` behind a prefix; "" for another type."""
+    name, slash, rule = pattern.partition("/")
+    if name != type:
+        return ""
+    return f"/{rule}" if slash else "/*"
+
+
+def _meet(one: str, other: str) -> bool:
+    """True if both rules may match one key. `/**` stands for keys that were not told."""
+    a, b = one.rstrip("*"), other.rstrip("*")
+    return (a.startswith(b) if b != other else a == b) or (a != one and b.startswith(a))
+
+
+def unseen(url: str) -> Finding:
+    """What no other process can tell of the bots of a desk."""
+    text = (
+        "not seen from here: whether handlers keep up, and whether a subscription has lost events"
+    )
+    way = "look into the log of each bot: fell behind, lost events; or bus.stats(): behind, gaps"
+    return Finding("ok", url, text, way)
 
 
 class Clocks:
