@@ -140,13 +140,12 @@ class Recording:
         self._was_entered = True
         try:
             await in_thread(partial(self._writer.check_purpose, None))
+            if clock.is_virtual() and await in_thread(self._writer.has_events):
+                raise self._used_before()  # nothing of it is touched: it may be what is replayed
             await in_thread(self._writer.open)
             self._last = await in_thread(self._writer.last_of_sources)
             if self._last and clock.is_virtual():
-                raise JournalError(
-                    f"{self._writer.path} has events already: in virtual time a source has the same"
-                    " numbers in each run, so give each run a file of its own"
-                )
+                raise self._used_before()
             self._loop = asyncio.get_running_loop()
             self._own = self._bus.name, self._parts.publisher.epoch
             tape = tape_of(self._own[0]), self._own[1]
@@ -173,6 +172,12 @@ class Recording:
             await self._close()
             raise
         return self
+
+    def _used_before(self) -> JournalError:
+        return JournalError(
+            f"{self._writer.path} has events already: in virtual time a source has the same numbers"
+            " in each run, so give each run a file of its own"
+        )
 
     async def _run_attached(self, strategy: Strategy, tape: tuple[str, int], last: int) -> None:
         recorder = Recorder(self._bus, Query.of(self._types, self._key))

@@ -17,7 +17,7 @@ from time import time_ns as nanoseconds
 import pytest
 from replays import session, trades
 
-from aiobus import AsyncEventBus, Event, Report, clock, verify
+from aiobus import AsyncEventBus, Event, Report, clock, record, verify
 
 Source = Callable[[], object]
 
@@ -200,6 +200,22 @@ def test_another_function_is_the_first_suspect_and_another_hash_seed_the_last(pa
     assert first.startswith("__main__:strategy was recorded, and __main__:other was verified")
     assert between.startswith("id() at ")
     assert last.startswith("it was recorded under another PYTHONHASHSEED, which is random unless")
+
+
+async def test_a_bot_that_would_record_into_the_file_under_test_does_not_touch_it(
+    path: Path,
+) -> None:
+    async def echo(bus: AsyncEventBus) -> None:
+        await bus.subscribe("TRADE", lambda trade: bus.publish(Event("SIGNAL", trade.data)))
+
+    async def recorded(bus: AsyncEventBus) -> None:
+        async with record(bus, path, attach=echo):
+            await bus.wait_closed()
+
+    await session(path, echo, trades)
+    report = verify(path, recorded)
+    assert report.verdict == "DIVERGES"
+    assert report.written == ()
 
 
 async def test_the_address_of_an_object_does_not_look_like_a_time(path: Path) -> None:

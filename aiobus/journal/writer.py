@@ -93,6 +93,12 @@ class JournalWriter:
             if (mark := read_mark(self.path)) is not None:
                 check_purpose(self.path, mark, source)
 
+    def has_events(self) -> bool:
+        """True if the mark says so. For before `open`, which writes. Blocks for a moment."""
+        with suppress(OSError, ValueError):
+            return (mark := read_mark(self.path)) is not None and mark.offset > 0
+        return False
+
     def open(self) -> None:
         """Lock the file, make it if it is not there, and verify it. Blocks, for a few seconds per
         million events. Raises JournalInUse, JournalCorrupt, and JournalError for a file that is no
