@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from journals import START, entries, entry, make
 
-from aiobus import AsyncEventBus, Event, verify
+from aiobus import AsyncEventBus, Event, Journal, verify
 from aiobus.__main__ import main
 from aiobus.event import event_id
 
@@ -114,6 +114,19 @@ def test_it_prints_what_the_strategy_publishes_and_a_summary(
         "10 events played, 0 gaps; strategy published 10 DONE, 10 ORDER; 0 calls of its handlers"
         " raised"
     )
+
+
+@pytest.mark.parametrize("speed", [[], ["--speed", "1000"]])
+def test_without_a_strategy_it_shows_what_was_recorded(
+    path: Path, capsysbinary: pytest.CaptureFixture[bytes], speed: list[str]
+) -> None:
+    assert main(["replay", str(path), "--type", "TRADE", "--tz", "UTC", *speed]) == 0
+    lines, _ = said(capsysbinary)
+    with Journal(path) as journal:
+        recorded = [event.id for _, event in journal.read(types="TRADE")]
+    assert [line.split(" ")[4] for line in lines[:-1]] == recorded
+    assert lines[-1] == f"{len(recorded)} events played, 0 gaps"
+    assert main(["replay", str(path), "--beside", "broker=bots_of_replay:broker"]) == 2
 
 
 def test_it_names_the_files_that_were_opened_for_writing(

@@ -41,6 +41,9 @@ from aiobus.virtual_run import run_virtual
 
 __all__ = ["REPLAY", "VERIFY"]
 
+MONITOR = "aiobus.replay"
+"""The name of a bus that only looks at a recording; no bot has it by accident."""
+
 Named = Annotated[
     str,
     typer.Argument(
@@ -53,7 +56,14 @@ Named = Annotated[
 
 def print_replay(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The recording.", show_default=False)],
-    strategy: Named,
+    strategy: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:FUNCTION]",
+            help="As Python imports it from this directory; else the recording is shown.",
+            show_default=False,
+        ),
+    ] = None,
     speed: Annotated[
         float | None, typer.Option(help="Times real time; else as fast as it goes.", min=0.0)
     ] = None,
@@ -74,9 +84,10 @@ def print_replay(
     key: Keys = None,
     source: Sources = None,
 ) -> int:
-    """Run a strategy, a coroutine function of a bus, through a recording: each event at its time,
-    in virtual time or paced. Nothing leaves the process. Prints what the strategy publishes, and a
-    summary. A request finds only bots that are given by --beside.
+    """Play a recording: each event at its time, in virtual time or paced. Without a strategy, print
+    each. Else run the strategy, a coroutine function of a bus, through it, and print what that
+    publishes, and a summary. Nothing leaves the process. A request finds only bots that are given
+    by --beside.
     """
     zone = Zone.of(tz)
 
@@ -85,15 +96,21 @@ def print_replay(
         if speed is not None:
             sys.stdout.flush()
 
+    if strategy is None and beside:
+        raise WrongArgument("--beside is for bots beside a strategy: give MODULE:FUNCTION, too")
     try:
-        parts_of(strategy)
+        parts_of(strategy or "aiobus:run")
     except ValueError as error:
         raise WrongArgument(str(error)) from error
     with Journal(file):  # before anything is imported: a wrong file is not blamed on a module
         pass
     with shut("aiobus replay"):
-        bot, others = imported(strategy), bots_beside(beside or [])
         begin, before = place(start, zone), place(end, zone)
+        if strategy is None:
+            chosen = {"start": begin, "end": before, "types": type, "key": key, "sources": source}
+            say(f"{show(file, tell, speed=speed, **chosen)}\n".encode())
+            return 0
+        bot, others = imported(strategy), bots_beside(beside or [])
         with working(f"replaying {file}"):
             summary, is_well = replay(
                 file,
@@ -184,8 +201,9 @@ def _verified(
 REPLAY = Story(
     name="replay",
     run=print_replay,
-    summary="Run a strategy through a recording.",
+    summary="Play a recording, and run a strategy through it.",
     examples={
+        "aiobus replay desk.db --speed 1": "each event at its time, as it was",
         "aiobus replay desk.db strategy:strategy": "as fast as it goes",
         "aiobus replay desk.db strategy:strategy --speed 10 --start 2026-11-29T09:30": "",
         "aiobus replay desk.db strategy:strategy --beside broker=broker:broker": "with the bot"
@@ -238,6 +256,23 @@ def _way_to(answering: list[str]) -> str:
         return ": give the bot that answers them by --beside"
     options = " ".join(f"--beside {each}=module:function" for each in answering)
     return f": {', '.join(answering)} answered when it was recorded, so give {options}"
+
+
+def show(
+    path: str, tell: Callable[[Event[Any]], None], *, speed: float | None, **selection: Any
+) -> str:
+    """`tell` each event of the recording, at its time. Returns a summary. Blocks. Raises as
+    `Replay` does.
+    """
+
+    async def main() -> str:
+        recording = Replay(path, **selection)
+        async with AsyncEventBus(recording, name=MONITOR) as bus:
+            await bus.subscribe("*", tell)
+            played = await play_out(recording, bus, speed=speed)
+        return f"{played:,} events played, {recording.progress.gaps:,} gaps"
+
+    return run_virtual(main)
 
 
 def replay(
