@@ -160,7 +160,10 @@ class Requests:
     def _unheard(self, route: Route, to: str) -> NoSubscribers:
         linked = [each.name for each in self._transport.peers]
         is_there = to in ("", self._publisher.name, *linked)
-        return NoSubscribers(route.type, route.key, to, None if is_there else linked)
+        error = NoSubscribers(route.type, route.key, to, None if is_there else linked)
+        if to and (reason := self._transport.why_deaf(to)):
+            error.add_note(reason)
+        return error
 
     def _own(self, route: Route) -> list[Consumer]:
         """The subscriptions of this process that name the type."""

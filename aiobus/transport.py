@@ -102,6 +102,10 @@ class Transport(PageSource, Protocol):
         """
         ...
 
+    def why_deaf(self, name: str) -> str:
+        """Why the peer `name` answers no request, and what to do; "" if it could."""
+        ...
+
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """The peers that have not left, where any of them listens to events of `type`. It lowers
         `history.safe` where a peer goes back, and wakes `room` when one has moved.
@@ -164,6 +168,10 @@ class Local:
     def listeners(self, route: Route, to: str = "") -> Collection[Source] | None:
         """There is no other bus."""
         return ()
+
+    def why_deaf(self, name: str) -> str:
+        """There is no other bus."""
+        return ""
 
     def standings(self, type: str) -> Mapping[Source, Standing]:
         """There is no other bus."""

@@ -735,7 +735,7 @@ plainly(
     "Replay",
     """
     ask close doubt flush held link listeners mark play resume seek
-    shown standings start step subscribe unsubscribe until_peer
+    shown standings start step subscribe unsubscribe until_peer why_deaf
     """,
 )
 plainly(

@@ -385,6 +385,28 @@ async def buyer(bus: AsyncEventBus) -> None:
     await bus.subscribe("TRADE", on_trade)
 
 
+def test_a_recorded_bus_that_is_asked_is_said_to_answer_nothing(path: Path) -> None:
+    bought(path)
+
+    async def main() -> None:
+        replay = Replay(path)
+        async with AsyncEventBus(replay, name="strategy") as bus:
+            with pytest.raises(NoSubscribers, match="of gateway names ORDER") as raised:
+                await bus.request(Event("ORDER", 1), "ACK", to="gateway")
+            (note,) = raised.value.__notes__
+            assert "gateway is of the recording, and what is recorded answers nothing" in note
+            async with AsyncEventBus(replay.beside(), name="gateway") as gateway:
+                with pytest.raises(NoSubscribers) as raised:
+                    await bus.request(Event("ORDER", 1), "ACK", to="gateway")
+                assert not hasattr(raised.value, "__notes__")
+                await gateway.subscribe(
+                    "ORDER", lambda order: gateway.reply(order, Event("ACK", 1))
+                )
+                await bus.request(Event("ORDER", 1), "ACK", to="gateway")
+
+    run_virtual(main)
+
+
 async def broker(bus: AsyncEventBus) -> None:
     """Acknowledge from a reader, 1 ms later."""
     orders: asyncio.Queue[Event] = asyncio.Queue()

@@ -117,6 +117,10 @@ class MeshTransport:
 
     is_alone = False
 
+    def why_deaf(self, name: str) -> str:
+        """Nothing keeps a peer from answering but what it says itself."""
+        return ""
+
     @property
     def has_keeper(self) -> bool:
         """True if a peer with the name of a keeper is there, or may be."""

@@ -186,6 +186,15 @@ class Seat(Local):
                     return [(to, seat.publisher.epoch)]
         return ()
 
+    def why_deaf(self, name: str) -> str:
+        """A source of the recording is there, and answers nothing."""
+        if self._stage.recorded_peer(name) is None:
+            return ""
+        return (
+            f"{name} is of the recording, and what is recorded answers nothing: let a bot of this"
+            " name answer, on replay.beside() (in a shell --beside)"
+        )
+
     def ask(self, catchup: CatchUp, source: Source, want: Want, limit: int) -> bool:
         """Ask another bus of the stage, which answers in the next turn of the loop."""
         for link in self._links.get(catchup, ()):
