@@ -169,6 +169,10 @@ class Subscriber:
             self._idle.wake()
             self.changed.wake()
             self._publisher.room.wake()
+        stats = subscription.stats
+        lost = {"dropped": stats.dropped, "expired": stats.expired, "gaps": stats.gaps}
+        if said := ", ".join(f"{count} {kind}" for kind, count in lost.items() if count):
+            log.warning("%s has ended, in all: %s", subscription.name, said)
 
     def find(self, query: Query, callback: Callback) -> list[Subscription]:
         """Subscriptions of `callback` (compared by ==) with exactly the types of `query`, whatever

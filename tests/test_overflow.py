@@ -106,6 +106,27 @@ async def test_the_log_says_once_what_to_do_against_loss(caplog: pytest.LogCaptu
     assert advised == [lines[0], lines[4]]
 
 
+async def test_what_a_subscription_has_lost_in_all_is_told_at_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first of many is told as it is lost, and the rest is counted."""
+    async with AsyncEventBus(limits=Limits(history_events=10)) as bus:
+        gate = Gate()
+        drops = await bus.subscribe("QUOTE", gate.handle, maxsize=5, overflow="drop_oldest")
+        await bus.subscribe("QUOTE", gate.handle, maxsize=5, name="late")
+        await bus.subscribe("QUOTE", lambda event: None, max_age=1, name="fresh")
+        await fill(bus, 100)
+        await bus.publish(Event("QUOTE", 1, timestamp=2e8))
+        gate.open.set()
+        await bus.settle()
+        assert "in all" not in caplog.text
+        await drops.unsubscribe()
+        said = f"{drops.name} has ended, in all: {drops.stats.dropped} dropped"
+        assert said in caplog.messages
+    assert "late has ended, in all: 1 gaps" in caplog.messages
+    assert "fresh has ended, in all: 1 expired" in caplog.messages
+
+
 async def test_delivered_and_reported_are_all_that_was_published() -> None:
     delivered: list[int] = []
     lost: set[int] = set()
