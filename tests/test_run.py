@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 import running_bot
 from actors import tcp_url
+from journals import entries, make
 
 import aiobus
 from aiobus import AsyncEventBus, BusError, Event, LeavesProcess, run_virtual, verify
@@ -561,7 +562,8 @@ def test_a_module_that_runs_its_bot_as_it_is_imported_cannot_be_verified(tmp_pat
     (tmp_path / "careless.py").write_text(
         "import aiobus\nasync def bot(bus): ...\naiobus.run(bot, 'inproc://')\n"
     )
-    command = [sys.executable, "-m", "aiobus", "verify", "none.db", "careless:bot"]
+    make(tmp_path / "desk.db", entries(3))
+    command = [sys.executable, "-m", "aiobus", "verify", "desk.db", "careless:bot"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode not in (0, 1)
     assert 'put what starts a bus under `if __name__ == "__main__":`' in done.stderr
