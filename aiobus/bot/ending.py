@@ -54,7 +54,7 @@ class Ending:
 
     @property
     def code(self) -> int:
-        """The exit code. 0 says that the bot was asked to end by nobody or by SIGTERM, and that all
+        """The exit code. 0 says that the bot ended by itself or after SIGTERM, and that all
         that it had begun is done.
         """
         if self.has_failed:

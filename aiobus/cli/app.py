@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command.main(args=arguments, prog_name="aiobus", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # of a help that nobody reads to its end
+    except BrokenPipeError:  # the reader of a help has ended before it
         drop_output()
         return 0
     except TyperException as error:  # an argument that is missing or unknown

@@ -52,7 +52,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each finding.")] = False,
 ) -> int:
     """Look at the versions, the limits and the meeting places of this machine, and with a URL at
-    who is there, whether anybody is silent, has few descriptors left, or has another clock. Each
+    who is there, whether a bus is silent, has few descriptors left, or has another clock. Each
     TODO says what to do; a note need not be done.
     """
     if url is not None:

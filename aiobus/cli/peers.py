@@ -59,7 +59,7 @@ def peers(
 
 
 def _elsewhere(url: str) -> str:
-    """The desks where somebody is, the most similar first: the URL may have a typing error."""
+    """The desks where a bus is, the most similar first: the URL may have a typing error."""
     others = [each for each in inhabited() if each != url]
     if not others:
         return ""

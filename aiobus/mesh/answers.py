@@ -218,7 +218,7 @@ class Answers:
 
     def send_page(self, asked: PageAsk, presence: Presence) -> bool:
         """Answer with a page. Raises WireError if what is asked for is no query. False if this is
-        the bus of a keeper that cannot tell now: whoever asked asks again.
+        the bus of a keeper that cannot tell now: the asker asks again.
         """
         try:
             query = parse_query(asked.query)
