@@ -631,6 +631,54 @@ async def test_a_model_travels_as_it_says_and_else_with_all_of_its_fields(
     assert seen.data == [{"texts": ["1"], "twice": 2}, plain]
 
 
+class Dumped(pydantic.BaseModel):
+    price: float
+    note: str = pydantic.Field("", exclude=True)
+
+    @pydantic.computed_field
+    def twice(self) -> float:
+        return 2 * self.price
+
+
+class Needed(Dumped):
+    note: str = pydantic.Field(exclude=True)
+
+
+class Private(pydantic.BaseModel):
+    price: float
+    _secret: int = pydantic.PrivateAttr(1)
+
+
+class MorePrivate(Private):
+    more: int
+
+
+class AroundDumped(pydantic.BaseModel):
+    dumped: Dumped
+    inner: Private
+
+
+async def test_of_a_model_that_dumps_itself_computed_fields_travel_and_excluded_ones_do_not() -> (
+    None
+):
+    """Who asks for the same model ignores the first, and gets the default of the second."""
+    seen, again = Seen(), Seen()
+    async with AsyncEventBus() as bus:
+        await bus.subscribe(["DUMPED", "NEEDED", "AROUND"], seen.append)
+        await bus.subscribe("DUMPED", again.append, payload=Dumped)
+        needed = await bus.subscribe("NEEDED", again.append, payload=Needed)
+        await bus.publish(Event("DUMPED", Dumped(price=1.5, note="mine")))
+        await bus.publish(Event("NEEDED", Needed(price=1.5, note="mine")))
+        inner = MorePrivate(price=1.5, more=3)
+        await bus.publish(Event("AROUND", AroundDumped(dumped=Dumped(price=1.5), inner=inner)))
+        await bus.settle()
+        assert needed.stats.misfits == 1
+    dump = {"price": 1.5, "twice": 3.0}
+    around = {"dumped": dump, "inner": {"price": 1.5}}
+    assert seen.data == [dump, dump, around]
+    assert again.data == [Dumped(price=1.5)]
+
+
 class Rounded:
     """A descriptor that shows less than the object holds."""
 
