@@ -18,7 +18,7 @@ from aiobus.limits import KEEPER
 from aiobus.publisher import Publisher
 from aiobus.query import RESERVED
 from aiobus.rows import Source
-from aiobus.sequence import EVICTED, Gap
+from aiobus.sequence import EVICTED, UNKNOWN, Gap
 from aiobus.sync import LoopWatch
 
 __all__ = ["CLOSED", "Diagnostics"]
@@ -134,6 +134,25 @@ class Diagnostics:
             "query": query,
             "reason": gap.reason,
         }
+        if gap.reason == UNKNOWN:
+            self._say_unknown(name, gap)
+        else:
+            self._say_lost(subscription, name, gap)
+        self.announce(system.GAP, data, "")
+        return Event(
+            system.GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch
+        )
+
+    def _say_unknown(self, name: str, gap: Gap) -> None:
+        """A line for all subscriptions, each of which has a gap of its own: maybe none has lost
+        anything.
+        """
+        what = f"any event of it up to {gap.upto} is missing"
+        text = f"{name} has left, and whether {what} is unknown"
+        if text not in self._held:
+            self._say(logging.WARNING, text, text)
+
+    def _say_lost(self, subscription: str, name: str, gap: Gap) -> None:
         topic = f"{subscription} lost events of {name}"
         text = f"{topic}: ({gap.after}, {gap.upto}], {gap.reason}"
         is_slow = gap.reason == EVICTED and name != KEEPER
@@ -141,10 +160,6 @@ class Diagnostics:
         said = self._say(logging.WARNING, topic, text + ADVICE if is_advised else text)
         if said and is_advised and len(self._advised) < MAX_ADVISED:
             self._advised.add(subscription)
-        self.announce(system.GAP, data, "")
-        return Event(
-            system.GAP, dict(data), source=self._publisher.name, epoch=self._publisher.epoch
-        )
 
     def peer_joined(self, name: str, epoch: int) -> None:
         """A peer is linked: its queries are live here and those of this bus there."""

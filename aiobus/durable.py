@@ -23,7 +23,6 @@ from aiobus.event import Event, event_id
 from aiobus.journal.format import Entry
 from aiobus.journal.history import JournaledHistory
 from aiobus.journal.mark import Place
-from aiobus.journal.reader import Journal
 from aiobus.journal.writer import JournalWriter, in_thread
 from aiobus.lifecycle import Lifecycle
 from aiobus.limits import Limits
@@ -155,13 +154,14 @@ class Durable:
             begins = (*place.begins, begin)[-MAX_BEGINS:]
             start = place.start + 1
             publisher.options = Options(begin=begin, start=start, begins=begins, journaled=True)
-            publisher.in_file = writer.last_seq(publisher.name, place.epoch)
+            last = partial(writer.last_seq, publisher.name, place.epoch)
+            publisher.in_file = await in_thread(last)
         begin = publisher.options.begin
         publisher.seq = publisher.public_seq = self._history.newest = begin
         await self._reserve()
         self._source = (publisher.name, publisher.epoch)
-        file = Journal(writer.path)
-        await in_thread(partial(self._history.reach_back, file, self._source, begin))
+        reach = partial(self._history.reach_back, writer.path, self._source, begin)
+        await in_thread(reach)
         writer.start(self._note_committed)
 
     async def _reserve(self) -> None:

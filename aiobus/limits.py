@@ -52,10 +52,11 @@ class Limits:
     At most 15 MiB, because a message over 16 MiB ends its link.
     """
     high_water_mark: int = 512
-    """Messages (frames of up to 128 events or 64 KiB) that ZeroMQ queues for each peer, on either
-    side. Beyond it ZeroMQ drops messages until half of the queue is read. The peer notices and
-    fetches the events from history, which must reach back further (`history_events` of at least 256
-    times as many, with full frames).
+    """Messages that ZeroMQ queues for each peer, on either side: frames of up to 128 events or
+    64 KiB, and for a peer that asks and does not read, pages of up to 256 KiB. Beyond it ZeroMQ
+    drops messages until half of the queue is read. The peer notices and fetches the events from
+    history, which must reach back further (`history_events` of at least 256 times as many, with
+    full frames).
     """
     pace_seconds: int = 30
     """With `pace=True`: seconds that `publish` waits for a reader that takes nothing in. It is then

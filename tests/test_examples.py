@@ -72,7 +72,8 @@ def run(*command: str, complaints: str = "") -> list[str]:
 
 def of_the_example(errors: str) -> str:
     """What it complains of, less the line that says that this machine has not run it for a while:
-    the suite takes all processors.
+    the suite takes all processors. It may be the recorder that says so, whose disk is not the
+    cause: `test_recorder.py` shows that a recording never waits for one on the loop.
     """
     held = (
         r"[^\n]*the event loop of \S+ was held for [\d.]+ s, by other code of this process[^\n]*\n"

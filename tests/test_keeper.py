@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,19 @@ async def desk(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIt
 @pytest.fixture
 async def network(no_task_is_left: None) -> MemoryNetwork:
     return MemoryNetwork()
+
+
+@asynccontextmanager
+async def met(
+    network: MemoryNetwork, folder: Path
+) -> AsyncIterator[tuple[Keeper, AsyncEventBus, AsyncEventBus]]:
+    """A keeper, who asks it, and whose state it holds."""
+    async with (
+        Keeper(network.bus("keeper"), folder / "s.db") as keeper,
+        network.bus("strategy") as strategy,
+        network.bus("gateway") as gateway,
+    ):
+        yield keeper, strategy, gateway
 
 
 def position(size: float, key: str = "BTC", **fields: Any) -> Event:
@@ -401,11 +414,7 @@ async def test_what_may_be_old_after_a_gap_is_a_gap_to_who_asks_and_is_asked_for
 async def test_while_the_link_to_a_publisher_is_cut_the_keeper_waits_with_its_answer(
     network: MemoryNetwork, folder: Path
 ) -> None:
-    async with (
-        Keeper(network.bus("keeper"), folder / "s.db") as keeper,
-        network.bus("strategy") as strategy,
-        network.bus("gateway") as gateway,
-    ):
+    async with met(network, folder) as (keeper, strategy, gateway):
         await published(gateway, keeper, position(1))
         network.partition({"keeper", "strategy"}, {"gateway"}, cut=True)
         await asyncio.sleep(0.5)
@@ -422,11 +431,7 @@ async def test_while_the_link_to_a_publisher_is_cut_the_keeper_waits_with_its_an
 async def test_who_starts_while_the_keeper_waits_comes_behind_what_is_kept(
     network: MemoryNetwork, folder: Path
 ) -> None:
-    async with (
-        Keeper(network.bus("keeper"), folder / "s.db") as keeper,
-        network.bus("strategy") as strategy,
-        network.bus("gateway") as gateway,
-    ):
+    async with met(network, folder) as (keeper, strategy, gateway):
         await published(gateway, keeper, position(1))
         network.partition({"keeper", "strategy"}, {"gateway"}, cut=True)
         seen: list[Event] = []
@@ -450,11 +455,7 @@ async def test_who_starts_while_the_keeper_waits_comes_behind_what_is_kept(
 async def test_a_link_that_is_cut_for_a_moment_brings_nothing_twice(
     network: MemoryNetwork, folder: Path
 ) -> None:
-    async with (
-        Keeper(network.bus("keeper"), folder / "s.db") as keeper,
-        network.bus("strategy") as strategy,
-        network.bus("gateway") as gateway,
-    ):
+    async with met(network, folder) as (keeper, strategy, gateway):
         await published(gateway, keeper, position(1))
         network.partition({"keeper"}, {"gateway"}, cut=True)
         await asyncio.sleep(0.5)
@@ -504,11 +505,7 @@ async def test_on_a_full_disk_it_says_so_does_not_answer_and_goes_on_when_there_
     folder: Path,
 ) -> None:
     network = MemoryNetwork()
-    async with (
-        Keeper(network.bus("keeper"), folder / "s.db") as keeper,
-        network.bus("strategy") as strategy,
-        network.bus("gateway") as gateway,
-    ):
+    async with met(network, folder) as (keeper, strategy, gateway):
         connection = keeper._file._connection
         assert connection is not None
         connection.execute("PRAGMA max_page_count = 3")  # the pages that it has: SQLITE_FULL

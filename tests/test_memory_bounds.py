@@ -54,7 +54,7 @@ def test_a_flood_to_hung_subscribers_grows_memory_by_the_configured_bounds() -> 
 
 SUBJECT = """
 import asyncio, os, subprocess, sys
-from aiobus import AsyncEventBus, Event
+from aiobus import AsyncEventBus, Event, Limits
 
 def peak():
     with open("/proc/self/status") as file:
@@ -62,7 +62,10 @@ def peak():
         return int(line.split()[1]) * 1024
 
 async def main(folder, code):
-    async with AsyncEventBus(f"ipc://{folder}", name="feed") as bus:
+    # What ZeroMQ queues for a peer that does not read is this many messages, here pages of 50 KB:
+    # of the default, 512, some 26 MiB. How far that fills up is left to the scheduler.
+    limits = Limits(high_water_mark=64)
+    async with AsyncEventBus(f"ipc://{folder}", name="feed", limits=limits) as bus:
         for number in range(20_000):
             await bus.publish(Event("T", {"number": number}, key=str(number % 100)))
         before, refused = peak(), bus.stats().refused
@@ -89,6 +92,7 @@ folder, epoch = sys.argv[1], int(sys.argv[2])
 me = f"evil@1 ipc://{folder}/evil.sock"
 socket = zmq.Context().socket(zmq.XSUB)
 socket.set(zmq.SNDHWM, 0)
+socket.set(zmq.RCVHWM, 1)  # what it does not read stays with the bus that has sent it
 socket.set(zmq.LINGER, 60_000)
 socket.connect(f"ipc://{folder}/feed.sock")
 """
@@ -98,6 +102,14 @@ socket.send(b"\\1~" + me.encode() + b"\\0")
 for number in range(100_000):
     question = ["!", "feed", number % 1_000, me, epoch, "*", 0, 1_000, None, 0]
     socket.send(json.dumps(question, separators=(",", ":")).encode())
+""",
+    "an asker that reads nothing, at a pace at which each question is answered": """
+socket.send(b"\\1~" + me.encode() + b"\\0")
+for number in range(6_000):
+    question = ["!", "feed", number % 1_000, me, epoch, "*", 0, 1_000, None, 0]
+    socket.send(json.dumps(question, separators=(",", ":")).encode())
+    if number % 100 == 0:
+        time.sleep(0.02)
 """,
     "an asker that never said hello": """
 for number in range(100_000):
@@ -117,7 +129,11 @@ while socket.poll(200):
     socket.recv()
 socket.context.destroy(linger=3_000)  # more than it needs, unless its connection is ended for good
 """
-BOUNDS = {"a subscriber to junk": 64 * MIB, "2,000 members that do not exist": 48 * MIB}
+BOUNDS = {
+    "an asker that reads nothing, at a pace at which each question is answered": 8 * MIB,
+    "a subscriber to junk": 64 * MIB,
+    "2,000 members that do not exist": 48 * MIB,
+}
 """Of memory. ZeroMQ itself keeps each subscription: some 15 MiB of 60,000."""
 
 

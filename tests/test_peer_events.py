@@ -286,6 +286,35 @@ async def test_of_an_orderly_end_of_which_the_last_message_was_lost_a_gap_tells(
 
 
 @pytest.mark.virtual
+async def test_of_what_is_unknown_of_a_killed_source_each_subscription_has_a_gap_and_the_log_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = MemoryNetwork()
+    async with network.bus("strategy") as bus:
+        watches = [Watch(bus) for _ in range(5)]
+        ended = [await watch.subscribe() for watch in watches]
+        feed = network.bus("feed")
+        await feed.start()
+        await feed.publish(Event("T1", 0))
+        assert await feed.flush() == []
+        network.faults = Faults(
+            loss=lambda message: message.source == "feed" and b"bye" not in message.data
+        )
+        for number in range(3):
+            await feed.publish(Event("T1", number))
+        assert await feed.close(0.1) == ["strategy"]
+        last = (await ended[0]).data["last"]
+        await bus.settle()
+        await asyncio.sleep(2)  # lines that were held back are logged by now
+    for watch in watches:
+        assert [gap["reason"] for gap in watch.gaps["*"]] == [UNKNOWN]
+        assert [gap["reason"] for gap in watch.gaps["T5"]] == [UNKNOWN]
+    assert [line for line in caplog.messages if "feed has left" in line or "lost" in line] == [
+        f"feed has left, and whether any event of it up to {last} is missing is unknown"
+    ]
+
+
+@pytest.mark.virtual
 async def test_no_frame_vouches_for_a_number_that_another_process_has_named_for_its_source() -> (
     None
 ):

@@ -1,8 +1,14 @@
 """A recording has what its bus heard, its gaps and drops among it, and never holds up the bus."""
 
 import asyncio
+import fcntl
+import os
 import sqlite3
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from journals import entries, fill, make
@@ -146,6 +152,78 @@ async def test_a_flush_ends_under_a_steady_flood(path: Path) -> None:
         assert last.seq in [event.seq for event in recorded(path) if event.type == "LAST"]
         is_over = True
         await task
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, bool]]:
+    """Each step that may wait for a disk, and whether it was taken in the thread of this test."""
+    seen: set[tuple[str, bool]] = set()
+    here = threading.get_ident()
+
+    def note(step: str) -> None:
+        seen.add((step, threading.get_ident() == here))
+
+    class Watched(sqlite3.Connection):
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            note("execute")
+            return super().execute(*arguments)
+
+    def watch(module: Any, name: str) -> None:
+        real: Callable[..., Any] = getattr(module, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            note(name)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
+    watch(sqlite3, "connect")
+    for name in ("fsync", "replace", "posix_fallocate", "statvfs", "pwrite"):
+        watch(os, name)
+    watch(fcntl, "flock")
+    return seen
+
+
+DISK = {"connect", "execute", "flock", "fsync", "posix_fallocate", "pwrite", "replace", "statvfs"}
+
+
+async def test_a_recording_never_waits_for_a_disk_on_the_loop(
+    path: Path, disk: set[tuple[str, bool]]
+) -> None:
+    """From its start to its end, in a new file and in one that goes on, so that a slow disk does
+    not hold the bus.
+    """
+    for _ in range(2):
+        async with AsyncEventBus(name="desk") as bus, record(bus, path) as recording:
+            for number in range(100):
+                await bus.publish(Event("T", number))
+            await recording.flush()
+    assert disk == {(step, False) for step in DISK}
+
+
+async def test_what_is_attached_is_recorded_without_waiting_for_a_disk_on_the_loop(
+    path: Path, disk: set[tuple[str, bool]]
+) -> None:
+    async def strategy(bus: AsyncEventBus) -> None:
+        await bus.subscribe("T", lambda event: bus.publish(Event("U", event.data)))
+
+    async with AsyncEventBus(name="desk") as bus, record(bus, path, attach=strategy):
+        for number in range(100):
+            await bus.publish(Event("T", number))
+        await bus.settle()
+    assert disk == {(step, False) for step in DISK}
+
+
+async def test_a_bus_with_a_journal_never_waits_for_a_disk_on_the_loop(
+    path: Path, disk: set[tuple[str, bool]]
+) -> None:
+    """Its second start read the last number, and opened the file for readers, on the loop."""
+    for _ in range(2):
+        async with AsyncEventBus(name="desk", journal=path) as bus:
+            for number in range(100):
+                await bus.publish(Event("T", number))
+    assert disk == {(step, False) for step in DISK}
 
 
 async def until_unlocked(path: Path) -> None:

@@ -245,13 +245,16 @@ class JournaledHistory(History):
         self._sorted: tuple[object, list[tuple[int, str, str, bytes]]] = (None, [])
         """Those that were asked for last, in order of seq, and what was asked."""
 
-    def reach_back(self, file: Journal, source: Source, newest: int) -> None:
+    def reach_back(self, path: str, source: Source, newest: int) -> None:
         """Take the newest events of `source` up to `newest` into memory, and read older ones from
-        `file` when they are asked for. Blocks for a second, and half of one per million events.
-        After `close`, the file is closed when this ends.
+        the journal at `path` when they are asked for. Blocks for a second, and half of one per
+        million events. After `close`, the file is closed when this ends. Raises what `Journal`
+        raises.
         """
-        self._past, self._source = Past(file, source), source
-        self._is_reading = True
+        file = Journal(path)
+        with self._turn:
+            self._is_reading = True
+            self._past, self._source = Past(file, source), source
         try:
             self._load(file, source, newest)
         finally:
