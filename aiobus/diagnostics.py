@@ -173,6 +173,14 @@ class Diagnostics:
         data: system.PeerLeft = {"name": name, "epoch": epoch, "last": last, "reason": reason}
         self.announce(system.PEER_LEFT, data, "")
 
+    def refused(self, address: str, name: str, cause: str, count: int, text: str) -> None:
+        """A link is not made because of keys."""
+        log.warning("%s", text)
+        data: system.Refused = {
+            "address": address, "name": name, "cause": cause, "count": count, "text": text,
+        }  # fmt: skip
+        self.announce(system.REFUSED, data, "")
+
     def peer_restarted(
         self, name: str, epoch: int, start: int, last: int, then: Callable[[], object]
     ) -> None:

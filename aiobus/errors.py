@@ -45,6 +45,7 @@ __all__ = [
     "LeavesProcess",
     "NameInUse",
     "NoSubscribers",
+    "NotPermitted",
     "NotRecorded",
     "PayloadError",
     "PeerTimeout",
@@ -320,6 +321,24 @@ class NameInUse(BusError):
         return (
             f"a bus named {self.name!r} is on {self.url} already: end that one first{state}. Give"
             " another name= only to another bot: two that take the same orders both execute them"
+        )
+
+
+class NotPermitted(BusError):
+    """The rules of a desk with keys do not let the bus `name` do that: `what` is "publish" or
+    "subscribe to", `types` the types. Nothing was published or subscribed.
+    """
+
+    def __init__(self, name: str, what: str, types: str) -> None:
+        super().__init__(name, what, types)
+        self.name = name
+        self.what = what
+        self.types = types
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} may not {self.what} {self.types}, by the rules of this desk: others would"
+            " refuse it. The rules stand in desk.members of each host"
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from aiobus.codec import encode, seq_of
 from aiobus.delivery import Consumer, current, entered
-from aiobus.errors import BusError, EncodeError
+from aiobus.errors import BusError, EncodeError, NotPermitted
 from aiobus.event import Event, own_fields
 from aiobus.history import LARGE, History, Ring
 from aiobus.journal.format import Entry
@@ -255,6 +255,8 @@ class Publisher:
         """Of an encoded event."""
         self._targets = Routes()
         self._routes: dict[tuple[str, str], Route] = {}
+        self.permits: Callable[[str], bool] | None = None
+        """True if the rules of a desk with keys let this bus publish a type. None: every type."""
         self._postponed: deque[Callable[[], object]] = deque()
 
     def publish(self, event: Event[Any], *, is_own: bool = False) -> Route:
@@ -390,6 +392,8 @@ class Publisher:
                 "type",
                 f"{type!r} is reserved: types that begin with {RESERVED!r} are the bus's own",
             ) from None
+        if self.permits is not None and not is_own and not self.permits(type):
+            raise NotPermitted(self.name, "publish", type) from None
         ring = self.history.ring(type)
         if ring is None:
             raise EncodeError(
@@ -413,6 +417,10 @@ class Publisher:
         """Hand `target` nothing more."""
         self._targets.remove(target)
         self._forget_routes(target.query)
+
+    def forget_routes(self) -> None:
+        """What is permitted may be another by now."""
+        self._routes.clear()
 
     def _forget_routes(self, query: Query) -> None:
         """Work out again where the events go that `query` may match."""

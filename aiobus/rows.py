@@ -6,6 +6,7 @@ rows before it intact, and takes time in proportion to its length. Pure: must no
 message the rows came.
 """
 
+from collections.abc import Callable
 from gc import get_referents
 from typing import Any
 
@@ -61,8 +62,8 @@ class Rows:
     """
 
     __slots__ = (
-        "_begin", "_end", "_message", "count", "epoch", "is_frame", "newest", "prev", "size",
-        "source",
+        "_begin", "_end", "_message", "count", "epoch", "is_frame", "newest", "permits", "prev",
+        "size", "source",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,8 @@ class Rows:
         self.prev, self.newest = span
         self.count = count
         self.is_frame = is_frame
+        self.permits: Callable[[str], bool] | None = None
+        """True if the source may publish a type. Rows of other types are left out. None: any."""
         self._message = message
         self._begin = begin
         self._end = end
@@ -141,7 +144,7 @@ class LazyBatch:
             self.error = self.error or self._wrong_end()
         if self.error is not None:
             self.left = 0
-        return events
+        return events or (self.take() if self.left else [])  # all of these were left out
 
     def _split(self) -> "list[bytes] | list[memoryview]":
         count, size = self.rows.count, self.rows.size
@@ -188,7 +191,7 @@ class LazyBatch:
     def _made(self, rows: list[Any]) -> list[Event[Any]]:
         """Check and make each event: the hot loop. `_wrong` says what is wrong."""
         source, epoch, last, newest = self.rows.source, self.rows.epoch, self.last, self.rows.newest
-        past = self.past
+        past, permits = self.past, self.rows.permits
         events = []
         for row in rows:
             try:
@@ -212,6 +215,10 @@ class LazyBatch:
             except (TypeError, ValueError):
                 self.error = _wrong(row, last, newest)
                 break
+            if permits is not None and not permits(event.type):
+                last = seq
+                self.left -= 1
+                continue
             event.data = data
             # Another program may write 1 for 1.0; a journal keeps, and gives back, a float.
             event.timestamp = timestamp if type(timestamp) is float else float(timestamp)

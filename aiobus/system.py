@@ -21,6 +21,7 @@ __all__ = [
     "PEER_JOINED",
     "PEER_LEFT",
     "PEER_RESTARTED",
+    "REFUSED",
     "STALE",
     "UNREACHED",
     "Error",
@@ -31,6 +32,7 @@ __all__ = [
     "PeerJoined",
     "PeerLeft",
     "PeerRestarted",
+    "Refused",
     "Stale",
     "Unreached",
 ]
@@ -46,6 +48,7 @@ OVERFLOW: Final = "aiobus.overflow"
 PEER_JOINED: Final = "aiobus.peer_joined"
 PEER_LEFT: Final = "aiobus.peer_left"
 PEER_RESTARTED: Final = "aiobus.peer_restarted"
+REFUSED: Final = "aiobus.refused"
 STALE: Final = "aiobus.stale"
 UNREACHED: Final = "aiobus.unreached"
 
@@ -123,6 +126,21 @@ class PeerRestarted(TypedDict):
     last: int
 
 
+class Refused(TypedDict):
+    """A link cannot be made because of keys: this bus does not let another in, or the reverse."""
+
+    address: str
+    """Where it is, as far as that is known."""
+    name: str
+    """Its name, as far as that is known; not proven."""
+    cause: str
+    """`unknown`, `revoked`, `plain`, `refused`, `key`, `mute` or `unlisted`."""
+    count: int
+    """How often since it was said last. One cause of one address is said once a minute."""
+    text: str
+    """The same in words, with what to do."""
+
+
 class Stale(TypedDict):
     """A peer has been silent for 3 s."""
 
@@ -146,6 +164,7 @@ DATA: Final[dict[str, type]] = {
     PEER_JOINED: PeerJoined,
     PEER_LEFT: PeerLeft,
     PEER_RESTARTED: PeerRestarted,
+    REFUSED: Refused,
     STALE: Stale,
     UNREACHED: Unreached,
 }

@@ -6,7 +6,7 @@ from aiobus.discovery import Member
 from aiobus.mesh import FromPublisher, FromSubscriber
 
 
-def nothing(*_: object) -> None:
+def nothing(*_: object) -> Any:
     """Receive a message, and leave it."""
 
 
@@ -19,5 +19,5 @@ async def opened(
     """Open a port under this name; return who is there."""
     port.open(name)
     members: list[Member] = await port.join(name, port.bind, nothing)
-    port.start(from_subscriber, from_publisher)
+    port.start(from_subscriber, from_publisher, nothing)
     return members

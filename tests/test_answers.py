@@ -43,7 +43,7 @@ class Asker:
         self.answers: list[int] = []
         self._grown = asyncio.Event()
 
-    def from_publisher(self, message: bytes, now: float) -> None:
+    def from_publisher(self, message: bytes, now: float, name: str) -> None:
         found = parse_from_publisher(message, self.who)
         match found:
             case PageAnswer():
@@ -56,7 +56,7 @@ class Asker:
 
     async def connect(self, *, says_hello: bool = True) -> None:
         await opened(self.port, self.who.name, from_publisher=self.from_publisher)
-        self.port.connect("memory://feed")
+        self.port.connect("memory://feed", "feed")
         self.port.subscribe(self.who.topic if says_hello else b"~other@1 memory://other\0")
 
     def ask(self, *numbers: int) -> None:

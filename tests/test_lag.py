@@ -340,7 +340,7 @@ async def test_an_older_source_that_is_first_met_while_it_is_switched_owes_what_
 async def test_a_subscription_that_is_heard_while_a_bus_closes_is_not_served(desk: Desk) -> None:
     transport = desk.feed._transport
     await desk.feed.close(0.2)
-    transport.session.receive_from_subscriber(PROGRESS, 1)  # type: ignore[attr-defined]
+    transport.session.receive_from_subscriber(PROGRESS, 1, "")  # type: ignore[attr-defined]
     assert len(transport.session.fanout) == 0  # type: ignore[attr-defined]
 
 

@@ -57,12 +57,12 @@ class Wires:
     def allows(self, member: Member) -> bool:
         return member.endpoint not in self.outside
 
-    def ask(self, question: bytes) -> None:
+    def ask(self, question: bytes, to: str) -> None:
         found = parse_from_subscriber(question)
         assert isinstance(found, Ask)
         self.asked.append((found.nonce, [found.to]))
 
-    def connect(self, endpoint: str) -> None:
+    def connect(self, endpoint: str, name: str) -> None:
         self.log.append(("connect", endpoint))
 
     def disconnect(self, endpoint: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from aiobus import Event, Limits, wire
 from aiobus.clock import elapsed
 from aiobus.discovery import Member
+from aiobus.keyring.members import Members
 from aiobus.mesh import Driver
 from aiobus.mesh.links import AT_SIGHT
 from aiobus.mesh.peers import STALE
@@ -84,13 +85,15 @@ class Side:
         self.topics.discard(topic)
         self.to_publishers.append(b"\0" + topic)
 
-    def ask(self, question: bytes) -> None:
+    members = Members()
+
+    def ask(self, question: bytes, to: str) -> None:
         self.to_publishers.append(question)
 
     def send(self, message: bytes) -> None:
         self.to_subscribers.append(message)
 
-    def connect(self, endpoint: str) -> None:
+    def connect(self, endpoint: str, name: str = "") -> None:
         """There is one cable, and it is plugged in."""
 
     disconnect = connect
@@ -108,11 +111,11 @@ def carry(one: Side, other: Side) -> None:
     while any(each.soon or each.to_publishers or each.to_subscribers for each in (one, other)):
         for side, peer in sides:
             while side.to_publishers:
-                peer.session.receive_from_subscriber(side.to_publishers.popleft(), 1)
+                peer.session.receive_from_subscriber(side.to_publishers.popleft(), 1, "")
             while side.to_subscribers:
                 message = side.to_subscribers.popleft()
                 if message.startswith(tuple(peer.topics)):
-                    peer.session.receive_from_publisher(message, elapsed())
+                    peer.session.receive_from_publisher(message, elapsed(), "")
             while side.soon:
                 side.soon.popleft()()
 
@@ -177,7 +180,7 @@ def test_a_session_that_ends_says_so_and_the_other_hears_it() -> None:
 @pytest.mark.parametrize("message", [b"", b"T", b"~\0[]", wire.topic("T") + b"[", b"\xff\0{}"])
 def test_what_is_no_message_is_refused_and_counted(message: bytes) -> None:
     one, _ = linked()
-    one.session.receive_from_publisher(message, 0.0)
+    one.session.receive_from_publisher(message, 0.0, "")
     assert one.session.refused == 1
 
 

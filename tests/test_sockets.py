@@ -33,7 +33,7 @@ async def test_a_socket_is_read_for_one_turn_in_each_iteration_of_the_loop(
     heard = in_iteration = most = 0
     is_over = asyncio.Event()
 
-    def hear(message: bytes, now: float) -> None:
+    def hear(message: bytes, now: float, name: str) -> None:
         nonlocal heard, in_iteration
         heard += 1
         in_iteration += 1
@@ -83,7 +83,7 @@ async def test_the_end_of_a_connection_is_read_whole_before_anything_is_said_of_
     asked: set[bytes] = set()
     changed = asyncio.Condition()
 
-    def hear(message: bytes, link: int | None) -> None:
+    def hear(message: bytes, link: int | None, name: str) -> None:
         (asked.add if message[:1] == b"\1" else asked.discard)(message[1:])
         tasks.append(loop.create_task(tell()))
 

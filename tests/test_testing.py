@@ -25,11 +25,11 @@ class Heard:
         self.down: list[bytes] = []
         self._grown = asyncio.Event()
 
-    def from_subscriber(self, message: bytes, link: int | None) -> None:
+    def from_subscriber(self, message: bytes, link: int | None, name: str) -> None:
         self.up.append(message)
         self._grown.set()
 
-    def from_publisher(self, message: bytes, now: float) -> None:
+    def from_publisher(self, message: bytes, now: float, name: str) -> None:
         self.down.append(message)
         self._grown.set()
 
@@ -68,7 +68,7 @@ async def linked(
 ) -> tuple[Side, Side]:
     """Two sides; the first is connected to the other and has asked for a topic."""
     lower, upper = await side(network, below), await side(network, above)
-    lower.port.connect(upper.endpoint)
+    lower.port.connect(upper.endpoint, "above")
     lower.port.subscribe(topic)
     await upper.heard.until_up(b"\1" + topic)
     return lower, upper
@@ -95,7 +95,7 @@ async def test_who_opens_is_told_where_it_listens_and_who_else_does() -> None:
 async def test_nothing_arrives_within_the_call_that_sends_it() -> None:
     lower, upper = await linked(MemoryNetwork())
     upper.port.send(b"T1")
-    lower.port.ask(b"?")
+    lower.port.ask(b"?", "*")
     lower.port.subscribe(b"U")
     assert (lower.heard.down, upper.heard.up) == ([], [b"\1T"])
     await upper.heard.until_up(b"\1U")
@@ -105,11 +105,11 @@ async def test_nothing_arrives_within_the_call_that_sends_it() -> None:
 async def test_what_is_asked_for_reaches_a_port_that_opens_later_before_the_questions() -> None:
     network = MemoryNetwork()
     lower = await side(network, "below")
-    lower.port.connect("memory://above")
-    lower.port.ask(b"?1")
+    lower.port.connect("memory://above", "above")
+    lower.port.ask(b"?1", "*")
     lower.port.subscribe(b"U")
     lower.port.subscribe(b"T")
-    lower.port.ask(b"?2")
+    lower.port.ask(b"?2", "*")
     upper = await side(network, "above")
     assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?1", b"?2"]
 
@@ -117,7 +117,7 @@ async def test_what_is_asked_for_reaches_a_port_that_opens_later_before_the_ques
 async def test_a_question_stays_behind_what_was_asked_for_before_it() -> None:
     lower, upper = await linked(MemoryNetwork())
     lower.port.subscribe(b"U")
-    lower.port.ask(b"?")
+    lower.port.ask(b"?", "*")
     lower.port.unsubscribe(b"U")
     assert await upper.heard.until_up(b"\0U") == [b"\1T", b"\1U", b"?", b"\0U"]
 
@@ -126,7 +126,7 @@ async def test_messages_go_down_to_those_only_who_asked_for_how_they_begin() -> 
     network = MemoryNetwork()
     lower, upper = await linked(network)
     other = await side(network, "other")
-    other.port.connect(upper.endpoint)
+    other.port.connect(upper.endpoint, "above")
     other.port.subscribe(b"TA")
     await upper.heard.until_up(b"\1TA")
     for message in (b"TA1", b"TB2", b"U3"):
@@ -158,7 +158,7 @@ async def test_a_topic_that_was_asked_for_twice_is_to_be_withdrawn_twice() -> No
     lower, upper = await linked(MemoryNetwork())
     lower.port.subscribe(b"T")
     lower.port.unsubscribe(b"T")
-    lower.port.ask(b"?")
+    lower.port.ask(b"?", "*")
     await upper.heard.until_up(b"?")
     lower.port.unsubscribe(b"T")
     assert await upper.heard.until_up(b"\0T") == [b"\1T", b"?", b"\0T"]
@@ -168,12 +168,12 @@ async def test_a_publisher_hears_of_each_who_asks_for_a_topic_and_of_the_last_to
     network = MemoryNetwork()
     one, upper = await linked(network)
     two = await side(network, "two")
-    two.port.connect(upper.endpoint)
+    two.port.connect(upper.endpoint, "above")
     two.port.subscribe(b"T")
-    two.port.ask(b"?1")
+    two.port.ask(b"?1", "*")
     await upper.heard.until_up(b"?1")
     one.port.unsubscribe(b"T")
-    one.port.ask(b"?2")
+    one.port.ask(b"?2", "*")
     await upper.heard.until_up(b"?2")
     two.port.unsubscribe(b"T")
     assert await upper.heard.until_up(b"\0T") == [b"\1T", b"\1T", b"?1", b"?2", b"\0T"]
@@ -181,7 +181,7 @@ async def test_a_publisher_hears_of_each_who_asks_for_a_topic_and_of_the_last_to
 
 async def test_connecting_twice_brings_everything_once() -> None:
     lower, upper = await linked(MemoryNetwork())
-    lower.port.connect(upper.endpoint)
+    lower.port.connect(upper.endpoint, "above")
     upper.port.send(b"T1")
     await at_rest()
     assert lower.heard.down == [b"T1"]
@@ -213,7 +213,7 @@ async def test_connecting_again_asks_again() -> None:
     lower.port.disconnect(upper.endpoint)
     await upper.heard.until_up(b"\0T")
     upper.heard.up.clear()
-    lower.port.connect(upper.endpoint)
+    lower.port.connect(upper.endpoint, "above")
     await upper.heard.until_up(b"\1T")
     upper.port.send(b"T1")
     assert await lower.heard.until_down(1) == [b"T1"]
@@ -231,7 +231,7 @@ async def test_what_was_sent_before_closing_arrives_and_then_the_topics_are_with
     await one.heard.until_up(b"\0U")
     assert await one.heard.until_down(500) == [b"T%d" % number for number in range(500)]
     two.port.send(b"T")
-    one.port.ask(b"?")
+    one.port.ask(b"?", "*")
     await at_rest()
     assert (len(one.heard.down), two.heard.up) == (500, [b"\1T"])
 
@@ -241,7 +241,7 @@ async def test_a_link_goes_on_with_the_next_who_opens_under_the_name() -> None:
     lower, upper = await linked(network)
     await upper.port.close(1.0)
     await at_rest()
-    lower.port.ask(b"?")
+    lower.port.ask(b"?", "*")
     again = await side(network, "above")
     assert await again.heard.until_up(b"?") == [b"\1T", b"?"]
     again.port.send(b"T1")
@@ -255,7 +255,7 @@ async def test_of_who_is_killed_nothing_more_is_heard_but_that_its_topics_are_wi
     two.port.subscribe(b"U")
     await one.heard.until_up(b"\1U")
     two.port.send(b"T1")
-    two.port.ask(b"?")
+    two.port.ask(b"?", "*")
     one.port.send(b"U1")
     network.kill("two")
     await one.heard.until_up(b"\0U")
@@ -301,7 +301,7 @@ async def test_too_many_messages_on_their_way_are_lost_and_the_first_arrive() ->
 async def test_loss_takes_messages_and_questions_and_spares_what_is_asked_for() -> None:
     network = MemoryNetwork(faults=Faults(loss=1.0))
     lower, upper = await linked(network)
-    lower.port.ask(b"?")
+    lower.port.ask(b"?", "*")
     upper.port.send(b"T1")
     lower.port.unsubscribe(b"T")
     assert await upper.heard.until_up(b"\0T") == [b"\1T", b"\0T"]
@@ -334,10 +334,10 @@ async def test_a_message_that_nothing_overtakes_arrives_all_the_same() -> None:
 
 async def test_a_question_never_overtakes_what_was_asked_for_before_it() -> None:
     lower, upper = await linked(MemoryNetwork(faults=Faults(reorder=1.0)))
-    lower.port.ask(b"?1")
+    lower.port.ask(b"?1", "*")
     lower.port.subscribe(b"U")
-    lower.port.ask(b"?2")
-    lower.port.ask(b"?3")
+    lower.port.ask(b"?2", "*")
+    lower.port.ask(b"?3", "*")
     assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?1", b"?3", b"?2"]
 
 
@@ -447,13 +447,13 @@ async def test_a_partition_loses_messages_and_holds_up_what_is_asked_for() -> No
     network = MemoryNetwork()
     lower, upper = await linked(network)
     network.partition({"below"}, {"above"})
-    lower.port.ask(b"?1")
+    lower.port.ask(b"?1", "*")
     lower.port.subscribe(b"U")
     upper.port.send(b"T1")
     await at_rest()
     assert (upper.heard.up, lower.heard.down, network.lost) == ([b"\1T"], [], 2)
     network.heal()
-    lower.port.ask(b"?2")
+    lower.port.ask(b"?2", "*")
     assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?2"]
     upper.port.send(b"T2")
     assert await lower.heard.until_down(1) == [b"T2"]
@@ -464,7 +464,7 @@ async def test_a_partition_one_way_lets_everything_pass_the_other_way() -> None:
     lower, upper = await linked(network)
     network.partition({"above"}, {"below"}, one_way=True)
     upper.port.send(b"T1")
-    lower.port.ask(b"?")
+    lower.port.ask(b"?", "*")
     await upper.heard.until_up(b"?")
     assert lower.heard.down == []
 
@@ -481,7 +481,7 @@ async def test_no_port_connects_across_a_partition_until_it_heals() -> None:
     network = MemoryNetwork()
     lower, upper = await side(network, "below"), await side(network, "above")
     network.partition({"below"}, {"above"})
-    lower.port.connect(upper.endpoint)
+    lower.port.connect(upper.endpoint, "above")
     lower.port.subscribe(b"T")
     await at_rest()
     assert upper.heard.up == []
@@ -492,14 +492,14 @@ async def test_no_port_connects_across_a_partition_until_it_heals() -> None:
 async def test_a_cut_withdraws_at_once_and_healing_asks_again_but_loses_questions() -> None:
     network = MemoryNetwork()
     lower, upper = await linked(network)
-    lower.port.ask(b"?1")
+    lower.port.ask(b"?1", "*")
     upper.port.send(b"T1")
     network.partition({"above"}, {"below"}, cut=True)
     assert await upper.heard.until_up(b"\0T") == [b"\1T", b"\0T"]
     upper.heard.up.clear()
     lower.port.subscribe(b"U")
     network.heal()
-    lower.port.ask(b"?2")
+    lower.port.ask(b"?2", "*")
     assert await upper.heard.until_up(b"?2") == [b"\1T", b"\1U", b"?2"]
     assert (lower.heard.down, network.lost) == ([], 2)
 

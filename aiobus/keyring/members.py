@@ -41,6 +41,13 @@ class Rules:
             return True
         return not query.every and self.subscribe.issuperset(query.types)
 
+    def told(self, queries: str) -> str:
+        """Of the queries that a member tells to have, those that it is sent."""
+        if self.subscribe is None:
+            return queries
+        some = (each for each in queries.split() if each.partition("/")[0] in self.subscribe)
+        return " ".join(some)
+
 
 EVERYTHING = Rules()
 

@@ -11,19 +11,37 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from aiobus.discovery import Member
+from aiobus.keyring.members import Members
 
-__all__ = ["Driver", "FromPublisher", "FromSubscriber", "Network", "Probe"]
+__all__ = ["Driver", "FromPublisher", "FromSubscriber", "Gate", "Network", "Probe"]
 
-FromSubscriber = Callable[[bytes, int | None], None]
-"""Takes a message of a bus that is connected to this one and the number of its connection. The
-message is a topic that it asks for (first byte 1) or withdraws (0), or a question. A topic comes
-with each connection that asks for it, its withdrawal with the last; if that connection has ended,
-the number is None, and may be used again. Neither waits nor raises.
+FromSubscriber = Callable[[bytes, int | None, str], None]
+"""Takes a message of a bus that is connected to this one, the number of its connection, and the
+name that its sender has proven, "" if the network proves none. The message is a topic that it asks
+for (first byte 1) or withdraws (0), or a question. A topic comes with each connection that asks for
+it, its withdrawal with the last; if that connection has ended, the number is None, and may be used
+again. Neither waits nor raises.
 """
-FromPublisher = Callable[[bytes, float], None]
-"""Takes a message of a bus that this one is connected to, on a topic that this one asked for, and
-when it was read, in monotonic seconds. Neither waits nor raises.
+FromPublisher = Callable[[bytes, float, str], None]
+"""Takes a message of a bus that this one is connected to, on a topic that this one asked for, when
+it was read, in monotonic seconds, and the name that its sender has proven, as above. Neither waits
+nor raises.
 """
+
+
+class Gate(NamedTuple):
+    """What a network that proves names asks, and tells. Nothing here waits or raises."""
+
+    admit: Callable[[bytes, int, str], bool]
+    """True if the bus that has proven this name may be sent what begins with a topic, on the
+    connection of that number. Asked for each topic that is asked for.
+    """
+    on_refused: Callable[[str, str, str, int], None]
+    """Takes the address of a bus that is not linked because of keys, the cause (`refusals`), its
+    name or "", and how often: this bus does not let it in, or it does not let this one in.
+    """
+    on_members: Callable[[], None]
+    """The list of members was read again, or cannot be read."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +71,11 @@ class Driver(NamedTuple):
 class Network(Protocol):
     """The links of one bus. Questions and topics go to publishers, messages go to subscribers."""
 
+    @property
+    def members(self) -> Members:
+        """Who may be linked, and do what; empty if the network proves no names."""
+        ...
+
     def open(self, name: str) -> None:
         """Get ready to `bind` and `connect`. What arrives waits for `start`."""
         ...
@@ -61,12 +84,16 @@ class Network(Protocol):
         """Listen, and return the endpoint with the port that was given. Raises OSError."""
         ...
 
-    def start(self, from_subscriber: FromSubscriber, from_publisher: FromPublisher) -> None:
+    def start(
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+    ) -> None:
         """Hand over what arrives, from the next turn of the loop on."""
         ...
 
-    def connect(self, endpoint: str) -> None:
-        """Link to the bus that listens there, now or later, and again after each break."""
+    def connect(self, endpoint: str, name: str) -> None:
+        """Link to the bus that listens there, now or later, and again after each break. A network
+        that proves names links with the bus of this name alone.
+        """
         ...
 
     def disconnect(self, endpoint: str) -> None:
@@ -87,8 +114,10 @@ class Network(Protocol):
         """Withdraw one `subscribe`."""
         ...
 
-    def ask(self, question: bytes) -> None:
-        """Send a question to all publishers, behind earlier topics. It may get lost."""
+    def ask(self, question: bytes, to: str) -> None:
+        """Send a question to the publisher of this name, or to all for "*", behind earlier topics.
+        It may get lost, and others may get it as well.
+        """
         ...
 
     def send(self, message: bytes) -> None:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from aiobus.clock import elapsed
 from aiobus.history import Want
 from aiobus.keeper.kept import Presence
+from aiobus.keyring.members import Rules
 from aiobus.mesh.fanout import PAGE_EVENTS, Askers, Fanout, Link
 from aiobus.publisher import Publisher
-from aiobus.query import parse_query
+from aiobus.query import Query, parse_query
 from aiobus.wire import (
     Answer,
     Ask,
@@ -172,12 +173,14 @@ class Answers:
             return True
         return self._asks.leaves(link, message) or self._pages.leaves(link, message)
 
-    def tell(self, asked: Ask, link: Link, known: Options, *, is_open: bool) -> None:
+    def tell(self, asked: Ask, link: Link, known: Options, rules: Rules, *, is_open: bool) -> None:
         """Answer whether the queries of a link are live here, and what is `known` of the asker."""
         for name in self.askers.some(link):
-            if not self._streams.refusal(name, link):  # less is asked for than before
-                with suppress(WireError):
-                    self.serve(name, link)
+            with suppress(WireError):
+                query = parse_topic(name)
+                is_allowed = isinstance(query, Query) and rules.may_subscribe(query)
+                if is_allowed and not self._streams.refusal(name, link):
+                    self.serve(name, link)  # less is asked for than before
         self._streams.flush()  # so that what was published before is received before
         age, seq, numbered = elapsed() - self.born, self._publisher.public_seq, self._publisher.seq
         fields = (asked.nonce, self._me, age, seq, is_open)

@@ -207,7 +207,7 @@ class Links:
         if len(peers) == 1:
             name, known = peers[0].name, self.known_of(peers[0].who)
         options = replace(known, queries=self._interest.told)
-        self._network.ask(up(Ask(name, number, self.me, options=options)))
+        self._network.ask(up(Ask(name, number, self.me, options=options)), name)
 
     def known_of(self, who: PeerId | None) -> Options:
         """What this bus knows of a peer that has a journal, which may have been put back since."""
@@ -261,7 +261,7 @@ class Links:
 
     def _connect(self, peer: Peer) -> None:
         log.debug("%s connects to %s at %s", self.me, peer, peer.endpoint)
-        self._network.connect(peer.endpoint)
+        self._network.connect(peer.endpoint, peer.name)
         self.link(peer)
 
     def _probe(self, probe: Probe) -> Probe:
@@ -796,7 +796,7 @@ class Links:
         if peer in self:
             self._network.disconnect(peer.endpoint)
         if peer in self:  # still: what was read at the end may have been its bye
-            self._network.connect(peer.endpoint)
+            self._network.connect(peer.endpoint, peer.name)
             self.link(peer)
 
     # Going.

@@ -20,6 +20,7 @@ from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery
 from aiobus.errors import JournalRestored, NameInUse
 from aiobus.history import Page, Want
+from aiobus.keyring.members import EVERYTHING, Rules
 from aiobus.mesh import Driver, Network
 from aiobus.mesh.answers import Answers
 from aiobus.mesh.fanout import Fanout, Link
@@ -27,6 +28,7 @@ from aiobus.mesh.interest import Interest, Pages
 from aiobus.mesh.links import Links
 from aiobus.mesh.peers import RoundTrip, batches
 from aiobus.publisher import Publisher
+from aiobus.query import parse_query
 from aiobus.rows import Source
 from aiobus.sync import TimeSlice
 from aiobus.wire import (
@@ -73,6 +75,14 @@ MAX_PUT_OFF = 1024
 def in_marks(streams: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
     """`streams`, as many at a time as one mark names."""
     return batches(streams, MARK_STREAMS)
+
+
+class Impostor(WireError):
+    """The bus `proven` speaks in the name of another."""
+
+    def __init__(self, proven: str, said: str, what: str) -> None:
+        super().__init__(f"{what} of {said}, which {proven} has sent")
+        self.proven = proven
 
 
 class Session:
@@ -126,15 +136,54 @@ class Session:
 
     # Messages of subscribers.
 
-    def receive_from_subscriber(self, message: bytes, link: Link) -> None:
-        """A subscription, its end, or a question, on the connection `link`."""
+    def admit(self, topic: bytes, link: int, name: str) -> bool:
+        """True if `name` may be sent what begins with `topic`, on the connection `link`. A mailbox
+        is read by its owner alone. A query that the rules forbid is refused as one that is not
+        served: the answers say so.
+        """
+        try:
+            asked = parse_topic(topic)
+            if isinstance(asked, PeerId):
+                if asked.name != name:
+                    self._network.end_link(link)
+                    raise Impostor(name, asked.name, "a hello")
+            elif asked is not None and not self._rules(name).may_subscribe(asked):
+                reason = f"{name} may not subscribe to it, by the rules of this desk"
+                self.answers.askers.refuse(link, topic, reason)
+                raise WireError(f"{reason}: {asked.text[:100]}")
+        except WireError as error:
+            self._refuse(error)
+            return False
+        return True
+
+    def _rules(self, name: str) -> Rules:
+        """What a member may do; EVERYTHING where no names are proven. Of one that is no member any
+        more the messages are refused before.
+        """
+        member = self._network.members.by_name.get(name) if name else None
+        return EVERYTHING if member is None else member.rules
+
+    def _check_name(self, said: str, proven: str, what: str) -> None:
+        """Raise WireError if a message names another bus than the one that has sent it."""
+        if proven and said != proven:
+            raise Impostor(proven, said, what)
+
+    def receive_from_subscriber(self, message: bytes, link: Link, name: str) -> None:
+        """A subscription, its end, or a question, on the connection `link`, of the bus that has
+        proven to be `name`.
+        """
         try:
             if message[:1] == b"\1":
                 self._on_subscribed(message[1:], link)
             elif message[:1] == b"\0":
                 self._on_unsubscribed(message[1:], link)
-            elif not self.answers.leaves(link, message):
-                self._on_question(parse_from_subscriber(message), message, link)
+            else:
+                if name:
+                    asked = parse_from_subscriber(message)
+                    self._check_name(asked.who.name, name, "a question")
+                    self._check_page(asked, name)
+                if not self.answers.leaves(link, message):
+                    self._on_question(parse_from_subscriber(message), message, link, name)
         except WireError as error:
             if (
                 isinstance(error, OtherVersion)
@@ -143,9 +192,24 @@ class Session:
                 self.links.refuse_version(who, error.version)
             self._refuse(error)
 
+    def _check_page(self, asked: Ask | PageAsk | Ack, name: str) -> None:
+        """Raise WireError if a page is asked for of which the rules forbid to ask."""
+        if isinstance(asked, PageAsk) and (rules := self._rules(name)).subscribe is not None:
+            try:
+                is_allowed = rules.may_subscribe(parse_query(asked.query))
+            except ValueError as error:
+                raise WireError(f"a page is asked of no query: {error}") from None
+            if not is_allowed:
+                raise WireError(
+                    f"a page for {name}, which may not subscribe to {asked.query[:100]}"
+                )
+
     def _refuse(self, error: WireError) -> None:
         self.refused += 1
-        self._diagnostics.trouble("messages are refused", f"a message was refused: {error}")
+        topic = "messages are refused"
+        if isinstance(error, Impostor):
+            topic = f"messages of {error.proven} are refused"
+        self._diagnostics.trouble(topic, f"a message was refused: {error}")
 
     def _on_subscribed(self, name: bytes, link: Link) -> None:
         if self.is_closing or self.is_outdated:
@@ -170,7 +234,9 @@ class Session:
                 # Each start has a connection of its own: the hello of the one before came last.
                 self.links.hello(other)
 
-    def _on_question(self, question: Ask | PageAsk | Ack, message: bytes, link: Link) -> None:
+    def _on_question(
+        self, question: Ask | PageAsk | Ack, message: bytes, link: Link, name: str
+    ) -> None:
         if question.to not in (self.me.name, "*") or not self.answers.askers.is_from(
             link, question.who
         ):
@@ -184,7 +250,7 @@ class Session:
                 if self._is_outdated_by(question.options):
                     return
                 if (peer := self.links.known(question.who)) is not None:
-                    self.links.note_told(peer, question.options.queries)
+                    self.links.note_told(peer, self._rules(name).told(question.options.queries))
             elif self.note_place is not None:
                 self.note_place(question)
             self.answers.put(question, link, message)
@@ -232,7 +298,8 @@ class Session:
                 self._put_off(asked, link)
         elif (peer := self.links.known(asked.who)) is not None:
             known = self.links.known_of(asked.who)
-            self.answers.tell(asked, link, known, is_open=self.links.is_open)
+            rules = self._rules(asked.who.name)
+            self.answers.tell(asked, link, known, rules, is_open=self.links.is_open)
             self.links.note_answered(peer)
 
     def _put_off(self, asked: PageAsk, link: Link) -> None:
@@ -257,14 +324,19 @@ class Session:
 
     # Messages of publishers.
 
-    def receive_from_publisher(self, message: bytes, now: float) -> None:
-        """Events, a heartbeat, an answer, a page or a flush mark, read at `now`."""
+    def receive_from_publisher(self, message: bytes, now: float, name: str) -> None:
+        """Events, a heartbeat, an answer, a page or a flush mark, read at `now`, of the bus that
+        has proven to be `name`.
+        """
         try:
             value = parse_from_publisher(message, self.me)
             if type(value) is not Frame:
-                self._on_mail(value, now)
+                self._on_mail(value, now, name)
                 return
             source = (value.source, value.epoch)
+            if name:
+                self._check_name(value.source, name, "a frame")
+                value.permits = self._permits(name)
             if source == self._source:
                 raise WireError("a frame that claims to be from this bus")
             steady = 0
@@ -282,17 +354,36 @@ class Session:
         except WireError as error:
             self._refuse(error)
 
-    def _on_mail(self, value: Frame | Heartbeat | Answer | PageAnswer | Mark, now: float) -> None:
+    def _on_mail(
+        self, value: Frame | Heartbeat | Answer | PageAnswer | Mark, now: float, name: str
+    ) -> None:
         match value:
             case Heartbeat():
+                self._check_name(value.name, name, "a bye" if value.leaving else "a heartbeat")
                 self._on_heartbeat(value)
             case Answer():
+                self._check_name(value.who.name, name, "an answer")
                 if not self._is_outdated_by(value.options):
                     self.links.hear_answer(value)
             case PageAnswer():
+                self._check_name(value.source, name, "a page")
+                value.rows.permits = self._permits(name)
                 self._on_page(value, now)
             case Mark():
+                self._check_name(value.who.name, name, "a mark")
                 self._on_mark(value)
+
+    def _permits(self, name: str) -> Callable[[str], bool] | None:
+        """Which types of `name` are taken; None: each."""
+        return None if self._rules(name).publish is None else partial(self._permits_type, name)
+
+    def _permits_type(self, name: str, type: str) -> bool:
+        if self._rules(name).may_publish(type):
+            return True
+        self.refused += 1
+        text = f"an event of {name} was refused, which may not publish {type} by the rules"
+        self._diagnostics.trouble(f"events of {name} are refused", text)
+        return False
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         source = (beat.name, beat.epoch)
@@ -339,7 +430,9 @@ class Session:
             self.links.ask_again(self.interest.suspects.pop())
         if self.interest.marks:
             for reached in self.interest.reached(self.links.doubts.sources):
-                self._network.ask(up(Ack(reached.who.name, reached.mark, self.me)))
+                self._network.ask(
+                    up(Ack(reached.who.name, reached.mark, self.me)), reached.who.name
+                )
 
     def _switch(self) -> None:
         """Change the subscription of each topic between frames and progress messages. Ask for what
@@ -391,7 +484,7 @@ class Session:
         if (number := self.interest.number(catchup)) is not None:
             name, epoch = source
             what = (epoch, catchup.query.text, want.after, limit, want.since, want.upto)
-            self._network.ask(up(PageAsk(name, number, self.me, *what)))
+            self._network.ask(up(PageAsk(name, number, self.me, *what)), name)
 
     def doubt(self, source: Source, error: ValueError) -> bool:
         """Rows of a source are no events: count it, say it, and ask the source where it is. False

@@ -34,11 +34,12 @@ from aiobus.discovery import OBSERVES, Discovery, is_observer, place_of
 from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
+from aiobus.keyring.members import Members
 from aiobus.lockout import enter_desk, leave_desk
-from aiobus.mesh import FromPublisher, FromSubscriber
+from aiobus.mesh import FromPublisher, FromSubscriber, Gate
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
 
-__all__ = ["SocketReader", "SubscriberReader", "ZmqNetwork"]
+__all__ = ["SocketReader", "SubscriberReader", "ZmqNetwork", "place_on_wire"]
 
 
 _networks: WeakSet["ZmqNetwork"] = WeakSet()
@@ -92,7 +93,7 @@ LOOKS = 3
 log = logging.getLogger("aiobus.mesh")
 
 
-def _leave(message: bytes, beside: Any) -> None:
+def _leave(message: bytes, beside: Any, name: str) -> None:
     """Nothing is read before `start`."""
 
 
@@ -101,13 +102,16 @@ MISTAKE = "a message of %d bytes could not be handled"
 
 
 class SocketReader:
-    """Reads one socket dry, a slice of time a turn; hands over each message and its time."""
+    """Reads one socket dry, a slice of time a turn; hands over each message, its time, and the name
+    that the other end of the socket has proven, "" for none.
+    """
 
-    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+    def __init__(self, socket: "zmq.Socket[bytes]", proven: str = "") -> None:
         self.socket = socket
         """Without futures, which cost 20 x in throughput and lose messages (pyzmq#1925)."""
         self.send_raw = super(zmq.Socket, socket).send  # two calls less than the Python one
-        self._receive: Callable[[bytes, Any], None] = _leave
+        self._receive: Callable[[bytes, Any, str], None] = _leave
+        self._proven = proven
         self._is_started = False
         self._loop = asyncio.get_running_loop()
         self._clock = stopwatch()
@@ -118,7 +122,7 @@ class SocketReader:
         self.found = 0
         """Messages that only `check_wakeup` has found."""
 
-    def start(self, receive: Callable[[bytes, Any], None]) -> None:
+    def start(self, receive: Callable[[bytes, Any, str], None]) -> None:
         """Read from now on, beginning with the next turn of the loop."""
         self._receive, self._is_started = receive, True
         # The loop runs the reader in a copy of the context that is current here.
@@ -168,7 +172,7 @@ class SocketReader:
     def _read(self, now: float) -> None:
         message = self.socket.recv(zmq.NOBLOCK)
         try:
-            self._receive(message, now)
+            self._receive(message, now, self._proven)
         except Exception:
             log.exception(MISTAKE, len(message))
 
@@ -229,7 +233,7 @@ class SubscriberReader(SocketReader):
             link = None
         self._is_within_end = link is None
         try:
-            self._receive(frame.bytes, link)
+            self._receive(frame.bytes, link, "")
         except Exception:
             log.exception(MISTAKE, len(frame.bytes))
 
@@ -261,6 +265,8 @@ class ZmqNetwork:
         observer that is dead, whose port another bus has now.
         """
         self._endpoint = ""
+        self.members = Members()
+        """None: all who can connect are let in, and prove nothing."""
         self._readers: list[SocketReader] = []
 
     def open(self, name: str) -> None:
@@ -279,12 +285,17 @@ class ZmqNetwork:
             self, _abandon, name, context, self._sockets, os.getpid()
         )
         _networks.add(self)
+        self._open_sockets(context)
+
+    def _open_sockets(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         self._xpub = SubscriberReader(self._socket(context, zmq.XPUB))
         self._readers.append(self._xpub)
         self._xsub = SocketReader(self._socket(context, zmq.XSUB))
         self._readers.append(self._xsub)
 
-    def start(self, from_subscriber: FromSubscriber, from_publisher: FromPublisher) -> None:
+    def start(
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+    ) -> None:
         """Hand over what arrives, from the next turn of the loop on."""
         self._xpub.start(from_subscriber)
         self._xsub.start(from_publisher)
@@ -364,9 +375,9 @@ class ZmqNetwork:
         """Other descriptors of this bus that a forked child must close."""
         return self._discovery.descriptors()
 
-    def connect(self, endpoint: str) -> None:
+    def connect(self, endpoint: str, name: str) -> None:
         """Link to the bus that listens there, once: of two links all would come twice."""
-        place = _place(endpoint)
+        place = place_on_wire(endpoint)
         linked = self._connected.setdefault(place, set())
         if endpoint in linked or self._context is None:
             return
@@ -379,7 +390,7 @@ class ZmqNetwork:
 
     def disconnect(self, endpoint: str) -> None:
         """End the link, after reading it: ZeroMQ throws the rest away (10 of 500 arrived)."""
-        place = _place(endpoint)
+        place = place_on_wire(endpoint)
         if endpoint in (linked := self._connected.get(place, set())):
             self._xsub.run_dry(self._high_water_mark * len(self._connected))
             linked.discard(endpoint)
@@ -410,8 +421,8 @@ class ZmqNetwork:
         """Withdraw it."""
         self._xsub.send(b"\0" + topic)
 
-    def ask(self, question: bytes) -> None:
-        """Send a question to every publisher."""
+    def ask(self, question: bytes, to: str) -> None:
+        """Send a question to every publisher; those that it is not for ignore it."""
         self._xsub.send(question)
 
     def send(self, message: bytes) -> None:
@@ -484,7 +495,7 @@ def _end(
         loop.call_soon_threadsafe(ended.set)
 
 
-def _place(endpoint: str) -> str:
+def place_on_wire(endpoint: str) -> str:
     """What ZeroMQ is told of an endpoint: to TCP the mark of an observer means nothing."""
     return place_of(endpoint) if endpoint.startswith("tcp") else endpoint
 

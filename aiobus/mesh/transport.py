@@ -16,11 +16,13 @@ from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed, is_virtual
 from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery, DiscoveryCallbacks, Member
-from aiobus.errors import BusClosed, NameInUse
+from aiobus.errors import BusClosed, NameInUse, NotPermitted
 from aiobus.history import Want
+from aiobus.keyring.members import Rules
 from aiobus.limits import KEEPER
-from aiobus.mesh import Driver, Network, Probe
+from aiobus.mesh import Driver, Gate, Network, Probe
 from aiobus.mesh.confirm import Confirmations, Readers
+from aiobus.mesh.refusals import Refusal, Refusals
 from aiobus.mesh.session import Session
 from aiobus.presence import Peer
 from aiobus.publisher import Publisher, Route
@@ -64,6 +66,7 @@ class MeshTransport:
         self._probes: set[asyncio.Task[None]] = set()
         self._readers: Readers | None = None
         self._context = Context()
+        self._refusals = Refusals()
         self._reported: Collection[str] = []
         """Addresses that were reported as unreached."""
         self._unconfirmed: set[str] = set()
@@ -141,8 +144,10 @@ class MeshTransport:
         self._loop = asyncio.get_running_loop()
         self._diagnostics = diagnostics
         self._callbacks = DiscoveryCallbacks(self.find, diagnostics.trouble, diagnostics.fail)
+        self._publisher = publisher
         try:
             self.network.open(publisher.name)
+            self._on_members()
             members = await self.discovery.join(
                 publisher.name, self._bind, self.find, observes=publisher.observes
             )
@@ -161,7 +166,8 @@ class MeshTransport:
         self._confirmations = Confirmations(session, self.network, self._probe)
         if publisher.pace is not None:
             self._readers = Readers(session, publisher)
-        self.network.start(session.receive_from_subscriber, session.receive_from_publisher)
+        gate = Gate(session.admit, self._on_refused, self._on_members)
+        self.network.start(session.receive_from_subscriber, session.receive_from_publisher, gate)
         for member in members:
             session.links.find(member)
         if not is_virtual():  # there is no other network than one in memory, which needs no watch
@@ -260,6 +266,8 @@ class MeshTransport:
         self.network.check_wakeups()
         if self.session is not None:
             self.session.tick(elapsed())
+            for refusal in self._refusals.due(elapsed()):
+                self._report_refused(refusal)
             self._report_unreached(self.session, self.unreached)
 
     def _report_unreached(self, session: Session, unreached: Collection[str]) -> None:
@@ -271,14 +279,37 @@ class MeshTransport:
             for catchup in session.interest:
                 catchup.confirm(address)
 
+    # Keys.
+
+    def _rules(self) -> Rules | None:
+        """What this bus may do; None on a desk without keys."""
+        member = self.network.members.by_name.get(self._publisher.name)
+        return None if member is None else member.rules
+
+    def _on_members(self) -> None:
+        rules = self._rules()
+        self._publisher.permits = None if rules is None else rules.may_publish
+        self._publisher.forget_routes()
+
+    def _on_refused(self, address: str, cause: str, name: str, times: int) -> None:
+        if (said := self._refusals.note(address, cause, name, times, elapsed())) is not None:
+            self._report_refused(said)
+
+    def _report_refused(self, said: Refusal) -> None:
+        self._diagnostics.refused(said.address, said.name, said.cause, said.times, said.text)
+
     # Subscribing and flushing.
 
     async def subscribe(self, catchup: CatchUp, timeout: float) -> Collection[str]:
         """Ask every other bus for the query of `catchup`; return the names of those that did not
-        confirm, and the addresses that do not answer. They are asked again until they do.
+        confirm, and the addresses that do not answer. They are asked again until they do. Raises
+        NotPermitted.
         """
         if not catchup.query.wants_data or self._confirmations is None:
             return ()
+        rules = self._rules()
+        if rules is not None and not rules.may_subscribe(catchup.query):
+            raise NotPermitted(self._publisher.name, "subscribe to", str(catchup.query))
         missing = await self._confirmations.subscribe(catchup, timeout)
         self._unconfirmed.update(self.unreached)
         return {*missing, *self.unreached}

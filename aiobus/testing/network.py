@@ -17,8 +17,9 @@ from aiobus.bus import AsyncEventBus
 from aiobus.clock import elapsed
 from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, place_of
 from aiobus.errors import BusClosed, BusError, NameInUse
+from aiobus.keyring.members import Members
 from aiobus.lifecycle import State
-from aiobus.mesh import FromPublisher, FromSubscriber
+from aiobus.mesh import FromPublisher, FromSubscriber, Gate
 from aiobus.mesh.transport import MeshTransport
 from aiobus.options import check_timeout
 from aiobus.testing.faults import END, Channel, Faults, Message, SimulatedNetwork
@@ -241,6 +242,7 @@ class _Port:
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.name = self.endpoint = ""
+        self.members = Members()
         self.topics: Counter[bytes] = Counter()
         """The topics that this bus asks publishers for, and how often."""
         self.asked: Counter[bytes] = Counter()
@@ -277,7 +279,9 @@ class _Port:
     def bind(self, endpoint: str) -> str:
         return endpoint
 
-    def start(self, from_subscriber: FromSubscriber, from_publisher: FromPublisher) -> None:
+    def start(
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+    ) -> None:
         self._from_subscriber, self._from_publisher = from_subscriber, from_publisher
 
     def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
@@ -314,7 +318,7 @@ class _Port:
     async def leave(self) -> None:
         """Nothing to do before it is closed."""
 
-    def connect(self, endpoint: str) -> None:
+    def connect(self, endpoint: str, name: str = "") -> None:
         if endpoint not in self._publishers and self._is_open:
             link = self._publishers[endpoint] = _Link(self._network, self, endpoint)
             link.connect()
@@ -343,7 +347,7 @@ class _Port:
             del self.topics[topic]
             self.ask(b"\0" + topic)
 
-    def ask(self, question: bytes) -> None:
+    def ask(self, question: bytes, to: str = "*") -> None:
         for link in self._publishers.values():
             link.send_to_publisher(question)
 
@@ -375,12 +379,12 @@ class _Port:
 
     def on_subscriber_message(self, message: bytes, link: int | None) -> None:
         if self._from_subscriber is not None:
-            self._from_subscriber(message, link)
+            self._from_subscriber(message, link, "")
 
     def on_publisher_message(self, message: bytes) -> None:
         """Hand over a message of a publisher, unless its topic is not asked for any more."""
         if self._from_publisher is not None and message.startswith(tuple(self.topics)):
-            self._from_publisher(message, elapsed())
+            self._from_publisher(message, elapsed(), "")
 
 
 class _Link:

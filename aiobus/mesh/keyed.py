@@ -1,0 +1,493 @@
+"""The sockets of a bus with keys: each connection is encrypted, and each message is known to be of
+the member whose key made its connection (CURVE, ZeroMQ RFC 26).
+
+Owns which key goes with which socket, who may be sent which topic, and the links that are cut once
+a key or its rules are taken back. Must not know what the bytes say: whether a member may be sent a
+topic, the conversation decides (`Gate`).
+
+A message that came to an XSUB does not tell who sent it, so there is one for each peer, which has
+the key of that peer and reaches no other. On the XPUB, each message has the key and the number of
+its connection, which the authenticator gave it. There a topic is sent to nobody before it is
+admitted (XPUB_MANUAL).
+
+libzmq gives the topic that is admitted to the connection of the *last subscription* it has taken
+from a queue of its own. A message that is no subscription takes one from that queue as well, so
+what follows in the same queue would be given to other connections: one peer's mailbox to another
+(measured with libzmq 4.3.5). So questions are sent as a subscription and its withdrawal, and a
+message of another kind, which no member sends, ends its connection. Until the queue is empty
+nothing is admitted, and the connections that asked meanwhile are ended: they ask again.
+"""
+
+import asyncio
+import errno
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from aiobus.discovery import Discovery
+from aiobus.keyring import Keyring
+from aiobus.keyring.members import Member
+from aiobus.mesh import FromPublisher, FromSubscriber, Gate
+from aiobus.mesh.sockets import SocketReader, SubscriberReader, ZmqNetwork, place_on_wire
+from aiobus.mesh.zap import DOMAIN, EVENT, Authenticator, proven
+from aiobus.wire import HEARTBEATS
+
+__all__ = ["KeyedNetwork"]
+
+QUESTION = b"["
+"""The first byte of a question, and of no topic."""
+HANDSHAKE_MS = 2_000
+"""Milliseconds for a handshake, which takes some. A peer that says nothing is tried again after."""
+TRY_AGAIN = 2.0
+"""Seconds until a link is tried again that the other side refused for good, or that cannot be: the
+cause may be mended. ZeroMQ by itself never tries the first again, and the second 8 times a second.
+"""
+PATIENCE = 3
+"""Handshakes in a row that end without a word, before the key of the peer is taken to be wrong: a
+process that ends may break one off.
+"""
+WAITING = 2
+"""Subscriptions of one connection that ZeroMQ takes at once. With 1, as without keys, no message
+ever comes up a connection with keys (libzmq 4.3.5, measured).
+"""
+MAX_LINKS = 4_096
+"""Connections whose topics are remembered. Beyond it the oldest is ended."""
+OUTCOMES = int(
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+log = logging.getLogger("aiobus.mesh")
+
+
+class Topics:
+    """The topics that each connection has asked for: libzmq tells of the end of a connection by
+    withdrawing each of them, without its number. Pure: who may have a topic is not known here.
+    """
+
+    def __init__(self) -> None:
+        self._of_link: dict[int, set[bytes]] = {}
+        self._askers: Counter[bytes] = Counter()
+        self._hellos: dict[bytes, list[int]] = {}
+        """The connections of each hello that was admitted, the oldest first."""
+
+    def __len__(self) -> int:
+        return len(self._of_link)
+
+    def drop_oldest(self) -> int:
+        """Forget the connection that asked first, and return it: it is to be ended. What it has
+        asked for counts until libzmq withdraws that.
+        """
+        link = next(iter(self._of_link))
+        del self._of_link[link]
+        return link
+
+    def add(self, topic: bytes, link: int) -> None:
+        """A connection asks for a topic; again: nothing, as in libzmq."""
+        asked = self._of_link.setdefault(link, set())
+        if topic not in asked:
+            asked.add(topic)
+            self._askers[topic] += 1
+
+    def remove(self, topic: bytes, link: int) -> bool:
+        """A connection withdraws a topic. True if none asks for it any more; False also if it never
+        had asked.
+        """
+        asked = self._of_link.get(link, set())
+        if topic not in asked:
+            return False
+        asked.discard(topic)
+        if not asked:
+            del self._of_link[link]
+        return self._leave(topic)
+
+    def greet(self, hello: bytes, link: int) -> None:
+        """The hello of this connection was admitted."""
+        links = self._hellos.setdefault(hello, [])
+        if link not in links:
+            links.append(link)
+
+    def end(self, topic: bytes) -> bool:
+        """A connection has ended that had asked for this topic; its other topics are told as well.
+        True if none asks for it any more.
+        """
+        if topic not in self._askers:
+            return False
+        is_last = self._leave(topic)
+        links = self._hellos.get(topic, [])
+        # A bus connects once: of several connections with its hello, the older has ended. One that
+        # asked for the hello of another counts as an asker, and may be what has ended.
+        while len(links) > self._askers.get(topic, 0):
+            self._of_link.pop(links.pop(0), None)
+        if not links:
+            self._hellos.pop(topic, None)
+        return is_last
+
+    def _leave(self, topic: bytes) -> bool:
+        self._askers[topic] -= 1
+        if self._askers[topic] > 0:
+            return False
+        del self._askers[topic]
+        return True
+
+
+class KeyedSubscriberReader(SubscriberReader):
+    """Reads the socket that others subscribe at, and admits their topics. `user` takes the User-Id
+    of a message, and returns the name and the number of its connection; the name is "" if its key
+    is no member's any more.
+    """
+
+    def __init__(
+        self, socket: "zmq.Socket[bytes]", user: Callable[[str, int], tuple[str, int]]
+    ) -> None:
+        super().__init__(socket)
+        self._user = user
+        self._topics = Topics()
+        self._is_mixed = False
+        """A message was read that is no subscription: until the queue is empty, libzmq may give a
+        topic to another connection than the one that asked.
+        """
+        self.admit: Callable[[bytes, int, str], bool] = lambda topic, link, name: False
+        self.end_link: Callable[[int], None] = lambda link: None
+
+    def run(self, is_readable: bool = False) -> None:
+        """Read for one slice of time."""
+        super().run(is_readable)
+        if self._is_mixed and not (self.is_closed or self._has_message()):
+            self._is_mixed = False
+
+    def _read(self, now: float) -> None:
+        frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        message = frame.bytes
+        try:
+            user, descriptor = frame.get("User-Id"), frame.get(zmq.SRCFD)
+        except zmq.ZMQError:  # a withdrawal of ZeroMQ itself: its connection has ended
+            self._is_within_end = True
+            self._guarded(self._on_end, message)
+            return
+        self._is_within_end = False
+        self._guarded(self._on_message, message, *self._user(str(user), int(descriptor)))
+
+    def _guarded(self, step: Callable[..., None], message: bytes, *who: Any) -> None:
+        try:
+            step(message, *who)
+        except Exception:
+            log.exception("a message of %d bytes could not be handled", len(message))
+
+    def _on_end(self, message: bytes) -> None:
+        if message[1:2] != QUESTION and self._topics.end(message[1:]):
+            self._receive(message, None, "")
+
+    def _on_message(self, message: bytes, name: str, link: int) -> None:
+        sign, topic = message[:1], message[1:]
+        if not name:
+            self.end_link(link)
+        if sign == b"\1":
+            self._on_asked(message, topic, name, link)
+        elif sign == b"\0":
+            self.socket.set(zmq.UNSUBSCRIBE, topic)
+            if self._topics.remove(topic, link) and name:
+                self._receive(message, link, name)
+        else:
+            self._is_mixed = True
+            log.warning("%s sends what no member sends: its link is ended", name or "a stranger")
+            self.end_link(link)
+
+    def _on_asked(self, message: bytes, topic: bytes, name: str, link: int) -> None:
+        if topic[:1] == QUESTION:
+            if name:
+                self._receive(topic, link, name)
+            return
+        self._topics.add(topic, link)
+        while len(self._topics) > MAX_LINKS:
+            self.end_link(self._topics.drop_oldest())
+        if self._is_mixed:
+            self.end_link(link)  # it may not be given what it asks for; it connects again and asks
+        elif name and self.admit(topic, link, name):
+            self.socket.set(zmq.SUBSCRIBE, topic)
+            if topic[:1] == b"~" and topic != HEARTBEATS:
+                self._topics.greet(topic, link)
+            self._receive(message, link, name)
+
+
+class Monitor(SocketReader):
+    """Reads how the handshakes of one link end, so that the I/O thread never waits for it."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]", on_outcome: Callable[[int, int], None]) -> None:
+        super().__init__(socket)
+        self._on_outcome = on_outcome
+
+    def _read(self, now: float) -> None:
+        event, *_ = self.socket.recv_multipart(zmq.NOBLOCK)
+        self._on_outcome(*EVENT.unpack_from(event))
+
+
+class PeerLink:
+    """The link to one peer: its sockets, while it is tried or made."""
+
+    def __init__(self, endpoint: str, name: str) -> None:
+        self.endpoint = endpoint
+        self.name = name
+        self.key = ""
+        self.xsub: SocketReader | None = None
+        self.monitor: Monitor | None = None
+        self.broken_off = 0
+        """Handshakes in a row that ended without a word."""
+        self.again: asyncio.TimerHandle | None = None
+
+
+class KeyedNetwork(ZmqNetwork):
+    """The `Network` of `tcp://` with a keyring."""
+
+    def __init__(self, discovery: Discovery, high_water_mark: int, keyring: Keyring) -> None:
+        super().__init__(discovery, high_water_mark)
+        self._keyring = keyring
+        self.members = keyring.members
+        self._keys = ("", "")
+        self._links: dict[str, PeerLink] = {}  # by endpoint
+        self._topics: Counter[bytes] = Counter()
+        self._descriptors: dict[int, tuple[int, str]] = {}
+        """The descriptor and the key of each connection that was made to this bus."""
+        self._from_publisher: FromPublisher | None = None
+        self._gate: Gate | None = None
+        self._xpub: KeyedSubscriberReader
+
+    def open(self, name: str) -> None:
+        """Make the sockets. Raises also KeyringError if this host has no secret key of `name`."""
+        secret = self._keyring.secret_of(name)
+        self._keys = self._keyring.members.by_name[name].key, secret
+        self.members = self._keyring.members
+        super().open(name)
+
+    def _open_sockets(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        context.set(zmq.MAX_SOCKETS, MAX_LINKS * 4)
+        socket = self._socket(context, zmq.XPUB)
+        socket.set(zmq.XPUB_MANUAL, 1)
+        socket.set(zmq.RCVHWM, WAITING)
+        socket.set(zmq.CURVE_SERVER, 1)
+        socket.set(zmq.ZAP_DOMAIN, DOMAIN.encode())
+        # Without the authenticator nobody is let in.
+        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self._xpub = KeyedSubscriberReader(socket, self._user)
+        self._xpub.end_link = self.end_link
+        self._readers.append(self._xpub)
+        # Before it listens: who comes while there is none is refused.
+        Authenticator(
+            context, socket, self._keyring, _weakly(self._on_knock), _weakly(self._on_change)
+        )
+
+    def _socket(self, context: "zmq.Context[zmq.Socket[bytes]]", kind: int) -> "zmq.Socket[bytes]":
+        socket = super()._socket(context, kind)
+        public, secret = self._keys
+        socket.set(zmq.CURVE_PUBLICKEY, public.encode())
+        socket.set(zmq.CURVE_SECRETKEY, secret.encode())
+        socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        return socket
+
+    def start(
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+    ) -> None:
+        """Hand over what arrives, from the next turn of the loop on."""
+        self._from_publisher, self._gate = from_publisher, gate
+        self._xpub.admit = gate.admit
+        self._xpub.start(from_subscriber)
+        for link in self._links.values():
+            if link.xsub is not None:
+                link.xsub.start(from_publisher)
+
+    # Who is there.
+
+    def _user(self, user_id: str, descriptor: int) -> tuple[str, int]:
+        key, number = proven(user_id)
+        self._descriptors[number] = descriptor, key
+        while len(self._descriptors) > MAX_LINKS:
+            del self._descriptors[next(iter(self._descriptors))]
+        member = self._keyring.members.by_key.get(key)
+        return ("" if member is None else member.name), number
+
+    def end_link(self, link: int) -> None:
+        """End the connection of this number, if there is one."""
+        descriptor, _ = self._descriptors.pop(link, (-1, ""))
+        if descriptor >= 0:
+            super().end_link(descriptor)
+
+    def _on_knock(self, address: str, cause: str, name: str, times: int) -> None:
+        if self._gate is not None:
+            self._gate.on_refused(address, cause, name, times)
+
+    def _refused(self, link: PeerLink, cause: str) -> None:
+        self._on_knock(link.endpoint, cause, link.name, 1)
+
+    def _on_change(self) -> None:
+        """The list was read again: cut the links of those that it does not have any more, or whose
+        rules are others, and try those anew that it may have now.
+        """
+        before, self.members = self.members, self._keyring.members
+        if self._context is None:
+            return
+        old, new = before.by_key, self.members.by_key
+        for number, (_, key) in list(self._descriptors.items()):
+            if key not in new or new[key] != old.get(key, new[key]):
+                self.end_link(number)
+        for link in list(self._links.values()):
+            member = self.members.by_name.get(link.name)
+            if ("" if member is None else member.key) != link.key or link.again is not None:
+                self._break(link)
+                self._make(link)
+        if self._gate is not None:
+            self._gate.on_members()
+
+    # Links to others.
+
+    def connect(self, endpoint: str, name: str) -> None:
+        """Link to the bus `name` that listens there, once."""
+        if self._context is None:
+            return
+        link = self._links.get(endpoint)
+        if link is not None and link.name == name:
+            return
+        if link is not None:
+            self.disconnect(endpoint)
+        link = self._links[endpoint] = PeerLink(endpoint, name)
+        self._connected.setdefault(place_on_wire(endpoint), set()).add(endpoint)
+        self._make(link)
+
+    def _make(self, link: PeerLink) -> None:
+        link.again = None
+        member: Member | None = self._keyring.members.by_name.get(link.name)
+        link.key = "" if member is None else member.key
+        if member is None or self._context is None:
+            is_revoked = link.name in self._keyring.members.revoked.values()
+            self._refused(link, "revoked" if is_revoked else "unlisted")
+            return  # until the list has it
+        place = place_on_wire(link.endpoint)
+        socket = self._socket(self._context, zmq.XSUB)
+        socket.set(zmq.CURVE_SERVERKEY, member.key.encode())
+        socket.set(zmq.IPV6, "[" in place)
+        address = f"inproc://link-{id(link)}"
+        socket.monitor(address, OUTCOMES)
+        outcomes = self._context.socket(zmq.PAIR)
+        self._sockets.append(outcomes)
+        outcomes.linger = 0
+        outcomes.connect(address)
+        link.monitor = Monitor(outcomes, lambda event, value: self._on_outcome(link, event, value))
+        link.xsub = SocketReader(socket, member.name)
+        self._readers += [link.monitor, link.xsub]
+        link.monitor.start(_leave)
+        socket.connect(place)
+        for topic in sorted(self._topics):  # as ZeroMQ does it after a break
+            link.xsub.send(b"\1" + topic)
+        if self._from_publisher is not None:
+            link.xsub.start(self._from_publisher)
+
+    def _on_outcome(self, link: PeerLink, event: int, value: int) -> None:
+        if link.xsub is None:
+            return
+        cause = ""
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            link.broken_off = 0
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            cause = "refused"
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            cause = "plain"
+        elif value == errno.EAGAIN:
+            self._refused(link, "mute")  # ZeroMQ tries again
+        else:
+            link.broken_off += 1
+            cause = "key" if link.broken_off >= PATIENCE else ""
+        if cause:
+            self._refused(link, cause)
+            self._break(link)
+            loop = asyncio.get_running_loop()
+            link.again = loop.call_later(TRY_AGAIN, self._make_again, link)
+
+    def _make_again(self, link: PeerLink) -> None:
+        if self._links.get(link.endpoint) is link and self._context is not None:
+            self._make(link)
+
+    def _break(self, link: PeerLink) -> None:
+        """Close the sockets of a link. What has arrived on them is read before."""
+        if link.again is not None:
+            link.again.cancel()
+            link.again = None
+        if link.xsub is not None:
+            link.xsub.run_dry(self._high_water_mark)
+            link.xsub.socket.monitor(None, 0)
+        for reader in (link.xsub, link.monitor):
+            if reader is not None:
+                self._readers.remove(reader)
+                self._sockets.remove(reader.socket)
+                reader.close(0)
+        link.xsub = link.monitor = None
+
+    def disconnect(self, endpoint: str) -> None:
+        """End the link, after reading it."""
+        link = self._links.get(endpoint)
+        if link is None:
+            return
+        self._break(link)
+        if self._links.pop(endpoint, None) is not None:
+            place = place_on_wire(endpoint)
+            linked = self._connected.get(place, set())
+            linked.discard(endpoint)
+            if not linked:
+                self._connected.pop(place, None)
+
+    def subscribe(self, topic: bytes) -> None:
+        """Ask every publisher for a topic."""
+        self._topics[topic] += 1
+        if self._topics[topic] == 1:
+            self._up(b"\1" + topic)
+
+    def unsubscribe(self, topic: bytes) -> None:
+        """Withdraw it."""
+        self._topics[topic] -= 1
+        if self._topics[topic] <= 0:
+            del self._topics[topic]
+            self._up(b"\0" + topic)
+
+    def ask(self, question: bytes, to: str) -> None:
+        """Send a question, as a subscription that is withdrawn at once."""
+        self._up(b"\1" + question, to)
+        self._up(b"\0" + question, to)
+
+    def _up(self, message: bytes, to: str = "*") -> None:
+        for link in self._links.values():
+            if link.xsub is not None and to in (link.name, "*"):
+                link.xsub.send(message)
+
+    def check_wakeups(self) -> None:
+        """Look for messages that did not wake the reader."""
+        for reader in list(self._readers):
+            reader.check_wakeup()
+
+    async def close(self, timeout: float) -> None:
+        """End all links, and nothing is tried again."""
+        for link in self._links.values():
+            if link.again is not None:
+                link.again.cancel()
+        self._links.clear()
+        await super().close(timeout)
+
+
+def _leave(message: bytes, beside: Any, name: str) -> None:
+    """The monitor hands over what it reads by itself."""
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """A call of the method while its object is there: a thread must not keep a bus alive that was
+    never closed.
+    """
+    found = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        if (alive := found()) is not None:
+            alive(*arguments)
+
+    return call
