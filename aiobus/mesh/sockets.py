@@ -34,6 +34,7 @@ from aiobus.discovery import OBSERVES, Discovery, is_observer, place_of
 from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
+from aiobus.keyring import Keyring
 from aiobus.lockout import enter_desk, leave_desk
 from aiobus.mesh import FromPublisher, FromSubscriber
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
@@ -252,8 +253,12 @@ LINGER = 1.0
 class ZmqNetwork:
     """The `Network` of `ipc://` and `tcp://`. A forked child closes all its descriptors."""
 
-    def __init__(self, discovery: Discovery, high_water_mark: int) -> None:
+    def __init__(
+        self, discovery: Discovery, high_water_mark: int, keyring: Keyring | None = None
+    ) -> None:
         self._discovery = discovery
+        self.keyring = keyring
+        """The keys of the desk; None on a desk without."""
         self._high_water_mark = high_water_mark
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._connected: dict[str, set[str]] = {}
