@@ -17,6 +17,7 @@ from aiobus.transport import Transport
 
 __all__ = [
     "adapter",
+    "keyring_of_environment",
     "meant",
 ]
 
@@ -48,7 +49,7 @@ def adapter(url: str, limits: Limits, keyring: Keyring | None = None) -> Transpo
     if scheme == "tcp" and found:
         from aiobus.discovery.rendezvous import Rendezvous
 
-        keyring = keyring if keyring is not None else _keyring()
+        keyring = keyring if keyring is not None else keyring_of_environment()
         return _mesh(url, Rendezvous(address, keyring), limits, keyring)
     hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
     if found := meant(url):
@@ -72,14 +73,13 @@ def meant(url: object) -> str:
     return "" if bad_name(text) else f"ipc://{text}"
 
 
-def _keyring() -> Keyring | None:
-    """That of the environment."""
+def keyring_of_environment() -> Keyring | None:
+    """That of a `tcp://` bus that is given none. Raises KeyringError if it cannot be used."""
     path = os.environ.get(KEYRING)
     try:
         return Keyring.load(path) if path else None
     except KeyringError as error:
-        error.add_note(f"{KEYRING} is {path!r}")
-        raise
+        raise KeyringError(f"{error} ({KEYRING} is {path!r})") from None
 
 
 def _mesh(

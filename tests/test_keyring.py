@@ -734,9 +734,8 @@ def test_a_keyring_of_the_environment_that_cannot_be_used_is_told_with_the_varia
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIOBUS_KEYRING", f"{tmp_path}/keys")
-    with pytest.raises(KeyringError) as raised:
+    with pytest.raises(KeyringError, match=rf"\(AIOBUS_KEYRING is '{tmp_path}/keys'\)"):
         AsyncEventBus("tcp://127.0.0.1:7555")
-    assert raised.value.__notes__ == [f"AIOBUS_KEYRING is '{tmp_path}/keys'"]
 
 
 async def test_a_member_that_other_hosts_can_reach_does_not_join_without_a_keyring() -> None:
