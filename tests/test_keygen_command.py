@@ -548,6 +548,19 @@ async def test_a_demo_on_a_desk_with_keys_names_the_secret_that_it_lacks(tmp_pat
     assert code == 0, errors
 
 
+def test_a_keeper_takes_a_keyring_on_tcp_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from aiobus.keeper.__main__ import main
+
+    keys.make(tmp_path / "keys", "keeper")
+    file = f"{tmp_path}/state.db"
+    assert main(["ipc://desk", file, "--keyring", f"{tmp_path}/keys"]) == 1
+    assert "ipc:// is for one user of one machine, and has no keys" in caplog.text
+    assert main([tcp_url(), file, "--keyring", f"{tmp_path}/none"]) == 1
+    assert f"{tmp_path}/none: there is no such directory" in caplog.text
+
+
 def test_aiobus_run_takes_a_keyring_and_that_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -582,6 +582,15 @@ def test_an_older_list_is_not_taken_since_it_could_let_a_revoked_member_in_again
     assert ring.problem == ""
 
 
+def test_a_list_that_was_changed_by_hand_and_kept_its_number_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    ring = keys.make(path, "feed", "screen")
+    text = (path / "desk.members").read_text()
+    keys.replaced(path / "desk.members", f'{text}"{A}" = "old"\n')
+    assert ring.reload()
+    assert (ring.members.number, ring.members.revoked) == (2, {A: "old"})
+
+
 def test_a_damaged_desk_secret_holds_up_no_revocation(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     ring = keys.make(path, "feed", "screen")
