@@ -20,6 +20,7 @@ from aiobus.errors import (
     JournalInUse,
     JournalRemoved,
     JournalRestored,
+    KeyringError,
     LeavesProcess,
     NameInUse,
     NoSubscribers,
@@ -36,6 +37,7 @@ from aiobus.errors import (
 from aiobus.event import Event, EventType, Topic
 from aiobus.journal import Journal
 from aiobus.keeper.keeper import Keeper
+from aiobus.keyring import Keyring
 from aiobus.limits import Limits
 from aiobus.presence import Peer
 from aiobus.recorder import Recording, record
@@ -79,6 +81,8 @@ __all__ = [
     "JournalRemoved",
     "JournalRestored",
     "Keeper",
+    "Keyring",
+    "KeyringError",
     "LeavesProcess",
     "Limits",
     "NameInUse",

@@ -26,6 +26,7 @@ from aiobus.event import Event, Topic
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.journal.writer import JournalWriter
+from aiobus.keyring import Keyring
 from aiobus.lifecycle import Lifecycle, State
 from aiobus.limits import Limits
 from aiobus.options import (
@@ -129,7 +130,9 @@ class AsyncEventBus:
     `observer`: this bus looks on; it may publish and ask, but no other bus waits for it, whether it
     runs or is stopped: no `start`, `subscribe`, `flush`, `close` or paced `publish`. Nor is it told
     of in system events, and its subscriptions answer no request ("block" is "catch_up"). It has no
-    journal. Wrong values raise ValueError, limits that are no Limits TypeError.
+    journal. `keyring`: who is a member of this desk, on `tcp://`; nobody else can link to this bus.
+    None takes the directory in the environment variable AIOBUS_KEYRING, if it is set. Wrong values
+    raise ValueError, limits that are no Limits TypeError.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class AsyncEventBus:
         sync: Sync = "power",
         new_epoch: bool = False,
         observer: bool = False,
+        keyring: Keyring | None = None,
     ) -> None:
         if name is not None and (reason := bad_name(name)):
             raise ValueError(f"name={reason}")
@@ -155,10 +159,15 @@ class AsyncEventBus:
         elif not isinstance(limits, Limits):
             hint = "such as Limits(history_events=1000)"
             raise TypeError(f"limits={limits!r}: aiobus.Limits is needed, {hint}")
+        if keyring is not None and not isinstance(keyring, Keyring):
+            hint = "such as Keyring.load('keys')"
+            raise TypeError(f"keyring={keyring!r}: aiobus.Keyring is needed, {hint}")
+        if keyring is not None and isinstance(url, Transport):
+            raise ValueError(f"keyring={keyring!r}: it is for tcp:// URLs, and {url} has no keys")
         self.url = str(url)
         self.name = name or ""
         """The `source` of every event published here; "" before the start that makes it up."""
-        self._transport = url if isinstance(url, Transport) else adapter(url, limits)
+        self._transport = url if isinstance(url, Transport) else adapter(url, limits, keyring)
         self._life = Lifecycle(
             self.name, lambda: self._subscriptions.at_work() is not None, self.url
         )

@@ -14,6 +14,7 @@
     │   ├── StateCorrupt      the file of a keeper is not what was written
     │   ├── JournalRemoved    `keep=` has removed what was asked for
     │   └── NotRecorded       the event that is to be explained is in none of the files
+    ├── KeyringError      what a keyring refuses: its files, or a name that has no key in it
     ├── NameInUse         another bus of this name is on the network
     ├── PeerTimeout       wait_for_peer() waited in vain             (also a TimeoutError)
     ├── NoSubscribers     no subscription, or none of the bus that it is for, names the type of a
@@ -42,6 +43,7 @@ __all__ = [
     "JournalInUse",
     "JournalRemoved",
     "JournalRestored",
+    "KeyringError",
     "LeavesProcess",
     "NameInUse",
     "NoSubscribers",
@@ -295,6 +297,13 @@ class NotRecorded(JournalError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class KeyringError(BusError):
+    """The keys of a desk cannot be used as they are: a file of the keyring is missing, damaged or
+    readable by others, or a bus has no key in it, or a bus that other hosts can reach has no
+    keyring. The text names the file and the way out, and never has a secret.
+    """
 
 
 class NameInUse(BusError):

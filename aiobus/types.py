@@ -14,6 +14,7 @@ from aiobus.history import Since
 from aiobus.inbox import Overflow
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
+from aiobus.keyring.members import Member, Members, Rules
 from aiobus.options import (
     After,
     Keys,
@@ -47,6 +48,8 @@ __all__ = [
     "Hop",
     "Keep",
     "Keys",
+    "Member",
+    "Members",
     "Names",
     "OnMisfit",
     "Overflow",
@@ -54,6 +57,7 @@ __all__ = [
     "Payload",
     "Publishable",
     "Raised",
+    "Rules",
     "Seat",
     "Since",
     "Step",

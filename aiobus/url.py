@@ -1,25 +1,40 @@
 """The transport that a URL names.
 
 Owns the schemes and the error for every other one. A transport is imported only if its scheme is
-used, so the libraries of the others need not be installed.
+used, so the libraries of the others need not be installed. Owns which keyring a bus has that is
+given none.
 """
 
+import os
 import re
 
 from aiobus.discovery import Discovery
+from aiobus.errors import KeyringError
+from aiobus.keyring import Keyring
 from aiobus.limits import Limits
 from aiobus.query import bad_name
 from aiobus.transport import Transport
 
 __all__ = [
     "adapter",
+    "keyring_of_environment",
     "meant",
 ]
 
 
-def adapter(url: str, limits: Limits) -> Transport:
-    """The transport of `url`. Raises ValueError that lists the valid URLs."""
+KEYRING = "AIOBUS_KEYRING"
+"""The environment variable with the directory of the keyring of `tcp://` buses."""
+
+
+def adapter(url: str, limits: Limits, keyring: Keyring | None = None) -> Transport:
+    """The transport of `url`. Raises ValueError that lists the valid URLs, or for a keyring that
+    would protect nothing; KeyringError if the one that AIOBUS_KEYRING names cannot be used.
+    """
     scheme, found, address = str(url).partition("://")
+    if keyring is not None and scheme in ("inproc", "ipc") and found:
+        what = "is within this process" if scheme == "inproc" else "is for one user of one machine"
+        hint = f"{scheme}:// {what}, and has no keys; leave keyring= out, or use tcp://host:port"
+        raise ValueError(f"url={url!r}, keyring={keyring!r}: {hint}")
     if scheme == "inproc" and found:
         if address:
             hint = "'inproc://' has no address, it is this one bus object; share the object"
@@ -34,7 +49,8 @@ def adapter(url: str, limits: Limits) -> Transport:
     if scheme == "tcp" and found:
         from aiobus.discovery.rendezvous import Rendezvous
 
-        return _mesh(url, Rendezvous(address), limits)
+        keyring = keyring if keyring is not None else keyring_of_environment()
+        return _mesh(url, Rendezvous(address, keyring), limits, keyring)
     hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
     if found := meant(url):
         hint += f"; did you mean {found!r}?"
@@ -57,8 +73,23 @@ def meant(url: object) -> str:
     return "" if bad_name(text) else f"ipc://{text}"
 
 
-def _mesh(url: str, discovery: Discovery, limits: Limits) -> Transport:
+def keyring_of_environment() -> Keyring | None:
+    """That of a `tcp://` bus that is given none. Raises KeyringError if it cannot be used."""
+    path = os.environ.get(KEYRING)
+    try:
+        return Keyring.load(path) if path else None
+    except KeyringError as error:
+        raise KeyringError(f"{error} ({KEYRING} is {path!r})") from None
+
+
+def _mesh(
+    url: str, discovery: Discovery, limits: Limits, keyring: Keyring | None = None
+) -> Transport:
+    from aiobus.mesh.keyed import KeyedNetwork
     from aiobus.mesh.sockets import ZmqNetwork
     from aiobus.mesh.transport import MeshTransport
 
-    return MeshTransport(url, ZmqNetwork(discovery, limits.high_water_mark), discovery)
+    most = limits.high_water_mark
+    if keyring is None:
+        return MeshTransport(url, ZmqNetwork(discovery, most), discovery)
+    return MeshTransport(url, KeyedNetwork(discovery, most, keyring), discovery)

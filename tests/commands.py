@@ -13,7 +13,11 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "aiobus")
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "AIOBUS_URL")},
+    **{
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "AIOBUS_URL", "AIOBUS_KEYRING")
+    },
     "PYTHONPATH": str(ROOT),
     "TERM": "xterm",
     "COLUMNS": "100",

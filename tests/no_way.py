@@ -674,6 +674,8 @@ async def by_task(here: Here) -> None:
 # Callables that open nothing. What is new and opens nothing is added to its line here.
 
 plainly("", " ".join(aiobus.errors.__all__))
+plainly("", "Keyring")
+plainly("Keyring", "load reload secret_of")
 plainly(
     "",
     """

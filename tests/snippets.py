@@ -232,7 +232,11 @@ class Session:
             script.chmod(0o755)
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         paths = [str(site), *map(os.path.abspath, inherited)]
-        kept = {name: value for name, value in os.environ.items() if name != "AIOBUS_URL"}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("AIOBUS_URL", "AIOBUS_KEYRING")
+        }
         return kept | {
             "PATH": os.pathsep.join([str(binaries), *filter(None, [os.environ.get("PATH")])]),
             "PYTHONPATH": os.pathsep.join(paths),

@@ -28,6 +28,7 @@ from aiobus.confinement import current, refused
 from aiobus.errors import BusError
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
+from aiobus.keyring import Keyring
 from aiobus.limits import Limits
 from aiobus.lockout import check_shut
 from aiobus.replay.attach import Strategy, check_strategy, origin_of, run_strategy
@@ -51,6 +52,7 @@ class BusKeywords(TypedDict, total=False):
     sync: Sync
     new_epoch: bool
     observer: bool
+    keyring: Keyring | None
 
 
 def run(

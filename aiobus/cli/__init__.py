@@ -1,7 +1,7 @@
 """The command `aiobus`: what a desk does, and what is in its files, in a shell. docs/command.md.
 
 Owns what each command has: its function, and the help that teaches by example. Must not know what a
-command does. It needs the extra `cli`, and is imported by `aiobus.__main__` alone.
+command does. All but `keys` needs the extra `cli`. It is imported by `aiobus.__main__` alone.
 """
 
 import textwrap

@@ -18,6 +18,7 @@ from aiobus.cli import (
     demo,
     doctor,
     files,
+    keys,
     peers,
     publish,
     record,
@@ -41,6 +42,7 @@ STORIES: tuple[Story, ...] = (
     replay.VERIFY,
     files.EXPORT,
     doctor.STORY,
+    *keys.STORIES,
     bench.STORY,
     demo.STORY,
 )
@@ -73,8 +75,23 @@ def made() -> typer.Typer:
     )
     app.callback()(_nothing)
     for story in STORIES:
+        if story in keys.STORIES:  # their arguments are read without typer
+            app.command(
+                story.name,
+                short_help=story.summary,
+                add_help_option=False,
+                context_settings={"ignore_unknown_options": True, "help_option_names": []},
+            )(_passing(story.run))
+            continue
         app.command(story.name, short_help=story.summary, epilog=story.epilog)(ending(story.run))
     return app
+
+
+def _passing(run: Callable[..., int | None]) -> Callable[..., int]:
+    def passed(words: Annotated[list[str] | None, typer.Argument()] = None) -> int:
+        return run(words or []) or 0
+
+    return passed
 
 
 def _tell(is_asked: bool) -> None:

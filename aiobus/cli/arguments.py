@@ -17,8 +17,8 @@ from aiobus.system import EVERY
 from aiobus.url import meant
 
 __all__ = [
-    "Keys", "Pattern", "Sources", "Types", "Url", "Wanted", "WrongArgument", "Zoned",
-    "checked_url", "moment", "place", "since", "zone_of",
+    "BusName", "Directory", "Keys", "Pattern", "Sources", "Types", "Url", "Wanted",
+    "WrongArgument", "Zoned", "checked_url", "moment", "place", "since", "zone_of",
 ]  # fmt: skip
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h|d)")
@@ -33,6 +33,21 @@ Url = Annotated[
     str,
     typer.Argument(
         metavar="URL", help="The URL of the desk, such as ipc://desk.", show_default=False
+    ),
+]
+Directory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="The keys of a tcp:// desk; else AIOBUS_KEYRING.",
+        show_default=False,
+    ),
+]
+BusName = Annotated[
+    str | None,
+    typer.Option(
+        help="Of its bus, on a desk with keys a member; else made up, or the one that fits.",
+        show_default=False,
     ),
 ]
 Zoned = Annotated[

@@ -9,15 +9,18 @@ import random
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
 
 from aiobus.bus import AsyncEventBus
 from aiobus.cli import Story
-from aiobus.cli.arguments import WrongArgument, checked_url
+from aiobus.cli.arguments import Directory, WrongArgument, checked_url
+from aiobus.cli.desk import keyring_for
 from aiobus.cli.session import Ends, Output, run
 from aiobus.cli.terminal import event_line, is_colored
 from aiobus.event import Event, EventType
@@ -101,6 +104,7 @@ async def broker(bus: AsyncEventBus) -> None:
 
 
 BOTS = {"strategy": strategy, "gateway": gateway, "broker": broker}
+NAMES = ("monitor", "feed", *BOTS)
 
 
 def demo(
@@ -112,6 +116,7 @@ def demo(
     file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Keep the recording.", show_default=False)
     ] = None,
+    keyring: Directory = None,
 ) -> int:
     """Let a feed, a strategy, a gateway and a broker trade for ten seconds, each on a bus of its
     own, record all of it, and explain the last fill. The prices are made up. Meanwhile, in another
@@ -123,9 +128,13 @@ def demo(
     async def body(ends: Ends) -> int:
         with tempfile.TemporaryDirectory(prefix="aiobus-demo-") as folder:
             path = file or os.path.join(folder, "demo.db")
-            where = url if url is not None else f"ipc://demo-{os.getpid()}"
+            where = checked_url(url if url is not None else f"ipc://demo-{os.getpid()}")
+            keys = keyring_for(where, keyring)
+            if keys is not None:
+                for name in NAMES:  # all of them, before one starts
+                    keys.secret_of(name)
             ends.out.put(f"in another terminal:  aiobus tail {where}\n\n".encode())
-            await _trade(ends.out, checked_url(where), path, seconds)
+            await _trade(ends.out, partial(AsyncEventBus, where, keyring=keys), path, seconds)
             ends.out.put(f"\n{await asyncio.to_thread(_explained, path)}\n".encode())
             if file is not None:
                 ends.out.put(f"\nthe recording:  aiobus log {file}\n".encode())
@@ -134,22 +143,24 @@ def demo(
     return run(body)
 
 
-async def _trade(out: Output, url: str, path: str, seconds: float) -> None:
+async def _trade(
+    out: Output, made: Callable[..., AsyncEventBus], path: str, seconds: float
+) -> None:
     zone, colored = Zone.of(None), is_colored(sys.stdout)
 
     def show(event: Event[Any]) -> None:
         out.put(event_line(event, zone, colored=colored))
 
     async with AsyncExitStack() as stack:
-        monitor = await stack.enter_async_context(AsyncEventBus(url, name="monitor"))
+        monitor = await stack.enter_async_context(made(name="monitor"))
         await stack.enter_async_context(record(monitor, path))
         await monitor.subscribe((EventType.SIGNAL, EventType.ORDER, EventType.FILL), show)
         buses = []
         for name, bot in BOTS.items():
-            bus = await stack.enter_async_context(AsyncEventBus(url, name=name))
+            bus = await stack.enter_async_context(made(name=name))
             await bot(bus)
             buses.append(bus)
-        source = await stack.enter_async_context(AsyncEventBus(url, name="feed"))
+        source = await stack.enter_async_context(made(name="feed"))
         await feed(source, seconds)
         for bus in (source, *buses):  # in the order of a trade's way
             await bus.flush()

@@ -1,33 +1,83 @@
 """A bus that looks at a desk: an observer, for which no bot waits. And who is there.
 
-Owns how the commands join a desk. Must not know what they do there.
+Owns how the commands join a desk, and as which member if it has keys. Must not know what they do
+there.
 """
 
 from aiobus import clock
 from aiobus.bus import AsyncEventBus
 from aiobus.cli.arguments import WrongArgument, checked_url
 from aiobus.discovery.directory import Directory
+from aiobus.keyring import Keyring
 from aiobus.presence import Peer
+from aiobus.url import keyring_of_environment
 
-__all__ = ["joining", "neighbours", "observing", "place_of"]
-
-
-def observing(url: str, role: str, name: str | None = None) -> AsyncEventBus:
-    """A bus that looks at the desk at `url`. Raises WrongArgument."""
-    return _made(url, name or f"{role}-{clock.token()}", observer=True)
+__all__ = ["joining", "keyring_for", "neighbours", "observing", "place_of"]
 
 
-def joining(url: str, role: str, name: str | None = None) -> AsyncEventBus:
-    """A bus that takes part in the desk at `url`. Raises WrongArgument."""
-    return _made(url, name or f"{role}-{clock.token()}", observer=False)
+def observing(
+    url: str, role: str, name: str | None = None, keyring: str | None = None
+) -> AsyncEventBus:
+    """A bus that looks at the desk at `url`. Raises WrongArgument, KeyringError."""
+    return _made(url, role, name, keyring, observer=True)
 
 
-def _made(url: str, name: str, *, observer: bool) -> AsyncEventBus:
+def joining(
+    url: str, role: str, name: str | None = None, keyring: str | None = None
+) -> AsyncEventBus:
+    """A bus that takes part in the desk at `url`. Raises WrongArgument, KeyringError."""
+    return _made(url, role, name, keyring, observer=False)
+
+
+def keyring_for(url: str, path: str | None) -> Keyring | None:
+    """The keys of the desk at `url`: in the directory `path`, or in that of the environment. Raises
+    WrongArgument, and KeyringError if they cannot be used.
+    """
+    is_tcp = url.startswith("tcp://")
+    if path is None:
+        return keyring_of_environment() if is_tcp else None
+    if not is_tcp:
+        raise WrongArgument(f"--keyring {path}: {url} has no keys; they are for tcp://host:port")
+    return Keyring.load(path)
+
+
+def _made(
+    url: str, role: str, name: str | None, path: str | None, *, observer: bool
+) -> AsyncEventBus:
     url = checked_url(url)
+    keyring = keyring_for(url, path)
+    if name is None:
+        made = f"{role}-{clock.token()}"
+        name = made if keyring is None else _member(keyring, role, observer=observer)
     try:
-        return AsyncEventBus(url, name=name, observer=observer)
+        bus = AsyncEventBus(url, name=name, observer=observer, keyring=keyring)
     except ValueError as error:
         raise WrongArgument(str(error)) from None
+    if keyring is not None:
+        keyring.secret_of(name)  # it says what is wrong, before anything is opened
+    return bus
+
+
+def _member(keyring: Keyring, role: str, *, observer: bool) -> str:
+    """The member as which a command joins that is given no name: one that was made for it, or for
+    looking on. Never that of a bot, which could not start while the command has its name.
+    """
+    members = keyring.members.by_name
+    here = [members[name] for name in keyring.names if name in members]
+    for each in here:
+        if each.name == role or each.name.startswith(f"{role}-"):
+            return each.name
+    mute = [each.name for each in here if each.rules.publish == frozenset()]
+    if observer and len(mute) == 1:
+        return mute[0]
+    names = ", ".join(each.name for each in here) or "none"
+    rule = " --publish ''" if observer else ""
+    raise WrongArgument(
+        f"{keyring.path}: on a desk with keys the bus of this command is a member: give --name."
+        f" Members with a secret here: {names}. A bot cannot start while a command has its name, so"
+        f" make one for this command, which is found by itself: `aiobus keygen {role}{rule}"
+        f" --keyring {keyring.path}`"
+    )
 
 
 def neighbours(bus: AsyncEventBus) -> list[Peer]:

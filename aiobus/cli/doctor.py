@@ -12,7 +12,7 @@ import typer
 
 from aiobus.bus import unmet
 from aiobus.cli import Story
-from aiobus.cli.arguments import checked_url
+from aiobus.cli.arguments import BusName, Directory, checked_url
 from aiobus.cli.desk import neighbours, observing
 from aiobus.cli.findings import (
     Clocks,
@@ -50,6 +50,8 @@ def doctor(
         float, typer.Option(metavar="SECONDS", min=0.0, help="How long to compare clocks.")
     ] = 1.5,
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each finding.")] = False,
+    keyring: Directory = None,
+    name: BusName = None,
 ) -> int:
     """Look at the versions, the limits and the meeting places of this machine, and with a URL at
     who is there, whether a bus is silent, has few descriptors left, or has another clock. Each
@@ -60,7 +62,7 @@ def doctor(
     before = [*versions(), *limits(), *directories()]
 
     async def body(ends: Ends) -> int:
-        found = [*before, *([] if url is None else await _desk(url, listen))]
+        found = [*before, *([] if url is None else await _desk(url, listen, name, keyring))]
         colored = is_colored(sys.stdout)
         for each in found:
             ends.out.put(_json(each) if json else _line(each, colored=colored))
@@ -69,7 +71,7 @@ def doctor(
     return run(body)
 
 
-async def _desk(url: str, seconds: float) -> list[Finding]:
+async def _desk(url: str, seconds: float, name: str | None, keyring: str | None) -> list[Finding]:
     """What is found by joining a desk as an observer."""
     found = members(url)  # not later: a bus that joins removes what dead ones have left
     clocks = Clocks()
@@ -78,7 +80,7 @@ async def _desk(url: str, seconds: float) -> list[Finding]:
         clocks.hear(event)
 
     try:
-        async with observing(url, "doctor") as bus:
+        async with observing(url, "doctor", name, keyring) as bus:
             await bus.subscribe("*", hear, timeout=1)
             await asyncio.sleep(seconds)
             stats, others = bus.stats(), neighbours(bus)

@@ -11,7 +11,7 @@ import typer
 
 from aiobus.bus import unmet
 from aiobus.cli import Story
-from aiobus.cli.arguments import Url, Zoned, zone_of
+from aiobus.cli.arguments import BusName, Directory, Url, Zoned, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.findings import inhabited
 from aiobus.cli.session import Ends, run
@@ -32,6 +32,8 @@ def peers(
     url: Url,
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each bus.")] = False,
     tz: Zoned = None,
+    keyring: Directory = None,
+    name: BusName = None,
 ) -> int:
     """Show who is at a desk: name, since when, for how long it has been silent, and what it
     subscribes to. A bus sends a heartbeat each second; one that is silent for 3 s (!) is frozen, or
@@ -39,7 +41,7 @@ def peers(
     is known.
     """
     zone = zone_of(tz)
-    bus = observing(url, "peers")
+    bus = observing(url, "peers", name, keyring)
 
     async def body(ends: Ends) -> int:
         async with bus:

@@ -11,7 +11,7 @@ import orjson
 import typer
 
 from aiobus.cli import Story
-from aiobus.cli.arguments import Url, WrongArgument
+from aiobus.cli.arguments import BusName, Directory, Url, WrongArgument
 from aiobus.cli.desk import joining, neighbours
 from aiobus.cli.session import Ends, run
 from aiobus.cli.terminal import event_json
@@ -35,9 +35,7 @@ def publish(
     cause: Annotated[
         str, typer.Option(metavar="ID", help="The event that led to it.", show_default=False)
     ] = "",
-    name: Annotated[
-        str | None, typer.Option(help="Of the bus that publishes it; else made up.")
-    ] = None,
+    name: BusName = None,
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.0, help="For somebody who subscribes to it.")
     ] = 0.0,
@@ -45,6 +43,7 @@ def publish(
         float, typer.Option(metavar="SECONDS", min=0.0, help="For subscribers to confirm.")
     ] = 5.0,
     json: Annotated[bool, typer.Option("--json", help="Print the event as JSON.")] = False,
+    keyring: Directory = None,
 ) -> int:
     """Publish one event, and wait until each subscriber has it. Prints its id, and who has it.
 
@@ -54,7 +53,7 @@ def publish(
     event = _checked(type, data, key, cause)
     if name is not None and (reason := bad_name(name)):
         raise WrongArgument(f"--name: {reason}")
-    bus = joining(url, "publish", name)
+    bus = joining(url, "publish", name, keyring)
 
     async def body(ends: Ends) -> int:
         ends.needs_reader = False  # what counts is who has the event

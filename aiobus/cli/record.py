@@ -16,7 +16,17 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from aiobus.cli import Story
-from aiobus.cli.arguments import Keys, Types, Url, WrongArgument, Zoned, since, zone_of
+from aiobus.cli.arguments import (
+    BusName,
+    Directory,
+    Keys,
+    Types,
+    Url,
+    WrongArgument,
+    Zoned,
+    since,
+    zone_of,
+)
 from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.session import Ends, Output, run
 from aiobus.journal.retention import Keep
@@ -57,8 +67,9 @@ def record_desk(
     sync: Annotated[
         str, typer.Option(metavar="power|process", help="What a commit survives the failure of.")
     ] = "process",
-    name: Annotated[str | None, typer.Option(help="Of its bus; else made up.")] = None,
+    name: BusName = None,
     tz: Zoned = None,
+    keyring: Directory = None,
 ) -> int:
     """Record everything that a desk says until Ctrl-C or SIGTERM, its gaps among it. If FILE is
     there, the recording goes on: what the bots still have in their histories is fetched. It is an
@@ -68,7 +79,7 @@ def record_desk(
         raise WrongArgument(f"--sync {sync!r}: power or process is needed")
     options: dict[str, Any] = {"keep": _keep(keep), "sync": cast(Literal["power"], sync)}
     options |= {"types": type or "*", "key": key or None, "since": since(begin, zone_of(tz))}
-    bus = observing(url, "record", name)
+    bus = observing(url, "record", name, keyring)
 
     async def body(ends: Ends) -> int:
         gaps: list[int] = []

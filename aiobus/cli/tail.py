@@ -13,6 +13,8 @@ import typer
 
 from aiobus.cli import Story
 from aiobus.cli.arguments import (
+    BusName,
+    Directory,
     Url,
     Wanted,
     WrongArgument,
@@ -93,6 +95,8 @@ def tail(
         typer.Option("--color/--no-color", help="Else only on a terminal without NO_COLOR."),
     ] = None,
     tz: Zoned = None,
+    keyring: Directory = None,
+    name: BusName = None,
 ) -> int:
     """Show the events of a desk as they come, a line each: time, type, key, id, data, and the id of
     the cause. It is an observer: no bot waits for it. If events were lost on the way, that is a
@@ -105,7 +109,7 @@ def tail(
     start: Any = since(begin, zone)
     colored = is_colored(sys.stdout) if color is None else color
     show = event_json if json else lambda event: event_line(event, zone, colored=colored)
-    bus = observing(url, "tail")
+    bus = observing(url, "tail", name, keyring)
 
     async def body(ends: Ends) -> int:
         out, lost = ends.out, Lost()

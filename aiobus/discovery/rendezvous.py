@@ -14,6 +14,7 @@ import math
 import socket
 from collections.abc import Callable, Collection
 from contextvars import Context
+from ipaddress import ip_address
 
 from aiobus.clock import elapsed
 from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, is_observer, place_of
@@ -35,7 +36,8 @@ from aiobus.discovery.tcp_socket import (
     keep_alive,
     probe_all,
 )
-from aiobus.errors import BusError
+from aiobus.errors import BusError, KeyringError
+from aiobus.keyring import Keyring
 from aiobus.limits import MAX_ROSTER
 
 __all__ = ["Rendezvous"]
@@ -105,8 +107,10 @@ class Rendezvous:
     registry hears of the members at another address only by its own connection to it.
     """
 
-    def __init__(self, addresses: str) -> None:
+    def __init__(self, addresses: str, keyring: Keyring | None = None) -> None:
         self._addresses = addresses_in(addresses)
+        self.keyring = keyring
+        """The keys of the desk; None on a desk without."""
         self.refused = 0
         """Connections that were ended or not served because of what the other side did."""
         self._refusal_logged = -math.inf
@@ -116,6 +120,11 @@ class Rendezvous:
         self._on_discovered: Callable[[Member], None] | None = None
         self._clients: list[AddressClient] = []
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if only processes of this machine can meet here."""
+        return all(ip_address(each.host).is_loopback for each in self._addresses)
 
     @property
     def held(self) -> frozenset[str]:
@@ -148,8 +157,17 @@ class Rendezvous:
         out members that refuse a connection. A warning names the addresses that do not answer, and
         they are tried again. Raises ValueError if `name` or the endpoint that `bind` returns is
         invalid. Raises BusError if another program answers at an address, or if nothing listens
-        there and this process may not. Cancelling or failing leaves nothing open.
+        there and this process may not. Raises KeyringError if other hosts can reach this member and
+        there is no keyring. Cancelling or failing leaves nothing open.
         """
+        if self.keyring is None and not self.is_loopback:
+            raise KeyringError(
+                f"tcp://{','.join(map(str, self._addresses))} can be reached by other hosts, and"
+                f" {name!r} has no keyring: whoever reaches it could send orders. Make its key once"
+                f" on this host by `python -m aiobus keygen {name}`, and copy desk.members and"
+                " desk.seal to the other hosts; then give keyring=Keyring.load('keys'), or set"
+                " AIOBUS_KEYRING=keys. For one machine alone use tcp://127.0.0.1:port or ipc://"
+            )
         loop = asyncio.get_running_loop()
         endpoint = self._addresses[0].with_port("*")
         me = Member(name, bind(endpoint + OBSERVES if observes else endpoint))

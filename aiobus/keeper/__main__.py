@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from aiobus import BusError, EventType, Keeper
+from aiobus import AsyncEventBus, BusError, EventType, Keeper, Keyring
+from aiobus.limits import KEEPER
 
 __all__ = ["main"]
 
@@ -19,11 +20,11 @@ TYPES = EventType.POSITION, EventType.HALT
 log = logging.getLogger("aiobus.keeper")
 
 
-async def _run(url: str, path: str, types: Sequence[str]) -> None:
+async def _run(bus: AsyncEventBus, path: str, types: Sequence[str]) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    async with Keeper(url, path, types=types) as keeper:
-        log.info("%r keeps %s on %s", keeper, ", ".join(types), url)
+    async with Keeper(bus, path, types=types) as keeper:
+        log.info("%r keeps %s on %s", keeper, ", ".join(types), bus.url)
         await stopped.wait()
 
 
@@ -40,10 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("url", help="the desk, such as ipc://desk")
     parser.add_argument("path", help="the file, which is made if it is not there")
     parser.add_argument("types", nargs="*", default=[*TYPES], help="default: POSITION HALT")
+    parser.add_argument(
+        "--keyring",
+        metavar="DIR",
+        help=f"the keys of a tcp:// desk, with a secret of {KEEPER}; default: AIOBUS_KEYRING",
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(_run(given.url, given.path, given.types))
+        keyring = None if given.keyring is None else Keyring.load(given.keyring)
+        bus = AsyncEventBus(given.url, name=KEEPER, keyring=keyring)
+        asyncio.run(_run(bus, given.path, given.types))
     except KeyboardInterrupt:
         return 130
     except (BusError, ValueError) as error:
