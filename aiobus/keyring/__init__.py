@@ -48,7 +48,7 @@ class Keyring:
     cannot be pickled, and nothing of it that is shown has a secret.
     """
 
-    __slots__ = ("_held", "_lock", "_problem", "_tried", "path")
+    __slots__ = ("_held", "_lock", "_problem", "_tried", "list_problem", "path")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
@@ -57,6 +57,8 @@ class Keyring:
         """The directory. A process that changes its working directory still finds it."""
         self._lock = threading.Lock()
         self._problem = ""
+        self.list_problem = ""
+        """What of `problem` is of the list: who is a member now cannot be told."""
         self._held = _Held(Members(), Hidden(b""), ())  # a traceback of what follows shows it
         with Folder(self.path) as folder:
             text = _list_text(folder)
@@ -179,22 +181,26 @@ class Keyring:
         """
         with self._lock:
             before = self._held
-            held, problems = before, []
+            held, problems, list_problem = before, [], ""
             try:
                 with Folder(self.path) as folder:
                     try:
                         held = self._with_list(held, _list_text(folder), folder.file(LIST))
                     except KeyringError as error:
-                        problems.append(str(error))
+                        list_problem = str(error)
+                        problems.append(list_problem)
                     try:
                         held = _with_seal(held, folder)
                     except KeyringError as error:
                         problems.append(str(error))
             except KeyringError as error:
-                problems.append(str(error))
+                list_problem = str(error)
+                problems.append(list_problem)
             except OSError as error:
-                problems.append(f"{self.path} cannot be read: {error}")
+                list_problem = f"{self.path} cannot be read: {error}"
+                problems.append(list_problem)
             self._held, self._problem = held, "; ".join(problems)
+            self.list_problem = list_problem
             return held is not before
 
     def _with_list(self, held: _Held, text: bytes, path: str) -> _Held:

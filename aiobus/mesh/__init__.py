@@ -41,7 +41,9 @@ class Gate(NamedTuple):
     name or "", and how often: this bus does not let it in, or it does not let this one in.
     """
     on_members: Callable[[], None]
-    """The list of members was read again, or cannot be read."""
+    """The list of members was read again."""
+    on_problem: Callable[[str, str], None]
+    """The keyring cannot be read, or is again: a topic, and a sentence."""
 
 
 @dataclass(slots=True, eq=False)

@@ -30,6 +30,7 @@ import zmq
 
 from aiobus.discovery import Discovery
 from aiobus.keyring import Keyring
+from aiobus.keyring.files import Hidden
 from aiobus.keyring.members import Member
 from aiobus.mesh import FromPublisher, FromSubscriber, Gate
 from aiobus.mesh.sockets import SocketReader, SubscriberReader, ZmqNetwork, place_on_wire
@@ -247,22 +248,24 @@ class KeyedNetwork(ZmqNetwork):
 
     def __init__(self, discovery: Discovery, high_water_mark: int, keyring: Keyring) -> None:
         super().__init__(discovery, high_water_mark)
-        self._keyring = keyring
+        self.keyring = keyring
         self.members = keyring.members
-        self._keys = ("", "")
+        self._public = ""
+        self._secret = Hidden(b"")
         self._links: dict[str, PeerLink] = {}  # by endpoint
         self._topics: Counter[bytes] = Counter()
         self._descriptors: dict[int, tuple[int, str]] = {}
         """The descriptor and the key of each connection that was made to this bus."""
         self._from_publisher: FromPublisher | None = None
         self._gate: Gate | None = None
+        self._problem = ""
         self._xpub: KeyedSubscriberReader
 
     def open(self, name: str) -> None:
         """Make the sockets. Raises also KeyringError if this host has no secret key of `name`."""
-        secret = self._keyring.secret_of(name)
-        self._keys = self._keyring.members.by_name[name].key, secret
-        self.members = self._keyring.members
+        self._secret = Hidden(self.keyring.secret_of(name).encode())
+        self._public = self.keyring.members.by_name[name].key
+        self.members = self.keyring.members
         super().open(name)
 
     def _open_sockets(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
@@ -279,14 +282,13 @@ class KeyedNetwork(ZmqNetwork):
         self._readers.append(self._xpub)
         # Before it listens: who comes while there is none is refused.
         Authenticator(
-            context, socket, self._keyring, _weakly(self._on_knock), _weakly(self._on_change)
+            context, socket, self.keyring, _weakly(self._on_knock), _weakly(self._on_change)
         )
 
     def _socket(self, context: "zmq.Context[zmq.Socket[bytes]]", kind: int) -> "zmq.Socket[bytes]":
         socket = super()._socket(context, kind)
-        public, secret = self._keys
-        socket.set(zmq.CURVE_PUBLICKEY, public.encode())
-        socket.set(zmq.CURVE_SECRETKEY, secret.encode())
+        socket.set(zmq.CURVE_PUBLICKEY, self._public.encode())
+        socket.set(zmq.CURVE_SECRETKEY, self._secret.value)
         socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         return socket
 
@@ -308,7 +310,7 @@ class KeyedNetwork(ZmqNetwork):
         self._descriptors[number] = descriptor, key
         while len(self._descriptors) > MAX_LINKS:
             del self._descriptors[next(iter(self._descriptors))]
-        member = self._keyring.members.by_key.get(key)
+        member = self.keyring.members.by_key.get(key)
         return ("" if member is None else member.name), number
 
     def end_link(self, link: int) -> None:
@@ -328,9 +330,10 @@ class KeyedNetwork(ZmqNetwork):
         """The list was read again: cut the links of those that it does not have any more, or whose
         rules are others, and try those anew that it may have now.
         """
-        before, self.members = self.members, self._keyring.members
+        before, self.members = self.members, self.keyring.members
         if self._context is None:
             return
+        self._report_problem()
         old, new = before.by_key, self.members.by_key
         for number, (_, key) in list(self._descriptors.items()):
             if key not in new or new[key] != old.get(key, new[key]):
@@ -342,6 +345,17 @@ class KeyedNetwork(ZmqNetwork):
                 self._make(link)
         if self._gate is not None:
             self._gate.on_members()
+
+    def _report_problem(self) -> None:
+        before, self._problem = self._problem, self.keyring.problem
+        if self._gate is None or before == self._problem:
+            return
+        text = f"the keyring can be read again: {self.keyring.path}"
+        if self._problem:
+            text = f"the keyring cannot be read again, and stays as it was: {self._problem}"
+            if self.keyring.list_problem:
+                text += "; until then no bus is let in that is not linked"
+        self._gate.on_problem("the keyring", text)
 
     # Links to others.
 
@@ -360,10 +374,10 @@ class KeyedNetwork(ZmqNetwork):
 
     def _make(self, link: PeerLink) -> None:
         link.again = None
-        member: Member | None = self._keyring.members.by_name.get(link.name)
+        member: Member | None = self.keyring.members.by_name.get(link.name)
         link.key = "" if member is None else member.key
         if member is None or self._context is None:
-            is_revoked = link.name in self._keyring.members.revoked.values()
+            is_revoked = link.name in self.keyring.members.revoked.values()
             self._refused(link, "revoked" if is_revoked else "unlisted")
             return  # until the list has it
         place = place_on_wire(link.endpoint)

@@ -166,7 +166,7 @@ class MeshTransport:
         self._confirmations = Confirmations(session, self.network, self._probe)
         if publisher.pace is not None:
             self._readers = Readers(session, publisher)
-        gate = Gate(session.admit, self._on_refused, self._on_members)
+        gate = Gate(session.admit, self._on_refused, self._on_members, diagnostics.trouble)
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher, gate)
         for member in members:
             session.links.find(member)

@@ -12,6 +12,7 @@ again. An error of the thread itself is logged and answered so, and the thread g
 
 import asyncio
 import logging
+import math
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from threading import Lock, Thread
 import zmq
 from zmq.utils import z85
 
+from aiobus.clock import elapsed
 from aiobus.keyring import Keyring
 
 __all__ = ["PLAIN", "REVOKED", "UNKNOWN", "Authenticator", "proven"]
@@ -31,6 +33,8 @@ MONITOR = "inproc://refused-here"
 DOMAIN = "aiobus"
 RELOAD_MS = 500
 """Milliseconds between two looks at the files of the keyring."""
+AT_ONCE = 0.05
+"""Seconds for which what was read counts as new."""
 EVENT = struct.Struct("=HI")
 """A monitor's event and its value (zmq_socket_monitor(3))."""
 FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -77,6 +81,8 @@ class Authenticator:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._numbers = count(1)
+        self._reloaded = -math.inf
+        self._seen = (keyring.members, keyring.problem)
         self._lock = Lock()
         self._knocks: Counter[tuple[str, str, str]] = Counter()
         self._questions = context.socket(zmq.REP)
@@ -124,7 +130,7 @@ class Authenticator:
         """The status, its text and the user of a connection."""
         _, _, _, address, _, mechanism, *credentials = question
         self._reload()
-        if self._keyring.problem:
+        if self._keyring.list_problem:
             return b"300", b"the list of members cannot be read", b""
         if mechanism != b"CURVE" or len(credentials) != 1:
             self._tell(address.decode(errors="replace"), PLAIN, "")
@@ -138,8 +144,14 @@ class Authenticator:
         return b"400", b"not a member", b""
 
     def _reload(self) -> None:
-        problem = self._keyring.problem
-        if self._keyring.reload() or self._keyring.problem != problem:
+        now = elapsed()
+        if now - self._reloaded < AT_ONCE:
+            return  # who knocks a thousand times a second has the files read no more often
+        self._reloaded = now
+        self._keyring.reload()
+        # Another bus of this process may have read the files again before.
+        before, self._seen = self._seen, (self._keyring.members, self._keyring.problem)
+        if before != self._seen:
             self._call(self._on_change)
 
     def _note_failure(self) -> None:
