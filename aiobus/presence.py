@@ -15,11 +15,13 @@ from typing import Any, Literal, Self
 from aiobus.limits import MAX_TOLD
 from aiobus.query import EVERY_TYPE, RESERVED, Query, bad_type, unquoted
 
-__all__ = ["MORE", "NOTHING", "Patterns", "Peer", "Standing", "Told", "patterns_of"]
+__all__ = ["MORE", "MOST_SKEW", "NOTHING", "Patterns", "Peer", "Standing", "Told", "patterns_of"]
 
 MORE = "**"
 """More than is told. No key has a `*`, and a pattern has an escape in its place."""
 
+MOST_SKEW = 0.1
+"""Seconds between two clocks beyond which a user is warned."""
 Standing = Literal["", "older", "newer", "other"]
 """The list of a peer beside that of this bus; "" if it is the same, or if one of them has none.
 "other": another list of the same number.
@@ -58,6 +60,13 @@ class Peer:
     """Of a bus with a keyring: its list of the desk's members is "older" or "newer" than the list
     of this bus, or "other" with the same number; "" if it is the same.
     """
+
+    @property
+    def is_skewed(self) -> bool:
+        """True if its clock surely is more than 0.1 s from that of this host."""
+        if self.skew is None or self.skew_error is None:
+            return False
+        return abs(self.skew) - self.skew_error > MOST_SKEW
 
     def subscribes(
         self, types: str | Iterable[str], key: str | Iterable[str] | None = None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiobus.mesh.skew import AGAIN, EXACT, KEPT, MOST, WINDOW, Clock, Sample, Skew
+from aiobus.mesh.skew import AGAIN, EXACT, KEPT, WINDOW, Clock, Sample, Skew
 
 START = 1_000.0
 WALL = 1_700_000_000.0
@@ -156,7 +156,3 @@ def test_a_process_that_is_held_up_between_two_clocks_takes_that_for_no_step() -
     assert not clock.is_set(START, WALL, START)
     assert not clock.is_set(START + 1, WALL + 1.3, START + 1.3)
     assert not clock.is_set(START + 2, WALL + 2, START + 2)
-
-
-def test_the_limit_of_the_contract_is_100_ms() -> None:
-    assert MOST == 0.1

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["AGAIN", "MOST", "Clock", "Sample", "Skew"]
+from aiobus.presence import MOST_SKEW
 
-MOST = 0.1
-"""Seconds of skew beyond which a user is warned."""
+__all__ = ["AGAIN", "Clock", "Sample", "Skew"]
+
 OVER = 0.08
 """Seconds of skew below which a warning is over: less, so that it does not come and go."""
 AGAIN = 60.0
@@ -79,7 +79,7 @@ class Skew:
     """The clock of one peer."""
 
     is_warned: bool = False
-    """The last that was said of it is that its skew is above `MOST`."""
+    """The last that was said of it is that its skew is above `MOST_SKEW`."""
     _samples: list[Sample] = field(default_factory=list)
     _asked_again: float = -math.inf
     _wait: float = SOON
@@ -120,14 +120,14 @@ class Skew:
         return min(known, key=lambda each: each.error, default=None)
 
     def judge(self, now: float) -> Sample | None:
-        """What is to be said now: a skew that surely is above `MOST`, or one that was warned of
-        and is not any more. None if nothing is. It is said once.
+        """What is to be said now: a skew that surely is above `MOST_SKEW`, or one that was warned
+        of and is not any more. None if nothing is. It is said once.
         """
         best = self.best(now)
         if best is None:
             return None
         size = abs(best.skew)
-        if not self.is_warned and size - best.error > MOST:
+        if not self.is_warned and size - best.error > MOST_SKEW:
             self.is_warned = True
         elif self.is_warned and size < OVER:
             self.is_warned = False

@@ -117,4 +117,5 @@ class Survey:
 
 
 def _told(standing: Standing) -> str:
-    return "another list of the same number" if standing == "other" else f"{standing} list"
+    told = {"older": "an older list", "newer": "a newer list"}
+    return told.get(standing, "another list of the same number")
