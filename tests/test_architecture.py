@@ -45,8 +45,14 @@ ORDER = [
         "aiobus.options  "
         "aiobus.publisher  aiobus.replies  aiobus.testing.faults  aiobus.testing.runner"
     ),
-    ("aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files"),
-    "aiobus.mesh.answers  aiobus.mesh.survey  aiobus.replay.explain  aiobus.replay.hops  aiobus.subscription",
+    (
+        "aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files  "
+        "aiobus.replay.skews"
+    ),
+    (
+        "aiobus.mesh.answers  aiobus.mesh.survey  aiobus.replay.explain  aiobus.replay.hops  "
+        "aiobus.subscription"
+    ),
     "aiobus.catchup  aiobus.dispatcher  aiobus.replay.evidence  aiobus.stream",
     "aiobus.mesh.interest  aiobus.strand  aiobus.transport",
     "aiobus.bot.tasks  aiobus.mesh.links  aiobus.pace  aiobus.replay.schedule",
@@ -82,7 +88,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 127
+MOST_MODULES = 128
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}
