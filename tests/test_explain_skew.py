@@ -8,7 +8,7 @@ from actors import Nursery
 from journals import EPOCH, START, entry, make
 from test_clock_skew import bot_and_feed, said
 
-from aiobus import Journal, explain
+from aiobus import Journal, explain, explain_hops
 from aiobus.event import event_id
 from aiobus.journal.format import Entry
 
@@ -82,6 +82,15 @@ def test_the_last_that_was_measured_before_an_event_counts(tmp_path: Path) -> No
     later: Any = [skew(3.0, time=START + 60, seq=3)]
     make(path, [skew(9.0), skew(0.5, time=START - 30, seq=2), *hop(0.625), *later])
     assert "500.00 ms ahead of" in clocks(path)
+
+
+def test_the_percentiles_of_hops_name_the_clocks_that_were_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    make(path, [skew(0.5), skew(-2.0, time=START - 30, seq=2), *hop(0.625)])
+    hops = explain_hops(path)
+    (sentence,) = hops.clocks
+    assert sentence.startswith("the clock of bot was 2.000 s behind that of recorder")
+    assert f"! {sentence}" in str(hops)
 
 
 @pytest.mark.paired

@@ -67,6 +67,16 @@ class Skews:
                     return f"{text}; of that of {unknown.source} nothing is recorded"
         return ""
 
+    def worst(self) -> list[str]:
+        """A sentence for each clock that was measured to be wrong at any time."""
+        found = []
+        for recorder, of in sorted(self._said.items()):
+            for name, said in sorted(of.items()):
+                most = max(said, key=lambda each: abs(each.skew))
+                text = _differs(name, most.skew, most.error, recorder)
+                found.append(f"{text}: hops from and to its events may be wrong by as much")
+        return found
+
     def _at(self, recorder: str, event: Event[Any]) -> _Said | None:
         """The last that a recorder has said of the clock of an event; its own is right."""
         if event.source == recorder:
