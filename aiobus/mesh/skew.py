@@ -80,6 +80,8 @@ class Skew:
 
     is_warned: bool = False
     """The last that was said of it is that its skew is above `MOST_SKEW`."""
+    is_news: bool = False
+    """There was an answer, and it was not judged yet."""
     _samples: list[Sample] = field(default_factory=list)
     _asked_again: float = -math.inf
     _wait: float = SOON
@@ -96,6 +98,7 @@ class Skew:
             and abs(then.skew - sample.skew) <= then.error + sample.error
         ]
         self._samples = [*kept[: KEPT - 1], sample]
+        self.is_news = True
 
     def forget(self) -> None:
         """The clock of this machine was set: nothing is known any more."""
@@ -124,6 +127,7 @@ class Skew:
         of and is not any more. None if nothing is. It is said once.
         """
         best = self.best(now)
+        self.is_news = False
         if best is None:
             return None
         size = abs(best.skew)

@@ -46,14 +46,18 @@ class Survey:
         self._elapsed = elapsed
         self._clock = Clock()
         self._asking: RoundTrip | None = None
-        self._is_new = False
-        """The list of this bus is new, and not all peers were told."""
+        self._untold: set[Peer] = set()
+        """Those that were not told that the list of this bus is another one since `_changed`."""
+        self._changed = 0.0
         self._said: list[str] = []
 
     def note_list(self, number: int, digest: str) -> None:
-        """This bus has that list of members now. All peers are told within a second."""
+        """This bus has that list of members now. All peers are told by a question within a second,
+        which is asked again until it is answered.
+        """
         mine = Options(members=number, members_digest=digest)
-        self._is_new = self._is_new or mine != self.mine
+        if mine != self.mine:
+            self._untold, self._changed = {*self._peers}, self._elapsed()
         self.mine = mine
         for peer in self._peers:
             peer.list_standing = standing(mine, peer.list)
@@ -65,6 +69,8 @@ class Survey:
             peer.list_standing = standing(self.mine, peer.list)
         if asked is None:
             return
+        if asked >= self._changed:
+            self._untold.discard(peer)
         wall, now = self._look()
         if options.clock:
             peer.skew.add(Sample.of(options.clock / 1e6, asked, now, wall))
@@ -82,18 +88,19 @@ class Survey:
         return wall, after
 
     def tick(self, now: float) -> None:
-        """A second has passed. A question of the last one is not repeated: its answer would be no
-        exact one.
+        """A second has passed. What was asked in the last one gets another number: the answer to a
+        question that is repeated would not be exact.
         """
         self._rounds.drop(self._asking)
         self._look()
         there = [peer for peer in self._peers if peer.is_there and not peer.is_silent(now)]
-        due = [peer.endpoint for peer in there if self._is_new or peer.skew.is_due(now)]
-        self._is_new = False
+        due = [peer.endpoint for peer in there if peer in self._untold or peer.skew.is_due(now)]
+        self._untold.intersection_update(self._peers)
         if due:
             self._asking = self._rounds.ask(due, self._ask, lambda _: None)
         for peer in there:
-            self._judge(peer, now)
+            if peer.skew.is_news:  # it was not linked yet
+                self._judge(peer, now)
         self._compare()
 
     def _judge(self, peer: Peer, now: float) -> None:
