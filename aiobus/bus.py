@@ -600,7 +600,9 @@ class AsyncEventBus:
 
         `concurrency`: that many calls at once, started in order; with 1, one after another.
         `max_age`: seconds after which an event is not handed over but counted; nor is one of
-        another program whose timestamp is no time. `since`: "last" begins with the newest event of
+        another program whose timestamp is no time. The age is this host's clock minus the
+        timestamp, which is of the publisher's clock: a skew of the two adds to it (`Peer.skew`).
+        `since`: "last" begins with the newest event of
         each (type, key) in the history of every bus that is there, behind what a `Keeper` has of
         those that are gone. A time in seconds since 1970 (`time.time() - 60`) begins with
         everything from then on, as far as their histories go (`reached`); 0 is before all. Both

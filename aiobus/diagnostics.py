@@ -28,6 +28,8 @@ CLOSED = "it closed"
 """Why a peer has left that was not lost."""
 MAX_ADVISED = 1_024
 """Subscriptions that are remembered to have had their advice."""
+MAX_NAMED = 16
+"""Names in one line."""
 MAX_TEXT = 8_000
 """Characters of an error or traceback in an event; the log has all of it."""
 
@@ -76,6 +78,8 @@ class Diagnostics:
         self._held: dict[str, ThrottledLine] = {}
         self._advised: set[str] = set()
         """Subscriptions whose log has said what to do against loss."""
+        self.aging: Callable[[], Collection[str]] = tuple
+        """The names of the subscriptions with `max_age`."""
         self.watch = LoopWatch(lambda text: self.trouble(text, text))
 
     def failure(self, subscription: str, type: str, event_id: str, error: BaseException) -> None:
@@ -248,6 +252,57 @@ class Diagnostics:
         self._say(logging.WARNING, topic, text)
         data: system.LeftBehind = {"reader": reader, "type": type, "after": after}
         self.announce(system.LEFT_BEHIND, data, "")
+
+    def clock_skew(
+        self, name: str, epoch: int, skew: float, error: float, *, is_over: bool = False
+    ) -> None:
+        """The clock of a peer's host is `skew` seconds ahead of that of this one, right to `error`
+        seconds. `is_over`: that is no trouble any more.
+        """
+        where = "ahead of" if skew > 0 else "behind"
+        text = (
+            f"the clock of {name} is {abs(skew):,.3f} s {where} that of {self._publisher.name},"
+            f" right to {error:.3f} s"
+        )
+        if is_over:
+            log.info("%s: that is little enough", text)
+        else:
+            older = "younger" if skew > 0 else "older"
+            text += (
+                f": by timestamps its events seem {abs(skew):,.3f} s {older} than they are, to"
+                " max_age, since= and whoever compares times of the two. Let NTP set the clocks of"
+                " both hosts (chrony, systemd-timesyncd); `chronyc tracking` shows which is wrong"
+            )
+            if named := self._named(self.aging()):
+                text += f". max_age= is given here for {named}"
+            self._say(logging.WARNING, f"the clock of {name} differs", text)
+        self.note_skew(name, epoch, skew, error)
+
+    def note_skew(self, name: str, epoch: int, skew: float, error: float) -> None:
+        """The same as a system event alone."""
+        data: system.ClockSkew = {"name": name, "epoch": epoch, "skew": skew, "error": error}
+        self.announce(system.CLOCK_SKEW, data, "")
+
+    def _named(self, names: Collection[str]) -> str:
+        """Some of them, and how many there are beside."""
+        some = ", ".join(sorted(names)[:MAX_NAMED])
+        more = len(names) - MAX_NAMED
+        return f"{some} and {more} more" if more > 0 else some
+
+    def lists_differ(self, number: int, differ: Collection[str]) -> None:
+        """Peers have another list of the desk's members than this bus, whose list has this number.
+        `differ`: what is said of each; empty if all have the same again.
+        """
+        me = self._publisher.name
+        if not differ:
+            log.info("all peers of %s have its list of members, number %d", me, number)
+            return
+        text = (
+            f"not all have the same list of members: {me} has number {number}, and"
+            f" {self._named(differ)}. Copy the newest desk.members to the hosts that have another;"
+            " of two with one number, make a next one that has all changes"
+        )
+        self._say(logging.WARNING, text, text)
 
     def unreached(self, addresses: Collection[str]) -> None:
         """The set of rendezvous addresses that do not answer has changed."""

@@ -10,15 +10,22 @@ are told, and `**` for more types.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from aiobus.limits import MAX_TOLD
 from aiobus.query import EVERY_TYPE, RESERVED, Query, bad_type, unquoted
 
-__all__ = ["MORE", "NOTHING", "Patterns", "Peer", "Told", "patterns_of"]
+__all__ = ["MORE", "MOST_SKEW", "NOTHING", "Patterns", "Peer", "Standing", "Told", "patterns_of"]
 
 MORE = "**"
 """More than is told. No key has a `*`, and a pattern has an escape in its place."""
+
+MOST_SKEW = 0.1
+"""Seconds between two clocks beyond which a user is warned."""
+Standing = Literal["", "older", "newer", "other"]
+"""The list of a peer beside that of this bus; "" if it is the same, or if one of them has none.
+"other": another list of the same number.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,23 @@ class Peer:
     """
     observer: bool = False
     """It is an observer (`AsyncEventBus(observer=True)`): nothing waits for it."""
+    skew: float | None = None
+    """Seconds that the clock of its host is ahead of that of this one, below 0 if it is behind;
+    None while that is not known. It is measured once a minute, and warned of above 0.1.
+    """
+    skew_error: float | None = None
+    """Seconds by which `skew` may be wrong, at most: half of the time that the answer took."""
+    member_list: Standing = ""
+    """Of a bus with a keyring: its list of the desk's members is "older" or "newer" than the list
+    of this bus, or "other" with the same number; "" if it is the same.
+    """
+
+    @property
+    def is_skewed(self) -> bool:
+        """True if its clock surely is more than 0.1 s from that of this host."""
+        if self.skew is None or self.skew_error is None:
+            return False
+        return abs(self.skew) - self.skew_error > MOST_SKEW
 
     def subscribes(
         self, types: str | Iterable[str], key: str | Iterable[str] | None = None
@@ -60,13 +84,14 @@ class Peer:
     def told(self) -> list[Any]:
         """It as plain values, which `Peer.of` reads."""
         where = self.name, self.epoch, self.since, self.last, self.silent
-        return [*where, list(self.subscribed), self.observer]
+        clock = self.skew, self.skew_error
+        return [*where, list(self.subscribed), self.observer, *clock, self.member_list]
 
     @classmethod
     def of(cls, told: Sequence[Any]) -> Self:
-        """What `told` made."""
-        name, epoch, since, last, silent, subscribed, observer = told
-        return cls(name, epoch, since, last, silent, tuple(subscribed), observer)
+        """What `told` made, of this version of aiobus or of an older one, which told less."""
+        name, epoch, since, last, silent, subscribed, *more = told
+        return cls(name, epoch, since, last, silent, tuple(subscribed), *more)
 
 
 class Told:

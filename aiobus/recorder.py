@@ -155,6 +155,7 @@ class Recording:
             # A later start of a source comes later in the file.
             after = {name: event_id(name, epoch, seq) for (name, epoch), seq in self._last.items()}
             await self._subscribe(SYSTEM)
+            self._note_clocks()
             # Old orders are recorded, and not executed: their age does not matter.
             max_age = None if self._since is None else math.inf
             await self._subscribe(
@@ -172,6 +173,13 @@ class Recording:
             await self._close()
             raise
         return self
+
+    def _note_clocks(self) -> None:
+        """Have it in the file which clocks are wrong: that was announced before this began."""
+        for peer in self._bus.peers:
+            if peer.is_skewed and peer.skew is not None and peer.skew_error is not None:
+                where = peer.name, peer.epoch
+                self._parts.reports.note_skew(*where, peer.skew, peer.skew_error)
 
     def _used_before(self) -> JournalError:
         return JournalError(

@@ -51,6 +51,7 @@ class Subscriber:
         self._turn_seconds = HANDLER_SECONDS if is_timed else math.inf
         self._publisher = publisher
         self._reports = reports
+        reports.aging = self.aging
         self._transport = transport
         self._life = life
         self._open: dict[Subscription, CatchUp] = {}  # in the order they were made
@@ -64,6 +65,11 @@ class Subscriber:
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self._open)
+
+    def aging(self) -> list[str]:
+        """The names of those that leave out what is older than their `max_age`."""
+        ages = {each.name: each.options.max_age for each in self._open}
+        return [name for name, age in ages.items() if age is not None and age < math.inf]
 
     def __len__(self) -> int:
         return len(self._open)

@@ -11,6 +11,7 @@ Pure: names alone. docs/contract.md says when each is published.
 from typing import Final, TypedDict
 
 __all__ = [
+    "CLOCK_SKEW",
     "DATA",
     "ERROR",
     "EVERY",
@@ -24,6 +25,7 @@ __all__ = [
     "REFUSED",
     "STALE",
     "UNREACHED",
+    "ClockSkew",
     "Error",
     "Fresh",
     "Gap",
@@ -40,6 +42,7 @@ __all__ = [
 EVERY: Final = "aiobus.*"
 """In `subscribe`, `stream` and `wait_for`: every system event. `"*"` matches none of them."""
 
+CLOCK_SKEW: Final = "aiobus.clock_skew"
 ERROR: Final = "aiobus.error"
 FRESH: Final = "aiobus.fresh"
 GAP: Final = "aiobus.gap"
@@ -51,6 +54,17 @@ PEER_RESTARTED: Final = "aiobus.peer_restarted"
 REFUSED: Final = "aiobus.refused"
 STALE: Final = "aiobus.stale"
 UNREACHED: Final = "aiobus.unreached"
+
+
+class ClockSkew(TypedDict):
+    """The clock of a peer's host is more than 0.1 s from that of this one, or is so no more."""
+
+    name: str
+    epoch: int
+    skew: float
+    """Seconds that it is ahead; below 0 if it is behind."""
+    error: float
+    """Seconds by which `skew` may be wrong, at most."""
 
 
 class Error(TypedDict):
@@ -156,6 +170,7 @@ class Unreached(TypedDict):
 
 
 DATA: Final[dict[str, type]] = {
+    CLOCK_SKEW: ClockSkew,
     ERROR: Error,
     FRESH: Fresh,
     GAP: Gap,

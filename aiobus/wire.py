@@ -42,6 +42,7 @@ MAX_DIGITS = 20
 """Of a seq and the comma behind it."""
 
 
+_DIGEST = re.compile("(?:[0-9a-f]{16})?")
 _WHO = re.compile(r"([^@]+)@(0|[1-9a-z][0-9a-z]{0,12}) ([!-~]{1,256})")
 
 
@@ -254,6 +255,13 @@ class Options:
     numbered: int = 0
     """In an answer: the seq of its newest event if that is above the `seq` of the answer. The
     events between wait to be committed.
+    """
+    clock: int = 0
+    """In an answer: Unix microseconds by the clock of its sender as it answered."""
+    members: int = 0
+    members_digest: str = ""
+    """The number of its sender's list of members, and 16 hexadecimal digits of what is in it; of a
+    bus with a keyring.
     """
 
     @property
@@ -546,6 +554,7 @@ def _options(said: dict[str, Any]) -> Options:
             value = tuple(_part("seq", each) for each in value)
         elif right:
             right = len(value) <= MAX_TOLD if kind is str else 0 <= value <= MAX_NUMBER
+            right = right and (name != "members_digest" or bool(_DIGEST.fullmatch(value)))
         if not right:
             raise WireError(f"no option {name}: {shape(value)}")
         options[name] = value

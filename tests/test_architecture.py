@@ -28,8 +28,8 @@ ORDER = [
         "aiobus.cli  aiobus.cli.expression  aiobus.codec  aiobus.delivery  "
         "aiobus.discovery.directory  aiobus.discovery.roster  aiobus.journal.export  "
         "aiobus.journal.format  aiobus.journal.mark  aiobus.keyring.changes  aiobus.lockout  "
-        "aiobus.mesh.zap  aiobus.mesh.refusals  aiobus.mesh  aiobus.replay.report  "
-        "aiobus.replay.tape"
+        "aiobus.mesh.skew  aiobus.mesh.zap  aiobus.mesh.refusals  aiobus.mesh  "
+        "aiobus.replay.report  aiobus.replay.tape"
     ),
     (
         "aiobus.discovery.tcp_socket  aiobus.history  aiobus.journal.scan  "
@@ -47,8 +47,14 @@ ORDER = [
         "aiobus.options  aiobus.publisher  aiobus.replies  aiobus.testing.faults  "
         "aiobus.testing.runner"
     ),
-    "aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files",
-    "aiobus.mesh.answers  aiobus.replay.explain  aiobus.replay.hops  aiobus.subscription",
+    (
+        "aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files  "
+        "aiobus.replay.skews"
+    ),
+    (
+        "aiobus.mesh.answers  aiobus.mesh.survey  aiobus.replay.explain  aiobus.replay.hops  "
+        "aiobus.subscription"
+    ),
     "aiobus.catchup  aiobus.dispatcher  aiobus.replay.evidence  aiobus.stream",
     "aiobus.mesh.interest  aiobus.strand  aiobus.transport",
     "aiobus.bot.tasks  aiobus.mesh.links  aiobus.pace  aiobus.replay.schedule",
@@ -206,7 +212,8 @@ def test_a_module_that_calls_itself_pure_knows_no_loop_no_clock_and_no_io(module
 
 
 SANS_IO = [
-    f"aiobus.mesh.{name}" for name in ["answers", "fanout", "interest", "links", "peers", "session"]
+    f"aiobus.mesh.{name}"
+    for name in ["answers", "fanout", "interest", "links", "peers", "session", "survey"]
 ]
 """The conversation of a mesh: bytes in, bytes and decisions out."""
 

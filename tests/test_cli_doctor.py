@@ -180,6 +180,21 @@ def test_a_silent_bus_is_something_to_do() -> None:
     assert (silent.status, silent.text) == ("todo", "is silent for 4.0 s")
 
 
+def test_a_skewed_clock_and_another_list_are_something_to_do() -> None:
+    well = Peer("a", 1, 1.0, 0, 0.5, (), skew=-0.05, skew_error=0.001)
+    wrong = Peer("b", 1, 1.0, 0, 0.5, (), skew=-0.4, skew_error=0.001, member_list="older")
+    vague = Peer("c", 1, 1.0, 0, 0.5, (), skew=0.4, skew_error=0.35)
+    unknown = Peer("d", 1, 1.0, 0, 0.5, ())
+    others = [well, wrong, vague, unknown]
+    assert [(each.subject, each.status) for each in findings.skews(others)] == [
+        ("a", "ok"), ("b", "todo"), ("c", "ok"),
+    ]  # fmt: skip
+    assert "400.0 ms behind this machine's" in findings.skews([wrong])[0].text
+    (finding,) = findings.lists(others)
+    assert (finding.subject, finding.status) == ("b", "todo")
+    assert "an older list of members" in finding.text
+
+
 def test_low_limits_are_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {
         resource.RLIMIT_NOFILE: (100, 200),

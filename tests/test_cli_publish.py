@@ -13,6 +13,7 @@ from actors import Nursery
 from commands import COMMAND, ENVIRONMENT, ROOT, ran, running
 
 from aiobus import AsyncEventBus, Event
+from aiobus.cli.peers import FIELDS
 from aiobus.cli.session import LOOK_SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
@@ -105,7 +106,7 @@ async def test_peers_tells_who_is_there_and_what_they_subscribe_to(url: str) -> 
         code, out, errors = await ran("peers", url)
         assert (code, errors) == (0, "")
         head, *lines = out.splitlines()
-        assert head.split() == ["NAME", "SINCE", "SILENT", "SUBSCRIBES", "TO"]
+        assert head.split() == ["NAME", "SINCE", "SILENT", "CLOCK", "SUBSCRIBES", "TO"]
         assert [(line.split()[0], line.split()[-1]) for line in lines] == [
             ("feed", "-"),
             ("risk", "HALT"),
@@ -142,7 +143,7 @@ async def test_peers_shows_a_bus_that_does_not_answer_with_a_mark(
     marked = [line.split()[0] for line in out.splitlines() if "!" in line]
     assert marked == ["frozen"]
     told = {each["name"]: each for each in map(json.loads, lines.splitlines())}
-    assert told["frozen"] == {"name": "frozen", "since": None, "silent": None, "subscribed": None}
+    assert told["frozen"] == {**dict.fromkeys(FIELDS), "name": "frozen"}
     assert told["risk"]["silent"] is not None
 
 

@@ -167,6 +167,7 @@ async def test_the_system_events_and_their_fields_are_those_that_are_published()
     reports.stale("feed", 1, 2)
     reports.fresh("feed", 1, 2, 3.0)
     reports.unreached(["tcp://127.0.0.1:7555"])
+    reports.clock_skew("feed", 1, 0.3, 0.001)
     reports.close()
     told = table("## System events", "type")
     assert {quoted(type)[0]: quoted(cells[0]) for type, cells in told.items()} == reports.fields

@@ -242,6 +242,7 @@ def test_the_data_has_all_that_is_told(path: Path) -> None:
         "file": str(path),
         "more": 0,
         "differs": [],
+        "clocks": "",
     }
 
 

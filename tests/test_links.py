@@ -1186,3 +1186,33 @@ async def test_a_peer_that_left_after_it_was_stale_joins_and_is_not_fresh(desk: 
     desk.links.hello(BOT)
     desk.hear_answer(BOT)
     assert desk.watch.take() == [("joined", "bot", 50)]
+
+
+# What peers say of themselves.
+
+
+async def test_a_peer_is_told_of_a_new_list_of_members_until_it_has_answered(desk: Desk) -> None:
+    desk.link(BOT)
+    survey, now = desk.links.survey, desk.clock.now
+    survey.tick(now)
+    desk.asked.clear()
+    survey.tick(now)
+    assert desk.asked == [], "it has answered, and nothing is new"
+    survey.note_list(2, "0123456789abcdef")
+    survey.tick(now)
+    survey.tick(now)
+    (first, whom), (second, again) = desk.asked
+    assert (whom, again) == ([BOT.name], [BOT.name])
+    desk.hear_answer(BOT, first)
+    survey.tick(now)
+    assert len(desk.asked) == 3, "the answer to a number that was given up says nothing"
+    assert first != second
+    desk.hear_answer(BOT, desk.asked[-1][0])
+    survey.tick(now)
+    assert len(desk.asked) == 3
+
+
+async def test_a_peer_that_does_not_tell_its_clock_has_no_skew(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.hear_answer(BOT)
+    assert peer.shown(desk.clock.now).skew is None

@@ -20,8 +20,10 @@ from aiobus.cli.findings import (
     directories,
     doubles,
     limits,
+    lists,
     members,
     silences,
+    skews,
     unanswered,
     unseen,
     versions,
@@ -106,7 +108,7 @@ async def _desk(url: str, seconds: float, name: str | None, keyring: str | None)
         text = "nobody is there"
         found.append(Finding("note", url, text, "start a bot, or look for a typing error"))
     limit = [unseen(url)] if others else []
-    live = [*silences(others), *doubles(others)]
+    live = [*silences(others), *skews(others), *lists(others), *doubles(others)]
     return [*found, *silent, *live, *clocks.findings(seconds), *limit]
 
 

@@ -28,8 +28,8 @@ from aiobus.limits import Limits
 from aiobus.presence import Peer
 
 __all__ = [
-    "Clocks", "Finding", "directories", "doubles", "inhabited", "limits", "members", "silences",
-    "unanswered", "unseen", "versions",
+    "Clocks", "Finding", "differing", "directories", "doubles", "inhabited", "limits", "lists",
+    "members", "silences", "skews", "unanswered", "unseen", "versions",
 ]  # fmt: skip
 
 DESCRIPTORS = 1_024
@@ -254,6 +254,49 @@ def silences(others: Iterable[Peer]) -> list[Finding]:
         else:
             found.append(Finding("ok", each.name, f"sends heartbeats, and subscribes to {what}"))
     return found
+
+
+def skews(others: Iterable[Peer]) -> list[Finding]:
+    """Whether the clock of each bus is that of this machine, as far as it is known."""
+    found = []
+    for each in others:
+        if each.skew is None or each.skew_error is None:
+            continue
+        where = "ahead of" if each.skew > 0 else "behind"
+        text = f"its clock is {abs(each.skew) * 1e3:,.1f} ms {where} this machine's"
+        text += f", right to {each.skew_error * 1e3:,.1f} ms"
+        if each.is_skewed:
+            way = (
+                "let NTP set the clocks of both hosts (chrony, systemd-timesyncd); `chronyc"
+                " tracking` shows which is wrong. Until then max_age=, since= and each time that"
+                " is compared between the two are off by as much"
+            )
+            found.append(Finding("todo", each.name, text, way))
+        else:
+            found.append(Finding("ok", each.name, text))
+    return found
+
+
+def differing(peer: Peer) -> str:
+    """How its list of members differs from that of this bus."""
+    if peer.member_list == "other":
+        return "another list of members with the same number"
+    article = "an" if peer.member_list == "older" else "a"
+    return f"{article} {peer.member_list} list of members than this host"
+
+
+def lists(others: Iterable[Peer]) -> list[Finding]:
+    """Which buses have another list of the desk's members than this host."""
+    ways = {
+        "older": "copy desk.members from this host to the host of that bus",
+        "newer": "copy desk.members from the host of that bus to this one",
+        "other": "two persons have changed it: make a next list that has the changes of both",
+    }
+    return [
+        Finding("todo", each.name, f"has {differing(each)}", ways[each.member_list])
+        for each in others
+        if each.member_list
+    ]
 
 
 def doubles(others: Iterable[Peer]) -> list[Finding]:

@@ -13,7 +13,7 @@ from aiobus.bus import unmet
 from aiobus.cli import Story
 from aiobus.cli.arguments import BusName, Directory, Url, Zoned, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of
-from aiobus.cli.findings import inhabited
+from aiobus.cli.findings import differing, inhabited
 from aiobus.cli.session import Ends, run
 from aiobus.cli.terminal import json_line
 from aiobus.presence import Peer
@@ -25,7 +25,7 @@ __all__ = ["STORY", "table"]
 NOBODY = 3
 STALE = 3.0
 MOST_DESKS = 8
-FIELDS = ("name", "since", "silent", "subscribed")
+FIELDS = ("name", "since", "silent", "subscribed", "skew", "skew_error", "member_list")
 
 
 def peers(
@@ -35,10 +35,11 @@ def peers(
     keyring: Directory = None,
     name: BusName = None,
 ) -> int:
-    """Show who is at a desk: name, since when, for how long it has been silent, and what it
-    subscribes to. A bus sends a heartbeat each second; one that is silent for 3 s (!) is frozen, or
-    blocks its event loop. One that does not answer within 5 s is marked as well, and only its name
-    is known.
+    """Show who is at a desk: name, since when, for how long it has been silent, by how much its
+    clock is ahead of that of this machine, and what it subscribes to. A bus sends a heartbeat each
+    second; one that is silent for 3 s (!) is frozen, or blocks its event loop. One that does not
+    answer within 5 s is marked as well, and only its name is known. A clock is marked if it surely
+    is more than 0.1 s from this one.
     """
     zone = zone_of(tz)
     bus = observing(url, "peers", name, keyring)
@@ -48,6 +49,9 @@ def peers(
             found, frozen, unreached = neighbours(bus), unmet(bus), bus.stats().unreached
         for address in unreached:
             ends.out.tell(f"! {address} does not answer: there may be others")
+        for each in found:
+            if each.member_list:
+                ends.out.tell(f"! {each.name} has {differing(each)}")
         if json:
             ends.out.put(b"".join([*map(_json, found), *map(_json_unmet, frozen)]))
         elif found or frozen:
@@ -75,17 +79,19 @@ def table(found: list[Peer], zone: Zone, frozen: Collection[str] = ()) -> str:
     """Lines with columns. `frozen`: names of buses that do not answer. What could move the cursor
     of a terminal is escaped.
     """
-    rows = [("NAME", "SINCE", "SILENT", "SUBSCRIBES TO")]
+    rows = [("NAME", "SINCE", "SILENT", "CLOCK", "SUBSCRIBES TO")]
     for each in found:
         since = zone.local(each.since).strftime("%Y-%m-%d %H:%M:%S")
         silent = f"{each.silent:.1f} s{' !' if each.silent >= STALE else ''}"
         subscribed = " ".join(map(printable, each.subscribed))
-        rows.append((each.name, since, silent, subscribed or "-"))
-    rows += [(name, "?", "no answer !", "?") for name in frozen]
+        clock = "?" if each.skew is None else f"{each.skew:+,.3f} s"
+        clock += " !" if each.is_skewed else ""
+        rows.append((each.name, since, silent, clock, subscribed or "-"))
+    rows += [(name, "?", "no answer !", "?", "?") for name in frozen]
     rows[1:] = sorted(rows[1:])
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
         for row in rows
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+from aiobus import clock
 from aiobus.clock import elapsed
 from aiobus.history import Want
 from aiobus.keeper.kept import Presence
@@ -197,6 +198,9 @@ class Answers:
             known_begin=known.known_begin,
             known_seq=known.known_seq,
             numbered=numbered if mine.journaled and numbered > seq else 0,
+            clock=round(clock.time() * 1e6),
+            members=known.members,
+            members_digest=known.members_digest,
         )
         if refused is None:
             reply = Answer(*fields, options=options)

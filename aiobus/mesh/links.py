@@ -30,11 +30,12 @@ from aiobus.mesh.peers import (
     Unplaced,
     Verdict,
 )
+from aiobus.mesh.survey import Survey
 from aiobus.presence import Patterns
 from aiobus.publisher import Publisher, Route
 from aiobus.rows import Source
 from aiobus.sync import Notifier
-from aiobus.wire import NO_OPTIONS, VERSION, Answer, Ask, Options, PeerId, WireError, up
+from aiobus.wire import VERSION, Answer, Ask, Options, PeerId, WireError, up
 
 __all__ = ["Doubts", "Links"]
 
@@ -153,6 +154,7 @@ class Links:
         """Names of the peers that did not confirm a subscription in time, as its user was told."""
         self.rounds = RoundTrips()
         self.doubts = Doubts(self.rounds, self.ask, diagnostics, interest)
+        self.survey = Survey(self, self.rounds, self.ask, diagnostics, elapsed)
         self.sources: dict[Source, Peer] = {}
         """Those of the peers that are linked or looked for."""
         self._publisher = publisher
@@ -203,20 +205,30 @@ class Links:
     def ask(self, number: int, endpoints: Collection[str]) -> None:
         """Ask the peers at these endpoints whether all that is subscribed here is live there."""
         peers = [peer for each in endpoints if (peer := self._peers.get(each)) is not None]
-        name, known = "*", NO_OPTIONS
+        name, known = "*", self.survey.mine
         if len(peers) == 1:
             name, known = peers[0].name, self.known_of(peers[0].who)
         options = replace(known, queries=self._interest.told)
+        self.rounds.note_sent(number, elapsed())
         self._network.ask(up(Ask(name, number, self.me, options=options)), name)
 
     def known_of(self, who: PeerId | None) -> Options:
-        """What this bus knows of a peer that has a journal, which may have been put back since."""
+        """What this bus knows of a peer that has a journal, which may have been put back since; and
+        which list of members this bus has.
+        """
+        mine = self.survey.mine
         if who is None or who.source not in self._interest.begins:
-            return NO_OPTIONS
+            return mine
         peer = self.sources.get(who.source)
         seq = self._interest.vouched.get(who.source, 0 if peer is None else peer.vouched)
         start, begin = self._interest.starts[who.source], self._interest.begins[who.source]
-        return Options(known_epoch=who.epoch, known_start=start, known_begin=begin, known_seq=seq)
+        return replace(
+            mine,
+            known_epoch=who.epoch,
+            known_start=start,
+            known_begin=begin,
+            known_seq=seq,
+        )
 
     def _found_at(self) -> int:
         """The seq after which a peer found now is owed events: 0 if it may have been here."""
@@ -474,6 +486,7 @@ class Links:
         is_older = peer.found - value.age <= self.born
         published = max(value.seq, options.numbered)  # a commit may take until long after it
         past = published if is_older or not self.is_open else options.begin
+        self.survey.hear(peer, options, self.rounds.sent(value.nonce, peer.endpoint))
         if self._is_to_check(peer, value):
             self._hear(peer, now, value.seq)
             return

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from aiobus import presence
 from aiobus.discovery import Member, is_observer
+from aiobus.mesh.skew import Skew
 from aiobus.presence import NOTHING, Patterns
 from aiobus.sync import Notifier
-from aiobus.wire import Answer, PeerId
+from aiobus.wire import NO_OPTIONS, Answer, Options, PeerId
 
 __all__ = ["MORE", "Left", "Peer", "RoundTrip", "RoundTrips", "Unplaced", "Verdict"]
 
@@ -102,6 +103,12 @@ class Peer:
         """The same, read."""
         self.started, self.since = -math.inf, 0.0
         """When it started: by the clock of `elapsed`, and in Unix seconds."""
+        self.skew = Skew()
+        """How far its clock is from that of this machine."""
+        self.list: Options = NO_OPTIONS
+        """`members` and `members_digest`: which list of the desk's members it has."""
+        self.list_standing: presence.Standing = ""
+        """How that stands to the list of this bus."""
         self.last = 0
         """The highest seq of its events that was heard of."""
         self.vouched = 0
@@ -127,7 +134,15 @@ class Peer:
         """It as a user sees it. It is linked."""
         assert self.who is not None
         where = self.name, self.who.epoch, self.since, self.last, self.silence(now)
-        return presence.Peer(*where, tuple(self.queries.split()), self.is_observer)
+        best = self.skew.best(now)
+        return presence.Peer(
+            *where,
+            tuple(self.queries.split()),
+            self.is_observer,
+            None if best is None else best.skew,
+            None if best is None else best.error,
+            self.list_standing,
+        )
 
     def hear(self, now: float, seq: int) -> float | None:
         """A message shows that it is at `seq`. Returns its seconds of silence if it was stale."""
@@ -384,6 +399,8 @@ class RoundTrip:
     ) -> None:
         self.number = number
         self.kind = kind
+        self.sent: float | None = None
+        """When it was sent first, if that was noted."""
         self.waiting = set(peers)
         self.gone: set[str] = set()
         self.send = send
@@ -433,6 +450,15 @@ class RoundTrips:
     def awaits(self, number: int, peer: str) -> bool:
         """True if a peer has been asked under this number and has not answered yet."""
         return (round := self._rounds.get(number)) is not None and peer in round.waiting
+
+    def note_sent(self, number: int, now: float) -> None:
+        """The question of this number is sent, for the first time or again."""
+        if (round := self._rounds.get(number)) is not None and round.sent is None:
+            round.sent = now
+
+    def sent(self, number: int, peer: str) -> float | None:
+        """When a peer was asked first under this number; None unless its answer is awaited."""
+        return self._rounds[number].sent if self.awaits(number, peer) else None
 
     def lose(self, peer: str, *, is_missed: bool = True) -> None:
         """A peer will not answer any more. It is not missed if it closed, or was never there."""

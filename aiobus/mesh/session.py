@@ -251,6 +251,7 @@ class Session:
                     return
                 if (peer := self.links.known(question.who)) is not None:
                     self.links.note_told(peer, self._rules(name).told(question.options.queries))
+                    self.links.survey.hear(peer, question.options)
             elif self.note_place is not None:
                 self.note_place(question)
             self.answers.put(question, link, message)
@@ -529,6 +530,7 @@ class Session:
         self.beat()
         self.fanout.beacons()
         self._drop_late()
+        self.links.survey.tick(now)
         self.links.rounds.repeat()
         self._ask_refused()
         if self._put_off_asks or self._late_asks:

@@ -147,7 +147,6 @@ class MeshTransport:
         self._publisher = publisher
         try:
             self.network.open(publisher.name)
-            self._on_members()
             members = await self.discovery.join(
                 publisher.name, self._bind, self.find, observes=publisher.observes
             )
@@ -163,6 +162,7 @@ class MeshTransport:
             self.url, me, publisher, self.network, self.discovery, diagnostics, driver
         )
         self.session = session
+        self._on_members()
         self._confirmations = Confirmations(session, self.network, self._probe)
         if publisher.pace is not None:
             self._readers = Readers(session, publisher)
@@ -290,6 +290,9 @@ class MeshTransport:
         rules = self._rules()
         self._publisher.permits = None if rules is None else rules.may_publish
         self._publisher.forget_routes()
+        members = self.network.members
+        if self.session is not None and members.number:  # 0 on a desk without keys
+            self.session.links.survey.note_list(members.number, members.digest)
 
     def _on_refused(self, address: str, cause: str, name: str, times: int) -> None:
         if (said := self._refusals.note(address, cause, name, times, elapsed())) is not None:

@@ -14,6 +14,7 @@ from aiobus.query import bad_key, bad_type
 from aiobus.replay.explanation import Explanation, Step
 from aiobus.replay.files import Copy, Files, Paths
 from aiobus.replay.moments import Zone, parse_moment, windows
+from aiobus.replay.skews import Skews
 
 __all__ = ["explain"]
 
@@ -77,8 +78,21 @@ def explain(
         effects = _effects(files, steps, most, begin)
         files.check_effects([asked.event, *(step.event for step in effects)])
         steps += effects
+        _compare_clocks(files, steps, problems)
         others = [copy.event for copy in alike]
         return Explanation(steps, beyond, problems, others, count, files.paths, zone)
+
+
+def _compare_clocks(files: Files, steps: list[Step], problems: list[str]) -> None:
+    """Note at each hop how far the clocks of its two ends were apart, where a file says so."""
+    if len({step.event.source for step in steps}) < 2:
+        return
+    skews = Skews(files.journals)
+    problems += skews.problems
+    events = {step.event.id: step.event for step in steps}
+    for step in steps:
+        if (cause := events.get(step.event.cause)) is not None and step.hop is not None:
+            step.clocks = skews.between(cause, step.event)
 
 
 def _step(copy: Copy, role: Any, depth: int, cause: Event[Any] | None, begin: float) -> Step:

@@ -46,6 +46,10 @@ class Step:
     """How many of its effects are not in the explanation. Of several files: at least so many."""
     differs: list[str] = field(default_factory=list)
     """A sentence for each other file that has other content under this id."""
+    clocks: str = ""
+    """By how much the clock of its source was ahead of that of its cause's, and what the hop is
+    without that; "" if the files do not say that they differed.
+    """
 
 
 @dataclass(slots=True)
@@ -119,6 +123,8 @@ class Explanation:
             indent = _indent(step.depth)
             yield f"{mark} {at} {hop:>12} {total:>12}  {indent}{self._said(step)}"
             blank = f"  {'':{width}} {'':>12} {'':>12}  {_indent(step.depth + 1)}"
+            if step.clocks:
+                yield f"{blank}! {step.clocks}"
             for sentence in step.differs:
                 yield f"{blank}! {sentence}"
             if step.more:
@@ -152,6 +158,7 @@ def _plain(step: Step) -> dict[str, Any]:
         "file": step.path,
         "more": step.more,
         "differs": step.differs,
+        "clocks": step.clocks,
     }
 
 

@@ -16,6 +16,7 @@ from aiobus.journal.lookup import Lookup
 from aiobus.replay.explanation import printable
 from aiobus.replay.files import Files, Paths
 from aiobus.replay.moments import duration
+from aiobus.replay.skews import Skews
 
 __all__ = ["Hop", "Hops", "explain_hops"]
 
@@ -60,6 +61,8 @@ class Hops:
     """Events whose cause is in none of the files, or is not the id of an event."""
     left_out: int
     """Hops of further kinds, of which there are too many to be told."""
+    clocks: list[str]
+    """A sentence for each clock that was wrong, as far as the files say: the most that it was."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -68,6 +71,7 @@ class Hops:
             "events": self.events,
             "without": self.without,
             "left_out": self.left_out,
+            "clocks": self.clocks,
         }
 
     def __str__(self) -> str:
@@ -86,6 +90,8 @@ class Hops:
             yield f"{self.without:,} events have a cause that is not in the files"
         if self.left_out:
             yield f"{self.left_out:,} hops are of further kinds"
+        for sentence in self.clocks:
+            yield f"! {sentence}"
 
 
 class _Durations:
@@ -150,9 +156,11 @@ def explain_hops(path: Paths) -> Hops:
                         continue
                     durations = kinds[type, event.type] = _Durations()
                 durations.add(event.timestamp - time)
+        skews = Skews(files.journals)
+        clocks = [*skews.worst(), *skews.problems]
     hops = [_hop(*kind, durations) for kind, durations in kinds.items()]
     hops.sort(key=lambda hop: (-hop.count, hop.cause, hop.effect))
-    return Hops(hops, events, without, left_out)
+    return Hops(hops, events, without, left_out, clocks)
 
 
 Moment = tuple[str, float]
