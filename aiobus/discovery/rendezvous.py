@@ -252,6 +252,8 @@ class Rendezvous:
         """End the connections that were sealed by a secret which the desk has no more: they are
         made again. The tasks of the addresses do the rest.
         """
+        if self._callbacks is None:
+            self._repeats = Repeats()  # what a start has logged is told to the user as well
         self._callbacks = callbacks
         if (secrets := self._secrets()) is None:
             return
