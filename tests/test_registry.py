@@ -12,6 +12,7 @@ import pytest
 
 from aiobus.discovery import Member
 from aiobus.discovery import registry as registry_module
+from aiobus.discovery.refusal import Refused
 from aiobus.discovery.registry import Registry
 from aiobus.discovery.roster import Address, KnownMembers, hello_line
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS
@@ -328,6 +329,22 @@ async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
     while not heard >= told:
         heard |= await slow.hear()
     assert desk.refusals == []
+
+
+async def test_refusals_are_dropped_for_a_member_that_does_not_read(desk: Desk) -> None:
+    await frozen(desk)
+    refused = Refused("bot", "frozen", "key")
+    for _ in range(100_000):
+        desk.registry.tell(refused)
+        if any(connection.unsent for connection in desk.registry._connections):
+            break
+        await asyncio.sleep(0)
+    [connection] = desk.registry._connections
+    waiting = bytes(connection.unsent)
+    assert waiting
+    for _ in range(1_000):
+        desk.registry.tell(refused)
+    assert (bytes(connection.unsent), desk.refusals) == (waiting, [])
 
 
 async def test_an_address_has_one_registry(desk: Desk) -> None:
