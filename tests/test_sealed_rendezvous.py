@@ -5,8 +5,10 @@ what both sides say of it.
 import asyncio
 import logging
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from actors import tcp_url
@@ -28,12 +30,26 @@ pytestmark = pytest.mark.usefixtures("no_task_is_left")
 OLD, NEW, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 
 
+def keyring_in(folder: Path, *secrets: bytes) -> Keyring:
+    """A keyring in a directory of this user alone, with a list of members that is empty."""
+    (folder / "desk.members").write_text(Members().text)
+    write_secrets(folder, *secrets)
+    return Keyring.load(folder)
+
+
+def write_secrets(folder: Path, *secrets: bytes) -> None:
+    file = folder / "desk.seal"
+    file.touch(mode=0o600)
+    file.write_text("".join(f"{each.hex()}\n" for each in secrets))
+
+
 class Bot:
     """A member with a keyring or without, and what it was told."""
 
     def __init__(self, url: str, name: str, *secrets: bytes) -> None:
         self.name = name
-        self.keys = Keyring("keys", Members(), secrets) if secrets else None
+        self._folder = tempfile.TemporaryDirectory(prefix="ab", dir="/tmp")
+        self.keys = keyring_in(Path(self._folder.name), *secrets) if secrets else None
         self.discovery = Rendezvous(url, self.keys)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -69,6 +85,14 @@ class Bot:
             await asyncio.wait([self._watching])
         await self.discovery.leave()
         self.listener.close()
+        self._folder.cleanup()
+
+    def change(self, *secrets: bytes) -> None:
+        """These are in its file from now on, and it has been read again."""
+        assert self.keys is not None
+        write_secrets(Path(self.keys.path), *secrets)
+        assert self.keys.reload()
+        assert self.keys.problem == ""
 
 
 class Crowd:
@@ -248,7 +272,7 @@ async def test_a_running_bus_that_cannot_be_let_in_says_so_and_is_in_once_it_is_
     assert (address, reason.startswith(guest_says)) == (one, True)
     if b.keys is None or a.keys is None:
         return  # a keyring is given at the start
-    b.keys.desk_secrets = (*here, *there)
+    b.change(*here, *there)
     async with asyncio.timeout(5):
         await until(lambda: b.met >= {"a"} and a.met == {"b"})
     assert b.discovery.unreached == []
@@ -374,8 +398,7 @@ async def test_a_secret_is_changed_without_an_outage(crowd: Crowd, at: str) -> N
     bots = [await crowd.join(at, name, OLD) for name in "abc"]
     for secrets in ((NEW, OLD), (NEW,)):
         for bot in bots:
-            assert bot.keys is not None
-            bot.keys.desk_secrets = secrets
+            bot.change(*secrets)
             await crowd.join(at, f"{bot.name}-{len(secrets)}", *secrets)
     names = {bot.name for bot in crowd.bots}
     await until(lambda: all(bot.met >= names - {bot.name} for bot in crowd.bots[:3]))
@@ -389,11 +412,8 @@ async def test_a_connection_of_a_retired_secret_is_ended_and_made_again_by_the_n
 ) -> None:
     a, b = await crowd.join(at, "a", NEW, OLD), await crowd.join(at, "b", OLD)
     seals = [each.seal for each in registry_of(a)._connections]
-    assert b.keys is not None
-    assert a.keys is not None
-    b.keys.desk_secrets = (OLD, NEW)
-    changed = a.keys if first == "registry" else b.keys
-    changed.desk_secrets = (NEW,)
+    b.change(OLD, NEW)
+    (a if first == "registry" else b).change(NEW)
     async with asyncio.timeout(2):
         await until(lambda: registry_of(a)._connections and is_sealed_anew(a, seals))
     assert a.discovery.refused == b.discovery.refused == 0
@@ -413,8 +433,7 @@ def is_sealed_anew(bot: Bot, seals: list[Seal | None]) -> bool:
 
 async def test_who_has_only_the_retired_secret_is_out_within_2_s(crowd: Crowd, at: str) -> None:
     a, b = await crowd.join(at, "a", NEW, OLD), await crowd.join(at, "b", OLD)
-    assert a.keys is not None
-    a.keys.desk_secrets = (NEW,)
+    a.change(NEW)
     async with asyncio.timeout(2):
         await until(lambda: not registry_of(a)._connections and a.refused and b.refused)
     assert b.refused[0][0] == at

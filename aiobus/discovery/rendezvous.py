@@ -180,7 +180,8 @@ class Rendezvous:
         Waits at most 2 s for addresses that do not answer, 0.5 s after a takeover, and 1 s to leave
         out members that refuse a connection. A warning names the addresses that do not answer, and
         they are tried again. Raises ValueError if `name` or the endpoint that `bind` returns is
-        invalid. Raises BusError if another program answers at an address, or if nothing listens
+        invalid. Raises BusError if another program answers at an address, if the desk there has
+        other keys and no registry at another address has proven these, or if nothing listens
         there and this process may not. Raises KeyringError if other hosts can reach this member and
         there is no keyring. Cancelling or failing leaves nothing open.
         """
