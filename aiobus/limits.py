@@ -17,6 +17,7 @@ __all__ = [
     "MAX_KEY",
     "MAX_MEMBERS",
     "MAX_QUERY",
+    "MAX_REFUSALS",
     "MAX_ROSTER",
     "MAX_TOLD",
     "MAX_UNSENT",
@@ -103,6 +104,11 @@ MAX_ROSTER = 512 * 1024
 """Bytes of a line that a member reads: 4,096 members with the longest names take 400 kB."""
 MAX_UNSENT = 1024 * 1024
 """Bytes that wait for a member that does not read; beyond it, the registry closes its connection.
+"""
+
+MAX_REFUSALS = 256
+"""Lines a minute by which a member tells others why it makes no link to them, that a registry
+takes. A member sends half as many, because their minutes do not begin together.
 """
 
 LATEST = 1e11

@@ -32,14 +32,15 @@ ORDER = [
         "aiobus.replay.report  aiobus.replay.tape"
     ),
     (
-        "aiobus.discovery.tcp_socket  aiobus.history  aiobus.journal.scan  "
-        "aiobus.replay.comparison  aiobus.replay.explanation  aiobus.rows  aiobus.sync  "
-        "aiobus.virtual_loop"
+        "aiobus.discovery.refusal  aiobus.discovery.tcp_socket  aiobus.history  "
+        "aiobus.journal.scan  aiobus.replay.comparison  aiobus.replay.explanation  "
+        "aiobus.rows  aiobus.sync  aiobus.virtual_loop"
     ),
+    "aiobus.discovery.seal",
     (
-        "aiobus.discovery.registry  aiobus.inbox  aiobus.journal.reader  "
-        "aiobus.journal.retention  aiobus.keeper.kept  aiobus.mesh.sockets  aiobus.sequence  "
-        "aiobus.virtual_run  aiobus.wire"
+        "aiobus.discovery.registry  aiobus.discovery.guest  aiobus.inbox  "
+        "aiobus.journal.reader  aiobus.journal.retention  aiobus.keeper.kept  "
+        "aiobus.mesh.sockets  aiobus.sequence  aiobus.virtual_run  aiobus.wire"
     ),
     (
         "aiobus.discovery.rendezvous  aiobus.journal  aiobus.journal.history  "

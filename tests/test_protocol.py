@@ -1,6 +1,7 @@
 """The page about the wire protocol is true: its reader reads, its messages are those sent."""
 
 import asyncio
+import hmac
 import importlib
 import re
 import sys
@@ -8,13 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 import zmq
 
 from aiobus import AsyncEventBus, Event, EventType
 from aiobus.codec import encode
-from aiobus.discovery import Member
-from aiobus.discovery.roster import hello_line, roster_line
+from aiobus.discovery import CAUSES, Member
+from aiobus.discovery.refusal import DENIALS, Refused, denied_line
+from aiobus.discovery.roster import hello_line, parse_roster, roster_line
+from aiobus.discovery.seal import accepted, answered, opening
 from aiobus.query import Query
 from aiobus.wire import (
     Ack,
@@ -53,6 +57,12 @@ def row(seq: int, price: float, cause: str = "") -> bytes:
     return encode(seq, 1_700_000_002.5, EventType.TRADE, "BTCUSDT", data, cause, limit=1024)
 
 
+SECRET = bytes([7]) * 32
+GUEST_NONCE, REGISTRY_NONCE = bytes(range(16)).hex(), bytes(range(16, 32)).hex()
+FIRST_LINE = opening([SECRET], GUEST_NONCE)
+SERVED, ANSWERED = answered(FIRST_LINE.rstrip(b"\n"), [SECRET], REGISTRY_NONCE)
+CAME = accepted(FIRST_LINE, [SECRET], ANSWERED.rstrip(b"\n"))
+ROSTER = roster_line([Member("feed", FEED.endpoint), Member("monitor", MONITOR.endpoint)])
 FIRST, SECOND = row(43, 38_990.5), row(44, 38_991.0, f"{FEED}.43")
 SENT = {
     "topic": topic(Query.of([EventType.TRADE, EventType.BAR], "BTC/USDT").text),
@@ -79,9 +89,13 @@ SENT = {
     "paced_mark": mail(MONITOR, PacedMark(9, FEED, (("TRADE/BTCUSDT", 44),), 52, ("feed",))),
     "ack": up(Ack("feed", 9, MONITOR)),
     "hello_line": hello_line(Member("monitor", MONITOR.endpoint)).rstrip(b"\n"),
-    "roster_line": roster_line(
-        [Member("feed", FEED.endpoint), Member("monitor", MONITOR.endpoint)]
-    ).rstrip(b"\n"),
+    "roster_line": ROSTER.rstrip(b"\n"),
+    "denied_line": denied_line("keys").rstrip(b"\n"),
+    "refused_line": Refused("feed", "monitor", "unknown").line.rstrip(b"\n"),
+    "seal_line": FIRST_LINE.rstrip(b"\n"),
+    "sealed_answer": ANSWERED.rstrip(b"\n"),
+    "sealed_hello": CAME.seal(hello_line(Member("monitor", MONITOR.endpoint))).rstrip(b"\n"),
+    "sealed_roster": SERVED.seal(ROSTER).rstrip(b"\n"),
 }
 
 
@@ -92,6 +106,27 @@ def test_every_kind_of_message_is_shown() -> None:
 @pytest.mark.parametrize("name", SENT)
 def test_a_message_is_shown_as_it_is_sent(name: str) -> None:
     assert SHOWN[name] == SENT[name]
+
+
+def test_a_code_is_what_the_page_says_it_is() -> None:
+    """Computed anew, from the words of the page alone."""
+
+    def code(direction: str, number: int, line: bytes) -> bytes:
+        text = f"aiobus rendezvous 1 {direction} {number}\n".encode()
+        text += SHOWN["seal_line"] + b"\n" + REGISTRY_NONCE.encode() + b"\n" + line
+        return hmac.new(SECRET, text, "sha256").hexdigest().encode()
+
+    identity = hmac.new(SECRET, b"aiobus rendezvous 1 id", "sha256").hexdigest()[:16]
+    assert SHOWN["seal_line"] == orjson.dumps(["seal", 1, GUEST_NONCE, [identity]])
+    for name, direction, number in [
+        ("sealed_answer", "registry", 1),
+        ("sealed_hello", "guest", 1),
+        ("sealed_roster", "registry", 2),
+    ]:
+        assert SHOWN[name][:64] == code(direction, number, SHOWN[name][64:])
+    assert parse_roster(SHOWN["sealed_roster"][64:])[1].name == "monitor"
+    for codes in (CAUSES, DENIALS):
+        assert all(f"`{each}`" in PAGE for each in codes)
 
 
 @pytest.mark.parametrize(

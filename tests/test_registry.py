@@ -12,6 +12,7 @@ import pytest
 
 from aiobus.discovery import Member
 from aiobus.discovery import registry as registry_module
+from aiobus.discovery.refusal import Refused
 from aiobus.discovery.registry import Registry
 from aiobus.discovery.roster import Address, KnownMembers, hello_line
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS
@@ -29,7 +30,9 @@ def free_address() -> Address:
 class Desk:
     """A registry, why it refused, and raw connections to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: tuple[bytes, ...] | None = None) -> None:
+        self.secrets = secrets
+        self.told: list[tuple[str, ...]] = []
         self.address = free_address()
         self.met = KnownMembers()
         self.came: list[Member] = []
@@ -39,13 +42,20 @@ class Desk:
         self._stack = AsyncExitStack()
 
     def another(self) -> Registry:
-        return Registry(self.address, ME, self.met, on_hello=self._take, on_refused=self._note)
+        return Registry(
+            *(self.address, ME, self.met),
+            secrets=lambda: self.secrets,
+            on_hello=self._take,
+            on_refused=self._note,
+            on_told=lambda *told: self.told.append(told),
+        )
 
     def _take(self, member: Member) -> None:
         self.came.append(member)
         self.registry.announce(self.met.learn([member]))
 
-    def _note(self, reason: str) -> None:
+    def _note(self, peer: str, reason: str) -> None:
+        assert peer == ("" if "accepted" in reason else self.address.host)
         self.refusals.append(reason)
         self.has_refused.set()
 
@@ -193,7 +203,7 @@ async def test_half_a_hello_is_refused(desk: Desk) -> None:
     raw = await desk.connect(hello_line(A)[:-5])
     raw.sock.shutdown(socket.SHUT_WR)
     assert await raw.is_closed()
-    assert desk.refusals == ["half a line"]
+    assert desk.refusals == ["sent half a line"]
 
 
 async def test_a_connection_that_comes_and_goes_is_no_error(desk: Desk) -> None:
@@ -210,7 +220,7 @@ async def test_who_never_says_hello_is_sent_away(
     good = await desk.connect(hello_line(A))
     silent = await desk.connect(b'["hello"')
     assert await silent.is_closed()
-    assert desk.refusals == ["no hello within 0.05 s"]
+    assert desk.refusals == ["said no hello within 0.05 s"]
     assert await good.hear() == {ME, A}
     await desk.connect(hello_line(B))
     while B not in await good.hear():
@@ -248,7 +258,7 @@ async def test_one_connection_too_many_is_refused_until_another_ends(desk: Desk)
     assert await good.hear() == {ME, A}
     others = [await desk.connect() for _ in range(MAX_CONNECTIONS - 1)]
     assert await (await desk.connect(hello_line(B))).is_closed()
-    assert desk.refusals == ["there are 1,024 connections already"]
+    assert desk.refusals == ["came when there were 1,024 connections already"]
     others[0].sock.shutdown(socket.SHUT_WR)
     assert await others[0].is_closed()
     assert B in await (await desk.connect(hello_line(B))).hear()
@@ -267,7 +277,7 @@ async def test_who_cannot_be_accepted_for_want_of_descriptors_is_accepted_later(
         await desk.has_refused.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert desk.refusals == ["it cannot be accepted yet: Too many open files"]
+    assert desk.refusals == ["cannot be accepted yet: Too many open files"]
     raw = Raw(sock)
     await raw.say(hello_line(A))
     assert await raw.hear() == {ME, A}
@@ -303,7 +313,7 @@ async def test_a_member_that_does_not_read_delays_no_other_and_is_sent_away_when
         while newcomer not in await good.hear():
             pass
         desk.met.forget([newcomer])  # else the roster itself would be too much
-    assert desk.refusals == ["it does not read what is sent to it"]
+    assert desk.refusals == ["does not read what is sent to it"]
 
 
 async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
@@ -319,6 +329,22 @@ async def test_what_waits_for_a_slow_reader_arrives_whole(desk: Desk) -> None:
     while not heard >= told:
         heard |= await slow.hear()
     assert desk.refusals == []
+
+
+async def test_refusals_are_dropped_for_a_member_that_does_not_read(desk: Desk) -> None:
+    await frozen(desk)
+    refused = Refused("bot", "frozen", "key")
+    for _ in range(100_000):
+        desk.registry.tell(refused)
+        if any(connection.unsent for connection in desk.registry._connections):
+            break
+        await asyncio.sleep(0)
+    [connection] = desk.registry._connections
+    waiting = bytes(connection.unsent)
+    assert waiting
+    for _ in range(1_000):
+        desk.registry.tell(refused)
+    assert (bytes(connection.unsent), desk.refusals) == (waiting, [])
 
 
 async def test_an_address_has_one_registry(desk: Desk) -> None:
@@ -343,7 +369,13 @@ async def test_an_ipv6_address_is_served_as_well() -> None:
             address = Address(*free.getsockname()[:2])
     except OSError:
         pytest.skip("this machine has no ::1")
-    registry = Registry(address, ME, KnownMembers(), on_hello=print, on_refused=print)
+    registry = Registry(
+        *(address, ME, KnownMembers()),
+        secrets=lambda: None,
+        on_hello=print,
+        on_refused=print,
+        on_told=print,
+    )
     with socket.socket(socket.AF_INET6) as sock:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)

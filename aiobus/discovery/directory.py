@@ -267,6 +267,9 @@ class Directory:
         """`member` sent a hello, so it need not be looked for."""
         self._note_file(_name_in(member))
 
+    def tell_refused(self, to: str, cause: str) -> None:
+        """Nothing to do: buses of one user need no keys."""
+
     async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members whose socket accepts. Never waits."""
         return [each for each in members if probe(self._path_of(_name_in(each))) is PathState.ALIVE]

@@ -1,4 +1,4 @@
-"""The server at one rendezvous address: reads hellos and sends the roster.
+"""The server at one rendezvous address: reads hellos, sends the roster, and forwards refusals.
 
 Owns the listening socket and every connection to it, their bounds and their ends. Must not know of
 other addresses or of takeovers.
@@ -12,9 +12,11 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from aiobus.discovery import Member, place_of
+from aiobus.discovery.refusal import Denied, Refused, denied_line
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
@@ -23,8 +25,9 @@ from aiobus.discovery.roster import (
     parse_hello,
     roster_line,
 )
+from aiobus.discovery.seal import Seal, answered, check_plain, new_nonce
 from aiobus.discovery.tcp_socket import bound_socket, keep_alive
-from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_UNSENT
+from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_REFUSALS, MAX_UNSENT
 
 __all__ = ["Registry"]
 
@@ -34,15 +37,23 @@ HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
+MINUTE = 60.0
 
 
 class Connection:
     """One connection to a registry."""
 
-    __slots__ = ("lines", "member", "sock", "timer", "unsent")
+    __slots__ = ("lines", "member", "minute", "peer", "seal", "sock", "timer", "told", "unsent")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, peer: str) -> None:
         self.sock = sock
+        self.peer = peer
+        """The address of the other side, without the port, which is another each time."""
+        self.seal: Seal | None = None
+        """None on a desk without keys, and before the first line."""
+        self.told = 0
+        """Refusals that it has told of since `minute`."""
+        self.minute = -MINUTE
         self.timer: asyncio.TimerHandle
         self.lines = LineReader(MAX_HELLO)
         self.unsent = bytearray()
@@ -55,9 +66,15 @@ class Registry:
     if it cannot bind, mostly because another process serves there.
 
     On the roster are `me`, every connected member, and the `known` members that are not connected:
-    such a member may be frozen, so its name stays taken. `on_hello(member)` is called at each
-    hello. `on_refused(reason)` is called for each connection that is not served, or closed, because
-    of what its peer did. Neither may raise.
+    such a member may be frozen, so its name stays taken. `secrets()` are the secrets of the desk,
+    the newest first, and None on a desk without keys; they may change.
+
+    `on_hello(member)` is called at each hello. `on_refused(peer, reason)` is called for each
+    connection that is not served, or closed, because of what its peer did, and for each refusal of
+    a member that tells of too many; `peer`, an address, is the subject
+    of `reason`, and "" if it is not known.
+    `on_told(source, cause)` is called if the member `source` tells `me` that it refuses it. None of
+    these may raise.
     """
 
     def __init__(
@@ -66,8 +83,10 @@ class Registry:
         me: Member,
         known: KnownMembers,
         *,
+        secrets: Callable[[], Sequence[bytes] | None],
         on_hello: Callable[[Member], None],
-        on_refused: Callable[[str], None],
+        on_refused: Callable[[str, str], None],
+        on_told: Callable[[str, str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.is_successor = False
@@ -90,8 +109,10 @@ class Registry:
             self._listener.close()
             raise
         self._address = address
+        self._secrets = secrets
         self._on_hello = on_hello
         self._on_refused = on_refused
+        self._on_told = on_told
         self._connections: set[Connection] = set()
         self._me = me
         self._known = known
@@ -124,6 +145,20 @@ class Registry:
             self._loop.call_soon(self._send_news)
         self._news += news
 
+    def tell(self, refused: Refused) -> None:
+        """Send a refusal to the member that it is for, if that is connected and reads."""
+        for connection in list(self._connections):
+            member = connection.member
+            if member is not None and member.name == refused.to and not connection.unsent:
+                self._send(connection, refused.line)
+
+    def end_outdated(self) -> None:
+        """End the connections that were sealed by a secret which the desk has no more."""
+        for connection in list(self._connections):
+            if connection.seal is not None and not connection.seal.is_by(self._secrets() or ()):
+                log.info("%s: the secret of a connection is not valid any more", self._address)
+                self._close(connection)
+
     def close(self) -> None:
         """End every connection and free the address, at once. Again: no effect."""
         if self._pause is not None:
@@ -140,23 +175,23 @@ class Registry:
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, (peer, *_) = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
             # Out of descriptors. The listener stays readable: without a pause the loop would spin.
             self._loop.remove_reader(self._listener.fileno())
             self._pause = self._loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_when_readable)
-            self._on_refused(f"it cannot be accepted yet: {error.strerror}")
+            self._on_refused("", f"cannot be accepted yet: {error.strerror}")
             return
         if len(self._connections) >= MAX_CONNECTIONS:
             sock.close()
-            self._on_refused(f"there are {MAX_CONNECTIONS:,} connections already")
+            self._on_refused(peer, f"came when there were {MAX_CONNECTIONS:,} connections already")
             return
         sock.setblocking(False)
         keep_alive(sock)
-        connection = Connection(sock)
-        reason = f"no hello within {HELLO_SECONDS:g} s"
+        connection = Connection(sock, peer)
+        reason = f"said no hello within {HELLO_SECONDS:g} s"
         connection.timer = self._loop.call_later(HELLO_SECONDS, self._refuse, connection, reason)
         self._connections.add(connection)
         self._loop.add_reader(sock.fileno(), self._read, connection)
@@ -175,8 +210,11 @@ class Registry:
             else:
                 connection.lines.end()
                 self._close(connection)
-        except ProtocolError as error:
+        except Denied as error:
+            self._say_last(connection, denied_line(error.code))
             self._refuse(connection, str(error))
+        except ProtocolError as error:
+            self._refuse(connection, f"sent {error}")
         except Exception:
             # Otherwise it would be raised again for every byte, and the loop's own handler does not
             # name the address.
@@ -184,13 +222,40 @@ class Registry:
             self._close(connection)
 
     def _on_line(self, connection: Connection, line: bytes) -> None:
-        if connection.member is not None:
-            raise ProtocolError("a line after its hello")
+        secrets = self._secrets()
+        if secrets is None:
+            if connection.member is not None:
+                raise ProtocolError("a line after its hello")
+            check_plain(line)
+        elif connection.seal is None:
+            connection.seal, answer = answered(line, secrets, new_nonce())
+            self._write_soon(connection, answer)
+            return
+        else:
+            line = connection.seal.open(line)
+            if connection.member is not None:
+                self._take_refusal(connection, connection.member, Refused.parse(line))
+                return
         connection.member = member = parse_hello(line)
         connection.timer.cancel()
         log.debug("%s: %s at %s is here", self._address, *member)
         self._send(connection, roster_line(self.roster))
         self._on_hello(member)
+
+    def _take_refusal(self, connection: Connection, member: Member, refused: Refused) -> None:
+        if refused.source != member.name:
+            raise ProtocolError("a refusal in the name of another")
+        if (now := self._loop.time()) - connection.minute >= MINUTE:
+            connection.minute, connection.told = now, 0
+        connection.told += 1
+        if connection.told > MAX_REFUSALS:
+            self._on_refused(
+                connection.peer, f"told of more than {MAX_REFUSALS} refusals in a minute"
+            )
+        elif refused.to == self._me.name:
+            self._on_told(refused.source, refused.cause)
+        else:
+            self.tell(refused)
 
     def _send_news(self) -> None:
         news, self._news = self._news, []
@@ -200,12 +265,24 @@ class Registry:
                 self._send(connection, line)
 
     def _send(self, connection: Connection, line: bytes) -> None:
+        """Send a line, sealed if the desk has keys."""
+        if connection.seal is not None:
+            line = connection.seal.seal(line)
+        self._write_soon(connection, line)
+
+    def _say_last(self, connection: Connection, line: bytes) -> None:
+        """Say why the connection is about to be ended, if there is room."""
+        if connection in self._connections and not connection.unsent:
+            with suppress(OSError):
+                connection.sock.send(line)
+
+    def _write_soon(self, connection: Connection, line: bytes) -> None:
         if connection not in self._connections:
             return
         is_waiting = bool(connection.unsent)
         connection.unsent += line
         if len(connection.unsent) > MAX_UNSENT:
-            self._refuse(connection, "it does not read what is sent to it")
+            self._refuse(connection, "does not read what is sent to it")
         elif not is_waiting:
             self._write(connection)
 
@@ -225,7 +302,7 @@ class Registry:
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._close(connection)
-        self._on_refused(reason)
+        self._on_refused(connection.peer, reason)
 
     def _close(self, connection: Connection) -> None:
         if connection not in self._connections:

@@ -12,22 +12,28 @@ import asyncio
 import logging
 import math
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextvars import Context
 from ipaddress import ip_address
 
 from aiobus.clock import elapsed
-from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, is_observer, place_of
-from aiobus.discovery.registry import CHUNK, Registry
+from aiobus.discovery import (
+    CAUSES,
+    OBSERVES,
+    DiscoveryCallbacks,
+    Member,
+    is_observer,
+    place_of,
+)
+from aiobus.discovery.guest import Guest
+from aiobus.discovery.refusal import Denied, Refused, Repeats
+from aiobus.discovery.registry import Registry
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
-    LineReader,
     ProtocolError,
     addresses_in,
-    hello_line,
     is_possible,
-    parse_roster,
 )
 from aiobus.discovery.tcp_socket import (
     bind_error,
@@ -38,7 +44,6 @@ from aiobus.discovery.tcp_socket import (
 )
 from aiobus.errors import BusError, KeyringError
 from aiobus.keyring import Keyring
-from aiobus.limits import MAX_ROSTER
 
 __all__ = ["Rendezvous"]
 
@@ -64,6 +69,8 @@ class AddressClient:
         self.address = address
         self.registry: Registry | None = None
         """The registry here, while this member serves."""
+        self.guest: Guest | None = None
+        """The connection to the registry here, while there is one."""
         self.ready = ready
         """Done once all members at this address can be met."""
         self.was_reached = False
@@ -72,6 +79,8 @@ class AddressClient:
         self.bind_error = bind_error(address)
         self.problem = "no bus serves there"
         """The problem while `ready` is not done: a part of a sentence in warnings and errors."""
+        self.denial = ""
+        """What is wrong with the keys of the registry here and of this member, and the way out."""
         self.is_unusable = False
         """True if no member can be met here: another program answers, or no member may bind it."""
         self.is_ended = False
@@ -79,6 +88,16 @@ class AddressClient:
         program, which does it again.
         """
         self._unknown_since: float | None = -math.inf
+
+    @property
+    def error(self) -> BusError:
+        """What is raised by a start if `is_unusable`."""
+        if self.denial:
+            return BusError(f"{self.address.endpoint} {self.denial}")
+        return BusError(
+            f"{self.address.endpoint} cannot be a rendezvous address: {self.problem}. Free that"
+            " address, or give every bus of this desk another one"
+        )
 
     def mark_unknown(self, since: float) -> None:
         """Since then there may be members here that this one has not met."""
@@ -88,6 +107,7 @@ class AddressClient:
     def mark_known(self) -> None:
         """This member serves here, a registry has answered, or nothing listens here."""
         self._unknown_since = None
+        self.denial = ""
         self.is_unusable = self.is_ended = False
         if not self.ready.done():
             self.ready.set_result(None)
@@ -105,15 +125,19 @@ class Rendezvous:
 
     Raises ValueError if the addresses are invalid. Give every member of a bus the same addresses: a
     registry hears of the members at another address only by its own connection to it.
+
+    With a `keyring`, every line is sealed by a secret of the desk, and members without one are
+    refused, as registries or as guests. The secrets are read anew for each connection.
     """
 
     def __init__(self, addresses: str, keyring: Keyring | None = None) -> None:
         self._addresses = addresses_in(addresses)
         self.keyring = keyring
         """The keys of the desk; None on a desk without."""
+        self._callbacks: DiscoveryCallbacks | None = None
+        self._repeats = Repeats()
         self.refused = 0
         """Connections that were ended or not served because of what the other side did."""
-        self._refusal_logged = -math.inf
         self._me = Member("", "")
         self._observes = False
         self._known = KnownMembers()
@@ -156,7 +180,8 @@ class Rendezvous:
         Waits at most 2 s for addresses that do not answer, 0.5 s after a takeover, and 1 s to leave
         out members that refuse a connection. A warning names the addresses that do not answer, and
         they are tried again. Raises ValueError if `name` or the endpoint that `bind` returns is
-        invalid. Raises BusError if another program answers at an address, or if nothing listens
+        invalid. Raises BusError if another program answers at an address, if the desk there has
+        other keys and no registry at another address has proven these, or if nothing listens
         there and this process may not. Raises KeyringError if other hosts can reach this member and
         there is no keyring. Cancelling or failing leaves nothing open.
         """
@@ -188,11 +213,7 @@ class Rendezvous:
             late = [client for client in self._clients if not client.ready.done()]
             for client in late:
                 if client.is_unusable:
-                    raise BusError(
-                        f"{client.address.endpoint} cannot be a rendezvous address:"
-                        f" {client.problem}. Free that address, or give every bus of this desk"
-                        " another one"
-                    )
+                    raise client.error
             for client in late:
                 log.warning(
                     "%s joins without %s: %s. It is linked with the buses that it met at other"
@@ -229,7 +250,35 @@ class Rendezvous:
         self._announce(self._known.learn([member]))
 
     def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
-        """Nothing to do: the tasks of the addresses do it."""
+        """End the connections that were sealed by a secret which the desk has no more: they are
+        made again. The tasks of the addresses do the rest.
+        """
+        if self._callbacks is None:
+            self._repeats = Repeats()  # what a start has logged is told to the user as well
+        self._callbacks = callbacks
+        if (secrets := self._secrets()) is None:
+            return
+        for client in self._clients:
+            if client.guest is not None:
+                client.guest.end_outdated(secrets)
+            if client.registry is not None:
+                client.registry.end_outdated()
+
+    def tell_refused(self, to: str, cause: str) -> None:
+        """Let the member named `to` know that this one makes no link to it, and why. On every
+        sealed way, since any of them may end at a frozen registry. Raises ValueError if `cause` is
+        none of CAUSES.
+        """
+        if cause not in CAUSES:
+            raise ValueError(f"{cause!r} is none of {', '.join(sorted(CAUSES))}")
+        if self.keyring is None:
+            return
+        refused = Refused(self._me.name, to, cause)
+        for client in self._clients:
+            if client.guest is not None:
+                client.guest.tell(refused)
+            if client.registry is not None:
+                client.registry.tell(refused)
 
     async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members that accept a connection. Waits 1 s at most."""
@@ -302,8 +351,10 @@ class Rendezvous:
                 address,
                 me,
                 self._known,
+                secrets=self._secrets,
                 on_hello=lambda member: self._learn([member]),
-                on_refused=lambda reason: self._on_refused(address, reason),
+                on_refused=lambda peer, reason: self._on_refused(address, peer, reason),
+                on_told=self._take_told,
             )
         except OSError as error:
             log.debug("%s cannot serve at %s: %s", me.name, address, error)
@@ -357,30 +408,67 @@ class Rendezvous:
 
     async def _listen(self, client: AddressClient, sock: socket.socket) -> bool:
         """Read rosters until the connection ends. Returns True if the registry has answered."""
-        loop, lines, is_answered = asyncio.get_running_loop(), LineReader(MAX_ROSTER), False
-        client.problem = "the process that listens there accepts connections but does not answer"
+        is_answered = False
+
+        def suspect() -> None:
+            # The greeting of another protocol may have no end of a line.
+            if not is_answered:
+                self._distrust(client, "another program answers there")
+
+        def learn(members: list[Member]) -> None:
+            nonlocal is_answered
+            self._learn(members)
+            is_answered = client.was_reached = True
+            client.mark_known()
+
+        if not client.is_unusable:
+            client.problem = (
+                "the process that listens there accepts connections but does not answer"
+            )
+        client.guest = Guest(
+            *(sock, self._me, self._secrets()),
+            on_fragment=suspect,
+            on_roster=learn,
+            on_told=self._take_told,
+        )
         try:
-            await loop.sock_sendall(sock, hello_line(self._me))
-            while data := await loop.sock_recv(sock, CHUNK):
-                # The greeting of another protocol may have no end of a line.
-                client.problem = "another program answers there"
-                client.is_unusable = not is_answered
-                for line in lines.feed(data):
-                    self._learn(parse_roster(line))
-                    is_answered = client.was_reached = True
-                    client.mark_known()
+            await client.guest.stay()
+        except Denied as error:
+            self._distrust(client, f"it {error}", denial=str(error))
+            self._on_refused(client.address, str(client.address), str(error))
+            return False
         except ProtocolError as error:
-            client.problem, client.is_unusable = f"another program answers there ({error})", True
-            self._on_refused(client.address, f"its registry sent {error}")
+            self._distrust(client, f"another program answers there ({error})")
+            self._on_refused(client.address, str(client.address), f"sent {error}")
             return False
         except OSError as error:
             log.debug("%s: the connection to %s broke: %s", self._me.name, client.address, error)
         else:
             log.debug("%s: the connection to %s has ended", self._me.name, client.address)
+        finally:
+            client.guest = None
         if not is_answered:
-            client.problem = "the process that listens there closes each connection unanswered"
-            client.is_unusable, client.is_ended = client.is_unusable or client.is_ended, True
+            what = "the process that listens there closes each connection unanswered"
+            if client.is_unusable or client.is_ended:
+                self._distrust(client, what)
+            client.problem, client.is_ended = what, True
         return is_answered
+
+    def _distrust(self, client: AddressClient, problem: str, *, denial: str = "") -> None:
+        """What answers at an address is no registry of this desk. A start fails for that, but not
+        if another registry has proven that it shares a secret with this member: then a stranger has
+        taken an address of the desk, and is to keep no member of it from starting.
+        """
+        is_proven = self.keyring is not None and any(each.was_reached for each in self._clients)
+        client.problem, client.denial, client.is_unusable = problem, denial, not is_proven
+
+    def _secrets(self) -> Sequence[bytes] | None:
+        """The secrets of the desk as they are now; None if it has no keys."""
+        return None if self.keyring is None else self.keyring.desk_secrets
+
+    def _take_told(self, source: str, cause: str) -> None:
+        if self._callbacks is not None:
+            self._callbacks.on_told(source, cause)
 
     def _learn(self, members: list[Member]) -> None:
         # Another member with this name is reported too: who keeps it is decided elsewhere.
@@ -400,10 +488,16 @@ class Rendezvous:
             if client.registry is not None:
                 client.registry.announce(news)
 
-    def _on_refused(self, address: Address, reason: str) -> None:
-        """Count a refused connection. Logs at most once a second."""
+    def _on_refused(self, address: Address, peer: str, reason: str) -> None:
+        """Count a refused connection of `peer`. It is said once a minute for each peer and reason,
+        so that one who knocks again and again fills no log.
+        """
         self.refused += 1
         now = asyncio.get_running_loop().time()
-        if now - self._refusal_logged >= 1:
-            self._refusal_logged = now
-            log.warning("%s: refused a connection: %s (%d so far)", address, reason, self.refused)
+        peer, count = self._repeats.due(peer, reason, now)
+        if count and self._callbacks is not None and self._callbacks.on_refused is not None:
+            self._callbacks.on_refused(peer, reason, count)
+        elif count:
+            times = f" ({count} times)" if count > 1 else ""
+            text = "%s: refused a connection: %s %s%s"
+            log.warning(text, address, peer or "someone", reason, times)

@@ -18,8 +18,9 @@ from aiobus.limits import MAX_MEMBERS
 from aiobus.query import bad_name
 
 __all__ = [
-    "MAX_ADDRESSES", "Address", "KnownMembers", "LineReader", "ProtocolError", "address_of",
-    "addresses_in", "hello_line", "is_possible", "parse_hello", "parse_roster", "roster_line",
+    "MAX_ADDRESSES", "VERSION", "Address", "KnownMembers", "LineReader", "ProtocolError",
+    "address_of", "addresses_in", "hello_line", "is_possible", "parse_hello", "parse_line",
+    "parse_roster", "roster_line",
 ]  # fmt: skip
 
 MAX_ADDRESSES = 8
@@ -145,7 +146,7 @@ class LineReader:
 
 
 def hello_line(member: Member) -> bytes:
-    """The first and only line that a member sends."""
+    """The line by which a member tells a registry who it is."""
     return orjson.dumps(["hello", VERSION, *member]) + b"\n"
 
 
@@ -156,18 +157,19 @@ def roster_line(members: Iterable[Member]) -> bytes:
 
 def parse_hello(line: bytes) -> Member:
     """The member that sent this hello. Raises ProtocolError."""
-    return _member(_parsed(line, "hello"), "hello")
+    return _member(parse_line(line, "hello"), "hello")
 
 
 def parse_roster(line: bytes) -> list[Member]:
     """The members on this roster. Raises ProtocolError."""
-    match _parsed(line, "roster"):
+    match parse_line(line, "roster"):
         case [[*rows]] if len(rows) <= MAX_MEMBERS:
             return [_member(row, "roster") for row in rows]
     raise ProtocolError(f"a roster of another shape or of more than {MAX_MEMBERS:,} members")
 
 
-def _parsed(line: bytes, kind: str) -> list[object]:
+def parse_line(line: bytes, kind: str) -> list[object]:
+    """What stands behind kind and version in a line of this kind. Raises ProtocolError."""
     try:
         parsed = orjson.loads(line)
     except ValueError:

@@ -6,7 +6,7 @@ log and no inbox. Pure: times are monotonic seconds, and are passed in.
 
 from typing import NamedTuple
 
-__all__ = ["CAUSES", "PERIOD", "TELLS", "Refusal", "Refusals"]
+__all__ = ["CAUSES", "PERIOD", "TELLS", "Refusal", "Refusals", "words"]
 
 PERIOD = 60.0
 """Seconds in which one cause of one address is said once, with a count."""
@@ -27,15 +27,17 @@ CAUSES = {
     " the newest desk.members to this host",
 }
 """What is said of each cause, where it was noticed."""
-TELLS = {
-    "key": "{name} takes another key for that of this bus: copy the newest desk.members to its host"
-    " and to this one",
-    "mute": "{name} gets no answer from this bus",
-    "plain": "{name} finds that this bus speaks without keys",
-    "unlisted": "{name} does not have this bus on its list of members: copy the newest desk.members"
-    " to its host",
-}
-"""What is said of a cause that another bus has noticed, and tells this one of."""
+TELLS = {"key": "key", "mute": "mute", "plain": "plain", "unlisted": "unknown"}
+"""Causes of which the other side cannot know by itself, and what it is told (`discovery.CAUSES`).
+What the other side refuses, it says by itself.
+"""
+
+
+def words(address: str, cause: str, name: str) -> str:
+    """What is said of a cause, one of CAUSES."""
+    where = address or "an unknown address"
+    what = f"{name} at {where}" if name else f"a program at {where}"
+    return CAUSES[cause].format(where=where, name=name, what=what)
 
 
 class Refusal(NamedTuple):
@@ -44,15 +46,8 @@ class Refusal(NamedTuple):
     address: str
     cause: str
     name: str
+    text: str
     times: int
-
-    @property
-    def text(self) -> str:
-        """It in words."""
-        where = self.address or "an unknown address"
-        what = f"{self.name} at {where}" if self.name else f"a program at {where}"
-        text = CAUSES[self.cause].format(where=where, name=self.name, what=what)
-        return text if self.times == 1 else f"{text} ({self.times:,} times)"
 
 
 class Refusals:
@@ -64,14 +59,16 @@ class Refusals:
         self._said: dict[tuple[str, str], float] = {}
         self._unsaid: dict[tuple[str, str], Refusal] = {}
 
-    def note(self, address: str, cause: str, name: str, times: int, now: float) -> Refusal | None:
+    def note(
+        self, address: str, cause: str, name: str, text: str, times: int, now: float
+    ) -> Refusal | None:
         """A bus was not linked. Returns what is to be said now."""
         self.count += times
         key = (address, cause)
         if key not in self._said and len(self._said) >= MOST:
             address, name, key = "", "", ("", cause)
         before = self._unsaid.pop(key, None)
-        refusal = Refusal(address, cause, name, times + (before.times if before else 0))
+        refusal = Refusal(address, cause, name, text, times + (before.times if before else 0))
         if now - self._said.get(key, -PERIOD) >= PERIOD:
             self._said[key] = now
             return refusal

@@ -297,6 +297,9 @@ class _Port:
     def remember(self, member: Member) -> None:
         """Nothing to do: the network knows all members."""
 
+    def tell_refused(self, to: str, cause: str) -> None:
+        """Nothing to do: a network in memory has no keys."""
+
     async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         """The members that are open and not behind a partition."""
         return [
