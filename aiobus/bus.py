@@ -54,7 +54,7 @@ from aiobus.subscriber import Subscriber
 from aiobus.subscription import Subscription
 from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
-from aiobus.url import adapter
+from aiobus.url import adapter, check_no_address
 
 __all__ = [
     "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "parts_of",
@@ -129,7 +129,11 @@ class AsyncEventBus:
     `observer`: this bus looks on; it may publish and ask, but no other bus waits for it, whether it
     runs or is stopped: no `start`, `subscribe`, `flush`, `close` or paced `publish`. Nor is it told
     of in system events, and its subscriptions answer no request ("block" is "catch_up"). It has no
-    journal. Wrong values raise ValueError, limits that are no Limits TypeError.
+    journal. `listen` and `advertise` are for `tcp://` across hosts: `host` or `host:port` where
+    this bus listens (an address of this host, or `0.0.0.0` or `[::]` for all; by default a free
+    port of the address that the other hosts see), and what the others are told instead, if they
+    reach it by another address, name or port. Wrong values raise ValueError, limits that are no
+    Limits TypeError.
     """
 
     def __init__(
@@ -145,6 +149,8 @@ class AsyncEventBus:
         sync: Sync = "power",
         new_epoch: bool = False,
         observer: bool = False,
+        listen: str | None = None,
+        advertise: str | None = None,
     ) -> None:
         if name is not None and (reason := bad_name(name)):
             raise ValueError(f"name={reason}")
@@ -158,7 +164,11 @@ class AsyncEventBus:
         self.url = str(url)
         self.name = name or ""
         """The `source` of every event published here; "" before the start that makes it up."""
-        self._transport = url if isinstance(url, Transport) else adapter(url, limits)
+        if isinstance(url, Transport):
+            check_no_address(url, listen, advertise)
+            self._transport = url
+        else:
+            self._transport = adapter(url, limits, listen=listen, advertise=advertise)
         self._life = Lifecycle(
             self.name, lambda: self._subscriptions.at_work() is not None, self.url
         )

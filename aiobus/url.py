@@ -13,13 +13,20 @@ from aiobus.transport import Transport
 
 __all__ = [
     "adapter",
+    "check_no_address",
     "meant",
 ]
 
 
-def adapter(url: str, limits: Limits) -> Transport:
-    """The transport of `url`. Raises ValueError that lists the valid URLs."""
+def adapter(
+    url: str, limits: Limits, *, listen: str | None = None, advertise: str | None = None
+) -> Transport:
+    """The transport of `url`. Raises ValueError that lists the valid URLs. `listen` and `advertise`
+    are for `tcp://` alone: see `Rendezvous`.
+    """
     scheme, found, address = str(url).partition("://")
+    if scheme in ("inproc", "ipc") and found:
+        check_no_address(url, listen, advertise)
     if scheme == "inproc" and found:
         if address:
             hint = "'inproc://' has no address, it is this one bus object; share the object"
@@ -34,11 +41,21 @@ def adapter(url: str, limits: Limits) -> Transport:
     if scheme == "tcp" and found:
         from aiobus.discovery.rendezvous import Rendezvous
 
-        return _mesh(url, Rendezvous(address), limits)
+        return _mesh(url, Rendezvous(address, listen=listen, advertise=advertise), limits)
     hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
     if found := meant(url):
         hint += f"; did you mean {found!r}?"
     raise ValueError(f"url={url!r}: {hint}")
+
+
+def check_no_address(url: object, listen: str | None, advertise: str | None) -> None:
+    """Raise ValueError if one of these is given: they would be without effect."""
+    for keyword, value in (("listen", listen), ("advertise", advertise)):
+        if value is not None:
+            raise ValueError(
+                f"{keyword}={value!r} and url={str(url)!r}: only a bus on tcp:// listens at an"
+                f" address of its own; leave {keyword}= out"
+            )
 
 
 def meant(url: object) -> str:

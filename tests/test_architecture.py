@@ -35,13 +35,15 @@ ORDER = [
         "aiobus.virtual_loop"
     ),
     (
-        "aiobus.discovery.registry  aiobus.inbox  aiobus.journal.reader  aiobus.journal.retention  "
-        "aiobus.keeper.kept  aiobus.mesh.sockets  aiobus.sequence  aiobus.virtual_run  "
+        "aiobus.discovery.hosts  aiobus.discovery.registry  aiobus.inbox  aiobus.journal.reader  "
+        "aiobus.journal.retention  "
+        "aiobus.keeper.kept  aiobus.sequence  aiobus.virtual_run  "
         "aiobus.wire"
     ),
     (
         "aiobus.discovery.rendezvous  aiobus.journal  aiobus.journal.history  "
         "aiobus.journal.lookup  aiobus.journal.store  aiobus.keeper.file  aiobus.mesh.peers  "
+        "aiobus.mesh.sockets  "
         "aiobus.options  "
         "aiobus.publisher  aiobus.replies  aiobus.testing.faults  aiobus.testing.runner"
     ),
@@ -82,7 +84,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 125
+MOST_MODULES = 128
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

@@ -51,6 +51,8 @@ class BusKeywords(TypedDict, total=False):
     sync: Sync
     new_epoch: bool
     observer: bool
+    listen: str | None
+    advertise: str | None
 
 
 def run(

@@ -49,6 +49,11 @@ class Discovery(Protocol):
     """How a bus finds the other buses of its URL."""
 
     @property
+    def endpoint(self) -> str:
+        """What other members are told of where this bus listens, from the end of `join` on."""
+        ...
+
+    @property
     def unreached(self) -> Collection[str]:
         """Where discovery does not answer: there may be members that this one has not met. Empty
         if that cannot be.

@@ -105,6 +105,11 @@ class Directory:
         """For each known name the inode and change time of its file."""
 
     @property
+    def endpoint(self) -> str:
+        """`ipc://` and the path of the own socket; "" while there is none."""
+        return "" if self._socket is None else f"ipc://{self._socket.path}"
+
+    @property
     def unreached(self) -> Collection[str]:
         """The endpoints of buses that listen here although their file is gone, without observers.
         Always empty on systems other than Linux.

@@ -57,7 +57,7 @@ class Registry:
     On the roster are `me`, every connected member, and the `known` members that are not connected:
     such a member may be frozen, so its name stays taken. `on_hello(member)` is called at each
     hello. `on_refused(reason)` is called for each connection that is not served, or closed, because
-    of what its peer did. Neither may raise.
+    of what its peer did. Neither may raise. `on_loopback`: only members that listen on this host.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Registry:
         *,
         on_hello: Callable[[Member], None],
         on_refused: Callable[[str], None],
+        on_loopback: bool = True,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.is_successor = False
@@ -89,7 +90,8 @@ class Registry:
         except BaseException:
             self._listener.close()
             raise
-        self._address = address
+        self.address = address
+        self._on_loopback = on_loopback
         self._on_hello = on_hello
         self._on_refused = on_refused
         self._connections: set[Connection] = set()
@@ -180,15 +182,15 @@ class Registry:
         except Exception:
             # Otherwise it would be raised again for every byte, and the loop's own handler does not
             # name the address.
-            log.exception("%s: a connection failed and was closed", self._address)
+            log.exception("%s: a connection failed and was closed", self.address)
             self._close(connection)
 
     def _on_line(self, connection: Connection, line: bytes) -> None:
         if connection.member is not None:
             raise ProtocolError("a line after its hello")
-        connection.member = member = parse_hello(line)
+        connection.member = member = parse_hello(line, on_loopback=self._on_loopback)
         connection.timer.cancel()
-        log.debug("%s: %s at %s is here", self._address, *member)
+        log.debug("%s: %s at %s is here", self.address, *member)
         self._send(connection, roster_line(self.roster))
         self._on_hello(member)
 

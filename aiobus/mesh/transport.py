@@ -150,7 +150,7 @@ class MeshTransport:
         except BaseException:
             await self._leave(0)
             raise
-        me = PeerId(publisher.name, publisher.epoch, self._endpoint)
+        me = PeerId(publisher.name, publisher.epoch, self.discovery.endpoint)
         log.info("%s listens at %s", me.name, me.endpoint)
         soon = partial(self._loop.call_soon, context=self._context)
         driver = Driver(soon, self._later, self._begin_probe)
@@ -173,8 +173,7 @@ class MeshTransport:
 
     def _bind(self, endpoint: str) -> str:
         self._check_open()
-        self._endpoint = self.network.bind(endpoint)
-        return self._endpoint
+        return self.network.bind(endpoint)
 
     def _check_open(self) -> None:
         if self._is_closing:
