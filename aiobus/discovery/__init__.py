@@ -54,6 +54,13 @@ class Discovery(Protocol):
         ...
 
     @property
+    def out_of_reach(self) -> Collection[Member]:
+        """The members that `join` has returned though a connection to them was neither accepted nor
+        refused: their host is down or cut off. A start does not wait for them.
+        """
+        ...
+
+    @property
     def unreached(self) -> Collection[str]:
         """Where discovery does not answer: there may be members that this one has not met. Empty
         if that cannot be.

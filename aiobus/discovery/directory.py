@@ -71,6 +71,9 @@ class Directory:
     absolute path are trusted.
     """
 
+    out_of_reach: Collection[Member] = ()
+    """None: all are on this host."""
+
     def __init__(self, address: str) -> None:
         self.url = f"ipc://{address}"
         is_absolute = address.startswith("/")

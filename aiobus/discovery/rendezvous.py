@@ -158,6 +158,8 @@ class Rendezvous:
                 f"{given}: no other host reaches a loopback address; give advertise= an address"
                 " that it reaches"
             )
+        self.out_of_reach: list[Member] = []
+        """The members that `join` has returned though their host does not answer."""
         self._outward = ""
         """The address of this host that others see, once it is known."""
         self.refused = 0
@@ -263,7 +265,10 @@ class Rendezvous:
                         *(name, client.place),
                     )
                     client.mark_unknown(-math.inf)
-            self._known.forget(await self.probe_absent([*self._known]))
+            found = await probe_all([*self._known])
+            self._known.forget([member for member, accepts in found.items() if not accepts])
+            if not self.is_loopback:  # on this host it is a process that is frozen
+                self.out_of_reach = [each for each in self._known if each not in found]
         except BaseException:
             await self.leave()
             raise

@@ -162,6 +162,7 @@ class MeshTransport:
         if publisher.pace is not None:
             self._readers = Readers(session, publisher)
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher)
+        session.links.out_of_reach = {each.endpoint for each in self.discovery.out_of_reach}
         for member in members:
             session.links.find(member)
         if not is_virtual():  # there is no other network than one in memory, which needs no watch
@@ -205,6 +206,11 @@ class MeshTransport:
             names = ", ".join(sorted(peer.name for peer in awaited))
             text = "%s starts without %s: no answer within %g s"
             log.warning(text, me.name, names, START_SECONDS)
+        else:
+            cut_off = {peer.name for peer in links if peer.is_awaited and links.is_cut_off(peer)}
+            if names := ", ".join(sorted(cut_off)):
+                text = "%s starts without %s: a connection to their host is not answered"
+                log.warning(text, me.name, names)
         self._check_open()
         # One that says nothing may be frozen, and any process may say hello for one that is not
         # there: an endpoint that refuses has no bus.
