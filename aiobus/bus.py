@@ -55,7 +55,7 @@ from aiobus.subscriber import Subscriber
 from aiobus.subscription import Subscription
 from aiobus.sync import TURN_SECONDS, TimeSlice, wait_for_space
 from aiobus.transport import Transport
-from aiobus.url import adapter
+from aiobus.url import adapter, check_no_address
 
 __all__ = [
     "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "parts_of",
@@ -131,8 +131,11 @@ class AsyncEventBus:
     runs or is stopped: no `start`, `subscribe`, `flush`, `close` or paced `publish`. Nor is it told
     of in system events, and its subscriptions answer no request ("block" is "catch_up"). It has no
     journal. `keyring`: who is a member of this desk, on `tcp://`; nobody else can link to this bus.
-    None takes the directory in the environment variable AIOBUS_KEYRING, if it is set. Wrong values
-    raise ValueError, limits that are no Limits TypeError.
+    None takes the directory in the environment variable AIOBUS_KEYRING, if it is set. `listen` and
+    `advertise` are for `tcp://` across hosts: `host` or `host:port` where this bus listens (an
+    address of this host, or `0.0.0.0` or `[::]` for all; by default a free port of the address that
+    the other hosts see), and what the others are told instead, if they reach it by another address,
+    name or port. Wrong values raise ValueError, limits that are no Limits TypeError.
     """
 
     def __init__(
@@ -149,6 +152,8 @@ class AsyncEventBus:
         new_epoch: bool = False,
         observer: bool = False,
         keyring: Keyring | None = None,
+        listen: str | None = None,
+        advertise: str | None = None,
     ) -> None:
         if name is not None and (reason := bad_name(name)):
             raise ValueError(f"name={reason}")
@@ -167,7 +172,11 @@ class AsyncEventBus:
         self.url = str(url)
         self.name = name or ""
         """The `source` of every event published here; "" before the start that makes it up."""
-        self._transport = url if isinstance(url, Transport) else adapter(url, limits, keyring)
+        if isinstance(url, Transport):
+            check_no_address(url, listen, advertise)
+            self._transport = url
+        else:
+            self._transport = adapter(url, limits, keyring, listen=listen, advertise=advertise)
         self._life = Lifecycle(
             self.name, lambda: self._subscriptions.at_work() is not None, self.url
         )

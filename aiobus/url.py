@@ -17,6 +17,7 @@ from aiobus.transport import Transport
 
 __all__ = [
     "adapter",
+    "check_no_address",
     "keyring_of_environment",
     "meant",
 ]
@@ -26,11 +27,21 @@ KEYRING = "AIOBUS_KEYRING"
 """The environment variable with the directory of the keyring of `tcp://` buses."""
 
 
-def adapter(url: str, limits: Limits, keyring: Keyring | None = None) -> Transport:
+def adapter(
+    url: str,
+    limits: Limits,
+    keyring: Keyring | None = None,
+    *,
+    listen: str | None = None,
+    advertise: str | None = None,
+) -> Transport:
     """The transport of `url`. Raises ValueError that lists the valid URLs, or for a keyring that
     would protect nothing; KeyringError if the one that AIOBUS_KEYRING names cannot be used.
+    `listen` and `advertise` are for `tcp://` alone: see `Rendezvous`.
     """
     scheme, found, address = str(url).partition("://")
+    if scheme in ("inproc", "ipc") and found:
+        check_no_address(url, listen, advertise)
     if keyring is not None and scheme in ("inproc", "ipc") and found:
         what = "is within this process" if scheme == "inproc" else "is for one user of one machine"
         hint = f"{scheme}:// {what}, and has no keys; leave keyring= out, or use tcp://host:port"
@@ -50,11 +61,22 @@ def adapter(url: str, limits: Limits, keyring: Keyring | None = None) -> Transpo
         from aiobus.discovery.rendezvous import Rendezvous
 
         keyring = keyring if keyring is not None else keyring_of_environment()
-        return _mesh(url, Rendezvous(address, keyring), limits, keyring)
+        place = Rendezvous(address, keyring, listen=listen, advertise=advertise)
+        return _mesh(url, place, limits, keyring)
     hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
     if found := meant(url):
         hint += f"; did you mean {found!r}?"
     raise ValueError(f"url={url!r}: {hint}")
+
+
+def check_no_address(url: object, listen: str | None, advertise: str | None) -> None:
+    """Raise ValueError if one of these is given: they would be without effect."""
+    for keyword, value in (("listen", listen), ("advertise", advertise)):
+        if value is not None:
+            raise ValueError(
+                f"{keyword}={value!r} and url={str(url)!r}: only a bus on tcp:// listens at an"
+                f" address of its own; leave {keyword}= out"
+            )
 
 
 def meant(url: object) -> str:

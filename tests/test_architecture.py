@@ -38,15 +38,15 @@ ORDER = [
     ),
     "aiobus.discovery.seal",
     (
-        "aiobus.discovery.registry  aiobus.discovery.guest  aiobus.inbox  "
-        "aiobus.journal.reader  aiobus.journal.retention  aiobus.keeper.kept  "
-        "aiobus.mesh.sockets  aiobus.sequence  aiobus.virtual_run  aiobus.wire"
+        "aiobus.discovery.registry  aiobus.discovery.guest  aiobus.discovery.hosts  "
+        "aiobus.inbox  aiobus.journal.reader  aiobus.journal.retention  aiobus.keeper.kept  "
+        "aiobus.sequence  aiobus.virtual_run  aiobus.wire"
     ),
     (
         "aiobus.discovery.rendezvous  aiobus.journal  aiobus.journal.history  "
         "aiobus.journal.lookup  aiobus.journal.store  aiobus.keeper.file  aiobus.mesh.peers  "
-        "aiobus.options  aiobus.publisher  aiobus.replies  aiobus.testing.faults  "
-        "aiobus.testing.runner"
+        "aiobus.options  aiobus.mesh.sockets  aiobus.publisher  aiobus.replies  "
+        "aiobus.testing.faults  aiobus.testing.runner"
     ),
     (
         "aiobus.diagnostics  aiobus.journal.writer  aiobus.mesh.fanout  aiobus.replay.files  "

@@ -9,7 +9,7 @@ import pytest
 from actors import Actor, ActorError, Nursery
 
 from aiobus.discovery import unix_socket as descriptors
-from aiobus.discovery.roster import addresses_in
+from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import has_half_closed
 from aiobus.discovery.unix_socket import NEEDED, DescriptorReserve, raise_limit, spare_descriptors
 from aiobus.errors import BusError
@@ -76,7 +76,7 @@ def test_a_bus_does_not_start_with_less_than_it_needs(
 
 
 def test_without_a_descriptor_an_address_counts_as_left_open_by_a_frozen_member() -> None:
-    (address,) = addresses_in("127.0.0.1:9")
+    address = Address("127.0.0.1", 9)
     assert not has_half_closed(address)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))

@@ -230,7 +230,7 @@ async def test_who_never_says_hello_is_sent_away(
 async def test_an_error_of_our_own_is_logged_and_ends_one_connection(
     monkeypatch: pytest.MonkeyPatch, desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(line: bytes) -> Member:
+    def fails(line: bytes, **_: object) -> Member:
         raise ZeroDivisionError("ours")
 
     good = await desk.connect(hello_line(A))

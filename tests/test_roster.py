@@ -1,23 +1,28 @@
 """The lines of the protocol, the members that are known, and which addresses are valid."""
 
 import json
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiobus.discovery import Member
+from aiobus.discovery import OBSERVES, Member
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
     LineReader,
+    Place,
     ProtocolError,
     address_of,
-    addresses_in,
+    advertise_in,
     hello_line,
     is_possible,
+    is_unicast,
+    listen_in,
     parse_hello,
     parse_roster,
+    places_in,
     roster_line,
 )
 from aiobus.limits import MAX_HELLO, MAX_MEMBERS, MAX_ROSTER
@@ -39,11 +44,30 @@ def test_a_hello_and_a_roster_are_read_as_they_were_written() -> None:
 
 
 def test_the_longest_roster_fits_into_its_line() -> None:
-    longest = Member("x" * 64, "tcp://127.255.255.255:65535")
-    assert is_possible(longest)
+    longest = Member("x" * 64, f"tcp://[fd77:{':'.join(['1111'] * 7)}]:65535{OBSERVES}")
+    assert is_possible(longest, on_loopback=False)
     line = roster_line([longest] * MAX_MEMBERS)
     assert len(line) <= MAX_ROSTER
-    assert len(parse_roster(line)) == MAX_MEMBERS
+    assert len(parse_roster(line, on_loopback=False)) == MAX_MEMBERS
+
+
+REMOTE = Member("bot", "tcp://10.0.0.1:5")
+
+
+@pytest.mark.parametrize("member", [A, Member("bot", "tcp://[::1]:5"), REMOTE])
+def test_a_desk_has_members_on_loopback_only_or_not_at_all(member: Member) -> None:
+    """One that names a loopback endpoint to another host would have it connect to itself."""
+    for on_loopback in (True, False):
+        if is_possible(member, on_loopback=on_loopback):
+            assert parse_hello(hello_line(member), on_loopback=on_loopback) == member
+            assert parse_roster(roster_line([member]), on_loopback=on_loopback) == [member]
+            continue
+        with pytest.raises(ProtocolError, match="cannot be"):
+            parse_hello(hello_line(member), on_loopback=on_loopback)
+        with pytest.raises(ProtocolError, match="cannot be"):
+            parse_roster(roster_line([member]), on_loopback=on_loopback)
+    assert is_possible(member, on_loopback=member is not REMOTE)
+    assert not is_possible(member, on_loopback=member is REMOTE)
 
 
 GOOD = ["hello", 1, *A]
@@ -100,6 +124,22 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.text() | st.sampled_from([*GOOD, "roster"]),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=2),
 )
+
+
+@given(st.ip_addresses())
+def test_an_address_is_a_host_of_a_url_exactly_if_a_member_may_have_it(
+    ip: IPv4Address | IPv6Address,
+) -> None:
+    host = str(ip) if ip.version == 4 else f"[{ip}]"
+    endpoint = f"tcp://{host}:7555"
+    try:
+        [place] = places_in(f"{host}:7555")
+    except ValueError:
+        assert not is_unicast(str(ip))
+        assert address_of(endpoint) is None
+    else:
+        assert place.endpoint == endpoint
+        assert address_of(endpoint) == place.address
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
@@ -171,11 +211,38 @@ def test_who_was_not_heard_of_for_longest_is_forgotten_first() -> None:
 
 
 def test_several_addresses_are_separated_by_commas() -> None:
-    assert addresses_in("localhost:7555,127.0.0.2:7556,[::1]:7557") == [
-        Address("127.0.0.1", 7555),
-        Address("127.0.0.2", 7556),
-        Address("::1", 7557),
+    assert places_in("localhost:7555,127.0.0.2:7556,[::1]:7557") == [
+        Place("127.0.0.1", 7555),
+        Place("127.0.0.2", 7556),
+        Place("::1", 7557),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "address"),
+    [
+        ("192.168.0.7:7555", ("192.168.0.7", 7555), "192.168.0.7:7555"),
+        ("[FD77:0:0::1]:7555", ("fd77::1", 7555), "[fd77::1]:7555"),
+        ("Feed.Example.COM:7555", ("feed.example.com", 7555), None),
+        ("feed-1:7555", ("feed-1", 7555), None),
+        ("1.example.com:7555", ("1.example.com", 7555), None),
+        (f"{'x' * 63}.example.com:1", (f"{'x' * 63}.example.com", 1), None),
+    ],
+)
+def test_a_host_is_a_name_or_a_literal_in_its_one_spelling(
+    text: str, place: tuple[str, int], address: str | None
+) -> None:
+    [found] = places_in(text)
+    assert found == place
+    assert (found.address and str(found.address)) == address
+    assert str(found) == (address or text.lower())
+
+
+def test_only_a_literal_is_known_to_be_loopback() -> None:
+    """Another host may have another address for the same name."""
+    texts = ("localhost:5", "LOCALHOST:5", "127.9.8.7:5", "[::1]:5", "10.0.0.1:5", "feed:5")
+    found = [place.is_loopback for text in texts for place in places_in(text)]
+    assert found == [True, True, True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -197,12 +264,31 @@ def test_several_addresses_are_separated_by_commas() -> None:
         (":::7555", "no process can connect to ::;"),
         ("[::]:7555", r"no process can connect to \[::\]"),
         ("::1:7555", r"an IPv6 address stands in brackets, such as \[::1\]:7555"),
-        ("[127.0.0.1]:7555", "is not this machine"),
-        (":7555", "'' is not this machine"),
-        ("desk.example.com:7555", "'desk.example.com' is not this machine"),
-        ("192.168.0.7:7555", "other hosts come with keys in a later version"),
-        ("127.1:7555", "'127.1' is not this machine"),
-        ("localhost:7555, localhost:7556", "' localhost' is not this machine"),
+        ("[127.0.0.1]:7555", r"'\[127.0.0.1\]' is not an IPv6 address in brackets"),
+        ("fd77::1", r"an IPv6 address stands in brackets, such as \[fd77::1\]:7555"),
+        ("[fd77::1]", "the port '' is not a number from 1 to 65535"),
+        (":7555", "^tcp://:7555: the host is missing; write its name or address before the port"),
+        ("[fe80::1%eth0]:7555", "has a zone .*; write an address that every host can use"),
+        ("[fe80::1]:7555", "a link-local address needs a zone, which only one host knows"),
+        ("224.0.0.1:7555", "no process can connect to 224.0.0.1: it is a multicast address"),
+        ("[ff02::1]:7555", r"no process can connect to \[ff02::1\]: it is a multicast address"),
+        ("255.255.255.255:7555", "it is the broadcast address"),
+        ("0.0.0.7:7555", "it is a reserved address"),
+        ("240.0.0.1:7555", "it is a reserved address"),
+        ("[::ffff:10.0.0.1]:7555", "it is the IPv4 address 10.0.0.1; write that"),
+        ("[::0:0]:7555", "it stands for every address of a host"),
+        ("127.1:7555", "'127.1' is neither a host name .* nor an IPv4 address"),
+        ("0x7f000001:7555", "'0x7f000001' is neither a host name"),
+        ("10.0.0.300:7555", "'10.0.0.300' is neither a host name"),
+        ("-feed:7555", "'-feed' is neither a host name"),
+        ("my_feed:7555", "'my_feed' is neither a host name"),
+        ("feed..com:7555", "'feed..com' is neither a host name"),
+        (f"{'x' * 64}:7555", "is neither a host name"),
+        (f"{'x.' * 126}xx:7555", "is neither a host name"),
+        ("f\u00fced:7555", "'f\u00fced' is neither a host name"),
+        ("localhost:7555, localhost:7556", "' localhost' is neither a host name"),
+        ("Feed:7555,feed:7555", "names feed:7555 twice; leave one of them out"),
+        ("[fd77::1]:5,[fd77:0::1]:5", r"names \[fd77::1\]:5 twice; leave one of them out"),
         ("localhost:7555,127.0.0.1:7555", "names 127.0.0.1:7555 twice; leave one of them out"),
         (",".join(f"localhost:{7000 + i}" for i in range(9)), "names 9 addresses, more than 8"),
     ],
@@ -211,11 +297,15 @@ def test_an_address_that_cannot_be_served_is_refused_with_a_way_out(
     text: str, sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        addresses_in(text)
+        places_in(text)
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["tcp://127.0.0.1:1", "tcp://127.9.8.7:65535", "tcp://[::1]:5"]
+    "endpoint",
+    [
+        *("tcp://127.0.0.1:1", "tcp://127.9.8.7:65535", "tcp://[::1]:5", "tcp://10.0.0.1:5"),
+        *("tcp://[fd77::1]:5", "tcp://[2001:db8:0:1:1:1:1:1]:5"),
+    ],
 )
 def test_an_endpoint_and_its_address_are_each_the_others_only_spelling(endpoint: str) -> None:
     address = address_of(endpoint)
@@ -228,16 +318,21 @@ def test_an_endpoint_and_its_address_are_each_the_others_only_spelling(endpoint:
     [
         *("", "tcp://", "127.0.0.1:5", "ipc:///tmp/x", "tcp://127.0.0.1", "tcp://127.0.0.1:0"),
         *("tcp://127.0.0.1:65536", "tcp://127.0.0.1:05", "tcp://127.0.0.1:*", "tcp://*:5"),
-        *("tcp://localhost:5", "tcp://10.0.0.1:5", "tcp://::1:5", "tcp://127.0.0.1:5 "),
+        *("tcp://localhost:5", "tcp://feed:5", "tcp://::1:5", "tcp://127.0.0.1:5 "),
+        *("tcp://0.0.0.0:5", "tcp://[::]:5", "tcp://224.0.0.1:5", "tcp://255.255.255.255:5"),
+        *("tcp://[FD77::1]:5", "tcp://[fd77:0::1]:5", "tcp://[fe80::1]:5", "tcp://[fe80::1%1]:5"),
+        *("tcp://[::ffff:127.0.0.1]:5", "tcp://[127.0.0.1]:5", "tcp://[ff02::1]:5"),
         *("tcp://127.0.0.1:5;127.0.0.1:6", "tcp://tcp://127.0.0.1:5"),
     ],
 )
-def test_what_is_no_literal_endpoint_of_this_machine_has_no_address(endpoint: str) -> None:
+def test_what_is_no_endpoint_of_one_interface_has_no_address(
+    endpoint: str,
+) -> None:
     assert address_of(endpoint) is None
 
 
 def test_an_address_is_written_as_in_a_url() -> None:
-    assert [str(address) for address in addresses_in("127.0.0.1:5,[::1]:6")] == [
+    assert [str(address) for address in places_in("127.0.0.1:5,[::1]:6")] == [
         "127.0.0.1:5",
         "[::1]:6",
     ]
@@ -252,3 +347,76 @@ def test_a_member_replaces_the_one_that_was_heard_of_at_its_endpoint_before() ->
     assert [*met] == [other]
     met.forget([dead])
     assert [*met] == [other]
+
+
+# `listen=` and `advertise=`.
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("10.0.0.5", ("10.0.0.5", 0)),
+        ("10.0.0.5:7600", ("10.0.0.5", 7600)),
+        ("localhost", ("127.0.0.1", 0)),
+        ("0.0.0.0", ("0.0.0.0", 0)),
+        ("0.0.0.0:7600", ("0.0.0.0", 7600)),
+        ("[::]", ("::", 0)),
+        ("[::]:7600", ("::", 7600)),
+        ("[FD77::1]:7600", ("fd77::1", 7600)),
+    ],
+)
+def test_a_bus_listens_at_an_address_or_at_all_of_its_host(
+    text: str, place: tuple[str, int]
+) -> None:
+    assert listen_in(text) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("feed.example.com", ("feed.example.com", 0)),
+        ("Feed:7600", ("feed", 7600)),
+        ("10.0.0.5:7600", ("10.0.0.5", 7600)),
+        ("[fd77::1]", ("fd77::1", 0)),
+    ],
+)
+def test_others_are_told_a_name_or_an_address(text: str, place: tuple[str, int]) -> None:
+    assert advertise_in(text) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "'host' or 'host:port' is needed, such as '0.0.0.0'"),
+        (7600, "'host' or 'host:port' is needed"),
+        ("feed:7600", "'feed' is a name; write an address of this host, or 0.0.0.0"),
+        ("fd77::1", r"an IPv6 address stands in brackets, such as \[fd77::1\]"),
+        ("::", r"an IPv6 address stands in brackets, such as \[::\]"),
+        ("10.0.0.5:0", "the port '0' is not a number from 1 to 65535; leave it out"),
+        ("10.0.0.5:http", "the port 'http' is not a number"),
+        ("*", r"'\*' is neither a host name"),
+        (":7600", "the host is missing"),
+        ("224.0.0.1", "it is a multicast address"),
+        ("tcp://10.0.0.5:7600", "an IPv6 address stands in brackets|neither a host name"),
+    ],
+)
+def test_where_no_bus_can_listen_is_refused_with_a_way_out(text: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^listen=.*({sentence})"):
+        listen_in(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "'host' or 'host:port' is needed, such as 'feed.example.com'"),
+        ("0.0.0.0", "no process can connect to 0.0.0.0; .* and the wildcard as listen="),
+        ("[::]:7600", r"no process can connect to \[::\]"),
+        ("*:7600", r"no process can connect to \*"),
+        ("255.255.255.255", "it is the broadcast address"),
+        ("feed:70000", "the port '70000' is not a number"),
+        ("a b", "'a b' is neither a host name"),
+    ],
+)
+def test_what_no_other_bus_can_connect_to_is_not_advertised(text: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^advertise=.*{sentence}"):
+        advertise_in(text)

@@ -72,7 +72,8 @@ def test_what_has_no_adapter_is_named_together_with_the_way_out(url: Any, way_ou
         ("ipc://a/b", "'ipc:///an/absolute/path' is needed"),
         ("tcp://localhost", "such as tcp://localhost:7555"),
         ("tcp://", "such as tcp://localhost:7555"),
-        ("tcp://desk.example.com:7555", "'desk.example.com' is not this machine"),
+        ("tcp://my_desk:7555", "'my_desk' is neither a host name"),
+        ("tcp://0.0.0.0:7555", "no process can connect to 0.0.0.0"),
     ],
 )
 def test_an_address_that_its_adapter_cannot_use_is_refused_when_the_bus_is_made(

@@ -53,6 +53,8 @@ class BusKeywords(TypedDict, total=False):
     new_epoch: bool
     observer: bool
     keyring: Keyring | None
+    listen: str | None
+    advertise: str | None
 
 
 def run(

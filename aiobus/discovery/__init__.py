@@ -79,6 +79,18 @@ class Discovery(Protocol):
     """How a bus finds the other buses of its URL."""
 
     @property
+    def endpoint(self) -> str:
+        """What other members are told of where this bus listens, from the end of `join` on."""
+        ...
+
+    @property
+    def out_of_reach(self) -> Collection[Member]:
+        """The members that `join` has returned though a connection to them was neither accepted nor
+        refused: their host is down or cut off. A start does not wait for them.
+        """
+        ...
+
+    @property
     def unreached(self) -> Collection[str]:
         """Where discovery does not answer: there may be members that this one has not met. Empty
         if that cannot be.

@@ -71,6 +71,9 @@ class Directory:
     absolute path are trusted.
     """
 
+    out_of_reach: Collection[Member] = ()
+    """None: all are on this host."""
+
     def __init__(self, address: str) -> None:
         self.url = f"ipc://{address}"
         is_absolute = address.startswith("/")
@@ -103,6 +106,11 @@ class Directory:
         """
         self._files: dict[str, tuple[int, int]] = {}
         """For each known name the inode and change time of its file."""
+
+    @property
+    def endpoint(self) -> str:
+        """`ipc://` and the path of the own socket; "" while there is none."""
+        return "" if self._socket is None else f"ipc://{self._socket.path}"
 
     @property
     def unreached(self) -> Collection[str]:

@@ -30,7 +30,7 @@ class Guest:
     `on_fragment()` is called when something came that is no whole line yet and may be of another
     protocol, `on_roster(members)` at each roster, and
     `on_told(source, cause)` if the member `source` tells this one that it refuses it. None of these
-    may raise anything but ProtocolError.
+    may raise anything but ProtocolError. `on_loopback`: only members that listen on this host.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Guest:
         on_fragment: Callable[[], None],
         on_roster: Callable[[list[Member]], None],
         on_told: Callable[[str, str], None],
+        on_loopback: bool = True,
     ) -> None:
         self._sock = sock
         self._me = me
@@ -49,6 +50,7 @@ class Guest:
         self._on_fragment = on_fragment
         self._on_roster = on_roster
         self._on_told = on_told
+        self._on_loopback = on_loopback
         self._seal: Seal | None = None
         self._is_member = False
         self._minute = -MINUTE
@@ -83,7 +85,7 @@ class Guest:
                 if refused.to == self._me.name:
                     self._on_told(refused.source, refused.cause)
                 return
-        self._on_roster(parse_roster(line))
+        self._on_roster(parse_roster(line, on_loopback=self._on_loopback))
 
     def tell(self, refused: Refused) -> None:
         """Send a refusal, which the registry hands on. Nothing is sent before this end has said

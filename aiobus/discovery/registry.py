@@ -67,7 +67,8 @@ class Registry:
 
     On the roster are `me`, every connected member, and the `known` members that are not connected:
     such a member may be frozen, so its name stays taken. `secrets()` are the secrets of the desk,
-    the newest first, and None on a desk without keys; they may change.
+    the newest first, and None on a desk without keys; they may change. `on_loopback`: only members
+    that listen on this host.
 
     `on_hello(member)` is called at each hello. `on_refused(peer, reason)` is called for each
     connection that is not served, or closed, because of what its peer did, and for each refusal of
@@ -87,6 +88,7 @@ class Registry:
         on_hello: Callable[[Member], None],
         on_refused: Callable[[str, str], None],
         on_told: Callable[[str, str], None],
+        on_loopback: bool = True,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.is_successor = False
@@ -108,8 +110,9 @@ class Registry:
         except BaseException:
             self._listener.close()
             raise
-        self._address = address
+        self.address = address
         self._secrets = secrets
+        self._on_loopback = on_loopback
         self._on_hello = on_hello
         self._on_refused = on_refused
         self._on_told = on_told
@@ -156,7 +159,7 @@ class Registry:
         """End the connections that were sealed by a secret which the desk has no more."""
         for connection in list(self._connections):
             if connection.seal is not None and not connection.seal.is_by(self._secrets() or ()):
-                log.info("%s: the secret of a connection is not valid any more", self._address)
+                log.info("%s: the secret of a connection is not valid any more", self.address)
                 self._close(connection)
 
     def close(self) -> None:
@@ -218,7 +221,7 @@ class Registry:
         except Exception:
             # Otherwise it would be raised again for every byte, and the loop's own handler does not
             # name the address.
-            log.exception("%s: a connection failed and was closed", self._address)
+            log.exception("%s: a connection failed and was closed", self.address)
             self._close(connection)
 
     def _on_line(self, connection: Connection, line: bytes) -> None:
@@ -236,9 +239,9 @@ class Registry:
             if connection.member is not None:
                 self._take_refusal(connection, connection.member, Refused.parse(line))
                 return
-        connection.member = member = parse_hello(line)
+        connection.member = member = parse_hello(line, on_loopback=self._on_loopback)
         connection.timer.cancel()
-        log.debug("%s: %s at %s is here", self._address, *member)
+        log.debug("%s: %s at %s is here", self.address, *member)
         self._send(connection, roster_line(self.roster))
         self._on_hello(member)
 

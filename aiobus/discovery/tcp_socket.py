@@ -59,16 +59,16 @@ def keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def bind_error(address: Address) -> str:
-    """Why this process may not listen at `address`. Empty if it may, also if another process does
-    so just now.
+def bind_error(address: Address) -> OSError | None:
+    """Why this process may not listen at `address`. None if it may, also if another process does so
+    just now.
     """
     try:
         bound_socket(address, reuse=True).close()
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return str(error.strerror)
-    return ""
+            return error
+    return None
 
 
 def has_half_closed(address: Address) -> bool:

@@ -148,6 +148,8 @@ class Links:
         self.born = elapsed()
         """When this bus started, in monotonic seconds."""
         self.changed = Notifier()
+        self.out_of_reach: Collection[str] = ()
+        """Endpoints on hosts that do not answer: a start does not wait for these."""
         self.attended = Notifier()
         """Woken when a peer is there, or tells what it subscribes to."""
         self.unconfirmed: set[str] = set()
@@ -691,8 +693,14 @@ class Links:
     @property
     def is_meeting(self) -> bool:
         """True while a peer may still become linked soon, or prove to have the name of this bus."""
-        awaited = any(peer.is_awaited and not peer.is_observer for peer in self)
+        awaited = any(
+            peer.is_awaited and not (peer.is_observer or self.is_cut_off(peer)) for peer in self
+        )
         return awaited or bool(self._namesakes)
+
+    def is_cut_off(self, peer: Peer) -> bool:
+        """True if its host did not answer when this bus joined."""
+        return peer.endpoint in self.out_of_reach
 
     @property
     def is_meeting_observers(self) -> bool:

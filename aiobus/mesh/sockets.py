@@ -31,7 +31,8 @@ import zmq
 from aiobus.clock import stopwatch
 from aiobus.confinement import check
 from aiobus.discovery import OBSERVES, Discovery, is_observer, place_of
-from aiobus.discovery.roster import Address
+from aiobus.discovery.hosts import is_own
+from aiobus.discovery.roster import Address, is_unicast
 from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
 from aiobus.keyring.members import Members
@@ -357,12 +358,26 @@ class ZmqNetwork:
         self._endpoint = self._xpub.socket.get_string(zmq.LAST_ENDPOINT)
         return self._endpoint
 
+    def _is_at(self, address: object) -> bool:
+        """True for the address of a socket where this bus listens, which may be on all addresses of
+        this host.
+        """
+        if _endpoint(address) == self._endpoint:
+            return True
+        host, _, port = self._endpoint.rpartition(":")
+        match address:
+            case (str(own), int(number), *_) if host in ("tcp://0.0.0.0", "tcp://[::]"):
+                literal = own.removeprefix(MAPPED)
+                with contextlib.suppress(OSError):  # no descriptor is left to find out
+                    return str(number) == port and is_unicast(literal) and is_own(literal)
+        return False
+
     def owns_address(self, address: object) -> bool:
         """True when a socket's own or peer address belongs to this bus, and not to a forked
         child.
         """
         is_tcp = isinstance(address, tuple)
-        if is_tcp and _endpoint(address) in {*self._connected, self._endpoint}:
+        if is_tcp and (_endpoint(address) in self._connected or self._is_at(address)):
             return True
         return self._discovery.owns_address(address)
 
@@ -406,7 +421,7 @@ class ZmqNetwork:
             return
         try:
             # Another file of this process may have the number by now.
-            if _endpoint(sock.getsockname()) == self._endpoint:
+            if self._is_at(sock.getsockname()):
                 sock.shutdown(socket.SHUT_RDWR)
         except OSError as error:
             log.debug("connection %d cannot be ended: %s", link, error)
@@ -495,6 +510,10 @@ def _end(
         loop.call_soon_threadsafe(ended.set)
 
 
+MAPPED = "::ffff:"
+"""Begins an IPv4 address as a socket of IPv6 has it that listens for both."""
+
+
 def place_on_wire(endpoint: str) -> str:
     """What ZeroMQ is told of an endpoint: to TCP the mark of an observer means nothing."""
     return place_of(endpoint) if endpoint.startswith("tcp") else endpoint
@@ -504,7 +523,7 @@ def _endpoint(address: object) -> str:
     """The endpoint of a socket's address, as the `socket` module gives it."""
     match address:
         case (str(host), int(port), *_):
-            return Address(host, port).endpoint
+            return Address(host.removeprefix(MAPPED), port).endpoint
         case str() | bytes():
             return f"ipc://{os.fsdecode(address)}"
     return ""

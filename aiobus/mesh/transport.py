@@ -156,7 +156,7 @@ class MeshTransport:
         except BaseException:
             await self._leave(0)
             raise
-        me = PeerId(publisher.name, publisher.epoch, self._endpoint)
+        me = PeerId(publisher.name, publisher.epoch, self.discovery.endpoint)
         log.info("%s listens at %s", me.name, me.endpoint)
         soon = partial(self._loop.call_soon, context=self._context)
         driver = Driver(soon, self._later, self._begin_probe)
@@ -170,6 +170,7 @@ class MeshTransport:
             self._readers = Readers(session, publisher)
         gate = Gate(session.admit, self._on_refused, self._on_members, diagnostics.trouble)
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher, gate)
+        session.links.out_of_reach = {each.endpoint for each in self.discovery.out_of_reach}
         for member in members:
             session.links.find(member)
         if not is_virtual():  # there is no other network than one in memory, which needs no watch
@@ -181,8 +182,7 @@ class MeshTransport:
 
     def _bind(self, endpoint: str) -> str:
         self._check_open()
-        self._endpoint = self.network.bind(endpoint)
-        return self._endpoint
+        return self.network.bind(endpoint)
 
     def _check_open(self) -> None:
         if self._is_closing:
@@ -214,6 +214,11 @@ class MeshTransport:
             names = ", ".join(sorted(peer.name for peer in awaited))
             text = "%s starts without %s: no answer within %g s"
             log.warning(text, me.name, names, START_SECONDS)
+        else:
+            cut_off = {peer.name for peer in links if peer.is_awaited and links.is_cut_off(peer)}
+            if names := ", ".join(sorted(cut_off)):
+                text = "%s starts without %s: a connection to their host is not answered"
+                log.warning(text, me.name, names)
         self._check_open()
         # One that says nothing may be frozen, and any process may say hello for one that is not
         # there: an endpoint that refuses has no bus.

@@ -239,6 +239,7 @@ class _Port:
     """The `Network` and the `Discovery` of one bus, as the Protocols have them."""
 
     unreached: Collection[str] = ()
+    out_of_reach: Collection[Member] = ()
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.name = self.endpoint = ""

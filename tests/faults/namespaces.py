@@ -24,14 +24,17 @@ import threading
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from actors import Actor
 
 __all__ = ["Wire", "move", "why_not"]
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK, IFF_UP = 0x8914, 0x8916, 0x891C, 0x0001
+RTM_NEWROUTE, RTA_OIF, NEW_AND_ACKNOWLEDGED = 24, 4, 0x0405
 TUN = "/dev/net/tun"
 PACKET = 2048
 """Bytes; more than the 1,500 that the devices take."""
@@ -104,15 +107,21 @@ class Wire:
             self.carried[direction] += 1
 
 
-async def move(actor: Actor, address: str) -> int:
+async def move(
+    actor: Actor, address: str, *, v6: str = "", names: str = "", has_exit: bool = False
+) -> int:
     """Move a process that has opened nothing yet into a network of its own, where it is at
-    `address`, one of 127.77.0.0/16; the device that its packets come from.
+    `address`, one of a /16, and at `v6`, one of a /64; the device that its packets come from.
+
+    `names`: what it has in /etc/hosts instead. `has_exit`: it has a default route, which leads to
+    the other host.
     """
     with tempfile.TemporaryDirectory(prefix="ab") as folder, socket.socket(socket.AF_UNIX) as door:
         door.bind(f"{folder}/door")
         door.listen()
         door.setblocking(False)
-        await actor(MOVE, address=address, door=f"{folder}/door")
+        values = {"v6": v6, "names": names, "has_exit": has_exit}
+        await actor(MOVE, address=address, door=f"{folder}/door", values=values)
         guest, _ = door.accept()
         with guest:
             _, (device,), _, _ = socket.recv_fds(guest, 1, 1)
@@ -122,7 +131,7 @@ async def move(actor: Actor, address: str) -> int:
 
 MOVE = """
 from faults.namespaces import leave_for
-leave_for(address, door)
+leave_for(address, door, **values)
 """
 
 
@@ -133,7 +142,7 @@ def why_not() -> str:
     pid = os.fork()
     if pid == 0:
         try:
-            enter("127.77.0.1")
+            enter("10.77.0.1", v6="fd77::1", names="127.0.0.1 localhost\n", has_exit=True)
         except OSError as error:
             os._exit(error.errno or 255)
         os._exit(0)
@@ -144,24 +153,36 @@ def why_not() -> str:
 # In the process that moves.
 
 
-def leave_for(address: str, door: str) -> None:
+def leave_for(address: str, door: str, **values: Any) -> None:
     """Enter, and hand the device out."""
-    device = enter(address)
+    device = enter(address, **values)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(door)
         socket.send_fds(sock, [b"."], [device])
     os.close(device)
 
 
-def enter(address: str) -> int:
+def enter(address: str, *, v6: str = "", names: str = "", has_exit: bool = False) -> int:
     """Be in a new network namespace, at `address`. Raises OSError where that is not permitted."""
     libc = ctypes.CDLL(None, use_errno=True)
     # A user who is not root may have a network where it is root in a user namespace.
-    if libc.unshare(CLONE_NEWNET | (CLONE_NEWUSER if os.geteuid() else 0)):
+    own = CLONE_NEWNET | (CLONE_NEWNS if names else 0)
+    if libc.unshare(own | (CLONE_NEWUSER if os.geteuid() else 0)):
         raise OSError(ctypes.get_errno(), "unshare")
+    if names:
+        with tempfile.NamedTemporaryFile("w", prefix="ab") as file:
+            file.write(names)
+            file.flush()
+            for source, target, flags in (
+                (None, b"/", MS_REC | MS_PRIVATE),  # nothing of this is to be seen outside
+                (file.name.encode(), b"/etc/hosts", MS_BIND),
+            ):
+                if libc.mount(source, target, None, ctypes.c_ulong(flags), None):
+                    raise OSError(ctypes.get_errno(), "mount")
     device = os.open(TUN, os.O_RDWR)
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", b"wire", IFF_TUN | IFF_NO_PI))
-    # aiobus takes loopback addresses only: let those of 127.77.0.0/16 be found on the wire.
+    # A desk without keys has loopback addresses only: let those of 127.77.0.0/16 be found on the
+    # wire.
     Path("/proc/sys/net/ipv4/conf/all/route_localnet").write_text("1")
     with socket.socket() as sock:
 
@@ -175,4 +196,23 @@ def enter(address: str) -> int:
 
         set_up(b"lo", "127.0.0.1", "255.255.255.255")
         set_up(b"wire", address, "255.255.0.0")
+    number = socket.if_nametoindex("wire")
+    if v6:
+        with socket.socket(socket.AF_INET6) as sock:
+            packed = struct.pack("16sIi", socket.inet_pton(socket.AF_INET6, v6), 64, number)
+            fcntl.ioctl(sock, SIOCSIFADDR, packed)
+    if has_exit:
+        add_default_route(number)
     return device
+
+
+def add_default_route(device: int) -> None:
+    """Let all that has no other way leave by the device (rtnetlink(7))."""
+    attribute = struct.pack("HHI", 8, RTA_OIF, device)
+    route = struct.pack("8BI", socket.AF_INET, 0, 0, 0, 254, 3, 253, 1, 0) + attribute
+    header = struct.pack("IHHII", 16 + len(route), RTM_NEWROUTE, NEW_AND_ACKNOWLEDGED, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        sock.send(header + route)
+        (code,) = struct.unpack("i", sock.recv(4096)[16:20])
+    if code:
+        raise OSError(-code, "default route")
