@@ -25,7 +25,8 @@ ORDER = [
     "aiobus.image  aiobus.payload",
     (
         "aiobus.cli  aiobus.cli.expression  "
-        "aiobus.codec  aiobus.delivery  aiobus.discovery.directory  aiobus.discovery.roster  "
+        "aiobus.codec  aiobus.delivery  aiobus.discovery.directory  aiobus.discovery.gate  "
+        "aiobus.discovery.roster  "
         "aiobus.journal.export  aiobus.journal.format  aiobus.journal.mark  aiobus.lockout  "
         "aiobus.mesh  aiobus.replay.report  aiobus.replay.tape"
     ),

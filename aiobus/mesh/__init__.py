@@ -105,6 +105,12 @@ class Network(Protocol):
         """Look for messages that arrived without waking the reader. Call it once a second."""
         ...
 
+    def check_admission(self, on_problem: Callable[[str, str], None]) -> None:
+        """Let no bus link with this one while file descriptors are short, and report each change:
+        its topic, and a sentence. Call it several times a second. Never waits.
+        """
+        ...
+
     async def close(self, timeout: float) -> None:
         """End all links. What was sent has `timeout` seconds to leave. Again: nothing."""
         ...

@@ -254,6 +254,7 @@ class MeshTransport:
     def _watch(self) -> None:
         self._later(WATCH, self._watch)
         self.discovery.watch(self._callbacks, self._bind)
+        self.network.check_admission(self._callbacks.on_problem)
 
     def _tick(self) -> None:
         self._later(TICK, self._tick)

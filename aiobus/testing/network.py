@@ -283,6 +283,9 @@ class _Port:
     def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
         """Nothing to do: every bus is found as long as it is open."""
 
+    def check_admission(self, on_problem: Callable[[str, str], None]) -> None:
+        """Nothing to do: a link takes no descriptor."""
+
     def check_wakeups(self) -> None:
         """Nothing to do: no message is ever overlooked here."""
 
