@@ -3,6 +3,10 @@
 Owns the listening socket and every connection to it, their bounds and their ends. Must not know of
 other addresses or of takeovers.
 
+A connection that has said no hello is dropped as soon as there are too many of them, the oldest of
+the host that has the most first. So strangers who connect and say nothing keep no member out, which
+says hello at once, and take a quarter of the descriptors at most.
+
 The server uses sockets and reader callbacks, not streams. So a thousand connections need no tasks,
 `close` is one plain call, and no accepted connection is between two steps when the server closes
 (cpython#109564).
@@ -11,10 +15,12 @@ The server uses sockets and reader callbacks, not streams. So a thousand connect
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 
 from aiobus.discovery import Member, place_of
+from aiobus.discovery.gate import RESERVE
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
@@ -24,6 +30,7 @@ from aiobus.discovery.roster import (
     roster_line,
 )
 from aiobus.discovery.tcp_socket import bound_socket, keep_alive
+from aiobus.discovery.unix_socket import spare_descriptors
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_UNSENT
 
 __all__ = ["Registry"]
@@ -34,15 +41,18 @@ HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
+FEWEST = 8
+"""Connections that may have said no hello, at least."""
 
 
 class Connection:
     """One connection to a registry."""
 
-    __slots__ = ("lines", "member", "sock", "timer", "unsent")
+    __slots__ = ("host", "lines", "member", "sock", "timer", "unsent")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, host: str) -> None:
         self.sock = sock
+        self.host = host
         self.timer: asyncio.TimerHandle
         self.lines = LineReader(MAX_HELLO)
         self.unsent = bytearray()
@@ -93,6 +103,9 @@ class Registry:
         self._on_hello = on_hello
         self._on_refused = on_refused
         self._connections: set[Connection] = set()
+        self._silent: dict[str, dict[Connection, None]] = {}
+        """Those without a hello, by host, the oldest first."""
+        self._most_silent = int(max(FEWEST, min(MAX_CONNECTIONS, spare_descriptors() // 4)))
         self._me = me
         self._known = known
         self._news: list[Member] = []
@@ -139,8 +152,11 @@ class Registry:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
+        is_short = spare_descriptors() < RESERVE
         try:
-            sock, _ = self._listener.accept()
+            if is_short and not self._make_room():
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            sock, (host, *_) = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -149,17 +165,45 @@ class Registry:
             self._pause = self._loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_when_readable)
             self._on_refused(f"it cannot be accepted yet: {error.strerror}")
             return
-        if len(self._connections) >= MAX_CONNECTIONS:
+        while sum(map(len, self._silent.values())) >= self._most_silent:
+            self._end_oldest()
+        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room():
             sock.close()
             self._on_refused(f"there are {MAX_CONNECTIONS:,} connections already")
             return
         sock.setblocking(False)
         keep_alive(sock)
-        connection = Connection(sock)
+        connection = Connection(sock, host)
         reason = f"no hello within {HELLO_SECONDS:g} s"
         connection.timer = self._loop.call_later(HELLO_SECONDS, self._refuse, connection, reason)
         self._connections.add(connection)
+        self._silent.setdefault(host, {})[connection] = None
         self._loop.add_reader(sock.fileno(), self._read, connection)
+
+    def _make_room(self) -> bool:
+        """End one connection without a hello. False if there is none."""
+        while self._silent:
+            if self._end_oldest():
+                return True
+        return False
+
+    def _end_oldest(self) -> bool:
+        """Of those without a hello, read from the oldest of the host that has the most, and end it.
+        False if its hello has come by now: it stays.
+        """
+        most = max(self._silent, key=lambda host: len(self._silent[host]))
+        oldest = next(iter(self._silent[most]))
+        self._read(oldest)
+        if oldest in self._connections and oldest.member is None:
+            self._refuse(oldest, "no hello yet, and others need its place")
+        return oldest not in self._connections
+
+    def _has_spoken(self, connection: Connection) -> None:
+        """It has said hello, or has ended. Again: no effect."""
+        if (silent := self._silent.get(connection.host)) is not None:
+            silent.pop(connection, None)
+            if not silent:
+                del self._silent[connection.host]
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -188,6 +232,7 @@ class Registry:
             raise ProtocolError("a line after its hello")
         connection.member = member = parse_hello(line)
         connection.timer.cancel()
+        self._has_spoken(connection)
         log.debug("%s: %s at %s is here", self._address, *member)
         self._send(connection, roster_line(self.roster))
         self._on_hello(member)
@@ -231,6 +276,7 @@ class Registry:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
+        self._has_spoken(connection)
         connection.timer.cancel()
         self._loop.remove_reader(connection.sock.fileno())
         self._loop.remove_writer(connection.sock.fileno())
