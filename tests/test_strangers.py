@@ -53,6 +53,7 @@ with open("/proc/self/statm") as statm:
     return int(statm.read().split()[1]) * mmap.PAGESIZE // 2**20
 """
 REFUSED = "return bus.stats().refused"
+PEERS = "return [each.name for each in bus.peers]"
 SERVED = "return len(bus._transport.session.fanout)"
 SUBSCRIBES = """
 made = await bus.subscribe("T", print, key=key)
@@ -206,7 +207,10 @@ async def test_a_member_starts_beside_2000_connections_that_say_nothing_to_the_r
     with contextlib.ExitStack() as stack:
         for _ in range(2_000):
             raw(stack, (host, int(port)))
-        await pair.newcomer()
+        member = await pair.nursery.actor()
+        await member.start(pair.url, "member")
+        # Not later: it has not had to wait for a place.
+        assert await member(PEERS) == ["feed", "host", "strategy"]
         await pair.trade()
         assert await pair.host(SPARE) >= RESERVE - 1
         assert await pair.host(RSS) - before < 16
