@@ -140,6 +140,18 @@ async def test_a_connection_that_comes_in_shuts_it_though_it_is_not_watched(port
     assert port.said == ["too few descriptors", "descriptors again"]
 
 
+async def test_it_looks_again_at_every_later_connection(port: Port) -> None:
+    for _ in range(3):
+        await made(port.connect())
+        for _ in range(3):
+            await turn()  # it has looked
+        port.accept()
+    with hogs(port.gate.short):
+        await made(port.connect())
+        while not port.gate.is_shut:
+            await turn()
+
+
 async def test_when_all_descriptors_are_used_up_those_that_wait_leave_the_reserve(
     port: Port,
 ) -> None:

@@ -75,7 +75,7 @@ class Gate:
         except BaseException:
             self._reserve.close()
             raise
-        self._look_when_readable()
+        self._begin_looking()
 
     def watch(self, on_problem: Callable[[str, str], None]) -> None:
         """Shut or open the gate, and report each change: its topic, and a sentence. Never waits."""
@@ -104,11 +104,14 @@ class Gate:
             " stay. Close files, keep strangers from the port, or raise the limit (ulimit -n)",
         )
 
+    def _begin_looking(self) -> None:
+        # The loop runs a reader in a copy of the context that is current when it is added.
+        self._context.run(self._look_when_readable)
+
     def _look_when_readable(self) -> None:
         self._pause = None
         if sys.platform == "linux":
-            # The loop runs it in a copy of the context that is current here.
-            self._context.run(self._loop.add_reader, self._copy.fileno(), self._on_readable)
+            self._loop.add_reader(self._copy.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
         """Connections wait to be accepted, which another thread does."""
@@ -148,7 +151,7 @@ class Gate:
             self._copy.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         except OSError as error:
             log.debug("connections were not kept out: %s", error)
-        self._look_when_readable()
+        self._begin_looking()
 
     def _stop_looking(self) -> None:
         if self._pause is not None:
