@@ -290,6 +290,27 @@ def test_links_take_turns() -> None:
     assert [question.nonce for question in taken(owed)] == [1, 9, 2, 3]
 
 
+def test_of_several_links_each_is_answered_as_often_as_one_that_asks_without_a_pause() -> None:
+    """Its k-th question is answered within k rounds, of one question of each link."""
+    owed = Owed("!", MAX_PAGES)
+    put(owed, 1, *(asked(number) for number in range(MAX_PAGES)))
+    others = range(2, 6)
+    for link in others:
+        put(owed, link, *(asked(number) for number in range(10)))
+    count = dict.fromkeys(others, 0)
+    turns = 0
+    while min(count.values()) < 10:
+        found = owed.take()
+        assert found is not None
+        turns += 1
+        link, _ = found
+        if link == 1:
+            put(owed, 1, asked(MAX_PAGES + turns))  # it asks on at once
+        else:
+            count[link] += 1
+            assert turns <= count[link] * (1 + len(others))
+
+
 def test_beyond_the_bound_of_its_link_a_question_is_refused_until_one_is_answered() -> None:
     owed = Owed("!", MAX_PAGES)
     put(owed, ONE, *(asked(number) for number in range(MAX_PAGES)))

@@ -32,9 +32,9 @@ ORDER = [
         "aiobus.replay.report  aiobus.replay.tape"
     ),
     (
-        "aiobus.discovery.refusal  aiobus.discovery.tcp_socket  aiobus.history  "
-        "aiobus.journal.scan  aiobus.replay.comparison  aiobus.replay.explanation  "
-        "aiobus.rows  aiobus.sync  aiobus.virtual_loop"
+        "aiobus.discovery.refusal  aiobus.discovery.tcp_socket  aiobus.discovery.gate  "
+        "aiobus.history  aiobus.journal.scan  aiobus.replay.comparison  "
+        "aiobus.replay.explanation  aiobus.rows  aiobus.sync  aiobus.virtual_loop"
     ),
     "aiobus.discovery.seal",
     (
@@ -91,7 +91,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 140
+MOST_MODULES = 145
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}

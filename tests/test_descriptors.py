@@ -144,16 +144,14 @@ async def test_who_runs_out_of_descriptors_lives_on_when_others_start_and_links_
     await friend.start(url, "friend")
     await friend.hear("T")
     await victim(USE_UP)
-    if url.startswith("ipc"):
-        await says(victim, "fewer than")
+    await says(victim, "fewer than")
     await newcomer("from aiobus.mesh import transport; transport.START_SECONDS = 0.5")
     await newcomer.start(url, "newcomer")
     await newcomer.hear("T", timeout=0)
     await victim("await bus.publish(Event('T', 1))")
     assert await friend.heard(1) == [1]
     await victim(FREE)
-    if url.startswith("ipc"):
-        await says(victim, "descriptors again")
+    await says(victim, "descriptors again")
     await newcomer(
         """
         async with bus.stream("aiobus.peer_joined") as joined:

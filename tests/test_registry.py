@@ -12,6 +12,7 @@ import pytest
 
 from aiobus.discovery import Member
 from aiobus.discovery import registry as registry_module
+from aiobus.discovery.gate import RESERVE
 from aiobus.discovery.refusal import Refused
 from aiobus.discovery.registry import Registry
 from aiobus.discovery.roster import Address, KnownMembers, hello_line
@@ -253,15 +254,106 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_descriptors")
-async def test_one_connection_too_many_is_refused_until_another_ends(desk: Desk) -> None:
+async def test_one_member_too_many_is_refused_until_another_ends(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    monkeypatch.setattr(registry_module, "MAX_CONNECTIONS", 20)
     good = await desk.connect(hello_line(A))
     assert await good.hear() == {ME, A}
-    others = [await desk.connect() for _ in range(MAX_CONNECTIONS - 1)]
+    others = [await desk.connect(hello_line(A)) for _ in range(19)]
+    for each in others:
+        assert await each.hear() == {ME, A}
     assert await (await desk.connect(hello_line(B))).is_closed()
-    assert desk.refusals == ["came when there were 1,024 connections already"]
+    assert desk.refusals == ["came when there were 20 connections already"]
     others[0].sock.shutdown(socket.SHUT_WR)
     assert await others[0].is_closed()
     assert B in await (await desk.connect(hello_line(B))).hear()
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_2000_connections_that_say_nothing_keep_no_member_out_and_end_no_connection_of_one(
+    desk: Desk,
+) -> None:
+    good = await desk.connect(hello_line(A))
+    assert await good.hear() == {ME, A}
+    silent = [await desk.connect() for _ in range(2_000)]
+    late = await desk.connect(hello_line(B))
+    assert await late.hear() == {ME, A, B}
+    while B not in await good.hear():
+        pass
+    dropped = len(desk.refusals)
+    assert {*desk.refusals} == {"no hello yet, and others need its place"}
+    assert 2_000 - MAX_CONNECTIONS <= dropped < 2_000
+    assert len(desk.registry._connections) <= MAX_CONNECTIONS
+    for each in silent[:dropped]:
+        assert await each.is_closed()  # the oldest
+
+
+async def silent_ones(desk: Desk, count: int, host: str = "127.0.0.1") -> list[Raw]:
+    """Connections from `host` without a hello, all of which the registry has accepted."""
+    made = []
+    for _ in range(count):
+        sock = socket.socket()
+        desk._stack.callback(sock.close)
+        sock.bind((host, 0))
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, desk.address)
+        made.append(Raw(sock))
+    last = made[-1].sock.getsockname()
+    while all(each.sock.getpeername() != last for each in desk.registry._connections):
+        await turn()
+    return made
+
+
+async def turn() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_of_those_that_say_nothing_the_host_that_has_the_most_loses_one(desk: Desk) -> None:
+    desk.registry._most_silent = 10
+    (slow,) = await silent_ones(desk, 1, "127.0.0.2")
+    many = await silent_ones(desk, 30)
+    assert len(desk.refusals) == 21
+    for each in many[:21]:
+        assert await each.is_closed()
+    await slow.say(hello_line(A))
+    assert await slow.hear() == {ME, A}
+
+
+async def test_a_hello_that_has_come_counts_before_its_connection_is_dropped(desk: Desk) -> None:
+    """Both come in while the loop is busy, and the listening socket may be looked at first."""
+    desk.registry._most_silent = 2
+    first, second = await silent_ones(desk, 2)
+    first.sock.send(hello_line(A))
+    third = socket.create_connection(desk.address)
+    desk._stack.callback(third.close)
+    desk.registry._accept()
+    assert await first.hear() == {ME, A}
+    assert len(desk.registry._connections) == 3
+    assert desk.refusals == []
+    await second.say(hello_line(B))
+    assert B in await second.hear()
+
+
+async def test_where_descriptors_are_short_one_that_says_nothing_gives_way_to_the_next(
+    desk: Desk,
+) -> None:
+    silent, *_ = await silent_ones(desk, 2)
+    newcomer = socket.socket()
+    desk._stack.callback(newcomer.close)
+    newcomer.setblocking(False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + RESERVE - 1, hard))
+    try:
+        await asyncio.get_running_loop().sock_connect(newcomer, desk.address)
+        raw = Raw(newcomer)
+        await raw.say(hello_line(A))
+        assert await raw.hear() == {ME, A}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await silent.is_closed()
+    assert desk.refusals == ["no hello yet, and others need its place"]
 
 
 async def test_who_cannot_be_accepted_for_want_of_descriptors_is_accepted_later(

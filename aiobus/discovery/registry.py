@@ -3,6 +3,10 @@
 Owns the listening socket and every connection to it, their bounds and their ends. Must not know of
 other addresses or of takeovers.
 
+A connection that has said no hello is dropped as soon as there are too many of them, the oldest of
+the host that has the most first. So strangers who connect and say nothing keep no member out, which
+says hello at once, and take a quarter of the descriptors at most.
+
 The server uses sockets and reader callbacks, not streams. So a thousand connections need no tasks,
 `close` is one plain call, and no accepted connection is between two steps when the server closes
 (cpython#109564).
@@ -11,11 +15,13 @@ The server uses sockets and reader callbacks, not streams. So a thousand connect
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from aiobus.discovery import Member, place_of
+from aiobus.discovery.gate import RESERVE
 from aiobus.discovery.refusal import Denied, Refused, denied_line
 from aiobus.discovery.roster import (
     Address,
@@ -27,6 +33,7 @@ from aiobus.discovery.roster import (
 )
 from aiobus.discovery.seal import Seal, answered, check_plain, new_nonce
 from aiobus.discovery.tcp_socket import bound_socket, keep_alive
+from aiobus.discovery.unix_socket import spare_descriptors
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_REFUSALS, MAX_UNSENT
 
 __all__ = ["Registry"]
@@ -38,6 +45,8 @@ ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
 MINUTE = 60.0
+FEWEST = 8
+"""Connections that may have said no hello, at least."""
 
 
 class Connection:
@@ -117,6 +126,9 @@ class Registry:
         self._on_refused = on_refused
         self._on_told = on_told
         self._connections: set[Connection] = set()
+        self._silent: dict[str, dict[Connection, None]] = {}
+        """Those without a hello, by host, the oldest first."""
+        self._most_silent = int(max(FEWEST, min(MAX_CONNECTIONS, spare_descriptors() // 4)))
         self._me = me
         self._known = known
         self._news: list[Member] = []
@@ -177,7 +189,10 @@ class Registry:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
+        is_short = spare_descriptors() < RESERVE
         try:
+            if is_short and not self._make_room():
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             sock, (peer, *_) = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
@@ -187,7 +202,9 @@ class Registry:
             self._pause = self._loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_when_readable)
             self._on_refused("", f"cannot be accepted yet: {error.strerror}")
             return
-        if len(self._connections) >= MAX_CONNECTIONS:
+        while sum(map(len, self._silent.values())) >= self._most_silent:
+            self._end_oldest()
+        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room():
             sock.close()
             self._on_refused(peer, f"came when there were {MAX_CONNECTIONS:,} connections already")
             return
@@ -197,7 +214,33 @@ class Registry:
         reason = f"said no hello within {HELLO_SECONDS:g} s"
         connection.timer = self._loop.call_later(HELLO_SECONDS, self._refuse, connection, reason)
         self._connections.add(connection)
+        self._silent.setdefault(peer, {})[connection] = None
         self._loop.add_reader(sock.fileno(), self._read, connection)
+
+    def _make_room(self) -> bool:
+        """End one connection without a hello. False if there is none."""
+        while self._silent:
+            if self._end_oldest():
+                return True
+        return False
+
+    def _end_oldest(self) -> bool:
+        """Of those without a hello, read from the oldest of the host that has the most, and end it.
+        False if its hello has come by now: it stays.
+        """
+        most = max(self._silent, key=lambda host: len(self._silent[host]))
+        oldest = next(iter(self._silent[most]))
+        self._read(oldest)
+        if oldest in self._connections and oldest.member is None:
+            self._refuse(oldest, "had said no hello yet, and others needed its place")
+        return oldest not in self._connections
+
+    def _has_spoken(self, connection: Connection) -> None:
+        """It has said hello, or has ended. Again: no effect."""
+        if (silent := self._silent.get(connection.peer)) is not None:
+            silent.pop(connection, None)
+            if not silent:
+                del self._silent[connection.peer]
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -241,6 +284,7 @@ class Registry:
                 return
         connection.member = member = parse_hello(line, on_loopback=self._on_loopback)
         connection.timer.cancel()
+        self._has_spoken(connection)
         log.debug("%s: %s at %s is here", self.address, *member)
         self._send(connection, roster_line(self.roster))
         self._on_hello(member)
@@ -311,6 +355,7 @@ class Registry:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
+        self._has_spoken(connection)
         connection.timer.cancel()
         self._loop.remove_reader(connection.sock.fileno())
         self._loop.remove_writer(connection.sock.fileno())

@@ -66,13 +66,17 @@ class DescriptorReserve:
     """Descriptors that are held open, to be used when the process has used up all others."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._held: list[int] = []
-        self._fill()
+        self.fill()
 
-    def _fill(self) -> None:
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def fill(self) -> None:
+        """Hold them, as far as there are any. Again: no effect."""
         with suppress(OSError):  # none is left; tried again after the next use
-            while len(self._held) < self._count:
+            while len(self._held) < self.count:
                 self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     @contextmanager
@@ -82,10 +86,10 @@ class DescriptorReserve:
         try:
             yield
         finally:
-            self._fill()
+            self.fill()
 
     def close(self) -> None:
-        """Free all descriptors. Again: no effect."""
+        """Free all descriptors, until `fill`. Again: no effect."""
         while self._held:
             os.close(self._held.pop())
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from aiobus.discovery import Member
 from aiobus.keyring.members import Members
 
-__all__ = ["Driver", "FromPublisher", "FromSubscriber", "Gate", "Network", "Probe"]
+__all__ = ["Driver", "FromPublisher", "FromSubscriber", "KeyCallbacks", "Network", "Probe"]
 
 FromSubscriber = Callable[[bytes, int | None, str], None]
 """Takes a message of a bus that is connected to this one, the number of its connection, and the
@@ -29,7 +29,7 @@ nor raises.
 """
 
 
-class Gate(NamedTuple):
+class KeyCallbacks(NamedTuple):
     """What a network that proves names asks, and tells. Nothing here waits or raises."""
 
     admit: Callable[[bytes, int, str], bool]
@@ -87,7 +87,7 @@ class Network(Protocol):
         ...
 
     def start(
-        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, keys: KeyCallbacks
     ) -> None:
         """Hand over what arrives, from the next turn of the loop on."""
         ...
@@ -134,6 +134,12 @@ class Network(Protocol):
 
     def check_wakeups(self) -> None:
         """Look for messages that arrived without waking the reader. Call it once a second."""
+        ...
+
+    def check_admission(self, on_problem: Callable[[str, str], None]) -> None:
+        """Let no bus link with this one while file descriptors are short, and report each change:
+        its topic, and a sentence. Call it several times a second. Never waits.
+        """
         ...
 
     async def close(self, timeout: float) -> None:

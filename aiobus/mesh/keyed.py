@@ -3,7 +3,7 @@ the member whose key made its connection (CURVE, ZeroMQ RFC 26).
 
 Owns which key goes with which socket, who may be sent which topic, and the links that are cut once
 a key or its rules are taken back. Must not know what the bytes say: whether a member may be sent a
-topic, the conversation decides (`Gate`).
+topic, the conversation decides (`KeyCallbacks`).
 
 A message that came to an XSUB does not tell who sent it, so there is one for each peer, which has
 the key of that peer and reaches no other. On the XPUB, each message has the key and the number of
@@ -32,7 +32,7 @@ from aiobus.discovery import Discovery
 from aiobus.keyring import Keyring
 from aiobus.keyring.files import Hidden
 from aiobus.keyring.members import Member
-from aiobus.mesh import FromPublisher, FromSubscriber, Gate
+from aiobus.mesh import FromPublisher, FromSubscriber, KeyCallbacks
 from aiobus.mesh.sockets import SocketReader, SubscriberReader, ZmqNetwork, place_on_wire
 from aiobus.mesh.zap import DOMAIN, EVENT, Authenticator, proven
 from aiobus.wire import HEARTBEATS
@@ -257,7 +257,7 @@ class KeyedNetwork(ZmqNetwork):
         self._descriptors: dict[int, tuple[int, str]] = {}
         """The descriptor and the key of each connection that was made to this bus."""
         self._from_publisher: FromPublisher | None = None
-        self._gate: Gate | None = None
+        self._keys: KeyCallbacks | None = None
         self._problem = ""
         self._xpub: KeyedSubscriberReader
 
@@ -293,11 +293,11 @@ class KeyedNetwork(ZmqNetwork):
         return socket
 
     def start(
-        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, keys: KeyCallbacks
     ) -> None:
         """Hand over what arrives, from the next turn of the loop on."""
-        self._from_publisher, self._gate = from_publisher, gate
-        self._xpub.admit = gate.admit
+        self._from_publisher, self._on_keys = from_publisher, keys
+        self._xpub.admit = keys.admit
         self._xpub.start(from_subscriber)
         for link in self._links.values():
             if link.xsub is not None:
@@ -320,8 +320,8 @@ class KeyedNetwork(ZmqNetwork):
             super().end_link(descriptor)
 
     def _on_knock(self, address: str, cause: str, name: str, times: int) -> None:
-        if self._gate is not None:
-            self._gate.on_refused(address, cause, name, times)
+        if self._on_keys is not None:
+            self._on_keys.on_refused(address, cause, name, times)
 
     def _refused(self, link: PeerLink, cause: str) -> None:
         self._on_knock(link.endpoint, cause, link.name, 1)
@@ -343,19 +343,19 @@ class KeyedNetwork(ZmqNetwork):
             if ("" if member is None else member.key) != link.key or link.again is not None:
                 self._break(link)
                 self._make(link)
-        if self._gate is not None:
-            self._gate.on_members()
+        if self._on_keys is not None:
+            self._on_keys.on_members()
 
     def _report_problem(self) -> None:
         before, self._problem = self._problem, self.keyring.problem
-        if self._gate is None or before == self._problem:
+        if self._on_keys is None or before == self._problem:
             return
         text = f"the keyring can be read again: {self.keyring.path}"
         if self._problem:
             text = f"the keyring cannot be read again, and stays as it was: {self._problem}"
             if self.keyring.list_problem:
                 text += "; until then no bus is let in that is not linked"
-        self._gate.on_problem("the keyring", text)
+        self._on_keys.on_problem("the keyring", text)
 
     # Links to others.
 

@@ -31,13 +31,14 @@ import zmq
 from aiobus.clock import stopwatch
 from aiobus.confinement import check
 from aiobus.discovery import OBSERVES, Discovery, is_observer, place_of
+from aiobus.discovery.gate import Gate
 from aiobus.discovery.hosts import is_own
 from aiobus.discovery.roster import Address, is_unicast
 from aiobus.discovery.tcp_socket import bound_socket
 from aiobus.discovery.unix_socket import raise_limit
 from aiobus.keyring.members import Members
 from aiobus.lockout import enter_desk, leave_desk
-from aiobus.mesh import FromPublisher, FromSubscriber, Gate
+from aiobus.mesh import FromPublisher, FromSubscriber, KeyCallbacks
 from aiobus.sync import READER_MESSAGES, READER_SECONDS, Notifier
 
 __all__ = ["SocketReader", "SubscriberReader", "ZmqNetwork", "place_on_wire"]
@@ -268,6 +269,8 @@ class ZmqNetwork:
         self._endpoint = ""
         self.members = Members()
         """None: all who can connect are let in, and prove nothing."""
+        self._gates: list[Gate] = []
+        """Of the TCP port that is listened at: one at most."""
         self._readers: list[SocketReader] = []
 
     def open(self, name: str) -> None:
@@ -283,7 +286,7 @@ class ZmqNetwork:
         # It keeps the sockets until they are closed: a context that is collected before them waits
         # for them without end.
         self._abandoned = weakref.finalize(
-            self, _abandon, name, context, self._sockets, os.getpid()
+            self, _abandon, name, context, self._sockets, self._gates, os.getpid()
         )
         _networks.add(self)
         self._open_sockets(context)
@@ -295,7 +298,7 @@ class ZmqNetwork:
         self._readers.append(self._xsub)
 
     def start(
-        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, keys: KeyCallbacks
     ) -> None:
         """Hand over what arrives, from the next turn of the loop on."""
         self._xpub.start(from_subscriber)
@@ -350,9 +353,16 @@ class ZmqNetwork:
         if endpoint.startswith("tcp") and is_observer(endpoint):
             return self.bind(place_of(endpoint)) + OBSERVES
         self._xpub.socket.set(zmq.IPV6, "[" in endpoint)
-        with _listening(endpoint) as sock:
-            self._xpub.socket.set(zmq.USE_FD, sock.fileno())
-            self._xpub.socket.bind(endpoint)
+        self._close_gates()  # else a port could not be listened at again
+        with _bound(endpoint) as sock:
+            if endpoint.startswith("tcp"):
+                self._gates.append(Gate(sock))
+            try:
+                self._xpub.socket.set(zmq.USE_FD, sock.fileno())
+                self._xpub.socket.bind(endpoint)
+            except BaseException:
+                self._close_gates()
+                raise
             sock.detach()  # ZeroMQ's from now on
         self._xpub.soon()
         self._endpoint = self._xpub.socket.get_string(zmq.LAST_ENDPOINT)
@@ -372,6 +382,15 @@ class ZmqNetwork:
                     return str(number) == port and is_unicast(literal) and is_own(literal)
         return False
 
+    def _close_gates(self) -> None:
+        while self._gates:
+            self._gates.pop().close()
+
+    def check_admission(self, on_problem: Callable[[str, str], None]) -> None:
+        """Accept no link while descriptors are short. An ipc socket is its discovery's business."""
+        for gate in self._gates:
+            gate.watch(on_problem)
+
     def owns_address(self, address: object) -> bool:
         """True when a socket's own or peer address belongs to this bus, and not to a forked
         child.
@@ -385,6 +404,8 @@ class ZmqNetwork:
         """This process is a forked child: read and send nothing here any more."""
         for reader in self._readers:
             reader.leave_process()
+        for gate in self._gates:
+            gate.leave_process()
 
     def descriptors(self) -> set[int]:
         """Other descriptors of this bus that a forked child must close."""
@@ -473,6 +494,7 @@ class ZmqNetwork:
             return
         linger = min(timeout, LINGER)
         self._abandoned.detach()
+        self._close_gates()
         for reader in reversed(self._readers):
             reader.close(linger if reader is self._xpub else 0)
         ended = asyncio.Event()
@@ -489,11 +511,14 @@ def _abandon(
     name: str,
     context: "zmq.Context[zmq.Socket[bytes]]",
     sockets: "list[zmq.Socket[bytes]]",
+    gates: list[Gate],
     pid: int,
 ) -> None:
     """The bus was collected, or the interpreter ends, before it was closed."""
     if pid != os.getpid():  # it is its parent's
         return
+    for gate in gates:
+        gate.abandon()
     for each in sockets:
         each.close(linger=0)
     context.term()
@@ -529,8 +554,8 @@ def _endpoint(address: object) -> str:
     return ""
 
 
-def _listening(endpoint: str) -> socket.socket:
-    """A listening socket. ZeroMQ would remove whatever has the path of an ipc endpoint."""
+def _bound(endpoint: str) -> socket.socket:
+    """A bound socket; one of ipc listens. ZeroMQ would remove whatever has the path of it."""
     scheme, _, address = endpoint.partition("://")
     if scheme == "ipc":
         sock = socket.socket(socket.AF_UNIX)
@@ -541,10 +566,10 @@ def _listening(endpoint: str) -> socket.socket:
         sock.setblocking(False)
         if scheme == "ipc":
             sock.bind(address)
+            sock.listen(BACKLOG)
         elif sys.platform == "linux":
             with contextlib.suppress(OSError):  # an older kernel
                 sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, int(RETRANSMIT * 1000))
-        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise

@@ -20,7 +20,7 @@ from aiobus.errors import BusClosed, NameInUse, NotPermitted
 from aiobus.history import Want
 from aiobus.keyring.members import Rules
 from aiobus.limits import KEEPER
-from aiobus.mesh import Driver, Gate, Network, Probe
+from aiobus.mesh import Driver, KeyCallbacks, Network, Probe
 from aiobus.mesh.confirm import Confirmations, Readers
 from aiobus.mesh.refusals import TELLS, Refusal, Refusals, words
 from aiobus.mesh.session import Session
@@ -168,8 +168,8 @@ class MeshTransport:
         self._confirmations = Confirmations(session, self.network, self._probe)
         if publisher.pace is not None:
             self._readers = Readers(session, publisher)
-        gate = Gate(session.admit, self._on_refused, self._on_members, diagnostics.trouble)
-        self.network.start(session.receive_from_subscriber, session.receive_from_publisher, gate)
+        keys = KeyCallbacks(session.admit, self._on_refused, self._on_members, diagnostics.trouble)
+        self.network.start(session.receive_from_subscriber, session.receive_from_publisher, keys)
         session.links.out_of_reach = {each.endpoint for each in self.discovery.out_of_reach}
         for member in members:
             session.links.find(member)
@@ -267,6 +267,7 @@ class MeshTransport:
     def _watch(self) -> None:
         self._later(WATCH, self._watch)
         self.discovery.watch(self._callbacks, self._bind)
+        self.network.check_admission(self._callbacks.on_problem)
 
     def _tick(self) -> None:
         self._later(TICK, self._tick)

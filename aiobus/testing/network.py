@@ -19,7 +19,7 @@ from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, place_of
 from aiobus.errors import BusClosed, BusError, NameInUse
 from aiobus.keyring.members import Members
 from aiobus.lifecycle import State
-from aiobus.mesh import FromPublisher, FromSubscriber, Gate
+from aiobus.mesh import FromPublisher, FromSubscriber, KeyCallbacks
 from aiobus.mesh.transport import MeshTransport
 from aiobus.options import check_timeout
 from aiobus.testing.faults import END, Channel, Faults, Message, SimulatedNetwork
@@ -281,12 +281,15 @@ class _Port:
         return endpoint
 
     def start(
-        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, gate: Gate
+        self, from_subscriber: FromSubscriber, from_publisher: FromPublisher, keys: KeyCallbacks
     ) -> None:
         self._from_subscriber, self._from_publisher = from_subscriber, from_publisher
 
     def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
         """Nothing to do: every bus is found as long as it is open."""
+
+    def check_admission(self, on_problem: Callable[[str, str], None]) -> None:
+        """Nothing to do: a link takes no descriptor."""
 
     def check_wakeups(self) -> None:
         """Nothing to do: no message is ever overlooked here."""
