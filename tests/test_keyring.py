@@ -19,10 +19,11 @@ from zmq.utils import z85
 
 from aiobus import AsyncEventBus, Keyring, KeyringError, Limits
 from aiobus.discovery.rendezvous import Rendezvous
-from aiobus.discovery.roster import Address
 from aiobus.keyring.changes import add, revoke, rotate
 from aiobus.keyring.files import Folder, Hidden
 from aiobus.keyring.members import EVERYTHING, Member, Members, Rules, bad_key_text
+from aiobus.mesh.keyed import KeyedNetwork
+from aiobus.mesh.sockets import ZmqNetwork
 from aiobus.query import Query
 from aiobus.url import adapter
 
@@ -694,7 +695,8 @@ def test_a_bus_on_tcp_takes_a_keyring_and_passes_it_on(tmp_path: Path) -> None:
     assert mesh.network.keyring is ring
     plain: Any = adapter("tcp://127.0.0.1:7555", Limits())
     assert plain.discovery.keyring is None
-    assert plain.network.keyring is None
+    assert isinstance(plain.network, ZmqNetwork)
+    assert not isinstance(plain.network, KeyedNetwork)
 
 
 @pytest.mark.parametrize("url", ["ipc://desk", "inproc://"])
@@ -723,10 +725,10 @@ def test_the_environment_has_the_keyring_of_a_tcp_bus_and_of_no_other(
     given: Any = adapter("tcp://127.0.0.1:7555", Limits(), other)
     assert given.network.keyring is other
     local: Any = adapter("ipc://desk", Limits())
-    assert local.network.keyring is None
+    assert not isinstance(local.network, KeyedNetwork)
     monkeypatch.setenv("AIOBUS_KEYRING", "")
     plain: Any = adapter("tcp://127.0.0.1:7555", Limits())
-    assert plain.network.keyring is None
+    assert not isinstance(plain.network, KeyedNetwork)
 
 
 def test_a_keyring_of_the_environment_that_cannot_be_used_is_told_with_the_variable(
@@ -738,9 +740,8 @@ def test_a_keyring_of_the_environment_that_cannot_be_used_is_told_with_the_varia
 
 
 async def test_a_member_that_other_hosts_can_reach_does_not_join_without_a_keyring() -> None:
-    discovery = Rendezvous("127.0.0.1:7555")
-    assert discovery.is_loopback
-    discovery._addresses.append(Address("192.0.2.1", 7555))
+    assert Rendezvous("127.0.0.1:7555").is_loopback
+    discovery = Rendezvous("127.0.0.1:7555,192.0.2.1:7555")
     assert not discovery.is_loopback
     with pytest.raises(KeyringError) as raised:
         await discovery.join("feed", pytest.fail, pytest.fail)

@@ -282,7 +282,7 @@ async def test_2000_connections_that_say_nothing_keep_no_member_out_and_end_no_c
     while B not in await good.hear():
         pass
     dropped = len(desk.refusals)
-    assert {*desk.refusals} == {"no hello yet, and others need its place"}
+    assert {*desk.refusals} == {"had said no hello yet, and others needed its place"}
     assert 2_000 - MAX_CONNECTIONS <= dropped < 2_000
     assert len(desk.registry._connections) <= MAX_CONNECTIONS
     for each in silent[:dropped]:
@@ -353,7 +353,7 @@ async def test_where_descriptors_are_short_one_that_says_nothing_gives_way_to_th
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert await silent.is_closed()
-    assert desk.refusals == ["no hello yet, and others need its place"]
+    assert desk.refusals == ["had said no hello yet, and others needed its place"]
 
 
 async def test_who_cannot_be_accepted_for_want_of_descriptors_is_accepted_later(
