@@ -243,7 +243,7 @@ class Links:
         by this name: the one that was said to listen there is dead, and its port is another's.
         """
         if (peer := self._peers.get(member.endpoint)) is not None and peer.who is None:
-            peer.name = member.name
+            self._rename(peer, member.name)
         if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
             self._add(member, self._found_at())
 
@@ -277,6 +277,13 @@ class Links:
         log.debug("%s connects to %s at %s", self.me, peer, peer.endpoint)
         self._network.connect(peer.endpoint, peer.name)
         self.link(peer)
+
+    def _rename(self, peer: Peer, name: str) -> None:
+        """Another bus listens there than was said. A network with keys links by name."""
+        if name != peer.name:
+            peer.name = name
+            if peer.endpoint not in self._unseen:
+                self._network.connect(peer.endpoint, name)
 
     def _probe(self, probe: Probe) -> Probe:
         self._driver.probe(probe)
@@ -403,7 +410,8 @@ class Links:
             self.link(peer)
 
     def _introduce(self, peer: Peer, who: PeerId) -> None:
-        peer.who, peer.name = who, who.name
+        peer.who = who
+        self._rename(peer, who.name)
         epochs.heard(who.epoch)
         # If it was here before, cursors stand where it was then.
         source = who.source
