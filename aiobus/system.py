@@ -141,7 +141,9 @@ class PeerRestarted(TypedDict):
 
 
 class Refused(TypedDict):
-    """A link cannot be made because of keys: this bus does not let another in, or the reverse."""
+    """A link cannot be made because of keys or of the version: this bus does not let another in, or
+    the reverse.
+    """
 
     address: str
     """Where it is, as far as that is known."""
@@ -149,7 +151,8 @@ class Refused(TypedDict):
     """Its name, as far as that is known; not proven."""
     cause: str
     """`unknown`, `revoked`, `plain`, `refused`, `key`, `mute` or `unlisted`; `told` and a cause if
-    another bus has noticed it; `stranger` for a connection to a rendezvous address.
+    another bus has noticed it; `version`, which needs no keys; `stranger` for a connection to a
+    rendezvous address.
     """
     count: int
     """How often since it was said last. One cause of one address is said once a minute."""

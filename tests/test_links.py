@@ -62,6 +62,9 @@ class Wires:
         assert isinstance(found, Ask)
         self.asked.append((found.nonce, [found.to]))
 
+    def tell_refused(self, to: str, cause: str) -> None:
+        self.log.append(("told", f"{to} {cause}"))
+
     def connect(self, endpoint: str, name: str) -> None:
         self.log.append(("connect", endpoint))
 
@@ -99,6 +102,9 @@ class Watch:
 
     def trouble(self, topic: str, text: str) -> None:
         self.log.append(("trouble", text))
+
+    def refused(self, address: str, name: str, cause: str, count: int, text: str) -> None:
+        self.log.append(("refused", address, name, cause, text))
 
     def take(self) -> list[tuple[Any, ...]]:
         log, self.log = self.log, []

@@ -82,6 +82,21 @@ async def test_a_peer_of_another_version_is_named_and_not_waited_for(
     assert "run the same version of aiobus" in line
 
 
+async def test_a_strategy_is_told_of_a_peer_of_another_version(folder: Path) -> None:
+    async with AsyncEventBus(f"ipc://{folder}", name="bus") as bus:
+        async with bus.stream("aiobus.refused") as refusals:
+            other = Other(folder, 3)
+            up = other.context.socket(zmq.XSUB)
+            other.ups.append(up)
+            up.connect(bus._transport.session.me.endpoint)  # type: ignore[attr-defined]
+            await up.send(b"\1" + other.who.topic)
+            await up.send(other.question)
+            refusal = await anext(refusals)
+        other.context.destroy(linger=0)
+    assert (refusal.data["name"], refusal.data["cause"]) == ("other", "version")
+    assert "run the same version of aiobus" in refusal.data["text"]
+
+
 @pytest.mark.parametrize("version", [1, 3])
 async def test_the_name_of_a_bus_of_another_version_is_in_use(folder: Path, version: int) -> None:
     other = Other(folder, version, "bus")

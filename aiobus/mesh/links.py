@@ -621,7 +621,8 @@ class Links:
             f" version {VERSION}: they are not linked, and get nothing of each other; run the same"
             " version of aiobus on both sides"
         )
-        self._diagnostics.trouble(f"{who.name} speaks another version", text)
+        self._diagnostics.refused(who.endpoint, who.name, "version", 1, text)
+        self._discovery.tell_refused(who.name, "version")
         self.changed.wake()
 
     def _note_link(self, peer: Peer) -> None:
