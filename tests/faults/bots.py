@@ -212,7 +212,7 @@ class Bot:
         network = self.bus._transport.network
         for peer in list(self.bus._transport.session.links):
             network.disconnect(peer.endpoint)
-            network.connect(peer.endpoint)
+            network.connect(peer.endpoint, peer.name)
 
     def slow_down(self, seconds: float) -> None:
         """From now on each event takes that long to handle."""
