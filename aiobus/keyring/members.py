@@ -16,7 +16,7 @@ from aiobus.errors import KeyringError
 from aiobus.limits import MAX_MEMBERS
 from aiobus.query import RESERVED, Query, bad_name, bad_type, kind_of
 
-__all__ = ["EVERYTHING", "Member", "Members", "Rules", "bad_key_text", "bad_rule"]
+__all__ = ["EVERYTHING", "NOTHING", "Member", "Members", "Rules", "bad_key_text", "bad_rule"]
 
 KEY = 40
 """Characters of a key as Z85 (ZeroMQ RFC 32)."""
@@ -83,6 +83,7 @@ class Rules:
 
 
 EVERYTHING = Rules()
+NOTHING = Rules(frozenset(), frozenset())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,12 @@ nothing is admitted, and the connections that asked meanwhile are ended: they as
 import asyncio
 import errno
 import logging
+import os
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -56,7 +58,9 @@ WAITING = 2
 ever comes up a connection with keys (libzmq 4.3.5, measured).
 """
 MAX_LINKS = 4_096
-"""Connections whose topics are remembered. Beyond it the oldest is ended."""
+"""Connections whose topics are remembered. One more is ended."""
+MAX_QUESTIONS = 64
+"""Questions of one connection that are not withdrawn. A member withdraws each at once."""
 OUTCOMES = int(
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -70,24 +74,20 @@ log = logging.getLogger("aiobus.mesh")
 class Topics:
     """The topics that each connection has asked for: libzmq tells of the end of a connection by
     withdrawing each of them, without its number. Pure: who may have a topic is not known here.
+    `is_alive`: true while the connection of this number is there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_alive: Callable[[int], bool]) -> None:
+        self._is_alive = is_alive
         self._of_link: dict[int, set[bytes]] = {}
         self._askers: Counter[bytes] = Counter()
+        self._questions: dict[int, set[bytes]] = {}
+        """Those that were not withdrawn yet."""
         self._hellos: dict[bytes, list[int]] = {}
         """The connections of each hello that was admitted, the oldest first."""
 
     def __len__(self) -> int:
         return len(self._of_link)
-
-    def drop_oldest(self) -> int:
-        """Forget the connection that asked first, and return it: it is to be ended. What it has
-        asked for counts until libzmq withdraws that.
-        """
-        link = next(iter(self._of_link))
-        del self._of_link[link]
-        return link
 
     def add(self, topic: bytes, link: int) -> None:
         """A connection asks for a topic; again: nothing, as in libzmq."""
@@ -97,8 +97,8 @@ class Topics:
             self._askers[topic] += 1
 
     def remove(self, topic: bytes, link: int) -> bool:
-        """A connection withdraws a topic. True if none asks for it any more; False also if it never
-        had asked.
+        """A connection withdraws a topic. True if none has it any more; False also if it never had
+        asked.
         """
         asked = self._of_link.get(link, set())
         if topic not in asked:
@@ -106,7 +106,8 @@ class Topics:
         asked.discard(topic)
         if not asked:
             del self._of_link[link]
-        return self._leave(topic)
+        is_last = self._leave(topic)
+        return self._part(topic, [link]) if _is_hello(topic) else is_last
 
     def greet(self, hello: bytes, link: int) -> None:
         """The hello of this connection was admitted."""
@@ -116,19 +117,41 @@ class Topics:
 
     def end(self, topic: bytes) -> bool:
         """A connection has ended that had asked for this topic; its other topics are told as well.
-        True if none asks for it any more.
+        True if none has it any more.
         """
         if topic not in self._askers:
             return False
         is_last = self._leave(topic)
+        if not _is_hello(topic):
+            return is_last
         links = self._hellos.get(topic, [])
-        # A bus connects once: of several connections with its hello, the older has ended. One that
-        # asked for the hello of another counts as an asker, and may be what has ended.
-        while len(links) > self._askers.get(topic, 0):
-            self._of_link.pop(links.pop(0), None)
-        if not links:
-            self._hellos.pop(topic, None)
-        return is_last
+        # One that asked for the hello of another, in vain, counts as an asker, and may have ended.
+        gone = [link for link in links if not self._is_alive(link)]
+        if not gone:
+            gone = links[: max(0, len(links) - self._askers.get(topic, 0))]
+        return self._part(topic, gone)
+
+    def ask(self, question: bytes, link: int) -> bool:
+        """A question comes, as a topic. False if so many were not withdrawn yet that this is no
+        member: ZeroMQ keeps each of them.
+        """
+        questions = self._questions.setdefault(link, set())
+        questions.add(question)
+        return len(questions) <= MAX_QUESTIONS
+
+    def answer(self, question: bytes, link: int) -> None:
+        """It is withdrawn."""
+        questions = self._questions.get(link, set())
+        questions.discard(question)
+        if not questions:
+            self._questions.pop(link, None)
+
+    def forget(self, link: int) -> None:
+        """This connection has ended, as is known otherwise. What it has asked for counts until
+        libzmq withdraws that.
+        """
+        self._of_link.pop(link, None)
+        self._questions.pop(link, None)
 
     def _leave(self, topic: bytes) -> bool:
         self._askers[topic] -= 1
@@ -136,6 +159,24 @@ class Topics:
             return False
         del self._askers[topic]
         return True
+
+    def _part(self, hello: bytes, gone: list[int]) -> bool:
+        """True if these were the last connections of the bus that says so."""
+        links = self._hellos.get(hello)
+        if links is None:
+            return False
+        for link in gone:
+            if link in links:
+                links.remove(link)
+                self.forget(link)
+        if links:
+            return False
+        del self._hellos[hello]
+        return True
+
+
+def _is_hello(topic: bytes) -> bool:
+    return topic[:1] == b"~" and topic != HEARTBEATS
 
 
 class KeyedSubscriberReader(SubscriberReader):
@@ -145,11 +186,14 @@ class KeyedSubscriberReader(SubscriberReader):
     """
 
     def __init__(
-        self, socket: "zmq.Socket[bytes]", user: Callable[[str, int], tuple[str, int]]
+        self,
+        socket: "zmq.Socket[bytes]",
+        user: Callable[[str, int], tuple[str, int]],
+        is_alive: Callable[[int], bool],
     ) -> None:
         super().__init__(socket)
         self._user = user
-        self._topics = Topics()
+        self.topics = Topics(is_alive)
         self._is_mixed = False
         """A message was read that is no subscription: until the queue is empty, libzmq may give a
         topic to another connection than the one that asked.
@@ -182,7 +226,7 @@ class KeyedSubscriberReader(SubscriberReader):
             log.exception("a message of %d bytes could not be handled", len(message))
 
     def _on_end(self, message: bytes) -> None:
-        if message[1:2] != QUESTION and self._topics.end(message[1:]):
+        if message[1:2] != QUESTION and self.topics.end(message[1:]):
             self._receive(message, None, "")
 
     def _on_message(self, message: bytes, name: str, link: int) -> None:
@@ -191,9 +235,14 @@ class KeyedSubscriberReader(SubscriberReader):
             self.end_link(link)
         if sign == b"\1":
             self._on_asked(message, topic, name, link)
+        elif sign == b"\0" and topic[:1] == QUESTION:
+            self.topics.answer(topic, link)
         elif sign == b"\0":
-            self.socket.set(zmq.UNSUBSCRIBE, topic)
-            if self._topics.remove(topic, link) and name:
+            if self._is_mixed:
+                self.end_link(link)  # libzmq might withdraw it of another connection
+            else:
+                self.socket.set(zmq.UNSUBSCRIBE, topic)
+            if self.topics.remove(topic, link) and name:
                 self._receive(message, link, name)
         else:
             self._is_mixed = True
@@ -202,18 +251,18 @@ class KeyedSubscriberReader(SubscriberReader):
 
     def _on_asked(self, message: bytes, topic: bytes, name: str, link: int) -> None:
         if topic[:1] == QUESTION:
-            if name:
+            if not self.topics.ask(topic, link):
+                self.end_link(link)
+            elif name:
                 self._receive(topic, link, name)
             return
-        self._topics.add(topic, link)
-        while len(self._topics) > MAX_LINKS:
-            self.end_link(self._topics.drop_oldest())
-        if self._is_mixed:
+        self.topics.add(topic, link)
+        if self._is_mixed or len(self.topics) > MAX_LINKS:
             self.end_link(link)  # it may not be given what it asks for; it connects again and asks
         elif name and self.admit(topic, link, name):
             self.socket.set(zmq.SUBSCRIBE, topic)
-            if topic[:1] == b"~" and topic != HEARTBEATS:
-                self._topics.greet(topic, link)
+            if _is_hello(topic):
+                self.topics.greet(topic, link)
             self._receive(message, link, name)
 
 
@@ -227,6 +276,17 @@ class Monitor(SocketReader):
     def _read(self, now: float) -> None:
         event, *_ = self.socket.recv_multipart(zmq.NOBLOCK)
         self._on_outcome(*EVENT.unpack_from(event))
+
+
+class Incoming(NamedTuple):
+    """A connection that was made to this bus, as its first message shows it."""
+
+    descriptor: int
+    file: tuple[int, int] | None
+    """Which file that is: another may have the number later. None: it had ended already."""
+    key: str
+    member: Member | None
+    """Whose key that was. If it is no more, or has other rules, the connection is ended."""
 
 
 class PeerLink:
@@ -254,10 +314,13 @@ class KeyedNetwork(ZmqNetwork):
         self._secret = Hidden(b"")
         self._links: dict[str, PeerLink] = {}  # by endpoint
         self._topics: Counter[bytes] = Counter()
-        self._descriptors: dict[int, tuple[int, str]] = {}
-        """The descriptor and the key of each connection that was made to this bus."""
+        self._incoming: dict[int, Incoming] = {}
+        """By the number of the connection; of those with one descriptor, the last."""
+        self._at: dict[int, int] = {}
+        """The number of the last connection that had a descriptor."""
         self._from_publisher: FromPublisher | None = None
-        self._keys: KeyCallbacks | None = None
+        self._on_keys: KeyCallbacks | None = None
+        self._monitors = count()
         self._problem = ""
         self._xpub: KeyedSubscriberReader
 
@@ -277,7 +340,7 @@ class KeyedNetwork(ZmqNetwork):
         socket.set(zmq.ZAP_DOMAIN, DOMAIN.encode())
         # Without the authenticator nobody is let in.
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        self._xpub = KeyedSubscriberReader(socket, self._user)
+        self._xpub = KeyedSubscriberReader(socket, self._user, self._is_alive)
         self._xpub.end_link = self.end_link
         self._readers.append(self._xpub)
         # Before it listens: who comes while there is none is refused.
@@ -307,17 +370,35 @@ class KeyedNetwork(ZmqNetwork):
 
     def _user(self, user_id: str, descriptor: int) -> tuple[str, int]:
         key, number = proven(user_id)
-        self._descriptors[number] = descriptor, key
-        while len(self._descriptors) > MAX_LINKS:
-            del self._descriptors[next(iter(self._descriptors))]
-        member = self.keyring.members.by_key.get(key)
-        return ("" if member is None else member.name), number
+        if (members := self.keyring.members) is not self.members:
+            self.members = members  # `_on_change` is about to be called
+        member = self.members.by_key.get(key)
+        found = self._incoming.get(number)
+        if found is None:
+            found = self._incoming[number] = self._come(number, descriptor, key, member)
+        is_member = member is not None and member == found.member
+        return (member.name if member is not None and is_member else ""), number
+
+    def _come(self, number: int, descriptor: int, key: str, member: Member | None) -> Incoming:
+        """A first message was read of a connection, which may have ended meanwhile."""
+        before = self._at.get(descriptor, 0)
+        if before > number:
+            return Incoming(descriptor, None, key, member)
+        self._at[descriptor] = number
+        if self._incoming.pop(before, None) is not None:
+            self._xpub.topics.forget(before)
+        return Incoming(descriptor, _file(descriptor), key, member)
+
+    def _is_alive(self, link: int) -> bool:
+        found = self._incoming.get(link)
+        return (
+            found is not None and found.file is not None and found.file == _file(found.descriptor)
+        )
 
     def end_link(self, link: int) -> None:
         """End the connection of this number, if there is one."""
-        descriptor, _ = self._descriptors.pop(link, (-1, ""))
-        if descriptor >= 0:
-            super().end_link(descriptor)
+        if self._is_alive(link):
+            super().end_link(self._incoming[link].descriptor)
 
     def _on_knock(self, address: str, cause: str, name: str, times: int) -> None:
         if self._on_keys is not None:
@@ -330,13 +411,12 @@ class KeyedNetwork(ZmqNetwork):
         """The list was read again: cut the links of those that it does not have any more, or whose
         rules are others, and try those anew that it may have now.
         """
-        before, self.members = self.members, self.keyring.members
+        self.members = self.keyring.members
         if self._context is None:
             return
         self._report_problem()
-        old, new = before.by_key, self.members.by_key
-        for number, (_, key) in list(self._descriptors.items()):
-            if key not in new or new[key] != old.get(key, new[key]):
+        for number, found in list(self._incoming.items()):
+            if self.members.by_key.get(found.key) != found.member:
                 self.end_link(number)
         for link in list(self._links.values()):
             member = self.members.by_name.get(link.name)
@@ -373,18 +453,19 @@ class KeyedNetwork(ZmqNetwork):
         self._make(link)
 
     def _make(self, link: PeerLink) -> None:
-        link.again = None
-        member: Member | None = self.keyring.members.by_name.get(link.name)
+        if self._context is None or self._links.get(link.endpoint) is not link:
+            return  # what was read last on its sockets has ended it
+        member: Member | None = self.members.by_name.get(link.name)
         link.key = "" if member is None else member.key
-        if member is None or self._context is None:
-            is_revoked = link.name in self.keyring.members.revoked.values()
+        if member is None:
+            is_revoked = link.name in self.members.revoked.values()
             self._refused(link, "revoked" if is_revoked else "unlisted")
             return  # until the list has it
         place = place_on_wire(link.endpoint)
         socket = self._socket(self._context, zmq.XSUB)
         socket.set(zmq.CURVE_SERVERKEY, member.key.encode())
         socket.set(zmq.IPV6, "[" in place)
-        address = f"inproc://link-{id(link)}"
+        address = f"inproc://link-{next(self._monitors)}"
         socket.monitor(address, OUTCOMES)
         outcomes = self._context.socket(zmq.PAIR)
         self._sockets.append(outcomes)
@@ -422,23 +503,25 @@ class KeyedNetwork(ZmqNetwork):
             link.again = loop.call_later(TRY_AGAIN, self._make_again, link)
 
     def _make_again(self, link: PeerLink) -> None:
-        if self._links.get(link.endpoint) is link and self._context is not None:
-            self._make(link)
+        link.again = None
+        self._make(link)
 
     def _break(self, link: PeerLink) -> None:
         """Close the sockets of a link. What has arrived on them is read before."""
         if link.again is not None:
             link.again.cancel()
             link.again = None
-        if link.xsub is not None:
-            link.xsub.run_dry(self._high_water_mark)
-            link.xsub.socket.monitor(None, 0)
-        for reader in (link.xsub, link.monitor):
-            if reader is not None:
-                self._readers.remove(reader)
-                self._sockets.remove(reader.socket)
-                reader.close(0)
+        # What is read last may end the link as well: then there is nothing left to close.
+        xsub, monitor = link.xsub, link.monitor
         link.xsub = link.monitor = None
+        if xsub is None or monitor is None:
+            return
+        xsub.run_dry(self._high_water_mark)
+        xsub.socket.monitor(None, 0)
+        for reader in (xsub, monitor):
+            self._readers.remove(reader)
+            self._sockets.remove(reader.socket)
+            reader.close(0)
 
     def disconnect(self, endpoint: str) -> None:
         """End the link, after reading it."""
@@ -505,3 +588,12 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
             alive(*arguments)
 
     return call
+
+
+def _file(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is now; None if it is none."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

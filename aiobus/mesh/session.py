@@ -20,7 +20,7 @@ from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery
 from aiobus.errors import JournalRestored, NameInUse
 from aiobus.history import Page, Want
-from aiobus.keyring.members import EVERYTHING, Rules
+from aiobus.keyring.members import EVERYTHING, NOTHING, Rules
 from aiobus.mesh import Driver, Network
 from aiobus.mesh.answers import Answers
 from aiobus.mesh.fanout import Fanout, Link
@@ -28,7 +28,7 @@ from aiobus.mesh.interest import Interest, Pages
 from aiobus.mesh.links import Links
 from aiobus.mesh.peers import RoundTrip, batches
 from aiobus.publisher import Publisher
-from aiobus.query import parse_query
+from aiobus.query import Query, parse_query
 from aiobus.rows import Source
 from aiobus.sync import TimeSlice
 from aiobus.wire import (
@@ -141,6 +141,7 @@ class Session:
         is read by its owner alone. A query that the rules forbid is refused as one that is not
         served: the answers say so.
         """
+        asked: Query | PeerId | None = None
         try:
             asked = parse_topic(topic)
             if isinstance(asked, PeerId):
@@ -152,16 +153,28 @@ class Session:
                 self.answers.askers.refuse(link, topic, reason)
                 raise WireError(f"{reason}: {asked.text[:100]}")
         except WireError as error:
+            if asked is None:
+                self.answers.askers.refuse(link, topic, str(error))
             self._refuse(error)
+            self._end_abuse(link)
             return False
         return True
 
+    def _end_abuse(self, link: Link) -> None:
+        if link is not None and self.answers.gives_up(link):
+            text = "more subscriptions came on a connection than are served: it is ended"
+            self._diagnostics.trouble("a connection is ended", text)
+            self._network.end_link(link)
+
     def _rules(self, name: str) -> Rules:
-        """What a member may do; EVERYTHING where no names are proven. Of one that is no member any
-        more the messages are refused before.
+        """What a member may do: EVERYTHING where no names are proven, and nothing if it is no
+        member any more.
         """
-        member = self._network.members.by_name.get(name) if name else None
-        return EVERYTHING if member is None else member.rules
+        members = self._network.members
+        if not name or not (members.by_name or members.revoked):
+            return EVERYTHING
+        member = members.by_name.get(name)
+        return NOTHING if member is None else member.rules
 
     def _check_name(self, said: str, proven: str, what: str) -> None:
         """Raise WireError if a message names another bus than the one that has sent it."""
@@ -220,10 +233,7 @@ class Session:
                 self.answers.greet(link, who)
                 self.fanout.doubt()  # the peer may have missed what others have confirmed
         finally:
-            if link is not None and self.answers.gives_up(link):
-                text = "more subscriptions came on a connection than are served: it is ended"
-                self._diagnostics.trouble("a connection is ended", text)
-                self._network.end_link(link)
+            self._end_abuse(link)
 
     def _on_unsubscribed(self, name: bytes, link: Link) -> None:
         self.answers.close(name, link)

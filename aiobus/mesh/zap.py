@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 import struct
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -79,7 +80,8 @@ class Authenticator:
         self._keyring = keyring
         self._on_knock = on_knock
         self._on_change = on_change
-        self._loop = asyncio.get_running_loop()
+        # The thread must not keep a loop alive that was never closed, and with it the bus.
+        self._loop = weakref.ref(asyncio.get_running_loop())
         self._numbers = count(1)
         self._reloaded = -math.inf
         self._seen = (keyring.members, keyring.problem)
@@ -104,17 +106,25 @@ class Authenticator:
         try:
             while True:
                 ready = dict(poller.poll(RELOAD_MS))
-                if self._failures in ready:
-                    self._note_failure()
-                if self._questions in ready:
-                    self._answer()
-                if not ready or self._questions not in ready:
-                    self._reload()
+                try:
+                    self._step(self._failures in ready, self._questions in ready)
+                except zmq.ContextTerminated:
+                    raise
+                except Exception:
+                    log.exception("who may be let in could not be looked at")
         except zmq.ContextTerminated:
             pass
         finally:
             self._questions.close()
             self._failures.close()
+
+    def _step(self, has_failed: bool, is_asked: bool) -> None:
+        if has_failed:
+            self._note_failure()
+        if is_asked:
+            self._answer()
+        else:
+            self._reload()
 
     def _answer(self) -> None:
         question = self._questions.recv_multipart()
@@ -175,5 +185,6 @@ class Authenticator:
             self._on_knock(*knock, times)
 
     def _call(self, function: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed, and the context about to be terminated
-            self._loop.call_soon_threadsafe(function)
+        if (loop := self._loop()) is not None:
+            with suppress(RuntimeError):  # it is closed, and the context about to be terminated
+                loop.call_soon_threadsafe(function)
