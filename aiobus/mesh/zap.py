@@ -12,7 +12,6 @@ again. An error of the thread itself is logged and answered so, and the thread g
 
 import asyncio
 import logging
-import math
 import struct
 import weakref
 from collections import Counter
@@ -24,7 +23,6 @@ from threading import Lock, Thread
 import zmq
 from zmq.utils import z85
 
-from aiobus.clock import elapsed
 from aiobus.keyring import Keyring
 
 __all__ = ["PLAIN", "REVOKED", "UNKNOWN", "Authenticator", "proven"]
@@ -34,8 +32,6 @@ MONITOR = "inproc://refused-here"
 DOMAIN = "aiobus"
 RELOAD_MS = 500
 """Milliseconds between two looks at the files of the keyring."""
-AT_ONCE = 0.05
-"""Seconds for which what was read counts as new."""
 EVENT = struct.Struct("=HI")
 """A monitor's event and its value (zmq_socket_monitor(3))."""
 FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -83,7 +79,6 @@ class Authenticator:
         # The thread must not keep a loop alive that was never closed, and with it the bus.
         self._loop = weakref.ref(asyncio.get_running_loop())
         self._numbers = count(1)
-        self._reloaded = -math.inf
         self._seen = (keyring.members, keyring.problem)
         self._lock = Lock()
         self._knocks: Counter[tuple[str, str, str]] = Counter()
@@ -154,10 +149,6 @@ class Authenticator:
         return b"400", b"not a member", b""
 
     def _reload(self) -> None:
-        now = elapsed()
-        if now - self._reloaded < AT_ONCE:
-            return  # who knocks a thousand times a second has the files read no more often
-        self._reloaded = now
         self._keyring.reload()
         # Another bus of this process may have read the files again before.
         before, self._seen = self._seen, (self._keyring.members, self._keyring.problem)
