@@ -9,12 +9,13 @@ from aiobus.discovery import Member
 from aiobus.discovery.rendezvous import Rendezvous
 from aiobus.discovery.roster import Address
 from aiobus.discovery.tcp_socket import bound_socket
+from aiobus.keyring import Keyring
 
 __all__ = ["JOIN", "Seat"]
 
 JOIN = """
 from seats import Seat
-self.seat = Seat(url, name, **options)
+self.seat = Seat(url, name, keys, **options)
 return await self.seat.join()
 """
 """Told to an actor: take a seat, and say what came of it."""
@@ -32,11 +33,13 @@ class Lines(logging.Handler):
 
 
 class Seat:
-    """Joins, listens where it is asked to, and keeps whom it hears of."""
+    """Joins, listens where it is asked to, and keeps whom it hears of. `keys`: the directory of its
+    keyring.
+    """
 
-    def __init__(self, url: str, name: str, **options: Any) -> None:
+    def __init__(self, url: str, name: str, keys: str, **options: Any) -> None:
         self.name = name
-        self.discovery = Rendezvous(url, **options)
+        self.discovery = Rendezvous(url, Keyring.load(keys), **options)
         self.asked = ""
         self.known: set[str] = set()
         self.lines = Lines()

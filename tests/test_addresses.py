@@ -6,10 +6,12 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from actors import tcp_url
+from keys import make
 from seats import Seat
 
 from aiobus import AsyncEventBus, BusError
@@ -69,15 +71,16 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 @pytest.fixture
-async def seat(no_task_is_left: None) -> AsyncIterator[Callable[..., Seat]]:
-    """Makes members, which leave at the end."""
+async def seat(no_task_is_left: None, tmp_path: Path) -> AsyncIterator[Callable[..., Seat]]:
+    """Makes members of one desk with keys, which leave at the end."""
     seats: list[Seat] = []
+    keys = make(tmp_path / "keys", "desk").path
 
-    def make(url: str, name: str = "bot", **options: Any) -> Seat:
-        seats.append(made := Seat(url, name, **options))
+    def take(url: str, name: str = "bot", **options: Any) -> Seat:
+        seats.append(made := Seat(url, name, keys, **options))
         return made
 
-    yield make
+    yield take
     logging.getLogger("aiobus").setLevel(logging.NOTSET)
     for each in seats:
         await each.leave()

@@ -1,12 +1,15 @@
 """Members on two hosts: which address each has, and a host that is down or has no bus yet."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from actors import Actor, ActorError, Nursery
-from faults.namespaces import Wire, move, why_not
+from faults.namespaces import why_not
+from hosts import V4, V6, Hosts, set_up, url_of
+from keys import make
 from seats import JOIN
 
 pytestmark = [
@@ -14,36 +17,8 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
-LOCAL = "127.0.0.1 localhost\n"
-V4 = ("10.77.0.1", "10.77.0.2")
-V6 = ("[fd77::1]", "[fd77::2]")
+Join = Callable[..., Awaitable[dict[str, Any]]]
 OTHER = "that is another host, and no bus serves there yet"
-
-
-class Hosts:
-    """Two hosts of one process each, and the wire between them."""
-
-    def __init__(self, nursery: Nursery, stack: ExitStack) -> None:
-        self._nursery = nursery
-        self._stack = stack
-
-    async def make(self, *names: str, has_exit: bool = False) -> tuple[Actor, Actor]:
-        """`names`: what each has in /etc/hosts, besides localhost."""
-        first, second = await self._nursery.actors(2)
-        devices = []
-        for index, each in enumerate((first, second)):
-            devices.append(
-                await move(
-                    each,
-                    V4[index],
-                    v6=V6[index].strip("[]"),
-                    names=LOCAL + names[index] if names else "",
-                    has_exit=has_exit,
-                )
-            )
-        self.wire = Wire(*devices, 1)
-        self._stack.callback(self.wire.close)
-        return first, second
 
 
 @pytest.fixture
@@ -52,8 +27,15 @@ async def hosts(nursery: Nursery) -> AsyncIterator[Hosts]:
         yield Hosts(nursery, stack)
 
 
-async def join(actor: Actor, url: str, name: str, **options: Any) -> dict[str, Any]:
-    return dict(await actor(JOIN, url=url, name=name, options=options))
+@pytest.fixture
+def join(tmp_path: Path) -> Join:
+    """Takes a seat in a process. All have the secret of the desk, and a seat needs no other."""
+    keys = make(tmp_path / "keys", "desk").path
+
+    async def take(actor: Actor, url: str, name: str, **options: Any) -> dict[str, Any]:
+        return dict(await actor(JOIN, url=url, name=name, keys=keys, options=options))
+
+    return take
 
 
 async def knows(actor: Actor, *names: str) -> float:
@@ -62,7 +44,7 @@ async def knows(actor: Actor, *names: str) -> float:
 
 @pytest.mark.parametrize("at", [V4, V6], ids=["IPv4", "IPv6"])
 async def test_members_of_two_hosts_meet_each_at_the_address_that_the_other_sees(
-    hosts: Hosts, at: tuple[str, str]
+    hosts: Hosts, join: Join, at: tuple[str, str]
 ) -> None:
     """The first starts at once, says that the other host has no bus, and waits for it."""
     first, second = await hosts.make()
@@ -81,7 +63,9 @@ async def test_members_of_two_hosts_meet_each_at_the_address_that_the_other_sees
     assert await knows(first, "b") < 3
 
 
-async def test_a_host_without_a_bus_is_unreached_if_no_other_address_answers(hosts: Hosts) -> None:
+async def test_a_host_without_a_bus_is_unreached_if_no_other_address_answers(
+    hosts: Hosts, join: Join
+) -> None:
     """The only rendezvous is there: who is alone is told of no success."""
     first, second = await hosts.make()
     url = f"{V4[0]}:7555"
@@ -95,17 +79,17 @@ async def test_a_host_without_a_bus_is_unreached_if_no_other_address_answers(hos
 
 
 async def test_a_host_that_is_down_at_start_is_waited_for_and_met_when_it_comes(
-    hosts: Hosts,
+    hosts: Hosts, join: Join
 ) -> None:
     first, second = await hosts.make()
-    hosts.wire.cut = frozenset({0, 1})
+    hosts.cut()
     url = f"{V4[0]}:7555,{V4[1]}:7555"
     b = await join(second, url, "b")
     assert (b["held"], b["joined"]) == ([f"{V4[1]}:7555"], [])
     assert b["unreached"] == [f"tcp://{V4[0]}:7555"]
     assert b["said"][0].startswith(f"b joins without {V4[0]}:7555: it cannot be reached (")
     assert b["seconds"] < 3
-    hosts.wire.cut = frozenset()
+    hosts.heal()
     assert (await join(first, url, "a"))["joined"] in (["b"], [])
     assert await knows(first, "b") < 3
     assert await knows(second, "a") < 3
@@ -114,30 +98,30 @@ async def test_a_host_that_is_down_at_start_is_waited_for_and_met_when_it_comes(
 
 NEWCOMER = """
 from seats import Seat
-self.newcomer = Seat(url, "c")
+self.newcomer = Seat(url, "c", keys)
 return await self.newcomer.join()
 """
 
 
 async def test_while_the_rendezvous_host_is_dead_a_newcomer_is_in_and_all_meet_when_it_returns(
-    hosts: Hosts,
+    hosts: Hosts, join: Join, tmp_path: Path
 ) -> None:
     first, second = await hosts.make()
     url = f"{V4[0]}:7555,{V4[1]}:7555"
     await join(first, url, "a")
     await join(second, url, "b")
-    hosts.wire.cut = frozenset({0, 1})
-    c = await second(NEWCOMER, url=url)
+    hosts.cut()
+    c = await second(NEWCOMER, url=url, keys=str(tmp_path / "keys"))
     assert (c["joined"], c["unreached"]) == (["a", "b"], [f"tcp://{V4[0]}:7555"])
     assert c["seconds"] < 3
-    hosts.wire.cut = frozenset()
+    hosts.heal()
     assert await knows(first, "c") < 3
     await second("await self.newcomer.reaches_all()")
     await second("await self.newcomer.leave()")
 
 
 async def test_a_host_whose_own_name_is_a_loopback_address_serves_at_the_one_that_others_see(
-    hosts: Hosts,
+    hosts: Hosts, join: Join
 ) -> None:
     """As Debian has it in /etc/hosts."""
     first, second = await hosts.make(
@@ -157,7 +141,7 @@ async def test_a_host_whose_own_name_is_a_loopback_address_serves_at_the_one_tha
 
 
 async def test_a_name_that_cannot_be_resolved_is_waited_for_like_a_host_that_is_down(
-    hosts: Hosts,
+    hosts: Hosts, join: Join
 ) -> None:
     first, second = await hosts.make("", "")
     url = "feed-host:7555,10.77.0.2:7555"
@@ -173,7 +157,9 @@ async def test_a_name_that_cannot_be_resolved_is_waited_for_like_a_host_that_is_
     await second("await self.seat.reaches_all()")
 
 
-async def test_without_a_route_a_member_is_told_to_say_where_it_listens(hosts: Hosts) -> None:
+async def test_without_a_route_a_member_is_told_to_say_where_it_listens(
+    hosts: Hosts, join: Join
+) -> None:
     """No packet can leave for 203.0.113.1."""
     first, _ = await hosts.make()
     url = "203.0.113.1:7555"
@@ -187,7 +173,7 @@ async def test_without_a_route_a_member_is_told_to_say_where_it_listens(hosts: H
 
 
 async def test_an_advertised_name_that_is_loopback_here_is_told_as_the_address_that_others_see(
-    hosts: Hosts,
+    hosts: Hosts, join: Join
 ) -> None:
     first, _ = await hosts.make("127.0.1.1 feed-host\n", "")
     a = await join(first, "10.77.0.2:7555", "a", listen="0.0.0.0", advertise="feed-host")
@@ -195,7 +181,9 @@ async def test_an_advertised_name_that_is_loopback_here_is_told_as_the_address_t
     assert "others are told 10.77.0.1" in a["said"][0]
 
 
-async def test_who_listens_at_all_addresses_tells_the_one_that_others_see(hosts: Hosts) -> None:
+async def test_who_listens_at_all_addresses_tells_the_one_that_others_see(
+    hosts: Hosts, join: Join
+) -> None:
     first, _ = await hosts.make()
     for listen, told in (("0.0.0.0", V4[0]), ("[::]:7600", V4[0]), ("[fd77::1]", V6[0])):
         a = await join(first, f"{V4[1]}:7555,{V6[1]}:7556", "a", listen=listen)
@@ -204,21 +192,17 @@ async def test_who_listens_at_all_addresses_tells_the_one_that_others_see(hosts:
 
 
 START = """
-from aiobus.discovery.rendezvous import Rendezvous
-from aiobus.mesh.sockets import ZmqNetwork
-from aiobus.mesh.transport import MeshTransport
-place = Rendezvous(url.removeprefix("tcp://"), **options)
-bus = aiobus.AsyncEventBus(MeshTransport(url, ZmqNetwork(place, 1000), place), name=name)
+keyring = aiobus.Keyring.load(keys)
+setattr(self, name, aiobus.AsyncEventBus(url, name=name, keyring=keyring, **options))
 began = asyncio.get_running_loop().time()
-await bus.start()
-setattr(self, name, bus)
+await getattr(self, name).start()
 return asyncio.get_running_loop().time() - began
 """
-"""A bus without keys, as no user gets one on such a URL."""
 
 
-async def start(actor: Actor, url: str, name: str, **options: Any) -> float:
-    return float(await actor(START, url=url, name=name, options=options))
+async def start(actor: Actor, url: str, name: str, keys: Path, **options: Any) -> float:
+    values = {"url": url, "name": name, "keys": str(keys), "options": options}
+    return float(await actor(START, **values))
 
 
 async def peers(actor: Actor, name: str) -> list[str]:
@@ -232,19 +216,20 @@ while other not in [each.name for each in getattr(self, name).peers]:
 
 
 async def test_a_bus_starts_within_3_s_while_a_member_and_its_rendezvous_are_cut_off(
-    hosts: Hosts,
+    hosts: Hosts, tmp_path: Path
 ) -> None:
     """It is linked with all others by then, and with that member once its host is back."""
     first, second = await hosts.make()
-    url = f"tcp://{V4[0]}:7555,{V4[1]}:7555"
-    await start(first, url, "a")
-    await start(second, url, "b")
+    keys_a, keys_b = set_up(tmp_path, ("a",), ("b", "c"))
+    url = url_of(V4)
+    await start(first, url, "a", keys_a)
+    await start(second, url, "b", keys_b)
     assert await peers(second, "b") == ["a"]
-    hosts.wire.cut = frozenset({0, 1})
-    assert await start(second, url, "c") < 3
+    hosts.cut()
+    assert await start(second, url, "c", keys_b) < 3
     assert await peers(second, "c") == ["b"]
     assert await second("return await self.c.flush(0.1)") == [f"tcp://{V4[0]}:7555"]
-    hosts.wire.cut = frozenset()
+    hosts.heal()
     await first(MEETS, name="a", other="c")
     await second(MEETS, name="c", other="a")
     for actor, name in ((second, "c"), (second, "b"), (first, "a")):
@@ -253,17 +238,18 @@ async def test_a_bus_starts_within_3_s_while_a_member_and_its_rendezvous_are_cut
 
 @pytest.mark.parametrize("listen", ["0.0.0.0", "[::]:7600"])
 async def test_a_bus_that_listens_everywhere_is_linked_by_what_it_tells(
-    hosts: Hosts, listen: str
+    hosts: Hosts, tmp_path: Path, listen: str
 ) -> None:
     """It also ends the link of one that sends what no member sends."""
     first, second = await hosts.make()
+    keys_a, keys_b = set_up(tmp_path, ("a",), ("b",))
     url = f"tcp://{V4[0]}:7555"
-    await start(first, url, "a", listen=listen)
-    await start(second, url, "b")
+    await start(first, url, "a", keys_a, listen=listen)
+    await start(second, url, "b", keys_b)
     assert await peers(second, "b") == ["a"]
     told = await second("return [each.who.endpoint for each in self.b._transport.session.links]")
     assert told[0].startswith(f"tcp://{V4[0]}:")
-    assert await second(JUNK, endpoint=told[0]) is True
+    assert await second(JUNK, endpoint=told[0], keys=str(keys_b)) is True
     for actor, name in ((second, "b"), (first, "a")):
         await actor(f"await self.{name}.close()")
 
@@ -273,6 +259,10 @@ import zmq
 with zmq.Context() as context, context.socket(zmq.XSUB) as junk:
     junk.set(zmq.LINGER, 0)
     junk.set(zmq.SNDHWM, 0)
+    keyring = aiobus.Keyring.load(keys)
+    junk.set(zmq.CURVE_SERVERKEY, keyring.members.by_name["a"].key.encode())
+    junk.set(zmq.CURVE_PUBLICKEY, keyring.members.by_name["b"].key.encode())
+    junk.set(zmq.CURVE_SECRETKEY, keyring.secret_of("b").encode())
     monitor = junk.get_monitor_socket()
     junk.connect(endpoint)
     for number in range(2000):
