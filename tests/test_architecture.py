@@ -34,7 +34,8 @@ ORDER = [
     (
         "aiobus.discovery.refusal  aiobus.discovery.tcp_socket  aiobus.discovery.gate  "
         "aiobus.history  aiobus.journal.scan  aiobus.replay.comparison  "
-        "aiobus.replay.explanation  aiobus.rows  aiobus.sync  aiobus.virtual_loop"
+        "aiobus.discovery.reach  aiobus.replay.explanation  aiobus.rows  aiobus.sync  "
+        "aiobus.virtual_loop"
     ),
     "aiobus.discovery.seal",
     (
@@ -42,6 +43,7 @@ ORDER = [
         "aiobus.inbox  aiobus.journal.reader  aiobus.journal.retention  aiobus.keeper.kept  "
         "aiobus.sequence  aiobus.virtual_run  aiobus.wire"
     ),
+    "aiobus.discovery.meeting",
     (
         "aiobus.discovery.rendezvous  aiobus.journal  aiobus.journal.history  "
         "aiobus.journal.lookup  aiobus.journal.store  aiobus.keeper.file  aiobus.mesh.peers  "

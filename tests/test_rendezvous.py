@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from actors import tcp_url
 
-from aiobus.discovery import Discovery, Member, guest, rendezvous
+from aiobus.discovery import Discovery, Member, guest, meeting, rendezvous
 from aiobus.discovery.rendezvous import Rendezvous
 from aiobus.discovery.roster import hello_line, parse_roster, roster_line
 from aiobus.errors import BusError
@@ -207,7 +207,7 @@ async def roster_of(at: str) -> list[Member]:
 async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(
     crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "ABSENT_SECONDS", 0.01)
+    monkeypatch.setattr(meeting, "ABSENT_SECONDS", 0.01)
     await crowd.join(at, "a")
     [b] = await crowd.join(at, "b")
     endpoint = b.endpoint
@@ -322,10 +322,10 @@ def are_spread(bots: list[Bot], addresses: list[str]) -> bool:
     """
     held = [bot.discovery.held for bot in bots]
     holders = [
-        client.registry
+        point.registry
         for bot in bots
-        for client in bot.discovery._clients
-        if client.registry is not None
+        for point in bot.discovery._points
+        if point.registry is not None
     ]
     return (
         all(len(each) <= 1 for each in held)
@@ -344,7 +344,7 @@ async def test_a_member_holds_one_address_at_most_and_the_others_take_what_is_fr
 ) -> None:
     """Also after each of them in turn has gone and another one has come."""
     monkeypatch.setattr(rendezvous, "SUCCESSION_SECONDS", 0.05)
-    monkeypatch.setattr(rendezvous, "ABSENT_SECONDS", 0.05)
+    monkeypatch.setattr(meeting, "ABSENT_SECONDS", 0.05)
     places = [free_address() for _ in range(addresses)]
     url = ",".join(places)
     bots = await crowd.join(url, *(f"bot-{number}" for number in range(members)))
@@ -385,7 +385,7 @@ async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_anoth
     crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No member is left that could tell which."""
-    monkeypatch.setattr(rendezvous, "ABSENT_SECONDS", 0.05)
+    monkeypatch.setattr(meeting, "ABSENT_SECONDS", 0.05)
     with process(at, "holder") as holder:
         assert await joined(holder) == at
         with process(at, "frozen") as frozen:
@@ -545,8 +545,8 @@ async def test_a_join_whose_first_connection_ends_with_its_registry_does_not_fai
 ) -> None:
     """A registry that dies ends it as another program may, but that does it again."""
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(rendezvous, "FIRST_PAUSE", 30.0)
-    monkeypatch.setattr(rendezvous, "LAST_PAUSE", 30.0)
+    monkeypatch.setattr(meeting, "FIRST_PAUSE", 30.0)
+    monkeypatch.setattr(meeting, "LAST_PAUSE", 30.0)
     async with Impostor(b"", hangs_up=True) as at:
         [bot] = await crowd.join(at, "bot")
         assert bot.discovery.unreached == [f"tcp://{at}"]

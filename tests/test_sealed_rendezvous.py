@@ -420,7 +420,7 @@ async def test_a_connection_of_a_retired_secret_is_ended_and_made_again_by_the_n
 
 
 def registry_of(bot: Bot) -> Registry:
-    [registry] = [each.registry for each in bot.discovery._clients if each.registry]
+    [registry] = [each.registry for each in bot.discovery._points if each.registry]
     return registry
 
 
@@ -576,10 +576,10 @@ async def test_a_registry_that_reads_nothing_costs_its_teller_no_more_than_the_c
     monkeypatch.setattr("aiobus.discovery.guest.MAX_REFUSALS", 10**9)
     a, b = await crowd.join(at, "a", NEW), await crowd.join(at, "b", NEW)
     asyncio.get_running_loop().remove_reader(next(iter(registry_of(a)._connections)).sock.fileno())
-    [client] = b.discovery._clients
-    guest = client.guest
-    while client.guest is guest:
+    [point] = b.discovery._points
+    guest = point.guest
+    while point.guest is guest:
         for _ in range(1_000):
             b.discovery.tell_refused("a", "key")
         await asyncio.sleep(0)
-    await until(lambda: client.guest is not None and b.discovery.unreached == [])
+    await until(lambda: point.guest is not None and b.discovery.unreached == [])
