@@ -22,7 +22,10 @@ from aiobus.mesh.fanout import MAX_OF_LINK, MAX_VAIN
 from aiobus.mesh.sockets import MAX_MESSAGE
 from aiobus.wire import Ask, PageAsk, PeerId, up
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+    pytest.mark.slow,
+]
 
 FILES = 1_024
 """That each honest process may open: fewer than there are strangers."""
