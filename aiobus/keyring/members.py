@@ -72,7 +72,11 @@ class Rules:
         """
         if self.subscribe is None:
             return True
-        return not query.every and self.subscribe.issuperset(query.types)
+        return not query.every and not self.denied(query)
+
+    def denied(self, query: Query) -> frozenset[str]:
+        """The types that `query` names and the member may not subscribe to."""
+        return frozenset() if self.subscribe is None else query.types - self.subscribe
 
     def told(self, queries: str) -> str:
         """Of the queries that a member tells to have, those that it is sent."""

@@ -337,8 +337,9 @@ class MeshTransport:
         if not catchup.query.wants_data or self._confirmations is None:
             return ()
         rules = self._rules()
-        if rules is not None and not rules.may_subscribe(catchup.query):
-            raise NotPermitted(self._publisher.name, "subscribe to", str(catchup.query))
+        if rules is not None and not rules.may_subscribe(query := catchup.query):
+            denied = "*" if query.every else ", ".join(sorted(rules.denied(query)))
+            raise NotPermitted(self._publisher.name, "subscribe to", denied)
         missing = await self._confirmations.subscribe(catchup, timeout)
         self._unconfirmed.update(self.unreached)
         return {*missing, *self.unreached}
