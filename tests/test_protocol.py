@@ -15,11 +15,12 @@ import zmq
 
 from aiobus import AsyncEventBus, Event, EventType
 from aiobus.codec import encode
-from aiobus.discovery import CAUSES, Member
-from aiobus.discovery.refusal import DENIALS, Refused, denied_line
+from aiobus.discovery import Member
+from aiobus.discovery.refusal import Refused, denied_line
 from aiobus.discovery.roster import hello_line, parse_roster, roster_line
 from aiobus.discovery.seal import accepted, answered, opening
 from aiobus.query import Query
+from aiobus.refusals import DENIALS, TOLD
 from aiobus.wire import (
     Ack,
     Answer,
@@ -125,7 +126,7 @@ def test_a_code_is_what_the_page_says_it_is() -> None:
     ]:
         assert SHOWN[name][:64] == code(direction, number, SHOWN[name][64:])
     assert parse_roster(SHOWN["sealed_roster"][64:])[1].name == "monitor"
-    for codes in (CAUSES, DENIALS):
+    for codes in (TOLD, DENIALS):
         assert all(f"`{each}`" in PAGE for each in codes)
 
 

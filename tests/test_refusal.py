@@ -1,4 +1,4 @@
-"""The lines that say why, and how often the same is said."""
+"""Why there is no link: the lines that say so, the words, and how often the same is said."""
 
 import json
 
@@ -6,17 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiobus.discovery import CAUSES
-from aiobus.discovery.refusal import (
-    DENIALS,
-    MAX_SAID,
-    SAID_SECONDS,
-    Refused,
-    Repeats,
-    denied_line,
-    parse_denied,
-)
+from aiobus.discovery.refusal import Refused, denied_line, parse_denied
 from aiobus.discovery.roster import ProtocolError
+from aiobus.refusals import (
+    DENIALS,
+    MOST,
+    NOTICED,
+    SAID_SECONDS,
+    TELLS,
+    TOLD,
+    Refusal,
+    Refusals,
+    words,
+)
 
 
 @pytest.mark.parametrize("code", DENIALS)
@@ -29,7 +31,7 @@ def test_what_is_no_denial_says_nothing(line: bytes) -> None:
     assert parse_denied(line) in {"", *DENIALS}
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", TOLD)
 def test_a_refusal_is_read_as_it_was_written(cause: str) -> None:
     refused = Refused("feed", "bot", cause)
     assert refused.line == b'["refused",1,"feed","bot","%b"]\n' % cause.encode()
@@ -51,29 +53,82 @@ def test_what_is_no_refusal_is_refused(said: object) -> None:
         Refused.parse(json.dumps(said).encode())
 
 
+# What is said, and how often.
+
+KNOCKS = Refusal("10.0.0.7", "knocks")
+
+
 def test_the_same_is_said_once_a_minute_with_how_often_it_was() -> None:
-    repeats = Repeats()
-    assert repeats.due("10.0.0.7", "knocks", 5.0) == ("10.0.0.7", 1)
+    refusals = Refusals()
+    assert refusals.note(KNOCKS, 5.0) == KNOCKS
     for after in range(9):
-        assert repeats.due("10.0.0.7", "knocks", 5.0 + after)[1] == 0
-    assert repeats.due("10.0.0.7", "knocks", 5.0 + SAID_SECONDS) == ("10.0.0.7", 10)
-    assert repeats.due("10.0.0.7", "knocks", 6.0 + SAID_SECONDS)[1] == 0
+        assert refusals.note(KNOCKS, 5.0 + after) is None
+    assert refusals.note(KNOCKS, 5.0 + SAID_SECONDS) == KNOCKS._replace(times=10)
+    assert refusals.note(KNOCKS, 6.0 + SAID_SECONDS) is None
 
 
-def test_another_address_and_another_cause_are_said_at_once() -> None:
-    repeats = Repeats()
-    repeats.due("10.0.0.7", "knocks", 5.0)
-    assert repeats.due("10.0.0.8", "knocks", 5.0) == ("10.0.0.8", 1)
-    assert repeats.due("10.0.0.7", "sings", 5.0) == ("10.0.0.7", 1)
+def test_the_last_count_is_said_by_itself_a_minute_later() -> None:
+    refusals = Refusals()
+    refusals.note(KNOCKS, 5.0)
+    refusals.note(KNOCKS, 6.0)
+    refusals.note(KNOCKS._replace(times=3), 7.0)
+    assert refusals.due(4.0 + SAID_SECONDS) == []
+    assert refusals.due(5.0 + SAID_SECONDS) == [KNOCKS._replace(times=4)]
+    assert refusals.note(KNOCKS, 6.0 + SAID_SECONDS) is None
+    assert refusals.due(5.0 + 2 * SAID_SECONDS) == [KNOCKS]
+    assert refusals.due(5.0 + 3 * SAID_SECONDS) == []
+    assert len(refusals) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [KNOCKS._replace(address="10.0.0.8"), KNOCKS._replace(cause="sings"), Refusal("", "knocks")],
+)
+def test_another_address_and_another_cause_are_said_at_once(other: Refusal) -> None:
+    refusals = Refusals()
+    refusals.note(KNOCKS, 5.0)
+    assert refusals.note(other, 5.0) == other
+
+
+def test_two_names_without_an_address_are_told_apart() -> None:
+    refusals = Refusals()
+    for name in ("feed", "bot"):
+        refusal = Refusal("", "told key", name)
+        assert refusals.note(refusal, 5.0) == refusal
+    assert refusals.note(refusal, 5.0) is None
 
 
 def test_of_thousands_of_addresses_the_rest_is_said_together_and_none_is_uncounted() -> None:
-    repeats = Repeats()
-    said = [repeats.due(f"10.0.{each // 250}.{each % 250}", "knocks", 5.0) for each in range(2_000)]
-    assert [count for _, count in said] == [1] * (MAX_SAID + 1) + [0] * (1_999 - MAX_SAID)
-    assert said[MAX_SAID] == ("", 1)
-    assert len(repeats) == MAX_SAID + 1
-    assert repeats.due("10.1.0.0", "knocks", 4.0 + SAID_SECONDS)[1] == 0
+    refusals = Refusals()
+    said = []
+    for each in range(2_000):
+        refusal = Refusal(f"10.0.{each // 250}.{each % 250}", "knocks", "bot")
+        said.append(refusals.note(refusal, 5.0))
+    assert [each is not None for each in said] == [True] * (MOST + 1) + [False] * (1_999 - MOST)
+    assert said[MOST] == Refusal("", "knocks")
+    assert len(refusals) == MOST + 1
     # A minute later those who were silent are forgotten, and a newcomer is told apart again.
-    assert repeats.due("10.1.0.1", "knocks", 5.0 + SAID_SECONDS) == ("10.1.0.1", 1)
-    assert len(repeats) == 2
+    assert refusals.due(5.0 + SAID_SECONDS) == [Refusal("", "knocks", times=1_999 - MOST)]
+    newcomer = Refusal("10.1.0.1", "knocks")
+    assert refusals.note(newcomer, 5.0 + SAID_SECONDS) == newcomer
+    assert len(refusals) == 2
+
+
+@pytest.mark.parametrize("cause", [*NOTICED, *(f"told {each}" for each in TOLD)])
+@pytest.mark.parametrize(("address", "name"), [("tcp://10.0.0.7:5", "feed"), ("", "")])
+def test_each_cause_is_a_sentence_with_and_without_an_address(
+    cause: str, address: str, name: str
+) -> None:
+    text = words(Refusal(address, cause, name))
+    assert "  " not in text
+    assert "{" not in text
+    assert " at  " not in text
+    if cause.startswith("told "):
+        assert text.startswith(f"{name or 'a bus'} is not linked, and says: ")
+    else:
+        assert (address or "an unknown address") in text
+
+
+def test_what_the_other_side_is_told_is_a_cause_that_it_knows() -> None:
+    assert {*TELLS} <= {*NOTICED}
+    assert {*TELLS.values()} <= {*TOLD}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from actors import tcp_url
 
-from aiobus.discovery import CAUSES, DiscoveryCallbacks, Member, rendezvous
+from aiobus.discovery import DiscoveryCallbacks, Member, rendezvous
 from aiobus.discovery import registry as registry_module
 from aiobus.discovery.refusal import Refused
 from aiobus.discovery.registry import Registry
@@ -24,6 +24,7 @@ from aiobus.errors import BusError
 from aiobus.keyring import Keyring
 from aiobus.keyring.members import Members
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_REFUSALS
+from aiobus.refusals import TOLD
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -517,7 +518,7 @@ async def test_a_member_learns_from_another_why_it_is_refused(crowd: Crowd) -> N
 
 async def test_a_cause_that_is_none_is_refused_at_once(crowd: Crowd, at: str) -> None:
     a = await crowd.join(at, "a", NEW)
-    for cause in CAUSES:
+    for cause in TOLD:
         a.discovery.tell_refused("b", cause)
     with pytest.raises(ValueError, match="'because' is none of key, "):
         a.discovery.tell_refused("b", "because")

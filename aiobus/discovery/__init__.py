@@ -10,27 +10,12 @@ from typing import NamedTuple, Protocol
 from aiobus.errors import BusError
 
 __all__ = [
-    "CAUSES", "OBSERVES", "Discovery", "DiscoveryCallbacks", "Member", "is_observer", "place_of",
+    "OBSERVES", "Discovery", "DiscoveryCallbacks", "Member", "is_observer", "place_of",
 ]  # fmt: skip
 
 OBSERVES = "+"
 """Ends the endpoint of an observer. So whoever knows of one knows that it is one before it has said
 anything: it may be frozen. And no message can make an observer of another bus.
-"""
-
-
-CAUSES = {
-    "unknown": "its list of members does not have the key of this bus",
-    "revoked": "its list of members says that the key of this bus is revoked",
-    "key": "this bus proved another key than its list of members says",
-    "name": "this bus spoke under a name that is not that of its key",
-    "rules": "its list of members does not allow this bus what it does",
-    "plain": "this bus spoke to it without keys",
-    "mute": "this bus accepts its connection and does not answer",
-    "version": "this bus speaks another version of the protocol",
-}
-"""Why a member makes no link to another, as a code that `tell_refused` takes, and what that other
-bus is to say of the one that told it.
 """
 
 
@@ -65,8 +50,8 @@ class DiscoveryCallbacks(NamedTuple):
     on_name_lost: Callable[[BusError], None]
     """Another bus has the name of this one by now, so this one has to end."""
     on_told: Callable[[str, str], None] = _ignore
-    """A member, by name, has told this bus that it makes no link to it, and why: one of CAUSES.
-    Called once or several times for one refusal.
+    """A member, by name, has told this bus that it makes no link to it, and why: one of TOLD
+    (`refusals`). Called once or several times for one refusal.
     """
     on_refused: Callable[[str, str, int], None] | None = None
     """A connection of or to an address was refused: the address, a sentence whose subject is that
@@ -132,9 +117,9 @@ class Discovery(Protocol):
         ...
 
     def tell_refused(self, to: str, cause: str) -> None:
-        """Let the member named `to` know that this bus makes no link to it, and why: one of CAUSES.
-        Nothing happens if no sealed way leads there, or if much was told within the last minute.
-        Never waits.
+        """Let the member named `to` know that this bus makes no link to it, and why: one of TOLD
+        (`refusals`). Nothing happens if no sealed way leads there, or if much was told within the
+        last minute. Never waits.
         """
         ...
 

@@ -27,7 +27,7 @@ from aiobus.discovery.tcp_socket import (
     probe_all,
 )
 
-__all__ = ["CONNECT_SECONDS", "MeetingPoint", "Party"]
+__all__ = ["MeetingPoint", "Party"]
 
 log = logging.getLogger("aiobus.mesh")
 
@@ -56,7 +56,7 @@ class Party(NamedTuple):
     on_members: Callable[[list[Member]], None]
     """A registry, or a hello, tells of these."""
     on_told: Callable[[str, str], None]
-    """The member of this name tells this one that it refuses it, and why: one of CAUSES."""
+    """The member of this name tells this one that it refuses it, and why: one of TOLD."""
     on_refused: Callable[[Place, str, str], None]
     """A connection at an address was refused: the place, the address of the other side, the reason.
     """

@@ -1,8 +1,8 @@
 """`tcp://host:port[,host:port...]`: members meet at rendezvous addresses, which every member knows.
 
-Owns what one member does at all of them together: where it listens and what others are told of
-that, its start and its end, and the members that it has heard of anywhere. What it does at one
-address is in `meeting`. Must not know of queries, links or heartbeats, nor which of two members may
+Owns what one member does at all of them together: its start and its end, and the members that it
+has heard of anywhere. What it does at one address is in `meeting`, and where it listens itself in
+`own_address`. Must not know of queries, links or heartbeats, nor which of two members may
 keep a name.
 
 A member serves at one address at most, so a frozen process blocks one address at most.
@@ -17,22 +17,15 @@ from collections.abc import Callable, Collection, Sequence
 from contextvars import Context
 
 from aiobus.clock import elapsed
-from aiobus.discovery import CAUSES, OBSERVES, DiscoveryCallbacks, Member, is_observer, place_of
-from aiobus.discovery.hosts import Resolver, outward
-from aiobus.discovery.meeting import CONNECT_SECONDS, MeetingPoint, Party
-from aiobus.discovery.refusal import Refused, Repeats
-from aiobus.discovery.roster import (
-    Address,
-    KnownMembers,
-    Place,
-    advertise_in,
-    is_possible,
-    listen_in,
-    places_in,
-)
+from aiobus.discovery import DiscoveryCallbacks, Member, place_of
+from aiobus.discovery.meeting import MeetingPoint, Party
+from aiobus.discovery.own_address import OwnAddress
+from aiobus.discovery.refusal import Refused
+from aiobus.discovery.roster import Address, KnownMembers, Place, is_possible, places_in
 from aiobus.discovery.tcp_socket import has_half_closed, probe_all
-from aiobus.errors import BusError, KeyringError
+from aiobus.errors import KeyringError
 from aiobus.keyring import Keyring
+from aiobus.refusals import TOLD, Refusal, Refusals
 
 __all__ = ["Rendezvous"]
 
@@ -70,32 +63,13 @@ class Rendezvous:
         self.keyring = keyring
         """The keys of the desk; None on a desk without."""
         self._callbacks: DiscoveryCallbacks | None = None
-        self._repeats = Repeats()
+        self._refusals = Refusals()
         self._places = places_in(addresses)
-        self._own = None if listen is None else listen_in(listen)
-        self._advertise = None if advertise is None else advertise_in(advertise)
-        self.is_loopback = all(each.is_loopback for each in self._places) and (
-            self._own is None or self._own.is_loopback
-        )
-        """True if only processes of this host can be members: the addresses are loopback, and where
-        this member listens is so too.
-        """
-        if self.is_loopback and not (self._advertise is None or self._advertise.is_loopback):
-            raise ValueError(
-                f"advertise={advertise!r}: this bus listens on a loopback address, which no other"
-                " host reaches, as all of this url are; give listen= too, such as listen='0.0.0.0'"
-            )
-        told = self._advertise or self._own
-        if not self.is_loopback and told is not None and told.is_loopback:
-            given = f"advertise={advertise!r}" if self._advertise else f"listen={listen!r}"
-            raise ValueError(
-                f"{given}: no other host reaches a loopback address; give advertise= an address"
-                " that it reaches"
-            )
+        self._own = OwnAddress(self._places, listen, advertise)
+        self.is_loopback = self._own.is_loopback
+        """True if only processes of this host can be members."""
         self.out_of_reach: list[Member] = []
         """The members that `join` has returned though their host does not answer."""
-        self._outward = ""
-        """The address of this host that others see, once it is known."""
         self.refused = 0
         """Connections that were ended or not served because of what the other side did."""
         self._me = Member("", "")
@@ -163,8 +137,8 @@ class Rendezvous:
         end = loop.time() + ANSWER_SECONDS
         self._points = [MeetingPoint(each, is_loopback=self.is_loopback) for each in self._places]
         try:
-            bound = self._bind(bind, await self._own_address(name), observes=observes)
-            me = Member(name, await self._advertised(name, bound))
+            bound = self._own.bind(bind, await self._own_address(name), observes=observes)
+            me = Member(name, await self._own.told(name, bound))
             if not self.allows(me):
                 raise ValueError(f"{me} cannot be a member here")
         except BaseException:
@@ -174,7 +148,7 @@ class Rendezvous:
         party = Party(
             *(me, self._points, self._known),
             is_loopback=self.is_loopback,
-            outward=self._outward,
+            outward=self._own.outward,
             secrets=self._secrets,
             on_members=self._learn,
             on_told=self._take_told,
@@ -242,8 +216,10 @@ class Rendezvous:
         made again. The tasks of the addresses do the rest.
         """
         if self._callbacks is None:
-            self._repeats = Repeats()  # what a start has logged is told to the user as well
+            self._refusals = Refusals()  # what a start has logged is told to the user as well
         self._callbacks = callbacks
+        for said in self._refusals.due(elapsed()):
+            self._say_refused(said, self._me.name)
         if (secrets := self._secrets()) is None:
             return
         for point in self._points:
@@ -252,10 +228,10 @@ class Rendezvous:
     def tell_refused(self, to: str, cause: str) -> None:
         """Let the member named `to` know that this one makes no link to it, and why. On every
         sealed way, since any of them may end at a frozen registry. Raises ValueError if `cause` is
-        none of CAUSES.
+        none of TOLD.
         """
-        if cause not in CAUSES:
-            raise ValueError(f"{cause!r} is none of {', '.join(sorted(CAUSES))}")
+        if cause not in TOLD:
+            raise ValueError(f"{cause!r} is none of {', '.join(sorted(TOLD))}")
         if self.keyring is None:
             return
         refused = Refused(self._me.name, to, cause)
@@ -300,76 +276,17 @@ class Rendezvous:
         if ending := [*self._tasks, *looking]:
             await asyncio.wait(ending)
 
-    # Where this member is.
-
     async def _own_address(self, name: str) -> Address:
-        """Where to listen. Port 0 is any free one."""
-        if self.is_loopback:
-            host, port = self._own or (self._places[0].host, 0)
-            return Address(host, port)
-        wait = min(CONNECT_SECONDS, ANSWER_SECONDS / 2)
-        async with asyncio.TaskGroup() as group:
-            for point in self._points:
-                group.create_task(point.resolve(wait), context=Context())
-        is_v6, problem = None, ""
-        if self._own is not None and self._own.host != "::":
-            is_v6 = Address(*self._own).is_v6
+        """Where to listen, by the way to the rendezvous addresses."""
+        if not self.is_loopback:
+            async with asyncio.TaskGroup() as group:
+                for point in self._points:
+                    group.create_task(point.resolve(ANSWER_SECONDS / 2), context=Context())
         toward = [point.address for point in self._points if point.address is not None]
-        try:
-            self._outward = outward(toward, is_v6=is_v6)
-        except OSError as error:
-            problem = str(error.strerror)
-        given = None if self._own is None else Address(*self._own)
-        if given is not None and not (given.is_wildcard or given.is_loopback):
-            self._outward = given.host
+        own = self._own.choose(name, toward)
         for point in self._points:
-            point.leave_loopback(name, self._outward)
-        if given is not None and (self._outward or self._advertise is not None):
-            return given
-        if given is None and self._outward:
-            return Address(self._outward, 0)
-        raise BusError(
-            f"{name} finds no address of this host that others could reach ({problem}). Give it"
-            " one: listen='10.0.0.5', or listen='0.0.0.0' with what others are told as advertise="
-        )
-
-    def _bind(self, bind: Callable[[str], str], own: Address, *, observes: bool) -> str:
-        endpoint = own.with_port(own.port or "*")
-        try:
-            return bind(endpoint + OBSERVES if observes else endpoint)
-        except OSError as error:
-            if self._own is None:
-                raise
-            raise BusError(
-                f"listen={str(own) if own.port else own.host!r}: this bus cannot listen there"
-                f" ({error.strerror or error}). Give every bus of a host a port of its own, or"
-                " leave the port out for any free one"
-            ) from error
-
-    async def _advertised(self, name: str, bound: str) -> str:
-        """The endpoint that others are told, of one that is bound."""
-        end = OBSERVES if is_observer(bound) else ""
-        host, port = _split(place_of(bound))
-        place = self._advertise or Place(host, port)
-        resolver = Resolver(place)
-        try:
-            address = await resolver.address(ANSWER_SECONDS / 2)
-        except OSError as error:
-            raise BusError(
-                f"advertise={place.host!r}: it cannot be resolved here ({error.strerror or error});"
-                " give the address itself"
-            ) from error
-        finally:
-            resolver.cancel()
-        if self._advertise is None and not address.is_wildcard:
-            return bound
-        is_renamed = address.is_loopback and not self.is_loopback and bool(self._outward)
-        if address.is_wildcard or is_renamed:
-            if is_renamed:
-                text = "%s: %s is %s on this host, which no other host reaches: others are told %s"
-                log.info(text, name, place.host, address.host, self._outward)
-            address = Address(self._outward, address.port)
-        return Address(address.host, address.port or port).endpoint + end
+            point.leave_loopback(name, self._own.outward)
+        return own
 
     # What is heard at any address.
 
@@ -403,17 +320,14 @@ class Rendezvous:
         so that one who knocks again and again fills no log.
         """
         self.refused += 1
-        now = asyncio.get_running_loop().time()
-        peer, count = self._repeats.due(peer, reason, now)
-        if count and self._callbacks is not None and self._callbacks.on_refused is not None:
-            self._callbacks.on_refused(peer, reason, count)
-        elif count:
-            times = f" ({count} times)" if count > 1 else ""
+        if (said := self._refusals.note(Refusal(peer, reason), elapsed())) is not None:
+            self._say_refused(said, place)
+
+    def _say_refused(self, said: Refusal, at: object) -> None:
+        peer, reason, _, times = said
+        if self._callbacks is not None and self._callbacks.on_refused is not None:
+            self._callbacks.on_refused(peer, reason, times)
+        else:
+            count = f" ({times} times)" if times > 1 else ""
             text = "%s: refused a connection: %s %s%s"
-            log.warning(text, place, peer or "someone", reason, times)
-
-
-def _split(endpoint: str) -> tuple[str, int]:
-    """The host, which may be a wildcard, and the port of an endpoint."""
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+            log.warning(text, at, peer or "someone", reason, count)

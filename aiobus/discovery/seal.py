@@ -13,14 +13,9 @@ from collections.abc import Sequence
 
 import orjson
 
-from aiobus.discovery.refusal import (
-    DENIALS,
-    Denied,
-    is_of_another_version,
-    kind_of,
-    parse_denied,
-)
+from aiobus.discovery.refusal import Denied, is_of_another_version, kind_of, parse_denied
 from aiobus.discovery.roster import VERSION, ProtocolError, parse_line
+from aiobus.refusals import DENIALS
 
 __all__ = ["Seal", "accepted", "answered", "id_of", "new_nonce", "opening"]
 

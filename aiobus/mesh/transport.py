@@ -15,18 +15,18 @@ from functools import partial
 from aiobus.catchup import CatchUp
 from aiobus.clock import elapsed, is_virtual
 from aiobus.diagnostics import Diagnostics
-from aiobus.discovery import CAUSES, Discovery, DiscoveryCallbacks, Member
+from aiobus.discovery import Discovery, DiscoveryCallbacks, Member
 from aiobus.errors import BusClosed, NameInUse, NotPermitted
 from aiobus.history import Want
 from aiobus.keyring.members import Rules
 from aiobus.limits import KEEPER
 from aiobus.mesh import Driver, KeyCallbacks, Network, Probe
 from aiobus.mesh.confirm import Confirmations, Readers
-from aiobus.mesh.refusals import TELLS, Refusal, Refusals, words
 from aiobus.mesh.session import Session
 from aiobus.presence import Peer
 from aiobus.publisher import Publisher, Route
 from aiobus.query import Query
+from aiobus.refusals import TELLS, Refusal, Refusals, words
 from aiobus.rows import Source
 from aiobus.transport import Standing
 from aiobus.wire import PeerId
@@ -303,28 +303,25 @@ class MeshTransport:
             self.session.links.survey.note_list(members.number, members.digest)
 
     def _on_refused(self, address: str, cause: str, name: str, times: int) -> None:
-        self._note_refused(address, cause, name, words(address, cause, name), times)
+        self._note_refused(Refusal(address, cause, name, times))
         if name and cause in TELLS:
             self.discovery.tell_refused(name, TELLS[cause])
 
     def _on_told(self, source: str, cause: str) -> None:
         """A peer says why it makes no link to this bus."""
-        text = f"{source} is not linked, and says: {CAUSES[cause]}. Copy the newest desk.members"
-        self._note_refused("", f"told {cause}", source, f"{text} to both hosts", 1)
+        self._note_refused(Refusal("", f"told {cause}", source))
 
     def _on_stranger(self, address: str, reason: str, times: int) -> None:
         """Discovery has refused a connection, which it says once a minute."""
         text = f"{address or 'a program at an unknown address'} {reason}"
         self._diagnostics.refused(address, "", "stranger", times, text)
 
-    def _note_refused(self, address: str, cause: str, name: str, text: str, times: int) -> None:
-        key = address or name
-        said = self._refusals.note(key, cause, name, text, times, elapsed())
-        if said is not None:
+    def _note_refused(self, refusal: Refusal) -> None:
+        if (said := self._refusals.note(refusal, elapsed())) is not None:
             self._report_refused(said)
 
     def _report_refused(self, said: Refusal) -> None:
-        text = said.text if said.times == 1 else f"{said.text} ({said.times:,} times)"
+        text = words(said) if said.times == 1 else f"{words(said)} ({said.times:,} times)"
         self._diagnostics.refused(said.address, said.name, said.cause, said.times, text)
 
     # Subscribing and flushing.

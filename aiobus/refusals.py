@@ -1,0 +1,146 @@
+"""Why one bus is not linked with another because of keys: the causes, in words, and how often each
+is said.
+
+Owns the codes and their sentences, the bound of what is remembered, and the rate: who knocks a
+thousand times a second fills no log and no inbox. Pure: times are monotonic seconds, and are given.
+No code comes from a peer unchecked, so no text of a peer is ever said.
+"""
+
+import math
+from typing import NamedTuple
+
+__all__ = [
+    "DENIALS", "NOTICED", "SAID_SECONDS", "TELLS", "TOLD", "Refusal", "Refusals", "Words", "words",
+]  # fmt: skip
+
+SAID_SECONDS = 60.0
+"""Between two lines about the same cause of the same address."""
+MOST = 1_024
+"""Addresses and causes that are told apart in that time; the rest are said by cause alone."""
+
+NEWEST = "copy the newest desk.members to both hosts"
+NOTICED = {
+    "unknown": "a bus at {where} has a key that is not on the list of members: add its key here"
+    " (`python -m aiobus members add NAME KEY`), or it is no member",
+    "revoked": "{name} at {where} is not linked: its key is revoked on the list of members here",
+    "plain": "{what} speaks without keys: give it the keyring of this desk, or it is no member",
+    "refused": "{name} at {where} does not let this bus in: the list of members there does not have"
+    " the key of this bus, or has it as revoked; copy the newest desk.members to that host",
+    "key": "what listens at {where} does not have the key that the list here has of {name}:"
+    f" {NEWEST}, or another process listens there",
+    "mute": "{name} at {where} accepts the connection and does not answer",
+    "unlisted": "{name} at {where} is not linked, since it is not on the list of members here: copy"
+    " the newest desk.members to this host",
+}
+"""Why this bus makes no link to another, which it has noticed itself."""
+TOLD = {
+    "unknown": f"its list of members does not have the key of this bus: {NEWEST}",
+    "revoked": f"its list of members says that the key of this bus is revoked: {NEWEST}",
+    "key": f"this bus proved another key than its list of members says: {NEWEST}",
+    "name": f"this bus spoke under a name that is not that of its key: {NEWEST}",
+    "rules": f"its list of members does not allow this bus what it does: {NEWEST}",
+    "plain": "this bus spoke to it without keys: give it the keyring of this desk",
+    "mute": "this bus accepts its connection and does not answer",
+    "version": "this bus speaks another version of the protocol: run the same version of aiobus on"
+    " both",
+}
+"""Why another bus makes no link to this one, which it tells by such a code; what this one says."""
+TELLS = {"key": "key", "mute": "mute", "plain": "plain", "unlisted": "unknown"}
+"""What this bus has noticed and the other cannot know by itself, and what it is told. What the
+other side refuses, it says by itself.
+"""
+
+
+class Words(NamedTuple):
+    """What is said of the other side, behind its address: by the guest, and by the registry."""
+
+    of_registry: str
+    of_guest: str
+
+
+DENIALS = {
+    "secret": Words(
+        *["does not share this desk's secret: copy the file desk.seal of the one host to the other"]
+        * 2
+    ),
+    "keys": Words(
+        "is a desk with keys and this bus has no keyring: give keyring= or AIOBUS_KEYRING",
+        "has no keyring and this is a desk with keys: give it keyring= or AIOBUS_KEYRING",
+    ),
+    "plain": Words(
+        "is a desk without keys and this bus has a keyring: give the buses there keyring= or"
+        " AIOBUS_KEYRING, or this bus another address",
+        "has a keyring and this is a desk without keys: give the buses here keyring= or"
+        " AIOBUS_KEYRING, or it another address",
+    ),
+    "version": Words(
+        *["speaks another version of the protocol: run the same version of aiobus on both"] * 2
+    ),
+}
+"""Why a connection to a rendezvous address cannot be sealed, by the code that its registry says."""
+
+
+class Refusal(NamedTuple):
+    """What happened `times` times: `cause`, of whoever is at `address`."""
+
+    address: str
+    """Where it is; "" if that is not known, or if too many others were refused."""
+    cause: str
+    """One of NOTICED, `told` and one of TOLD, or a sentence whose subject is that address."""
+    name: str = ""
+    """Of the other bus, as far as it is known; not proven."""
+    times: int = 1
+
+
+def words(refusal: Refusal) -> str:
+    """What is said of a refusal whose cause is a code."""
+    if (code := refusal.cause.removeprefix("told ")) != refusal.cause:
+        return f"{refusal.name or 'a bus'} is not linked, and says: {TOLD[code]}"
+    where, name = refusal.address or "an unknown address", refusal.name or "a bus"
+    what = f"{name} at {where}" if refusal.name else f"a program at {where}"
+    return NOTICED[refusal.cause].format(where=where, name=name, what=what)
+
+
+class Refusals:
+    """What was said within the last minute, and what has happened since. One cause of one address,
+    or of one name without an address, is said once a minute, with a count; nothing is uncounted.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], float] = {}
+        self._unsaid: dict[tuple[str, str], Refusal] = {}
+
+    def __len__(self) -> int:
+        return len(self._said)
+
+    def note(self, refusal: Refusal, now: float) -> Refusal | None:
+        """It has happened. Returns what is to be said now; None if it was said within the last
+        minute: then it is counted. Beyond 1,024 causes and addresses it has no address and no name.
+        """
+        key = _key(refusal)
+        if key not in self._said and len(self._said) >= MOST:
+            refusal = refusal._replace(address="", name="")  # there are few causes
+            key = _key(refusal)
+        if (before := self._unsaid.pop(key, None)) is not None:
+            refusal = refusal._replace(times=before.times + refusal.times)
+        if now - self._said.get(key, -math.inf) >= SAID_SECONDS:
+            self._said[key] = now
+            return refusal
+        self._unsaid[key] = refusal
+        return None
+
+    def due(self, now: float) -> list[Refusal]:
+        """What was counted and is to be said now, a minute after it was said last. Forgets the
+        others whose minute is over. To be called from time to time.
+        """
+        over = [key for key, said in self._said.items() if now - said >= SAID_SECONDS]
+        for key in over:
+            del self._said[key]
+        due = [self._unsaid.pop(key) for key in over if key in self._unsaid]
+        for refusal in due:
+            self._said[_key(refusal)] = now
+        return due
+
+
+def _key(refusal: Refusal) -> tuple[str, str]:
+    return refusal.address or refusal.name, refusal.cause
