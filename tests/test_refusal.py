@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiobus.discovery.refusal import Refused, denied_line, parse_denied
+from aiobus.discovery.refusal import Allowance, Refused, denied_line, parse_denied
 from aiobus.discovery.roster import ProtocolError
 from aiobus.refusals import (
     DENIALS,
@@ -51,6 +51,13 @@ def test_a_refusal_is_read_as_it_was_written(cause: str) -> None:
 def test_what_is_no_refusal_is_refused(said: object) -> None:
     with pytest.raises(ProtocolError):
         Refused.parse(json.dumps(said).encode())
+
+
+def test_an_allowance_is_there_again_in_the_next_minute() -> None:
+    tells = Allowance(2)
+    assert [tells.has_room(5.0 + each) for each in range(4)] == [True, True, False, False]
+    assert not tells.has_room(64.9)
+    assert tells.has_room(65.0)
 
 
 # What is said, and how often.

@@ -9,8 +9,9 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
+from aiobus.clock import elapsed
 from aiobus.discovery import Member
-from aiobus.discovery.refusal import Refused, kind_of
+from aiobus.discovery.refusal import Allowance, Refused, kind_of
 from aiobus.discovery.roster import LineReader, hello_line, parse_roster
 from aiobus.discovery.seal import Seal, accepted, check_denied, new_nonce, opening
 from aiobus.limits import MAX_REFUSALS, MAX_ROSTER
@@ -20,7 +21,6 @@ __all__ = ["Guest"]
 log = logging.getLogger("aiobus.mesh")
 
 CHUNK = 64 * 1024
-MINUTE = 60.0
 
 
 class Guest:
@@ -28,9 +28,9 @@ class Guest:
     first; None on a desk without keys.
 
     `on_fragment()` is called when something came that is no whole line yet and may be of another
-    protocol, `on_roster(members)` at each roster, and
-    `on_told(source, cause)` if the member `source` tells this one that it refuses it. None of these
-    may raise anything but ProtocolError. `on_loopback`: only members that listen on this host.
+    protocol, `on_roster(members)` at each roster, and `on_told(source, cause)` if the member
+    `source` tells this one that it refuses it. None of these may raise anything but ProtocolError.
+    `on_loopback`: only members that listen on this host.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class Guest:
         self._on_loopback = on_loopback
         self._seal: Seal | None = None
         self._is_member = False
-        self._minute = -MINUTE
-        self._told = 0
+        self._tells = Allowance(MAX_REFUSALS // 2)
 
     async def stay(self) -> None:
         """Say hello, and listen until the connection ends. Raises ProtocolError if the other end
@@ -93,10 +92,7 @@ class Guest:
         """
         if self._seal is None or not self._is_member:
             return
-        if (now := asyncio.get_running_loop().time()) - self._minute >= MINUTE:
-            self._minute, self._told = now, 0
-        self._told += 1
-        if self._told > MAX_REFUSALS // 2:
+        if not self._tells.has_room(elapsed()):
             return
         line = self._seal.seal(refused.line)
         try:

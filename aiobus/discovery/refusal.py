@@ -2,9 +2,11 @@
 
 Owns `["denied", 1, code]`, the last line of a registry before it ends a connection that cannot be
 sealed, and `["refused", 1, from, to, cause]`, by which a member tells another why it makes no link
-to it. Pure: what the codes mean is in `refusals`, and no other code is read.
+to it, and how many of these a minute may have. Pure: what the codes mean is in `refusals`, and no
+other code is read.
 """
 
+import math
 from typing import NamedTuple
 
 import orjson
@@ -14,8 +16,11 @@ from aiobus.query import bad_name
 from aiobus.refusals import DENIALS, TOLD
 
 __all__ = [
-    "Denied", "Refused", "denied_line", "is_of_another_version", "kind_of", "parse_denied",
+    "Allowance", "Denied", "Refused", "denied_line", "is_of_another_version", "kind_of",
+    "parse_denied",
 ]  # fmt: skip
+
+MINUTE = 60.0
 
 
 class Denied(ProtocolError):
@@ -87,3 +92,21 @@ class Refused(NamedTuple):
                     return cls(source, to, cause)
                 raise ProtocolError("a refusal whose names or cause cannot be")
         raise ProtocolError("a refusal of another shape")
+
+
+class Allowance:
+    """Of the refusals on one connection, the first `most` of each minute."""
+
+    __slots__ = ("_began", "_most", "_used")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._began = -math.inf
+        self._used = 0
+
+    def has_room(self, now: float) -> bool:
+        """Count one more. False if it is beyond the bound. `now`: monotonic seconds."""
+        if now - self._began >= MINUTE:
+            self._began, self._used = now, 0
+        self._used += 1
+        return self._used <= self._most

@@ -20,9 +20,10 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from aiobus.clock import elapsed
 from aiobus.discovery import Member, place_of
 from aiobus.discovery.gate import RESERVE
-from aiobus.discovery.refusal import Denied, Refused, denied_line
+from aiobus.discovery.refusal import Allowance, Denied, Refused, denied_line
 from aiobus.discovery.roster import (
     Address,
     KnownMembers,
@@ -44,7 +45,6 @@ HELLO_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.25
 BACKLOG = 1_024
 CHUNK = 64 * 1024
-MINUTE = 60.0
 FEWEST = 8
 """Connections that may have said no hello, at least."""
 
@@ -52,7 +52,7 @@ FEWEST = 8
 class Connection:
     """One connection to a registry."""
 
-    __slots__ = ("lines", "member", "minute", "peer", "seal", "sock", "timer", "told", "unsent")
+    __slots__ = ("lines", "member", "peer", "seal", "sock", "tells", "timer", "unsent")
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self.sock = sock
@@ -60,9 +60,8 @@ class Connection:
         """The address of the other side, without the port, which is another each time."""
         self.seal: Seal | None = None
         """None on a desk without keys, and before the first line."""
-        self.told = 0
-        """Refusals that it has told of since `minute`."""
-        self.minute = -MINUTE
+        self.tells = Allowance(MAX_REFUSALS)
+        """Of the refusals that it tells of."""
         self.timer: asyncio.TimerHandle
         self.lines = LineReader(MAX_HELLO)
         self.unsent = bytearray()
@@ -81,10 +80,9 @@ class Registry:
 
     `on_hello(member)` is called at each hello. `on_refused(peer, reason)` is called for each
     connection that is not served, or closed, because of what its peer did, and for each refusal of
-    a member that tells of too many; `peer`, an address, is the subject
-    of `reason`, and "" if it is not known.
-    `on_told(source, cause)` is called if the member `source` tells `me` that it refuses it. None of
-    these may raise.
+    a member that tells of too many; `peer`, an address, is the subject of `reason`, and "" if it is
+    not known. `on_told(source, cause)` is called if the member `source` tells `me` that it refuses
+    it. None of these may raise.
     """
 
     def __init__(
@@ -292,10 +290,7 @@ class Registry:
     def _take_refusal(self, connection: Connection, member: Member, refused: Refused) -> None:
         if refused.source != member.name:
             raise ProtocolError("a refusal in the name of another")
-        if (now := self._loop.time()) - connection.minute >= MINUTE:
-            connection.minute, connection.told = now, 0
-        connection.told += 1
-        if connection.told > MAX_REFUSALS:
+        if not connection.tells.has_room(elapsed()):
             self._on_refused(
                 connection.peer, f"told of more than {MAX_REFUSALS} refusals in a minute"
             )
