@@ -178,7 +178,7 @@ class Diagnostics:
         self.announce(system.PEER_LEFT, data, "")
 
     def refused(self, address: str, name: str, cause: str, count: int, text: str) -> None:
-        """A link is not made because of keys."""
+        """A link is not made, because of keys or of the version of the protocol."""
         log.warning("%s", text)
         data: system.Refused = {
             "address": address, "name": name, "cause": cause, "count": count, "text": text,

@@ -1,8 +1,8 @@
 """The transport that a URL names.
 
-Owns the schemes and the error for every other one. A transport is imported only if its scheme is
-used, so the libraries of the others need not be installed. Owns which keyring a bus has that is
-given none.
+Owns the schemes and the error for every other one, and which keyring a bus has that is given none.
+A transport is imported only if its scheme is used, so the libraries of the others need not be
+installed.
 """
 
 import os
@@ -15,13 +15,7 @@ from aiobus.limits import Limits
 from aiobus.query import bad_name
 from aiobus.transport import Transport
 
-__all__ = [
-    "adapter",
-    "check_no_address",
-    "keyring_of_environment",
-    "meant",
-]
-
+__all__ = ["adapter", "check_no_address", "keyring_of_environment", "meant"]
 
 KEYRING = "AIOBUS_KEYRING"
 """The environment variable with the directory of the keyring of `tcp://` buses."""
@@ -42,10 +36,7 @@ def adapter(
     scheme, found, address = str(url).partition("://")
     if scheme in ("inproc", "ipc") and found:
         check_no_address(url, listen, advertise)
-    if keyring is not None and scheme in ("inproc", "ipc") and found:
-        what = "is within this process" if scheme == "inproc" else "is for one user of one machine"
-        hint = f"{scheme}:// {what}, and has no keys; leave keyring= out, or use tcp://host:port"
-        raise ValueError(f"url={url!r}, keyring={keyring!r}: {hint}")
+        _check_no_keyring(url, scheme, keyring)
     if scheme == "inproc" and found:
         if address:
             hint = "'inproc://' has no address, it is this one bus object; share the object"
@@ -60,9 +51,10 @@ def adapter(
     if scheme == "tcp" and found:
         from aiobus.discovery.rendezvous import Rendezvous
 
-        keyring = keyring if keyring is not None else keyring_of_environment()
-        place = Rendezvous(address, keyring, listen=listen, advertise=advertise)
-        return _mesh(url, place, limits, keyring)
+        if keyring is None:
+            keyring = keyring_of_environment()
+        rendezvous = Rendezvous(address, keyring, listen=listen, advertise=advertise)
+        return _mesh(url, rendezvous, limits, keyring)
     hint = "'inproc://', 'ipc://name' and 'tcp://host:port' are the transports there are"
     if found := meant(url):
         hint += f"; did you mean {found!r}?"
@@ -77,6 +69,13 @@ def check_no_address(url: object, listen: str | None, advertise: str | None) -> 
                 f"{keyword}={value!r} and url={str(url)!r}: only a bus on tcp:// listens at an"
                 f" address of its own; leave {keyword}= out"
             )
+
+
+def _check_no_keyring(url: str, scheme: str, keyring: Keyring | None) -> None:
+    if keyring is not None:
+        what = "is within this process" if scheme == "inproc" else "is for one user of one machine"
+        hint = f"{scheme}:// {what}, and has no keys; leave keyring= out, or use tcp://host:port"
+        raise ValueError(f"url={url!r}, keyring={keyring!r}: {hint}")
 
 
 def meant(url: object) -> str:

@@ -137,11 +137,11 @@ class Peer:
         best = self.skew.best(now)
         return presence.Peer(
             *where,
-            tuple(self.queries.split()),
-            self.is_observer,
-            None if best is None else best.skew,
-            None if best is None else best.error,
-            self.list_standing,
+            subscribed=tuple(self.queries.split()),
+            observer=self.is_observer,
+            skew=None if best is None else best.skew,
+            skew_error=None if best is None else best.error,
+            member_list=self.list_standing,
         )
 
     def hear(self, now: float, seq: int) -> float | None:

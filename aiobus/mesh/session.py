@@ -190,13 +190,14 @@ class Session:
                 self._on_subscribed(message[1:], link)
             elif message[:1] == b"\0":
                 self._on_unsubscribed(message[1:], link)
-            else:
-                if name:
-                    asked = parse_from_subscriber(message)
-                    self._check_name(asked.who.name, name, "a question")
-                    self._check_page(asked, name)
+            elif name:
+                asked = parse_from_subscriber(message)
+                self._check_name(asked.who.name, name, "a question")
+                self._check_page(asked, name)
                 if not self.answers.leaves(link, message):
-                    self._on_question(parse_from_subscriber(message), message, link, name)
+                    self._on_question(asked, message, link, name)
+            elif not self.answers.leaves(link, message):  # before it is parsed, which takes longer
+                self._on_question(parse_from_subscriber(message), message, link, name)
         except WireError as error:
             if (
                 isinstance(error, OtherVersion)
@@ -206,7 +207,7 @@ class Session:
             self._refuse(error)
 
     def _check_page(self, asked: Ask | PageAsk | Ack, name: str) -> None:
-        """Raise WireError if a page is asked for of which the rules forbid to ask."""
+        """Raise WireError if a page is asked for of what the rules forbid to subscribe to."""
         if isinstance(asked, PageAsk) and (rules := self._rules(name)).subscribe is not None:
             try:
                 is_allowed = rules.may_subscribe(parse_query(asked.query))

@@ -268,7 +268,7 @@ class ZmqNetwork:
         """
         self._endpoint = ""
         self.members = Members()
-        """None: all who can connect are let in, and prove nothing."""
+        """Nobody is listed: whoever can connect is let in, and proves no name."""
         self._gates: list[Gate] = []
         """Of the TCP port that is listened at: one at most."""
         self._readers: list[SocketReader] = []
