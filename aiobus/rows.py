@@ -124,7 +124,15 @@ class LazyBatch:
         self._at = 0
 
     def take(self) -> list[Event[Any]]:
-        """Parse the next events: at most 32, and 16 KiB if several. None if the next is wrong."""
+        """Parse the next events that their source may publish: at most 32, and 16 KiB if several.
+        Empty if the next is wrong, or if all that are left are of types that it may not.
+        """
+        events = self._take_some()
+        while not events and self.left:  # all of these were of such types
+            events = self._take_some()
+        return events
+
+    def _take_some(self) -> list[Event[Any]]:
         if not self._parts:
             self._parts = self._split()
         some = self._parts[self._at : self._at + OPENED]
@@ -144,7 +152,7 @@ class LazyBatch:
             self.error = self.error or self._wrong_end()
         if self.error is not None:
             self.left = 0
-        return events or (self.take() if self.left else [])  # all of these were left out
+        return events
 
     def _split(self) -> "list[bytes] | list[memoryview]":
         count, size = self.rows.count, self.rows.size

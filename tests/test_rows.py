@@ -459,6 +459,26 @@ def test_where_there_are_no_bytes_there_are_no_rows(begin: int, end: int) -> Non
         Rows(b"abcdef", begin, end, SOURCE, (4, 5), 1, is_frame=True)
 
 
+# What the source may not publish.
+
+
+def test_events_of_types_that_their_source_may_not_publish_are_left_out() -> None:
+    rows = [row(seq=seq, type="BAD" if seq % 3 else "TICK") for seq in range(5, 5 + 100)]
+    batch = batch_of(*rows)
+    batch.rows.permits = lambda type: type == "TICK"
+    events = chunks(batch)
+    assert [event.seq for chunk in events for event in chunk] == list(range(6, 105, 3))
+    assert all(events)  # nobody is given an empty chunk before the end
+    assert batch.error is None
+
+
+def test_a_batch_of_which_a_source_may_publish_nothing_is_empty_however_long_it_is() -> None:
+    batch = batch_of(*numbered(5, 40_000))
+    batch.rows.permits = lambda type: False
+    assert batch.take() == []
+    assert (batch.left, batch.error) == (0, None)
+
+
 # Whatever comes.
 
 PIECES = [b"[", b"]", b"{", b"}", b'"', b",", SEPARATOR, b"\0", b"9" * 30, b"true", b"\xff", b" "]
