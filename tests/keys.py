@@ -115,12 +115,14 @@ class Knocker:
         server: str = "",
         keys: tuple[str, str] | None = None,
         is_plain: bool = False,
+        reconnects: bool = False,
         asks: tuple[bytes, ...] = (b"TRADE\0",),
     ) -> None:
         self.context: zmq.asyncio.Context = zmq.asyncio.Context()
         self.socket = self.context.socket(zmq.XSUB)
         self.socket.set(zmq.SNDHWM, 0)
-        self.socket.set(zmq.RECONNECT_IVL, -1)
+        if not reconnects:
+            self.socket.set(zmq.RECONNECT_IVL, -1)
         if is_plain:
             self.socket.set(zmq.PLAIN_USERNAME, b"feed")
             self.socket.set(zmq.PLAIN_PASSWORD, b"feed")
@@ -146,6 +148,10 @@ class Knocker:
                 return "mute" if value == errno.EAGAIN else FAILED[number]
             if number == zmq.EVENT_DISCONNECTED:
                 return "cut"
+
+    def now(self, message: bytes) -> None:
+        """Send without the loop."""
+        super(zmq.asyncio.Socket, self.socket).send(message)
 
     async def heard(self, seconds: float) -> list[bytes]:
         """All that comes until nothing has come for so long."""
