@@ -60,7 +60,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * (os.cpu_count() or 1)
 
 
-TEST_SECONDS = 50.0
+TEST_SECONDS = float(os.environ.get("TEST_SECONDS", "50"))
 """Of a coroutine test. The signal of pytest-timeout comes later, and does not reach one that only
 waits on uvloop: such a test once hung and could not even be named.
 """

@@ -187,9 +187,9 @@ class Rogue:
         socket.set(zmq.CURVE_SECRETKEY, keys[1].encode())
         socket.set(zmq.CURVE_PUBLICKEY, keys[0].encode())
 
-    def knock(self, endpoint: str, server: str) -> Any:
+    def knock(self, endpoint: str, server: str, context: Any = None) -> Any:
         """One more socket up to a bus."""
-        socket = self.context.socket(zmq.XSUB)
+        socket = (context or self.context).socket(zmq.XSUB)
         socket.set(zmq.SNDHWM, 0)
         socket.set(zmq.CURVE_SERVERKEY, server.encode())
         socket.set(zmq.CURVE_PUBLICKEY, self.keys[0].encode())

@@ -40,6 +40,10 @@ class KeyCallbacks(NamedTuple):
     """Takes the address of a bus that is not linked because of keys, the cause (`refusals`), its
     name or "", and how often: this bus does not let it in, or it does not let this one in.
     """
+    on_strange: Callable[[str], None]
+    """A message has come that is no topic, of the bus of this name; "" for one that is no member
+    any more. Its link is ended.
+    """
     on_members: Callable[[], None]
     """The list of members was read again."""
     on_problem: Callable[[str, str], None]

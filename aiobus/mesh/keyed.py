@@ -199,6 +199,7 @@ class KeyedSubscriberReader(SubscriberReader):
         topic to another connection than the one that asked.
         """
         self.admit: Callable[[bytes, int, str], bool] = lambda topic, link, name: False
+        self.on_strange: Callable[[str], None] = lambda name: None
         self.end_link: Callable[[int], None] = lambda link: None
 
     def run(self, is_readable: bool = False) -> None:
@@ -246,7 +247,7 @@ class KeyedSubscriberReader(SubscriberReader):
                 self._receive(message, link, name)
         else:
             self._is_mixed = True
-            log.warning("%s sends what no member sends: its link is ended", name or "a stranger")
+            self.on_strange(name)
             self.end_link(link)
 
     def _on_asked(self, message: bytes, topic: bytes, name: str, link: int) -> None:
@@ -360,7 +361,7 @@ class KeyedNetwork(ZmqNetwork):
     ) -> None:
         """Hand over what arrives, from the next turn of the loop on."""
         self._from_publisher, self._on_keys = from_publisher, keys
-        self._xpub.admit = keys.admit
+        self._xpub.admit, self._xpub.on_strange = keys.admit, keys.on_strange
         self._xpub.start(from_subscriber)
         for link in self._links.values():
             if link.xsub is not None:

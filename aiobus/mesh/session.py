@@ -160,6 +160,12 @@ class Session:
             return False
         return True
 
+    def refuse_strange(self, name: str) -> None:
+        """The bus `name` has sent up what is no topic: on a desk with keys no member does that, and
+        its link is ended.
+        """
+        self._refuse(WireError(f"{name or 'a bus'} sends what no member sends: its link is ended"))
+
     def _end_abuse(self, link: Link) -> None:
         if link is not None and self.answers.gives_up(link):
             text = "more subscriptions came on a connection than are served: it is ended"

@@ -168,7 +168,13 @@ class MeshTransport:
         self._confirmations = Confirmations(session, self.network, self._probe)
         if publisher.pace is not None:
             self._readers = Readers(session, publisher)
-        keys = KeyCallbacks(session.admit, self._on_refused, self._on_members, diagnostics.trouble)
+        keys = KeyCallbacks(
+            session.admit,
+            self._on_refused,
+            session.refuse_strange,
+            self._on_members,
+            diagnostics.trouble,
+        )
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher, keys)
         session.links.out_of_reach = {each.endpoint for each in self.discovery.out_of_reach}
         for member in members:
