@@ -7,6 +7,7 @@ No code comes from a peer unchecked, so no text of a peer is ever said.
 """
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 __all__ = [
@@ -20,35 +21,52 @@ MOST = 1_024
 
 NEWEST = "copy the newest desk.members to both hosts"
 NOTICED = {
-    "unknown": "a bus at {where} has a key that is not on the list of members: add its key here"
-    " (`python -m aiobus members add NAME KEY`), or it is no member",
+    "unknown": "a bus at {where} has a key that is not on the list of members here: if it is one of"
+    " this desk, copy the newest desk.members to this host, or add its key by `python -m aiobus"
+    " members add NAME KEY`",
     "revoked": "{name} at {where} is not linked: its key is revoked on the list of members here",
-    "plain": "{what} speaks without keys: give it the keyring of this desk, or it is no member",
+    "plain": "{what} speaks without keys: if it is a bus of this desk, give it keyring= or"
+    " AIOBUS_KEYRING",
+    "mistaken": "{what} expects another key of this bus: its desk.members is not that of this host,"
+    f" or it means another bus; {NEWEST}",
+    "garbled": "{what} is no bus, or damages what it sends: it is not let in",
     "refused": "{name} at {where} does not let this bus in: the list of members there does not have"
-    " the key of this bus, or has it as revoked; copy the newest desk.members to that host",
+    " the key of this bus, or has it as revoked. If this bus is a member, copy the newest"
+    " desk.members to that host",
     "key": "what listens at {where} does not have the key that the list here has of {name}:"
     f" {NEWEST}, or another process listens there",
-    "mute": "{name} at {where} accepts the connection and does not answer",
-    "unlisted": "{name} at {where} is not linked, since it is not on the list of members here: copy"
-    " the newest desk.members to this host",
+    "mute": "{name} at {where} accepts the connection and does not answer: it is stopped, cannot"
+    " read its list of members, or is no bus with keys",
+    "unlisted": "{name} at {where} is not linked, since it is not on the list of members here: if"
+    " it is one of this desk, copy the newest desk.members to this host",
 }
 """Why this bus makes no link to another, which it has noticed itself."""
 TOLD = {
-    "unknown": f"its list of members does not have the key of this bus: {NEWEST}",
-    "revoked": f"its list of members says that the key of this bus is revoked: {NEWEST}",
-    "key": f"this bus proved another key than its list of members says: {NEWEST}",
-    "name": f"this bus spoke under a name that is not that of its key: {NEWEST}",
-    "rules": f"its list of members does not allow this bus what it does: {NEWEST}",
-    "plain": "this bus spoke to it without keys: give it the keyring of this desk",
-    "mute": "this bus accepts its connection and does not answer",
-    "version": "this bus speaks another version of the protocol: run the same version of aiobus on"
-    " both",
+    "unknown": "its list of members does not have the key of this bus; copy the newest desk.members"
+    " to that host",
+    "revoked": "its list of members says that the key of this bus is revoked; a revoked key is not"
+    " used again. If this bus is a member, move its secret away and make a new key by `python -m"
+    " aiobus keygen`",
+    "key": f"this bus proved another key than its list of members says; {NEWEST}",
+    "name": "this bus spoke under a name that is not that of its key; look for another program that"
+    " has the secret of this bus",
+    "rules": "its list of members does not allow this bus what it does; desk.members has the rules"
+    " of this bus",
+    "plain": "this bus spoke to it without keys; give this bus keyring= or AIOBUS_KEYRING",
+    "mute": "this bus accepts its connection and does not answer; look whether this bus is blocked,"
+    " or cannot read its keyring",
+    "version": "this bus speaks another version of the protocol; run the same version of aiobus on"
+    " both hosts",
 }
 """Why another bus makes no link to this one, which it tells by such a code; what this one says."""
-TELLS = {"key": "key", "mute": "mute", "plain": "plain", "unlisted": "unknown"}
-"""What this bus has noticed and the other cannot know by itself, and what it is told. What the
-other side refuses, it says by itself.
-"""
+TELLS = {
+    "key": "key",
+    "mute": "mute",
+    "plain": "plain",
+    "revoked": "revoked",
+    "unlisted": "unknown",
+}
+"""What this bus has noticed and the other cannot tell exactly by itself, and what it is told."""
 
 
 class Words(NamedTuple):
@@ -95,7 +113,7 @@ class Refusal(NamedTuple):
 def words(refusal: Refusal) -> str:
     """What is said of a refusal whose cause is a code."""
     if (code := refusal.cause.removeprefix("told ")) != refusal.cause:
-        return f"{refusal.name or 'a bus'} is not linked, and says: {TOLD[code]}"
+        return f"{refusal.name or 'a bus'} makes no link to this bus: {TOLD[code]}"
     where, name = refusal.address or "an unknown address", refusal.name or "a bus"
     what = f"{name} at {where}" if refusal.name else f"a program at {where}"
     return NOTICED[refusal.cause].format(where=where, name=name, what=what)
@@ -140,6 +158,12 @@ class Refusals:
         for refusal in due:
             self._said[_key(refusal)] = now
         return due
+
+    def forget(self, linked: Collection[str]) -> None:
+        """Links to these addresses are there: what is met there from now on is news."""
+        for key in [key for key in self._said if key[0] in linked]:
+            del self._said[key]
+            self._unsaid.pop(key, None)
 
 
 def _key(refusal: Refusal) -> tuple[str, str]:

@@ -150,9 +150,9 @@ class Refused(TypedDict):
     name: str
     """Its name, as far as that is known; not proven."""
     cause: str
-    """`unknown`, `revoked`, `plain`, `refused`, `key`, `mute` or `unlisted`; `told` and a cause if
-    another bus has noticed it; `version`, which needs no keys; `stranger` for a connection to a
-    rendezvous address.
+    """`unknown`, `revoked`, `plain`, `mistaken`, `garbled`, `refused`, `key`, `mute` or `unlisted`;
+    `told` and a cause if another bus has noticed it; `version`, which needs no keys; `stranger` for
+    a connection to a rendezvous address.
     """
     count: int
     """How often since it was said last. One cause of one address is said once a minute."""

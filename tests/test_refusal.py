@@ -131,7 +131,7 @@ def test_each_cause_is_a_sentence_with_and_without_an_address(
     assert "{" not in text
     assert " at  " not in text
     if cause.startswith("told "):
-        assert text.startswith(f"{name or 'a bus'} is not linked, and says: ")
+        assert text.startswith(f"{name or 'a bus'} makes no link to this bus: ")
     else:
         assert (address or "an unknown address") in text
 

@@ -329,5 +329,6 @@ class Rendezvous:
             self._callbacks.on_refused(peer, reason, times)
         else:
             count = f" ({times} times)" if times > 1 else ""
-            text = "%s: refused a connection: %s %s%s"
-            log.warning(text, at, peer or "someone", reason, count)
+            who = peer or "someone"
+            where = "" if who == str(at) else f"{at}: refused a connection: "
+            log.warning("%s%s %s%s", where, who, reason, count)

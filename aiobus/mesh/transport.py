@@ -280,6 +280,7 @@ class MeshTransport:
         self.network.check_wakeups()
         if self.session is not None:
             self.session.tick(elapsed())
+            self._refusals.forget({peer.endpoint for peer in self.session.links if peer.is_there})
             for refusal in self._refusals.due(elapsed()):
                 self._report_refused(refusal)
             self._report_unreached(self.session, self.unreached)
@@ -310,7 +311,9 @@ class MeshTransport:
 
     def _on_refused(self, address: str, cause: str, name: str, times: int) -> None:
         self._note_refused(Refusal(address, cause, name, times))
-        if name and cause in TELLS:
+        # Not to who knocks, which may be a thousand times a second: to whom this bus links, at the
+        # pace at which it tries.
+        if name and cause in TELLS and "://" in address:
             self.discovery.tell_refused(name, TELLS[cause])
 
     def _on_told(self, source: str, cause: str) -> None:

@@ -12,10 +12,12 @@ again. An error of the thread itself is logged and answered so, and the thread g
 
 import asyncio
 import logging
+import socket
 import struct
+import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from threading import Lock, Thread
@@ -25,7 +27,9 @@ from zmq.utils import z85
 
 from aiobus.keyring import Keyring
 
-__all__ = ["PLAIN", "REVOKED", "UNKNOWN", "Authenticator", "proven"]
+__all__ = [
+    "GARBLED", "MISTAKEN", "PLAIN", "REVOKED", "UNKNOWN", "Authenticator", "Failures", "proven",
+]  # fmt: skip
 
 ADDRESS = "inproc://zeromq.zap.01"
 MONITOR = "inproc://refused-here"
@@ -35,6 +39,8 @@ RELOAD_MS = 500
 EVENT = struct.Struct("=HI")
 """A monitor's event and its value (zmq_socket_monitor(3))."""
 FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+ACCEPTED = int(zmq.EVENT_ACCEPTED)
+ENDED = int(zmq.EVENT_DISCONNECTED)
 
 UNKNOWN = "unknown"
 """A key that is not on the list."""
@@ -42,9 +48,23 @@ REVOKED = "revoked"
 """A key that was on the list."""
 PLAIN = "plain"
 """A connection without keys, or by another mechanism."""
+MISTAKEN = "mistaken"
+"""A connection of one that takes this bus for one with another key."""
+GARBLED = "garbled"
+"""A connection of what speaks of keys, and not as ZeroMQ does."""
+FAILURES = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): PLAIN,
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): MISTAKEN,
+    int(zmq.PROTOCOL_ERROR_ZMTP_KEY_EXCHANGE): MISTAKEN,
+}
+"""What ended a handshake before ZAP was asked; GARBLED for anything else."""
 
 log = logging.getLogger("aiobus.mesh")
 
+PAUSE = 0.1
+"""Seconds after an error of the thread itself, which may come again at once."""
+MAX_EVENTS = 1_024
+"""Of the monitor, between two looks at the questions."""
 MAX_KNOCKS = 256
 """Refusals, by address, cause and name, that wait until the loop takes them. More are counted as
 one, without an address.
@@ -58,6 +78,51 @@ def proven(user_id: str) -> tuple[str, int]:
     """The key that has let a connection in, and the number of that connection."""
     key, _, number = user_id.rpartition(" ")
     return key, int(number)
+
+
+class Failures:
+    """Which handshakes have ended before ZAP was asked, and whose they were. A monitor tells why a
+    handshake failed, and right after it which descriptor is closed, but not whose that was: the
+    address is looked up while the connection is there.
+    """
+
+    def __init__(self, address_of: Callable[[int], str] | None = None) -> None:
+        self._address_of = address_of or peer_address
+        self._addresses: dict[int, str] = {}  # by descriptor
+        self._cause = ""
+
+    def take(self, events: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+        """Events in their order, with their values. Returns the address and the cause of each
+        failure; the address is "" of one that was gone too soon.
+        """
+        failures = []
+        # By now the descriptor of a connection that has ended may be that of another one.
+        last = {value: event for event, value in events if event in (ACCEPTED, ENDED)}
+        for event, value in events:
+            if event == FAILED:
+                self._cause = FAILURES.get(value, GARBLED)
+            elif event == ENDED:
+                address, cause = self._addresses.pop(value, ""), self._cause
+                self._cause = ""
+                if cause:
+                    failures.append((address, cause))
+            elif last[value] == ACCEPTED and (address := self._address_of(value)):
+                self._addresses[value] = address
+        return failures
+
+
+def peer_address(descriptor: int) -> str:
+    """The host at the other end of a connection of this process; "" if there is none any more."""
+    try:
+        connection = socket.socket(fileno=descriptor)
+    except OSError:
+        return ""
+    try:
+        return str(connection.getpeername()[0])
+    except (OSError, IndexError):
+        return ""
+    finally:
+        connection.detach()  # it is ZeroMQ's
 
 
 class Authenticator:
@@ -87,35 +152,37 @@ class Authenticator:
         self._questions.bind(ADDRESS)
         # Who does not speak CURVE is refused before ZAP is asked. The monitor is drained by this
         # thread, or it would stop the I/O thread (libzmq#2829).
-        xpub.monitor(MONITOR, FAILED)
-        self._failures = context.socket(zmq.PAIR)
-        self._failures.linger = 0
-        self._failures.connect(MONITOR)
+        xpub.monitor(MONITOR, ACCEPTED | FAILED | ENDED)
+        self._monitor = context.socket(zmq.PAIR)
+        self._monitor.linger = 0
+        self._monitor.connect(MONITOR)
+        self._failures = Failures()
         self._thread = Thread(target=self._run, name="aiobus zap", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._questions, zmq.POLLIN)
-        poller.register(self._failures, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
         try:
             while True:
                 ready = dict(poller.poll(RELOAD_MS))
                 try:
-                    self._step(self._failures in ready, self._questions in ready)
+                    self._step(self._monitor in ready, self._questions in ready)
                 except zmq.ContextTerminated:
                     raise
                 except Exception:
                     log.exception("who may be let in could not be looked at")
+                    time.sleep(PAUSE)
         except zmq.ContextTerminated:
             pass
         finally:
             self._questions.close()
-            self._failures.close()
+            self._monitor.close()
 
     def _step(self, has_failed: bool, is_asked: bool) -> None:
         if has_failed:
-            self._note_failure()
+            self._note_failures()
         if is_asked:
             self._answer()
         else:
@@ -155,9 +222,14 @@ class Authenticator:
         if before != self._seen:
             self._call(self._on_change)
 
-    def _note_failure(self) -> None:
-        self._failures.recv_multipart()
-        self._tell("", PLAIN, "")
+    def _note_failures(self) -> None:
+        events: list[tuple[int, int]] = []
+        with suppress(zmq.Again):
+            while len(events) < MAX_EVENTS:
+                event, *_ = self._monitor.recv_multipart(zmq.NOBLOCK)
+                events.append(EVENT.unpack_from(event))
+        for address, cause in self._failures.take(events):
+            self._tell(address, cause, "")
 
     def _tell(self, address: str, cause: str, name: str) -> None:
         with self._lock:
