@@ -61,17 +61,20 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 TEST_SECONDS = float(os.environ.get("TEST_SECONDS", "50"))
-"""Of a coroutine test. The signal of pytest-timeout comes later, and does not reach one that only
-waits on uvloop: such a test once hung and could not even be named.
+"""Of a coroutine test, which may have more by its marker `timeout`. The signal of pytest-timeout
+comes later, and does not reach one that only waits on uvloop: such a test once hung and could not
+even be named.
 """
+MARGIN = 10.0
+"""Seconds of a test's marker `timeout` that are left to its fixtures."""
 
 
-def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+def bounded(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
     """The test, which fails where it waits when its time is over."""
 
     @functools.wraps(test)
     async def run(**fixtures: Any) -> None:
-        async with asyncio.timeout(TEST_SECONDS):
+        async with asyncio.timeout(seconds):
             await test(**fixtures)
 
     return run
@@ -100,7 +103,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = bounded(item.obj)
+            marker = item.get_closest_marker("timeout")
+            most = 0.0 if marker is None else marker.args[0] - MARGIN
+            item.obj = bounded(item.obj, max(TEST_SECONDS, most))
 
 
 @pytest.fixture
