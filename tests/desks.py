@@ -6,15 +6,19 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from actors import tcp_url
+from keys import keyed_bus
 
 from aiobus import AsyncEventBus, Event, EventType
 from aiobus.testing import MemoryNetwork
 
-NETWORKS = ["memory", "ipc", "tcp"]
+NETWORKS = ["memory", "ipc", "tcp", "keys"]
+"""The transports of several buses. "keys" is tcp with a keyring."""
 TRANSPORTS = ["inproc", *NETWORKS]
 
 
@@ -53,6 +57,7 @@ async def open_desk(transport: str, *, refuses: bool = False) -> AsyncIterator[D
             "memory": lambda: Desk(MemoryNetwork().bus),
             "ipc": lambda: Desk(lambda **rest: AsyncEventBus(f"ipc://{directory}/d", **rest)),
             "tcp": lambda: Desk(url_of(tcp_url())),
+            "keys": lambda: Desk(partial(keyed_bus, Path(directory, "keys"), tcp_url())),
         }[transport]()
         try:
             yield desk

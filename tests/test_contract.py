@@ -43,6 +43,13 @@ async def doubted(request: pytest.FixtureRequest, no_task_is_left: None) -> Asyn
         yield desk
 
 
+@pytest.fixture(params=[each for each in NETWORKS if each != "keys"])
+async def plain(request: pytest.FixtureRequest, no_task_is_left: None) -> AsyncIterator[Desk]:
+    """As `mesh`, where any bus can speak for another: with keys that is refused."""
+    async with open_desk(request.param) as desk:
+        yield desk
+
+
 # Clause 1: order. Clause 3: no duplicates.
 
 
@@ -1047,8 +1054,8 @@ async def test_no_bus_that_has_closed_is_said_to_join_again(mesh: Desk) -> None:
 
 
 @waits
-async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh: Desk) -> None:
-    feed, strategy, liar = [await mesh.bus(name) for name in ("feed", "strategy", "liar")]
+async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(plain: Desk) -> None:
+    feed, strategy, liar = [await plain.bus(name) for name in ("feed", "strategy", "liar")]
     seen = Seen()
     await strategy.subscribe("T", seen.take)
     async with strategy.stream(["aiobus.peer_joined", "aiobus.peer_left"]) as news:
@@ -1071,10 +1078,10 @@ async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(mesh
 
 @waits
 async def test_what_was_owed_to_a_bus_before_a_forged_bye_is_owed_to_it_afterwards(
-    mesh: Desk,
+    plain: Desk,
 ) -> None:
     """`flush` once took the bye for the end of a bus that was only slow."""
-    feed, strategy, liar = [await mesh.bus(name) for name in ("feed", "strategy", "liar")]
+    feed, strategy, liar = [await plain.bus(name) for name in ("feed", "strategy", "liar")]
     seen = Seen(is_open=False)
     await strategy.subscribe("T", seen.take, maxsize=1)
     async with feed.stream(["aiobus.peer_joined", "aiobus.peer_left"]) as news:
@@ -1095,6 +1102,23 @@ async def test_what_was_owed_to_a_bus_before_a_forged_bye_is_owed_to_it_afterwar
     assert await feed.flush() == []
     await strategy.settle()
     assert seen.data == [0, 1, 2, 3, 4]
+
+
+async def test_with_keys_a_forged_bye_is_counted_as_refused_and_parts_nobody(
+    no_task_is_left: None,
+) -> None:
+    async with open_desk("keys", refuses=True) as desk:
+        feed, strategy, liar = [await desk.bus(name) for name in ("feed", "strategy", "liar")]
+        seen = Seen()
+        await strategy.subscribe(["T", "aiobus.peer_left"], seen.take)
+        epoch = feed.stats().epoch
+        liar._transport.network.send(heartbeat("feed", epoch, 0, leaving=True))  # type: ignore[attr-defined]
+        assert await liar.flush() == []  # behind it on the same links
+        await feed.publish(Event("T", 1))
+        await arrive(feed, strategy)
+        assert seen.data == [1]
+        assert [bus.stats().refused for bus in (feed, strategy, liar)] == [1, 1, 0]
+        assert [each.name for each in strategy.peers] == ["feed", "liar"]
 
 
 async def test_a_bus_that_closes_during_subscribe_is_not_named_as_unconfirmed(mesh: Desk) -> None:
