@@ -39,6 +39,10 @@ DROP = 60.0
 """Silence after which a peer without a hello is given up. If its endpoint accepts connections or
 cannot be reached, it may be frozen or cut off, and is probed again as much later.
 """
+FIRST_LOOK = 2.0
+"""The same for a peer that was just found: it may have ended before it was linked, most likely with
+keys, where a link takes longer to make.
+"""
 
 
 class PeerState(Enum):
@@ -124,7 +128,8 @@ class Peer:
         self._heard = now
         self._cut = 0.0
         """When its hello was lost."""
-        self._relinked = self._sought = now
+        self._relinked = now
+        self._sought = now - DROP + FIRST_LOOK
         self._backoff = RELINK
 
     def __str__(self) -> str:
