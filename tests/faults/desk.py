@@ -18,6 +18,8 @@ from typing import Any
 
 from actors import Actor, Nursery, tcp_url
 
+from aiobus.keyring.changes import make_key
+from aiobus.keyring.members import EVERYTHING
 from aiobus.testing import MemoryNetwork
 from faults.bots import GUEST, Bot
 from faults.ledger import read
@@ -32,6 +34,8 @@ LOOPS = ("asyncio", "uvloop")
 
 START = """
 from faults.bots import GUEST, Bot
+if keys:
+    os.environ["AIOBUS_KEYRING"] = keys
 self.bot = Bot(path)
 self.bus = await self.bot.start(url, name, limits=Limits(**limits))
 """
@@ -143,10 +147,18 @@ class Desk:
     """The bots of one round. `dice` decides what the scenario leaves to chance."""
 
     def __init__(
-        self, nursery: Nursery, url: str, folder: Path, dice: random.Random, scale: Scale
+        self,
+        nursery: Nursery,
+        url: str,
+        folder: Path,
+        dice: random.Random,
+        scale: Scale,
+        keys: str = "",
     ) -> None:
         self.nursery = nursery
         self.url = url
+        self.keys = keys
+        """The directory of the keyring; "" without keys."""
         self.folder = folder
         self.dice = dice
         self.scale = scale
@@ -171,8 +183,14 @@ class Desk:
         path = self._path(name)
         process = Process(actor, name)
         self._processes.append(process)
-        await actor(START, path=str(path), url=url, name=name, limits=limits)
+        self.admit(name)
+        await actor(START, path=str(path), url=url, name=name, limits=limits, keys=self.keys)
         return process
+
+    def admit(self, name: str) -> None:
+        """Make a key of this name, on a desk with keys that has none yet."""
+        if self.keys and not Path(self.keys, f"{name}.secret").exists():
+            make_key(self.keys, name, EVERYTHING)
 
     async def local(self, network: MemoryNetwork, name: str) -> Local:
         """The same in this process, on a network in memory."""
@@ -260,8 +278,9 @@ async def desk(
     folder = Path(tempfile.mkdtemp(prefix="aiobus-faults-"))
     meeting = folder / "d"
     meeting.mkdir(mode=0o700)
-    url = tcp_url() if transport == "tcp" else f"ipc://{meeting}"
-    made = Desk(nursery, url, folder, dice, scale)
+    url = f"ipc://{meeting}" if transport == "ipc" else tcp_url()
+    keys = str(folder / "keys") if transport == "keys" else ""
+    made = Desk(nursery, url, folder, dice, scale, keys)
     with made.at_end:
         try:
             yield made

@@ -46,6 +46,7 @@ class Scenario:
     soak: int
     """Rounds that the issue asks for."""
     transports: tuple[str, ...]
+    """Round by round. "keys" is tcp with a keyring."""
     at_once: int
     """Rounds that may share their time, because they mostly wait."""
     weight: int
@@ -58,7 +59,7 @@ def scenario(
     title: str,
     *,
     soak: int,
-    transports: tuple[str, ...] = ("ipc", "tcp"),
+    transports: tuple[str, ...] = ("ipc", "tcp", "keys"),
     at_once: int = 1,
     weight: int = 1,
     gaps: Collection[str] = (),

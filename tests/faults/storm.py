@@ -13,6 +13,9 @@ from collections.abc import Awaitable, Callable
 
 from aiobus import AsyncEventBus, Event
 from aiobus.bus import CLOSE_SECONDS
+from aiobus.keyring.changes import make_key
+from aiobus.keyring.members import EVERYTHING
+from aiobus.url import keyring_of_environment
 from faults.bots import GAP, GUEST, Bot
 
 __all__ = ["blow", "step", "until_descriptors"]
@@ -46,7 +49,10 @@ async def flush(bot: Bot, dice: random.Random) -> None:
 
 async def come_and_go(bot: Bot, dice: random.Random) -> None:
     """A bus beside this one starts, and closes however that ends."""
-    bus = AsyncEventBus(bot.bus.url, name=f"{GUEST}{dice.randrange(10**9)}")
+    name = f"{GUEST}{dice.randrange(10**9)}"
+    if (ring := keyring_of_environment()) is not None and "tcp" in bot.bus.url:
+        make_key(ring.path, name, EVERYTHING)
+    bus = AsyncEventBus(bot.bus.url, name=name)
     try:
         await bus.start()
         await bus.subscribe("T", ignore)

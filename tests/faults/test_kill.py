@@ -47,7 +47,9 @@ async def subscriber_is_killed(desk: Desk) -> None:
     await desk.recovered(healed, [publisher], [again, other])
 
 
-@scenario("kill -9 of the holder of the tcp address", soak=200, transports=("tcp",), gaps=[LEFT])
+@scenario(
+    "kill -9 of the holder of the tcp address", soak=200, transports=("tcp", "keys"), gaps=[LEFT]
+)
 async def holder_is_killed(desk: Desk) -> None:
     """Those it brought together go on, and a newcomer finds them."""
     holder, publisher, subscriber = await desk.bots("holder", "publisher", "subscriber")

@@ -132,10 +132,12 @@ def can_hurry() -> bool:
     return True
 
 
-def cut(title: str, directions: frozenset[int], short: float, full: float) -> Scenario:
+def cut(
+    title: str, directions: frozenset[int], short: float, full: float, *transports: str
+) -> Scenario:
     """A scenario: a second, so long, and a second again; or once for very long."""
 
-    @scenario(title, soak=3, transports=("tcp",), weight=3, gaps=[LEFT])
+    @scenario(title, soak=3, transports=transports or ("tcp", "keys"), weight=3, gaps=[LEFT])
     async def play(desk: Desk) -> None:
         made = await pair(desk)
         length = desk.scale.length(short, full)
@@ -150,12 +152,12 @@ CUTS = [
     cut("a network that is cut both ways", BOTH, 5.0, 120.0),
     cut("a network that is cut one way", FIRST, 5.0, 120.0),
     cut("a network that is cut the other way", SECOND, 5.0, 120.0),
-    cut("a network that is cut until links are tried again", BOTH, 12.5, 20.0),
+    cut("a network that is cut until links are tried again", BOTH, 12.5, 20.0, "keys", "tcp"),
 ]
-HURRIED = cut("a network that is cut until the kernel hardly tries", BOTH, 7.0, 7.0)
+HURRIED = cut("a network that is cut until the kernel hardly tries", BOTH, 7.0, 7.0, "keys", "tcp")
 
 
-@scenario("a network with 100 ms and 2 % loss", soak=3, transports=("tcp",))
+@scenario("a network with 100 ms and 2 % loss", soak=3, transports=("tcp", "keys"))
 async def far(desk: Desk) -> None:
     """Each way, for 5 s."""
     made = await pair(desk)

@@ -4,6 +4,7 @@ left behind.
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -26,7 +27,11 @@ SESSION = Path(__file__).parent / "session.py"
 async def session(desk: Desk, kind: str) -> AsyncIterator[Process]:
     """A bot in a terminal, live and under load; ended for good if the test did not."""
     arguments = [sys.executable, str(SESSION), kind, desk.url, str(desk.folder / "bot.jsonl")]
-    process = await asyncio.create_subprocess_exec(*arguments, stdout=PIPE, stderr=PIPE)
+    desk.admit("bot")
+    keys = {"AIOBUS_KEYRING": desk.keys} if desk.keys else {}
+    process = await asyncio.create_subprocess_exec(
+        *arguments, stdout=PIPE, stderr=PIPE, env={**os.environ, **keys}
+    )
     try:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"live\n"
