@@ -59,7 +59,7 @@ PROMISES := perf/results/promises.txt
 
 perf: $(PEERS)
 	@status=0; git describe --always --dirty > $(PROMISES); \
-	for part in payloads typed observer halt isolation wakeup virtual journal durable explain player replay; do \
+	for part in payloads typed keyed observer halt isolation wakeup virtual journal durable explain player replay; do \
 		$(BIN)/python -m perf.$$part > $(PROMISES).new || status=1; \
 		cat $(PROMISES).new; cat $(PROMISES).new >> $(PROMISES); rm $(PROMISES).new; done; \
 	$(BIN)/python -m perf || status=1; exit $$status
