@@ -100,6 +100,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, variants in LEFT_OUT.items()
         if item.get_closest_marker(marker) and any(each in item.name for each in variants)
     ]
+    for item in items:
+        if "-keys" in item.name and item.get_closest_marker("paired"):
+            item.add_marker("slow")  # it takes seconds, and ran on tcp
     left_out += [item for item in items if any(each in item.name for each in ONE_LOOP_IS_ENOUGH)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

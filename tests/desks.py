@@ -30,8 +30,12 @@ def waits(test: Callable[..., Any]) -> Callable[..., Any]:
 class Desk:
     """Makes buses that meet; closes them at the end."""
 
-    def __init__(self, make: Callable[..., AsyncEventBus], *, has_names: bool = True) -> None:
+    def __init__(
+        self, make: Callable[..., AsyncEventBus], *, has_names: bool = True, keys: str = ""
+    ) -> None:
         self._make = make
+        self.keys = keys
+        """The directory of its keyring; "" without keys."""
         self._has_names = has_names
         self._buses: list[AsyncEventBus] = []
 
@@ -57,12 +61,16 @@ async def open_desk(transport: str, *, refuses: bool = False) -> AsyncIterator[D
             "memory": lambda: Desk(MemoryNetwork().bus),
             "ipc": lambda: Desk(lambda **rest: AsyncEventBus(f"ipc://{directory}/d", **rest)),
             "tcp": lambda: Desk(url_of(tcp_url())),
-            "keys": lambda: Desk(partial(keyed_bus, Path(directory, "keys"), tcp_url())),
+            "keys": lambda: keyed_desk(Path(directory, "keys"), tcp_url()),
         }[transport]()
         try:
             yield desk
         finally:
             await desk.close(refuses=refuses)
+
+
+def keyed_desk(path: Path, url: str) -> Desk:
+    return Desk(partial(keyed_bus, path, url), keys=str(path))
 
 
 def url_of(url: str) -> Callable[..., AsyncEventBus]:

@@ -31,6 +31,8 @@ from aiobus.wire import Ask, Options, PeerId, up
 BOTS = {"feed", "strategy", "gateway", "late"}
 NAMED = ["TRADE", "ORDER"]
 SEEN = """
+if keys:
+    os.environ["AIOBUS_KEYRING"] = keys
 seen, self.heard, self.came = [], [], asyncio.Condition()
 self.bus = aiobus.AsyncEventBus(url, name=name, observer=True)
 await self.bus.start()
@@ -65,7 +67,8 @@ class Watched:
     async def open(cls, desk: Desk, made: Nursery | None) -> "Watched":
         if made is not None:
             actor = await made.actor()
-            await actor(SEEN, url=desk._make(name="x").url, name="tail", types=NAMED)
+            url = desk._make(name="tail").url  # has a key from then on, if the desk has keys
+            await actor(SEEN, url=url, name="tail", types=NAMED, keys=desk.keys)
             return cls(desk, actor, None)
         tail = await desk.bus("tail", observer=True)
         self = cls(desk, None, tail)
@@ -455,7 +458,7 @@ async def test_a_frozen_observer_costs_its_publisher_a_queue_and_no_more(
 ) -> None:
     async with nursery() as made:
         tail, feed = await made.actors(2)
-        await tail(SEEN, url=url, name="tail", types=NAMED)
+        await tail(SEEN, url=url, name="tail", types=NAMED, keys="")
         await feed(
             "self.bus = AsyncEventBus(url, name='feed', limits=Limits(history_events=256,"
             " high_water_mark=64))\nawait self.bus.start()",
