@@ -237,19 +237,24 @@ async def handshakes(keys: str, loop: str) -> list[float]:
     return made
 
 
-async def mesh(keys: str) -> tuple[float, float]:
-    """Seconds until all of a mesh are linked that start at once, and descriptors for each peer."""
+async def mesh(keys: str, count: int = MESH) -> tuple[float, int]:
+    """Seconds until all of a mesh are linked that start at once, and the descriptors they take."""
     url, ring = address(), keyring(keys)
-    buses = [AsyncEventBus(url, name=f"m{number}", keyring=ring) for number in range(MESH)]
+    buses = [AsyncEventBus(url, name=f"m{number}", keyring=ring) for number in range(count)]
     before, begin = len(os.listdir("/dev/fd")), time.perf_counter()
     async with contextlib.AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(bus) for bus in buses))
         async with asyncio.timeout(BURST_SECONDS):
-            while any(len(bus.peers) < MESH - 1 for bus in buses):  # noqa: ASYNC110
+            while any(len(bus.peers) < count - 1 for bus in buses):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         seconds = time.perf_counter() - begin
-        files = len(os.listdir("/dev/fd")) - before
-    return seconds, files / MESH / (MESH - 1)
+        return seconds, len(os.listdir("/dev/fd")) - before
+
+
+async def descriptors(keys: str) -> float:
+    """Descriptors for each peer: what a bus takes that is alone is no peer's."""
+    (_, all_), (_, lone) = await mesh(keys), await mesh(keys, 1)
+    return (all_ - MESH * lone) / MESH / (MESH - 1)
 
 
 async def at_once(keys: str, loop: str) -> float:
@@ -309,7 +314,7 @@ def judge(loops: list[str]) -> int:
                 mine, other = ([each[side][0] for each in meshes] for side in (0, 1))
                 figure = f"{_both(mine, other, '.2f')} s, {by_round(mine, other):4.2f} x"
                 say(f"{MESH} buses in a process, all linked, {loop}", figure, "", None)
-                files = [meshes[0][side][1] for side in (0, 1)]
+                files = [runner.run(descriptors(each)) for each in (keys, "")]
                 figure = f"{files[0]:.2f}, plain {files[1]:.2f}"
                 say(f"descriptors for each peer, {loop}", figure, "", None)
                 starts = [runner.run(at_once(each, loop)) for each in (keys, "")]
