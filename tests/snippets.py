@@ -12,10 +12,13 @@ A fence says what becomes of its block:
 | `sh install` | `pip install` alone, which is not run |
 | `text` | what the block before it prints. A file that is followed by one is run |
 | `text NAME` | what the terminal NAME prints next; all, after Ctrl-C, if it begins with `^C` |
+| `sh ... at HOST` | the same on a host of the page, a folder of this name. `scp` copies to it |
 
 In a `text`, `...` is any text within a line, a line of `...` is any number of lines, the id of an
 event is any id and a time any time. Log lines of the level INFO are left out. A block in an HTML
-comment is run as well: it is what the reader has already, or does by hand.
+comment is run as well: it is what the reader has already, or does by hand. An address 10.0.0.N is
+one of this machine, and each port of it a free one. A public key that a page shows when a command
+makes it stands for the key that was made.
 """
 
 import os
@@ -24,15 +27,22 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from time import monotonic
 
 ROOT = Path(__file__).parents[1]
-FENCE = re.compile(r"^( *)```(\w+)(?: ([^\n`]+))?\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(
+    r"^( *)```(\w+)(?: (?!at )([^\n`]+?))?(?: at ([\w-]+))?\n(.*?)^\1```$",
+    re.DOTALL | re.MULTILINE,
+)
+REMOTE = re.compile(r"\b10\.0\.0\.\d+(?::(\d+))?")
+MADE = re.compile(r"^the public key of (\S+): '(.{40})'$", re.MULTILINE)
 INFO = re.compile(r"[\d-]{10} [\d:,]{12} INFO aiobus\.")
 SECONDS = 40.0
 """For one block, or for what a terminal has to print."""
@@ -61,6 +71,16 @@ def note(event, arguments):
 sys.addaudithook(note)
 """
 """What each interpreter begins with: it notes which files of the page run in it."""
+
+SCP = """#!/bin/sh
+# Of a host of the page, which is a folder: whole files, as if each was sent at once.
+for to; do :; done
+for from; do
+    case $from in -*|*:*) continue;; esac
+    cp -p "$from" "$HOSTS/${to%%:*}/${to#*:}.new"
+    mv "$HOSTS/${to%%:*}/${to#*:}.new" "$HOSTS/${to%%:*}/${to#*:}$(basename "$from")"
+done
+"""
 
 CELLS = """
 import ast, asyncio, inspect, sys
@@ -104,6 +124,7 @@ class Block:
     info: str
     text: str
     line: int
+    host: str = ""
 
     @property
     def file(self) -> str | None:
@@ -116,10 +137,10 @@ def blocks(page: Path, port: int = PORT) -> list[Block]:
     text = re.sub(rf"\b{PORT}\b", str(port), page.read_text())
     found = []
     for match in FENCE.finditer(text):
-        indent, language, info, body = match.groups("")
+        indent, language, info, host, body = match.groups("")
         lines = (line.removeprefix(indent) for line in body.splitlines(keepends=True))
         line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(language, info.strip(), "".join(lines), line))
+        found.append(Block(language, info.strip(), "".join(lines), line, host))
     return found
 
 
@@ -205,12 +226,23 @@ class Terminal:
         self.process.stdout.close()
 
 
+def here(ports: "defaultdict[str, int]", address: re.Match[str]) -> str:
+    """An address of this machine in the place of one of the page."""
+    return f"127.0.0.1:{ports[address[0]]}" if address[1] else "127.0.0.1"
+
+
 class Session:
     """A reader with one page: a folder for its files, and terminals."""
 
     def __init__(self, page: Path, place: Path) -> None:
         self.page = page
-        self.blocks = blocks(page, free_port())
+        ports: defaultdict[str, int] = defaultdict(free_port)
+        self.blocks = [
+            replace(each, text=REMOTE.sub(partial(here, ports), each.text))
+            for each in blocks(page, free_port())
+        ]
+        self.keys: dict[str, str] = {}
+        """For each public key of the page, the one that was made."""
         self.folder = place / "page"
         self.folder.mkdir()
         self.ran = place / "ran"
@@ -230,6 +262,8 @@ class Session:
             script = binaries / name
             script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
             script.chmod(0o755)
+        (binaries / "scp").write_text(SCP)
+        (binaries / "scp").chmod(0o755)
         inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         paths = [str(site), *map(os.path.abspath, inherited)]
         kept = {
@@ -238,6 +272,7 @@ class Session:
             if name not in ("AIOBUS_URL", "AIOBUS_KEYRING")
         }
         return kept | {
+            "HOSTS": str(self.folder),
             "PATH": os.pathsep.join([str(binaries), *filter(None, [os.environ.get("PATH")])]),
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",
@@ -257,6 +292,7 @@ class Session:
             stack.callback(lambda: [terminal.kill() for terminal in self.terminals.values()])
             last: Block | None = None
             for block in self.blocks:
+                block = replace(block, text=self._with_keys(block.text))
                 self._do(block, last)
                 last = block
             if last is not None:
@@ -284,7 +320,9 @@ class Session:
             if name in self.terminals:
                 assert self.terminals[name].process.poll() is not None, self.where(block)
                 self.terminals[name].kill()
-            self.terminals[name] = Terminal(block.text, self.folder, self.environment)
+            folder = self.folder / block.host
+            folder.mkdir(exist_ok=True)
+            self.terminals[name] = Terminal(block.text, folder, self.environment)
         elif block.language == "text" and block.info and block.text.startswith("^C\n"):
             rest = self.terminals[block.info].ends(self.where(block), by=signal.SIGINT)
             self._compare(block, rest, "^C\n")
@@ -306,26 +344,35 @@ class Session:
     def _call(self, block: Block, shown: Block | None) -> None:
         """Run a file or commands to their end, and compare what they print."""
         command = block.text if block.language == "sh" else f"python {block.file}"
-        printed = self.shell(command, self.where(block))
+        printed = self.shell(command, self.where(block), block.host)
         if shown is None:
             assert "Traceback" not in printed, f"{self.where(block)}:\n{printed}"
         else:
             self._compare(shown, printed)
 
-    def shell(self, command: str, where: str = "") -> str:
+    def shell(self, command: str, where: str = "", host: str = "") -> str:
         """What these commands print; they have to succeed."""
-        terminal = Terminal(command, self.folder, self.environment)
+        folder = self.folder / host
+        folder.mkdir(exist_ok=True)
+        terminal = Terminal(command, folder, self.environment)
         try:
             return terminal.ends(where or command)
         finally:
             terminal.kill()
 
     def _compare(self, shown: Block, printed: str, head: str = "") -> None:
-        text = shown.text.removeprefix(head)
+        made = dict(MADE.findall(printed))
+        self.keys |= {key: made[name] for name, key in MADE.findall(shown.text) if name in made}
+        text = self._with_keys(shown.text.removeprefix(head))
         assert ("Traceback" in printed) == ("Traceback" in text), printed
         assert re.fullmatch(pattern(text), printed), (
             f"{self.where(shown)}: expected\n{text}\ngot\n{printed}"
         )
+
+    def _with_keys(self, text: str) -> str:
+        for key, made in self.keys.items():
+            text = text.replace(key, made)
+        return text
 
     def _notebook(self) -> Iterator[str]:
         """What each cell prints, in order."""

@@ -1,5 +1,6 @@
 """What the pages say of the code is true: links lead somewhere, proofs exist, tables are whole."""
 
+import importlib
 import inspect
 import re
 from dataclasses import fields
@@ -11,7 +12,9 @@ import pytest
 import aiobus
 from aiobus import AsyncEventBus, Limits, errors, sequence
 from aiobus.diagnostics import Diagnostics
+from aiobus.discovery.refusal import DENIALS
 from aiobus.inbox import Overflow
+from aiobus.mesh import refusals
 from aiobus.options import SubscribeKeywords
 from aiobus.presence import Peer
 from aiobus.publisher import Publisher
@@ -138,6 +141,50 @@ def test_every_proof_is_a_test() -> None:
         }
         for sentence in re.findall(r"\*([^*]+)\*", listed):
             assert "test_" + re.sub(r"\W+", "_", sentence) in known, (file, sentence)
+
+
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+
+
+def test_each_row_of_the_threats_and_of_the_limits_names_a_test_that_there_is() -> None:
+    rows = [line for line in SECURITY.splitlines() if re.match(r"\| [^-]", line)]
+    proven = [line for line in rows if not line.endswith(" | test |")]
+    assert len(proven) > 30
+    for line in proven:
+        last = line.strip("| ").split(" | ")[-1]
+        named = re.findall(r"\[`([\w.]+)`\]\(\.\./tests/([\w/]+\.py)\): ((?:\*[^*]+\*,? ?)+)", last)
+        assert named, line
+        for label, file, sentences in named:
+            path = ROOT / "tests" / file
+            assert label == path.name, line
+            known = set(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
+            for sentence in re.findall(r"\*([^*]+)\*", sentences):
+                assert "test_" + re.sub(r"\W+", "_", sentence) in known, (file, sentence)
+
+
+def test_the_bounds_of_the_limits_are_those_of_the_code() -> None:
+    told = re.findall(r"\| ([\d,.]+)( \w+)? \| `(aiobus\.[\w.]+)` \|", SECURITY)
+    assert len(told) > 10
+    scale = {"": 1, " s": 1, " ms": 1, " MiB": 1024 * 1024}
+    for number, unit, constant in told:
+        module, _, name = constant.rpartition(".")
+        value = getattr(importlib.import_module(module), name)
+        assert float(number.replace(",", "")) * scale[unit] == value, constant
+
+
+SAID_OF_LISTS = inspect.getsource(Diagnostics)
+
+
+def test_each_cause_of_a_refusal_is_a_row_of_the_page_of_two_hosts() -> None:
+    page = (ROOT / "docs" / "how-to" / "two-hosts.md").read_text()
+    told = re.findall(r'^\| "([^"]+)" \|', page, re.MULTILINE)
+    words = {"where": "ADDRESS", "name": "NAME", "what": "a program at ADDRESS"}
+    said = [text.format(**words) for text in refusals.CAUSES.values()]
+    said += [f"ADDRESS {text}" for each in DENIALS.values() for text in each]
+    for text in said:
+        assert any(text.startswith(row) for row in told), text
+    for row in told:
+        assert any(text.startswith(row) for text in said) or row in SAID_OF_LISTS, row
 
 
 # Tables.

@@ -40,7 +40,7 @@ from aiobus.wire import (
 )
 
 PAGE = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
-UNITS = {"": 1, "s": 1, "bytes": 1, "KiB": 1024, "MiB": 1024 * 1024}
+UNITS = {"": 1, "s": 1, "ms": 1, "bytes": 1, "KiB": 1024, "MiB": 1024 * 1024}
 
 # What the page says byte by byte. Where it breaks a line, the bytes do not.
 
