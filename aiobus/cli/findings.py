@@ -183,7 +183,7 @@ def members(url: str) -> list[Finding]:
     """The files of an `ipc://` desk, and the processes behind them."""
     scheme, _, address = url.partition("://")
     if scheme != "ipc":
-        return [Finding("ok", url, "is the address where buses of this machine meet")]
+        return [Finding("ok", url, "is where the buses of this desk meet")]
     directory = Directory(address).path
     if not os.path.isdir(directory):
         text = f"{directory} does not exist: no bus has been there, or the last one has left"
