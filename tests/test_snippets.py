@@ -179,9 +179,31 @@ print(value)
 some
 '''
 """
+HOSTS = f"""
+'''sh at two
+echo "the public key of feed: '{"b" * 40}'"
+'''
+
+'''text
+the public key of feed: '{"a" * 40}'
+'''
+
+'''sh at one
+echo "10.0.0.5:7555 10.0.0.6:7555 {"a" * 40}" > told
+scp -p told two:./
+'''
+
+'''sh at two
+cat told
+'''
+
+'''text
+10.0.0.5:7555 10.0.0.6:7555 {"a" * 40}
+'''
+"""
 
 
-@pytest.mark.parametrize("text", [RIGHT, SESSION, CELLS])
+@pytest.mark.parametrize("text", [RIGHT, SESSION, CELLS, HOSTS])
 def test_a_page_that_is_right_passes(text: str, place: Path) -> None:
     assert run_page(text, place).left_out() == set()
 
@@ -197,6 +219,9 @@ def test_a_page_that_is_right_passes(text: str, place: Path) -> None:
         (SESSION, "^C\nbye", "^C\nno"),
         (SESSION, "exit 0", "exit 3"),
         (CELLS, "\nsome\n", "\nother\n"),
+        (HOSTS, "scp -p told two:./", "true"),
+        (HOSTS, "text\n10.0.0.5:7555 10.0.0.6", "text\n10.0.0.6:7555 10.0.0.5"),
+        (HOSTS, "cat told\n'''\n\n'''text\n", f"cat told\n'''\n\n'''text\n{'c' * 40}"),
         (CELLS, "print(value)", "print(valeu)"),
     ],
 )
