@@ -12,13 +12,12 @@ import pytest
 import aiobus
 from aiobus import AsyncEventBus, Limits, errors, sequence
 from aiobus.diagnostics import Diagnostics
-from aiobus.discovery.refusal import DENIALS
 from aiobus.inbox import Overflow
-from aiobus.mesh import refusals
 from aiobus.options import SubscribeKeywords
 from aiobus.presence import Peer
 from aiobus.publisher import Publisher
 from aiobus.query import SYSTEM
+from aiobus.refusals import DENIALS, NOTICED, TOLD
 from aiobus.sequence import Gap
 from aiobus.stats import BusStats, SubscriptionStats
 
@@ -179,7 +178,8 @@ def test_each_cause_of_a_refusal_is_a_row_of_the_page_of_two_hosts() -> None:
     page = (ROOT / "docs" / "how-to" / "two-hosts.md").read_text()
     told = re.findall(r'^\| "([^"]+)" \|', page, re.MULTILINE)
     words = {"where": "ADDRESS", "name": "NAME", "what": "a program at ADDRESS"}
-    said = [text.format(**words) for text in refusals.CAUSES.values()]
+    said = [text.format(**words) for text in NOTICED.values()]
+    said += [f"NAME is not linked, and says: {text}" for text in TOLD.values()]
     said += [f"ADDRESS {text}" for each in DENIALS.values() for text in each]
     for text in said:
         assert any(text.startswith(row) for row in told), text
