@@ -49,8 +49,10 @@ def replaced(path: Path, data: str | bytes, mode: int | None = None) -> None:
     new.replace(path)
 
 
-def keyed_bus(url: str, path: Path, name: str, **options: Any) -> AsyncEventBus:
-    """A bus with the keys of a directory."""
+def keyed_bus(path: Path, url: str, name: str, **options: Any) -> AsyncEventBus:
+    """A bus with the keys of its name, which is made a member if it is none."""
+    if not (path / f"{name}.secret").exists():
+        make(path, name)
     return AsyncEventBus(url, name=name, keyring=Keyring.load(path), **options)
 
 
@@ -86,7 +88,7 @@ class KeyedDesk:
         return keyring.members.by_name[name].key, keyring.secret_of(name)
 
     def bus(self, name: str, **options: Any) -> AsyncEventBus:
-        return keyed_bus(self.url, self.path, name, **options)
+        return keyed_bus(self.path, self.url, name, **options)
 
 
 def endpoint_of(bus: AsyncEventBus) -> str:

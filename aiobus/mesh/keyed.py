@@ -23,13 +23,14 @@ import errno
 import logging
 import os
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
 
 import zmq
 
+from aiobus.clock import elapsed
 from aiobus.discovery import Discovery
 from aiobus.keyring import Keyring
 from aiobus.keyring.files import Hidden
@@ -49,6 +50,12 @@ TRY_AGAIN = 2.0
 """Seconds until a link is tried again that the other side refused for good, or that cannot be: the
 cause may be mended. ZeroMQ by itself never tries the first again, and the second 8 times a second.
 """
+WAITING_QUESTIONS = 16
+"""Questions to a peer that wait until its link is made. Else the first ones to a peer whose key is
+just being read would be lost, and asked again with the next tick.
+"""
+UNLISTED = 1.0
+"""Seconds after which a peer is said not to be on the list: until then a newer list may be read."""
 PATIENCE = 3
 """Handshakes in a row that end without a word, before the key of the peer is taken to be wrong: a
 process that ends may break one off.
@@ -296,12 +303,15 @@ class PeerLink:
     def __init__(self, endpoint: str, name: str) -> None:
         self.endpoint = endpoint
         self.name = name
+        self.made = elapsed()
         self.key = ""
         self.xsub: SocketReader | None = None
         self.monitor: Monitor | None = None
         self.broken_off = 0
         """Handshakes in a row that ended without a word."""
         self.again: asyncio.TimerHandle | None = None
+        self.questions: deque[bytes] = deque(maxlen=WAITING_QUESTIONS)
+        """What was asked of the peer while there was no socket."""
 
 
 class KeyedNetwork(ZmqNetwork):
@@ -460,7 +470,11 @@ class KeyedNetwork(ZmqNetwork):
         link.key = "" if member is None else member.key
         if member is None:
             is_revoked = link.name in self.members.revoked.values()
-            self._refused(link, "revoked" if is_revoked else "unlisted")
+            # One that was put on the list and started at once may be here before the list is.
+            if is_revoked or (left := link.made + UNLISTED - elapsed()) <= 0:
+                self._refused(link, "revoked" if is_revoked else "unlisted")
+            else:
+                link.again = asyncio.get_running_loop().call_later(left, self._make_again, link)
             return  # until the list has it
         place = place_on_wire(link.endpoint)
         socket = self._socket(self._context, zmq.XSUB)
@@ -479,6 +493,8 @@ class KeyedNetwork(ZmqNetwork):
         socket.connect(place)
         for topic in sorted(self._topics):  # as ZeroMQ does it after a break
             link.xsub.send(b"\1" + topic)
+        while link.questions:
+            _ask(link.xsub, link.questions.popleft())
         if self._from_publisher is not None:
             link.xsub.start(self._from_publisher)
 
@@ -552,12 +568,17 @@ class KeyedNetwork(ZmqNetwork):
 
     def ask(self, question: bytes, to: str) -> None:
         """Send a question, as a subscription that is withdrawn at once."""
-        self._up(b"\1" + question, to)
-        self._up(b"\0" + question, to)
-
-    def _up(self, message: bytes, to: str = "*") -> None:
         for link in self._links.values():
-            if link.xsub is not None and to in (link.name, "*"):
+            if to not in (link.name, "*"):
+                continue
+            if link.xsub is not None:
+                _ask(link.xsub, question)
+            elif to != "*":
+                link.questions.append(question)
+
+    def _up(self, message: bytes) -> None:
+        for link in self._links.values():
+            if link.xsub is not None:
                 link.xsub.send(message)
 
     def check_wakeups(self) -> None:
@@ -572,6 +593,11 @@ class KeyedNetwork(ZmqNetwork):
                 link.again.cancel()
         self._links.clear()
         await super().close(timeout)
+
+
+def _ask(xsub: SocketReader, question: bytes) -> None:
+    xsub.send(b"\1" + question)
+    xsub.send(b"\0" + question)
 
 
 def _leave(message: bytes, beside: Any, name: str) -> None:

@@ -6,8 +6,9 @@ is blocked holds up no handshake, and the list of members is as new as the file 
 not know what becomes of a connection that is let in.
 
 A refusal is final for who is refused (libzmq#3519: it does not try again), so 400 is for a key that
-is not on the list. What is wrong here is answered with 300, which leaves the other side to try
-again. An error of the thread itself is logged and answered so, and the thread goes on.
+is not on the list as it is now: a member may be put on it and start at once. What is wrong here is
+answered with 300, which leaves the other side to try again. An error of the thread itself is logged
+and answered so, and the thread goes on.
 """
 
 import asyncio
