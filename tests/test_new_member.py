@@ -30,3 +30,15 @@ async def test_who_is_put_on_the_list_and_starts_at_once_is_linked_without_a_ref
                 await feed.wait_for_peer(bot.name)
         await feed.settle()
     assert said == []
+
+
+async def test_a_link_that_is_ended_and_made_at_once_again_is_made(tmp_path: Path) -> None:
+    """The monitor of the link before may still have its address."""
+    url, path = tcp_url(), tmp_path / "keys"
+    async with keys.keyed_bus(path, url, "feed"), keys.keyed_bus(path, url, "bot") as bot:
+        mesh: Any = bot._transport
+        (peer,) = mesh.session.links
+        for _ in range(20):
+            mesh.network.disconnect(peer.endpoint)
+            mesh.network.connect(peer.endpoint, peer.name)
+        assert mesh.network._links[peer.endpoint].xsub is not None

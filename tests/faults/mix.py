@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 
 from faults.desk import Desk, Process
 
-__all__ = ["Mix", "Samples"]
+__all__ = ["OVER", "Mix", "Samples"]
+
+OVER = "keys"
+"""The transport: tcp with a keyring, which has the most that could leak."""
 
 SAMPLE_SECONDS = 5.0
 MIB = 1024 * 1024

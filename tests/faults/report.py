@@ -6,7 +6,7 @@ from pathlib import Path
 
 import zmq
 
-from faults.mix import MIB, Mix
+from faults.mix import MIB, OVER, Mix
 from faults.scenario import Result, Scenario
 
 __all__ = ["render"]
@@ -62,7 +62,7 @@ def render(
         sizes = ", ".join(sorted(size for size in each.sizes if size))
         over = ", ".join(scenario.transports)
         lines.append(_row(scenario.title, over, sizes, str(scenario.soak), each))
-    lines.append(_row("mix of faults", "ipc", f"{seconds:.0f} s", "", result))
+    lines.append(_row("mix of faults", OVER, f"{seconds:.0f} s", "", result))
     if mix is not None:
         done = ", ".join(f"{count} x {name}" for name, count in sorted(mix.done.items()))
         lines += ["", f"The mix: {done}.", ""]

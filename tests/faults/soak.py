@@ -17,7 +17,7 @@ from actors import nursery as make_nursery
 
 from aiobus.sequence import LEFT
 from faults.desk import Scale, desk
-from faults.mix import Mix
+from faults.mix import OVER, Mix
 from faults.report import render
 from faults.scenario import Result, Scenario, play_all, seed
 
@@ -74,7 +74,7 @@ async def mix(seconds: float, chosen: int) -> tuple[Result, Mix | None]:
     try:
         async with (
             make_nursery() as nursery,
-            desk(nursery, "ipc", random.Random(chosen), Scale(is_timed=True)) as table,
+            desk(nursery, OVER, random.Random(chosen), Scale(is_timed=True)) as table,
         ):
             where = table.folder
             mixed = Mix(table)
