@@ -47,8 +47,8 @@ COUNT = int(os.environ.get("FUZZ", "2000"))
 SEED = int(os.environ.get("FUZZ_SEED", "11"))
 BURST = 200
 """Messages between two looks at the honest pair."""
-GROWTH = 48 * 2**20
-"""Bytes by which the process may grow from the first tenth on: caches with a bound fill up."""
+GROWTH = 16 * 2**20
+"""Bytes by which the process may grow in the second half: what has a bound fills up before."""
 KINDS = ("down", "up", "stranger", "bytes")
 
 
@@ -289,7 +289,7 @@ async def test_mutated_messages_raise_nothing_keep_nothing_and_harm_nobody(
         for done in range(0, count, BURST):
             await attack.burst()
             await pair.check()
-            if done <= count // 10:
+            if done <= count // 2:
                 first = memory_of_process()
         await attack.end()
         grown, refused = memory_of_process() - first, pair.feed.stats().refused

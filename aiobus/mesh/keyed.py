@@ -480,6 +480,7 @@ class KeyedNetwork(ZmqNetwork):
         socket = self._socket(self._context, zmq.XSUB)
         socket.set(zmq.CURVE_SERVERKEY, member.key.encode())
         socket.set(zmq.IPV6, "[" in place)
+        # Of the link before, the address may still be taken: ZeroMQ frees it later.
         address = f"inproc://link-{next(self._monitors)}"
         socket.monitor(address, OUTCOMES)
         outcomes = self._context.socket(zmq.PAIR)
