@@ -103,9 +103,9 @@ class Askers:
     def refuse(self, link: Link, name: bytes, reason: str) -> None:
         """The topic `name` is not served to `link`."""
         if _query(name) is None:
-            self._junk[link] = self._junk.get(link, 0) + 1
+            _count(self._junk, link)
             return  # a member asks for no such topic, so it misses nothing
-        self._vain[link] = self._vain.get(link, 0) + 1
+        _count(self._vain, link)
         self.serve(link, name)
         refused = self._refused.setdefault(link, {})
         size = len(name) + OVERHEAD
@@ -157,6 +157,15 @@ class Askers:
             if not is_observer(who.endpoint) and (refused := self.refused(link)) is not None:
                 is_all, named = refused
                 yield who.name, list(named), is_all
+
+
+def _count(counts: dict[Link, int], link: Link) -> None:
+    """One more of a link. The end of a link that never said hello is not told, so the one that was
+    counted first is forgotten beyond a bound.
+    """
+    counts[link] = counts.get(link, 0) + 1
+    if len(counts) > MAX_LINKS:
+        del counts[next(iter(counts))]
 
 
 def _query(name: bytes) -> str | None:
