@@ -200,6 +200,7 @@ class KeyedSubscriberReader(SubscriberReader):
     ) -> None:
         super().__init__(socket)
         self._user = user
+        self._is_alive = is_alive
         self.topics = Topics(is_alive)
         self._is_mixed = False
         """A message was read that is no subscription: until the queue is empty, libzmq may give a
@@ -267,7 +268,9 @@ class KeyedSubscriberReader(SubscriberReader):
         self.topics.add(topic, link)
         if self._is_mixed or len(self.topics) > MAX_LINKS:
             self.end_link(link)  # it may not be given what it asks for; it connects again and asks
-        elif name and self.admit(topic, link, name):
+        elif name and self.admit(topic, link, name) and self._is_alive(link):
+            # Of one that has ended, libzmq may have given its place to the next connection by now,
+            # which would get the topic.
             self.socket.set(zmq.SUBSCRIBE, topic)
             if _is_hello(topic):
                 self.topics.greet(topic, link)
