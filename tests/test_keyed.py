@@ -190,7 +190,7 @@ async def test_without_the_authenticator_not_even_a_member_is_let_in(
 
         def die(self: Authenticator) -> None:
             self._questions.close()
-            self._failures.close()
+            self._monitor.close()
 
         monkeypatch.setattr(Authenticator, "_run", die)
     async with (
@@ -812,8 +812,9 @@ async def test_who_knocks_a_thousand_times_is_said_once_and_leaves_nothing(
 
         await until(lambda: unsaid() >= 499)
         assert (await anext(said)).data["count"] == 1
-        lines = [each for each in caplog.records if each.levelno >= logging.WARNING]
-        assert len(lines) == 1
+        lines = [each.message for each in caplog.records if each.levelno >= logging.WARNING]
+        # Of some the address is not known, which are gone too soon.
+        assert len({*lines}) == len(lines) <= 2
         await until(lambda: descriptors() <= files + 4)
         assert memory_of_process() - memory < 8 * 2**20
 

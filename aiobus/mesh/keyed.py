@@ -213,7 +213,7 @@ class KeyedSubscriberReader(SubscriberReader):
     def run(self, is_readable: bool = False) -> None:
         """Read for one slice of time."""
         super().run(is_readable)
-        if self._is_mixed and not (self.is_closed or self._has_message()):
+        if self._is_mixed and not (self.is_closed or self.has_message()):
             self._is_mixed = False
 
     def _read(self, now: float) -> None:
@@ -586,7 +586,11 @@ class KeyedNetwork(ZmqNetwork):
                 link.xsub.send(message)
 
     def check_wakeups(self) -> None:
-        """Look for messages that did not wake the reader."""
+        """Look for messages that did not wake the reader. Forget connections that have ended."""
+        if not self._xpub.is_closed and not self._xpub.has_message():  # else it may be of one
+            for number in [each for each in self._incoming if not self._is_alive(each)]:
+                del self._incoming[number]
+                self._xpub.topics.forget(number)
         for reader in list(self._readers):
             reader.check_wakeup()
 

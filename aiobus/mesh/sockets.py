@@ -159,7 +159,7 @@ class SocketReader:
                 if left <= 0 or now > until:
                     self.soon()
                     break
-        if self._is_within_end and (self.is_closed or not self._has_message()):
+        if self._is_within_end and (self.is_closed or not self.has_message()):
             self._is_within_end = False
         if self._moved.futures:
             self._moved.wake()
@@ -167,7 +167,7 @@ class SocketReader:
     def run_dry(self, most: int) -> None:
         """Read all that is there now, at most so many messages: others may be sending."""
         for _ in range(most):
-            if not self._has_message():
+            if not self.has_message():
                 return
             self._read(self._clock())
 
@@ -178,7 +178,8 @@ class SocketReader:
         except Exception:
             log.exception(MISTAKE, len(message))
 
-    def _has_message(self) -> bool:
+    def has_message(self) -> bool:
+        """True if there is one to be read now."""
         return bool(self.socket.get(EVENTS) & POLLIN)  # type: ignore[operator]
 
     def send(self, message: bytes) -> None:
