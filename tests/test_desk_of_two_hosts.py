@@ -3,18 +3,24 @@ list, a key or a desk secret changes on one host and then on the other.
 """
 
 import asyncio
+import json
+import re
 import shutil
+import signal
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from actors import ActorError, Nursery
+from actors import Actor, ActorError, Nursery
 from faults.namespaces import why_not
 from hosts import PORT, V4, V6, Bot, Hosts, copy_list, copy_seal, set_up, url_of
 from keys import key, replaced
 
+from aiobus import Journal
 from aiobus.keyring import Keyring
 from aiobus.keyring.changes import make_key, retire, revoke, rotate
 from aiobus.keyring.members import EVERYTHING
@@ -42,6 +48,99 @@ async def pair(hosts: Hosts, folder: Path, url: str, **options: Any) -> tuple[Bo
     strategy = await Bot.start(second, url, "strategy", keys[1])
     await feed.links("strategy")
     return feed, strategy
+
+
+# The four bots, each a program of its own.
+
+TICKS = 2_452
+BOTS = Path(__file__).parent.parent / "examples" / "bots"
+RUN = """
+import subprocess
+self.programs = getattr(self, "programs", {})
+with open(screen, "wb") as out:
+    self.programs[screen] = subprocess.Popen(
+        command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "AIOBUS_KEYRING": keys}
+    )
+"""
+END = """
+program = self.programs.pop(screen)
+if number:
+    program.send_signal(number)
+return await asyncio.to_thread(program.wait)
+"""
+KILL = """
+for program in getattr(self, "programs", {}).values():
+    program.kill()
+    program.wait()
+"""
+
+
+class Program:
+    """A program on a host, and its screen."""
+
+    def __init__(self, actor: Actor, screen: Path) -> None:
+        self._actor = actor
+        self._screen = screen
+
+    @classmethod
+    async def run(cls, actor: Actor, screen: Path, keys: Path, *command: str) -> "Program":
+        whole = [sys.executable, "-u", "-W", "error", *command]
+        await actor(RUN, command=whole, screen=str(screen), keys=str(keys))
+        return cls(actor, screen)
+
+    async def reads(self, text: str) -> None:
+        """Wait until this is on its screen."""
+        while text not in self._screen.read_text():  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.02)
+
+    async def ends(self, number: int = 0) -> str:
+        """Send a signal, if one is given; it ends with 0, and this was on its screen."""
+        code = await self._actor(END, screen=str(self._screen), number=number)
+        shown = self._screen.read_text()
+        assert code == 0, shown
+        return shown
+
+
+@pytest.mark.slow
+@families
+async def test_the_four_bots_trade_across_two_hosts_and_one_of_them_is_looked_at(
+    hosts: Hosts, tmp_path: Path, at: tuple[str, str]
+) -> None:
+    """Started as one would: the feed on the first host waits for all others on the second."""
+    first, second = await hosts.make()
+    names = ("strategy", "broker", "monitor", "recorder")
+    keys_a, keys_b = set_up(tmp_path, ("feed", "doctor"), (*names, "peers"))
+    url = url_of(at)
+    try:
+        options = ("--speed", "200", "--audience", ",".join(names))
+        script = str(BOTS / "feed.py")
+        feed = await Program.run(first, tmp_path / "feed", keys_a, script, url, *options)
+        await feed.reads("the feed waits for a strategy")
+        bots = {}
+        for name in names:
+            file = ("--file", str(tmp_path / "desk.db")) if name == "recorder" else ()
+            script = str(BOTS / f"{name}.py")
+            screen = tmp_path / name
+            bots[name] = await Program.run(second, screen, keys_b, script, url, *file)
+            await bots[name].reads(f"{name} is live on {url}")
+            if name == "broker":
+                look = ("-m", "aiobus", "peers", url, "--json")
+                peers = await Program.run(second, tmp_path / "peers", keys_b, *look)
+                seen = [json.loads(line)["name"] for line in (await peers.ends()).splitlines()]
+                assert sorted(seen) == ["broker", "feed", "strategy"]
+        await feed.ends()
+        screens = {name: await bots[name].ends(signal.SIGTERM) for name in names}
+    finally:
+        for host in (first, second):
+            await host(KILL)
+    lines = re.findall(r"^(ticks|signals|orders|fills) +([\d,]+)", screens["monitor"], re.MULTILINE)
+    counts = {what: int(count.replace(",", "")) for what, count in lines}
+    assert counts["ticks"] == TICKS
+    assert counts["signals"] == counts["orders"] == counts["fills"] >= 10
+    with Journal(tmp_path / "desk.db") as journal:
+        recorded = Counter(event.type for _, event in journal.read())
+    assert recorded["TRADE"] + recorded["QUOTE"] == TICKS
+    assert recorded["FILL"] == counts["fills"]
 
 
 # A wire that is cut.
@@ -76,6 +175,10 @@ UNTIL = """
 while not self.numbers or self.numbers[-1] < number:
     await asyncio.sleep(0.01)
 """
+TOLD = """
+while not any(kind == "aiobus.peer_left" for kind, _ in self.marks):
+    await asyncio.sleep(0.01)
+"""
 OLDEST = """
 async with bus.stream("T", since=0.0) as events:
     return (await anext(events)).data
@@ -103,7 +206,7 @@ async def test_a_silent_cut_of_8_s_at_1_000_events_a_second_loses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-async def test_after_a_silent_cut_of_60_s_what_history_holds_arrives_and_the_rest_is_one_gap(
+async def test_after_a_silent_cut_of_over_60_s_what_history_holds_arrives_and_the_rest_is_one_gap(
     hosts: Hosts, tmp_path: Path
 ) -> None:
     feed, strategy = await pair(hosts, tmp_path, URL, limits={"history_events": 20_000})
@@ -112,6 +215,7 @@ async def test_after_a_silent_cut_of_60_s_what_history_holds_arrives_and_the_res
     await strategy(UNTIL, number=500)
     hosts.cut()
     await asyncio.sleep(60)
+    await strategy(TOLD)  # a link is given up after 60 s, and waited for 5 s more
     last, oldest = await feed(STOP), await feed(OLDEST)
     hosts.heal()
     await strategy(UNTIL, number=last)
