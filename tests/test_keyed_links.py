@@ -1,5 +1,7 @@
 """Which bus a link with keys leads to: it is known by name before it has said anything."""
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,8 +12,10 @@ import pytest
 from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event
+from aiobus.bus import unmet
 from aiobus.discovery import Member
 from aiobus.keyring import Keyring
+from aiobus.keyring.changes import revoke
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -42,3 +46,36 @@ async def test_a_bus_that_was_said_to_be_another_is_linked_once_its_name_is_know
     async with strategy.stream("T") as events:
         await feed.publish(Event("T", 1))
         assert (await anext(events)).data == 1
+
+
+async def test_a_link_that_is_ended_can_be_made_again_at_once(apart: tuple[Any, Any]) -> None:
+    """As when the list has changed: libzmq has not yet freed what the link had before."""
+    feed, strategy = apart
+    endpoint = feed._transport.session.me.endpoint
+    network = strategy._transport.network
+    strategy._transport.find(Member("feed", endpoint))
+    await strategy.wait_for_peer("feed", timeout=5)
+    link = network._links[endpoint]
+    for _ in range(20):
+        network._break(link)
+        network._make(link)
+    async with strategy.stream("T") as events:
+        await feed.publish(Event("T", 1))
+        assert (await anext(events)).data == 1
+
+
+async def test_nobody_waits_for_a_bus_that_is_revoked_and_still_there(tmp_path: Path) -> None:
+    """Its host has not the newest list, or it was not ended."""
+    url, folder = tcp_url(), tmp_path / "keys"
+    keys.make(folder, "feed", "strategy")
+    shutil.copytree(folder, tmp_path / "old")
+    revoke(str(folder), "feed")
+    async with AsyncEventBus(url, name="feed", keyring=Keyring.load(tmp_path / "old")):
+        ring = Keyring.load(folder)
+        async with asyncio.timeout(4):  # a start waits 5 s for a bus that does not answer
+            async with AsyncEventBus(url, name="strategy", keyring=ring) as strategy:
+                subscription = await strategy.subscribe("T", lambda event: None)
+                await strategy.publish(Event("T", 1))
+                assert await strategy.flush() == []
+                assert list(subscription.unconfirmed) == []
+                assert list(unmet(strategy)) == []

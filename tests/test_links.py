@@ -10,6 +10,7 @@ from conftest import HandClock
 from aiobus import clock as epochs
 from aiobus.discovery import Member
 from aiobus.errors import BusError
+from aiobus.keyring.members import Members
 from aiobus.limits import Limits
 from aiobus.mesh import Driver, Probe
 from aiobus.mesh import links as module
@@ -33,6 +34,7 @@ class Wires:
     """A `Network` and a `Discovery`, as far as links go, that write down what they are told."""
 
     unreached = ()
+    members = Members()
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, list[str]]] = []

@@ -138,7 +138,11 @@ class Confirmations:
 
     def _owed(self) -> list[Peer]:
         """The peers that are waited for."""
-        return [each for each in self._links if not (each.has_left or each.is_observer)]
+        return [
+            each
+            for each in self._links
+            if not (each.has_left or each.is_observer or self._links.is_shut_out(each))
+        ]
 
     async def show(self, timeout: float) -> Collection[str]:
         """Wait until each observer has what was published; return the names of the others."""
@@ -240,7 +244,11 @@ class Confirmations:
         self._session.add(catchup)
         end = elapsed() + timeout
         await self._see_closed(inf, timeout)
-        known = {each.endpoint: each for each in self._links if each.is_awaited or each.is_there}
+        known = {
+            each.endpoint: each
+            for each in self._links
+            if self._links.is_awaited(each) or each.is_there
+        }
         cut = [each for each in self._owed() if each.is_cut or each.other_version]
 
         def is_excused(endpoint: str) -> bool:

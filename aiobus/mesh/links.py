@@ -703,9 +703,21 @@ class Links:
     def is_meeting(self) -> bool:
         """True while a peer may still become linked soon, or prove to have the name of this bus."""
         awaited = any(
-            peer.is_awaited and not (peer.is_observer or self.is_cut_off(peer)) for peer in self
+            self.is_awaited(peer) and not (peer.is_observer or self.is_cut_off(peer))
+            for peer in self
         )
         return awaited or bool(self._namesakes)
+
+    def is_shut_out(self, peer: Peer) -> bool:
+        """True on a desk with keys if its name is not on the list of members here, which was said:
+        until it is, it is no bus of this desk, and nobody waits for it.
+        """
+        members = self._network.members
+        return bool(members.number) and peer.name not in members.by_name
+
+    def is_awaited(self, peer: Peer) -> bool:
+        """True when it may still become linked soon."""
+        return peer.is_awaited and not self.is_shut_out(peer)
 
     def is_cut_off(self, peer: Peer) -> bool:
         """True if its host did not answer when this bus joined."""

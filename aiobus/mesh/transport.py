@@ -106,10 +106,11 @@ class MeshTransport:
         """Names of buses that are known to be there, and have not answered. Without observers."""
         if self.session is None or self._confirmations is None:
             return ()
+        links = self.session.links
         found = {
             peer.name
-            for peer in self.session.links
-            if (peer.is_awaited or peer.other_version) and not peer.is_observer
+            for peer in links
+            if (links.is_awaited(peer) or peer.other_version) and not peer.is_observer
         }
         return sorted(found)
 
@@ -213,15 +214,18 @@ class MeshTransport:
                         async with asyncio.timeout(TICK):
                             await links.changed.wait()
                     except TimeoutError:
-                        unheard = [peer for peer in links if peer.is_awaited and peer.who is None]
+                        unheard = [
+                            peer for peer in links if links.is_awaited(peer) and peer.who is None
+                        ]
                         await self._probe(links.dropping(unheard))
         except TimeoutError:
-            awaited = [peer for peer in links if peer.is_awaited and not peer.is_observer]
+            awaited = [peer for peer in links if links.is_awaited(peer) and not peer.is_observer]
             names = ", ".join(sorted(peer.name for peer in awaited))
             text = "%s starts without %s: no answer within %g s"
             log.warning(text, me.name, names, START_SECONDS)
         else:
-            cut_off = {peer.name for peer in links if peer.is_awaited and links.is_cut_off(peer)}
+            awaited = [peer for peer in links if links.is_awaited(peer)]
+            cut_off = {peer.name for peer in awaited if links.is_cut_off(peer)}
             if names := ", ".join(sorted(cut_off)):
                 text = "%s starts without %s: a connection to their host is not answered"
                 log.warning(text, me.name, names)
