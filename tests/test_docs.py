@@ -179,7 +179,7 @@ def test_each_cause_of_a_refusal_is_a_row_of_the_page_of_two_hosts() -> None:
     told = re.findall(r'^\| "([^"]+)" \|', page, re.MULTILINE)
     words = {"where": "ADDRESS", "name": "NAME", "what": "a program at ADDRESS"}
     said = [text.format(**words) for text in NOTICED.values()]
-    said += [f"NAME is not linked, and says: {text}" for text in TOLD.values()]
+    said += [f"NAME makes no link to this bus: {text}" for text in TOLD.values()]
     said += [f"ADDRESS {text}" for each in DENIALS.values() for text in each]
     for text in said:
         assert any(text.startswith(row) for row in told), text
