@@ -175,10 +175,6 @@ UNTIL = """
 while not self.numbers or self.numbers[-1] < number:
     await asyncio.sleep(0.01)
 """
-TOLD = """
-while not any(kind == "aiobus.peer_left" for kind, _ in self.marks):
-    await asyncio.sleep(0.01)
-"""
 OLDEST = """
 async with bus.stream("T", since=0.0) as events:
     return (await anext(events)).data
@@ -206,7 +202,7 @@ async def test_a_silent_cut_of_8_s_at_1_000_events_a_second_loses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-async def test_after_a_silent_cut_of_over_60_s_what_history_holds_arrives_and_the_rest_is_one_gap(
+async def test_after_a_silent_cut_of_60_s_what_history_holds_arrives_and_the_rest_is_one_gap(
     hosts: Hosts, tmp_path: Path
 ) -> None:
     feed, strategy = await pair(hosts, tmp_path, URL, limits={"history_events": 20_000})
@@ -215,7 +211,6 @@ async def test_after_a_silent_cut_of_over_60_s_what_history_holds_arrives_and_th
     await strategy(UNTIL, number=500)
     hosts.cut()
     await asyncio.sleep(60)
-    await strategy(TOLD)  # a link is given up after 60 s, and waited for 5 s more
     last, oldest = await feed(STOP), await feed(OLDEST)
     hosts.heal()
     await strategy(UNTIL, number=last)

@@ -46,6 +46,10 @@ QUESTION = b"["
 """The first byte of a question, and of no topic."""
 HANDSHAKE_MS = 2_000
 """Milliseconds for a handshake, which takes some. A peer that says nothing is tried again after."""
+CUT_MS = 45_000
+"""Milliseconds without an acknowledgement of the other host, then the kernel ends a connection. So
+of a network that is cut for a minute, a bus hears that its peers have left.
+"""
 TRY_AGAIN = 2.0
 """Seconds until a link is tried again that the other side refused for good, or that cannot be: the
 cause may be mended. ZeroMQ by itself never tries the first again, and the second 8 times a second.
@@ -367,6 +371,7 @@ class KeyedNetwork(ZmqNetwork):
         socket.set(zmq.CURVE_PUBLICKEY, self._public.encode())
         socket.set(zmq.CURVE_SECRETKEY, self._secret.value)
         socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        socket.set(zmq.TCP_MAXRT, CUT_MS)
         return socket
 
     def start(
