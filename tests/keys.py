@@ -123,6 +123,7 @@ class Knocker:
         self.context: zmq.asyncio.Context = zmq.asyncio.Context()
         self.socket = self.context.socket(zmq.XSUB)
         self.socket.set(zmq.SNDHWM, 0)
+        self.socket.set(zmq.HANDSHAKE_IVL, 3_000)  # by default it waits for 30 s
         if not reconnects:
             self.socket.set(zmq.RECONNECT_IVL, -1)
         if is_plain:

@@ -227,6 +227,7 @@ async def test_after_a_silent_cut_of_60_s_what_history_holds_arrives_and_the_res
     assert told == [("aiobus.peer_left", "feed"), ("aiobus.peer_joined", "feed")]
 
 
+@pytest.mark.slow
 @families
 async def test_while_the_first_rendezvous_host_is_dead_a_newcomer_is_in_and_all_meet_afterwards(
     hosts: Hosts, tmp_path: Path, at: tuple[str, str]
@@ -339,6 +340,7 @@ async def test_a_key_that_one_host_lacks_is_said_on_both_screens_and_linked_once
     await new.links("feed", "strategy")
 
 
+@pytest.mark.slow
 async def test_a_wrong_key_on_one_list_is_said_on_both_screens_and_linked_once_it_is_mended(
     hosts: Hosts, tmp_path: Path
 ) -> None:
@@ -389,6 +391,7 @@ async def test_a_key_that_was_made_anew_is_said_on_both_screens_and_linked_once_
     await feed.links("strategy")
 
 
+@pytest.mark.slow
 async def test_another_desk_secret_is_said_on_both_screens_and_linked_once_it_is_copied(
     hosts: Hosts, tmp_path: Path
 ) -> None:

@@ -239,6 +239,7 @@ def open_to_all(desk: KeyedDesk) -> Callable[[], None]:
     return lambda: file.chmod(0o644)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [broken, missing, open_to_all], ids=lambda each: each.__name__)
 async def test_while_the_list_cannot_be_read_a_member_is_put_off_and_is_linked_after(
     desk: KeyedDesk, spoil: Callable[[KeyedDesk], Callable[[], None]]
@@ -549,6 +550,7 @@ def bus_number(bus: AsyncEventBus) -> int:
 ROUNDS = 30
 
 
+@pytest.mark.slow
 @pytest.mark.one_loop
 async def test_a_message_that_no_member_sends_moves_no_topic_to_another_connection(
     desk: KeyedDesk,
@@ -633,6 +635,7 @@ async def test_who_asks_for_the_hello_of_another_and_goes_makes_it_seem_neither_
 # Revocation.
 
 
+@pytest.mark.slow
 async def test_a_revocation_cuts_one_member_and_costs_the_others_nothing(desk: KeyedDesk) -> None:
     """1,000 events a second go on across it: each arrives once, in order."""
     count, heard, left = 3_000, [], []
@@ -684,6 +687,7 @@ async def cause_at(refused: Any, cause: str, name: str | None = None) -> dict[st
             return data
 
 
+@pytest.mark.slow
 async def test_a_key_that_is_not_on_the_list_is_said_on_both_sides_and_linked_once_it_is(
     desk: KeyedDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -709,6 +713,7 @@ async def test_a_key_that_is_not_on_the_list_is_said_on_both_sides_and_linked_on
         await late.close(0.1)
 
 
+@pytest.mark.slow
 async def test_a_key_that_is_revoked_is_said_on_both_sides_and_linked_once_it_is_not(
     desk: KeyedDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -791,6 +796,7 @@ async def bound(bind: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", [null, random_key], ids=lambda door: door.__name__)
 @pytest.mark.one_loop
 async def test_who_knocks_a_thousand_times_is_said_once_and_leaves_nothing(
@@ -819,6 +825,7 @@ async def test_who_knocks_a_thousand_times_is_said_once_and_leaves_nothing(
         assert memory_of_process() - memory < 8 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.one_loop
 async def test_a_member_that_connects_a_thousand_times_leaves_nothing_and_cuts_nobody(
     desk: KeyedDesk,

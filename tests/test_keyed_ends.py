@@ -65,6 +65,7 @@ def run(code: str, folder: Path, loop: str) -> tuple[list[str], str]:
     return done.stdout.splitlines(), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", COLLECTED)
 def test_a_bus_with_keys_that_is_collected_warns_by_its_name_and_leaves_no_thread(
     folder: Path, loop: str, when: str

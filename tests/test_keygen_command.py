@@ -176,6 +176,7 @@ def test_a_directory_in_one_that_is_not_there_is_not_made(tmp_path: Path) -> Non
     assert f"there is no directory {tmp_path}/a" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_directory_is_that_of_the_option_then_of_the_environment_then_keys(
     tmp_path: Path,
 ) -> None:
@@ -187,6 +188,7 @@ def test_the_directory_is_that_of_the_option_then_of_the_environment_then_keys(
         assert Keyring.load(tmp_path / directory).names == (name,)
 
 
+@pytest.mark.slow
 def test_many_at_once_lose_no_member(tmp_path: Path) -> None:
     names = [f"bot{number}" for number in range(6)]
     keys.make(tmp_path / "keys", "feed")
@@ -498,6 +500,7 @@ async def test_a_doctor_says_what_is_wrong_with_the_keys(tmp_path: Path) -> None
     assert f"cannot be joined: {tmp_path}/keys/desk.seal can be read or written by other" in out
 
 
+@pytest.mark.slow
 @pytest.mark.one_loop
 async def test_a_command_joins_as_the_member_that_has_its_name_or_only_looks_on(
     tmp_path: Path,
@@ -518,6 +521,7 @@ async def test_a_command_joins_as_the_member_that_has_its_name_or_only_looks_on(
             await bus.wait_for_peer("tail-1", timeout=20)
 
 
+@pytest.mark.slow
 @pytest.mark.one_loop
 async def test_a_command_that_could_be_several_members_needs_a_name_and_takes_no_bots(
     tmp_path: Path,
@@ -536,6 +540,7 @@ async def test_a_command_that_could_be_several_members_needs_a_name_and_takes_no
     assert (code, "nobody is at" in errors) == (3, True)
 
 
+@pytest.mark.slow
 @pytest.mark.one_loop
 async def test_a_demo_on_a_desk_with_keys_names_the_secret_that_it_lacks(tmp_path: Path) -> None:
     url, path = tcp_url(), tmp_path / "keys"

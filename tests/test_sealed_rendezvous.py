@@ -445,6 +445,7 @@ async def test_who_has_only_the_retired_secret_is_out_within_2_s(crowd: Crowd, a
 # Who serves though it is revoked, or lies though it has the secret.
 
 
+@pytest.mark.slow
 async def test_who_has_only_the_retired_secret_cannot_serve_and_is_replaced_when_it_goes(
     crowd: Crowd,
 ) -> None:

@@ -181,6 +181,7 @@ async def test_an_advertised_name_that_is_loopback_here_is_told_as_the_address_t
     assert "others are told 10.77.0.1" in a["said"][0]
 
 
+@pytest.mark.slow
 async def test_who_listens_at_all_addresses_tells_the_one_that_others_see(
     hosts: Hosts, join: Join
 ) -> None:
@@ -215,6 +216,7 @@ while other not in [each.name for each in getattr(self, name).peers]:
 """
 
 
+@pytest.mark.slow
 async def test_a_bus_starts_within_3_s_while_a_member_and_its_rendezvous_are_cut_off(
     hosts: Hosts, tmp_path: Path
 ) -> None:
