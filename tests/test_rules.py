@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import keys
 import pytest
 from actors import tcp_url
+from desks import until
 
 from aiobus import AsyncEventBus, Event, NotPermitted
+from aiobus.keyring.changes import revoke
 from aiobus.keyring.members import Rules
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
@@ -90,3 +93,17 @@ async def test_the_own_system_events_need_no_rule(
     desk: tuple[AsyncEventBus, AsyncEventBus],
 ) -> None:
     await desk[0].subscribe("aiobus.*", leave)
+
+
+async def test_a_bus_whose_own_key_is_revoked_may_do_nothing_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    ring = keys.make(path, "feed")
+    async with AsyncEventBus(tcp_url(), name="feed", keyring=ring) as feed:
+        await feed.publish(Event("TRADE", 1))
+        revoke(str(path), "feed")
+        network: Any = feed._transport.network  # type: ignore[attr-defined]
+        await until(lambda: not network.members.by_name)
+        with pytest.raises(NotPermitted):
+            await feed.publish(Event("TRADE", 2))
+        with pytest.raises(NotPermitted):
+            await feed.subscribe("TRADE", leave)

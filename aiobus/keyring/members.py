@@ -121,6 +121,15 @@ class Members:
         """16 hexadecimal digits that another list does not have."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
+    def rules_of(self, name: str) -> Rules:
+        """What a bus of this name may do: everything on a desk without keys, whose list is empty,
+        and nothing if it is no member any more.
+        """
+        if not (self.by_name or self.revoked):
+            return EVERYTHING
+        member = self.by_name.get(name)
+        return NOTHING if member is None else member.rules
+
     @property
     def text(self) -> str:
         """The list as a file, which `parse` reads."""

@@ -20,7 +20,7 @@ from aiobus.diagnostics import Diagnostics
 from aiobus.discovery import Discovery
 from aiobus.errors import JournalRestored, NameInUse
 from aiobus.history import Page, Want
-from aiobus.keyring.members import EVERYTHING, NOTHING, Rules
+from aiobus.keyring.members import Rules
 from aiobus.mesh import Driver, Network
 from aiobus.mesh.answers import Answers
 from aiobus.mesh.fanout import Fanout, Link
@@ -173,14 +173,7 @@ class Session:
             self._network.end_link(link)
 
     def _rules(self, name: str) -> Rules:
-        """What a member may do: EVERYTHING where no names are proven, and nothing if it is no
-        member any more.
-        """
-        members = self._network.members
-        if not name or not (members.by_name or members.revoked):
-            return EVERYTHING
-        member = members.by_name.get(name)
-        return NOTHING if member is None else member.rules
+        return self._network.members.rules_of(name)
 
     def _check_name(self, said: str, proven: str, what: str) -> None:
         """Raise WireError if a message names another bus than the one that has sent it."""

@@ -300,14 +300,13 @@ class MeshTransport:
 
     # Keys.
 
-    def _rules(self) -> Rules | None:
-        """What this bus may do; None on a desk without keys."""
-        member = self.network.members.by_name.get(self._publisher.name)
-        return None if member is None else member.rules
+    @property
+    def _rules(self) -> Rules:
+        """What this bus may do."""
+        return self.network.members.rules_of(self._publisher.name)
 
     def _on_members(self) -> None:
-        rules = self._rules()
-        self._publisher.permits = None if rules is None else rules.may_publish
+        self._publisher.permits = None if self._rules.publish is None else self._rules.may_publish
         self._publisher.forget_routes()
         members = self.network.members
         if self.session is not None and members.number:  # 0 on a desk without keys
@@ -346,8 +345,7 @@ class MeshTransport:
         """
         if not catchup.query.wants_data or self._confirmations is None:
             return ()
-        rules = self._rules()
-        if rules is not None and not rules.may_subscribe(query := catchup.query):
+        if not (rules := self._rules).may_subscribe(query := catchup.query):
             denied = "*" if query.every else ", ".join(sorted(rules.denied(query)))
             raise NotPermitted(self._publisher.name, "subscribe to", denied)
         missing = await self._confirmations.subscribe(catchup, timeout)
