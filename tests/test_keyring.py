@@ -275,6 +275,23 @@ def test_a_secret_that_others_can_read_or_write_is_refused(
         opened(path, "feed")
 
 
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("desk.seal", "replace it by `python -m aiobus members rotate`"),
+        ("feed.secret", "`python -m aiobus members revoke feed`, remove the file, and make"),
+    ],
+)
+def test_a_secret_that_others_could_read_names_its_mode_and_how_it_is_replaced(
+    tmp_path: Path, name: str, way_out: str
+) -> None:
+    path = tmp_path / "keys"
+    keys.make(path, "feed")
+    (path / name).chmod(0o644)
+    with pytest.raises(KeyringError, match=rf"\(mode 644\).*{way_out}"):
+        opened(path, "feed")
+
+
 @pytest.mark.parametrize("name", ["desk.seal", "feed.secret"])
 def test_a_secret_that_is_a_symbolic_link_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "keys"

@@ -127,10 +127,11 @@ class Folder:
                     f" {os.geteuid()}: a secret is of the user whose bus has it. Run the bus as"
                     f" user {status.st_uid}, or `chown {os.geteuid()} {path}`"
                 )
-            if mode := stat.S_IMODE(status.st_mode) & 0o077:
+            if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
                 raise KeyringError(
                     f"{path} can be read or written by other users (mode {mode:03o}): `chmod 600"
-                    f" {path}`. If one of them may have read it, it is a secret no more: replace it"
+                    f" {path}`. If one of them may have read it, it is a secret no more: "
+                    + _replacing(name)
                 )
             return Hidden(self._bytes(file, name, MOST_SECRET))
 
@@ -202,6 +203,17 @@ class Folder:
         finally:
             with suppress(FileNotFoundError):  # it has its name now
                 os.unlink(name, dir_fd=self._descriptor)
+
+
+def _replacing(name: str) -> str:
+    """What is to be done with the file `name`, whose secret others may know."""
+    if name == DESK:
+        return "replace it by `python -m aiobus members rotate`, and retire the old one"
+    member = name.removesuffix(SUFFIX)
+    return (
+        f"`python -m aiobus members revoke {member}`, remove the file, and make a new key by"
+        f" `python -m aiobus keygen {member}`"
+    )
 
 
 def _check_kind(path: str, status: os.stat_result) -> None:
