@@ -15,7 +15,7 @@ from aiobus.limits import Limits
 from aiobus.query import bad_name
 from aiobus.transport import Transport
 
-__all__ = ["adapter", "check_no_address", "keyring_of_environment", "meant"]
+__all__ = ["KEYRING", "adapter", "check_no_address", "keyring_of_environment", "meant"]
 
 KEYRING = "AIOBUS_KEYRING"
 """The environment variable with the directory of the keyring of `tcp://` buses."""

@@ -542,6 +542,24 @@ async def test_a_command_that_could_be_several_members_needs_a_name_and_takes_no
 
 @pytest.mark.slow
 @pytest.mark.one_loop
+@pytest.mark.parametrize(
+    ("command", "words", "made"),
+    [
+        ("peers", [], "`aiobus keygen peers --publish ''`"),
+        ("tail", ["--name", "screen"], "`aiobus keygen screen --publish ''`"),
+        ("publish", ["HALT", "{}"], "`aiobus keygen publish`"),
+    ],
+)
+async def test_a_command_without_a_keyring_asks_for_it_and_for_no_key_of_one_run(
+    command: str, words: list[str], made: str
+) -> None:
+    code, out, errors = await ran(command, "tcp://127.0.0.1:7555,desk.invalid:7555", *words)
+    assert (code, out) == (1, "")
+    assert "give the directory of its keyring, by --keyring or in AIOBUS_KEYRING." in errors
+    assert made in errors
+
+
+@pytest.mark.one_loop
 async def test_a_demo_on_a_desk_with_keys_names_the_secret_that_it_lacks(tmp_path: Path) -> None:
     url, path = tcp_url(), tmp_path / "keys"
     keys.make(path, "monitor", "feed", "strategy", "gateway")

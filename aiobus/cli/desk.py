@@ -8,9 +8,11 @@ from aiobus import clock
 from aiobus.bus import AsyncEventBus
 from aiobus.cli.arguments import WrongArgument, checked_url
 from aiobus.discovery.directory import Directory
+from aiobus.discovery.roster import places_in
+from aiobus.errors import KeyringError
 from aiobus.keyring import Keyring
 from aiobus.presence import Peer
-from aiobus.url import keyring_of_environment
+from aiobus.url import KEYRING, keyring_of_environment
 
 __all__ = ["joining", "keyring_for", "neighbours", "observing", "place_of"]
 
@@ -45,7 +47,7 @@ def _made(
     url: str, role: str, name: str | None, path: str | None, *, observer: bool
 ) -> AsyncEventBus:
     url = checked_url(url)
-    keyring = keyring_for(url, path)
+    keyring, given = keyring_for(url, path), name
     if name is None:
         made = f"{role}-{clock.token()}"
         name = made if keyring is None else _member(keyring, role, observer=observer)
@@ -55,7 +57,21 @@ def _made(
         raise WrongArgument(str(error)) from None
     if keyring is not None:
         keyring.secret_of(name)  # it says what is wrong, before anything is opened
+    elif _is_reached(url):
+        # Not as the bus says it: it would have a key made for a name of this one run.
+        rule = " --publish ''" if observer else ""
+        raise KeyringError(
+            f"{url} can be reached by other hosts, so the desk there has keys: give the directory"
+            f" of its keyring, by --keyring or in {KEYRING}. If no key of this host is for this"
+            f" command, make one there: `aiobus keygen {given or role}{rule}`"
+        )
     return bus
+
+
+def _is_reached(url: str) -> bool:
+    """Whether other hosts can reach the desk at `url`, which then has keys."""
+    scheme, _, addresses = url.partition("://")
+    return scheme == "tcp" and not all(each.is_loopback for each in places_in(addresses))
 
 
 def _member(keyring: Keyring, role: str, *, observer: bool) -> str:
