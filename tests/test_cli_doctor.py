@@ -4,19 +4,23 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
+import keys
 import pytest
-from actors import Nursery
+from actors import Nursery, tcp_url
 from commands import ran
 
-from aiobus import AsyncEventBus, Event, EventType
+from aiobus import AsyncEventBus, Event, EventType, Keyring
 from aiobus.cli import findings
 from aiobus.cli.findings import Clocks
+from aiobus.keyring.changes import revoke
+from aiobus.keyring.members import Rules
 from aiobus.presence import Peer
 
 pytestmark = [pytest.mark.slow, pytest.mark.one_loop]
@@ -59,6 +63,24 @@ async def test_a_stopped_bus_is_something_to_do(url: str, nursery: Nursery) -> N
     if sys.platform == "linux" and url.startswith("ipc"):
         assert f"kill -CONT {frozen.pid}" in texts(found, "frozen", "todo")
     assert "listens, and does not answer" in texts(found, "frozen", "todo")
+
+
+async def test_a_revoked_bus_that_is_still_there_may_be_revoked_and_not_only_frozen(
+    tmp_path: Path,
+) -> None:
+    address, path = tcp_url(), tmp_path / "keys"
+    here = keys.make(path, "feed", "risk", "screen", screen=Rules(publish=frozenset()))
+    shutil.copytree(path, tmp_path / "other")
+    async with (
+        AsyncEventBus(address, name="feed", keyring=Keyring.load(tmp_path / "other")) as feed,
+        AsyncEventBus(address, name="risk", keyring=Keyring.load(tmp_path / "other")),
+    ):
+        await feed.wait_for_peer("risk")
+        revoke(str(path), "risk")
+        code, found = await examined(address, "--listen", "0", "--keyring", str(here.path))
+    assert code == 1
+    [finding] = [each for each in found if each["subject"] == "risk"]
+    assert "it is revoked, or cannot read its keyring" in str(finding)
 
 
 async def test_what_a_killed_bus_has_left_is_told_before_it_is_removed(folder: Path) -> None:

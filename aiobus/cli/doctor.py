@@ -13,7 +13,7 @@ import typer
 from aiobus.bus import unmet
 from aiobus.cli import Story
 from aiobus.cli.arguments import BusName, Directory, checked_url
-from aiobus.cli.desk import neighbours, observing
+from aiobus.cli.desk import keyring_for, neighbours, observing
 from aiobus.cli.findings import (
     Clocks,
     Finding,
@@ -86,7 +86,7 @@ async def _desk(url: str, seconds: float, name: str | None, keyring: str | None)
             await bus.subscribe("*", hear, timeout=1)
             await asyncio.sleep(seconds)
             stats, others = bus.stats(), neighbours(bus)
-            silent = unanswered(unmet(bus))
+            silent = unanswered(unmet(bus), with_keys=keyring_for(url, keyring) is not None)
     except (BusError, OSError) as error:
         return [*found, Finding("todo", url, f"cannot be joined: {error}")]
     for address in stats.unreached:

@@ -200,9 +200,11 @@ def members(url: str) -> list[Finding]:
     return found
 
 
-def unanswered(names: Iterable[str]) -> list[Finding]:
+def unanswered(names: Iterable[str], *, with_keys: bool) -> list[Finding]:
     """Buses that are known to be there, and have not answered."""
     way = "it is stopped, blocks its event loop, or is of another version of aiobus"
+    if with_keys:
+        way += "; or it is revoked, or cannot read its keyring: see its log"
     return [Finding("todo", name, "listens, and does not answer", way) for name in names]
 
 
