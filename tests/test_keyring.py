@@ -583,6 +583,7 @@ def test_an_older_list_is_not_taken_since_it_could_let_a_revoked_member_in_again
         assert not ring.reload()
         assert "screen" not in ring.members.by_name
         assert "has the number 2, and this process has read 3" in ring.problem
+        assert "write `number = 4` in it on the host that keeps the list" in ring.problem
         assert "write `number = 4` in it" in ring.problem
     keys.replaced(path / "desk.members", old.replace(b"number = 2", b"number = 4"))
     assert ring.reload()

@@ -216,8 +216,10 @@ class Keyring:
                 raise KeyringError(
                     f"{path} has the number {members.number}, and this process has read"
                     f" {held.members.number}: it is an older copy, which could let a revoked member"
-                    " in again, so it is not taken. Copy the newest list here; or, if this one is"
-                    f" meant, write `number = {held.members.number + 1}` in it"
+                    " in again, so it is not taken. Copy the newest list here. If it is this one"
+                    " (`keygen` on this host counts on, too), write `number ="
+                    f" {held.members.number + 1}` in it on the host that keeps the list, and copy"
+                    " it from there"
                 )
         except KeyringError as error:
             self._tried = text, str(error)
