@@ -17,7 +17,7 @@ from actors import tcp_url
 from commands import ENVIRONMENT, ran, running
 
 import aiobus.__main__
-from aiobus import AsyncEventBus, Keyring, KeyringError
+from aiobus import AsyncEventBus, Keyring
 from aiobus.cli.keys import KEYGEN, MEMBERS
 from aiobus.keyring.changes import add, make_key, revoke
 from aiobus.keyring.members import EVERYTHING, Member, Rules
@@ -600,6 +600,19 @@ def test_aiobus_run_takes_a_keyring_and_that_of_the_environment(
     rings = [each._transport.network.keyring for each in seen]
     assert rings[0] is ring
     assert rings[1].path == ring.path
+
+
+def test_a_bot_whose_keyring_of_the_environment_is_wrong_logs_one_line_and_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def bot(bus: AsyncEventBus) -> None:
+        raise AssertionError("it has no keys")
+
     monkeypatch.setenv("AIOBUS_KEYRING", f"{tmp_path}/none")
-    with pytest.raises(KeyringError, match="AIOBUS_KEYRING is"):
-        aiobus.run(bot, url, "feed", until="return", uvloop=False)
+    with pytest.raises(SystemExit) as ended:
+        aiobus.run(bot, tcp_url(), "feed", until="return", uvloop=False)
+    assert ended.value.code == 1
+    [line] = [each for each in caplog.records if each.name == "aiobus.bot"]
+    assert line.getMessage().startswith(f"feed did not start: {tmp_path}/none: there is no such")
+    assert "AIOBUS_KEYRING is" in line.getMessage()
+    assert line.exc_info is None

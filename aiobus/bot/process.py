@@ -25,7 +25,7 @@ from aiobus.bot.ending import SIGNALS, Ending, Step
 from aiobus.bot.service import Service
 from aiobus.bus import AsyncEventBus
 from aiobus.confinement import current, refused
-from aiobus.errors import BusError
+from aiobus.errors import BusError, KeyringError
 from aiobus.journal.retention import Keep
 from aiobus.journal.store import Sync
 from aiobus.keyring import Keyring
@@ -35,6 +35,8 @@ from aiobus.replay.attach import Strategy, check_strategy, origin_of, run_strate
 from aiobus.transport import Transport
 
 __all__ = ["BusKeywords", "loop_factory", "run"]
+
+log = logging.getLogger("aiobus.bot")
 
 CLOSE_SECONDS = 5.0
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -92,9 +94,10 @@ def run(
 
     The exit code is 0 after SIGTERM, 130 after SIGINT, 129 after SIGHUP. It is 1 if the bot, its
     bus or a task that nothing awaits has failed, or if something had to be cut off after
-    `close_timeout`. A failure is logged with its traceback, once. `run` returns if the bot has
-    ended by itself and all went well; otherwise it raises SystemExit with the code, so what is to
-    happen in any case belongs into `finally`. `sys.exit` in the bot ends it in order, too.
+    `close_timeout`. A failure is logged with its traceback, once; a bus that does not start, or a
+    keyring in AIOBUS_KEYRING that cannot be used, with what is to be done. `run` returns if the
+    bot has ended by itself and all went well; otherwise it raises SystemExit with the code, so what
+    is to happen in any case belongs into `finally`. `sys.exit` in the bot ends it in order, too.
 
     If no handler of logging is there, log lines go to stderr, from `log_level` on ("DEBUG", "INFO",
     ...); None is the level in AIOBUS_LOG, or INFO.
@@ -117,9 +120,14 @@ def run(
     level, make_loop = _level(log_level), loop_factory(uvloop)
     ending = Ending()
     with _Signals(ending) as signals:
-        bus = _bus(url, name, options)
         if not logging.root.handlers:
             logging.basicConfig(level=level, format=FORMAT)
+        try:
+            bus = _bus(url, name, options)
+        except KeyringError as error:
+            # That of the environment. Its text says what is to be done, as where the bus starts.
+            log.error("%s did not start: %s", name or origin_of(bot), error)
+            raise SystemExit(1) from None
         service = Service(
             partial(run_strategy, bot, bus),
             bus,
