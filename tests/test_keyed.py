@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import zmq
+from actors import tcp_url
 from desks import until
 from keys import KeyedDesk, Knocker, Rogue, endpoint_of, make
 
@@ -310,6 +311,50 @@ async def test_a_hello_in_the_name_of_another_ends_the_link_and_moves_no_peer(
         assert "a hello of strategy, which rogue has sent" in caplog.text
         assert [each.epoch for each in feed.peers] == [who_of(strategy).epoch]
         assert await feed.flush() == []
+
+
+@pytest.mark.parametrize("by", ["hello", "answer"])
+async def test_a_member_that_says_it_listens_where_another_does_cuts_nobody_off(
+    desk: KeyedDesk, by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In its own name, which it has proven: the place is what is not its own."""
+    async with (
+        desk.bus("feed") as feed,
+        desk.bus("strategy") as strategy,
+        feed.stream("SIGNAL") as signals,
+        rogue_at(desk, feed) as rogue,
+    ):
+        left: list[Event[Any]] = []
+        await feed.subscribe("aiobus.peer_left", left.append)
+        before = feed.stats().refused
+        claim = replace(rogue.who, epoch=2, endpoint=who_of(strategy).endpoint)
+        if by == "hello":
+            keys = {"server": desk.keys("feed")[0], "keys": rogue.keys}
+            async with knocking(feed, **keys, asks=(claim.topic,)) as knocker:
+                assert await knocker.outcome() == "let in"
+                assert await knocker.outcome() == "cut"
+        else:
+            await rogue.down.send(mail(who_of(feed), Answer(1, claim, 60.0, 0, True)))
+        await until(lambda: feed.stats().refused > before)
+        assert f"of the bus at {claim.endpoint}, which rogue has sent" in caplog.text
+        await strategy.publish(Event("SIGNAL", 1))
+        async with asyncio.timeout(5):
+            assert (await anext(signals)).data == 1
+        assert left == []
+
+
+async def test_a_bus_that_comes_where_another_was_is_linked_by_its_own_name(
+    desk: KeyedDesk,
+) -> None:
+    """The one before said no bye: a member has said that it listens there, and never did."""
+    async with desk.bus("feed") as feed, rogue_at(desk, feed) as rogue:
+        claim = replace(rogue.who, epoch=2, endpoint=tcp_url())
+        keys = {"server": desk.keys("feed")[0], "keys": rogue.keys}
+        async with knocking(feed, **keys, asks=(claim.topic,)) as knocker:
+            assert await knocker.outcome() == "let in"
+            async with desk.bus("strategy", listen=claim.endpoint[6:]) as strategy:
+                await feed.wait_for_peer("strategy", timeout=5)
+                assert who_of(strategy).endpoint == claim.endpoint
 
 
 def row(seq: int, type: str, data: int) -> bytes:

@@ -102,6 +102,12 @@ class Network(Protocol):
         """
         ...
 
+    def may_listen(self, endpoint: str, name: str) -> bool:
+        """False if it is known that another bus than the one of this name listens there. True
+        where no names are proven.
+        """
+        ...
+
     def disconnect(self, endpoint: str) -> None:
         """End the link. What was received on it is handed over first."""
         ...

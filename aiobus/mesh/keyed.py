@@ -68,6 +68,10 @@ WAITING = 2
 """Subscriptions of one connection that ZeroMQ takes at once. With 1, as without keys, no message
 ever comes up a connection with keys (libzmq 4.3.5, measured).
 """
+HELD = 3.0
+"""Seconds that a link has to be made once the name of the bus there has changed, before another bus
+may say that it listens there.
+"""
 MAX_LINKS = 4_096
 """Connections whose topics are remembered. One more is ended."""
 MAX_QUESTIONS = 64
@@ -77,6 +81,7 @@ OUTCOMES = int(
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_DISCONNECTED
 )
 
 log = logging.getLogger("aiobus.mesh")
@@ -307,10 +312,15 @@ class Incoming(NamedTuple):
 class PeerLink:
     """The link to one peer: its sockets, while it is tried or made."""
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, *, is_renamed: bool = False) -> None:
         self.endpoint = endpoint
         self.name = name
         self.made = elapsed()
+        self.is_renamed = is_renamed
+        """There was a link to the same endpoint, to a bus of another name."""
+        self.is_up = False
+        """Who listens there has proven to have the key of that name, and the connection is there.
+        """
         self.key = ""
         self.xsub: SocketReader | None = None
         self.monitor: Monitor | None = None
@@ -465,9 +475,9 @@ class KeyedNetwork(ZmqNetwork):
         link = self._links.get(endpoint)
         if link is not None and link.name == name:
             return
-        if link is not None:
+        if is_renamed := link is not None:
             self.disconnect(endpoint)
-        link = self._links[endpoint] = PeerLink(endpoint, name)
+        link = self._links[endpoint] = PeerLink(endpoint, name, is_renamed=is_renamed)
         self._connected.setdefault(place_on_wire(endpoint), set()).add(endpoint)
         self._make(link)
 
@@ -511,7 +521,10 @@ class KeyedNetwork(ZmqNetwork):
         if link.xsub is None:
             return
         cause = ""
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        link.is_up = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        if event == zmq.EVENT_DISCONNECTED:
+            return
+        if link.is_up:
             link.broken_off = 0
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             cause = "refused"
@@ -540,6 +553,7 @@ class KeyedNetwork(ZmqNetwork):
         # What is read last may end the link as well: then there is nothing left to close.
         xsub, monitor = link.xsub, link.monitor
         link.xsub = link.monitor = None
+        link.is_up = False
         if xsub is None or monitor is None:
             return
         xsub.run_dry(self._high_water_mark)
@@ -548,6 +562,15 @@ class KeyedNetwork(ZmqNetwork):
             self._readers.remove(reader)
             self._sockets.remove(reader.socket)
             reader.close(0)
+
+    def may_listen(self, endpoint: str, name: str) -> bool:
+        """False if a bus of another name has proven to listen there, or has a moment to do so: a
+        member says itself where it listens, and would cut off another by saying that it is there.
+        """
+        link = self._links.get(endpoint)
+        if link is None or link.name == name:
+            return True
+        return not (link.is_up or (link.is_renamed and elapsed() - link.made < HELD))
 
     def disconnect(self, endpoint: str) -> None:
         """End the link, after reading it."""

@@ -138,8 +138,8 @@ class Session:
 
     def admit(self, topic: bytes, link: int, name: str) -> bool:
         """True if `name` may be sent what begins with `topic`, on the connection `link`. A mailbox
-        is read by its owner alone. A query that the rules forbid is refused as one that is not
-        served: the answers say so.
+        is read by its owner alone, and nobody says that it listens where another does. A query that
+        the rules forbid is refused as one that is not served: the answers say so.
         """
         asked: Query | PeerId | None = None
         try:
@@ -148,6 +148,9 @@ class Session:
                 if asked.name != name:
                     self._network.end_link(link)
                     raise Impostor(name, asked.name, "a hello")
+                if not self._network.may_listen(asked.endpoint, name):
+                    self._network.end_link(link)  # it says so again, and by then may be there
+                    raise Impostor(name, f"the bus at {asked.endpoint}", "a hello")
             elif asked is not None and not self._rules(name).may_subscribe(asked):
                 reason = f"{name} may not subscribe to it, by the rules of this desk"
                 self.answers.askers.refuse(link, topic, reason)
@@ -374,6 +377,8 @@ class Session:
                 self._on_heartbeat(value)
             case Answer():
                 self._check_name(value.who.name, name, "an answer")
+                if name and not self._network.may_listen(value.who.endpoint, name):
+                    raise Impostor(name, f"the bus at {value.who.endpoint}", "an answer")
                 if not self._is_outdated_by(value.options):
                     self.links.hear_answer(value)
             case PageAnswer():
