@@ -303,6 +303,15 @@ def test_adding_a_member_again_changes_its_rules_or_nothing(path: Path) -> None:
     assert Keyring.load(path).members.by_name["feed"].rules == Rules(frozenset({"TRADE"}))
 
 
+def test_adding_a_member_again_without_its_rules_says_that_they_are_gone(path: Path) -> None:
+    """The command that a bus suggests has no rules in it."""
+    key = Keyring.load(path).members.by_name["feed"].key
+    told = members(path, "add", "feed", key, "--publish", "TRADE").stdout
+    assert "its rules were none, and are --publish TRADE\n" in told
+    told = members(path, "add", "feed", key).stdout
+    assert "its rules were --publish TRADE, and are none: it may do all\n" in told
+
+
 def test_a_name_or_a_key_that_is_taken_is_not_added(path: Path) -> None:
     key = Keyring.load(path).members.by_name["feed"].key
     before = (path / "desk.members").read_bytes()

@@ -186,10 +186,15 @@ def _options(rules: Rules) -> str:
 
 def _add(directory: str, given: argparse.Namespace) -> str:
     rules = Rules(given.publish, given.subscribe)
+    before = listed(directory)[0].by_name.get(given.name)
     members, is_changed = add(directory, Member(given.name, given.key, rules))
     if not is_changed:
         return _text([f"{given.name} is on the list already (number {members.number})"])
-    return _text([f"{given.name} is on the list (number {members.number})", _copy(directory)])
+    lines = [f"{given.name} is on the list (number {members.number})"]
+    if before is not None:
+        told, now = _options(before.rules) or " none", _options(rules) or " none: it may do all"
+        lines.append(f"its rules were{told}, and are{now}")
+    return _text([*lines, _copy(directory)])
 
 
 def _copy(directory: str) -> str:
