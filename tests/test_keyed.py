@@ -20,8 +20,10 @@ from desks import until
 from keys import KeyedDesk, Knocker, Rogue, endpoint_of, make
 
 from aiobus import AsyncEventBus, Event
+from aiobus.discovery import Member
 from aiobus.errors import NotPermitted
 from aiobus.keyring.members import Rules
+from aiobus.mesh.links import MAX_OF_NAME
 from aiobus.mesh.zap import Authenticator
 from aiobus.wire import (
     Ack,
@@ -897,6 +899,62 @@ async def test_a_member_that_connects_a_thousand_times_leaves_nothing_and_cuts_n
         await until(lambda: descriptors() <= files + 4)
         await feed.publish(Event("TRADE", 1))
         assert await feed.flush() == []
+
+
+async def test_a_member_that_claims_many_endpoints_costs_as_much_as_one_with_a_few(
+    desk: KeyedDesk,
+) -> None:
+    make(desk.path, "late")
+    rogue = Rogue(desk, "rogue")
+    doors = [socket.create_server(("127.0.0.1", 0)) for _ in range(3 * MAX_OF_NAME)]
+    async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
+        links: Any = feed._transport.session.links  # type: ignore[attr-defined]
+        network: Any = feed._transport.network  # type: ignore[attr-defined]
+        ups = []
+        for number, door in enumerate(doors):  # each listens, and the newest always has a place
+            who = PeerId("rogue", number, f"tcp://127.0.0.1:{door.getsockname()[1]}")
+            ups.append(rogue.knock(endpoint_of(feed), desk.keys("feed")[0]))
+            await ups[-1].send(b"\1" + who.topic)
+            await until(lambda who=who: links.at(who.endpoint) is not None)  # type: ignore[misc]
+            assert len([each for each in links if each.name == "rogue"]) <= MAX_OF_NAME
+        assert len(network._links) <= MAX_OF_NAME + 2
+        async with desk.bus("late") as late, late.stream("TRADE") as trades:
+            await feed.publish(Event("TRADE", 1))
+            assert (await anext(trades)).data == 1
+            assert {"late", "strategy"} <= {each.name for each in feed.peers}
+        rogue.close()
+        for door in doors:
+            door.close()
+        await until(lambda: [each.name for each in links if each.is_listening] == ["strategy"])
+        assert strategy.stats().refused == 0
+
+
+async def test_what_is_only_said_of_a_name_takes_no_place_of_its_bus(desk: KeyedDesk) -> None:
+    async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
+        links: Any = feed._transport.session.links  # type: ignore[attr-defined]
+        await until(lambda: links.named("strategy") is not None)
+        for number in range(2 * MAX_OF_NAME):
+            links.find(Member("strategy", f"tcp://127.9.9.9:{number + 1}"))
+        assert len([each for each in links if each.name == "strategy"]) == MAX_OF_NAME
+        assert links.named("strategy").endpoint == endpoint_of(strategy)
+        async with strategy.stream("TRADE") as trades:
+            await feed.publish(Event("TRADE", 1))
+            assert (await anext(trades)).data == 1
+
+
+async def test_a_second_hello_on_a_connection_ends_it(desk: KeyedDesk) -> None:
+    keys = {"server": desk.keys("feed")[0], "keys": desk.keys("rogue")}
+    hellos = [PeerId("rogue", 1, f"tcp://127.9.9.9:{port}") for port in (1, 2)]
+    async with desk.bus("feed") as feed:
+        links: Any = feed._transport.session.links  # type: ignore[attr-defined]
+        asks = (hellos[0].topic, hellos[0].topic)
+        async with knocking(feed, **keys, asks=asks) as knocker:  # the control: one hello, again
+            assert await knocker.outcome() == "let in"
+            await until(lambda: links.at(hellos[0].endpoint) is not None)
+            await knocker.socket.send(b"\1" + hellos[1].topic)
+            assert await knocker.outcome() == "cut"
+        assert links.at(hellos[1].endpoint) is None
+        assert feed.stats().refused == 1
 
 
 def descriptors() -> int:

@@ -37,7 +37,7 @@ from aiobus.rows import Source
 from aiobus.sync import Notifier
 from aiobus.wire import VERSION, Answer, Ask, Options, PeerId, WireError, up
 
-__all__ = ["Doubts", "Links"]
+__all__ = ["MAX_OF_NAME", "Doubts", "Links"]
 
 log = logging.getLogger("aiobus.mesh")
 
@@ -98,10 +98,16 @@ MAX_PEERS = 1024
 """Peers at once. Beyond it the oldest that never answered gives way. A peer that gives way, or
 finds no place, is named by `flush` and `subscribe` until it is linked or has ended.
 """
+MAX_OF_NAME = 32
+"""Peers of one name at once on a desk with keys, where a name is proven: a few starts of one bus,
+or observers. More are endpoints that no bus has. Each would cost two sockets and a place.
+"""
 AT_SIGHT = 64
 """Peers without an answer that are connected to at once. The endpoints of more are probed first:
 ZeroMQ keeps each question for a connection that is never accepted.
 """
+STARTS_AT_SIGHT = 4
+"""The same, of one name on a desk with keys."""
 BYE_SECONDS = 2.0
 """After its bye, a peer that still listens has not closed: it is linked again."""
 BYE_LOOK = 0.05
@@ -249,6 +255,8 @@ class Links:
 
     def _add(self, member: Member, found_at: int, who: PeerId | None = None) -> Peer | None:
         """A new peer; None when there is no place for it. `who`: if it has said hello."""
+        if self._network.members.by_name and not self._make_room(member.name, is_here=bool(who)):
+            return None
         if len(self._peers) >= MAX_PEERS:
             if not self._strangers:
                 self._leave_out(member, found_at, who)
@@ -265,13 +273,36 @@ class Links:
         if (before := self._closed.get(member.endpoint)) is not None:
             peer.found_at = min(peer.found_at, before.found_at)
         self._peers[member.endpoint] = self._strangers[member.endpoint] = peer
-        if len(self._strangers) <= AT_SIGHT:
+        if len(self._strangers) <= AT_SIGHT and not self._is_doubtful(member.name):
             self._connect(peer)
         else:
             self._unseen[peer.endpoint] = peer
             if self._looking is None or self._looking.is_over:
                 self._look()
         return peer
+
+    def _make_room(self, name: str, *, is_here: bool) -> bool:
+        """Of as many peers as a proven name may have, one gives way to the next that has said hello
+        (`is_here`): one whose hello is gone, or the oldest. So a start of a bus always has a place
+        beside those that it has claimed before. False if none gives way: what is only said of a
+        name, by who serves a rendezvous, takes no place of one that is there.
+        """
+        others = [each for each in self if each.name == name]
+        if len(others) < MAX_OF_NAME:
+            return True
+        if not is_here:
+            return False
+        oldest = min(others, key=lambda each: (each.is_listening, each.is_linked))
+        text = f"{name} is said to be at more than {MAX_OF_NAME} endpoints: {oldest.endpoint} goes"
+        self._diagnostics.trouble(f"{name} has too many endpoints", text)
+        self._settle(oldest, "another has taken its place")
+        self._drop(oldest)
+        return True
+
+    def _is_doubtful(self, name: str) -> bool:
+        """True if many endpoints of a proven name have never answered: the next is probed first."""
+        same = sum(each.name == name for each in self._strangers.values())
+        return same > STARTS_AT_SIGHT and bool(self._network.members.by_name)
 
     def _connect(self, peer: Peer) -> None:
         log.debug("%s connects to %s at %s", self.me, peer, peer.endpoint)
