@@ -766,3 +766,25 @@ async def test_a_member_that_other_hosts_can_reach_does_not_join_without_a_keyri
     assert "tcp://127.0.0.1:7555,192.0.2.1:7555 can be reached by other hosts" in str(raised.value)
     assert "`python -m aiobus keygen feed`" in str(raised.value)
     assert "keyring=Keyring.load('keys')" in str(raised.value)
+
+
+def test_another_list_of_the_same_number_lets_no_revoked_key_in_again(
+    tmp_path: Path,
+) -> None:
+    """Two hosts have changed the list: one has revoked `risk`, the other has added a member."""
+    path = tmp_path / "keys"
+    ring = keys.make(path, "feed", "risk")
+    both = ring.members
+    (path / "desk.members").write_text(both.without("risk").text)
+    assert ring.reload()
+    other = both.with_member(Member("third", keys.key()))
+    assert other.number == ring.members.number
+    (path / "desk.members").write_text(other.text)
+    ring.reload()
+    assert "risk" not in ring.members.by_name
+    assert "lets in risk, whose key was revoked" in ring.list_problem
+
+
+def test_a_list_with_the_number_0_is_none() -> None:
+    with pytest.raises(KeyringError, match="from 1 on"):
+        Members.parse("number = 0\n[revoked]\n", "desk.members")

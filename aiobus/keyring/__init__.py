@@ -221,6 +221,8 @@ class Keyring:
                     f" {held.members.number + 1}` in it on the host that keeps the list, and copy"
                     " it from there"
                 )
+            if members.number == held.members.number:
+                self._refuse_return(held.members, members, path)
         except KeyringError as error:
             self._tried = text, str(error)
             raise
@@ -228,6 +230,16 @@ class Keyring:
         if members == held.members:
             return held
         return _Held(members, held.secrets, held.desk)
+
+    @staticmethod
+    def _refuse_return(before: Members, members: Members, path: str) -> None:
+        """Raise KeyringError if a key is let in again that was revoked, without a higher number."""
+        if back := [name for key, name in before.revoked.items() if key in members.by_key]:
+            raise KeyringError(
+                f"{path} has the number {members.number}, as the list before, and lets in"
+                f" {', '.join(sorted(back))}, whose key was revoked on that: two hosts have changed"
+                " the list. Revoke again on the host that keeps the list, and copy it from there"
+            )
 
 
 def _with_seal(held: _Held, folder: Folder) -> _Held:

@@ -167,8 +167,8 @@ class Members:
     def _of(cls, said: dict[str, Any]) -> "Members":
         _only(said, ("number", "members", "revoked"), "the list")
         number = said.get("number")
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < MOST_NUMBER:
-            raise _Wrong("`number = N` is needed, a whole number that is higher with each change")
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number < MOST_NUMBER:
+            raise _Wrong("`number = N` is needed, from 1 on, and higher with each change")
         by_name = {
             name: _member(name, each) for name, each in _table(said, "members", MAX_MEMBERS).items()
         }

@@ -355,7 +355,7 @@ class KeyedNetwork(ZmqNetwork):
     def open(self, name: str) -> None:
         """Make the sockets. Raises also KeyringError if this host has no secret key of `name`."""
         self._secret = Hidden(self.keyring.secret_of(name).encode())
-        self._public = self.keyring.members.by_name[name].key
+        self._public = zmq.curve_public(self._secret.value).decode()
         self.members = self.keyring.members
         super().open(name)
 
