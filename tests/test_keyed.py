@@ -23,6 +23,7 @@ from aiobus import AsyncEventBus, Event
 from aiobus.discovery import Member
 from aiobus.errors import NotPermitted
 from aiobus.keyring.members import Rules
+from aiobus.mesh.keyed import MAX_ASKED
 from aiobus.mesh.links import MAX_OF_NAME
 from aiobus.mesh.zap import Authenticator
 from aiobus.wire import (
@@ -942,19 +943,37 @@ async def test_what_is_only_said_of_a_name_takes_no_place_of_its_bus(desk: Keyed
             assert (await anext(trades)).data == 1
 
 
-async def test_a_second_hello_on_a_connection_ends_it(desk: KeyedDesk) -> None:
+async def test_a_second_hello_on_a_connection_is_refused(desk: KeyedDesk) -> None:
     keys = {"server": desk.keys("feed")[0], "keys": desk.keys("rogue")}
     hellos = [PeerId("rogue", 1, f"tcp://127.9.9.9:{port}") for port in (1, 2)]
     async with desk.bus("feed") as feed:
         links: Any = feed._transport.session.links  # type: ignore[attr-defined]
-        asks = (hellos[0].topic, hellos[0].topic)
-        async with knocking(feed, **keys, asks=asks) as knocker:  # the control: one hello, again
+        async with knocking(feed, **keys, asks=(hellos[0].topic,)) as knocker:
             assert await knocker.outcome() == "let in"
             await until(lambda: links.at(hellos[0].endpoint) is not None)
             await knocker.socket.send(b"\1" + hellos[1].topic)
-            assert await knocker.outcome() == "cut"
-        assert links.at(hellos[1].endpoint) is None
-        assert feed.stats().refused == 1
+            await until(lambda: feed.stats().refused == 1)
+            assert links.at(hellos[1].endpoint) is None
+        async with knocking(feed, **keys, asks=(hellos[1].topic,)) as knocker:  # the control
+            assert await knocker.outcome() == "let in"
+            await until(lambda: links.at(hellos[1].endpoint) is not None)
+
+
+async def test_a_member_that_never_reads_fills_no_memory(desk: KeyedDesk) -> None:
+    async with desk.bus("feed") as feed:
+        network: Any = feed._transport.network  # type: ignore[attr-defined]
+        deaf = Rogue(desk, "strategy")  # it listens, and what is asked of it stays in the queue
+        network.connect(deaf.who.endpoint, "strategy")
+        link = network._links[deaf.who.endpoint]
+        question = up(Ask("strategy", 1, PeerId("feed", 1, endpoint_of(feed))))
+        for _ in range(MAX_ASKED):
+            network.ask(question, "strategy")
+        before = memory_of_process()
+        for _ in range(4 * MAX_ASKED):
+            network.ask(question, "strategy")
+        assert memory_of_process() - before < 16 * 2**20
+        assert link.xsub is not None
+        deaf.close()
 
 
 def descriptors() -> int:

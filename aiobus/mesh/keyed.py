@@ -76,6 +76,10 @@ MAX_LINKS = 4_096
 """Connections whose topics are remembered. One more is ended."""
 MAX_QUESTIONS = 64
 """Questions of one connection that are not withdrawn. A member withdraws each at once."""
+MAX_ASKED = 32_768
+"""Topics and questions that wait for one peer, beside the topics that this bus asks for. A peer may
+give signs of life and never read: without a bound, each acknowledgement that it calls for is kept.
+"""
 OUTCOMES = int(
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -496,6 +500,7 @@ class KeyedNetwork(ZmqNetwork):
             return  # until the list has it
         place = place_on_wire(link.endpoint)
         socket = self._socket(self._context, zmq.XSUB)
+        socket.set(zmq.SNDHWM, MAX_ASKED + len(self._topics))
         socket.set(zmq.CURVE_SERVERKEY, member.key.encode())
         socket.set(zmq.IPV6, "[" in place)
         # Of the link before, the address may still be taken: ZeroMQ frees it later.

@@ -154,8 +154,8 @@ class Session:
                 if self.answers.askers.who(link) not in (None, asked):
                     # A bus says hello once on a connection. Each endpoint that is claimed costs
                     # who claims it a handshake.
-                    self._network.end_link(link)
-                    raise WireError(f"a second hello of {name} on one connection, which is ended")
+                    self.answers.askers.refuse(link, topic, "")
+                    raise WireError(f"a second hello of {name} on one connection")
             elif asked is not None and not self._rules(name).may_subscribe(asked):
                 reason = f"{name} may not subscribe to it, by the rules of this desk"
                 self.answers.askers.refuse(link, topic, reason)
