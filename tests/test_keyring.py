@@ -788,3 +788,20 @@ def test_another_list_of_the_same_number_lets_no_revoked_key_in_again(
 def test_a_list_with_the_number_0_is_none() -> None:
     with pytest.raises(KeyringError, match="from 1 on"):
         Members.parse("number = 0\n[revoked]\n", "desk.members")
+
+
+def test_a_list_that_was_copied_in_part_is_not_taken(tmp_path: Path) -> None:
+    """Cut between two members it is a list, on which the members behind the cut seem revoked."""
+    path = tmp_path / "keys"
+    ring = keys.make(path, "feed", "risk")
+    text = ring.members.text.replace(
+        f"number = {ring.members.number}", f"number = {ring.members.number + 1}"
+    )
+    cut = text[: text.index('[members."risk"]')]
+    (path / "desk.members").write_text(cut)
+    ring.reload()
+    assert {*ring.members.by_name} == {"feed", "risk"}
+    assert "was all of it copied" in ring.list_problem
+    (path / "desk.members").write_text(text)
+    assert ring.reload()
+    assert ring.list_problem == ""

@@ -277,7 +277,14 @@ def members_in(text: bytes, path: str) -> Members:
         read = text.decode()
     except UnicodeDecodeError as error:
         raise KeyringError(f"{path} is no text: byte {error.start} is not UTF-8") from None
-    return Members.parse(read, path)
+    members = Members.parse(read, path)
+    if "\n[revoked]\n" not in f"\n{read}\n":
+        # It is written last, so a list that was copied in part has none, and may look whole.
+        raise KeyringError(
+            f"{path} does not end with the part [revoked], which may be empty: was all of it"
+            " copied? Copy it again"
+        )
+    return members
 
 
 def desk_secrets_in(folder: Folder, secrets: Hidden) -> tuple[Hidden, ...]:
