@@ -43,7 +43,7 @@ from aiobus.wire import (
 
 pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.one_loop]
 
-COUNT = int(os.environ.get("FUZZ", "2000"))
+COUNT = int(os.environ.get("FUZZ", "20000"))
 SEED = int(os.environ.get("FUZZ_SEED", "11"))
 BURST = 200
 """Messages between two looks at the honest pair."""
