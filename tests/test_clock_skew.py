@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from actors import Actor, Nursery
 
-pytestmark = pytest.mark.paired
+pytestmark = [pytest.mark.paired, pytest.mark.slow]
 
 TURN = """
 from aiobus import clock

@@ -27,6 +27,7 @@ from aiobus.keyring.members import EVERYTHING
 
 pytestmark = [
     pytest.mark.one_loop,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 

@@ -55,6 +55,7 @@ def test_a_digest_that_is_none_is_refused(digest: Any) -> None:
         parse_from_subscriber(message)
 
 
+@pytest.mark.slow
 @pytest.mark.paired
 async def test_until_all_have_the_new_list_a_line_names_those_that_have_not(
     mesh: Desk, logged: Logged, caplog: pytest.LogCaptureFixture

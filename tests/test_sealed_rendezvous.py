@@ -33,7 +33,7 @@ OLD, NEW, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 
 def keyring_in(folder: Path, *secrets: bytes) -> Keyring:
     """A keyring in a directory of this user alone, with a list of members that is empty."""
-    (folder / "desk.members").write_text(Members().text)
+    (folder / "desk.members").write_text(Members(1).text)
     write_secrets(folder, *secrets)
     return Keyring.load(folder)
 

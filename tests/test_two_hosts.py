@@ -14,6 +14,7 @@ from seats import JOIN
 
 pytestmark = [
     pytest.mark.one_loop,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
