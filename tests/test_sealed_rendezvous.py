@@ -253,6 +253,7 @@ async def test_a_start_without_the_keys_of_the_desk_fails_and_both_sides_say_why
     assert a.met == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MISMATCHES)
 async def test_a_running_bus_that_cannot_be_let_in_says_so_and_is_in_once_it_is_mended(
     crowd: Crowd, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -394,6 +395,7 @@ async def test_a_knocker_is_said_once_a_minute_however_often_it_knocks(
 # A secret that is changed.
 
 
+@pytest.mark.slow
 async def test_a_secret_is_changed_without_an_outage(crowd: Crowd, at: str) -> None:
     """Both are in the files while the new one is copied; then the old one is taken out."""
     bots = [await crowd.join(at, name, OLD) for name in "abc"]

@@ -68,7 +68,7 @@ WAITING = 2
 """Subscriptions of one connection that ZeroMQ takes at once. With 1, as without keys, no message
 ever comes up a connection with keys (libzmq 4.3.5, measured).
 """
-HELD = 3.0
+HELD = 1.5
 """Seconds that a link has to be made once the name of the bus there has changed, before another bus
 may say that it listens there.
 """
