@@ -19,7 +19,6 @@ from commands import ran
 from aiobus import AsyncEventBus, Event, EventType, Keyring
 from aiobus.cli import findings
 from aiobus.cli.findings import Clocks
-from aiobus.keyring.changes import revoke
 from aiobus.keyring.members import Rules
 from aiobus.presence import Peer
 
@@ -65,7 +64,7 @@ async def test_a_stopped_bus_is_something_to_do(url: str, nursery: Nursery) -> N
     assert "listens, and does not answer" in texts(found, "frozen", "todo")
 
 
-async def test_a_revoked_bus_that_is_still_there_may_be_revoked_and_not_only_frozen(
+async def test_a_bus_that_lets_nobody_in_may_be_unable_to_read_its_keyring_and_not_only_frozen(
     tmp_path: Path,
 ) -> None:
     address, path = tcp_url(), tmp_path / "keys"
@@ -76,7 +75,7 @@ async def test_a_revoked_bus_that_is_still_there_may_be_revoked_and_not_only_fro
         AsyncEventBus(address, name="risk", keyring=Keyring.load(tmp_path / "other")),
     ):
         await feed.wait_for_peer("risk")
-        revoke(str(path), "risk")
+        (tmp_path / "other" / "desk.members").write_text("broken")
         code, found = await examined(address, "--listen", "0", "--keyring", str(here.path))
     assert code == 1
     [finding] = [each for each in found if each["subject"] == "risk"]
