@@ -130,7 +130,7 @@ class AsyncEventBus:
     `observer`: this bus looks on; it may publish and ask, but no other bus waits for it, whether it
     runs or is stopped: no `start`, `subscribe`, `flush`, `close` or paced `publish`. Nor is it told
     of in system events, and its subscriptions answer no request ("block" is "catch_up"). It has no
-    journal. `keyring`: who is a member of this desk, on `tcp://`; nobody else can link to this bus.
+    journal. `keyring`: who is a member of this desk, on `tcp://`; no other bus can link.
     None takes the directory in the environment variable AIOBUS_KEYRING, if it is set. `listen` and
     `advertise` are for `tcp://` across hosts: `host` or `host:port` where this bus listens (an
     address of this host, or `0.0.0.0` or `[::]` for all; by default a free port of the address that

@@ -63,7 +63,7 @@ class Resolver:
         return self._task
 
     async def _resolve(self) -> Address | OSError:
-        # It raises nothing: nobody may ask for the result any more.
+        # It raises nothing: its caller may not wait for the result any more.
         host, port = self._place
         try:
             found = await look_up(host, port)

@@ -1,6 +1,6 @@
 """One rendezvous address, and what one member does there: it serves, or is a guest of who serves.
 
-Owns the task at one address: look its name up, serve if nobody does, else stay connected to the
+Owns the task at one address: look its name up, serve if no member does, else stay connected to the
 registry there, and again after each end. Must not know how a member finds its own address, nor what
 becomes of the members that it hears of. What is known of the address is judged in `reach`.
 """
@@ -63,7 +63,7 @@ class Party(NamedTuple):
 
     @property
     def observes(self) -> bool:
-        """True if it serves nowhere: nobody could meet there while it is frozen."""
+        """True if it serves nowhere: no members could meet there while it is frozen."""
         return is_observer(self.me.endpoint)
 
     @property

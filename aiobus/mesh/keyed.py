@@ -370,7 +370,7 @@ class KeyedNetwork(ZmqNetwork):
         socket.set(zmq.RCVHWM, WAITING)
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.ZAP_DOMAIN, DOMAIN.encode())
-        # Without the authenticator nobody is let in.
+        # Without the authenticator no connection is let in.
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
         self._xpub = KeyedSubscriberReader(socket, self._user, self._is_alive)
         self._xpub.end_link = self.end_link

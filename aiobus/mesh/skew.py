@@ -28,7 +28,7 @@ WINDOW = 600.0
 KEPT = 8
 """Samples of one peer."""
 DRIFT = 100e-6
-"""Seconds a second by which two clocks that nobody disciplines may go apart."""
+"""Seconds a second by which two clocks may go apart that no NTP sets."""
 STEP = 0.01
 """Seconds by which the own clock has been set, or the machine was suspended."""
 TICK_OF_CLOCK = 1e-6
