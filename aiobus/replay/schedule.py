@@ -671,22 +671,20 @@ class Schedule:
         strand = running()
         if not isinstance(strand, Gated) or self.is_over or self.is_stopped:
             return
-        now, base = microseconds(when), microseconds(self.loop._now) if is_at else 0
-
-        def said(time: int) -> str:
-            return f"{'about ' if is_at else ''}{(time - base) / 1e6:g} s"
-
+        now, base = microseconds(when), microseconds(self.loop._now)
         if not self.is_head(TIMER, strand):
-            self.differ(f"{strand} sets a timer of {said(now)}", strand)
+            (said,) = _timers(base, (now, is_at))
+            self.differ(f"{strand} sets a timer of {said}", strand)
         elif self.head[2:] != (now, is_at):
-            then = self.head[2]
+            then, was_at = self.head[2:]
+            recorded, replayed = _timers(base, (then, was_at), (now, is_at))
             # Parameters differ by a round number.
-            is_read = (now - then) % 100 not in (0, 1, 99) or self.head[3] != is_at
+            is_read = (now - then) % 100 not in (0, 1, 99) or was_at != is_at
             self.differ(
                 f"{strand} sets another timer, such as that of a sleep or a timeout",
                 strand,
-                recorded=said(then),
-                replayed=said(now),
+                recorded=recorded,
+                replayed=replayed,
                 suspects=(OTHER_CLOCK,) if is_read else (),
             )
         else:
@@ -726,6 +724,23 @@ class Schedule:
             self.has_read = True
             return None
         return float(self.take()[3])
+
+
+def _timers(base: int, *timers: tuple[int, int]) -> list[str]:
+    """What is said of timers of so many microseconds from now, `base`, or at such a time. Code that
+    sets one for a time has read the clock a moment before now (a timeout reads it twice): of those
+    as many digits are said as tell one from the other.
+    """
+    seconds = [((time - base) if is_at else time) / 1e6 for time, is_at in timers]
+
+    def said(digits: int) -> list[str]:
+        return [
+            f"about {float(f'{each:.{digits}g}'):.12g} s" if is_at else f"{each:.12g} s"
+            for each, (_, is_at) in zip(seconds, timers, strict=True)
+        ]
+
+    is_enough = (digits for digits in range(3, 12) if len(set(said(digits))) == len(timers))
+    return said(next(is_enough, 12))
 
 
 WORDS = {
