@@ -906,6 +906,18 @@ async def test_a_bus_without_a_file_is_unreached_until_it_has_been_reported(
     assert late.discovery.unreached == []
 
 
+@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="only Linux tells who listens")
+async def test_a_bus_whose_file_is_gone_because_it_ends_is_not_unreached(
+    a_bus: MakeBus, bus: Bus
+) -> None:
+    """It removes its file first; a bus that came between said that it did not answer."""
+    bus.path.unlink()
+    asyncio.get_running_loop().call_later(0.05, bus.socket.close)
+    late = a_bus("b")
+    assert await late.join() == []
+    assert late.discovery.unreached == []
+
+
 async def test_a_path_that_another_living_bus_has_by_now_is_not_touched_and_the_name_is_lost(
     a_bus: MakeBus, desk: Path
 ) -> None:

@@ -6,6 +6,7 @@ stops accepting peers while descriptors are short. Must not know what binds the 
 members send to each other: a member is alive if the kernel accepts a connection to its socket.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
+from aiobus.clock import elapsed
 from aiobus.discovery import OBSERVES, DiscoveryCallbacks, Member, is_observer
 from aiobus.discovery.unix_socket import (
     ASIDE,
@@ -34,6 +36,12 @@ JOIN_SECONDS = 5.0
 LEAVE_SECONDS = 1.0
 ABSENT_SECONDS = 0.5
 """Seconds that each of the three waits for the lock."""
+ENDING_SECONDS = 0.5
+"""For which `join` waits for buses that listen without a file: one that ends has no file any more
+while it listens for a moment.
+"""
+ENDING_LOOK = 0.01
+"""Seconds between two looks whether they still do."""
 
 MAX_PATH = 107 if sys.platform == "linux" else 103
 """Bytes of a socket's path: `sun_path` of unix(7) without its final zero, which is also
@@ -131,10 +139,11 @@ class Directory:
         """Bind the socket of `name` and return the other members. `on_discovered` is never called:
         a bus that joins later finds this one and sends it a hello.
 
-        Waits up to 5 s for the lock. Removes sockets on which no process listens, and no other
-        file. Raises NameInUse; ValueError if the path is too long for a socket; BusError if the
-        directory is refused, cannot be made or locked, or if a file is in the way that this bus
-        must not remove. Cancelling or failing may leave empty directories.
+        Waits up to 5 s for the lock, and 0.5 s if a bus listens whose file is gone: it may be about
+        to end. Removes sockets on which no process listens, and no other file. Raises NameInUse;
+        ValueError if the path is too long for a socket; BusError if the directory is refused,
+        cannot be made or locked, or if a file is in the way that this bus must not remove.
+        Cancelling or failing may leave empty directories.
         """
         if reason := bad_name(name):
             raise ValueError(f"name={reason}")
@@ -148,10 +157,16 @@ class Directory:
             )
         async with self._directory.lock(JOIN_SECONDS, making=True):
             try:
-                return self._bind(name, path, bind)
+                members = self._bind(name, path, bind)
             except BaseException:
                 self._remove()
                 raise
+        try:
+            await self._see_ending()
+        except BaseException:
+            self._withdraw()
+            raise
+        return members
 
     async def leave(self) -> None:
         """Remove the own socket, dead sockets, and the directory if this bus owns it and it is
@@ -217,6 +232,16 @@ class Directory:
     def _note_unlinked(self) -> None:
         names = self._listening() or ()
         self._unlinked = {name for name in names if not os.path.lexists(self._path_of(name))}
+
+    async def _see_ending(self) -> None:
+        """Wait a moment for those that listen without a file: most are about to end, and would be
+        taken for buses that cannot be reached.
+        """
+        end = elapsed() + ENDING_SECONDS
+        while self._unlinked and elapsed() < end:
+            await asyncio.sleep(ENDING_LOOK)
+            if (still := self._listening()) is not None:
+                self._unlinked &= still
 
     def _find_unlinked(self, callbacks: DiscoveryCallbacks) -> None:
         """Report buses that have made their file again, and forget those that have ended."""
