@@ -45,6 +45,9 @@ class Wires:
         """Endpoints where no process listens."""
         self.remembered: list[Member] = []
 
+    def is_claimed(self, member: Member) -> bool:
+        return False
+
     def remember(self, member: Member) -> None:
         self.remembered.append(member)
 
@@ -255,14 +258,13 @@ async def test_a_bus_does_not_link_with_itself(desk: Desk) -> None:
     assert (desk.wires.log, list(desk.links)) == ([], [])
 
 
-async def test_who_says_hello_by_itself_is_remembered_and_who_was_found_is_not(
-    desk: Desk,
-) -> None:
+async def test_who_says_hello_is_remembered_once_and_who_was_only_found_is_not(desk: Desk) -> None:
     desk.find(BOT)
-    desk.links.hello(BOT)
     desk.links.hello(FEED)
     desk.links.hello(FEED)
     assert desk.wires.remembered == [Member("feed", FEED.endpoint)]
+    desk.links.hello(BOT)  # where names have to be proven, it has done so now
+    assert desk.wires.remembered[1:] == [Member("bot", BOT.endpoint)]
 
 
 async def test_a_hello_from_where_no_bus_can_be_is_refused(desk: Desk) -> None:

@@ -64,6 +64,7 @@ FIRST_LINE = opening([SECRET], GUEST_NONCE)
 SERVED, ANSWERED = answered(FIRST_LINE.rstrip(b"\n"), [SECRET], REGISTRY_NONCE)
 CAME = accepted(FIRST_LINE, [SECRET], ANSWERED.rstrip(b"\n"))
 ROSTER = roster_line([Member("feed", FEED.endpoint), Member("monitor", MONITOR.endpoint)])
+CLAIM = roster_line([Member("feed", FEED.endpoint)], [Member("monitor", MONITOR.endpoint)])
 FIRST, SECOND = row(43, 38_990.5), row(44, 38_991.0, f"{FEED}.43")
 SENT = {
     "topic": topic(Query.of([EventType.TRADE, EventType.BAR], "BTC/USDT").text),
@@ -96,7 +97,7 @@ SENT = {
     "seal_line": FIRST_LINE.rstrip(b"\n"),
     "sealed_answer": ANSWERED.rstrip(b"\n"),
     "sealed_hello": CAME.seal(hello_line(Member("monitor", MONITOR.endpoint))).rstrip(b"\n"),
-    "sealed_roster": SERVED.seal(ROSTER).rstrip(b"\n"),
+    "sealed_roster": SERVED.seal(CLAIM).rstrip(b"\n"),
 }
 
 
@@ -125,7 +126,7 @@ def test_a_code_is_what_the_page_says_it_is() -> None:
         ("sealed_roster", "registry", 2),
     ]:
         assert SHOWN[name][:64] == code(direction, number, SHOWN[name][64:])
-    assert parse_roster(SHOWN["sealed_roster"][64:])[1].name == "monitor"
+    assert parse_roster(SHOWN["sealed_roster"][64:]).claimed[0].name == "monitor"
     for codes in (TOLD, DENIALS):
         assert all(f"`{each}`" in PAGE for each in codes)
 

@@ -201,7 +201,7 @@ async def roster_of(at: str) -> list[Member]:
         looker = Member("looker", f"tcp://127.0.0.1:{listener.getsockname()[1]}")
         await asyncio.get_running_loop().sock_sendall(raw, hello_line(looker))
         line = await asyncio.get_running_loop().sock_recv(raw, 65536)
-    return [member for member in parse_roster(line.splitlines()[0]) if member != looker]
+    return [member for member in parse_roster(line.splitlines()[0]).members if member != looker]
 
 
 async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(

@@ -39,8 +39,10 @@ def test_a_hello_and_a_roster_are_read_as_they_were_written() -> None:
     assert hello_line(A) == b'["hello",1,"bot-1","tcp://127.0.0.1:1"]\n'
     assert parse_hello(hello_line(A)) == A
     assert roster_line([A]) == b'["roster",1,[["bot-1","tcp://127.0.0.1:1"]]]\n'
-    assert parse_roster(roster_line([A, B])) == [A, B]
-    assert parse_roster(roster_line([])) == []
+    assert parse_roster(roster_line([A, B])) == ([A, B], [])
+    assert parse_roster(roster_line([])) == ([], [])
+    assert roster_line([], [A]) == b'["roster",1,[],[["bot-1","tcp://127.0.0.1:1"]]]\n'
+    assert parse_roster(roster_line([B], [A])) == ([B], [A])
 
 
 def test_the_longest_roster_fits_into_its_line() -> None:
@@ -48,7 +50,7 @@ def test_the_longest_roster_fits_into_its_line() -> None:
     assert is_possible(longest, on_loopback=False)
     line = roster_line([longest] * MAX_MEMBERS)
     assert len(line) <= MAX_ROSTER
-    assert len(parse_roster(line, on_loopback=False)) == MAX_MEMBERS
+    assert len(parse_roster(line, on_loopback=False).members) == MAX_MEMBERS
 
 
 REMOTE = Member("bot", "tcp://10.0.0.1:5")
@@ -60,7 +62,7 @@ def test_a_desk_has_members_on_loopback_only_or_not_at_all(member: Member) -> No
     for on_loopback in (True, False):
         if is_possible(member, on_loopback=on_loopback):
             assert parse_hello(hello_line(member), on_loopback=on_loopback) == member
-            assert parse_roster(roster_line([member]), on_loopback=on_loopback) == [member]
+            assert parse_roster(roster_line([member]), on_loopback=on_loopback).members == [member]
             continue
         with pytest.raises(ProtocolError, match="cannot be"):
             parse_hello(hello_line(member), on_loopback=on_loopback)
@@ -110,9 +112,11 @@ def test_what_is_no_hello_is_refused_and_not_quoted(said: object, reason: str) -
     "said",
     [
         *([], {}, ["roster"], ["roster", 1], ["roster", 1, {}], ["roster", 1, "ab"]),
-        *(["roster", 2, []], ["roster", 1, [], []], ["roster", 1, [["a"]]], ["hello", 1, *A]),
+        *(["roster", 2, []], ["roster", 1, [], [], []], ["roster", 1, [["a"]]], ["hello", 1, *A]),
         *(["roster", 1, [[*A], [*B, 1]]], ["roster", 1, [["a", "tcp://*:5"]]]),
+        *(["roster", 1, [], {}], ["roster", 1, [], [["a"]]]),
         ["roster", 1, [[*A]] * (MAX_MEMBERS + 1)],
+        ["roster", 1, [[*A]], [[*B]] * MAX_MEMBERS],
     ],
 )
 def test_what_is_no_roster_is_refused(said: object) -> None:
@@ -205,6 +209,41 @@ def test_who_was_not_heard_of_for_longest_is_forgotten_first() -> None:
     assert len([*met]) == MAX_MEMBERS
     assert A in met
     assert B not in met
+
+
+def test_who_is_only_claimed_is_no_member_until_it_is_learned_or_met() -> None:
+    known = KnownMembers()
+    assert known.claim([A, B, A]) == [A, B]
+    assert ([*known], known.claimed) == ([], [B, A])
+    assert known.is_claimed(A)
+    assert (known.learn([A]), known.meet([B])) == ([A], [B])
+    assert (set(known), known.claimed) == ({A, B}, [])
+    assert (known.has_met(A), known.has_met(B)) == (False, True)
+    assert known.claim([A, B]) == []
+    assert (known.is_claimed(A), known.is_claimed(B)) == (False, False)
+
+
+def test_who_was_met_is_news_once_and_again_after_it_was_forgotten() -> None:
+    known = KnownMembers()
+    assert (known.meet([A]), known.meet([A]), known.learn([A])) == ([A], [], [])
+    known.forget([A])
+    assert not known.has_met(A)
+    assert known.meet([A]) == [A]
+
+
+def test_another_member_at_its_endpoint_was_not_met() -> None:
+    known = KnownMembers()
+    other = Member("other", A.endpoint)
+    known.meet([A])
+    known.learn([other])
+    assert (known.has_met(A), known.has_met(other)) == (False, False)
+
+
+def test_claims_push_out_no_member_and_are_bounded() -> None:
+    known = KnownMembers()
+    known.learn([A])
+    known.claim(member(port) for port in range(100, 100 + MAX_MEMBERS + 5))
+    assert ([*known], len(known.claimed)) == ([A], MAX_MEMBERS)
 
 
 # Which addresses a URL may name, and which endpoints a member may have.

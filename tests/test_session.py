@@ -101,6 +101,9 @@ class Side:
     def allows(self, member: Member) -> bool:
         return True
 
+    def is_claimed(self, member: Member) -> bool:
+        return False
+
     def remember(self, member: Member) -> None:
         """Nothing to do."""
 

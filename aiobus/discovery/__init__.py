@@ -116,6 +116,12 @@ class Discovery(Protocol):
         """`member` was met on the bus: members that join here later are to find it."""
         ...
 
+    def is_claimed(self, member: Member) -> bool:
+        """True if only `member` itself has told where it listens, and it has proven its name to
+        nobody that is known here. Where names are not proven, always False.
+        """
+        ...
+
     def tell_refused(self, to: str, cause: str) -> None:
         """Let the member named `to` know that this bus makes no link to it, and why: one of TOLD
         (`refusals`). Nothing happens if no sealed way leads there, or if much was told within the

@@ -300,6 +300,10 @@ class Directory:
         """`member` sent a hello, so it need not be looked for."""
         self._note_file(_name_in(member))
 
+    def is_claimed(self, member: Member) -> bool:
+        """Never: names are not proven."""
+        return False
+
     def tell_refused(self, to: str, cause: str) -> None:
         """Nothing to do: buses of one user need no keys."""
 

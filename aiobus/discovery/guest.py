@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from aiobus.clock import elapsed
 from aiobus.discovery import Member
 from aiobus.discovery.refusal import Allowance, Refused, kind_of
-from aiobus.discovery.roster import LineReader, hello_line, parse_roster
+from aiobus.discovery.roster import LineReader, Roster, hello_line, parse_roster
 from aiobus.discovery.seal import Seal, accepted, check_denied, new_nonce, opening
 from aiobus.limits import MAX_REFUSALS, MAX_ROSTER
 
@@ -28,7 +28,7 @@ class Guest:
     first; None on a desk without keys.
 
     `on_fragment()` is called when something came that is no whole line yet and may be of another
-    protocol, `on_roster(members)` at each roster, and `on_told(source, cause)` if the member
+    protocol, `on_roster(roster)` at each roster, and `on_told(source, cause)` if the member
     `source` tells this one that it refuses it. None of these may raise anything but ProtocolError.
     `on_loopback`: only members that listen on this host.
     """
@@ -40,7 +40,7 @@ class Guest:
         secrets: Sequence[bytes] | None,
         *,
         on_fragment: Callable[[], None],
-        on_roster: Callable[[list[Member]], None],
+        on_roster: Callable[[Roster], None],
         on_told: Callable[[str, str], None],
         on_loopback: bool = True,
     ) -> None:

@@ -18,7 +18,7 @@ from aiobus.discovery.hosts import Resolver
 from aiobus.discovery.reach import Reach
 from aiobus.discovery.refusal import Denied, Refused
 from aiobus.discovery.registry import Registry
-from aiobus.discovery.roster import Address, KnownMembers, Place, ProtocolError
+from aiobus.discovery.roster import Address, KnownMembers, Place, ProtocolError, Roster
 from aiobus.discovery.tcp_socket import (
     bind_error,
     connect,
@@ -53,8 +53,10 @@ class Party(NamedTuple):
     """The address of this host that others see; "" if only this host can take part."""
     secrets: Callable[[], Sequence[bytes] | None]
     """The secrets of the desk as they are now; None if it has no keys."""
-    on_members: Callable[[list[Member]], None]
-    """A registry, or a hello, tells of these."""
+    on_roster: Callable[[Roster], None]
+    """A registry tells of these."""
+    on_hello: Callable[[Member], None]
+    """This member has said hello at an address."""
     on_told: Callable[[str, str], None]
     """The member of this name tells this one that it refuses it, and why: one of TOLD."""
     on_refused: Callable[[Place, str, str], None]
@@ -195,7 +197,7 @@ class MeetingPoint:
                 party.me,
                 party.known,
                 secrets=party.secrets,
-                on_hello=lambda member: party.on_members([member]),
+                on_hello=party.on_hello,
                 on_refused=lambda peer, reason: party.on_refused(self.place, peer, reason),
                 on_told=party.on_told,
                 on_loopback=party.is_loopback,
@@ -272,9 +274,9 @@ class MeetingPoint:
             if not is_answered:
                 self._distrust("another program answers there")
 
-        def learn(members: list[Member]) -> None:
+        def learn(roster: Roster) -> None:
             nonlocal is_answered
-            party.on_members(members)
+            party.on_roster(roster)
             is_answered = True
             reach.note_answer()
 

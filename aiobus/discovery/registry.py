@@ -5,7 +5,8 @@ other addresses or of takeovers.
 
 A connection that has said no hello is dropped as soon as there are too many of them, the oldest of
 the host that has the most first. So strangers who connect and say nothing keep no member out, which
-says hello at once, and take a quarter of the descriptors at most.
+says hello at once, and take a quarter of the descriptors at most. On a desk with keys, a hello
+proves no name: if all places are taken, one whose member nobody has met makes room in the same way.
 
 The server uses sockets and reader callbacks, not streams. So a thousand connections need no tasks,
 `close` is one plain call, and no accepted connection is between two steps when the server closes
@@ -69,14 +70,46 @@ class Connection:
         """The member that has said hello on it."""
 
 
+class ByHost:
+    """Connections by the host of the other side, the oldest first."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, dict[Connection, None]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._hosts.values()))
+
+    @property
+    def oldest(self) -> Connection:
+        """That of the host that has the most."""
+        most: dict[Connection, None] = max(self._hosts.values(), key=len)
+        return next(iter(most))
+
+    def add(self, connection: Connection) -> None:
+        self._hosts.setdefault(connection.peer, {})[connection] = None
+
+    def discard(self, connection: Connection) -> None:
+        """Again: no effect."""
+        of_host = self._hosts.get(connection.peer, {})
+        of_host.pop(connection, None)
+        if not of_host:
+            self._hosts.pop(connection.peer, None)
+
+    def pop(self) -> Connection:
+        """Take the oldest out."""
+        self.discard(oldest := self.oldest)
+        return oldest
+
+
 class Registry:
     """Serves at `address` from its construction until `close`, in the running loop. Raises OSError
     if it cannot bind, mostly because another process serves there.
 
     On the roster are `me`, every connected member, and the `known` members that are not connected:
     such a member may be frozen, so its name stays taken. `secrets()` are the secrets of the desk,
-    the newest first, and None on a desk without keys; they may change. `on_loopback`: only members
-    that listen on this host.
+    the newest first, and None on a desk without keys; they may change. On a desk with keys, the
+    roster says which members this one has met, and which are only claimed. `on_loopback`: only
+    members that listen on this host.
 
     `on_hello(member)` is called at each hello. `on_refused(peer, reason)` is called for each
     connection that is not served, or closed, because of what its peer did, and for each refusal of
@@ -124,8 +157,10 @@ class Registry:
         self._on_refused = on_refused
         self._on_told = on_told
         self._connections: set[Connection] = set()
-        self._silent: dict[str, dict[Connection, None]] = {}
-        """Those without a hello, by host, the oldest first."""
+        self._silent = ByHost()
+        """Those without a hello."""
+        self._unproven = ByHost()
+        """Those with a hello, on a desk with keys: some were met since."""
         self._most_silent = int(max(FEWEST, min(MAX_CONNECTIONS, spare_descriptors() // 4)))
         self._me = me
         self._known = known
@@ -135,9 +170,11 @@ class Registry:
 
     @property
     def roster(self) -> list[Member]:
-        """One member at each endpoint, at most 4,096: `me` first, the unconnected last."""
+        """One member at each endpoint, at most 4,096: `me` first, then the connected, and those
+        last that are only claimed.
+        """
         found: dict[str, Member] = {}
-        for member in (self._me, *self._connected, *self._known):
+        for member in (self._me, *self._connected, *self._known, *self._known.claimed):
             found.setdefault(place_of(member.endpoint), member)
         return [*found.values()][:MAX_MEMBERS]
 
@@ -148,7 +185,8 @@ class Registry:
 
     @property
     def _connected(self) -> list[Member]:
-        return [each.member for each in self._connections if each.member is not None]
+        members = [each.member for each in self._connections if each.member is not None]
+        return [each for each in members if not self._known.is_claimed(each)]
 
     def announce(self, news: list[Member]) -> None:
         """Send members that were not known before to every connection, at the next turn of the
@@ -200,7 +238,7 @@ class Registry:
             self._pause = self._loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_when_readable)
             self._on_refused("", f"cannot be accepted yet: {error.strerror}")
             return
-        while sum(map(len, self._silent.values())) >= self._most_silent:
+        while len(self._silent) >= self._most_silent:
             self._end_oldest()
         if len(self._connections) >= MAX_CONNECTIONS and not self._make_room():
             sock.close()
@@ -212,13 +250,20 @@ class Registry:
         reason = f"said no hello within {HELLO_SECONDS:g} s"
         connection.timer = self._loop.call_later(HELLO_SECONDS, self._refuse, connection, reason)
         self._connections.add(connection)
-        self._silent.setdefault(peer, {})[connection] = None
+        self._silent.add(connection)
         self._loop.add_reader(sock.fileno(), self._read, connection)
 
     def _make_room(self) -> bool:
-        """End one connection without a hello. False if there is none."""
+        """End one connection without a hello, or of a member that nobody has met. False if there is
+        none.
+        """
         while self._silent:
             if self._end_oldest():
+                return True
+        while self._unproven:
+            connection = self._unproven.pop()
+            if connection.member is not None and not self._known.has_met(connection.member):
+                self._refuse(connection, "has not proven its name, and others needed its place")
                 return True
         return False
 
@@ -226,19 +271,11 @@ class Registry:
         """Of those without a hello, read from the oldest of the host that has the most, and end it.
         False if its hello has come by now: it stays.
         """
-        most = max(self._silent, key=lambda host: len(self._silent[host]))
-        oldest = next(iter(self._silent[most]))
+        oldest = self._silent.oldest
         self._read(oldest)
         if oldest in self._connections and oldest.member is None:
             self._refuse(oldest, "had said no hello yet, and others needed its place")
         return oldest not in self._connections
-
-    def _has_spoken(self, connection: Connection) -> None:
-        """It has said hello, or has ended. Again: no effect."""
-        if (silent := self._silent.get(connection.peer)) is not None:
-            silent.pop(connection, None)
-            if not silent:
-                del self._silent[connection.peer]
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -282,9 +319,11 @@ class Registry:
                 return
         connection.member = member = parse_hello(line, on_loopback=self._on_loopback)
         connection.timer.cancel()
-        self._has_spoken(connection)
+        self._silent.discard(connection)
         log.debug("%s: %s at %s is here", self.address, *member)
-        self._send(connection, roster_line(self.roster))
+        if connection.seal is not None:
+            self._unproven.add(connection)
+        self._send(connection, self._line(self.roster))
         self._on_hello(member)
 
     def _take_refusal(self, connection: Connection, member: Member, refused: Refused) -> None:
@@ -301,10 +340,18 @@ class Registry:
 
     def _send_news(self) -> None:
         news, self._news = self._news, []
-        line = roster_line(news[:MAX_MEMBERS])
+        line = self._line(news[:MAX_MEMBERS])
         for connection in list(self._connections):
             if connection.member is not None:
                 self._send(connection, line)
+
+    def _line(self, members: list[Member]) -> bytes:
+        """The line that announces `members`."""
+        if self._secrets() is None:
+            return roster_line(members)
+        is_met = {each: each == self._me or self._known.has_met(each) for each in members}
+        met = [each for each in members if is_met[each]]
+        return roster_line(met, [each for each in members if not is_met[each]])
 
     def _send(self, connection: Connection, line: bytes) -> None:
         """Send a line, sealed if the desk has keys."""
@@ -350,7 +397,10 @@ class Registry:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
-        self._has_spoken(connection)
+        self._silent.discard(connection)
+        self._unproven.discard(connection)
+        if connection.member is not None and self._known.is_claimed(connection.member):
+            self._known.forget([connection.member])  # with its word, all that was known of it goes
         connection.timer.cancel()
         self._loop.remove_reader(connection.sock.fileno())
         self._loop.remove_writer(connection.sock.fileno())

@@ -21,7 +21,7 @@ from aiobus.discovery import DiscoveryCallbacks, Member, place_of
 from aiobus.discovery.meeting import MeetingPoint, Party
 from aiobus.discovery.own_address import OwnAddress
 from aiobus.discovery.refusal import Refused
-from aiobus.discovery.roster import Address, KnownMembers, Place, is_possible, places_in
+from aiobus.discovery.roster import Address, KnownMembers, Place, Roster, is_possible, places_in
 from aiobus.discovery.tcp_socket import has_half_closed, probe_all
 from aiobus.errors import KeyringError
 from aiobus.keyring import Keyring
@@ -150,7 +150,8 @@ class Rendezvous:
             is_loopback=self.is_loopback,
             outward=self._own.outward,
             secrets=self._secrets,
-            on_members=self._learn,
+            on_roster=self._learn,
+            on_hello=self._take_hello,
             on_told=self._take_told,
             on_refused=self._on_refused,
         )
@@ -178,7 +179,7 @@ class Rendezvous:
                         *(name, point.place),
                     )
                     point.reach.note_frozen()
-            found = await probe_all([*self._known])
+            found = await probe_all([*self._known, *self._known.claimed])
             self._known.forget([member for member, accepts in found.items() if not accepts])
             if not self.is_loopback:  # on this host it is a process that is frozen
                 self.out_of_reach = [each for each in self._known if each not in found]
@@ -186,7 +187,7 @@ class Rendezvous:
             await self.leave()
             raise
         self._on_discovered = on_discovered
-        return [*self._known]
+        return [*self._known, *self._known.claimed]
 
     def _report_late(self, name: str) -> None:
         """Say which addresses a start goes on without. Raises BusError if one is of no use."""
@@ -209,7 +210,14 @@ class Rendezvous:
 
     def remember(self, member: Member) -> None:
         """A member was met on the bus: the registry of this member, now or later, lists it."""
-        self._announce(self._known.learn([member]))
+        learn = self._known.learn if self.keyring is None else self._known.meet
+        self._announce(learn([member]))
+
+    def is_claimed(self, member: Member) -> bool:
+        """True on a desk with keys for a member that has said hello to a registry and has proven
+        its name to nobody yet: the seal proves the secret of the desk, which every member has.
+        """
+        return self._known.is_claimed(member)
 
     def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
         """End the connections that were sealed by a secret which the desk has no more: they are
@@ -298,9 +306,12 @@ class Rendezvous:
         if self._callbacks is not None:
             self._callbacks.on_told(source, cause)
 
-    def _learn(self, members: list[Member]) -> None:
-        # Another member with this name is reported too: who keeps it is decided elsewhere.
-        news = self._known.learn(member for member in members if member != self._me)
+    def _learn(self, roster: Roster) -> None:
+        # Another member with this name is reported too: who keeps it is decided elsewhere. One that
+        # has only claimed it will prove it to this member, or is none.
+        members, claimed = roster
+        news = self._known.learn(each for each in members if each != self._me)
+        news += self._known.claim(each for each in claimed if each.name != self._me.name)
         self._announce(news)
         for member in news:
             if self._on_discovered is None:
@@ -309,6 +320,12 @@ class Rendezvous:
                 self._on_discovered(member)
             except Exception:
                 log.exception("%s was found, but could not be linked", member)
+
+    def _take_hello(self, member: Member) -> None:
+        if self.keyring is None:
+            self._learn(Roster([member], []))
+        elif not self._known.has_met(member):
+            self._learn(Roster([], [member]))
 
     def _announce(self, news: list[Member]) -> None:
         """Announce members, heard of at any address or on the bus, where this member serves."""

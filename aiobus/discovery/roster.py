@@ -2,13 +2,14 @@
 
 Owns the rules for `host:port` and their error texts; the two lines of the protocol, `["hello", 1,
 name, endpoint]` and `["roster", 1, [[name, endpoint], ...]]`; and the members that one member knows
-at all addresses. Must not know of sockets, loops or clocks. No peer is trusted: parsing returns a
-member that may exist, or raises ProtocolError.
+at all addresses, and which of them only say so themselves. Must not know of sockets, loops or
+clocks. No peer is trusted: parsing returns a member that may exist, or raises ProtocolError.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from aiobus.query import bad_name
 
 __all__ = [
     "MAX_ADDRESSES", "VERSION", "Address", "KnownMembers", "LineReader", "Place", "ProtocolError",
-    "address_of", "advertise_in", "hello_line", "is_possible", "is_unicast", "listen_in",
+    "Roster", "address_of", "advertise_in", "hello_line", "is_possible", "is_unicast", "listen_in",
     "parse_hello", "parse_line", "parse_roster", "places_in", "roster_line",
 ]  # fmt: skip
 
@@ -317,9 +318,12 @@ def hello_line(member: Member) -> bytes:
     return orjson.dumps(["hello", VERSION, *member]) + b"\n"
 
 
-def roster_line(members: Iterable[Member]) -> bytes:
-    """The line by which a registry announces `members`."""
-    return orjson.dumps(["roster", VERSION, [[*member] for member in members]]) + b"\n"
+def roster_line(members: Iterable[Member], claimed: Sequence[Member] = ()) -> bytes:
+    """The line by which a registry announces `members`, and those that are only `claimed`."""
+    said: list[object] = ["roster", VERSION, [[*member] for member in members]]
+    if claimed:
+        said.append([[*member] for member in claimed])
+    return orjson.dumps(said) + b"\n"
 
 
 def parse_hello(line: bytes, *, on_loopback: bool = True) -> Member:
@@ -327,11 +331,21 @@ def parse_hello(line: bytes, *, on_loopback: bool = True) -> Member:
     return _member(parse_line(line, "hello"), "hello", on_loopback=on_loopback)
 
 
-def parse_roster(line: bytes, *, on_loopback: bool = True) -> list[Member]:
-    """The members on this roster, if all are possible on such a desk. Raises ProtocolError."""
-    match parse_line(line, "roster"):
-        case [[*rows]] if len(rows) <= MAX_MEMBERS:
-            return [_member(row, "roster", on_loopback=on_loopback) for row in rows]
+class Roster(NamedTuple):
+    """What a registry announces."""
+
+    members: list[Member]
+    claimed: list[Member]
+    """Of a desk with keys: those that have said so themselves, and have not proven it yet."""
+
+
+def parse_roster(line: bytes, *, on_loopback: bool = True) -> Roster:
+    """The roster in this line, if all on it are possible on such a desk. Raises ProtocolError."""
+    said = parse_line(line, "roster")
+    match said if len(said) == 2 else [*said, []]:
+        case [[*rows], [*claimed]] if len(rows) + len(claimed) <= MAX_MEMBERS:
+            of_desk = partial(_member, kind="roster", on_loopback=on_loopback)
+            return Roster([*map(of_desk, rows)], [*map(of_desk, claimed)])
     raise ProtocolError(f"a roster of another shape or of more than {MAX_MEMBERS:,} members")
 
 
@@ -362,13 +376,24 @@ class KnownMembers:
     """The members that one member has heard of, at any address: at most 4,096. Beyond that, the
     member that was not heard of for longest is forgotten. One process listens at an endpoint: of
     two members there, the one that was heard of first is dead, and the other has its port now.
+
+    On a desk with keys, a member that says hello to a registry has proven the secret of the desk
+    and not its name. Until somebody has met it, it is `claimed`. Claims are as many again, and push
+    out no member.
     """
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}  # by place
+        self._claimed: dict[str, Member] = {}
+        self._met: set[Member] = set()
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
+
+    @property
+    def claimed(self) -> list[Member]:
+        """Those that only they themselves have told of."""
+        return [*self._claimed.values()]
 
     def learn(self, members: Iterable[Member]) -> list[Member]:
         """Remember `members`. Returns those that were not known before."""
@@ -376,15 +401,50 @@ class KnownMembers:
         for member in members:
             # Removed first: the order is that in which members were last heard of.
             place = place_of(member.endpoint)
-            if self._members.pop(place, None) != member:
+            if (before := self._members.pop(place, None)) != member:
                 news.append(member)
+                self._met.discard(before or member)
             self._members[place] = member
+            self._claimed.pop(place, None)
         while len(self._members) > MAX_MEMBERS:
-            del self._members[next(iter(self._members))]
+            self.forget([next(iter(self))])
         return news
+
+    def meet(self, members: Iterable[Member]) -> list[Member]:
+        """Remember members that were met on the bus. Returns those that were not met before."""
+        members = [*members]
+        self.learn(members)
+        news = [each for each in members if each not in self._met]
+        self._met.update(news)
+        return news
+
+    def has_met(self, member: Member) -> bool:
+        """True if it was met on the bus."""
+        return member in self._met
+
+    def claim(self, members: Iterable[Member]) -> list[Member]:
+        """`members` are only claimed. Returns those that were not known before, nor claimed."""
+        news = []
+        for member in members:
+            place = place_of(member.endpoint)
+            if self._members.get(place) == member:
+                continue
+            if self._claimed.pop(place, None) != member:
+                news.append(member)
+            self._claimed[place] = member
+        while len(self._claimed) > MAX_MEMBERS:
+            del self._claimed[next(iter(self._claimed))]
+        return news
+
+    def is_claimed(self, member: Member) -> bool:
+        """True if only it itself has told of it."""
+        return self._claimed.get(place_of(member.endpoint)) == member
 
     def forget(self, members: Iterable[Member]) -> None:
         """`members` are not there. If one is heard of again, `learn` returns it again."""
         for member in members:
-            if self._members.get(place := place_of(member.endpoint)) == member:
-                del self._members[place]
+            place = place_of(member.endpoint)
+            for known in (self._members, self._claimed):
+                if known.get(place) == member:
+                    del known[place]
+            self._met.discard(member)

@@ -167,7 +167,8 @@ class Confirmations:
         if peer.other_version:
             return False
         if owed is None:
-            await self._change(peer, lambda: peer.is_listening or peer.is_cut, end - elapsed())
+            until = min(end, self._links.awaits_until(peer))
+            await self._change(peer, lambda: peer.is_listening or peer.is_cut, until - elapsed())
             owed = self._fanout.owed()  # with what it has subscribed to by now
         streams = [(name[:-1].decode(), seq) for name, seq in owed.items()]
         has_all = peer.is_listening

@@ -106,6 +106,8 @@ AT_SIGHT = 64
 """Peers without an answer that are connected to at once. The endpoints of more are probed first:
 ZeroMQ keeps each question for a connection that is never accepted.
 """
+CLAIM_SECONDS = 3.0
+"""A bus proves its name on its link. Nobody waits longer for one that is only claimed."""
 STARTS_AT_SIGHT = 4
 """The same, of one name on a desk with keys."""
 BYE_SECONDS = 2.0
@@ -246,12 +248,19 @@ class Links:
 
     def find(self, member: Member) -> None:
         """A member listens there: link. Again: nothing. If it has not said who it is, it goes
-        by this name: the one that was said to listen there is dead, and its port is another's.
+        by this name: the one that was said to listen there is dead, and its port is another's. What
+        is only claimed says nothing of one that others have met.
         """
-        if (peer := self._peers.get(member.endpoint)) is not None and peer.who is None:
+        is_claimed = self._discovery.is_claimed(member)
+        peer = self._peers.get(member.endpoint)
+        if peer is None and member.endpoint != self.me.endpoint:
+            peer = self._add(member, self._found_at())
+        elif peer is None or peer.who is not None or (is_claimed and not peer.is_claimed):
+            return
+        else:
             self._rename(peer, member.name)
-        if member.endpoint not in self._peers and member.endpoint != self.me.endpoint:
-            self._add(member, self._found_at())
+        if peer is not None:
+            peer.is_claimed = is_claimed
 
     def _add(self, member: Member, found_at: int, who: PeerId | None = None) -> Peer | None:
         """A new peer; None when there is no place for it. `who`: if it has said hello."""
@@ -428,7 +437,6 @@ class Links:
             peer = self._add(member, found_at, who)
             if peer is None:
                 return
-            self._discovery.remember(member)
         elif peer.who is not None and peer.who != who:
             self._restart(peer, who)
         # A repeated hello says that its link was made again; perhaps ours was cut as well.
@@ -441,7 +449,9 @@ class Links:
             self.link(peer)
 
     def _introduce(self, peer: Peer, who: PeerId) -> None:
-        peer.who = who
+        if peer.who != who:
+            self._discovery.remember(Member(who.name, who.endpoint))
+        peer.who, peer.is_claimed = who, False
         self._rename(peer, who.name)
         epochs.heard(who.epoch)
         # If it was here before, cursors stand where it was then.
@@ -726,7 +736,8 @@ class Links:
             return True
         # One that has left is looked for, and counts as gone.
         may_be = any(
-            each.name == source[0] and not (each.is_there or each.has_left) for each in self
+            each.name == source[0] and not (each.is_there or each.has_left or self._is_vain(each))
+            for each in self
         )
         return None if may_be else False
 
@@ -740,11 +751,19 @@ class Links:
         return awaited or bool(self._namesakes)
 
     def is_shut_out(self, peer: Peer) -> bool:
-        """True on a desk with keys if its name is not on the list of members here, which was said:
-        until it is, it is no bus of this desk, and nobody waits for it.
+        """True on a desk with keys if its name is not on the list of members here, or if it has not
+        proven for a while that it has this name; both were said. Until then it is no bus of this
+        desk, and nobody waits for it.
         """
         members = self._network.members
-        return bool(members.number) and peer.name not in members.by_name
+        return self._is_vain(peer) or (bool(members.number) and peer.name not in members.by_name)
+
+    def awaits_until(self, peer: Peer) -> float:
+        """Until when its hello is awaited, in monotonic seconds."""
+        return peer.found + CLAIM_SECONDS if peer.is_claimed else math.inf
+
+    def _is_vain(self, peer: Peer) -> bool:
+        return elapsed() >= self.awaits_until(peer)
 
     def is_awaited(self, peer: Peer) -> bool:
         """True when it may still become linked soon."""

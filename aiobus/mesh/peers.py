@@ -88,6 +88,8 @@ class Peer:
         self.found = now
         """When it was found: no question was sent to it before."""
         self.who: PeerId | None = None
+        self.is_claimed = False
+        """Only it itself has said that it is there, and it has not proven its name."""
         self.has_answered = False
         """It answered that my queries are live there."""
         self.was_answered = False

@@ -301,6 +301,10 @@ class _Port:
     def remember(self, member: Member) -> None:
         """Nothing to do: the network knows all members."""
 
+    def is_claimed(self, member: Member) -> bool:
+        """Never: names are not proven."""
+        return False
+
     def tell_refused(self, to: str, cause: str) -> None:
         """Nothing to do: a network in memory has no keys."""
 
