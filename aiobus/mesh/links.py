@@ -253,13 +253,11 @@ class Links:
         """
         is_claimed = self._discovery.is_claimed(member)
         peer = self._peers.get(member.endpoint)
-        if peer is None and member.endpoint != self.me.endpoint:
-            peer = self._add(member, self._found_at())
-        elif peer is None or peer.who is not None or (is_claimed and not peer.is_claimed):
-            return
-        else:
+        if peer is None:
+            if member.endpoint != self.me.endpoint:
+                self._add(member, self._found_at())
+        elif peer.who is None and (peer.is_claimed or not is_claimed):
             self._rename(peer, member.name)
-        if peer is not None:
             peer.is_claimed = is_claimed
 
     def _add(self, member: Member, found_at: int, who: PeerId | None = None) -> Peer | None:
@@ -277,6 +275,7 @@ class Links:
                 said = oldest.who if oldest.is_listening else None
                 self._leave_out(Member(oldest.name, oldest.endpoint), oldest.found_at, said)
         peer = Peer(member.name, member.endpoint, elapsed(), found_at)
+        peer.is_claimed = self._discovery.is_claimed(member)
         if (left := self._unplaced.pop(member.endpoint)) is not None:
             peer.found_at = min(found_at, left.found_at)
         if (before := self._closed.get(member.endpoint)) is not None:
