@@ -85,12 +85,12 @@ def test_the_version_is_that_of_the_distribution() -> None:
 # The types of signatures.
 
 INTERNAL = {
-    *("CatchUp", "Delivery", "Diagnostics", "Fit", "Found", "Gap", "Hand", "JournalPage"),
-    *("LazyBatch", "Lifecycle", "Notifier", "Publisher", "Query", "Route", "Source"),
+    *("CatchUp", "Delivery", "Diagnostics", "Fit", "Found", "Gap", "Hand", "Hidden"),
+    *("JournalPage", "LazyBatch", "Lifecycle", "Notifier", "Publisher", "Query", "Route", "Source"),
     *("Stage", "Standing", "SubscriptionOptions", "Taken", "Want"),
 }
 """Types of what the package says to itself by methods of the classes that it offers: to the parts
-of a transport, of a journal and of a subscription.
+of a transport, of a journal, of a keyring and of a subscription.
 """
 
 

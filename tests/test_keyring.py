@@ -6,7 +6,7 @@ import pickle
 import stat
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from zmq.utils import z85
 
 from aiobus import AsyncEventBus, Keyring, KeyringError, Limits
 from aiobus.discovery.rendezvous import Rendezvous
+from aiobus.discovery.roster import ProtocolError
+from aiobus.discovery.seal import Seal, accepted, answered, new_nonce, opening
 from aiobus.keyring.changes import add, revoke, rotate
 from aiobus.keyring.files import Folder, Hidden
 from aiobus.keyring.members import EVERYTHING, Member, Members, Rules, bad_key_text
@@ -208,7 +210,7 @@ def test_a_keyring_has_the_list_the_desk_secrets_and_the_secrets_of_this_host(
     assert ring.names == ("feed", "screen")
     assert [*ring.members.by_name] == ["feed", "screen"]
     (secret,) = ring.desk_secrets
-    assert len(secret) == 32
+    assert len(secret.value) == 32
     for name in ring.names:
         public = zmq.curve_public(ring.secret_of(name).encode()).decode()
         assert public == ring.members.by_name[name].key
@@ -657,7 +659,8 @@ def shown(value: object) -> Iterator[str]:
 
 def test_nothing_that_is_shown_of_a_keyring_has_a_secret(tmp_path: Path) -> None:
     ring = keys.make(tmp_path / "keys", "feed")
-    secrets = {ring.secret_of("feed"), ring.desk_secrets[0].hex(), repr(ring.desk_secrets[0])}
+    secrets = {ring.secret_of("feed"), ring.desk_secrets[0].value.hex()}
+    secrets.add(repr(ring.desk_secrets[0].value))
     for value in (ring, copy.copy(ring), copy.deepcopy(ring)):
         for text in shown(value):
             assert not any(each in text for each in secrets)
@@ -678,7 +681,7 @@ def test_a_keyring_cannot_be_pickled(tmp_path: Path, protocol: int) -> None:
 def test_a_traceback_with_all_variables_has_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     ring = keys.make(path, "feed")
-    member, (desk,) = ring.secret_of("feed"), ring.desk_secrets
+    member, desk = ring.secret_of("feed"), ring.desk_secrets[0].value
     other = zmq.curve_keypair()[1]
     texts = {"feed.secret": [other, other[:-1], b"0" * 5000, other + other]}
     texts["desk.seal"] = [b"x" + desk.hex().encode(), desk.hex().encode() * 100]
@@ -691,16 +694,56 @@ def test_a_traceback_with_all_variables_has_no_secret(tmp_path: Path) -> None:
             keys.replaced(path / name, wrong)
             with pytest.raises(KeyringError) as raised:
                 opened(path, "feed")
-            # Without the frame of this function, which has them in its variables.
-            inner, error = raised.tb.tb_next, raised.value
-            chain = traceback.TracebackException(type(error), error, inner, capture_locals=True)
-            text = "".join(chain.format())
+            text = with_variables(raised)
             assert "aiobus/keyring" in text
             assert "self = " in text
             assert not any(each in text for each in words)
             count += 1
             keys.replaced(path / name, before)
     assert count == 7
+
+
+def with_variables(raised: "pytest.ExceptionInfo[Exception]") -> str:
+    """The traceback with the variables of all frames but the outermost, which is the test."""
+    inner, error = raised.tb.tb_next, raised.value
+    chain = traceback.TracebackException(type(error), error, inner, capture_locals=True)
+    return "".join(chain.format())
+
+
+def seals(secrets: tuple[Hidden, ...]) -> tuple[bytes, Seal, bytes]:
+    """The first line of a guest, the registry's end of the connection, and its answer."""
+    first = opening(secrets, new_nonce())
+    return first, *answered(first[:-1], secrets, new_nonce())
+
+
+IN_THE_SEAL: dict[str, Callable[[tuple[Hidden, ...]], object]] = {
+    "a guest without keys": lambda desk: answered(b'["hello",1,"a","b"]', desk, new_nonce()),
+    "no secret in common": lambda desk: answered(
+        opening([Hidden(bytes(32))], new_nonce())[:-1], desk, new_nonce()
+    ),
+    "a registry without keys": lambda desk: accepted(seals(desk)[0], desk, b'["roster",1,[]]'),
+    "an answer to another guest": lambda desk: accepted(
+        opening(desk, new_nonce()), desk, seals(desk)[2][:-1]
+    ),
+    "an altered line": lambda desk: seals(desk)[1].open(b"x" * 80),
+    "what is no line": lambda desk: seals(desk)[1].seal(None),  # type: ignore[arg-type]
+    "what is no nonce": lambda desk: Seal(desk[0], b"", None, is_registry=True),  # type: ignore[arg-type]
+    "what is no answer": lambda desk: accepted(seals(desk)[0], desk, None),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("fails", IN_THE_SEAL)
+def test_a_traceback_of_the_seal_with_all_variables_has_no_secret(
+    tmp_path: Path, fails: str
+) -> None:
+    desk = keys.make(tmp_path / "keys", "feed").desk_secrets
+    words = [desk[0].value.hex(), repr(desk[0].value)[2:-1]]
+    with pytest.raises((ProtocolError, AttributeError, TypeError)) as raised:
+        IN_THE_SEAL[fails](desk)
+    text = with_variables(raised)
+    assert "aiobus/discovery/seal.py" in text
+    assert "desk = " in text
+    assert not any(each in text for each in words)
 
 
 # A bus with a keyring.

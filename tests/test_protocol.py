@@ -19,6 +19,7 @@ from aiobus.discovery import Member
 from aiobus.discovery.refusal import Refused, denied_line
 from aiobus.discovery.roster import hello_line, parse_roster, roster_line
 from aiobus.discovery.seal import accepted, answered, opening
+from aiobus.keyring.files import Hidden
 from aiobus.query import Query
 from aiobus.refusals import DENIALS, TOLD
 from aiobus.wire import (
@@ -58,7 +59,7 @@ def row(seq: int, price: float, cause: str = "") -> bytes:
     return encode(seq, 1_700_000_002.5, EventType.TRADE, "BTCUSDT", data, cause, limit=1024)
 
 
-SECRET = bytes([7]) * 32
+SECRET = Hidden(bytes([7]) * 32)
 GUEST_NONCE, REGISTRY_NONCE = bytes(range(16)).hex(), bytes(range(16, 32)).hex()
 FIRST_LINE = opening([SECRET], GUEST_NONCE)
 SERVED, ANSWERED = answered(FIRST_LINE.rstrip(b"\n"), [SECRET], REGISTRY_NONCE)
@@ -116,9 +117,9 @@ def test_a_code_is_what_the_page_says_it_is() -> None:
     def code(direction: str, number: int, line: bytes) -> bytes:
         text = f"aiobus rendezvous 1 {direction} {number}\n".encode()
         text += SHOWN["seal_line"] + b"\n" + REGISTRY_NONCE.encode() + b"\n" + line
-        return hmac.new(SECRET, text, "sha256").hexdigest().encode()
+        return hmac.new(SECRET.value, text, "sha256").hexdigest().encode()
 
-    identity = hmac.new(SECRET, b"aiobus rendezvous 1 id", "sha256").hexdigest()[:16]
+    identity = hmac.new(SECRET.value, b"aiobus rendezvous 1 id", "sha256").hexdigest()[:16]
     assert SHOWN["seal_line"] == orjson.dumps(["seal", 1, GUEST_NONCE, [identity]])
     for name, direction, number in [
         ("sealed_answer", "registry", 1),

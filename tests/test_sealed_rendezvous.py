@@ -22,6 +22,7 @@ from aiobus.discovery.roster import KnownMembers, address_of, hello_line, roster
 from aiobus.discovery.seal import MAC, Seal, accepted, new_nonce, opening
 from aiobus.errors import BusError
 from aiobus.keyring import Keyring
+from aiobus.keyring.files import Hidden
 from aiobus.keyring.members import Members
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_REFUSALS
 from aiobus.refusals import TOLD
@@ -160,9 +161,10 @@ class Raw:
 
     async def meet(self, *secrets: bytes) -> Seal:
         """Agree on a secret."""
-        first = opening(secrets, new_nonce())
+        known = [*map(Hidden, secrets)]
+        first = opening(known, new_nonce())
         await self.say(first)
-        return accepted(first, secrets, await self.line())
+        return accepted(first, known, await self.line())
 
     async def enter(self, member: Member, *secrets: bytes) -> Seal:
         """Become a member, and read the roster."""
@@ -331,11 +333,11 @@ async def test_a_guest_that_does_not_prove_the_secret_gets_no_roster(crowd: Crow
     """It knows an id, which anyone reads who listens."""
     a = await crowd.join(at, "a", NEW)
     async with raw(at) as liar:
-        first = opening((NEW,), new_nonce())
+        first = opening((Hidden(NEW),), new_nonce())
         await liar.say(first)
         answer = await liar.line()
         assert b"tcp://" not in answer
-        forged = Seal(OTHER, first[:-1], new_nonce(), is_registry=False)
+        forged = Seal(Hidden(OTHER), first[:-1], new_nonce(), is_registry=False)
         await liar.say(forged.seal(hello_line(STRANGER)))
         assert await liar.line() == b""
     await until(lambda: a.discovery.refused == 1)
@@ -386,7 +388,7 @@ async def test_a_knocker_is_said_once_a_minute_however_often_it_knocks(
     a = await crowd.join(at, "a", NEW)
     for _ in range(50):
         async with raw(at) as knocker:
-            await knocker.say(opening((OTHER,), new_nonce()))
+            await knocker.say(opening((Hidden(OTHER),), new_nonce()))
             assert await knocker.is_closed()
     await until(lambda: a.discovery.refused == 50)
     assert len(a.refused) == 1
@@ -484,7 +486,7 @@ async def test_a_registry_that_lies_can_only_have_others_call_a_wrong_address(
     known.learn([STRANGER])
     liar = Registry(
         *(address, Member("feed", "tcp://127.0.0.1:7"), known),
-        secrets=lambda: (NEW,),
+        secrets=lambda: (Hidden(NEW),),
         on_hello=lambda member: None,
         on_refused=lambda peer, reason: None,
         on_told=lambda source, cause: None,

@@ -14,6 +14,7 @@ from aiobus.discovery import Member
 from aiobus.discovery.refusal import Allowance, Refused, kind_of
 from aiobus.discovery.roster import LineReader, Roster, hello_line, parse_roster
 from aiobus.discovery.seal import Seal, accepted, check_denied, new_nonce, opening
+from aiobus.keyring.files import Hidden
 from aiobus.limits import MAX_REFUSALS, MAX_ROSTER
 
 __all__ = ["Guest"]
@@ -37,7 +38,7 @@ class Guest:
         self,
         sock: socket.socket,
         me: Member,
-        secrets: Sequence[bytes] | None,
+        secrets: Sequence[Hidden] | None,
         *,
         on_fragment: Callable[[], None],
         on_roster: Callable[[Roster], None],
@@ -104,7 +105,7 @@ class Guest:
             log.debug("%s: a registry does not read; its connection is ended", self._me.name)
             self._end()
 
-    def end_outdated(self, secrets: Sequence[bytes]) -> None:
+    def end_outdated(self, secrets: Sequence[Hidden]) -> None:
         """End the connection if the desk has its secret no more: `stay` returns."""
         if self._seal is not None and not self._seal.is_by(secrets):
             self._end()

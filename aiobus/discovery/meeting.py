@@ -26,6 +26,7 @@ from aiobus.discovery.tcp_socket import (
     keep_alive,
     probe_all,
 )
+from aiobus.keyring.files import Hidden
 
 __all__ = ["MeetingPoint", "Party"]
 
@@ -51,7 +52,7 @@ class Party(NamedTuple):
     """True if all members are on this host."""
     outward: str
     """The address of this host that others see; "" if only this host can take part."""
-    secrets: Callable[[], Sequence[bytes] | None]
+    secrets: Callable[[], Sequence[Hidden] | None]
     """The secrets of the desk as they are now; None if it has no keys."""
     on_roster: Callable[[Roster], None]
     """A registry tells of these."""
@@ -168,7 +169,7 @@ class MeetingPoint:
         if self.registry is not None:
             self.registry.tell(refused)
 
-    def end_outdated(self, secrets: Sequence[bytes]) -> None:
+    def end_outdated(self, secrets: Sequence[Hidden]) -> None:
         """End the connections that were sealed by a secret which is none of these any more."""
         if self.guest is not None:
             self.guest.end_outdated(secrets)

@@ -36,6 +36,7 @@ from aiobus.discovery.roster import (
 from aiobus.discovery.seal import Seal, answered, check_plain, new_nonce
 from aiobus.discovery.tcp_socket import bound_socket, keep_alive
 from aiobus.discovery.unix_socket import spare_descriptors
+from aiobus.keyring.files import Hidden
 from aiobus.limits import MAX_CONNECTIONS, MAX_HELLO, MAX_MEMBERS, MAX_REFUSALS, MAX_UNSENT
 
 __all__ = ["Registry"]
@@ -124,7 +125,7 @@ class Registry:
         me: Member,
         known: KnownMembers,
         *,
-        secrets: Callable[[], Sequence[bytes] | None],
+        secrets: Callable[[], Sequence[Hidden] | None],
         on_hello: Callable[[Member], None],
         on_refused: Callable[[str, str], None],
         on_told: Callable[[str, str], None],

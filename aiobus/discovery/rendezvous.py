@@ -25,6 +25,7 @@ from aiobus.discovery.roster import Address, KnownMembers, Place, Roster, is_pos
 from aiobus.discovery.tcp_socket import has_half_closed, probe_all
 from aiobus.errors import KeyringError
 from aiobus.keyring import Keyring
+from aiobus.keyring.files import Hidden
 from aiobus.refusals import TOLD, Refusal, Refusals
 
 __all__ = ["Rendezvous"]
@@ -298,7 +299,7 @@ class Rendezvous:
 
     # What is heard at any address.
 
-    def _secrets(self) -> Sequence[bytes] | None:
+    def _secrets(self) -> Sequence[Hidden] | None:
         """The secrets of the desk as they are now; None if it has no keys."""
         return None if self.keyring is None else self.keyring.desk_secrets
 

@@ -4,6 +4,9 @@ connection, in this direction and at this place.
 Owns the first line of a guest, `["seal", 1, nonce, [id, ...]]`, the answer of a registry, `["seal",
 1, nonce, id]`, and the code in front of each line from that answer on. Pure: secrets and nonces are
 given. It hides nothing: whoever reads along sees names and ports.
+
+A secret stays in its `Hidden` up to the call that needs its bytes: a traceback may show what a
+function has in its variables.
 """
 
 import hmac
@@ -15,6 +18,7 @@ import orjson
 
 from aiobus.discovery.refusal import Denied, is_of_another_version, kind_of, parse_denied
 from aiobus.discovery.roster import VERSION, ProtocolError, parse_line
+from aiobus.keyring.files import Hidden
 from aiobus.refusals import DENIALS
 
 __all__ = ["Seal", "accepted", "answered", "id_of", "new_nonce", "opening"]
@@ -34,7 +38,7 @@ class Seal:
 
     __slots__ = ("_context", "_heard", "_me", "_other", "_secret", "_sent")
 
-    def __init__(self, secret: bytes, first: bytes, nonce: str, *, is_registry: bool) -> None:
+    def __init__(self, secret: Hidden, first: bytes, nonce: str, *, is_registry: bool) -> None:
         self._secret = secret
         self._context = b"\n%b\n%b\n" % (first, nonce.encode())
         self._me, self._other = (b"registry", b"guest") if is_registry else (b"guest", b"registry")
@@ -58,14 +62,14 @@ class Seal:
             raise ProtocolError("a line that is not sealed by this desk's secret for this place")
         return said
 
-    def is_by(self, desk_secrets: Sequence[bytes]) -> bool:
+    def is_by(self, desk_secrets: Sequence[Hidden]) -> bool:
         """True if the secret of this connection is among these."""
-        return any(hmac.compare_digest(self._secret, each) for each in desk_secrets)
+        return any(self._secret == each for each in desk_secrets)
 
     def _mac(self, direction: bytes, number: int, line: bytes) -> bytes:
         # The lines and nonces have no newline, so the parts cannot be divided otherwise.
         text = b"aiobus rendezvous %d %b %d%b%b" % (VERSION, direction, number, self._context, line)
-        return hmac.digest(self._secret, text, "sha256").hex().encode()
+        return hmac.digest(self._secret.value, text, "sha256").hex().encode()
 
 
 def new_nonce() -> str:
@@ -73,18 +77,18 @@ def new_nonce() -> str:
     return secrets.token_hex(16)
 
 
-def id_of(secret: bytes) -> str:
+def id_of(secret: Hidden) -> str:
     """By which two ends find a secret that both have. It tells nothing of the secret."""
-    return hmac.digest(secret, b"aiobus rendezvous %d id" % VERSION, "sha256").hex()[:16]
+    return hmac.digest(secret.value, b"aiobus rendezvous %d id" % VERSION, "sha256").hex()[:16]
 
 
-def opening(desk_secrets: Sequence[bytes], nonce: str) -> bytes:
+def opening(desk_secrets: Sequence[Hidden], nonce: str) -> bytes:
     """The first line of a guest with these secrets, the newest first. Not sealed."""
     ids = [id_of(each) for each in desk_secrets[:MAX_IDS]]
     return orjson.dumps(["seal", VERSION, nonce, ids]) + b"\n"
 
 
-def answered(first: bytes, desk_secrets: Sequence[bytes], nonce: str) -> tuple[Seal, bytes]:
+def answered(first: bytes, desk_secrets: Sequence[Hidden], nonce: str) -> tuple[Seal, bytes]:
     """The end of a registry with these secrets on a connection whose first line is `first`, and its
     answer. Raises Denied if no secret is common to both or the guest has none, and ProtocolError.
     """
@@ -102,7 +106,7 @@ def answered(first: bytes, desk_secrets: Sequence[bytes], nonce: str) -> tuple[S
     raise ProtocolError("a seal of another shape")
 
 
-def accepted(first: bytes, desk_secrets: Sequence[bytes], answer: bytes) -> Seal:
+def accepted(first: bytes, desk_secrets: Sequence[Hidden], answer: bytes) -> Seal:
     """The end of a guest whose first line was `first`, with these secrets, which has got `answer`.
     Raises Denied, with what to say of the registry, if it has no secret in common or no keys, and
     ProtocolError.

@@ -95,9 +95,9 @@ class Keyring:
         return self._held.members
 
     @property
-    def desk_secrets(self) -> tuple[bytes, ...]:
+    def desk_secrets(self) -> tuple[Hidden, ...]:
         """32 bytes each, the newest first. All of them are accepted."""
-        return tuple(each.value for each in self._held.desk)
+        return self._held.desk
 
     @property
     def problem(self) -> str:
