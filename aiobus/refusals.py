@@ -19,6 +19,7 @@ SAID_SECONDS = 60.0
 MOST = 1_024
 """Addresses and causes that are told apart in that time; the rest are said by cause alone."""
 
+REVOKED = "revoked"
 NEWEST = "copy the newest desk.members to both hosts"
 NOTICED = {
     "unknown": "a bus at {where} has a key that is not on the list of members here: if it is one of"
@@ -123,7 +124,9 @@ def words(refusal: Refusal) -> str:
 
 class Refusals:
     """What was said within the last minute, and what has happened since. One cause of one address,
-    or of one name without an address, is said once a minute, with a count; nothing is uncounted.
+    or of one name without an address, is said once a minute, with a count; nothing is uncounted. A
+    name that is revoked is said once, wherever it is: this bus makes no link to it and does not let
+    it in, at two addresses.
     """
 
     def __init__(self) -> None:
@@ -169,4 +172,6 @@ class Refusals:
 
 
 def _key(refusal: Refusal) -> tuple[str, str]:
+    if refusal.cause == REVOKED and refusal.name:
+        return refusal.name, REVOKED
     return refusal.address or refusal.name, refusal.cause

@@ -155,7 +155,9 @@ class Refused(TypedDict):
     a connection to a rendezvous address.
     """
     count: int
-    """How often since it was said last. One cause of one address is said once a minute."""
+    """How often since it was said last. One cause of one address is said once a minute, and a
+    name that is revoked once, wherever it is.
+    """
     text: str
     """The same in words, with what to do."""
 

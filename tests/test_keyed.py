@@ -17,7 +17,7 @@ import pytest
 import zmq
 from actors import tcp_url
 from desks import until
-from keys import KeyedDesk, Knocker, Rogue, endpoint_of, make
+from keys import KeyedDesk, Knocker, Rogue, endpoint_of, make, replaced
 
 from aiobus import AsyncEventBus, Event
 from aiobus.discovery import Member
@@ -780,11 +780,31 @@ async def test_a_key_that_is_revoked_is_said_on_both_sides_and_linked_once_it_is
                 pass
             await until(lambda: "does not let this bus in" in caplog.text)
         await starting
+        lines = [each.getMessage() for each in caplog.records]
+        assert sum("its key is revoked on the list" in each for each in lines) == 1
         desk.write(replace(members, number=members.number + 2))
         async with asyncio.timeout(5):
             while (await anext(said)).type != "aiobus.peer_joined":
                 pass
         await rogue.close(0.1)
+
+
+async def test_a_keyring_that_cannot_be_read_is_a_warning_and_that_it_can_again_is_none(
+    desk: KeyedDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aiobus")
+
+    def level(text: str) -> list[str]:
+        return [each.levelname for each in caplog.records if text in each.getMessage()]
+
+    text = (desk.path / "desk.members").read_text()
+    async with desk.bus("feed"):
+        replaced(desk.path / "desk.members", "broken")
+        await until(lambda: level("the keyring cannot be read again, and stays as it was: "))
+        replaced(desk.path / "desk.members", text)
+        await until(lambda: level(f"the keyring can be read again: {desk.path}"))
+    assert level("the keyring cannot be read again") == ["WARNING"]
+    assert level("the keyring can be read again") == ["INFO"]
 
 
 def speaks_without_keys(rogue: Rogue) -> Any:

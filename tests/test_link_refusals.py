@@ -78,6 +78,15 @@ def test_what_a_peer_may_tell_has_words_of_its_own_and_a_way_out() -> None:
         assert "; " in text
 
 
+def test_who_is_revoked_is_said_once_though_it_knocks_and_is_not_linked() -> None:
+    """Its knock has an address without a port, its link has one: it is one cause."""
+    refusals = Refusals()
+    assert refusals.note(Refusal("10.0.0.7", "revoked", "risk"), 0.0) is not None
+    assert refusals.note(Refusal("tcp://10.0.0.7:7600", "revoked", "risk"), 1.0) is None
+    assert refusals.note(Refusal("10.0.0.7", "revoked", "screen"), 1.0) is not None
+    assert [each.times for each in refusals.due(SAID_SECONDS)] == [1]
+
+
 def test_after_a_link_was_there_the_same_cause_is_said_at_once() -> None:
     refusals = Refusals()
     refusal = Refusal("tcp://10.0.0.7:7600", "key", "feed")

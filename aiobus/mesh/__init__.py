@@ -47,7 +47,7 @@ class KeyCallbacks(NamedTuple):
     on_members: Callable[[], None]
     """The list of members was read again."""
     on_problem: Callable[[str, str], None]
-    """The keyring cannot be read, or is again: a topic, and a sentence."""
+    """The keyring cannot be read: a topic, and a sentence."""
 
 
 @dataclass(slots=True, eq=False)

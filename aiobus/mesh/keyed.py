@@ -463,11 +463,12 @@ class KeyedNetwork(ZmqNetwork):
         before, self._problem = self._problem, self.keyring.problem
         if self._on_keys is None or before == self._problem:
             return
-        text = f"the keyring can be read again: {self.keyring.path}"
-        if self._problem:
-            text = f"the keyring cannot be read again, and stays as it was: {self._problem}"
-            if self.keyring.list_problem:
-                text += "; until then no bus is let in that is not linked"
+        if not self._problem:
+            log.info("the keyring can be read again: %s", self.keyring.path)
+            return
+        text = f"the keyring cannot be read again, and stays as it was: {self._problem}"
+        if self.keyring.list_problem:
+            text += "; until then no bus is let in that is not linked"
         self._on_keys.on_problem("the keyring", text)
 
     # Links to others.
