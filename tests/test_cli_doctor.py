@@ -57,8 +57,11 @@ async def test_a_stopped_bus_is_something_to_do(url: str, nursery: Nursery) -> N
     async with AsyncEventBus(url, name="risk"):  # it serves a tcp:// address, which so answers
         await frozen.start(url, "frozen")
         frozen.kill(signal.SIGSTOP)
-        code, found = await examined(url, "--listen", "0")
+        code, out, errors = await ran("doctor", url, "--json", "--listen", "0")
+    found = [json.loads(line) for line in out.splitlines()]
     assert code == 1
+    assert "! doctor " in errors
+    assert "<locals>" not in errors
     if sys.platform == "linux" and url.startswith("ipc"):
         assert f"kill -CONT {frozen.pid}" in texts(found, "frozen", "todo")
     assert "listens, and does not answer" in texts(found, "frozen", "todo")

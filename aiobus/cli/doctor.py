@@ -83,7 +83,7 @@ async def _desk(url: str, seconds: float, name: str | None, keyring: str | None)
 
     try:
         async with observing(url, "doctor", name, keyring) as bus:
-            await bus.subscribe("*", hear, timeout=1)
+            await bus.subscribe("*", hear, timeout=1, name="doctor")
             await asyncio.sleep(seconds)
             stats, others = bus.stats(), neighbours(bus)
             silent = unanswered(unmet(bus), with_keys=keyring_for(url, keyring) is not None)

@@ -29,6 +29,7 @@ from aiobus.cli.arguments import (
 )
 from aiobus.cli.desk import neighbours, observing, place_of
 from aiobus.cli.session import Ends, Output, run
+from aiobus.event import Event
 from aiobus.journal.retention import Keep
 from aiobus.recorder import Recording, record
 from aiobus.system import GAP
@@ -84,7 +85,7 @@ def record_desk(
     async def body(ends: Ends) -> int:
         gaps: list[int] = []
         async with bus:
-            await bus.subscribe(GAP, lambda gap: gaps.append(gap.data["upto"] - gap.data["after"]))
+            await bus.subscribe(GAP, lambda gap: gaps.append(_most(gap)), name="gaps")
             async with record(bus, file, **options) as recording:
                 ends.out.tell(f"recording {url} into {file}: Ctrl-C ends it")
                 if not neighbours(bus):
@@ -117,6 +118,11 @@ async def _until_asked(ends: Ends, bus: Any, recording: Recording, file: str) ->
     finally:
         if is_shown:
             ends.out.show(b"\r\x1b[K")
+
+
+def _most(gap: Event[Any]) -> int:
+    """How many events a gap may be."""
+    return int(gap.data["upto"] - gap.data["after"])
 
 
 def _show(out: Output, text: str) -> None:
