@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from aiobus import AsyncEventBus, Event
 from aiobus.discovery import Member
 from aiobus.errors import NotPermitted
 from aiobus.keyring.members import Rules
-from aiobus.mesh.keyed import MAX_ASKED
+from aiobus.mesh.keyed import HANDSHAKE_MS, MAX_ASKED
 from aiobus.mesh.links import MAX_OF_NAME
 from aiobus.mesh.zap import Authenticator
 from aiobus.wire import (
@@ -725,6 +725,62 @@ async def timed(what: Any) -> tuple[float, Any]:
     begin = time.monotonic()
     value = await what
     return time.monotonic() - begin, value
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
+"""Of ZMTP 3.1 (ZeroMQ RFC 37), of a client."""
+HELLO = b"\x04\xc8\x05HELLO\x01\x00" + bytes(72)
+"""The head of the command that follows; its key is none."""
+UNFINISHED = {
+    "nothing": b"",
+    "half a greeting": GREETING[:20],
+    "a greeting": GREETING,
+    "half a hello": GREETING + HELLO[:40],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", UNFINISHED)
+async def test_a_handshake_with_keys_that_is_not_finished_is_ended_after_2_s(
+    desk: KeyedDesk, said: str
+) -> None:
+    """From raw sockets, beside two members that miss nothing."""
+    loop, heard = asyncio.get_running_loop(), []
+
+    async def on_event(event: Event) -> None:
+        heard.append(event.data)
+
+    async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
+        await strategy.subscribe("TRADE", on_event)
+        host, _, port = endpoint_of(feed).removeprefix("tcp://").rpartition(":")
+        with ExitStack() as stack:
+            knockers = [stack.enter_context(socket.socket()) for _ in range(50)]
+            begin = loop.time()
+            for each in knockers:
+                each.setblocking(False)
+                await loop.sock_connect(each, (host, int(port)))
+                await loop.sock_sendall(each, UNFINISHED[said])
+            ends = [asyncio.create_task(ended(each)) for each in knockers]
+            number = 0
+            while not all(each.done() for each in ends):
+                await feed.publish(Event("TRADE", number))
+                assert await feed.flush() == []
+                number += 1
+                await asyncio.sleep(0.01)
+            seconds = sorted([(await each) - begin for each in ends])
+        await strategy.settle()
+    least = HANDSHAKE_MS / 1000
+    assert least - 0.1 <= seconds[0] <= seconds[-1] < least + 1.5
+    assert heard == list(range(number))
+
+
+async def ended(sock: socket.socket) -> float:
+    """When the other end has ended the connection. What it has said before is read."""
+    loop = asyncio.get_running_loop()
+    with suppress(ConnectionError):
+        while await loop.sock_recv(sock, 1024):
+            pass
+    return loop.time()
 
 
 # What is said.
