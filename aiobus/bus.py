@@ -59,7 +59,7 @@ from aiobus.url import adapter, check_no_address
 
 __all__ = [
     "AsyncEventBus", "Handler", "Parts", "Publishable", "close_at_once", "is_in_use", "parts_of",
-    "unheard", "unmet", "watch",
+    "refusing", "unheard", "unmet", "watch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -935,6 +935,13 @@ def unmet(bus: AsyncEventBus) -> Sequence[str]:
     alone.
     """
     return tuple(bus._transport.unmet)
+
+
+def refusing(bus: AsyncEventBus) -> Mapping[str, str]:
+    """Why buses that `bus` knows to be there are not linked with it because of keys, by name. For
+    this package alone.
+    """
+    return bus._transport.refusing
 
 
 def is_in_use(bus: AsyncEventBus) -> bool:

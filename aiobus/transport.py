@@ -7,6 +7,7 @@ must not know of callbacks, handlers or tasks of the user.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from aiobus.catchup import CatchUp, PageSource
@@ -55,6 +56,11 @@ class Transport(PageSource, Protocol):
     @property
     def unmet(self) -> Collection[str]:
         """Names of buses that are known to be there, and have not answered."""
+        ...
+
+    @property
+    def refusing(self) -> Mapping[str, str]:
+        """Why buses that are known to be there are not linked because of keys, by name."""
         ...
 
     @property
@@ -133,6 +139,7 @@ class Local:
     """The transport of a bus that has no peers."""
 
     unmet: Collection[str] = ()
+    refusing: Mapping[str, str] = MappingProxyType({})
     unreached: Collection[str] = ()
     refused = 0
     has_keeper = False

@@ -9,10 +9,14 @@ from typing import Any
 
 import keys
 import pytest
+import zmq
+import zmq.asyncio
 from actors import tcp_url
+from desks import until
+from keys import Rogue
 
 from aiobus import AsyncEventBus, Event
-from aiobus.bus import unmet
+from aiobus.bus import refusing, unmet
 from aiobus.discovery import Member
 from aiobus.keyring import Keyring
 from aiobus.keyring.changes import revoke
@@ -79,3 +83,56 @@ async def test_nobody_waits_for_a_bus_that_is_revoked_and_still_there(tmp_path: 
                 assert await strategy.flush() == []
                 assert list(subscription.unconfirmed) == []
                 assert list(unmet(strategy)) == []
+
+
+async def test_nobody_waits_for_a_bus_that_has_refused_and_it_is_linked_once_it_does_not(
+    tmp_path: Path,
+) -> None:
+    """The list of its host is older, and lacks the newcomer."""
+    url, folder, loop = tcp_url(), tmp_path / "keys", asyncio.get_running_loop()
+    keys.make(folder, "feed", "risk")
+    shutil.copytree(folder, tmp_path / "old")
+    keys.make(folder, "late")
+    old = Keyring.load(tmp_path / "old")
+    async with (
+        AsyncEventBus(url, name="feed", keyring=old) as feed,
+        AsyncEventBus(url, name="risk", keyring=Keyring.load(folder)) as risk,
+    ):
+        await risk.wait_for_peer("feed")
+        began = loop.time()
+        async with AsyncEventBus(url, name="late", keyring=Keyring.load(folder)) as late:
+            subscription = await late.subscribe("T", lambda event: None)
+            await late.publish(Event("T", 1))
+            assert await late.flush() == ["feed"]
+            assert loop.time() - began < 2  # each of the three waits 5 s for one that is silent
+            assert [each.name for each in late.peers] == ["risk"]
+            assert set(subscription.unconfirmed) == {"feed"}
+            assert list(unmet(late)) == []
+            assert "does not let this bus in" in refusing(late)["feed"]
+            keys.replaced(tmp_path / "old" / "desk.members", (folder / "desk.members").read_text())
+            await late.wait_for_peer("feed", timeout=8)
+            await until(lambda: not subscription.unconfirmed)
+            assert await late.flush() == []
+            assert refusing(late) == {}
+        await feed.wait_for_peer("risk")
+
+
+async def test_nobody_waits_for_a_port_where_another_key_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a bus that was killed, whose port another bus has got."""
+    url, folder, loop = tcp_url(), tmp_path / "keys", asyncio.get_running_loop()
+    ring = keys.make(folder, "feed", "ghost", "strategy")
+    async with AsyncEventBus(url, name="feed", keyring=ring) as feed:
+        mesh: Any = feed._transport
+        with zmq.asyncio.Context() as context, context.socket(zmq.XPUB) as other:
+            public, secret = zmq.curve_keypair()
+            Rogue.listen(other, (public.decode(), secret.decode()))
+            port = other.bind_to_random_port("tcp://127.0.0.1")
+            mesh.discovery.remember(Member("ghost", f"tcp://127.0.0.1:{port}"))
+            began = loop.time()
+            async with AsyncEventBus(url, name="strategy", keyring=ring) as strategy:
+                assert loop.time() - began < 3
+                assert [each.name for each in strategy.peers] == ["feed"]
+                assert "does not have the key that the list here has" in refusing(strategy)["ghost"]
+    assert "strategy starts without ghost: their keys do not allow a link" in caplog.text

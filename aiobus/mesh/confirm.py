@@ -168,7 +168,7 @@ class Confirmations:
             return False
         if owed is None:
             until = min(end, self._links.awaits_until(peer))
-            await self._change(peer, lambda: peer.is_listening or peer.is_cut, until - elapsed())
+            await self._change(peer, lambda: self._has_said(peer), until - elapsed())
             owed = self._fanout.owed()  # with what it has subscribed to by now
         streams = [(name[:-1].decode(), seq) for name, seq in owed.items()]
         has_all = peer.is_listening
@@ -178,6 +178,11 @@ class Confirmations:
         if not has_all and peer.is_cut:
             await self._see_off([peer])
         return has_all or (peer not in self._links and not peer.has_lost_place)
+
+    @staticmethod
+    def _has_said(peer: Peer) -> bool:
+        """True once no hello is waited for: it is here, its link is cut, or there will be none."""
+        return peer.is_listening or peer.is_cut or peer.is_refusing
 
     async def _change(self, peer: Peer, is_enough: Callable[[], bool], timeout: float) -> None:
         """Wait until something is enough, `peer` has left, or `timeout` seconds are over."""

@@ -527,7 +527,7 @@ class Links:
         if peer.who is not None and peer.who != who:
             self._restart(peer, who)
         self._introduce(peer, who)
-        peer.other_version = 0  # else it could not have answered
+        peer.other_version, peer.refusal = 0, ""  # else it could not have answered
         peer.is_open = value.is_open
         self._strangers.pop(peer.endpoint, None)
         now = elapsed()
@@ -744,7 +744,8 @@ class Links:
     def is_meeting(self) -> bool:
         """True while a peer may still become linked soon, or prove to have the name of this bus."""
         awaited = any(
-            self.is_awaited(peer) and not (peer.is_observer or self.is_cut_off(peer))
+            self.is_awaited(peer)
+            and not (peer.is_observer or peer.is_refusing or self.is_cut_off(peer))
             for peer in self
         )
         return awaited or bool(self._namesakes)

@@ -103,6 +103,8 @@ class Peer:
         self.is_stale = False
         self.other_version = 0
         """The version of the protocol that it speaks, if that is not this bus's: it never links."""
+        self.refusal = ""
+        """Why there is no link to it because of keys (`refusals`), since it was found or linked."""
         self.queries = ""
         """What it subscribes to, as it has told last."""
         self.patterns: Patterns = NOTHING
@@ -245,6 +247,11 @@ class Peer:
         """True when it may still become linked soon."""
         return not (self.is_linked or self.is_gone or self.other_version)
 
+    @property
+    def is_refusing(self) -> bool:
+        """True if it is not linked because of keys. It is tried again, and no call waits."""
+        return self.is_awaited and bool(self.refusal)
+
     def may_want(self, type: str) -> bool:
         """True while it listens, if it may have subscribed to this type by name."""
         is_named = type in self.patterns.types or self.patterns.has_more
@@ -252,7 +259,8 @@ class Peer:
 
     def is_overdue(self, now: float) -> bool:
         """True if it should be linked by now and is silent instead, or cannot be linked."""
-        return bool(self.other_version) or (self.is_awaited and self.is_silent(now))
+        is_silent = self.is_awaited and self.is_silent(now)
+        return bool(self.other_version) or self.is_refusing or is_silent
 
     @property
     def is_there(self) -> bool:
@@ -275,6 +283,7 @@ class Peer:
         if not self.may_link:
             return False
         self.is_linked = True
+        self.refusal = ""
         return True
 
     def unlink(self) -> bool:

@@ -40,6 +40,9 @@ GLANCE = 0.25
 """Seconds that a start waits for observers, and that what was sent to them has to leave."""
 TICK = 1.0
 """Seconds between heartbeats, and between looks at what is silent or unanswered."""
+FINAL = frozenset({"refused", "key", "plain"})
+"""Why a link that was tried is not made, as is known at once: it is tried again, and no call waits.
+"""
 WATCH = 0.1
 """Seconds between two looks at the own place. A process that uses up its descriptors between them
 is aborted if another process connects before the next.
@@ -110,9 +113,23 @@ class MeshTransport:
         found = {
             peer.name
             for peer in links
-            if (links.is_awaited(peer) or peer.other_version) and not peer.is_observer
+            if (links.is_awaited(peer) or peer.other_version)
+            and not (peer.is_observer or peer.is_refusing)
         }
         return sorted(found)
+
+    @property
+    def refusing(self) -> Mapping[str, str]:
+        """Why buses that are known to be there are not linked because of keys, by name. Without
+        observers.
+        """
+        if self.session is None or self._confirmations is None:
+            return {}
+        return {
+            peer.name: words(Refusal(peer.endpoint, peer.refusal, peer.name))
+            for peer in sorted(self.session.links, key=lambda peer: peer.name)
+            if peer.is_refusing and not peer.is_observer
+        }
 
     @property
     def unreached(self) -> Collection[str]:
@@ -136,7 +153,8 @@ class MeshTransport:
     # Coming.
 
     async def start(self, publisher: Publisher, diagnostics: Diagnostics) -> None:
-        """Join. Wait until every bus that is there is linked, or 5 s; then log which are not.
+        """Join. Wait until every bus that is there is linked, or known not to be because of keys,
+        or 5 s; then log which are not.
 
         Raises NameInUse if another of this name has started, is the one of two that stays, or does
         not answer and may be frozen. Cancelling or failing leaves nothing open once `close` was
@@ -219,7 +237,11 @@ class MeshTransport:
                         ]
                         await self._probe(links.dropping(unheard))
         except TimeoutError:
-            awaited = [peer for peer in links if links.is_awaited(peer) and not peer.is_observer]
+            awaited = [
+                peer
+                for peer in links
+                if links.is_awaited(peer) and not (peer.is_observer or peer.is_refusing)
+            ]
             names = ", ".join(sorted(peer.name for peer in awaited))
             text = "%s starts without %s: no answer within %g s"
             log.warning(text, me.name, names, START_SECONDS)
@@ -229,8 +251,11 @@ class MeshTransport:
             if names := ", ".join(sorted(cut_off)):
                 text = "%s starts without %s: a connection to their host is not answered"
                 log.warning(text, me.name, names)
-            if names := ", ".join(sorted({peer.name for peer in links if peer.is_claimed})):
-                log.warning("%s starts without %s: it has not proven its name", me.name, names)
+        claimed = {peer.name for peer in links if peer.is_claimed and not peer.is_refusing}
+        if names := ", ".join(sorted(claimed)):
+            log.warning("%s starts without %s: it has not proven its name", me.name, names)
+        if names := ", ".join(self.refusing):
+            log.warning("%s starts without %s: their keys do not allow a link", me.name, names)
         self._check_open()
         # One that says nothing may be frozen, and any process may say hello for one that is not
         # there: an endpoint that refuses has no bus.
@@ -316,6 +341,10 @@ class MeshTransport:
 
     def _on_refused(self, address: str, cause: str, name: str, times: int) -> None:
         self._note_refused(Refusal(address, cause, name, times))
+        peer = None if self.session is None else self.session.links.at(address)
+        if self.session and peer and cause in FINAL and not peer.is_linked:
+            peer.refusal = cause
+            self.session.links.changed.wake()
         # Not to who knocks, which may be a thousand times a second: to whom this bus links, at the
         # pace at which it tries.
         if name and cause in TELLS and "://" in address:
