@@ -5,7 +5,7 @@ there.
 """
 
 from aiobus import clock
-from aiobus.bus import AsyncEventBus
+from aiobus.bus import AsyncEventBus, refusing, unmet
 from aiobus.cli.arguments import WrongArgument, checked_url
 from aiobus.discovery.directory import Directory
 from aiobus.discovery.roster import places_in
@@ -14,7 +14,9 @@ from aiobus.keyring import Keyring
 from aiobus.presence import Peer
 from aiobus.url import KEYRING, keyring_of_environment
 
-__all__ = ["joining", "keyring_for", "neighbours", "observing", "place_of"]
+__all__ = [
+    "joining", "keyring_for", "neighbours", "observing", "place_of", "shut_out", "waiting_for",
+]  # fmt: skip
 
 
 def observing(
@@ -99,6 +101,26 @@ def _member(keyring: Keyring, role: str, *, observer: bool) -> str:
 def neighbours(bus: AsyncEventBus) -> list[Peer]:
     """The buses that are linked with `bus`, by name, without observers."""
     return [each for each in bus.peers if not each.observer]
+
+
+def shut_out(bus: AsyncEventBus, url: str) -> str:
+    """That no bus of the desk lets this command in, in a sentence; "" if one does, or may. Why not,
+    each bus was said to do in the log, which is shown.
+    """
+    names = refusing(bus)
+    if not names or neighbours(bus) or unmet(bus):
+        return ""
+    who = f"{', '.join(names)} {'does' if len(names) == 1 else 'do'}"
+    return f"{who} not link with {bus.name}, as which this command joins {url}: see above"
+
+
+def waiting_for(bus: AsyncEventBus, url: str) -> str:
+    """What a command says that waits where nobody is linked with it; "" where somebody is."""
+    if neighbours(bus):
+        return ""
+    if reason := shut_out(bus, url):
+        return f"! {reason}. Waiting until one does"
+    return f"nobody is at {url} ({place_of(url)}) yet: waiting"
 
 
 def place_of(url: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from aiobus.bus import unmet
+from aiobus.bus import refusing, unmet
 from aiobus.cli import Story
 from aiobus.cli.arguments import BusName, Directory, checked_url
 from aiobus.cli.desk import keyring_for, neighbours, observing
@@ -25,6 +25,7 @@ from aiobus.cli.findings import (
     silences,
     skews,
     unanswered,
+    unlinked,
     unseen,
     versions,
 )
@@ -87,6 +88,7 @@ async def _desk(url: str, seconds: float, name: str | None, keyring: str | None)
             await asyncio.sleep(seconds)
             stats, others = bus.stats(), neighbours(bus)
             silent = unanswered(unmet(bus), with_keys=keyring_for(url, keyring) is not None)
+            silent += unlinked(refusing(bus))
     except (BusError, OSError) as error:
         return [*found, Finding("todo", url, f"cannot be joined: {error}")]
     for address in stats.unreached:

@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import combinations, product
@@ -29,7 +29,7 @@ from aiobus.presence import Peer
 
 __all__ = [
     "Clocks", "Finding", "differing", "directories", "doubles", "inhabited", "limits", "lists",
-    "members", "silences", "skews", "unanswered", "unseen", "versions",
+    "members", "silences", "skews", "unanswered", "unlinked", "unseen", "versions",
 ]  # fmt: skip
 
 DESCRIPTORS = 1_024
@@ -206,6 +206,15 @@ def unanswered(names: Iterable[str], *, with_keys: bool) -> list[Finding]:
     if with_keys:
         way += "; or it is revoked, or cannot read its keyring: see its log"
     return [Finding("todo", name, "listens, and does not answer", way) for name in names]
+
+
+def unlinked(reasons: Mapping[str, str]) -> list[Finding]:
+    """Buses that are not linked because of keys, and why."""
+    found = []
+    for name, reason in reasons.items():
+        text, _, way = reason.partition(": ")
+        found.append(Finding("todo", name, text, way))
+    return found
 
 
 def _process(name: str, path: str) -> Finding:

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from aiobus.bus import unmet
+from aiobus.bus import refusing, unmet
 from aiobus.cli import Story
 from aiobus.cli.arguments import BusName, Directory, Url, Zoned, zone_of
-from aiobus.cli.desk import neighbours, observing, place_of
+from aiobus.cli.desk import neighbours, observing, place_of, shut_out
 from aiobus.cli.findings import differing, inhabited
 from aiobus.cli.session import Ends, run
 from aiobus.cli.terminal import json_line
@@ -38,7 +38,8 @@ def peers(
     """Show who is at a desk: name, since when, for how long it has been silent, by how much its
     clock is ahead of that of this machine, and what it subscribes to. A bus sends a heartbeat each
     second; one that is silent for 3 s (!) is frozen, or blocks its event loop. One that does not
-    answer within 5 s is marked as well, and only its name is known. A clock is marked if it surely
+    answer within 5 s, or is not linked because of keys, is marked as well, and only its name is
+    known. A clock is marked if it surely
     is more than 0.1 s from this one.
     """
     zone = zone_of(tz)
@@ -47,15 +48,19 @@ def peers(
     async def body(ends: Ends) -> int:
         async with bus:
             found, frozen, unreached = neighbours(bus), unmet(bus), bus.stats().unreached
+            others, closed = refusing(bus), shut_out(bus, url)
         for address in unreached:
             ends.out.tell(f"! {address} does not answer: there may be others")
         for each in found:
             if each.member_list:
                 ends.out.tell(f"! {each.name} has {differing(each)}")
+        if closed:
+            ends.out.tell(f"! {closed}")
+            return 1
         if json:
-            ends.out.put(b"".join([*map(_json, found), *map(_json_unmet, frozen)]))
+            ends.out.put(b"".join([*map(_json, found), *map(_json_unmet, [*frozen, *others])]))
         elif found or frozen:
-            ends.out.put(f"{table(found, zone, frozen)}\n".encode())
+            ends.out.put(f"{table(found, zone, frozen, others)}\n".encode())
         if found or frozen:
             return 0
         ends.out.tell(f"nobody is at {url} ({place_of(url)}){_elsewhere(url)}")
@@ -75,9 +80,11 @@ def _elsewhere(url: str) -> str:
     return f"; somebody is at {', '.join(shown)}{more}"
 
 
-def table(found: list[Peer], zone: Zone, frozen: Collection[str] = ()) -> str:
-    """Lines with columns. `frozen`: names of buses that do not answer. What could move the cursor
-    of a terminal is escaped.
+def table(
+    found: list[Peer], zone: Zone, frozen: Collection[str] = (), others: Collection[str] = ()
+) -> str:
+    """Lines with columns. `frozen`: names of buses that do not answer; `others`: of those that are
+    not linked because of keys. What could move the cursor of a terminal is escaped.
     """
     rows = [("NAME", "SINCE", "SILENT", "CLOCK", "SUBSCRIBES TO")]
     for each in found:
@@ -88,6 +95,7 @@ def table(found: list[Peer], zone: Zone, frozen: Collection[str] = ()) -> str:
         clock += " !" if each.is_skewed else ""
         rows.append((each.name, since, silent, clock, subscribed or "-"))
     rows += [(name, "?", "no answer !", "?", "?") for name in frozen]
+    rows += [(name, "?", "not linked !", "?", "?") for name in others]
     rows[1:] = sorted(rows[1:])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
@@ -115,7 +123,7 @@ STORY = Story(
     },
     codes={
         0: "somebody is there, perhaps one that does not answer (!)",
-        1: "the desk cannot be joined",
+        1: "the desk cannot be joined, or no bus there lets this command in",
         3: "nobody is there",
     },
 )

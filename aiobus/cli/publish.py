@@ -12,7 +12,7 @@ import typer
 
 from aiobus.cli import Story
 from aiobus.cli.arguments import BusName, Directory, Url, WrongArgument
-from aiobus.cli.desk import joining, neighbours
+from aiobus.cli.desk import joining, neighbours, shut_out
 from aiobus.cli.session import Ends, run
 from aiobus.cli.terminal import event_json
 from aiobus.event import Event
@@ -59,6 +59,9 @@ def publish(
         ends.needs_reader = False  # what counts is who has the event
         async with bus:
             found = await _until_wanted(bus, event, wait)
+            if closed := shut_out(bus, url):
+                ends.out.tell(f"! not published: {closed}")
+                return 1
             await bus.publish(event)
             missing = await bus.flush(timeout)
         has = [name for name in found if name not in missing]
@@ -130,7 +133,8 @@ STORY = Story(
     },
     codes={
         0: "each subscriber has it",
-        1: "it was not published: the desk cannot be joined, or the event cannot travel",
+        1: "it was not published: the desk cannot be joined, no bus there lets this command in, or"
+        " the event cannot travel",
         3: "it was published, and nobody subscribes to it",
         4: "it was published, and a bus has not confirmed it in time: it is named",
     },

@@ -27,7 +27,7 @@ from aiobus.cli.arguments import (
     since,
     zone_of,
 )
-from aiobus.cli.desk import neighbours, observing, place_of
+from aiobus.cli.desk import observing, waiting_for
 from aiobus.cli.session import Ends, Output, run
 from aiobus.event import Event
 from aiobus.journal.retention import Keep
@@ -88,8 +88,8 @@ def record_desk(
             await bus.subscribe(GAP, lambda gap: gaps.append(_most(gap)), name="gaps")
             async with record(bus, file, **options) as recording:
                 ends.out.tell(f"recording {url} into {file}: Ctrl-C ends it")
-                if not neighbours(bus):
-                    ends.out.tell(f"nobody is at {url} ({place_of(url)}) yet: waiting")
+                if text := waiting_for(bus, url):
+                    ends.out.tell(text)
                 ends.is_orderly = True
                 await _until_asked(ends, bus, recording, file)
                 if recording.error is None:

@@ -22,7 +22,7 @@ from aiobus.cli.arguments import (
     since,
     zone_of,
 )
-from aiobus.cli.desk import neighbours, observing, place_of
+from aiobus.cli.desk import neighbours, observing, waiting_for
 from aiobus.cli.expression import Expression
 from aiobus.cli.session import Ends, Output, run
 from aiobus.cli.terminal import event_json, event_line, is_colored
@@ -101,7 +101,7 @@ def tail(
     """Show the events of a desk as they come, a line each: time, type, key, id, data, and the id of
     the cause. It is an observer: no bot waits for it. If events were lost on the way, that is a
     line `aiobus.gap` in their place, a sentence on stderr, and the exit code 3. If nobody is there,
-    it says so and waits.
+    it says so and waits, also if no bus lets it in.
     """
     wanted = Wanted(patterns or [])
     asked = _expression(where)
@@ -120,8 +120,8 @@ def tail(
         try:
             async with bus, bus.stream((*wanted.types, *SYSTEM), **options) as events:
                 there = {each.name for each in neighbours(bus)}
-                if not there:
-                    out.tell(f"nobody is at {url} ({place_of(url)}) yet: waiting")
+                if text := waiting_for(bus, url):
+                    out.tell(text)
                 elif not quiet:
                     out.tell(f"- {', '.join(sorted(there))}: there already")
                 lines: list[bytes] = []
