@@ -316,6 +316,21 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_does_not_stop_the_process(
         opened(path, "feed")
 
 
+@pytest.mark.parametrize("name", ["desk.seal", "desk.members"])
+def test_a_directory_in_place_of_a_file_is_a_problem_and_costs_no_descriptor(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "keys"
+    ring = keys.make(path, "feed")
+    (path / name).unlink()
+    (path / name).mkdir(0o700)
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        assert not ring.reload()
+    assert f"{path / name} is no file" in ring.problem
+    assert len(os.listdir("/dev/fd")) == before
+
+
 @pytest.mark.parametrize("mode", [0o660, 0o646])
 def test_a_list_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "keys"

@@ -110,12 +110,11 @@ class Folder:
         """What is in a file that others may read and may not write; None if it is not there. Raises
         KeyringError.
         """
-        found = self._open(name, FLAGS)
-        if found is None:
+        file = self._open(name, FLAGS)
+        if file is None:
             return None
-        with os.fdopen(found, "rb") as file:
+        with file:
             status = os.fstat(file.fileno())
-            _check_kind(self.file(name), status)
             _check_written(self.file(name), status, "who writes it lets anybody in")
             return self._bytes(file, name, MOST_BYTES)
 
@@ -123,12 +122,11 @@ class Folder:
         """What is in a file that none but its owner may read; None if it is not there. Raises
         KeyringError.
         """
-        found = self._open(name, FLAGS | os.O_NOFOLLOW)
-        if found is None:
+        file = self._open(name, FLAGS | os.O_NOFOLLOW)
+        if file is None:
             return None
-        with os.fdopen(found, "rb") as file:
+        with file:
             status, path = os.fstat(file.fileno()), self.file(name)
-            _check_kind(path, status)
             if status.st_uid != os.geteuid():
                 raise KeyringError(
                     f"{path} is owned by user {status.st_uid}, and this process is user"
@@ -143,10 +141,10 @@ class Folder:
                 )
             return Hidden(self._bytes(file, name, MOST_SECRET))
 
-    def _open(self, name: str, flags: int) -> int | None:
+    def _open(self, name: str, flags: int) -> BinaryIO | None:
         path = self.file(name)
         try:
-            return os.open(name, flags, dir_fd=self._descriptor)
+            descriptor = os.open(name, flags, dir_fd=self._descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -158,6 +156,13 @@ class Folder:
             if isinstance(error, PermissionError):
                 hint = f". This process is user {os.geteuid()}: run it as the owner of the file"
             raise KeyringError(f"{path} cannot be read: {error.strerror}{hint}") from None
+        try:
+            # Before there is a file object: none is made of a directory, which would stay open.
+            _check_kind(path, os.fstat(descriptor))
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def _bytes(self, file: BinaryIO, name: str, most: int) -> bytes:
         try:
