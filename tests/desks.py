@@ -117,7 +117,7 @@ async def publish(bus: AsyncEventBus, count: int, type: str = EventType.TRADE) -
     return [await bus.publish(Event(type, number, key=f"k{number % 3}")) for number in range(count)]
 
 
-async def until(is_so: Callable[[], bool]) -> None:
+async def until(is_so: Callable[[], object]) -> None:
     """Wait for what no event tells."""
     while not is_so():  # noqa: ASYNC110
         await asyncio.sleep(0.005)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from actors import tcp_url
+from crowd import Bot, Crowd, free_address
 
 from aiobus.discovery import Discovery, Member, guest, meeting, rendezvous
 from aiobus.discovery.rendezvous import Rendezvous
@@ -40,79 +40,9 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def free_address() -> str:
-    return tcp_url().removeprefix("tcp://")
-
-
-class Bot:
-    """A member, the socket it listens at, and whom it knows."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self.name = name
-        self.discovery = Rendezvous(url)
-        self.listener = socket.socket()
-        self.port = 0
-        """Where to listen; 0 is any free one."""
-        self.asked_for = ""
-        self.joined: set[str] = set()
-        """Names, as `join` returned them."""
-        self.found: list[Member] = []
-        self.news = asyncio.Event()
-
-    def bind(self, endpoint: str) -> str:
-        self.asked_for = endpoint
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(("127.0.0.1", self.port))
-        self.listener.listen()
-        return self.endpoint
-
-    @property
-    def endpoint(self) -> str:
-        return f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def take(self, member: Member) -> None:
-        self.found.append(member)
-        self.news.set()
-
-    async def join(self) -> "Bot":
-        members = await self.discovery.join(self.name, self.bind, self.take)
-        self.joined = {member.name for member in members}
-        return self
-
-    async def knows(self, *names: str) -> bool:
-        """Wait until it knows all of `names`."""
-        while not self.joined | {member.name for member in self.found} >= {*names}:
-            self.news.clear()
-            await self.news.wait()
-        return True
-
-    async def leave(self) -> None:
-        await self.discovery.leave()
-        self.listener.close()
-
-
-class Crowd:
-    """Makes bots, and lets all of them leave at the end."""
-
-    def __init__(self) -> None:
-        self.bots: list[Bot] = []
-
-    def bot(self, url: str, name: str) -> Bot:
-        self.bots.append(bot := Bot(url, name))
-        return bot
-
-    async def join(self, url: str, *names: str) -> list[Bot]:
-        """All at once."""
-        return await asyncio.gather(*(self.bot(url, name).join() for name in names))
-
-    async def leave(self) -> None:
-        for bot in self.bots:
-            await bot.leave()
-
-
 @pytest.fixture
-async def crowd(no_task_is_left: None) -> AsyncIterator[Crowd]:
-    crowd = Crowd()
+async def crowd(no_task_is_left: None) -> AsyncIterator[Crowd[Bot]]:
+    crowd = Crowd(Bot)
     yield crowd
     await crowd.leave()
 
@@ -148,19 +78,19 @@ def test_a_rendezvous_is_a_discovery() -> None:
     assert discovery.descriptors() == set()
 
 
-async def test_the_first_who_comes_serves_and_is_alone(crowd: Crowd, at: str) -> None:
-    [first] = await crowd.join(at, "first")
+async def test_the_first_who_comes_serves_and_is_alone(crowd: Crowd[Bot], at: str) -> None:
+    first = await crowd.join(at, "first")
     assert not first.joined
     assert first.discovery.held == {at}
     assert first.asked_for == f"tcp://{at.partition(':')[0]}:*"
 
 
 async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(
-    crowd: Crowd, at: str
+    crowd: Crowd[Bot], at: str
 ) -> None:
-    [a] = await crowd.join(at, "a")
-    [b] = await crowd.join(at, "b")
-    [c] = await crowd.join(at, "c")
+    a = await crowd.join(at, "a")
+    b = await crowd.join(at, "b")
+    c = await crowd.join(at, "c")
     assert (b.joined, c.joined) == ({"a"}, {"a", "b"})
     assert await a.knows("b", "c")
     assert await b.knows("a", "c")
@@ -168,30 +98,30 @@ async def test_who_comes_later_is_told_who_is_there_and_they_are_told_of_it(
     assert [bot.name for bot in (a, b, c) if bot.discovery.held] == ["a"]
 
 
-async def test_a_member_of_the_same_name_is_reported(crowd: Crowd, at: str) -> None:
-    [first, second] = await crowd.join(at, "twin", "twin")
+async def test_a_member_of_the_same_name_is_reported(crowd: Crowd[Bot], at: str) -> None:
+    [first, second] = await crowd.join_at_once(at, "twin", "twin")
     assert await first.knows("twin")
     assert await second.knows("twin")
-    [third] = await crowd.join(at, "third")
+    third = await crowd.join(at, "third")
     assert third.joined == {"twin"}
 
 
-async def test_who_has_left_is_not_met_by_who_comes_later(crowd: Crowd, at: str) -> None:
-    [a] = await crowd.join(at, "a")
-    [b] = await crowd.join(at, "b")
+async def test_who_has_left_is_not_met_by_who_comes_later(crowd: Crowd[Bot], at: str) -> None:
+    a = await crowd.join(at, "a")
+    b = await crowd.join(at, "b")
     await b.leave()
-    [c] = await crowd.join(at, "c")
+    c = await crowd.join(at, "c")
     assert c.joined == {"a"}
     assert await a.knows("c")
 
 
 async def test_who_is_on_the_roster_but_does_not_listen_any_more_is_left_out(
-    crowd: Crowd, at: str
+    crowd: Crowd[Bot], at: str
 ) -> None:
     await crowd.join(at, "a")
-    [b] = await crowd.join(at, "b")
+    b = await crowd.join(at, "b")
     b.listener.close()
-    [c] = await crowd.join(at, "c")
+    c = await crowd.join(at, "c")
     assert c.joined == {"a"}
 
 
@@ -205,17 +135,17 @@ async def roster_of(at: str) -> list[Member]:
 
 
 async def test_who_was_left_out_is_told_of_when_it_is_heard_of_again(
-    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(meeting, "ABSENT_SECONDS", 0.01)
     await crowd.join(at, "a")
-    [b] = await crowd.join(at, "b")
+    b = await crowd.join(at, "b")
     endpoint = b.endpoint
     await b.leave()
     with raw_connection(at) as raw:  # on the roster, though no process listens
         await asyncio.get_running_loop().sock_sendall(raw, hello_line(Member("b", endpoint)))
         assert await asyncio.get_running_loop().sock_recv(raw, 65536)
-        [c] = await crowd.join(at, "c")
+        c = await crowd.join(at, "c")
         assert c.joined == {"a"}
     while Member("b", endpoint) in await roster_of(at):
         pass
@@ -237,33 +167,33 @@ def raw_connection(at: str) -> Iterator[socket.socket]:
 
 
 async def test_a_killed_holder_is_replaced_and_a_newcomer_meets_all_survivors(
-    crowd: Crowd, at: str, logged: Logged, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], at: str, logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "aiobus")
     with process(at, "holder") as holder, logged(f"has taken over {at}") as taken_over:
         assert await joined(holder) == at
-        [a, b] = await crowd.join(at, "a", "b")
+        [a, b] = await crowd.join_at_once(at, "a", "b")
         assert await a.knows("holder", "b")
         assert await b.knows("holder", "a")
         holder.kill()
         await asyncio.to_thread(holder.wait)
         await taken_over.wait()
-        [newcomer] = await crowd.join(at, "newcomer")
+        newcomer = await crowd.join(at, "newcomer")
         assert newcomer.joined == {"a", "b"}
         assert [held for bot in crowd.bots for held in bot.discovery.held] == [at]
 
 
 @pytest.mark.one_loop
 async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_no_member(
-    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendezvous, "SUCCESSION_SECONDS", 0.05)
-    bots = await crowd.join(at, *(f"bot-{number}" for number in range(10)))
+    bots = await crowd.join_at_once(at, *(f"bot-{number}" for number in range(10)))
     for race in range(20):
         [holder] = [bot for bot in bots if bot.discovery.held]
         bots.remove(holder)
         leaving = asyncio.create_task(holder.leave())
-        [newcomer] = await crowd.join(at, f"newcomer-{race}")
+        newcomer = await crowd.join(at, f"newcomer-{race}")
         await leaving
         assert await newcomer.knows(*(bot.name for bot in bots))
         for bot in bots:
@@ -273,12 +203,12 @@ async def test_of_twenty_races_to_take_over_each_has_one_winner_and_loses_no_mem
 
 
 async def test_a_new_holder_vouches_for_those_it_knew(
-    crowd: Crowd, at: str, logged: Logged, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], at: str, logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who is slow to come back is told of all the same."""
     caplog.set_level(logging.INFO, "aiobus")
-    [holder] = await crowd.join(at, "holder")
-    [heir] = await crowd.join(at, "heir")
+    holder = await crowd.join(at, "holder")
+    heir = await crowd.join(at, "heir")
     with socket.create_server(("127.0.0.1", 0)) as listener, logged("has taken over") as taken_over:
         slow = Member("slow", f"tcp://127.0.0.1:{listener.getsockname()[1]}")
         with raw_connection(at) as raw:
@@ -286,29 +216,29 @@ async def test_a_new_holder_vouches_for_those_it_knew(
             assert await heir.knows("slow")
             await holder.leave()
         await taken_over.wait()
-        [newcomer] = await crowd.join(at, "newcomer")
+        newcomer = await crowd.join(at, "newcomer")
         assert newcomer.joined == {"heir", "slow"}
 
 
 # Several addresses, and addresses where something is wrong.
 
 
-async def test_rosters_of_several_addresses_are_united(crowd: Crowd) -> None:
+async def test_rosters_of_several_addresses_are_united(crowd: Crowd[Bot]) -> None:
     one, two = free_address(), free_address()
     await crowd.join(one, "a")
     await crowd.join(two, "b")
-    [both] = await crowd.join(f"{one},{two}", "both")
+    both = await crowd.join(f"{one},{two}", "both")
     assert both.joined == {"a", "b"}
-    [c] = await crowd.join(two, "c")
+    c = await crowd.join(two, "c")
     assert await both.knows("c")
     assert both.discovery.held == set()
     assert c.joined == {"b", "both"}
 
 
-async def test_of_several_addresses_a_free_one_is_served(crowd: Crowd) -> None:
+async def test_of_several_addresses_a_free_one_is_served(crowd: Crowd[Bot]) -> None:
     one, two = free_address(), free_address()
     await crowd.join(one, "a")
-    [both] = await crowd.join(f"{one},{two}", "both")
+    both = await crowd.join(f"{one},{two}", "both")
     assert both.discovery.held == {two}
 
 
@@ -340,20 +270,20 @@ GRID = [(addresses, members) for addresses in (1, 2, 3) for members in (1, 2, 3,
 
 @pytest.mark.parametrize(("addresses", "members"), GRID)
 async def test_a_member_holds_one_address_at_most_and_the_others_take_what_is_free(
-    crowd: Crowd, addresses: int, members: int, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], addresses: int, members: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after each of them in turn has gone and another one has come."""
     monkeypatch.setattr(rendezvous, "SUCCESSION_SECONDS", 0.05)
     monkeypatch.setattr(meeting, "ABSENT_SECONDS", 0.05)
     places = [free_address() for _ in range(addresses)]
     url = ",".join(places)
-    bots = await crowd.join(url, *(f"bot-{number}" for number in range(members)))
+    bots = await crowd.join_at_once(url, *(f"bot-{number}" for number in range(members)))
     await until(lambda: are_spread(bots, places))
     for number in range(members):
         assert all(bot.discovery.unreached == [] for bot in bots)
         await bots.pop(0).leave()
         await until(lambda: not bots or are_spread(bots, places))
-        bots.extend(await crowd.join(url, f"newcomer-{number}"))
+        bots.append(await crowd.join(url, f"newcomer-{number}"))
         assert bots[-1].joined == {bot.name for bot in bots[:-1]}
         await until(lambda: are_spread(bots, places))
 
@@ -361,18 +291,18 @@ async def test_a_member_holds_one_address_at_most_and_the_others_take_what_is_fr
 @pytest.mark.one_loop
 @pytest.mark.parametrize("comes_to_both", [True, False])
 async def test_a_newcomer_hears_of_a_frozen_holder_at_the_other_address(
-    crowd: Crowd, *, comes_to_both: bool
+    crowd: Crowd[Bot], *, comes_to_both: bool
 ) -> None:
     """Also of one that never said hello there, which may have frozen before it could."""
     one, two = free_address(), free_address()
     url = f"{one},{two}"
     with process(url if comes_to_both else one, "frozen") as frozen:
         assert await joined(frozen) == one
-        [b] = await crowd.join(url, "b")
+        b = await crowd.join(url, "b")
         assert (b.joined, b.discovery.held) == ({"frozen"}, {two})
         os.kill(frozen.pid, signal.SIGSTOP)
         await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)
-        [c] = await crowd.join(url, "c")
+        c = await crowd.join(url, "c")
         assert c.joined == {"frozen", "b"}
         assert c.discovery.unreached == [f"tcp://{one}"]
         frozen.kill()
@@ -382,7 +312,7 @@ async def test_a_newcomer_hears_of_a_frozen_holder_at_the_other_address(
 
 
 async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_another_is_frozen(
-    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No member is left that could tell which."""
     monkeypatch.setattr(meeting, "ABSENT_SECONDS", 0.05)
@@ -394,7 +324,7 @@ async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_anoth
             await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)
             holder.kill()
             await asyncio.to_thread(holder.wait)
-            [newcomer] = await crowd.join(at, "newcomer")
+            newcomer = await crowd.join(at, "newcomer")
             assert (newcomer.joined, newcomer.discovery.held) == (set(), {at})
             assert newcomer.discovery.unreached == [f"tcp://{at}"]
             assert "an unknown member that was connected there is" in caplog.text
@@ -405,7 +335,7 @@ async def test_one_that_takes_over_the_address_of_a_dead_holder_knows_that_anoth
 
 @pytest.mark.one_loop
 async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
-    crowd: Crowd, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = free_address(), free_address()
     await crowd.join(two, "b")
@@ -414,7 +344,7 @@ async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
         os.kill(frozen.pid, signal.SIGSTOP)
         await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)
         async with asyncio.timeout(10):  # a guard: it is to wait for 2 s
-            [bot] = await crowd.join(f"{one},{two}", "bot")
+            bot = await crowd.join(f"{one},{two}", "bot")
         assert bot.joined == {"b"}
         [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
         assert warning.getMessage().startswith(
@@ -428,28 +358,28 @@ async def test_a_frozen_holder_is_named_and_heard_of_once_it_goes_on(
 
 
 async def test_an_address_that_no_member_serves_is_named_and_served_once_it_is_free(
-    crowd: Crowd, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.1)
     with socket.socket() as squatter:  # it does not listen: no member can serve or connect
         squatter.bind(("127.0.0.1", 0))
         at = f"127.0.0.1:{squatter.getsockname()[1]}"
-        [a] = await crowd.join(at, "a")
+        a = await crowd.join(at, "a")
         assert a.discovery.held == set()
         assert f"a joins without {at}: no bus serves there" in caplog.text
         assert a.discovery.unreached == [f"tcp://{at}"]
-    [b] = await crowd.join(at, "b")
+    b = await crowd.join(at, "b")
     assert await a.knows("b")
     assert await b.knows("a")
     assert a.discovery.unreached == b.discovery.unreached == []
 
 
 async def test_a_holder_that_freezes_after_a_takeover_leaves_its_address_in_doubt_after_2_s(
-    crowd: Crowd, at: str, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.2)
     other = free_address()
-    [a] = await crowd.join(f"{at},{other}", "a")
+    a = await crowd.join(f"{at},{other}", "a")
     assert (a.discovery.held, a.discovery.unreached) == ({at}, [])
     host, _, port = other.partition(":")
     with socket.create_server((host, int(port))):  # it never accepts
@@ -506,10 +436,10 @@ WRONG = {
 
 @pytest.mark.parametrize("kind", [kind for kind in WRONG if "greeting" not in kind])
 async def test_a_holder_that_is_none_is_distrusted_and_asked_again(
-    crowd: Crowd, kind: str, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Impostor(WRONG[kind], WRONG[kind], roster_line([])) as at:
-        [bot] = await crowd.join(at, "bot")
+        bot = await crowd.join(at, "bot")
         assert (bot.joined, bot.discovery.refused) == (set(), 2)
         [warning] = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
         assert warning.getMessage().startswith(f"{at} sent a ")
@@ -519,7 +449,7 @@ async def test_a_holder_that_is_none_is_distrusted_and_asked_again(
 @pytest.mark.one_loop
 @pytest.mark.parametrize("kind", WRONG)
 async def test_a_join_where_something_else_answers_fails_and_names_the_address(
-    crowd: Crowd, kind: str, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when another address is fine, and whichever is named first."""
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 1.0)
@@ -532,7 +462,7 @@ async def test_a_join_where_something_else_answers_fails_and_names_the_address(
 
 
 async def test_a_join_where_each_connection_is_ended_unanswered_fails_and_names_the_address(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 1.0)
     async with Impostor(b"", hangs_up=True) as at:
@@ -541,25 +471,25 @@ async def test_a_join_where_each_connection_is_ended_unanswered_fails_and_names_
 
 
 async def test_a_join_whose_first_connection_ends_with_its_registry_does_not_fail(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A registry that dies ends it as another program may, but that does it again."""
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(meeting, "FIRST_PAUSE", 30.0)
     monkeypatch.setattr(meeting, "LAST_PAUSE", 30.0)
     async with Impostor(b"", hangs_up=True) as at:
-        [bot] = await crowd.join(at, "bot")
+        bot = await crowd.join(at, "bot")
         assert bot.discovery.unreached == [f"tcp://{at}"]
 
 
 async def test_an_address_that_cannot_be_reached_is_named_and_in_doubt(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The broadcast address is of this machine, and nothing can connect to it."""
     monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.255.255.255", 0)) as server:
         at = f"127.255.255.255:{server.getsockname()[1]}"
-        [bot] = await crowd.join(at, "bot")
+        bot = await crowd.join(at, "bot")
     assert bot.discovery.unreached == [f"tcp://{at}"]
     assert f"bot joins without {at}: it cannot be reached (" in caplog.text
 
@@ -607,7 +537,7 @@ async def test_a_join_where_this_process_may_not_listen_fails_and_names_the_addr
     )
 
 
-async def test_a_holder_that_hangs_up_at_once_is_asked_again(crowd: Crowd) -> None:
+async def test_a_holder_that_hangs_up_at_once_is_asked_again(crowd: Crowd[Bot]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as rude:
         rude.setblocking(False)
         host, port = rude.getsockname()
@@ -616,14 +546,14 @@ async def test_a_holder_that_hangs_up_at_once_is_asked_again(crowd: Crowd) -> No
             sock, _ = await asyncio.get_running_loop().sock_accept(rude)
             sock.close()
         rude.close()
-        [bot] = await joining
+        bot = await joining
         assert bot.discovery.held == {f"{host}:{port}"}
 
 
 async def test_garbage_at_a_served_address_is_counted_and_said_once_a_minute(
-    crowd: Crowd, at: str, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], at: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    [a, b] = await crowd.join(at, "a", "b")
+    [a, b] = await crowd.join_at_once(at, "a", "b")
     holder = a if a.discovery.held else b
     for _ in range(10):
         with raw_connection(at) as raw:
@@ -634,14 +564,14 @@ async def test_garbage_at_a_served_address_is_counted_and_said_once_a_minute(
     said = [entry.message for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert said == [f"{at}: refused a connection: 127.0.0.1 sent a line that is not JSON"]
     assert "GET" not in caplog.text
-    [c] = await crowd.join(at, "c")
+    c = await crowd.join(at, "c")
     assert c.joined == {"a", "b"}
 
 
 async def test_a_callback_that_fails_is_logged_and_the_others_are_still_told_of(
-    crowd: Crowd, at: str, caplog: pytest.LogCaptureFixture
+    crowd: Crowd[Bot], at: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    [a] = await crowd.join(at, "a")
+    a = await crowd.join(at, "a")
 
     def fails(member: Member) -> None:
         Bot.take(a, member)
@@ -649,14 +579,14 @@ async def test_a_callback_that_fails_is_logged_and_the_others_are_still_told_of(
             raise ZeroDivisionError("mine")
 
     a.discovery._on_discovered = fails
-    await crowd.join(at, "b", "c", "d")
+    await crowd.join_at_once(at, "b", "c", "d")
     assert await a.knows("b", "c", "d")
     assert "was found, but could not be linked" in caplog.text
     assert "ZeroDivisionError: mine" in caplog.text
 
 
 async def test_an_error_of_our_own_is_logged_and_the_address_attended_to_again(
-    crowd: Crowd, at: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd[Bot], at: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(line: bytes, **_: object) -> list[Member]:
         monkeypatch.undo()
@@ -664,7 +594,7 @@ async def test_an_error_of_our_own_is_logged_and_the_address_attended_to_again(
 
     await crowd.join(at, "a")
     monkeypatch.setattr(guest, "parse_roster", fails)
-    [b] = await crowd.join(at, "b")
+    b = await crowd.join(at, "b")
     assert b.joined == {"a"}
     assert f"b at {at} failed and tries again" in caplog.messages
     assert "ZeroDivisionError: ours" in caplog.text
@@ -702,9 +632,9 @@ async def test_a_cancelled_leave_leaves_nothing_open(at: str) -> None:
 
 @pytest.mark.parametrize("is_first", [True, False])
 async def test_a_join_cancelled_at_any_step_leaves_nothing_open(at: str, is_first: bool) -> None:
-    crowd = Crowd()
+    crowd = Crowd(Bot)
     if not is_first:
-        await crowd.join(at, "a", "b")
+        await crowd.join_at_once(at, "a", "b")
         assert await crowd.bots[0].knows("b")
         assert await crowd.bots[1].knows("a")
     before, turns, was_cancelled = descriptors(), 0, True
@@ -785,10 +715,10 @@ async def test_the_listening_endpoint_is_asked_for_where_the_first_address_is() 
 
 
 async def test_addresses_of_the_rendezvous_and_of_members_are_its_own(
-    crowd: Crowd, at: str
+    crowd: Crowd[Bot], at: str
 ) -> None:
-    [a] = await crowd.join(at, "a")
-    [b] = await crowd.join(at, "b")
+    a = await crowd.join(at, "a")
+    b = await crowd.join(at, "b")
     for endpoint in (f"tcp://{at}", a.endpoint, b.endpoint):
         host, _, port = endpoint.removeprefix("tcp://").partition(":")
         assert b.discovery.owns_address((host, int(port)))
