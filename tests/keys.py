@@ -91,9 +91,13 @@ class KeyedDesk:
         return keyed_bus(self.path, self.url, name, **options)
 
 
+def who_of(bus: AsyncEventBus) -> PeerId:
+    who: PeerId = bus._transport.session.me  # type: ignore[attr-defined]
+    return who
+
+
 def endpoint_of(bus: AsyncEventBus) -> str:
-    endpoint: str = bus._transport.session.me.endpoint  # type: ignore[attr-defined]
-    return endpoint
+    return who_of(bus).endpoint
 
 
 EVENT = struct.Struct("=HI")

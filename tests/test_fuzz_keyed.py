@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import zmq
 import zmq.asyncio
-from keys import KeyedDesk, Rogue, endpoint_of
+from keys import KeyedDesk, Rogue, endpoint_of, who_of
 
 from aiobus import AsyncEventBus, Event
 from aiobus.keyring.members import Rules
@@ -165,11 +165,6 @@ async def open_pair(folder: Path) -> AsyncIterator[tuple[KeyedDesk, Pair]]:
         pair = Pair(feed, strategy)
         await pair.begin()
         yield desk, pair
-
-
-def who_of(bus: AsyncEventBus) -> PeerId:
-    who: PeerId = bus._transport.session.me  # type: ignore[attr-defined]
-    return who
 
 
 class Attack:

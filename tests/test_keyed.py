@@ -17,7 +17,7 @@ import pytest
 import zmq
 from actors import tcp_url
 from desks import until
-from keys import KeyedDesk, Knocker, Rogue, endpoint_of, make, replaced
+from keys import KeyedDesk, Knocker, Rogue, endpoint_of, make, replaced, who_of
 
 from aiobus import AsyncEventBus, Event
 from aiobus.discovery import Member
@@ -77,14 +77,28 @@ async def rogue_at(desk: KeyedDesk, bus: AsyncEventBus) -> AsyncIterator[Rogue]:
         rogue.close()
 
 
+@asynccontextmanager
+async def trio(desk: KeyedDesk) -> AsyncIterator[tuple[AsyncEventBus, AsyncEventBus, Rogue]]:
+    """Two buses, and a rogue that is linked with the first of them."""
+    async with (
+        desk.bus("feed") as feed,
+        desk.bus("strategy") as strategy,
+        rogue_at(desk, feed) as rogue,
+    ):
+        yield feed, strategy, rogue
+
+
 async def hears(bus: AsyncEventBus, knocker: Knocker, asks: bytes = b"\1TRADE\0") -> None:
-    """Return once it hears events."""
-    type = asks[1:-1].decode()
+    """Return once it hears events, and has read all that were published so far."""
+    type, count = asks[1:-1].decode(), 0
     await knocker.socket.send(asks)
     while not await knocker.socket.poll(20):
-        await bus.publish(Event(type, 0))
-    assert b'"feed"' in await knocker.socket.recv()
-    await knocker.heard(QUIET)
+        count += 1
+        await bus.publish(Event(type, count))
+    message = b""
+    while not message.endswith(b",%d]]" % count):
+        message = await knocker.socket.recv()
+        assert b'"feed"' in message
 
 
 async def publishes(bus: AsyncEventBus, *knockers: Knocker) -> list[list[bytes]]:
@@ -270,11 +284,6 @@ async def test_while_the_list_cannot_be_read_a_member_is_put_off_and_is_linked_a
 # Names: up to a bus, and down.
 
 
-def who_of(bus: AsyncEventBus) -> PeerId:
-    who: PeerId = bus._transport.session.me  # type: ignore[attr-defined]
-    return who
-
-
 QUESTIONS: dict[str, Callable[[PeerId, PeerId], bytes]] = {
     "?": lambda me, other: up(Ask("*", 7, other)),
     "!": lambda me, other: up(PageAsk(me.name, 7, other, me.epoch, "TRADE", 0, 10, None, 0)),
@@ -286,11 +295,7 @@ QUESTIONS: dict[str, Callable[[PeerId, PeerId], bytes]] = {
 async def test_a_question_in_the_name_of_another_is_refused_counted_and_said(
     desk: KeyedDesk, sign: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with (
-        desk.bus("feed") as feed,
-        desk.bus("strategy") as strategy,
-        rogue_at(desk, feed) as rogue,
-    ):
+    async with trio(desk) as (feed, strategy, rogue):
         before = feed.stats().refused
         await rogue.question(QUESTIONS[sign](who_of(feed), rogue.who))
         await rogue.ask(2)
@@ -322,12 +327,7 @@ async def test_a_member_that_says_it_listens_where_another_does_cuts_nobody_off(
     desk: KeyedDesk, by: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In its own name, which it has proven: the place is what is not its own."""
-    async with (
-        desk.bus("feed") as feed,
-        desk.bus("strategy") as strategy,
-        feed.stream("SIGNAL") as signals,
-        rogue_at(desk, feed) as rogue,
-    ):
+    async with trio(desk) as (feed, strategy, rogue), feed.stream("SIGNAL") as signals:
         left: list[Event[Any]] = []
         await feed.subscribe("aiobus.peer_left", left.append)
         before = feed.stats().refused
@@ -385,12 +385,7 @@ async def test_what_comes_down_in_the_name_of_another_is_refused_counted_and_sai
     desk: KeyedDesk, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """From a bus that the victim links to because it says hello. The other stays where it is."""
-    async with (
-        desk.bus("feed") as feed,
-        desk.bus("strategy") as strategy,
-        feed.stream("TRADE") as trades,
-        rogue_at(desk, feed) as rogue,
-    ):
+    async with trio(desk) as (feed, strategy, rogue), feed.stream("TRADE") as trades:
         before = feed.stats().refused
         await rogue.down.send(DOWN[what](who_of(feed), who_of(strategy)))
         await rogue.publish(1)
@@ -1070,22 +1065,19 @@ def memory_of_process() -> int:
 async def test_a_handshake_ends_while_the_loop_is_blocked(desk: KeyedDesk) -> None:
     async with desk.bus("feed") as feed:
         keys = {"server": desk.keys("feed")[0], "keys": desk.keys("rogue")}
-        found: list[float] = []
+        is_in: list[bool] = []
 
         def knock() -> None:
             """In a thread, with a loop of its own."""
 
             async def run() -> None:
-                begin = time.monotonic()
                 knocker = Knocker(endpoint, **keys)
-                assert await knocker.outcome() == "let in"
-                found.append(time.monotonic() - begin)
+                is_in.append(await knocker.outcome() == "let in")
                 knocker.close()
 
             asyncio.run(run())
 
         endpoint, thread = endpoint_of(feed), threading.Thread(target=knock)
         thread.start()
-        thread.join(3)  # which blocks this loop
-        assert found
-        assert found[0] < 1
+        thread.join()  # which blocks this loop; perf/keyed.py has the milliseconds
+        assert is_in == [True]
