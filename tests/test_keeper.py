@@ -91,6 +91,15 @@ async def met(
         yield keeper, strategy, gateway
 
 
+@asynccontextmanager
+async def cut_off(network: MemoryNetwork, folder: Path) -> AsyncIterator[AsyncEventBus]:
+    """One who asks a keeper that has a position of a gateway, which is cut off from both."""
+    async with met(network, folder) as (keeper, strategy, gateway):
+        await published(gateway, keeper, position(1))
+        network.partition({"keeper", "strategy"}, {"gateway"}, cut=True)
+        yield strategy
+
+
 def position(size: float, key: str = "BTC", **fields: Any) -> Event:
     return Event(POSITION, {"size": size}, key=key, **fields)
 
@@ -414,9 +423,7 @@ async def test_what_may_be_old_after_a_gap_is_a_gap_to_who_asks_and_is_asked_for
 async def test_while_the_link_to_a_publisher_is_cut_the_keeper_waits_with_its_answer(
     network: MemoryNetwork, folder: Path
 ) -> None:
-    async with met(network, folder) as (keeper, strategy, gateway):
-        await published(gateway, keeper, position(1))
-        network.partition({"keeper", "strategy"}, {"gateway"}, cut=True)
+    async with cut_off(network, folder) as strategy:
         await asyncio.sleep(0.5)
         seen: list[Event] = []
         began = asyncio.get_running_loop().time()
@@ -431,9 +438,7 @@ async def test_while_the_link_to_a_publisher_is_cut_the_keeper_waits_with_its_an
 async def test_who_starts_while_the_keeper_waits_comes_behind_what_is_kept(
     network: MemoryNetwork, folder: Path
 ) -> None:
-    async with met(network, folder) as (keeper, strategy, gateway):
-        await published(gateway, keeper, position(1))
-        network.partition({"keeper", "strategy"}, {"gateway"}, cut=True)
+    async with cut_off(network, folder) as strategy:
         seen: list[Event] = []
         subscribing = asyncio.ensure_future(
             strategy.subscribe(POSITION, seen.append, since="last", timeout=8)
