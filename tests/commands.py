@@ -6,9 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
+
+from aiobus.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "aiobus")
@@ -83,3 +86,11 @@ async def ran(*arguments: str, given: bytes | None = None) -> tuple[int, str, st
     out, errors = await process.communicate(given)
     assert process.returncode is not None
     return process.returncode, out.decode(), errors.decode()
+
+
+def called(*arguments: object) -> tuple[int, str, str]:
+    """The same of a command that is called in this process, which is sooner done."""
+    out, errors = (TextIOWrapper(BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with redirect_stdout(out), redirect_stderr(errors):
+        code = main([str(each) for each in arguments])
+    return code, *(each.buffer.getvalue().decode() for each in (out, errors))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import typer
-from commands import COMMAND, ENVIRONMENT, ROOT
+from commands import COMMAND, ENVIRONMENT, ROOT, called
 
 import aiobus
 from aiobus.__main__ import main
@@ -196,9 +196,7 @@ def test_the_table_of_exit_codes_is_that_of_the_helps() -> None:
 def test_the_page_names_each_option() -> None:
     for story in STORIES:
         part = PAGE.partition(f"\n## {story.name}\n")[2].partition("\n## ")[0]
-        done = subprocess.run(
-            [*COMMAND, story.name, "--help"], env=ENVIRONMENT, capture_output=True, text=True
-        )
-        options = set(re.findall(r"^ +(?:-\w, )?(--[\w]+)", done.stdout, re.MULTILINE))
+        _, told, _ = called(story.name, "--help")
+        options = set(re.findall(r"^ +(?:-\w, )?(--[\w]+)", told, re.MULTILINE))
         for option in options - {"--help"}:
             assert option in part, (story.name, option)

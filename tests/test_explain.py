@@ -9,13 +9,14 @@ import random
 import re
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import COMMAND, ENVIRONMENT, called
 from journals import EPOCH, START, entry, make, writing
 
 from aiobus import Explanation, Journal, JournalCorrupt, JournalError, NotRecorded, explain
@@ -24,7 +25,6 @@ from aiobus.journal import format, lookup, retention
 from aiobus.journal.format import Entry
 from aiobus.journal.lookup import Lookup
 
-ROOT = Path(__file__).parent.parent
 DAMAGE_ROUNDS = int(os.environ.get("DAMAGE_ROUNDS", "50")) * 4
 FOUND = (3969, 461, 562)
 """A bit of the index of causes, because of which SQLite finds fewer effects without an error, and
@@ -731,21 +731,15 @@ def test_effects_whose_cause_is_kept_as_text_are_found(
 # In the shell.
 
 
-def shell(*arguments: object) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "aiobus", "explain", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+shell = partial(called, "explain")
 
 
 def test_the_shell_explains_an_event_by_its_id_and_by_its_time(path: Path) -> None:
     make(path, chain())
     text = f"{explain(path, FILL, tz='UTC')}\n"
-    assert shell(path, FILL, "--tz", "UTC") == (0, text, "")
+    words = [*COMMAND, "explain", str(path), FILL, "--tz", "UTC"]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
     assert shell(path, "--tz", "UTC", FILL) == (0, text, "")
     assert shell("--tz=UTC", path, "--at", "22:13", "--type", "FILL") == (0, text, "")
     assert shell(path, "--at", "22:13", "--type=FILL", "--key", "BTC*", "--tz=UTC") == (0, text, "")

@@ -4,21 +4,19 @@ import json
 import math
 import random
 import sqlite3
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import called
 from journals import EPOCH, START, entry, make
 
 from aiobus import Hops, JournalCorrupt, explain, explain_hops
 from aiobus.event import event_id
 from aiobus.journal.format import Entry
 from aiobus.replay import hops
-
-ROOT = Path(__file__).parent.parent
 
 
 def ident(source: str, seq: int) -> str:
@@ -171,15 +169,7 @@ def test_a_file_without_causes_has_no_hops(path: Path) -> None:
     ]
 
 
-def shell(*arguments: object) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "aiobus", "explain", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+shell = partial(called, "explain")
 
 
 def test_the_shell_prints_the_hops_with_or_without_an_event(tmp_path: Path) -> None:

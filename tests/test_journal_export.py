@@ -5,10 +5,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import called
 from journals import START, entries, entry, make, read
 
 from aiobus import Journal, JournalCorrupt, JournalError
@@ -117,15 +119,7 @@ def test_an_export_replaces_no_file(path: Path, tmp_path: Path) -> None:
 # The shell.
 
 
-def shell(*arguments: object) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "aiobus", "log", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+shell = partial(called, "log")
 
 
 def test_the_shell_prints_a_line_for_each_event(path: Path) -> None:

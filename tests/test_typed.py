@@ -122,6 +122,10 @@ async def by_page_of_since(bots: Bots, kind: Kind, type: str) -> list[Any]:
     return [*seen.data, *other.data]
 
 
+MANY = 100
+"""Events that an inbox of one and a frame behind it do not hold."""
+
+
 async def by_page_of_catching_up(bots: Bots, kind: Kind, type: str) -> list[Any]:
     seen, other = Seen(is_open=False), Seen(is_open=False)
 
@@ -131,11 +135,11 @@ async def by_page_of_catching_up(bots: Bots, kind: Kind, type: str) -> list[Any]
             await to.take(event)
 
         await bus.subscribe(type, handle, payload=kind.payload, maxsize=1)
-    for _ in range(600):
+    for _ in range(MANY):
         await bots.feed.publish(Event(type, kind.published))
     for one in (seen, other):
         one.gate.set()
-        await one.until(lambda one=one: len(one) == 600)  # type: ignore[misc]
+        await one.until(lambda one=one: len(one) == MANY)  # type: ignore[misc]
     assert [event for event in seen if event.data != kind.got] == []
     return [seen[-1].data, other[-1].data]
 

@@ -20,6 +20,16 @@ async def start():
 
 factory = uvloop.new_event_loop if sys.argv[2] == "uvloop" else asyncio.new_event_loop
 """
+pytestmark = pytest.mark.parametrize(
+    ("url", "loop"),
+    [
+        ("ipc", "asyncio"),
+        ("tcp", "uvloop"),
+        pytest.param("ipc", "uvloop", marks=pytest.mark.slow),
+        pytest.param("tcp", "asyncio", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
 runs_on_after_a_fork = pytest.mark.skipif(
     sys.version_info >= (3, 14),
     reason="from Python 3.14 on, asyncio runs no task in a forked child, with aiobus or without",

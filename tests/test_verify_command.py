@@ -3,9 +3,11 @@
 import asyncio
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from commands import called
 from replays import session, trades
 
 STRATEGY = """
@@ -24,7 +26,9 @@ async def other(bus: AsyncEventBus) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a command that is called puts its folder there
+    monkeypatch.delitem(sys.modules, "bots", raising=False)
     (tmp_path / "bots.py").write_text(STRATEGY)
     names: dict[str, object] = {}
     exec(STRATEGY, names)
@@ -61,7 +65,8 @@ def test_the_installed_command_imports_a_strategy_from_the_working_directory(fol
 def test_a_wrong_file_is_said_before_the_strategy_is_imported(
     folder: Path, command: str, file: str
 ) -> None:
-    code, told, complaint = installed(folder, command, file, "none:echo")
+    with chdir(folder):
+        code, told, complaint = called(command, file, "none:echo")
     assert code == (2 if command == "verify" else 1)
     assert f"{file} " in told + complaint
     assert "No module named" not in told + complaint
@@ -81,22 +86,24 @@ def test_the_code_is_0_if_it_agrees_1_if_it_diverges_and_2_if_nothing_is_said(
     code, told, complaint = ran(folder, "bots.db", "bots:echo")
     assert (code, complaint) == (0, ""), told
     assert told.startswith("bots.db: AGREES\n5 deliveries, 5 outputs agree")
-    code, told, complaint = ran(folder, "bots.db", "bots:other")
-    assert (code, complaint) == (1, "")
-    assert "differs in: data.number" in told
-    assert ran(folder, "bots.db", "bots:other", "--ignore", "data.number")[0] == 2
-    assert ran(folder, "none.db", "bots:echo")[:2] == (
-        2,
-        (
-            "none.db: INCONCLUSIVE, none.db does not exist: give the path of a journal\n"
-            "0 deliveries, 0 outputs agree\n"
-        ),
-    )
+    with chdir(folder):
+        code, told, complaint = called("verify", "bots.db", "bots:other")
+        assert (code, complaint) == (1, "")
+        assert "differs in: data.number" in told
+        assert called("verify", "bots.db", "bots:other", "--ignore", "data.number")[0] == 2
+        assert called("verify", "none.db", "bots:echo")[:2] == (
+            2,
+            (
+                "none.db: INCONCLUSIVE, none.db does not exist: give the path of a journal\n"
+                "0 deliveries, 0 outputs agree\n"
+            ),
+        )
 
 
 @pytest.mark.parametrize("name", ["bots", "none:echo", "bots:none"])
 def test_what_cannot_be_imported_is_said(folder: Path, name: str) -> None:
-    code, told, complaint = ran(folder, "bots.db", name)
+    with chdir(folder):
+        code, told, complaint = called("verify", "bots.db", name)
     assert (code, told) == (2, "")
     assert "Traceback" not in complaint
     assert len(complaint.splitlines()) == 1
