@@ -251,7 +251,7 @@ class MeshTransport:
             if names := ", ".join(sorted(cut_off)):
                 text = "%s starts without %s: a connection to their host is not answered"
                 log.warning(text, me.name, names)
-        claimed = {peer.name for peer in links if peer.is_claimed and not peer.is_refusing}
+        claimed = {peer.name for peer in links if peer.is_claimed and links.is_shut_out(peer)}
         if names := ", ".join(sorted(claimed)):
             log.warning("%s starts without %s: it has not proven its name", me.name, names)
         if names := ", ".join(self.refusing):
