@@ -10,10 +10,9 @@ from typing import Any, Self
 
 from actors import Actor, Nursery
 from faults.namespaces import Wire, move
+from keys import make
 
-from aiobus.keyring.changes import make_key
 from aiobus.keyring.files import DESK, LIST
-from aiobus.keyring.members import EVERYTHING
 
 __all__ = [
     "LOCAL", "PORT", "V4", "V6", "Bot", "Hosts", "copy_list", "copy_seal", "set_up", "url_of",
@@ -151,13 +150,11 @@ def set_up(folder: Path, first: tuple[str, ...], second: tuple[str, ...]) -> tup
     members, and the list goes back.
     """
     keys = folder / "host-a", folder / "host-b"
-    for name in first:
-        make_key(str(keys[0]), name, EVERYTHING)
+    make(keys[0], *first)
     keys[1].mkdir(mode=0o700)
     copy_list(*keys)
     copy_seal(*keys)
-    for name in second:
-        make_key(str(keys[1]), name, EVERYTHING)
+    make(keys[1], *second)
     copy_list(keys[1], keys[0])
     return keys
 

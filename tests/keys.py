@@ -12,7 +12,7 @@ from actors import tcp_url
 
 from aiobus import AsyncEventBus
 from aiobus.keyring import Keyring
-from aiobus.keyring.changes import make_key
+from aiobus.keyring.changes import add, make_key
 from aiobus.keyring.members import EVERYTHING, Member, Members, Rules
 from aiobus.wire import (
     Answer,
@@ -31,7 +31,10 @@ from aiobus.wire import (
 def make(path: Path, *names: str, **rules: Rules) -> Keyring:
     """A keyring with a secret of each name."""
     for name in names:
-        make_key(str(path), name, rules.get(name, EVERYTHING))
+        rule = rules.get(name, EVERYTHING)
+        made = make_key(str(path), name, rule)
+        if not made.is_listed:
+            add(str(path), Member(name, made.public, rule))
     return Keyring.load(path)
 
 

@@ -18,7 +18,7 @@ import pytest
 from actors import Actor, ActorError, Nursery
 from faults.namespaces import why_not
 from hosts import PORT, V4, V6, Bot, Hosts, copy_list, copy_seal, set_up, url_of
-from keys import key, replaced
+from keys import key, make, replaced
 
 from aiobus import Journal
 from aiobus.keyring import Keyring
@@ -326,7 +326,7 @@ async def test_a_key_that_one_host_lacks_is_said_on_both_screens_and_linked_once
 ) -> None:
     feed, strategy = await pair(hosts, tmp_path, URL)
     keys_a, keys_b = tmp_path / "host-a", tmp_path / "host-b"
-    make_key(str(keys_b), "new", EVERYTHING)
+    make(keys_b, "new")
     starting = asyncio.ensure_future(Bot.start(strategy.actor, URL, "new", keys_b))
     await feed.says("new at tcp://10.77.0.2:")
     line = await feed.says("a bus at 10.77.0.2 has a key that is not on the list of members here")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from actors import tcp_url
 from commands import ENVIRONMENT, ran, running
 
 import aiobus.__main__
-from aiobus import AsyncEventBus, Keyring
+from aiobus import AsyncEventBus, Keyring, KeyringError
 from aiobus.cli.keys import KEYGEN, MEMBERS
 from aiobus.keyring.changes import add, make_key, revoke
 from aiobus.keyring.members import EVERYTHING, Member, Rules
@@ -81,6 +82,7 @@ def test_the_first_key_begins_a_desk_without_the_extra(tmp_path: Path) -> None:
     assert mode(path / "feed.secret") == mode(path / "desk.seal") == 0o600
     assert mode(path / "desk.members") == 0o644
     assert sorted(each.name for each in path.iterdir()) == [
+        ".list-changed-here",
         "desk.members",
         "desk.seal",
         "feed.secret",
@@ -136,6 +138,94 @@ def test_a_second_key_is_added_to_the_list_with_its_rules(tmp_path: Path) -> Non
     rules = Rules(frozenset(), frozenset({"TRADE", "FILL"}))
     assert ring.members.by_name["screen"].rules == rules
     assert "--publish '' --subscribe FILL,TRADE\n" in done.stdout
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> tuple[Path, Path]:
+    """`feed-host` keeps the list. `strategy-host` has begun one, and has got a copy over it."""
+    first, second = tmp_path / "feed-host", tmp_path / "strategy-host"
+    for host, name in ((first, "feed"), (second, "strategy")):
+        host.mkdir()
+        keys.make(host / "keys", name)
+    public = Keyring.load(second / "keys").members.by_name["strategy"].key
+    assert called("members", "add", "strategy", public, at=first).returncode == 0
+    copied(first, second)
+    return first, second
+
+
+def copied(source: Path, target: Path) -> None:
+    for name in ("desk.members", "desk.seal"):
+        keys.replaced(target / "keys" / name, (source / "keys" / name).read_bytes())
+
+
+def test_a_key_that_is_made_beside_a_copy_of_the_list_changes_no_number_and_says_what_to_run(
+    hosts: tuple[Path, Path],
+) -> None:
+    """Whatever is made there, the true list is taken by a bus of that host that runs."""
+    first, second = hosts
+    ring = Keyring.load(second / "keys")
+    before = ring.members
+    lines = []
+    for name in ("risk", "broker", "screen"):
+        done = called("keygen", name, "--publish", "", at=second)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "keys/desk.members (number 2) is a copy, and stays as it is" in done.stdout
+        [line] = [each for each in done.stdout.splitlines() if "members add" in each]
+        assert line.endswith(" --publish ''")
+        lines.append(line.removeprefix("  python -m aiobus "))
+    assert not ring.reload()
+    assert ring.members is before
+    assert {"risk", "broker", "screen"} <= {*ring.names}
+    with pytest.raises(KeyringError, match="or add it on the host that keeps the list: `python"):
+        ring.secret_of("risk")
+    assert called(*shlex.split(lines[0]), at=first).returncode == 0
+    copied(first, second)
+    assert ring.reload()
+    assert (ring.members.number, ring.problem) == (3, "")
+    assert ring.secret_of("risk")
+
+
+def test_where_the_list_is_kept_a_key_is_on_it_at_once(hosts: tuple[Path, Path]) -> None:
+    first, _ = hosts
+    done = called("keygen", "screen", at=first)
+    assert "it is on the list here, which has the number 3 now" in done.stdout
+    assert Keyring.load(first / "keys").secret_of("screen")
+
+
+def test_a_name_on_a_copy_of_the_list_gets_no_second_key(hosts: tuple[Path, Path]) -> None:
+    _, second = hosts
+    done = called("keygen", "feed", at=second)
+    assert done.returncode == 1
+    assert "'feed' is on the list with another key" in done.stderr
+    assert not (second / "keys" / "feed.secret").exists()
+
+
+@pytest.mark.parametrize("words", [("revoke", "feed"), ("add", "late", "0" * 40)])
+def test_who_changes_a_copy_of_the_list_keeps_it_from_then_on_and_is_told(
+    hosts: tuple[Path, Path], words: tuple[str, ...]
+) -> None:
+    """As in an emergency, while the host that keeps it is down."""
+    first, second = hosts
+    done = called("members", *words, at=second)
+    assert done.returncode == 0
+    assert "from now on the list is kept here. Where it was kept" in done.stdout
+    assert "from now on" not in called("members", "revoke", "strategy", at=second).stdout
+    assert "it is on the list here" in called("keygen", "risk", at=second).stdout
+    copied(second, first)
+    assert "is a copy, and stays as it is" in called("keygen", "screen", at=first).stdout
+
+
+def test_a_list_that_was_changed_by_hand_is_kept_again_once_a_command_has_changed_it(
+    hosts: tuple[Path, Path],
+) -> None:
+    first, _ = hosts
+    file = first / "keys" / "desk.members"
+    keys.replaced(file, file.read_text().replace("number = 2", "number = 7"))
+    done = called("keygen", "screen", at=first)
+    assert "and the list was changed\nby hand, run that line here." in done.stdout
+    [line] = [each for each in done.stdout.splitlines() if "members add" in each]
+    assert called(*shlex.split(line.removeprefix("  python -m aiobus ")), at=first).returncode == 0
+    assert "which has the number 9 now" in called("keygen", "risk", at=first).stdout
 
 
 def test_a_secret_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
@@ -205,13 +295,13 @@ def test_many_at_once_lose_no_member(tmp_path: Path) -> None:
     ring = Keyring.load(tmp_path / "keys")
     assert {*ring.members.by_name} == {"feed", *names}
     assert ring.members.number == 7
-    assert not [*(tmp_path / "keys").glob(".*")]
+    assert not [*(tmp_path / "keys").glob(".*.new")]
 
 
 def test_a_key_never_begins_with_a_dash_which_a_command_would_take_for_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = [(b"-" + b"0" * 39, b"1" * 40), zmq.curve_keypair()]
+    pairs = [(b"-" + b"0" * 39, b"1" * 40), (b"0" * 40, b"1" * 40)]
     monkeypatch.setattr(zmq, "curve_keypair", lambda: pairs.pop(0))
     made = make_key(str(tmp_path / "keys"), "feed", EVERYTHING)
     assert pairs == []
@@ -424,7 +514,7 @@ def test_a_full_disk_leaves_the_list_as_it_was(
     assert aiobus.__main__.main(["members", "revoke", "screen", "--keyring", str(path)]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert (path / "desk.members").read_bytes() == before
-    assert not [*path.glob(".*")]
+    assert not [*path.glob(".*.new")]
 
 
 @pytest.mark.parametrize(

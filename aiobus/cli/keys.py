@@ -16,7 +16,7 @@ import orjson
 from aiobus.cli import WIDTH, Story
 from aiobus.errors import KeyringError
 from aiobus.keyring import quoted
-from aiobus.keyring.changes import add, listed, make_key, retire, revoke, rotate
+from aiobus.keyring.changes import add, is_kept, listed, make_key, retire, revoke, rotate
 from aiobus.keyring.files import DESK, LIST, SUFFIX
 from aiobus.keyring.members import Member, Members, Rules, bad_key_text, bad_rule
 from aiobus.query import bad_name
@@ -87,8 +87,8 @@ def _keygen_parser() -> _Parser:
         prog="aiobus keygen",
         description=(
             "Make the key of a bus, on the host where it runs. The secret stays there, in\n"
-            f"NAME{SUFFIX}. The public key goes on the list of members, which every host has. If\n"
-            "the directory has no list yet, a new desk is begun."
+            f"NAME{SUFFIX}. The public key goes on the list of members, which one host keeps and\n"
+            "every host has. A copy of the list stays as it is. Without a list a desk is begun."
         ),
         epilog=KEYGEN.epilog.replace("\b\n", ""),
     )
@@ -165,6 +165,15 @@ def _keygen(directory: str, given: argparse.Namespace) -> str:
             "If it is new: make keys on the other hosts by keygen, add each here by that line, and",
             f"copy {LIST} and {DESK} to them (scp -p: {DESK} is secret).",
         ]
+    elif not made.is_listed:
+        lines += [
+            f"{path} (number {made.members.number}) is a copy, and stays as it is",
+            "",
+            "Run on the host that keeps the list:",
+            f"  python -m aiobus members add {name} {quoted(made.public)}{more}",
+            f"and copy {LIST} from there to here. If that is this host, and the list was changed",
+            "by hand, run that line here.",
+        ]
     else:
         lines += [
             f"it is on the list here, which has the number {made.members.number} now",
@@ -186,7 +195,7 @@ def _options(rules: Rules) -> str:
 
 def _add(directory: str, given: argparse.Namespace) -> str:
     rules = Rules(given.publish, given.subscribe)
-    before = listed(directory)[0].by_name.get(given.name)
+    before, was_kept = listed(directory)[0].by_name.get(given.name), is_kept(directory)
     members, is_changed = add(directory, Member(given.name, given.key, rules))
     if not is_changed:
         return _text([f"{given.name} is on the list already (number {members.number})"])
@@ -194,14 +203,25 @@ def _add(directory: str, given: argparse.Namespace) -> str:
     if before is not None:
         told, now = _options(before.rules) or " none", _options(rules) or " none: it may do all"
         lines.append(f"its rules were{told}, and are{now}")
-    return _text([*lines, _copy(directory)])
+    return _text([*lines, _copy(directory), *_moved(was_kept)])
 
 
 def _copy(directory: str) -> str:
     return f"Copy {os.path.join(directory, LIST)} to every host: a bus reads it again by itself."
 
 
+def _moved(was_kept: bool) -> list[str]:
+    """What is said after a change of a list that no command here had changed before."""
+    if was_kept:
+        return []
+    return [
+        "It was a copy, or changed by hand: from now on the list is kept here. Where it was kept",
+        "before, copy it there before anything is changed, or one of the two is refused.",
+    ]
+
+
 def _revoke(directory: str, given: argparse.Namespace) -> str:
+    was_kept = is_kept(directory)
     members = revoke(directory, given.name)
     where = "" if directory == DIRECTORY else f" --keyring {shlex.quote(directory)}"
     return _text(
@@ -215,6 +235,7 @@ def _revoke(directory: str, given: argparse.Namespace) -> str:
             f"     python -m aiobus members retire{where}",
             f"   and copy {DESK} once more.",
             f"3. Remove {given.name}{SUFFIX} on its host.",
+            *_moved(was_kept),
         ]
     )
 
@@ -324,7 +345,7 @@ KEYGEN = Story(
         "aiobus keygen feed --keyring /etc/desk": "",
     },
     codes={
-        0: "the key is made, and on the list here",
+        0: "the key is made, and on the list if that is kept here; else the line to run is printed",
         1: "it is not: the secret is there already, or the keyring cannot be used as it is",
     },
 )

@@ -5,6 +5,7 @@ A keyring is a directory::
     desk.members      the list of members with their public keys and rules; may be copied
     desk.seal         the desk secrets, by which the lines of the rendezvous are sealed; secret
     NAME.secret       the secret key of the member NAME, made on this host and never copied
+    .list-changed-here    the digest of the list that a command here has written last
 
 Owns what a host knows of the keys, and when it reads the files again. Must not know what a key
 opens, nor how the files are made (`changes`).
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from aiobus.errors import KeyringError
-from aiobus.keyring.files import DESK, LIST, SUFFIX, Folder, Hidden
+from aiobus.keyring.files import DESK, KEPT, LIST, SUFFIX, Folder, Hidden
 from aiobus.keyring.members import Members, bad_key_text
 from aiobus.query import bad_name
 
-__all__ = ["MOST_SECRETS", "Keyring", "desk_secrets_in", "members_in", "public_of", "quoted"]
+__all__ = [
+    "MOST_SECRETS", "Keyring", "desk_secrets_in", "is_kept_in", "members_in", "public_of", "quoted",
+]  # fmt: skip
 
 MOST_SECRETS = 16
 """In `desk.seal`. Each is tried when a bus asks to be let in."""
@@ -164,12 +167,17 @@ class Keyring:
                 f" it in again, remove {os.path.join(self.path, name + SUFFIX)} and make it a new"
                 f" key: `python -m aiobus keygen {name} --keyring {self.path}`"
             )
-        way = f"python -m aiobus keygen {name} --keyring {self.path}"
+        where, way = "", f"keygen {name} --keyring {self.path}"
         if public:
-            way = f"python -m aiobus members add {name} {quoted(public)} --keyring {self.path}"
+            way = f"members add {name} {quoted(public)}"
+            with Folder(self.path) as folder:
+                if is_kept_in(folder, members):
+                    way += f" --keyring {self.path}"
+                else:
+                    where = " on the host that keeps the list"
         return (
             f"{name!r} is not in {list_path} (number {members.number}). {listed}. Give one of these"
-            f" as name=, or add it: `{way}`, and copy {LIST} to every host"
+            f" as name=, or add it{where}: `python -m aiobus {way}`, and copy {LIST} to every host"
         )
 
     def reload(self) -> bool:
@@ -217,7 +225,7 @@ class Keyring:
                     f"{path} has the number {members.number}, and this process has read"
                     f" {held.members.number}: it is an older copy, which could let a revoked member"
                     " in again, so it is not taken. Copy the newest list here. If it is this one"
-                    " (`keygen` on this host counts on, too), write `number ="
+                    " (the list was changed on this host, too), write `number ="
                     f" {held.members.number + 1}` in it on the host that keeps the list, and copy"
                     " it from there"
                 )
@@ -240,6 +248,17 @@ class Keyring:
                 f" {', '.join(sorted(back))}, whose key was revoked on that: two hosts have changed"
                 " the list. Revoke again on the host that keeps the list, and copy it from there"
             )
+
+
+def is_kept_in(folder: Folder, members: Members) -> bool:
+    """True if a command in this directory has written `members`, the list that is there. Otherwise
+    it is a copy of the list of another host, or was changed by hand.
+    """
+    try:
+        written = folder.read(KEPT)
+    except KeyringError:  # others can write it
+        return False
+    return written is not None and written.strip() == members.digest.encode()
 
 
 def _with_seal(held: _Held, folder: Folder) -> _Held:

@@ -2,6 +2,9 @@
 
 Owns what each change does to the files, and that two commands at once do not undo each other. Must
 not know what is told of it (`cli.keys`). Each change is on the disk as a whole, or not at all.
+
+The list is kept on one host, and copied. If a copy was changed as well, its number would rise
+apart, and the true list be refused here as an older copy. So a new key is put on no copy.
 """
 
 import os
@@ -10,11 +13,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aiobus.errors import KeyringError
-from aiobus.keyring import MOST_SECRETS, SEAL, desk_secrets_in, members_in, public_of, quoted
-from aiobus.keyring.files import DESK, LIST, SUFFIX, Folder, Hidden
+from aiobus.keyring import (
+    MOST_SECRETS,
+    SEAL,
+    desk_secrets_in,
+    is_kept_in,
+    members_in,
+    public_of,
+    quoted,
+)
+from aiobus.keyring.files import DESK, KEPT, LIST, SUFFIX, Folder, Hidden
 from aiobus.keyring.members import Member, Members, Rules
 
-__all__ = ["Made", "add", "listed", "make_key", "retire", "revoke", "rotate"]
+__all__ = ["Made", "add", "is_kept", "listed", "make_key", "retire", "revoke", "rotate"]
 
 READABLE = 0o644
 SECRET = 0o600
@@ -25,9 +36,19 @@ class Made(NamedTuple):
 
     public: str
     members: Members
-    """With the new member."""
+    """With the new member, if `is_listed`."""
     is_begun: bool
     """There was no list, so this is a new one."""
+    is_listed: bool
+    """The list is kept here. Else it is as it was, and the member to be added where it is kept."""
+
+
+def is_kept(path: str) -> bool:
+    """True if a command has changed the list in this directory last, so it is no copy of that of
+    another host. Raises KeyringError.
+    """
+    with Folder(path) as folder:
+        return is_kept_in(folder, _members(folder))
 
 
 def listed(path: str) -> tuple[Members, frozenset[str]]:
@@ -39,8 +60,8 @@ def listed(path: str) -> tuple[Members, frozenset[str]]:
 
 def make_key(path: str, name: str, rules: Rules) -> Made:
     """Make the key of the member `name` in a directory, which is made if it is not there, and put
-    it on the list there. Without a list a desk is begun, with its secret. Raises KeyringError, and
-    OSError if it cannot be written; a secret that is there stays as it is.
+    it on the list if that is kept there. Without a list a desk is begun, with its secret. Raises
+    KeyringError, and OSError if it cannot be written; a secret that is there stays as it is.
     """
     try:
         os.mkdir(path, 0o700)
@@ -57,13 +78,15 @@ def make_key(path: str, name: str, rules: Rules) -> Made:
             )
         is_begun = not folder.has(LIST)
         before = Members() if is_begun else _members(folder)
+        is_listed = is_begun or is_kept_in(folder, before)
         public, secret = _pair()
         after = _with(before, Member(name, public, rules))
         folder.create(name + SUFFIX, secret, SECRET)
         if is_begun and not folder.has(DESK):
             folder.create(DESK, _sealed([_fresh()]), SECRET)
-        _write(folder, after)
-        return Made(public, after, is_begun)
+        if is_listed:
+            _write(folder, after)
+        return Made(public, after if is_listed else before, is_begun, is_listed)
 
 
 def add(path: str, member: Member) -> tuple[Members, bool]:
@@ -169,6 +192,7 @@ def _with(before: Members, member: Member) -> Members:
 
 def _write(folder: Folder, members: Members) -> None:
     folder.replace(LIST, members.text.encode(), READABLE)
+    folder.replace(KEPT, f"{members.digest}\n".encode(), READABLE)
 
 
 def _sealed(each: list[Hidden]) -> Hidden:

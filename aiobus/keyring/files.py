@@ -20,11 +20,13 @@ from typing import BinaryIO, NoReturn, Self
 
 from aiobus.errors import KeyringError
 
-__all__ = ["DESK", "LIST", "SUFFIX", "Folder", "Hidden"]
+__all__ = ["DESK", "KEPT", "LIST", "SUFFIX", "Folder", "Hidden"]
 
 LIST = "desk.members"
 DESK = "desk.seal"
 SUFFIX = ".secret"
+KEPT = ".list-changed-here"
+"""Which list a command in this directory has written last. It is not copied with the list."""
 
 MOST_BYTES = 4 * 1024 * 1024
 """Of a list. 4,096 members with some rules have a fourth of it."""
