@@ -1,12 +1,14 @@
 """The transport that a URL names.
 
-Owns the schemes and the error for every other one, and which keyring a bus has that is given none.
+Owns the schemes and the error for every other one, and which URL and which keyring the environment
+has for who is given none.
 A transport is imported only if its scheme is used, so the libraries of the others need not be
 installed.
 """
 
 import os
 import re
+from collections.abc import Sequence
 
 from aiobus.discovery import Discovery
 from aiobus.errors import KeyringError
@@ -15,7 +17,12 @@ from aiobus.limits import Limits
 from aiobus.query import bad_name
 from aiobus.transport import Transport
 
-__all__ = ["KEYRING", "adapter", "check_no_address", "keyring_of_environment", "meant"]
+__all__ = [
+    "DESK", "KEYRING", "adapter", "check_no_address", "desk_in", "keyring_of_environment", "meant",
+]  # fmt: skip
+
+DESK = "AIOBUS_URL"
+"""The environment variable with the URL of the desk, for who is given none."""
 
 KEYRING = "AIOBUS_KEYRING"
 """The environment variable with the directory of the keyring of `tcp://` buses."""
@@ -92,6 +99,24 @@ def meant(url: object) -> str:
     if re.fullmatch(r"[\w.-]+:\d+", text):
         return f"tcp://{text}"
     return "" if bad_name(text) else f"ipc://{text}"
+
+
+def desk_in(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The URL of the desk, and the other words of a command line: the first word if it has `://`,
+    else the URL in AIOBUS_URL. Raises ValueError if there is none.
+    """
+    first, *rest = words or [""]
+    if "://" in first:
+        return first, rest
+    if url := os.environ.get(DESK):
+        return url, [*words]
+    is_name = not (first.isupper() or "." in first)  # else it is a type, or a file
+    found = meant(first) if is_name or ":" in first else ""
+    raise ValueError(
+        f"{f'{first!r} is no URL' if first else 'no URL is given'}: give that of the desk first,"
+        f" such as ipc://desk or tcp://127.0.0.1:7555, or set {DESK}"
+        + (f"; did you mean {found}?" if found else "")
+    )
 
 
 def keyring_of_environment() -> Keyring | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import typer
-from commands import COMMAND, ENVIRONMENT, ROOT, called
+from commands import COMMAND, ENVIRONMENT, ROOT, called, ran, running
 
 import aiobus
 from aiobus.__main__ import main
@@ -32,7 +32,17 @@ PAGE = (ROOT / "docs" / "command.md").read_text()
         (["tail", "ipc://desk", "--since", "5"], "since=5.0: for the last 5 s, time.time() - 5"),
         (["tail", "ipc://desk", "--tz", "Mars"], "is no time zone"),
         (["tail", "ipc://desk", "-n", "0"], "Invalid value for '--n' / '-n'"),
-        (["tail"], "Missing argument 'URL'"),
+        (["tail"], "no URL is given: give that of the desk first, such as ipc://desk"),
+        (
+            ["tail", "TRADE"],
+            "'TRADE' is no URL: give that of the desk first, such as ipc://desk or",
+        ),
+        (["peers"], "or set AIOBUS_URL"),
+        (["publish"], "or set AIOBUS_URL"),
+        (["publish", "HALT", "{}"], "'HALT' is no URL"),
+        (["publish", "ipc://desk", "HALT", "{}", "x"], "Got unexpected extra argument 'x'"),
+        (["record", "no.db"], "'no.db' is no URL"),
+        (["record", "ipc://desk"], "Missing argument 'FILE' behind the URL ipc://desk"),
         (["publish", "ipc://desk", "HALT", "{a: 1}"], "'{a: 1}' is no JSON: "),
         (["publish", "ipc://desk", "HALT", "NaN"], "is no JSON"),
         (["publish", "ipc://desk", "HALT", ""], "is no JSON"),
@@ -58,14 +68,74 @@ PAGE = (ROOT / "docs" / "command.md").read_text()
     ],
 )
 def test_a_wrong_argument_is_named_and_the_code_is_2(
-    capsysbinary: pytest.CaptureFixture[bytes], arguments: list[str], said: str
+    capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
 ) -> None:
+    monkeypatch.delenv("AIOBUS_URL", raising=False)
     assert main(arguments) == 2
     out, errors = capsysbinary.readouterr()
     assert out == b""
     assert said in errors.decode()
     assert "Traceback" not in errors.decode()
     assert not (ROOT / "no.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["publish", "HALT"], "Missing argument 'JSON' behind the URL ipc://desk"),
+        (["record"], "Missing argument 'FILE' behind the URL ipc://desk"),
+        (["peers", "desk"], "'desk': a URL such as ipc://desk"),
+        (["doctor", "desk"], "'desk': a URL such as ipc://desk"),
+        (["tail", "http://desk"], "'http://desk': a URL such as ipc://desk"),
+        (["tail", "TRA DE"], "'TRA DE'"),
+    ],
+)
+def test_with_the_url_of_the_environment_the_first_word_is_one_if_it_looks_like_it(
+    capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("AIOBUS_URL", "ipc://desk")
+    assert main(arguments) == 2
+    assert said in capsysbinary.readouterr().err.decode()
+
+
+@pytest.mark.parametrize("command", ["tail", "peers", "doctor"])
+def test_a_url_of_the_environment_that_is_none_is_told_with_the_variable(
+    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("AIOBUS_URL", "desk")
+    assert main([command]) == 2
+    errors = capsysbinary.readouterr().err.decode()
+    assert "did you mean ipc://desk? (AIOBUS_URL is 'desk')" in errors
+
+
+@pytest.mark.slow
+async def test_each_command_that_joins_a_desk_takes_that_of_the_environment(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is given goes before it."""
+    monkeypatch.setitem(ENVIRONMENT, "AIOBUS_URL", url)
+    async with aiobus.AsyncEventBus(url, name="risk") as bus:
+        await bus.subscribe("HALT", print)
+        code, out, errors = await ran("peers")
+        assert (code, "risk" in out) == (0, True), errors
+        code, out, errors = await ran("doctor", "--listen", "0")
+        assert "risk: sends heartbeats" in out
+        assert (await ran("publish", "HALT", "{}"))[0] == 0
+        async with running("record", f"{tmp_path}/desk.db") as recorder:
+            await recorder.says(f"recording {url} into {tmp_path}/desk.db")
+            async with running("tail", "TRADE", "-n", "1") as tail:
+                await tail.says("- risk: there already")
+                await bus.publish(aiobus.Event("TRADE", 1))
+                code, out, _ = await tail.ended()
+                assert (code, " TRADE " in out) == (0, True)
+    code, _, errors = await ran("peers", "ipc://nobody-is-here")
+    assert (code, "nobody is at ipc://nobody-is-here" in errors) == (3, True)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)

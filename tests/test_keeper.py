@@ -709,18 +709,19 @@ async def test_as_a_program_it_ends_in_order_with_sigterm_and_names_what_is_wron
 ) -> None:
     url, path = f"ipc://{folder}/d", folder / "state.db"
 
-    async def program() -> asyncio.subprocess.Process:
+    async def program(*url: str, **environment: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aiobus.keeper", url, str(path), "POSITION"),
+            *(sys.executable, "-m", "aiobus.keeper", *url, str(path), "POSITION"),
+            env={**os.environ, **environment},
             stderr=asyncio.subprocess.PIPE,
         )
 
     async with AsyncEventBus(url, name="gateway") as gateway:
-        running = await program()
+        running = await program(AIOBUS_URL=url)
         assert running.stderr is not None
         while b"keeps POSITION" not in (line := await running.stderr.readline()):
             assert line
-        second = await program()
+        second = await program(url)
         _, said = await second.communicate()
         assert second.returncode == 1
         assert b"in use" in said or b"already" in said
@@ -730,7 +731,7 @@ async def test_as_a_program_it_ends_in_order_with_sigterm_and_names_what_is_wron
         await running.communicate()
         assert running.returncode == 0
     assert [each.key for each in opened(path)] == ["BTC"]
-    interrupted = await program()
+    interrupted = await program(url)
     assert interrupted.stderr is not None
     while b"keeps POSITION" not in await interrupted.stderr.readline():
         pass
@@ -738,7 +739,7 @@ async def test_as_a_program_it_ends_in_order_with_sigterm_and_names_what_is_wron
     _, said = await interrupted.communicate()
     assert (interrupted.returncode, b"Traceback" in said) == (130, False)
     path.write_bytes(b"")
-    broken = await program()
+    broken = await program(url)
     _, said = await broken.communicate()
     assert broken.returncode == 1
     assert b"is damaged: it is empty" in said

@@ -33,6 +33,7 @@ from aiobus.limits import Limits
 from aiobus.lockout import check_shut
 from aiobus.replay.attach import Strategy, check_strategy, origin_of, run_strategy
 from aiobus.transport import Transport
+from aiobus.url import DESK
 
 __all__ = ["BusKeywords", "loop_factory", "run"]
 
@@ -171,7 +172,7 @@ def _bus(url: str | Transport | None, name: str | None, options: BusKeywords) ->
         text = f"url={url!r}, name={name!r}: these two are swapped, or url is missing: a call is"
         raise ValueError(f"{text} aiobus.run(bot, 'ipc://desk', 'strategy')")
     place = url
-    if place is None and not (place := os.environ.get("AIOBUS_URL")):
+    if place is None and not (place := os.environ.get(DESK)):
         raise ValueError(
             "url=None, and the environment variable AIOBUS_URL is not set: give a url, such as"
             " aiobus.run(bot, 'ipc://desk'), or set AIOBUS_URL=ipc://desk. 'inproc://' is for a bot"

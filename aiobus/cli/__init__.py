@@ -28,6 +28,8 @@ class Story:
     """Lines for a shell, and what each does; "" if it speaks for itself."""
     codes: Mapping[int, str]
     """What its exit codes mean."""
+    usage: str = ""
+    """Its arguments in the first line of its help; "" for those that typer knows."""
 
     @property
     def every_code(self) -> dict[int, str]:

@@ -6,9 +6,10 @@ Owns the exit codes of errors. Must not know what a command does.
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 import aiobus
@@ -83,8 +84,23 @@ def made() -> typer.Typer:
                 context_settings={"ignore_unknown_options": True, "help_option_names": []},
             )(_passing(story.run))
             continue
-        app.command(story.name, short_help=story.summary, epilog=story.epilog)(ending(story.run))
+        cls = _using(story.usage) if story.usage else None
+        app.command(story.name, cls=cls, short_help=story.summary, epilog=story.epilog)(
+            ending(story.run)
+        )
     return app
+
+
+def _using(usage: str) -> type[TyperCommand]:
+    """A command whose help begins with these arguments: of an optional one before others, typer
+    knows nothing.
+    """
+
+    class Command(TyperCommand):
+        def collect_usage_pieces(self, ctx: Any) -> list[str]:
+            return ["[OPTIONS]", usage]
+
+    return Command
 
 
 def _passing(run: Callable[..., int | None]) -> Callable[..., int]:

@@ -4,6 +4,7 @@ Owns how a text on the command line is read. Must not know what is done with it.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, NamedTuple
 
@@ -14,11 +15,12 @@ from aiobus.options import SubscriptionOptions
 from aiobus.query import SYSTEM, Query
 from aiobus.replay.moments import Zone
 from aiobus.system import EVERY
-from aiobus.url import meant
+from aiobus.url import DESK, desk_in, meant
 
 __all__ = [
-    "BusName", "Directory", "Keys", "Pattern", "Sources", "Types", "Url", "Wanted",
-    "WrongArgument", "Zoned", "checked_url", "moment", "place", "since", "zone_of",
+    "URL", "BusName", "Directory", "Keys", "Pattern", "Sources", "Types", "Url", "Wanted",
+    "WrongArgument", "Zoned", "checked_url", "desk", "desk_and", "moment", "place", "since",
+    "zone_of",
 ]  # fmt: skip
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h|d)")
@@ -29,12 +31,8 @@ class WrongArgument(ValueError):
     """What was given cannot be meant. The command ends with 2."""
 
 
-Url = Annotated[
-    str,
-    typer.Argument(
-        metavar="URL", help="The URL of the desk, such as ipc://desk.", show_default=False
-    ),
-]
+URL = "URL is that of the desk, such as ipc://desk; without it, that in AIOBUS_URL."
+Url = Annotated[str | None, typer.Argument(metavar="URL", help=URL, show_default=False)]
 Directory = Annotated[
     str | None,
     typer.Option(
@@ -116,6 +114,30 @@ def zone_of(name: str | None) -> Zone:
         return Zone.of(name)
     except ValueError as error:
         raise WrongArgument(str(error)) from None
+
+
+def desk(given: str | None) -> str:
+    """The URL of the desk: `given`, else that in AIOBUS_URL. Raises WrongArgument."""
+    return desk_and([])[0] if given is None else checked_url(given)
+
+
+def desk_and(words: Sequence[str], *needed: str, more: bool = False) -> tuple[str, list[str]]:
+    """The URL of the desk, and what follows it on the command line: as many words as are `needed`,
+    by these names, or `more`. Raises WrongArgument.
+    """
+    try:
+        url, rest = desk_in(words)
+    except ValueError as error:
+        raise WrongArgument(str(error)) from None
+    if len(rest) < len(needed):
+        raise WrongArgument(f"Missing argument {needed[len(rest)]!r} behind the URL {url}")
+    if len(rest) > len(needed) and not more:
+        raise WrongArgument(f"Got unexpected extra argument {rest[len(needed)]!r}")
+    try:
+        return checked_url(url), rest
+    except WrongArgument as error:
+        where = "" if url in words[:1] else f" ({DESK} is {url!r})"
+        raise WrongArgument(f"{error}{where}") from None
 
 
 def checked_url(url: str) -> str:

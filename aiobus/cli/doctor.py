@@ -4,6 +4,7 @@ Owns the order of the findings and their exit code. What is looked at, is in `fi
 """
 
 import asyncio
+import os
 import sys
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from aiobus.bus import refusing, unmet
 from aiobus.cli import Story
-from aiobus.cli.arguments import BusName, Directory, checked_url
+from aiobus.cli.arguments import URL, BusName, Directory, desk
 from aiobus.cli.desk import keyring_for, neighbours, observing
 from aiobus.cli.findings import (
     Clocks,
@@ -33,6 +34,7 @@ from aiobus.cli.session import Ends, run
 from aiobus.cli.terminal import is_colored
 from aiobus.errors import BusError
 from aiobus.event import Event
+from aiobus.url import DESK
 
 __all__ = ["STORY"]
 
@@ -40,12 +42,11 @@ _MARKS = {"ok": ("ok  ", "\x1b[32m"), "note": ("note", "\x1b[33m"), "todo": ("TO
 
 
 def doctor(
-    url: Annotated[
+    given: Annotated[
         str | None,
         typer.Argument(
-            metavar="[URL]",
-            help="A desk to look at as well, such as ipc://desk.",
-            envvar="AIOBUS_URL",
+            metavar="URL",
+            help=f"{URL} With neither, this machine alone.",
             show_default=False,
         ),
     ] = None,
@@ -60,8 +61,7 @@ def doctor(
     who is there, whether a bus is silent, has few descriptors left, or has another clock. Each
     TODO says what to do; a note need not be done.
     """
-    if url is not None:
-        checked_url(url)
+    url = desk(given) if given is not None or os.environ.get(DESK) else None
     before = [*versions(), *limits(), *directories()]
 
     async def body(ends: Ends) -> int:

@@ -11,7 +11,7 @@ import typer
 
 from aiobus.bus import refusing, unmet
 from aiobus.cli import Story
-from aiobus.cli.arguments import BusName, Directory, Url, Zoned, zone_of
+from aiobus.cli.arguments import BusName, Directory, Url, Zoned, desk, zone_of
 from aiobus.cli.desk import neighbours, observing, place_of, shut_out
 from aiobus.cli.findings import differing, inhabited
 from aiobus.cli.session import Ends, run
@@ -29,7 +29,7 @@ FIELDS = ("name", "since", "silent", "subscribed", "skew", "skew_error", "member
 
 
 def peers(
-    url: Url,
+    given: Url = None,
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each bus.")] = False,
     tz: Zoned = None,
     keyring: Directory = None,
@@ -42,7 +42,7 @@ def peers(
     known. A clock is marked if it surely
     is more than 0.1 s from this one.
     """
-    zone = zone_of(tz)
+    url, zone = desk(given), zone_of(tz)
     bus = observing(url, "peers", name, keyring)
 
     async def body(ends: Ends) -> int:

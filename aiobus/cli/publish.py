@@ -11,7 +11,7 @@ import orjson
 import typer
 
 from aiobus.cli import Story
-from aiobus.cli.arguments import BusName, Directory, Url, WrongArgument
+from aiobus.cli.arguments import URL, BusName, Directory, WrongArgument, desk_and
 from aiobus.cli.desk import joining, neighbours, shut_out
 from aiobus.cli.session import Ends, run
 from aiobus.cli.terminal import event_json
@@ -26,11 +26,14 @@ LOOK_SECONDS = 0.1
 
 
 def publish(
-    url: Url,
-    type: Annotated[str, typer.Argument(metavar="TYPE", help="Such as HALT.", show_default=False)],
-    data: Annotated[
-        str, typer.Argument(metavar="JSON", help="Its data; - reads stdin.", show_default=False)
-    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL] TYPE JSON",
+            help=f"{URL} TYPE is such as HALT, and JSON its data; - reads stdin.",
+            show_default=False,
+        ),
+    ] = None,
     key: Annotated[str, typer.Option(help="Such as BTCUSDT.", show_default=False)] = "",
     cause: Annotated[
         str, typer.Option(metavar="ID", help="The event that led to it.", show_default=False)
@@ -50,6 +53,7 @@ def publish(
     The bus that publishes it is gone when the command ends: who subscribes later does not get it,
     whatever since= says.
     """
+    url, (type, data) = desk_and(words or [], "TYPE", "JSON")
     event = _checked(type, data, key, cause)
     if name is not None and (reason := bad_name(name)):
         raise WrongArgument(f"--name: {reason}")
@@ -125,6 +129,7 @@ STORY = Story(
     name="publish",
     run=publish,
     summary="Publish one event, and wait until its subscribers have it.",
+    usage="[URL] TYPE JSON",
     examples={
         'aiobus publish ipc://desk HALT \'{"halted": true, "reason": "by hand"}\'': "",
         'aiobus publish ipc://desk QUOTE \'{"bid": 1.0, "ask": 1.1}\' --key EURUSD': "",

@@ -17,13 +17,14 @@ import typer
 
 from aiobus.cli import Story
 from aiobus.cli.arguments import (
+    URL,
     BusName,
     Directory,
     Keys,
     Types,
-    Url,
     WrongArgument,
     Zoned,
+    desk_and,
     since,
     zone_of,
 )
@@ -42,15 +43,14 @@ _KEEP = re.compile(r"(\d+(?:\.\d+)?) ?(h|d|MB|GB|TB|MiB|GiB|TiB)")
 
 
 def record_desk(
-    url: Url,
-    file: Annotated[
-        str,
+    words: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="FILE",
-            help="The recording; it goes on behind what is in it.",
+            metavar="[URL] FILE",
+            help=f"{URL} FILE is the recording; it goes on behind what is in it.",
             show_default=False,
         ),
-    ],
+    ] = None,
     type: Types = None,
     key: Keys = None,
     begin: Annotated[
@@ -76,6 +76,7 @@ def record_desk(
     there, the recording goes on: what the bots still have in their histories is fetched. It is an
     observer: no bot waits for it.
     """
+    url, (file,) = desk_and(words or [], "FILE")
     if sync not in ("power", "process"):
         raise WrongArgument(f"--sync {sync!r}: power or process is needed")
     options: dict[str, Any] = {"keep": _keep(keep), "sync": cast(Literal["power"], sync)}
@@ -158,6 +159,7 @@ STORY = Story(
     name="record",
     run=record_desk,
     summary="Record everything that a desk says, in a file.",
+    usage="[URL] FILE",
     examples={
         "aiobus record ipc://desk desk.db": "until Ctrl-C; once more, and it goes on",
         "aiobus record ipc://desk fills.db --type FILL --type ORDER --since 10m": "",

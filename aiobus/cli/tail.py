@@ -13,12 +13,13 @@ import typer
 
 from aiobus.cli import Story
 from aiobus.cli.arguments import (
+    URL,
     BusName,
     Directory,
-    Url,
     Wanted,
     WrongArgument,
     Zoned,
+    desk_and,
     since,
     zone_of,
 )
@@ -59,12 +60,12 @@ class Lost:
 
 
 def tail(
-    url: Url,
-    patterns: Annotated[
+    words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TYPE[/KEY]]...",
-            help="Such as TRADE, TRADE/BTCUSDT, 'TRADE/BTC*', '*/BTCUSDT' or 'aiobus.*'; else all.",
+            metavar="[URL] [TYPE[/KEY]]...",
+            help=f"{URL} The others are such as TRADE, TRADE/BTCUSDT, 'TRADE/BTC*', '*/BTCUSDT' or"
+            " 'aiobus.*'; without them, all.",
             show_default=False,
         ),
     ] = None,
@@ -103,7 +104,8 @@ def tail(
     line `aiobus.gap` in their place, a sentence on stderr, and the exit code 3. If nobody is there,
     it says so and waits, also if no bus lets it in.
     """
-    wanted = Wanted(patterns or [])
+    url, patterns = desk_and(words or [], more=True)
+    wanted = Wanted(patterns)
     asked = _expression(where)
     zone = zone_of(tz)
     start: Any = since(begin, zone)
@@ -182,12 +184,14 @@ STORY = Story(
     name="tail",
     run=tail,
     summary="Show the events of a desk as they come.",
+    usage="[URL] [TYPE[/KEY]]...",
     examples={
         "aiobus tail ipc://desk": "all events",
         "aiobus tail ipc://desk ORDER FILL 'TRADE/BTC*'": "orders, fills, and trades of some keys",
         "aiobus tail ipc://desk TRADE --where 'data.price > 39000 and data.side == \"buy\"'": "",
         "aiobus tail ipc://desk POSITION --since last -n 3": "the newest positions, then end",
         "aiobus tail ipc://desk --json | jq .data.price": "for a program",
+        "aiobus tail TRADE": "on the desk in AIOBUS_URL",
     },
     codes={
         0: "ended by -n, by SIGTERM, or since its output is not read any more (| head);"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from aiobus import AsyncEventBus, BusError, EventType, Keeper, Keyring
 from aiobus.limits import KEEPER
+from aiobus.url import desk_in
 
 __all__ = ["main"]
 
@@ -34,24 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m aiobus.keeper",
+        usage="%(prog)s [-h] [--keyring DIR] [URL] FILE [TYPE ...]",
         description="Hold the newest state of a desk on disk, and answer for publishers that are"
         " gone.",
         epilog="Example: python -m aiobus.keeper ipc://desk state.db POSITION HALT",
     )
-    parser.add_argument("url", help="the desk, such as ipc://desk")
-    parser.add_argument("path", help="the file, which is made if it is not there")
-    parser.add_argument("types", nargs="*", default=[*TYPES], help="default: POSITION HALT")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[URL] FILE [TYPE ...]",
+        help="the desk, such as ipc://desk, without it that in AIOBUS_URL; the file, which is made"
+        " if it is not there; and the types, by default POSITION HALT",
+    )
     parser.add_argument(
         "--keyring",
         metavar="DIR",
         help=f"the keys of a tcp:// desk, with a secret of {KEEPER}; default: AIOBUS_KEYRING",
     )
     given = parser.parse_args(arguments)
+    try:
+        url, rest = desk_in(given.words)
+    except ValueError as error:
+        parser.error(str(error))
+    if not rest:
+        parser.error(f"the file is needed behind the URL {url}, such as state.db")
+    path, *types = rest
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         keyring = None if given.keyring is None else Keyring.load(given.keyring)
-        bus = AsyncEventBus(given.url, name=KEEPER, keyring=keyring)
-        asyncio.run(_run(bus, given.path, given.types))
+        bus = AsyncEventBus(url, name=KEEPER, keyring=keyring)
+        asyncio.run(_run(bus, path, types or TYPES))
     except KeyboardInterrupt:
         return 130
     except (BusError, ValueError) as error:
