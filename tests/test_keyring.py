@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import signal
 import stat
 import threading
 import traceback
@@ -862,3 +863,30 @@ def test_a_list_that_was_copied_in_part_is_not_taken(tmp_path: Path) -> None:
     (path / "desk.members").write_text(text)
     assert ring.reload()
     assert ring.list_problem == ""
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_reads_the_keyring_can_read_it(
+    tmp_path: Path,
+) -> None:
+    """It waited for that thread for ever, which a fork does not copy."""
+    ring = keys.make(tmp_path / "keys", "feed", "screen")
+    is_over = threading.Event()
+
+    def read() -> None:
+        while not is_over.is_set():
+            ring.reload()
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    try:
+        for _ in range(5):
+            if (child := os.fork()) == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(10)  # ends one that hangs
+                ring.reload()
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        is_over.set()
+        reading.join()

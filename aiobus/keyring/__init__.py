@@ -15,6 +15,7 @@ import os
 import threading
 from dataclasses import dataclass
 from typing import NoReturn
+from weakref import WeakSet
 
 from aiobus.errors import KeyringError
 from aiobus.keyring.files import DESK, KEPT, LIST, SUFFIX, Folder, Hidden
@@ -51,14 +52,18 @@ class Keyring:
     cannot be pickled, and nothing of it that is shown has a secret.
     """
 
-    __slots__ = ("_held", "_lock", "_problem", "_tried", "list_problem", "path")
+    __slots__ = ("__weakref__", "_held", "_lock", "_problem", "_tried", "list_problem", "path")
+
+    _tried: tuple[bytes, str]
+    """The list that was read last, and what was wrong with it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"path={path!r}: the directory of a keyring is needed, such as 'keys'")
         self.path = os.path.abspath(path)
         """The directory. A process that changes its working directory still finds it."""
-        self._lock = threading.Lock()
+        self._leave_process()
+        _keyrings.add(self)
         self._problem = ""
         self.list_problem = ""
         """What of `problem` is of the list: who is a member now cannot be told."""
@@ -68,8 +73,7 @@ class Keyring:
             members = members_in(text, folder.file(LIST))
             secrets = _seal_text(folder)
             self._held = _Held(members, secrets, desk_secrets_in(folder, secrets))
-        self._tried: tuple[bytes, str] = text, ""
-        """The list that was read last, and what was wrong with it."""
+        self._tried = text, ""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Keyring":
@@ -91,6 +95,13 @@ class Keyring:
             f"{self!r} cannot be pickled, because its secrets stay in this process: pass its .path,"
             " and Keyring.load(path) where it is needed"
         )
+
+    def _leave_process(self) -> None:
+        """Called in a forked child. A thread that was reading the files is not here: it would never
+        release the lock, and what it had read may not have been taken.
+        """
+        self._lock = threading.Lock()
+        self._tried = b"", ""
 
     @property
     def members(self) -> Members:
@@ -248,6 +259,17 @@ class Keyring:
                 f" {', '.join(sorted(back))}, whose key was revoked on that: two hosts have changed"
                 " the list. Revoke again on the host that keeps the list, and copy it from there"
             )
+
+
+_keyrings: WeakSet[Keyring] = WeakSet()
+
+
+def _begin_anew() -> None:
+    for each in list(_keyrings):
+        each._leave_process()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def is_kept_in(folder: Folder, members: Members) -> bool:
