@@ -78,6 +78,29 @@ def test_a_bus_with_keys_that_is_collected_warns_by_its_name_and_leaves_no_threa
     assert complaints.count(WARNED) == 1
 
 
+def test_so_does_one_that_is_collected_by_its_own_thread_which_lets_others_in(
+    folder: Path, loop: str
+) -> None:
+    """That waited for its own end, and Python collected nothing any more."""
+    code = """
+gc.freeze()
+gc.disable()
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(start())
+del runner
+by = []
+gc.callbacks.append(lambda phase, info: by.append(threading.current_thread().name))
+gc.enable()  # it is overdue: the next thread that makes an object collects
+while not by:
+    time.sleep(0.01)
+left()
+print("by", by[0])
+"""
+    lines, complaints = run(code, folder, loop)
+    assert lines[-2:] == ["left [] 0", "by aiobus zap"]
+    assert complaints.count(WARNED) == 1
+
+
 def test_so_does_one_with_keys_that_is_there_when_the_interpreter_ends(
     folder: Path, loop: str
 ) -> None:

@@ -376,9 +376,10 @@ class KeyedNetwork(ZmqNetwork):
         self._xpub.end_link = self.end_link
         self._readers.append(self._xpub)
         # Before it listens: who comes while there is none is refused.
-        Authenticator(
+        authenticator = Authenticator(
             context, socket, self.keyring, _weakly(self._on_knock), _weakly(self._on_change)
         )
+        self._threads.append(authenticator.thread)
 
     def _socket(self, context: "zmq.Context[zmq.Socket[bytes]]", kind: int) -> "zmq.Socket[bytes]":
         socket = super()._socket(context, kind)

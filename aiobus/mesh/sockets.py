@@ -22,7 +22,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import Context
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Any
 from weakref import WeakSet
 
@@ -273,6 +273,8 @@ class ZmqNetwork:
         self._gates: list[Gate] = []
         """Of the TCP port that is listened at: one at most."""
         self._readers: list[SocketReader] = []
+        self._threads: list[Thread] = []
+        """Those that have sockets of the context, and close them once it ends."""
 
     def open(self, name: str) -> None:
         """Make the sockets. Raises ZMQError if the process may open no more files, LeavesProcess
@@ -287,7 +289,7 @@ class ZmqNetwork:
         # It keeps the sockets until they are closed: a context that is collected before them waits
         # for them without end.
         self._abandoned = weakref.finalize(
-            self, _abandon, name, context, self._sockets, self._gates, os.getpid()
+            self, _abandon, name, context, self._sockets, self._gates, self._threads, os.getpid()
         )
         _networks.add(self)
         self._open_sockets(context)
@@ -517,6 +519,7 @@ def _abandon(
     context: "zmq.Context[zmq.Socket[bytes]]",
     sockets: "list[zmq.Socket[bytes]]",
     gates: list[Gate],
+    threads: list[Thread],
     pid: int,
 ) -> None:
     """The bus was collected, or the interpreter ends, before it was closed."""
@@ -526,7 +529,12 @@ def _abandon(
         gate.abandon()
     for each in sockets:
         each.close(linger=0)
-    context.term()
+    if current_thread() in threads:
+        # The collector runs in any thread. This one would wait for itself, and Python collect no
+        # more garbage.
+        Thread(target=context.term, name="aiobus end", daemon=True).start()
+    else:
+        context.term()
     text = f"bus {name!r} was never closed: use `async with`, or `await bus.close()`"
     log.warning("%s", text)  # Python shows no ResourceWarning unless it is asked to
     warnings.warn(text, ResourceWarning, stacklevel=2)

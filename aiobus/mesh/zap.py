@@ -158,8 +158,9 @@ class Authenticator:
         self._monitor.linger = 0
         self._monitor.connect(MONITOR)
         self._failures = Failures()
-        self._thread = Thread(target=self._run, name="aiobus zap", daemon=True)
-        self._thread.start()
+        self.thread = Thread(target=self._run, name="aiobus zap", daemon=True)
+        """Ends with the context."""
+        self.thread.start()
 
     def _run(self) -> None:
         poller = zmq.Poller()
