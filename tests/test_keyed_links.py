@@ -1,6 +1,8 @@
 """Which bus a link with keys leads to: it is known by name before it has said anything."""
 
 import asyncio
+import os
+import resource
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -66,6 +68,50 @@ async def test_a_link_that_is_ended_can_be_made_again_at_once(apart: tuple[Any, 
     async with strategy.stream("T") as events:
         await feed.publish(Event("T", 1))
         assert (await anext(events)).data == 1
+
+
+@pytest.mark.parametrize("spare", range(3))
+async def test_a_link_for_which_no_descriptor_is_left_is_made_once_there_are_some(
+    apart: tuple[Any, Any], spare: int
+) -> None:
+    """It stayed unmade, or half of its sockets stayed open and held up the end of the bus."""
+    feed, strategy = apart
+    endpoint = feed._transport.session.me.endpoint
+    network = strategy._transport.network
+    sockets = len(network._sockets)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) - 1 + spare, hard))
+    try:
+        strategy._transport.find(Member("feed", endpoint))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(network._sockets) == sockets
+    await strategy.wait_for_peer("feed", timeout=5)
+    async with strategy.stream("T") as events:
+        await feed.publish(Event("T", 1))
+        assert (await anext(events)).data == 1
+
+
+async def test_a_change_of_the_list_is_carried_out_though_no_descriptor_is_left(
+    tmp_path: Path,
+) -> None:
+    """At the first link that could not be made again, the rest stayed as it was."""
+    desk = keys.KeyedDesk(tmp_path / "keys", "feed", "a", "gone")
+    async with desk.bus("feed") as feed:
+        network: Any = feed._transport.network
+        for port, name in enumerate(("a", "gone"), 9):  # where nobody listens
+            network.connect(f"tcp://127.0.0.1:{port}", name)
+        a, gone = network._links.values()
+        members = desk.members.without("gone")
+        desk.write(members.without("a").with_member(keys.Member("a", keys.key())))
+        network.keyring.reload()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # all of these are open
+        try:
+            network._on_change()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (a.xsub, gone.xsub) == (None, None)
 
 
 async def test_nobody_waits_for_a_bus_that_is_revoked_and_still_there(tmp_path: Path) -> None:

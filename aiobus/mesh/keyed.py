@@ -325,6 +325,8 @@ class PeerLink:
         self.is_up = False
         """Who listens there has proven to have the key of that name, and the connection is there.
         """
+        self.is_put_off = False
+        """Its sockets could not be made, which was said."""
         self.key = ""
         self.xsub: SocketReader | None = None
         self.monitor: Monitor | None = None
@@ -500,23 +502,46 @@ class KeyedNetwork(ZmqNetwork):
             else:
                 link.again = asyncio.get_running_loop().call_later(left, self._make_again, link)
             return  # until the list has it
+        try:
+            self._open_link(link, self._context, member)
+        except zmq.ZMQError as error:  # no descriptor is left
+            if self._on_keys is not None and not link.is_put_off:
+                text = f"{link.name} cannot be linked yet, and is tried again: {error}"
+                self._on_keys.on_problem(f"no link to {link.name} can be made", text)
+            link.is_put_off = True
+            loop = asyncio.get_running_loop()
+            link.again = loop.call_later(TRY_AGAIN, self._make_again, link)
+        else:
+            link.is_put_off = False
+
+    def _open_link(
+        self, link: PeerLink, context: "zmq.Context[zmq.Socket[bytes]]", member: Member
+    ) -> None:
+        """Make its sockets. Raises ZMQError, and leaves none open then."""
         place = place_on_wire(link.endpoint)
-        socket = self._socket(self._context, zmq.XSUB)
-        socket.set(zmq.SNDHWM, MAX_ASKED + len(self._topics))
-        socket.set(zmq.CURVE_SERVERKEY, member.key.encode())
-        socket.set(zmq.IPV6, "[" in place)
-        # Of the link before, the address may still be taken: ZeroMQ frees it later.
-        address = f"inproc://link-{next(self._monitors)}"
-        socket.monitor(address, OUTCOMES)
-        outcomes = self._context.socket(zmq.PAIR)
-        self._sockets.append(outcomes)
-        outcomes.linger = 0
-        outcomes.connect(address)
+        made: list[zmq.Socket[bytes]] = []
+        try:
+            made.append(socket := self._socket(context, zmq.XSUB))
+            socket.set(zmq.SNDHWM, MAX_ASKED + len(self._topics))
+            socket.set(zmq.CURVE_SERVERKEY, member.key.encode())
+            socket.set(zmq.IPV6, "[" in place)
+            # Of the link before, the address may still be taken: ZeroMQ frees it later.
+            address = f"inproc://link-{next(self._monitors)}"
+            socket.monitor(address, OUTCOMES)
+            made.append(outcomes := context.socket(zmq.PAIR))
+            self._sockets.append(outcomes)
+            outcomes.linger = 0
+            outcomes.connect(address)
+            socket.connect(place)
+        except zmq.ZMQError:
+            for each in made:
+                self._sockets.remove(each)
+                each.close()
+            raise
         link.monitor = Monitor(outcomes, lambda event, value: self._on_outcome(link, event, value))
         link.xsub = SocketReader(socket, member.name)
         self._readers += [link.monitor, link.xsub]
         link.monitor.start(_leave)
-        socket.connect(place)
         for topic in sorted(self._topics):  # as ZeroMQ does it after a break
             link.xsub.send(b"\1" + topic)
         while link.questions:
