@@ -10,10 +10,13 @@ import pytest
 import zmq.asyncio
 
 from aiobus import AsyncEventBus, Event, NameInUse
+from aiobus.mesh import transport
 from aiobus.wire import PeerId, topic
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
+AN_HOUR = 3_600.0
+"""As long as that would wait what waited for the peer at all."""
 QUESTIONS = {
     1: lambda who: ["?", "*", 7, who],
     3: lambda who: ["?", 3, {"whatever": "comes"}, 7, who],
@@ -65,17 +68,20 @@ async def other(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[O
 
 
 async def test_a_peer_of_another_version_is_named_and_not_waited_for(
-    folder: Path, other: Other, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    other: Other,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.WARNING, "aiobus")
-    async with asyncio.timeout(4):  # a start waits 5 s for a peer that says nothing
-        async with AsyncEventBus(f"ipc://{folder}", name="bus") as bus:
-            subscription = await bus.subscribe("TRADE", lambda event: None)
-            assert subscription.unconfirmed == {"other"}
-            assert bus.peers == ()
-            await bus.publish(Event("TRADE", 1))
-            assert await bus.flush() == ["other"]
-            assert await bus.close() == ["other"]
+    monkeypatch.setattr(transport, "START_SECONDS", AN_HOUR)
+    async with AsyncEventBus(f"ipc://{folder}", name="bus") as bus:
+        subscription = await bus.subscribe("TRADE", lambda event: None, timeout=AN_HOUR)
+        assert subscription.unconfirmed == {"other"}
+        assert bus.peers == ()
+        await bus.publish(Event("TRADE", 1))
+        assert await bus.flush(AN_HOUR) == ["other"]
+        assert await bus.close(AN_HOUR) == ["other"]
     (line,) = [line for line in caplog.messages if "speaks version" in line]
     assert other.who.endpoint in line
     assert "and this bus version 2" in line

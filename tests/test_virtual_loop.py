@@ -524,8 +524,8 @@ def test_a_stream_that_is_made_before_its_loop_runs_follows_the_time_of_that_loo
 
 def test_at_a_speed_time_passes_so_many_times_as_fast_as_real_time() -> None:
     async def main() -> tuple[float, float]:
+        began = time.monotonic()  # not later: time passes from the next call on
         loop().run_at(100)
-        began = time.monotonic()
         await asyncio.sleep(5)
         passed = time.monotonic() - began
         loop().run_at(None)
@@ -587,14 +587,19 @@ def test_with_a_stopped_clock_no_timer_runs_until_another_thread_lets_it_go_on()
 
 def test_real_time_in_which_the_clock_stood_is_not_caught_up_with() -> None:
     async def main() -> float:
-        here = loop()
+        here, began = loop(), 0.0
+
+        def let_go() -> None:
+            nonlocal began
+            began = time.monotonic()
+            here.stand_still(False)
+
         here.run_at(1)
         here.stand_still(True)
-        timer = threading.Timer(0.3, here.stand_still, [False])
+        timer = threading.Timer(0.3, let_go)
         timer.start()
         await here.until_moving()
         timer.join()
-        began = time.monotonic()
         await asyncio.sleep(0.25)
         return time.monotonic() - began
 
