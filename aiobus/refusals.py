@@ -20,6 +20,8 @@ MOST = 1_024
 """Addresses and causes that are told apart in that time; the rest are said by cause alone."""
 
 REVOKED = "revoked"
+BY_NAME = (REVOKED, "unproven")
+"""Causes that are one for a name, wherever it is."""
 NEWEST = "copy the newest desk.members to both hosts"
 NOTICED = {
     "unknown": "a bus at {where} has a key that is not on the list of members here: if it is one of"
@@ -39,6 +41,9 @@ NOTICED = {
     " listens there",
     "mute": "{name} at {where} accepts the connection and does not answer: it is stopped, cannot"
     " read its list of members, or is no bus with keys",
+    "unproven": "a bus has said at the meeting place that it is {name} at {where}, and does not"
+    " prove it on a link: the network lets no link through between the two, or it has the secret of"
+    " the desk and is no member",
     "unlisted": "{name} at {where} is not linked, since it is not on the list of members here: if"
     " it is one of this desk, copy the newest desk.members to this host",
 }
@@ -125,8 +130,8 @@ def words(refusal: Refusal) -> str:
 class Refusals:
     """What was said within the last minute, and what has happened since. One cause of one address,
     or of one name without an address, is said once a minute, with a count; nothing is uncounted. A
-    name that is revoked is said once, wherever it is: this bus makes no link to it and does not let
-    it in, at two addresses.
+    name that is revoked, or that does not prove to be one, is said once, wherever it is: this bus
+    makes no link to it and does not let it in, at two addresses.
     """
 
     def __init__(self) -> None:
@@ -164,14 +169,17 @@ class Refusals:
             self._said[_key(refusal)] = now
         return due
 
-    def forget(self, linked: Collection[str]) -> None:
-        """Links to these addresses are there: what is met there from now on is news."""
-        for key in [key for key in self._said if key[0] in linked]:
+    def forget(self, linked: Collection[str], names: Collection[str] = ()) -> None:
+        """Links to these addresses are there, and to members of these names: what is met there from
+        now on is news, and that one of them is revoked.
+        """
+        known = {(name, REVOKED) for name in names}
+        for key in [key for key in self._said if key[0] in linked or key in known]:
             del self._said[key]
             self._unsaid.pop(key, None)
 
 
 def _key(refusal: Refusal) -> tuple[str, str]:
-    if refusal.cause == REVOKED and refusal.name:
-        return refusal.name, REVOKED
+    if refusal.cause in BY_NAME and refusal.name:
+        return refusal.name, refusal.cause
     return refusal.address or refusal.name, refusal.cause

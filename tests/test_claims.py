@@ -1,6 +1,7 @@
 """Names that somebody with the desk's secret claims at a rendezvous address and has not proven."""
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,14 +12,14 @@ import pytest
 from desks import until
 from keys import KeyedDesk, make
 
-from aiobus import AsyncEventBus, Event
+from aiobus import AsyncEventBus, Event, NameInUse
 from aiobus.discovery import Member, registry
 from aiobus.discovery.rendezvous import Rendezvous
 from aiobus.discovery.roster import hello_line
 from aiobus.discovery.seal import Seal, accepted, new_nonce, opening
 from aiobus.keyring import Keyring
 from aiobus.keyring.changes import retire, rotate
-from aiobus.mesh import links as mesh_links
+from aiobus.mesh import transport
 
 pytestmark = pytest.mark.usefixtures("no_task_is_left")
 
@@ -31,9 +32,9 @@ def desk(folder: Path) -> KeyedDesk:
 class Claimant:
     """It has the secret of the desk and no key of a member. Its endpoint accepts and is mute."""
 
-    def __init__(self, desk: KeyedDesk, name: str, door: socket.socket) -> None:
+    def __init__(self, desk: KeyedDesk, member: Member) -> None:
         host, port = desk.url.removeprefix("tcp://").split(":")
-        self.member = Member(name, f"tcp://127.0.0.1:{door.getsockname()[1]}")
+        self.member = member
         self._desk = desk
         self._at = host, int(port)
         self.sock = socket.socket()
@@ -60,17 +61,18 @@ class Claimant:
             pass
 
 
-Claim = Callable[[str], Any]
+Claim = Callable[..., Any]
 
 
 @pytest.fixture
 async def claimed(desk: KeyedDesk) -> AsyncIterator[Claim]:
-    """`await claimed(name)`: somebody has claimed it, at an endpoint of its own."""
+    """`await claimed(name)`: somebody has claimed it, at an endpoint of its own or `at` another."""
     open_: list[socket.socket] = []
 
-    async def claim(name: str) -> Claimant:
+    async def claim(name: str, at: str = "") -> Claimant:
         door = socket.create_server(("127.0.0.1", 0))
-        claimant = Claimant(desk, name, door)
+        endpoint = at or f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        claimant = Claimant(desk, Member(name, endpoint))
         open_.extend((door, claimant.sock))
         await claimant.claim()
         return claimant
@@ -114,31 +116,57 @@ async def test_a_name_that_is_only_claimed_keeps_its_bus_from_nothing(
             assert [each.name for each in feed.peers] == ["strategy"]
 
 
-async def test_a_bus_that_serves_starts_though_its_own_name_is_claimed_there(
-    desk: KeyedDesk, claimed: Claim
-) -> None:
-    async with desk.bus("feed") as feed:
-        claimant = await claimed("feed")
-        async with desk.bus("strategy") as strategy, hearing(strategy) as hears:
-            await hears(feed)
-        assert links_of(feed).at(claimant.member.endpoint) is None
+async def test_of_two_buses_of_one_name_that_start_at_once_one_does(desk: KeyedDesk) -> None:
+    """Each is only claimed when the other hears of it."""
+    async with desk.bus("feed"):
+        twins = [desk.bus("strategy") for _ in range(2)]
+        came = await asyncio.gather(*(each.start() for each in twins), return_exceptions=True)
+        assert [type(each) for each in came if each is not None] == [NameInUse]
+        for each in twins:
+            await each.close()
 
 
-async def test_nobody_waits_for_a_name_that_is_only_claimed(
-    desk: KeyedDesk, claimed: Claim, monkeypatch: pytest.MonkeyPatch
+async def test_of_two_buses_of_one_name_one_starts_though_the_registry_may_meet_neither(
+    desk: KeyedDesk,
 ) -> None:
-    monkeypatch.setattr(mesh_links, "CLAIM_SECONDS", 0.2)
+    """The list of its host is older."""
+    shutil.copytree(desk.path, desk.path.parent / "old")
+    make(desk.path, "new")
+    async with (
+        AsyncEventBus(desk.url, name="feed", keyring=Keyring.load(desk.path.parent / "old")),
+        desk.bus("new"),
+    ):
+        with pytest.raises(NameInUse):
+            await desk.bus("new").start()
+
+
+async def test_no_call_waits_for_a_name_that_is_only_claimed_and_it_is_named(
+    desk: KeyedDesk, claimed: Claim, caplog: pytest.LogCaptureFixture
+) -> None:
     async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
         claimant = await claimed("late")
-        await until(lambda: links_of(feed).at(claimant.member.endpoint) is not None)
-        await until(lambda: links_of(strategy).at(claimant.member.endpoint) is not None)
         for bus in (feed, strategy):
+            await until(lambda bus=bus: links_of(bus).at(claimant.member.endpoint) is not None)  # type: ignore[misc]
             await bus.publish(Event("TRADE", 1))
-            assert set(await bus.flush(600)) <= {"late"}  # as long as it may be about to prove it
-            links = links_of(bus)
-            peer = links.at(claimant.member.endpoint)
-            await until(lambda links=links, peer=peer: links.is_shut_out(peer))  # type: ignore[misc]
-            assert await bus.flush(600) == []
+            for _ in range(2):
+                assert await bus.flush(3_600) == ["late"]  # it may be about to prove it
+            other = await bus.subscribe("OTHER", print, timeout=3_600)
+            assert set(other.unconfirmed) == {"late"}
+        claimant.sock.close()
+        for bus in (feed, strategy):
+            await until(lambda bus=bus: links_of(bus).at(claimant.member.endpoint) is None)  # type: ignore[misc]
+            assert await bus.flush(3_600) == []
+    assert "that it is late at" in caplog.text
+
+
+async def test_a_start_beside_a_claim_goes_on_without_it(
+    desk: KeyedDesk, claimed: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "START_SECONDS", 3_600.0)
+    async with desk.bus("feed") as feed:
+        await claimed("late")
+        async with desk.bus("strategy") as strategy, hearing(strategy) as hears:
+            await hears(feed)
 
 
 async def test_a_member_is_claimed_until_the_registry_has_met_it(
@@ -150,9 +178,23 @@ async def test_a_member_is_claimed_until_the_registry_has_met_it(
             true = Member("strategy", discovery_of(strategy).endpoint)
             for bus in (feed, late):
                 known = discovery_of(bus)._known
-                await until(lambda known=known: known.has_met(true))  # type: ignore[misc]
-                assert known.is_claimed(claimant.member)
-                assert claimant.member not in [*known]
+                await until(lambda known=known: true in [*known])  # type: ignore[misc]
+                assert known.claimed == [claimant.member]
+
+
+async def test_a_claim_does_not_outlive_the_registry_at_which_it_was_made(
+    desk: KeyedDesk, claimed: Claim
+) -> None:
+    """The port of the claimant still accepts connections."""
+    async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
+        claimant = await claimed("late")
+        await until(lambda: discovery_of(strategy)._known.claimed == [claimant.member])
+        await feed.close()
+        await until(lambda: bool(discovery_of(strategy).held))
+        assert discovery_of(strategy)._known.claimed == []
+        assert links_of(strategy).at(claimant.member.endpoint) is None
+        async with desk.bus("feed") as again:
+            assert discovery_of(again)._known.claimed == []
 
 
 async def test_a_claim_ends_with_its_connection(desk: KeyedDesk, claimed: Claim) -> None:
@@ -172,18 +214,20 @@ async def test_the_claims_of_a_retired_secret_end(desk: KeyedDesk, claimed: Clai
         assert discovery_of(feed)._known.claimed == []
 
 
-async def test_a_full_registry_gives_a_member_the_place_of_one_that_nobody_has_met(
-    desk: KeyedDesk, claimed: Claim, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["other", "strategy"])
+async def test_a_full_registry_gives_a_member_the_place_of_one_that_has_proven_nothing(
+    desk: KeyedDesk, claimed: Claim, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Who had the secret could take all connections, and no member could start any more."""
+    """Who had the secret could take all connections, and no member could start any more. What it
+    says is that it is nobody known, or one that is.
+    """
     make(desk.path, "other")
     async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
         member = Member("strategy", discovery_of(strategy).endpoint)
-        await until(lambda: discovery_of(feed)._known.has_met(member))
+        await until(lambda: member in [*discovery_of(feed)._known])
         monkeypatch.setattr(registry, "MAX_CONNECTIONS", 3)
-        claimants = [await claimed("other") for _ in range(2)]
+        for _ in range(2):
+            await claimed(name, at=member.endpoint if name == "strategy" else "")
         async with desk.bus("late") as late, hearing(late) as hears:
-            await claimants[0].is_sent_away()
             await hears(feed)
-            assert strategy.stats().unreached == ()  # a member that was met keeps its place
-            assert {each.name for each in late.peers} >= {"feed"}
+            assert {"feed", "strategy"} <= {each.name for each in late.peers}

@@ -17,7 +17,7 @@ from aiobus import AsyncEventBus, Event, EventType
 from aiobus.codec import encode
 from aiobus.discovery import Member
 from aiobus.discovery.refusal import Refused, denied_line
-from aiobus.discovery.roster import hello_line, parse_roster, roster_line
+from aiobus.discovery.roster import gone_line, hello_line, parse_roster, roster_line
 from aiobus.discovery.seal import accepted, answered, opening
 from aiobus.keyring.files import Hidden
 from aiobus.query import Query
@@ -98,6 +98,7 @@ SENT = {
     "seal_line": FIRST_LINE.rstrip(b"\n"),
     "sealed_answer": ANSWERED.rstrip(b"\n"),
     "sealed_hello": CAME.seal(hello_line(Member("monitor", MONITOR.endpoint))).rstrip(b"\n"),
+    "gone_line": gone_line([Member("monitor", MONITOR.endpoint)]).rstrip(b"\n"),
     "sealed_roster": SERVED.seal(CLAIM).rstrip(b"\n"),
 }
 

@@ -47,6 +47,7 @@ class Desk:
             *(self.address, ME, self.met),
             secrets=lambda: self.secrets,
             on_hello=self._take,
+            on_gone=print,
             on_refused=self._note,
             on_told=lambda *told: self.told.append(told),
         )
@@ -465,6 +466,7 @@ async def test_an_ipv6_address_is_served_as_well() -> None:
         *(address, ME, KnownMembers()),
         secrets=lambda: None,
         on_hello=print,
+        on_gone=print,
         on_refused=print,
         on_told=print,
     )

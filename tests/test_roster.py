@@ -16,10 +16,12 @@ from aiobus.discovery.roster import (
     ProtocolError,
     address_of,
     advertise_in,
+    gone_line,
     hello_line,
     is_possible,
     is_unicast,
     listen_in,
+    parse_gone,
     parse_hello,
     parse_roster,
     places_in,
@@ -43,6 +45,8 @@ def test_a_hello_and_a_roster_are_read_as_they_were_written() -> None:
     assert parse_roster(roster_line([])) == ([], [])
     assert roster_line([], [A]) == b'["roster",1,[],[["bot-1","tcp://127.0.0.1:1"]]]\n'
     assert parse_roster(roster_line([B], [A])) == ([B], [A])
+    assert gone_line([A]) == b'["gone",1,[["bot-1","tcp://127.0.0.1:1"]]]\n'
+    assert parse_gone(gone_line([A, B])) == [A, B]
 
 
 def test_the_longest_roster_fits_into_its_line() -> None:
@@ -122,6 +126,18 @@ def test_what_is_no_hello_is_refused_and_not_quoted(said: object, reason: str) -
 def test_what_is_no_roster_is_refused(said: object) -> None:
     with pytest.raises(ProtocolError):
         parse_roster(json.dumps(said).encode())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *([], ["gone"], ["gone", 1], ["gone", 1, {}], ["gone", 1, [], []], ["gone", 2, []]),
+        *(["gone", 1, [["a"]]], ["roster", 1, []], ["gone", 1, [[*A]] * (MAX_MEMBERS + 1)]),
+    ],
+)
+def test_what_takes_no_claims_back_is_refused(said: object) -> None:
+    with pytest.raises(ProtocolError):
+        parse_gone(json.dumps(said).encode())
 
 
 json_values = st.recursive(
@@ -211,32 +227,16 @@ def test_who_was_not_heard_of_for_longest_is_forgotten_first() -> None:
     assert B not in met
 
 
-def test_who_is_only_claimed_is_no_member_until_it_is_learned_or_met() -> None:
+def test_who_is_only_claimed_is_no_member_until_it_is_learned() -> None:
     known = KnownMembers()
     assert known.claim([A, B, A]) == [A, B]
     assert ([*known], known.claimed) == ([], [B, A])
     assert known.is_claimed(A)
-    assert (known.learn([A]), known.meet([B])) == ([A], [B])
-    assert (set(known), known.claimed) == ({A, B}, [])
-    assert (known.has_met(A), known.has_met(B)) == (False, True)
-    assert known.claim([A, B]) == []
-    assert (known.is_claimed(A), known.is_claimed(B)) == (False, False)
-
-
-def test_who_was_met_is_news_once_and_again_after_it_was_forgotten() -> None:
-    known = KnownMembers()
-    assert (known.meet([A]), known.meet([A]), known.learn([A])) == ([A], [], [])
-    known.forget([A])
-    assert not known.has_met(A)
-    assert known.meet([A]) == [A]
-
-
-def test_another_member_at_its_endpoint_was_not_met() -> None:
-    known = KnownMembers()
-    other = Member("other", A.endpoint)
-    known.meet([A])
-    known.learn([other])
-    assert (known.has_met(A), known.has_met(other)) == (False, False)
+    assert known.learn([A]) == [A]
+    assert ([*known], known.claimed) == ([A], [B])
+    assert (known.claim([A, B]), known.is_claimed(A)) == ([], False)
+    known.forget([A, B])
+    assert ([*known], known.claimed) == ([], [])
 
 
 def test_claims_push_out_no_member_and_are_bounded() -> None:

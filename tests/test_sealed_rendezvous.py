@@ -488,6 +488,7 @@ async def test_a_registry_that_lies_can_only_have_others_call_a_wrong_address(
         *(address, Member("feed", "tcp://127.0.0.1:7"), known),
         secrets=lambda: (Hidden(NEW),),
         on_hello=lambda member: None,
+        on_gone=print,
         on_refused=lambda peer, reason: None,
         on_told=lambda source, cause: None,
     )

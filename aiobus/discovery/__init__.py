@@ -36,7 +36,7 @@ class Member(NamedTuple):
     endpoint: str
 
 
-def _ignore(source: str, cause: str) -> None:
+def _ignore(*_: object) -> None:
     """Who does not listen to it, is not told."""
 
 
@@ -58,6 +58,8 @@ class DiscoveryCallbacks(NamedTuple):
     address, and how often since this was said last. Called once a minute at most for each address
     and sentence. The address is "" if many others were refused lately. None: it is logged.
     """
+    on_gone: Callable[[Member], None] = _ignore
+    """A member that was only claimed (`Discovery.is_claimed`) is claimed no more."""
 
 
 class Discovery(Protocol):

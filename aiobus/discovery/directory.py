@@ -238,7 +238,7 @@ class Directory:
         taken for buses that cannot be reached.
         """
         end = elapsed() + ENDING_SECONDS
-        while self._unlinked and elapsed() < end:
+        while self.unreached and elapsed() < end:
             await asyncio.sleep(ENDING_LOOK)
             if (still := self._listening()) is not None:
                 self._unlinked &= still

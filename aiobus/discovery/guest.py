@@ -7,15 +7,22 @@ of other addresses, nor what comes of the end of a connection.
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aiobus.clock import elapsed
 from aiobus.discovery import Member
 from aiobus.discovery.refusal import Allowance, Refused, kind_of
-from aiobus.discovery.roster import LineReader, Roster, hello_line, parse_roster
+from aiobus.discovery.roster import (
+    LineReader,
+    ProtocolError,
+    Roster,
+    hello_line,
+    parse_gone,
+    parse_roster,
+)
 from aiobus.discovery.seal import Seal, accepted, check_denied, new_nonce, opening
 from aiobus.keyring.files import Hidden
-from aiobus.limits import MAX_REFUSALS, MAX_ROSTER
+from aiobus.limits import MAX_MEMBERS, MAX_REFUSALS, MAX_ROSTER
 
 __all__ = ["Guest"]
 
@@ -29,8 +36,9 @@ class Guest:
     first; None on a desk without keys.
 
     `on_fragment()` is called when something came that is no whole line yet and may be of another
-    protocol, `on_roster(roster)` at each roster, and `on_told(source, cause)` if the member
-    `source` tells this one that it refuses it. None of these may raise anything but ProtocolError.
+    protocol, `on_roster(roster)` at each roster, `on_gone(members)` if claims end, which all
+    do with the connection, and `on_told(source, cause)` if the member `source` tells this one that
+    it refuses it. None of these may raise anything but ProtocolError.
     `on_loopback`: only members that listen on this host.
     """
 
@@ -42,6 +50,7 @@ class Guest:
         *,
         on_fragment: Callable[[], None],
         on_roster: Callable[[Roster], None],
+        on_gone: Callable[[Collection[Member]], None],
         on_told: Callable[[str, str], None],
         on_loopback: bool = True,
     ) -> None:
@@ -50,16 +59,25 @@ class Guest:
         self._secrets = secrets
         self._on_fragment = on_fragment
         self._on_roster = on_roster
+        self._on_gone = on_gone
         self._on_told = on_told
         self._on_loopback = on_loopback
         self._seal: Seal | None = None
         self._is_member = False
+        self._claimed: set[Member] = set()
         self._tells = Allowance(MAX_REFUSALS // 2)
 
     async def stay(self) -> None:
         """Say hello, and listen until the connection ends. Raises ProtocolError if the other end
         is no registry of this desk, Denied with the reason if that is known, and OSError.
         """
+        try:
+            await self._stay()
+        finally:
+            # Who still claims to be a member does so at the next registry as well.
+            self._on_gone(self._claimed)
+
+    async def _stay(self) -> None:
         loop, lines = asyncio.get_running_loop(), LineReader(MAX_ROSTER)
         hello = hello_line(self._me)
         first = hello if self._secrets is None else opening(self._secrets, new_nonce())
@@ -85,7 +103,17 @@ class Guest:
                 if refused.to == self._me.name:
                     self._on_told(refused.source, refused.cause)
                 return
-        self._on_roster(parse_roster(line, on_loopback=self._on_loopback))
+            if kind_of(line) == "gone":
+                gone = parse_gone(line, on_loopback=self._on_loopback)
+                self._claimed.difference_update(gone)
+                self._on_gone(gone)
+                return
+        roster = parse_roster(line, on_loopback=self._on_loopback)
+        self._claimed.difference_update(roster.members)
+        self._claimed.update(roster.claimed)
+        if len(self._claimed) > MAX_MEMBERS:
+            raise ProtocolError(f"more than {MAX_MEMBERS:,} claims")
+        self._on_roster(roster)
 
     def tell(self, refused: Refused) -> None:
         """Send a refusal, which the registry hands on. Nothing is sent before this end has said

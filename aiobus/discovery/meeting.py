@@ -8,7 +8,7 @@ becomes of the members that it hears of. What is known of the address is judged 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from aiobus.clock import elapsed
@@ -58,6 +58,8 @@ class Party(NamedTuple):
     """A registry tells of these."""
     on_hello: Callable[[Member], None]
     """This member has said hello at an address."""
+    on_gone: Callable[[Collection[Member]], None]
+    """Nobody claims any more to be one of these."""
     on_told: Callable[[str, str], None]
     """The member of this name tells this one that it refuses it, and why: one of TOLD."""
     on_refused: Callable[[Place, str, str], None]
@@ -162,6 +164,13 @@ class MeetingPoint:
         if self.registry is not None:
             self.registry.announce(news)
 
+    def take_back(self, members: Collection[Member]) -> None:
+        """Tell those that are connected that nobody claims to be one of these any more, if this
+        member serves here.
+        """
+        if self.registry is not None:
+            self.registry.take_back(members)
+
     def tell(self, refused: Refused) -> None:
         """Send a refusal by the sealed ways that there are here."""
         if self.guest is not None:
@@ -199,6 +208,7 @@ class MeetingPoint:
                 party.known,
                 secrets=party.secrets,
                 on_hello=party.on_hello,
+                on_gone=lambda member: party.on_gone([member]),
                 on_refused=lambda peer, reason: party.on_refused(self.place, peer, reason),
                 on_told=party.on_told,
                 on_loopback=party.is_loopback,
@@ -285,6 +295,7 @@ class MeetingPoint:
             *(sock, party.me, party.secrets()),
             on_fragment=suspect,
             on_roster=learn,
+            on_gone=party.on_gone,
             on_told=party.on_told,
             on_loopback=party.is_loopback,
         )

@@ -18,7 +18,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from aiobus.clock import elapsed
@@ -30,6 +30,7 @@ from aiobus.discovery.roster import (
     KnownMembers,
     LineReader,
     ProtocolError,
+    gone_line,
     parse_hello,
     roster_line,
 )
@@ -96,11 +97,6 @@ class ByHost:
         if not of_host:
             self._hosts.pop(connection.peer, None)
 
-    def pop(self) -> Connection:
-        """Take the oldest out."""
-        self.discard(oldest := self.oldest)
-        return oldest
-
 
 class Registry:
     """Serves at `address` from its construction until `close`, in the running loop. Raises OSError
@@ -109,10 +105,11 @@ class Registry:
     On the roster are `me`, every connected member, and the `known` members that are not connected:
     such a member may be frozen, so its name stays taken. `secrets()` are the secrets of the desk,
     the newest first, and None on a desk without keys; they may change. On a desk with keys, the
-    roster says which members this one has met, and which are only claimed. `on_loopback`: only
-    members that listen on this host.
+    roster says which members are only claimed: by a hello, and `known` has not learned of them.
+    `on_loopback`: only members that listen on this host.
 
-    `on_hello(member)` is called at each hello. `on_refused(peer, reason)` is called for each
+    `on_hello(member)` is called at each hello, and `on_gone(member)` at the end of a connection
+    whose member is still claimed. `on_refused(peer, reason)` is called for each
     connection that is not served, or closed, because of what its peer did, and for each refusal of
     a member that tells of too many; `peer`, an address, is the subject of `reason`, and "" if it is
     not known. `on_told(source, cause)` is called if the member `source` tells `me` that it refuses
@@ -127,6 +124,7 @@ class Registry:
         *,
         secrets: Callable[[], Sequence[Hidden] | None],
         on_hello: Callable[[Member], None],
+        on_gone: Callable[[Member], None],
         on_refused: Callable[[str, str], None],
         on_told: Callable[[str, str], None],
         on_loopback: bool = True,
@@ -155,13 +153,14 @@ class Registry:
         self._secrets = secrets
         self._on_loopback = on_loopback
         self._on_hello = on_hello
+        self._on_gone = on_gone
         self._on_refused = on_refused
         self._on_told = on_told
         self._connections: set[Connection] = set()
         self._silent = ByHost()
         """Those without a hello."""
         self._unproven = ByHost()
-        """Those with a hello, on a desk with keys: some were met since."""
+        """Those with a hello, on a desk with keys, whose member is claimed."""
         self._most_silent = int(max(FEWEST, min(MAX_CONNECTIONS, spare_descriptors() // 4)))
         self._me = me
         self._known = known
@@ -171,23 +170,26 @@ class Registry:
 
     @property
     def roster(self) -> list[Member]:
-        """One member at each endpoint, at most 4,096: `me` first, then the connected, and those
-        last that are only claimed.
+        """One member at each endpoint, at most 4,096: `me` first, and those last that are only
+        claimed. A claim is that of a connection.
         """
         found: dict[str, Member] = {}
-        for member in (self._me, *self._connected, *self._known, *self._known.claimed):
+        connected = self.connected
+        claimed = [each for each in connected if self._known.is_claimed(each)]
+        members = (each for each in connected if each not in claimed)
+        for member in (self._me, *members, *self._known, *claimed):
             found.setdefault(place_of(member.endpoint), member)
         return [*found.values()][:MAX_MEMBERS]
 
     @property
     def absent(self) -> list[Member]:
         """The members that are on the roster and not connected."""
-        return [*{*self._known}.difference(self._connected)]
+        return [*{*self._known}.difference(self.connected)]
 
     @property
-    def _connected(self) -> list[Member]:
-        members = [each.member for each in self._connections if each.member is not None]
-        return [each for each in members if not self._known.is_claimed(each)]
+    def connected(self) -> list[Member]:
+        """The members of its connections, the claimed as well."""
+        return [each.member for each in self._connections if each.member is not None]
 
     def announce(self, news: list[Member]) -> None:
         """Send members that were not known before to every connection, at the next turn of the
@@ -196,6 +198,10 @@ class Registry:
         if news and not self._news:  # all of one turn are sent together
             self._loop.call_soon(self._send_news)
         self._news += news
+        met = {each for each in news if not self._known.is_claimed(each)}
+        for connection in list(self._connections) if self._unproven else ():
+            if connection.member in met:
+                self._unproven.discard(connection)
 
     def tell(self, refused: Refused) -> None:
         """Send a refusal to the member that it is for, if that is connected and reads."""
@@ -203,6 +209,12 @@ class Registry:
             member = connection.member
             if member is not None and member.name == refused.to and not connection.unsent:
                 self._send(connection, refused.line)
+
+    def take_back(self, members: Collection[Member]) -> None:
+        """Tell every connection that nobody claims to be one of these any more."""
+        for connection in list(self._connections):
+            if connection.member is not None:
+                self._send(connection, gone_line(members))
 
     def end_outdated(self) -> None:
         """End the connections that were sealed by a secret which the desk has no more."""
@@ -255,17 +267,24 @@ class Registry:
         self._loop.add_reader(sock.fileno(), self._read, connection)
 
     def _make_room(self) -> bool:
-        """End one connection without a hello, or of a member that nobody has met. False if there is
-        none.
+        """End one connection without a hello, or else one of a member that nobody has met, or that
+        has another. False if there is no such one.
         """
         while self._silent:
             if self._end_oldest():
                 return True
-        while self._unproven:
-            connection = self._unproven.pop()
-            if connection.member is not None and not self._known.has_met(connection.member):
-                self._refuse(connection, "has not proven its name, and others needed its place")
+        if self._unproven:
+            reason = "has not proven its name, and others needed its place"
+            self._refuse(self._unproven.oldest, reason)
+            return True
+        # With keys, a hello for a member that is known proves no more: that one is here as well.
+        seen: set[Member] = set()
+        for connection in self._connections:
+            if connection.member in seen and connection.seal is not None:
+                self._refuse(connection, "is connected twice, and others needed its place")
                 return True
+            if connection.member is not None:
+                seen.add(connection.member)
         return False
 
     def _end_oldest(self) -> bool:
@@ -322,10 +341,10 @@ class Registry:
         connection.timer.cancel()
         self._silent.discard(connection)
         log.debug("%s: %s at %s is here", self.address, *member)
-        if connection.seal is not None:
+        self._on_hello(member)
+        if self._known.is_claimed(member):
             self._unproven.add(connection)
         self._send(connection, self._line(self.roster))
-        self._on_hello(member)
 
     def _take_refusal(self, connection: Connection, member: Member, refused: Refused) -> None:
         if refused.source != member.name:
@@ -348,11 +367,8 @@ class Registry:
 
     def _line(self, members: list[Member]) -> bytes:
         """The line that announces `members`."""
-        if self._secrets() is None:
-            return roster_line(members)
-        is_met = {each: each == self._me or self._known.has_met(each) for each in members}
-        met = [each for each in members if is_met[each]]
-        return roster_line(met, [each for each in members if not is_met[each]])
+        claimed = [each for each in members if self._known.is_claimed(each)]
+        return roster_line([each for each in members if not self._known.is_claimed(each)], claimed)
 
     def _send(self, connection: Connection, line: bytes) -> None:
         """Send a line, sealed if the desk has keys."""
@@ -400,8 +416,9 @@ class Registry:
         self._connections.discard(connection)
         self._silent.discard(connection)
         self._unproven.discard(connection)
-        if connection.member is not None and self._known.is_claimed(connection.member):
-            self._known.forget([connection.member])  # with its word, all that was known of it goes
+        member, is_open = connection.member, self._listener.fileno() >= 0
+        if member is not None and is_open and self._known.is_claimed(member):
+            self._on_gone(member)
         connection.timer.cancel()
         self._loop.remove_reader(connection.sock.fileno())
         self._loop.remove_writer(connection.sock.fileno())

@@ -153,6 +153,7 @@ class Rendezvous:
             secrets=self._secrets,
             on_roster=self._learn,
             on_hello=self._take_hello,
+            on_gone=self._lose,
             on_told=self._take_told,
             on_refused=self._on_refused,
         )
@@ -183,7 +184,9 @@ class Rendezvous:
             found = await probe_all([*self._known, *self._known.claimed])
             self._known.forget([member for member, accepts in found.items() if not accepts])
             if not self.is_loopback:  # on this host it is a process that is frozen
-                self.out_of_reach = [each for each in self._known if each not in found]
+                self.out_of_reach = [
+                    each for each in (*self._known, *self._known.claimed) if each not in found
+                ]
         except BaseException:
             await self.leave()
             raise
@@ -211,8 +214,7 @@ class Rendezvous:
 
     def remember(self, member: Member) -> None:
         """A member was met on the bus: the registry of this member, now or later, lists it."""
-        learn = self._known.learn if self.keyring is None else self._known.meet
-        self._announce(learn([member]))
+        self._announce(self._known.learn([member]))
 
     def is_claimed(self, member: Member) -> bool:
         """True on a desk with keys for a member that has said hello to a registry and has proven
@@ -268,7 +270,8 @@ class Rendezvous:
                 return False
         places = (point.address for point in self._points)
         own = {each.endpoint for each in places if each is not None}
-        own.update(place_of(each.endpoint) for each in (self._me, *self._known))
+        known = (self._me, *self._known, *self._known.claimed)
+        own.update(place_of(each.endpoint) for each in known)
         return endpoint in own
 
     def descriptors(self) -> set[int]:
@@ -308,11 +311,10 @@ class Rendezvous:
             self._callbacks.on_told(source, cause)
 
     def _learn(self, roster: Roster) -> None:
-        # Another member with this name is reported too: who keeps it is decided elsewhere. One that
-        # has only claimed it will prove it to this member, or is none.
+        # Another member with this name is reported too: who keeps it is decided elsewhere.
         members, claimed = roster
         news = self._known.learn(each for each in members if each != self._me)
-        news += self._known.claim(each for each in claimed if each.name != self._me.name)
+        news += self._known.claim(each for each in claimed if each != self._me)
         self._announce(news)
         for member in news:
             if self._on_discovered is None:
@@ -325,8 +327,20 @@ class Rendezvous:
     def _take_hello(self, member: Member) -> None:
         if self.keyring is None:
             self._learn(Roster([member], []))
-        elif not self._known.has_met(member):
+        else:
             self._learn(Roster([], [member]))
+
+    def _lose(self, members: Collection[Member]) -> None:
+        """At one address nobody claims any more to be one of these."""
+        served = [each.registry for each in self._points if each.registry is not None]
+        still = {each for registry in served for each in registry.connected}
+        lost = [each for each in members if self._known.is_claimed(each) and each not in still]
+        self._known.forget(lost)
+        for point in self._points if lost else ():
+            point.take_back(lost)
+        if self._callbacks is not None:
+            for member in lost:
+                self._callbacks.on_gone(member)
 
     def _announce(self, news: list[Member]) -> None:
         """Announce members, heard of at any address or on the bus, where this member serves."""

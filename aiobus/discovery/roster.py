@@ -21,8 +21,9 @@ from aiobus.query import bad_name
 
 __all__ = [
     "MAX_ADDRESSES", "VERSION", "Address", "KnownMembers", "LineReader", "Place", "ProtocolError",
-    "Roster", "address_of", "advertise_in", "hello_line", "is_possible", "is_unicast", "listen_in",
-    "parse_hello", "parse_line", "parse_roster", "places_in", "roster_line",
+    "Roster", "address_of", "advertise_in", "gone_line", "hello_line", "is_possible", "is_unicast",
+    "listen_in", "parse_gone", "parse_hello", "parse_line", "parse_roster", "places_in",
+    "roster_line",
 ]  # fmt: skip
 
 MAX_ADDRESSES = 8
@@ -331,6 +332,19 @@ def parse_hello(line: bytes, *, on_loopback: bool = True) -> Member:
     return _member(parse_line(line, "hello"), "hello", on_loopback=on_loopback)
 
 
+def gone_line(members: Iterable[Member]) -> bytes:
+    """The line by which a registry with keys takes claims back."""
+    return orjson.dumps(["gone", VERSION, [[*member] for member in members]]) + b"\n"
+
+
+def parse_gone(line: bytes, *, on_loopback: bool = True) -> list[Member]:
+    """The members in such a line, if all are possible on such a desk. Raises ProtocolError."""
+    match parse_line(line, "gone"):
+        case [[*rows]] if len(rows) <= MAX_MEMBERS:
+            return [_member(row, "gone", on_loopback=on_loopback) for row in rows]
+    raise ProtocolError(f"a gone of another shape or of more than {MAX_MEMBERS:,} members")
+
+
 class Roster(NamedTuple):
     """What a registry announces."""
 
@@ -385,7 +399,6 @@ class KnownMembers:
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}  # by place
         self._claimed: dict[str, Member] = {}
-        self._met: set[Member] = set()
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -396,31 +409,18 @@ class KnownMembers:
         return [*self._claimed.values()]
 
     def learn(self, members: Iterable[Member]) -> list[Member]:
-        """Remember `members`. Returns those that were not known before."""
+        """Remember `members`. Returns those that were not known before, or only claimed."""
         news = []
         for member in members:
-            # Removed first: the order is that in which members were last heard of.
             place = place_of(member.endpoint)
-            if (before := self._members.pop(place, None)) != member:
-                news.append(member)
-                self._met.discard(before or member)
-            self._members[place] = member
             self._claimed.pop(place, None)
+            # Removed first: the order is that in which members were last heard of.
+            if self._members.pop(place, None) != member:
+                news.append(member)
+            self._members[place] = member
         while len(self._members) > MAX_MEMBERS:
-            self.forget([next(iter(self))])
+            del self._members[next(iter(self._members))]
         return news
-
-    def meet(self, members: Iterable[Member]) -> list[Member]:
-        """Remember members that were met on the bus. Returns those that were not met before."""
-        members = [*members]
-        self.learn(members)
-        news = [each for each in members if each not in self._met]
-        self._met.update(news)
-        return news
-
-    def has_met(self, member: Member) -> bool:
-        """True if it was met on the bus."""
-        return member in self._met
 
     def claim(self, members: Iterable[Member]) -> list[Member]:
         """`members` are only claimed. Returns those that were not known before, nor claimed."""
@@ -447,4 +447,3 @@ class KnownMembers:
             for known in (self._members, self._claimed):
                 if known.get(place) == member:
                     del known[place]
-            self._met.discard(member)

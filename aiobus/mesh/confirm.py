@@ -167,8 +167,7 @@ class Confirmations:
         if peer.other_version:
             return False
         if owed is None:
-            until = min(end, self._links.awaits_until(peer))
-            await self._change(peer, lambda: self._has_said(peer), until - elapsed())
+            await self._change(peer, lambda: self._has_said(peer), end - elapsed())
             owed = self._fanout.owed()  # with what it has subscribed to by now
         streams = [(name[:-1].decode(), seq) for name, seq in owed.items()]
         has_all = peer.is_listening

@@ -33,6 +33,7 @@ from aiobus.mesh.peers import (
 from aiobus.mesh.survey import Survey
 from aiobus.presence import Patterns
 from aiobus.publisher import Publisher, Route
+from aiobus.refusals import Refusal
 from aiobus.rows import Source
 from aiobus.sync import Notifier
 from aiobus.wire import VERSION, Answer, Ask, Options, PeerId, WireError, up
@@ -107,7 +108,9 @@ AT_SIGHT = 64
 ZeroMQ keeps each question for a connection that is never accepted.
 """
 CLAIM_SECONDS = 3.0
-"""A bus proves its name on its link. Nobody waits longer for one that is only claimed."""
+"""A bus proves its name on its link. No call waits longer for one that is only claimed."""
+UNPROVEN = "unproven"
+"""The refusal of such a bus, one of `refusals.NOTICED`."""
 STARTS_AT_SIGHT = 4
 """The same, of one name on a desk with keys."""
 BYE_SECONDS = 2.0
@@ -151,6 +154,8 @@ class Links:
         """This bus has started; until then, another of its name may stay in its place."""
         self.is_late = False
         """Another of its name has started, or is the one that stays: this bus is the one to end."""
+        self.on_refused: Callable[[Refusal], object] = lambda refusal: None
+        """Called with a claim that was not proven."""
         self.on_late: Callable[[], None] = lambda: None
         """Called if that turns out after this bus has started."""
         self.born = elapsed()
@@ -245,6 +250,12 @@ class Links:
         return 0 if self._discovery.unreached else self._publisher.public_seq
 
     # Coming.
+
+    def lose(self, member: Member) -> None:
+        """Nobody claims any more that this member is there. No effect if it has proven to be."""
+        peer = self._peers.get(member.endpoint)
+        if peer is not None and peer.is_claimed and peer.name == member.name:
+            self._drop(peer)
 
     def find(self, member: Member) -> None:
         """A member listens there: link. Again: nothing. If it has not said who it is, it goes
@@ -629,12 +640,14 @@ class Links:
 
     def namesakes(self) -> list[Member]:
         """Those of this name that may be there though they are not linked: they are being looked
-        for, have not answered, or speak another version.
+        for, have not answered, or speak another version. Who only claims to be one takes no name.
         """
         unlinked = [
             Member(peer.name, peer.endpoint)
             for peer in self
-            if peer.name == self.me.name and (peer.is_awaited or peer.other_version)
+            if peer.name == self.me.name
+            and not peer.is_claimed
+            and (peer.is_awaited or peer.other_version)
         ]
         return [*unlinked, *(Member(who.name, who.endpoint) for who in self._namesakes)]
 
@@ -735,8 +748,7 @@ class Links:
             return True
         # One that has left is looked for, and counts as gone.
         may_be = any(
-            each.name == source[0] and not (each.is_there or each.has_left or self._is_vain(each))
-            for each in self
+            each.name == source[0] and not (each.is_there or each.has_left) for each in self
         )
         return None if may_be else False
 
@@ -751,19 +763,11 @@ class Links:
         return awaited or bool(self._namesakes)
 
     def is_shut_out(self, peer: Peer) -> bool:
-        """True on a desk with keys if its name is not on the list of members here, or if it has not
-        proven for a while that it has this name; both were said. Until then it is no bus of this
-        desk, and nobody waits for it.
+        """True on a desk with keys if its name is not on the list of members here, which was said:
+        until it is, it is no bus of this desk, and nobody waits for it.
         """
         members = self._network.members
-        return self._is_vain(peer) or (bool(members.number) and peer.name not in members.by_name)
-
-    def awaits_until(self, peer: Peer) -> float:
-        """Until when its hello is awaited, in monotonic seconds."""
-        return peer.found + CLAIM_SECONDS if peer.is_claimed else math.inf
-
-    def _is_vain(self, peer: Peer) -> bool:
-        return elapsed() >= self.awaits_until(peer)
+        return bool(members.number) and peer.name not in members.by_name
 
     def is_awaited(self, peer: Peer) -> bool:
         """True when it may still become linked soon."""
@@ -835,6 +839,10 @@ class Links:
         silent: list[Peer] = []
         overdue: list[Peer] = []
         for peer in list(self._peers.values()):
+            if peer.is_claimed and not peer.refusal and now - peer.found >= CLAIM_SECONDS:
+                peer.refusal = UNPROVEN
+                self.on_refused(Refusal(peer.endpoint, UNPROVEN, peer.name))
+                self.changed.wake()
             if peer.may_link and not self._is_succeeding(peer):
                 self.link(peer)  # it had not started yet, beside a living one of its name
             match peer.judge(now, is_lenient=now < self._lenient_until):

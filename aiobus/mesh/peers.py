@@ -212,7 +212,7 @@ class Peer:
 
     def say_hello(self) -> None:
         """Its hello is there (again)."""
-        self.state = PeerState.LISTENING
+        self.state, self.refusal = PeerState.LISTENING, ""
 
     def withdraw(self, now: float) -> None:
         """Its hello is gone: it died, or its link to this bus was cut."""

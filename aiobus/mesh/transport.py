@@ -147,7 +147,8 @@ class MeshTransport:
         """True if a peer with the name of a keeper is there, or may be."""
         peers = () if self.session is None or self._confirmations is None else self.session.links
         return any(
-            each.name == KEEPER and not (each.has_left or each.other_version) for each in peers
+            each.name == KEEPER and not (each.has_left or each.other_version or each.is_refusing)
+            for each in peers
         )
 
     # Coming.
@@ -163,7 +164,8 @@ class MeshTransport:
         self._loop = asyncio.get_running_loop()
         self._diagnostics = diagnostics
         self._callbacks = DiscoveryCallbacks(
-            self.find, diagnostics.trouble, diagnostics.fail, self._on_told, self._on_stranger
+            *(self.find, diagnostics.trouble, diagnostics.fail, self._on_told, self._on_stranger),
+            on_gone=self._lose,
         )
         self._publisher = publisher
         try:
@@ -195,6 +197,7 @@ class MeshTransport:
             diagnostics.trouble,
         )
         self.network.start(session.receive_from_subscriber, session.receive_from_publisher, keys)
+        session.links.on_refused = self._note_refused
         session.links.out_of_reach = {each.endpoint for each in self.discovery.out_of_reach}
         for member in members:
             session.links.find(member)
@@ -251,11 +254,8 @@ class MeshTransport:
             if names := ", ".join(sorted(cut_off)):
                 text = "%s starts without %s: a connection to their host is not answered"
                 log.warning(text, me.name, names)
-        claimed = {peer.name for peer in links if peer.is_claimed and links.is_shut_out(peer)}
-        if names := ", ".join(sorted(claimed)):
-            log.warning("%s starts without %s: it has not proven its name", me.name, names)
         if names := ", ".join(self.refusing):
-            log.warning("%s starts without %s: their keys do not allow a link", me.name, names)
+            log.warning("%s starts without %s: keys allow no link, or prove none", me.name, names)
         self._check_open()
         # One that says nothing may be frozen, and any process may say hello for one that is not
         # there: an endpoint that refuses has no bus.
@@ -268,6 +268,10 @@ class MeshTransport:
         """Discovery has found a member."""
         if self.session is not None:
             self.session.links.find(member)
+
+    def _lose(self, member: Member) -> None:
+        if self.session is not None:
+            self.session.links.lose(member)
 
     # The driver of the session.
 
@@ -311,7 +315,8 @@ class MeshTransport:
         self.network.check_wakeups()
         if self.session is not None:
             self.session.tick(elapsed())
-            self._refusals.forget({peer.endpoint for peer in self.session.links if peer.is_there})
+            there = [peer for peer in self.session.links if peer.is_there]
+            self._refusals.forget({each.endpoint for each in there}, {each.name for each in there})
             for refusal in self._refusals.due(elapsed()):
                 self._report_refused(refusal)
             self._report_unreached(self.session, self.unreached)
