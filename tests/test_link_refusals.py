@@ -87,6 +87,24 @@ def test_who_is_revoked_is_said_once_though_it_knocks_and_is_not_linked() -> Non
     assert [each.times for each in refusals.due(SAID_SECONDS)] == [1]
 
 
+def test_after_a_link_was_there_a_name_that_is_revoked_again_is_said_at_once() -> None:
+    refusals = Refusals()
+    refusal = Refusal("10.0.0.7", "revoked", "risk")
+    assert refusals.note(refusal, 0.0) is not None
+    refusals.forget({"tcp://10.0.0.8:7600"}, {"feed"})
+    assert refusals.note(refusal, 1.0) is None
+    refusals.forget({"tcp://10.0.0.7:7601"}, {"feed", "risk"})
+    assert refusals.note(refusal, 2.0) is not None
+
+
+def test_claims_of_a_name_are_said_once_wherever_they_are() -> None:
+    """Another port each time, and a link that the true bus of that name has meanwhile."""
+    refusals = Refusals()
+    assert refusals.note(Refusal("tcp://10.0.0.7:1", "unproven", "risk"), 0.0) is not None
+    refusals.forget({"tcp://10.0.0.7:7601"}, {"risk"})
+    assert refusals.note(Refusal("tcp://10.0.0.7:2", "unproven", "risk"), 1.0) is None
+
+
 def test_after_a_link_was_there_the_same_cause_is_said_at_once() -> None:
     refusals = Refusals()
     refusal = Refusal("tcp://10.0.0.7:7600", "key", "feed")
