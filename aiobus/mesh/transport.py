@@ -254,8 +254,11 @@ class MeshTransport:
             if names := ", ".join(sorted(cut_off)):
                 text = "%s starts without %s: a connection to their host is not answered"
                 log.warning(text, me.name, names)
-        if names := ", ".join(self.refusing):
-            log.warning("%s starts without %s: keys allow no link, or prove none", me.name, names)
+        claimed = {peer.name for peer in links if peer.is_claimed and peer.is_refusing}
+        if names := ", ".join(sorted(claimed)):
+            log.warning("%s starts without %s: it has not proven its name", me.name, names)
+        if names := ", ".join(self.refusing.keys() - claimed):
+            log.warning("%s starts without %s: their keys do not allow a link", me.name, names)
         self._check_open()
         # One that says nothing may be frozen, and any process may say hello for one that is not
         # there: an endpoint that refuses has no bus.
