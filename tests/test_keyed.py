@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,7 +206,8 @@ async def test_without_the_authenticator_not_even_a_member_is_let_in(
 ) -> None:
     """Without ZAP_ENFORCE_DOMAIN libzmq then lets everybody in."""
     if how == "before it is up":
-        monkeypatch.setattr("aiobus.mesh.keyed.Authenticator", lambda *_: None)
+        never = SimpleNamespace(thread=Thread())
+        monkeypatch.setattr("aiobus.mesh.keyed.Authenticator", lambda *_: never)
     else:
 
         def die(self: Authenticator) -> None:
