@@ -517,6 +517,28 @@ def test_a_full_disk_leaves_the_list_as_it_was(
     assert not [*path.glob(".*.new")]
 
 
+@pytest.mark.parametrize("fitting", range(3))
+def test_a_disk_that_is_full_as_a_desk_is_begun_leaves_nothing_that_keeps_the_next_attempt_out(
+    tmp_path: Path, fitting: int
+) -> None:
+    """As soon as there was a secret without a list, no key of that name could be made."""
+    synced, sync = 0, os.fsync
+
+    def fill(descriptor: int) -> None:
+        nonlocal synced
+        synced += not stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if synced > fitting:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    command = ["keygen", "feed", "--keyring", str(tmp_path / "keys")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fill)
+        assert aiobus.__main__.main(command) == 1
+    assert [*(tmp_path / "keys").iterdir()] == []
+    assert aiobus.__main__.main(command) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -81,11 +81,22 @@ def make_key(path: str, name: str, rules: Rules) -> Made:
         is_listed = is_begun or is_kept_in(folder, before)
         public, secret = _pair()
         after = _with(before, Member(name, public, rules))
-        folder.create(name + SUFFIX, secret, SECRET)
+        new = [name + SUFFIX]
         if is_begun and not folder.has(DESK):
-            folder.create(DESK, _sealed([_fresh()]), SECRET)
-        if is_listed:
-            _write(folder, after)
+            new.append(DESK)
+        made: list[str] = []
+        try:
+            for each in new:
+                folder.create(each, _sealed([_fresh()]) if each == DESK else secret, SECRET)
+                made.append(each)
+            if is_listed:
+                _write(folder, after)
+        except OSError:
+            # A secret without its place on the list would keep the next attempt out.
+            if folder.read(LIST) != after.text.encode():
+                for each in made:
+                    folder.remove(each)
+            raise
         return Made(public, after if is_listed else before, is_begun, is_listed)
 
 

@@ -201,6 +201,10 @@ class Folder:
             os.link(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         os.fsync(self._descriptor)
 
+    def remove(self, name: str) -> None:
+        """Take away a file that was created here, since what belongs to it could not be written."""
+        os.unlink(name, dir_fd=self._descriptor)
+
     @contextmanager
     def _written(self, data: bytes | Hidden, mode: int) -> Iterator[str]:
         """A temporary file with this in it, on the disk. It is gone at the end."""
