@@ -44,12 +44,16 @@ class Wires:
         self.deaf: set[str] = set()
         """Endpoints where no process listens."""
         self.remembered: list[Member] = []
+        self.forgotten: list[Member] = []
 
     def is_claimed(self, member: Member) -> bool:
         return False
 
     def remember(self, member: Member) -> None:
         self.remembered.append(member)
+
+    def forget(self, member: Member) -> None:
+        self.forgotten.append(member)
 
     async def probe_accepting(self, members: Collection[Member]) -> list[Member]:
         await asyncio.sleep(0)
@@ -1102,6 +1106,7 @@ async def test_a_peer_that_refuses_after_its_bye_is_not_looked_for_again(desk: D
     desk.wait(BYE_SECONDS)
     await searched()
     assert list(desk.links) == []
+    assert desk.wires.forgotten == [Member("bot", BOT.endpoint)]
 
 
 @pytest.mark.parametrize("is_looked_for", [False, True])

@@ -6,11 +6,14 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 import zmq.asyncio
 from actors import ActorError, Nursery, tcp_url
+from desks import until
+from keys import KeyedDesk, endpoint_of
 
 from aiobus import AsyncEventBus, NameInUse
 from aiobus.discovery import Member
@@ -171,6 +174,23 @@ async def test_a_namesake_of_another_version_that_does_not_listen_ends_no_bus_th
             await asyncio.wait([starting], timeout=0.02)
         await starting
         await feed.close()
+
+
+async def test_a_name_is_free_though_another_program_has_the_port_of_its_closed_owner(
+    tmp_path: Path,
+) -> None:
+    """A desk with keys cannot tell that one from a bus that is frozen."""
+    desk = KeyedDesk(tmp_path / "keys", "a", "holder")
+    async with desk.bus("holder") as holder:
+        async with desk.bus("a") as owner, asyncio.timeout(1):
+            host, _, port = endpoint_of(owner).removeprefix("tcp://").rpartition(":")
+            known: Any = holder._transport.discovery._known  # type: ignore[attr-defined]
+            assert [each.name for each in known] == ["a"]
+            await owner.close()
+            await until(lambda: not [*known])
+        with socket.create_server((host, int(port))):
+            async with desk.bus("a") as bus:
+                assert [each.name for each in bus.peers] == ["holder"]
 
 
 @pytest.mark.parametrize("is_early", [True, False])

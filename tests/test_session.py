@@ -107,6 +107,8 @@ class Side:
     def remember(self, member: Member) -> None:
         """Nothing to do."""
 
+    forget = remember
+
 
 def carry(one: Side, other: Side) -> None:
     """Carry each message to the other side, and do what is due soon, until nothing is left."""

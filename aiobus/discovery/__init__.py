@@ -124,6 +124,12 @@ class Discovery(Protocol):
         """
         ...
 
+    def forget(self, member: Member) -> None:
+        """`member` has closed, and no process listens there: members that join here later are not
+        to look for it, as another program may have its port by then.
+        """
+        ...
+
     def tell_refused(self, to: str, cause: str) -> None:
         """Let the member named `to` know that this bus makes no link to it, and why: one of TOLD
         (`refusals`). Nothing happens if no sealed way leads there, or if much was told within the

@@ -304,6 +304,9 @@ class Directory:
         """Never: names are not proven."""
         return False
 
+    def forget(self, member: Member) -> None:
+        """Nothing to do: its file is gone."""
+
     def tell_refused(self, to: str, cause: str) -> None:
         """Nothing to do: buses of one user need no keys."""
 

@@ -222,6 +222,10 @@ class Rendezvous:
         """
         return self._known.is_claimed(member)
 
+    def forget(self, member: Member) -> None:
+        """A member has closed: it is on no roster of this member from now on."""
+        self._known.forget([member])
+
     def watch(self, callbacks: DiscoveryCallbacks, bind: Callable[[str], str]) -> None:
         """End the connections that were sealed by a secret which the desk has no more: they are
         made again. The tasks of the addresses do the rest.

@@ -975,6 +975,7 @@ class Links:
                 continue  # it has said hello again
             if member in absent:
                 del self._closed[who.endpoint]
+                self._discovery.forget(member)
                 self._excuse(who.name)
                 self.changed.wake()
             elif elapsed() - closed.said >= BYE_SECONDS:

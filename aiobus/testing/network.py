@@ -305,6 +305,9 @@ class _Port:
         """Never: names are not proven."""
         return False
 
+    def forget(self, member: Member) -> None:
+        """Nothing to do: the network knows who is there."""
+
     def tell_refused(self, to: str, cause: str) -> None:
         """Nothing to do: a network in memory has no keys."""
 
