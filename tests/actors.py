@@ -33,6 +33,18 @@ def tcp_url() -> str:
     return f"tcp://127.{1 + pid // 65536 % 250}.{pid // 256 % 256}.{pid % 256}:{next(_ports)}"
 
 
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of this machine that is free, and is given to no process that asks for any: it is
+    below those. Another test process begins elsewhere.
+    """
+    while True:
+        with contextlib.suppress(OSError), socket.create_server((host, port := next(_low_ports))):
+            return port
+
+
+_low_ports = count(10_000 + os.getpid() * 61 % 20_000)
+
+
 class ActorError(Exception):
     """What an actor was told raised: `kind` is the name of the exception."""
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actors import tcp_url
+from actors import free_port, tcp_url
+from crowd import free_address
 from keys import make
 from seats import Seat
 
@@ -34,15 +35,6 @@ def why_no_other_host() -> str:
 
 
 needs_an_outside = pytest.mark.skipif(bool(why_no_other_host()), reason=why_no_other_host())
-
-
-def free_address() -> str:
-    return tcp_url().removeprefix("tcp://")
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.create_server((host, 0)) as free:
-        return int(free.getsockname()[1])
 
 
 class Names:

@@ -422,14 +422,12 @@ async def test_another_desk_secret_is_said_on_both_screens_and_linked_once_it_is
 
 PLAIN = """
 import zmq
-self.context = zmq.Context()
-with self.context.socket(zmq.XSUB) as plain:
-    plain.linger = 0
-    plain.connect(endpoint)
-    while not await asyncio.to_thread(plain.poll, 100, zmq.POLLIN):
-        if self.is_seen:
-            break
-self.context.term()
+with zmq.Context() as context:
+    while not self.is_seen:  # on a busy machine its end may be read before its greeting
+        with context.socket(zmq.XSUB) as plain:
+            plain.linger = 0
+            plain.connect(endpoint)
+            await asyncio.to_thread(plain.poll, 500, zmq.POLLIN)
 """
 
 
