@@ -25,12 +25,17 @@ ABORTED = -signal.SIGABRT
 _ports = count(7000)
 
 
-def tcp_url() -> str:
-    """An address that no other test has: a port that was free a moment ago another may have by now,
-    and all of 127.0.0.0/8 is this machine.
-    """
+def own_host() -> str:
+    """An address that no other process has: all of 127.0.0.0/8 is this machine."""
     pid = os.getpid()
-    return f"tcp://127.{1 + pid // 65536 % 250}.{pid // 256 % 256}.{pid % 256}:{next(_ports)}"
+    return f"127.{1 + pid // 65536 % 250}.{pid // 256 % 256}.{pid % 256}"
+
+
+def tcp_url() -> str:
+    """An address that no other test has: a port that was free a moment ago another may have by
+    now.
+    """
+    return f"tcp://{own_host()}:{next(_ports)}"
 
 
 def free_port(host: str = "127.0.0.1") -> int:

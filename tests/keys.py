@@ -8,7 +8,7 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
-from actors import tcp_url
+from actors import own_host, tcp_url
 
 from aiobus import AsyncEventBus
 from aiobus.keyring import Keyring
@@ -186,8 +186,10 @@ class Rogue:
         self.context: zmq.asyncio.Context = zmq.asyncio.Context()
         self.down = self.context.socket(zmq.XPUB)
         self.listen(self.down, self.keys)
-        self.port = self.down.bind_to_random_port("tcp://127.0.0.1")
-        self.who = PeerId(name, 1, f"tcp://127.0.0.1:{self.port}")
+        host = own_host()  # at which no other process takes the port once it is free again
+        port = self.down.bind_to_random_port(f"tcp://{host}")
+        self.address = host, port
+        self.who = PeerId(name, 1, f"tcp://{host}:{port}")
         self.seq = 0
         self.up: Any = None
 

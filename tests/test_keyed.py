@@ -887,11 +887,10 @@ async def test_what_listens_in_the_place_of_a_member_is_told_apart_and_it_is_lin
     async with desk.bus("feed") as feed, feed.stream("aiobus.refused") as said:
         rogue = Rogue(desk, "rogue")
         rogue.down.close()
-        address = ("127.0.0.1", rogue.port)
         down = WRONG[cause](rogue)
         listener = socket.socket()
         if down is None:
-            await bound(lambda: listener.bind(address))
+            await bound(lambda: listener.bind(rogue.address))
             listener.listen()
         else:
             await bound(lambda: down.bind(rogue.who.endpoint))
