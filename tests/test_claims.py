@@ -178,7 +178,7 @@ async def test_a_member_is_claimed_until_the_registry_has_met_it(
             true = Member("strategy", discovery_of(strategy).endpoint)
             for bus in (feed, late):
                 known = discovery_of(bus)._known
-                await until(lambda known=known: true in [*known])  # type: ignore[misc]
+                await until(lambda known=known: true in known)  # type: ignore[misc]
                 assert known.claimed == [claimant.member]
 
 
@@ -195,6 +195,18 @@ async def test_a_claim_does_not_outlive_the_registry_at_which_it_was_made(
         assert links_of(strategy).at(claimant.member.endpoint) is None
         async with desk.bus("feed") as again:
             assert discovery_of(again)._known.claimed == []
+
+
+async def test_a_second_claim_to_an_endpoint_makes_no_member_of_the_first(
+    desk: KeyedDesk, claimed: Claim
+) -> None:
+    async with desk.bus("feed") as feed:
+        first = await claimed("strategy")
+        second = await claimed("other", at=first.member.endpoint)
+        async with desk.bus("late") as late:
+            known = discovery_of(late)._known
+            assert [*known] == [Member("feed", discovery_of(feed).endpoint)]
+            assert {*known.claimed} <= {first.member, second.member}
 
 
 async def test_a_claim_ends_with_its_connection(desk: KeyedDesk, claimed: Claim) -> None:
@@ -214,7 +226,7 @@ async def test_the_claims_of_a_retired_secret_end(desk: KeyedDesk, claimed: Clai
         assert discovery_of(feed)._known.claimed == []
 
 
-@pytest.mark.parametrize("name", ["other", "strategy"])
+@pytest.mark.parametrize("name", ["other", "strategy", "feed"])
 async def test_a_full_registry_gives_a_member_the_place_of_one_that_has_proven_nothing(
     desk: KeyedDesk, claimed: Claim, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -224,10 +236,11 @@ async def test_a_full_registry_gives_a_member_the_place_of_one_that_has_proven_n
     make(desk.path, "other")
     async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
         member = Member("strategy", discovery_of(strategy).endpoint)
-        await until(lambda: member in [*discovery_of(feed)._known])
+        await until(lambda: member in discovery_of(feed)._known)
         monkeypatch.setattr(registry, "MAX_CONNECTIONS", 3)
+        at = {"strategy": member.endpoint, "feed": discovery_of(feed).endpoint}
         for _ in range(2):
-            await claimed(name, at=member.endpoint if name == "strategy" else "")
+            await claimed(name, at=at.get(name, ""))
         async with desk.bus("late") as late, hearing(late) as hears:
             await hears(feed)
             assert {"feed", "strategy"} <= {each.name for each in late.peers}

@@ -174,10 +174,9 @@ class Registry:
         claimed. A claim is that of a connection.
         """
         found: dict[str, Member] = {}
-        connected = self.connected
-        claimed = [each for each in connected if self._known.is_claimed(each)]
-        members = (each for each in connected if each not in claimed)
-        for member in (self._me, *members, *self._known, *claimed):
+        connected = sorted(self.connected, key=self._is_claimed)
+        proven = len(connected) - sum(map(self._is_claimed, connected))
+        for member in (self._me, *connected[:proven], *self._known, *connected[proven:]):
             found.setdefault(place_of(member.endpoint), member)
         return [*found.values()][:MAX_MEMBERS]
 
@@ -198,8 +197,8 @@ class Registry:
         if news and not self._news:  # all of one turn are sent together
             self._loop.call_soon(self._send_news)
         self._news += news
-        met = {each for each in news if not self._known.is_claimed(each)}
-        for connection in list(self._connections) if self._unproven else ():
+        met = {each for each in news if not self._is_claimed(each)}
+        for connection in self._connections if self._unproven else ():
             if connection.member in met:
                 self._unproven.discard(connection)
 
@@ -278,7 +277,7 @@ class Registry:
             self._refuse(self._unproven.oldest, reason)
             return True
         # With keys, a hello for a member that is known proves no more: that one is here as well.
-        seen: set[Member] = set()
+        seen = {self._me}
         for connection in self._connections:
             if connection.member in seen and connection.seal is not None:
                 self._refuse(connection, "is connected twice, and others needed its place")
@@ -342,7 +341,7 @@ class Registry:
         self._silent.discard(connection)
         log.debug("%s: %s at %s is here", self.address, *member)
         self._on_hello(member)
-        if self._known.is_claimed(member):
+        if self._is_claimed(member):
             self._unproven.add(connection)
         self._send(connection, self._line(self.roster))
 
@@ -367,8 +366,13 @@ class Registry:
 
     def _line(self, members: list[Member]) -> bytes:
         """The line that announces `members`."""
-        claimed = [each for each in members if self._known.is_claimed(each)]
-        return roster_line([each for each in members if not self._known.is_claimed(each)], claimed)
+        claimed = [each for each in members if self._is_claimed(each)]
+        return roster_line([each for each in members if not self._is_claimed(each)], claimed)
+
+    def _is_claimed(self, member: Member) -> bool:
+        """True if it has said hello on a desk with keys, and nobody is known to have met it."""
+        is_known = member == self._me or member in self._known
+        return not is_known and self._secrets() is not None
 
     def _send(self, connection: Connection, line: bytes) -> None:
         """Send a line, sealed if the desk has keys."""
@@ -417,7 +421,7 @@ class Registry:
         self._silent.discard(connection)
         self._unproven.discard(connection)
         member, is_open = connection.member, self._listener.fileno() >= 0
-        if member is not None and is_open and self._known.is_claimed(member):
+        if member is not None and is_open and self._is_claimed(member):
             self._on_gone(member)
         connection.timer.cancel()
         self._loop.remove_reader(connection.sock.fileno())

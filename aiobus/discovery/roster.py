@@ -403,6 +403,9 @@ class KnownMembers:
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
 
+    def __contains__(self, member: Member) -> bool:
+        return self._members.get(place_of(member.endpoint)) == member
+
     @property
     def claimed(self) -> list[Member]:
         """Those that only they themselves have told of."""
@@ -426,9 +429,9 @@ class KnownMembers:
         """`members` are only claimed. Returns those that were not known before, nor claimed."""
         news = []
         for member in members:
-            place = place_of(member.endpoint)
-            if self._members.get(place) == member:
+            if member in self:
                 continue
+            place = place_of(member.endpoint)
             if self._claimed.pop(place, None) != member:
                 news.append(member)
             self._claimed[place] = member
