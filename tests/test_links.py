@@ -1,7 +1,7 @@
 """Who is there and what is done about it, by a clock that is turned by hand."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from aiobus.mesh import Driver, Probe
 from aiobus.mesh import links as module
 from aiobus.mesh import peers as unplaced
 from aiobus.mesh.interest import Interest
-from aiobus.mesh.links import BYE_LOOK, BYE_SECONDS, LENIENCE, Links
+from aiobus.mesh.links import BYE_LOOK, BYE_SECONDS, LENIENCE, QUIET, READ_SECONDS, Links
 from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer
 from aiobus.publisher import Publisher
 from aiobus.query import Query
@@ -166,7 +166,10 @@ class Desk:
         self.publisher.public_seq = 7
         self._probes: set[asyncio.Task[None]] = set()
         wires: Any = self.wires
-        driver = Driver(asyncio.get_running_loop().call_soon, lambda *_: None, self._begin)
+        self.due: list[Callable[[], None]] = []
+        """What is to be done a moment later."""
+        soon = asyncio.get_running_loop().call_soon
+        driver = Driver(soon, lambda seconds, step: self.due.append(step), self._begin)
         self.links = Links(ME, self.publisher, wires, wires, self.watch, self.interest, driver)
         self.links.rounds.number = 0
         self.rounds, self.asked = self.links.rounds, self.wires.asked
@@ -207,14 +210,17 @@ class Desk:
         for number in [nonce] if nonce else range(1, 50):
             self.links.hear_answer(Answer(number, who, 10.0, seq, is_open))
 
-    def link(self, who: PeerId) -> Peer:
-        """Each asks the other and answers, until they are linked."""
+    def link(self, who: PeerId, *, quiet: float = QUIET) -> Peer:
+        """Each asks the other and answers, until they are linked. Then nothing comes for `quiet`
+        seconds.
+        """
         peer = self.find(who)
         self.links.hello(who)
         self.is_asked(who)
         self.hear_answer(who)
         assert peer.is_there
         self.wires.take(), self.watch.take()
+        self.clock.now += quiet
         return peer
 
     async def succeed(self, who: PeerId) -> Peer:
@@ -742,6 +748,44 @@ async def test_a_new_start_settles_the_old_one_and_is_linked_again(desk: Desk) -
     assert desk.watch.log == [("joined", "bot", 60)]
 
 
+async def test_what_has_arrived_of_the_old_start_is_read_before_it_is_settled(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hear(("bot", 50), 6)
+    desk.links.hello(BOT_2)
+    assert (desk.watch.log, peer.who) == ([], BOT)
+    desk.clock.now += QUIET / 2
+    desk.links.hear(("bot", 50), 7)  # more lay on the link
+    desk.clock.now += QUIET / 2
+    desk.due.pop()()
+    assert (desk.watch.log, peer.who) == ([], BOT)
+    desk.clock.now += QUIET
+    desk.due.pop()()
+    assert (desk.watch.log, peer.who) == ([(*TAKEN[:3], 7, TAKEN[4])], BOT_2)
+
+
+async def test_a_new_start_that_has_gone_before_that_settles_nothing(desk: Desk) -> None:
+    peer = desk.link(BOT)
+    desk.links.hear(("bot", 50), 6)
+    desk.links.hello(BOT_2)
+    desk.links.withdraw(BOT_2)
+    desk.clock.now += QUIET
+    desk.due.pop()()
+    assert (desk.watch.log, peer.who) == ([], BOT)
+
+
+async def test_after_this_process_was_stopped_an_old_start_is_read_for_a_second(
+    desk: Desk,
+) -> None:
+    desk.link(BOT)
+    desk.clock.now += 8.0  # stopped: what has arrived meanwhile is read in any order
+    desk.links.hello(BOT_2)
+    desk.links.judge(desk.clock.now)
+    assert [each for each in desk.watch.take() if each[0] == "left"] == []
+    desk.clock.now += READ_SECONDS
+    desk.due.pop()()
+    assert desk.watch.take() == [TAKEN]
+
+
 async def test_a_new_start_may_be_told_by_an_answer_before_its_hello(desk: Desk) -> None:
     desk.link(BOT)
     desk.links.withdraw(BOT)
@@ -1186,7 +1230,7 @@ async def test_who_closed_after_it_was_unconfirmed_is_unconfirmed_no_more(desk: 
 
 
 async def test_a_peer_that_is_heard_after_it_was_stale_is_fresh_once(desk: Desk) -> None:
-    desk.link(BOT)
+    desk.link(BOT, quiet=0.0)
     desk.wait(STALE + 1)
     desk.links.hear((BOT.name, BOT.epoch), 9)
     desk.links.hear((BOT.name, BOT.epoch), 9)
@@ -1207,7 +1251,7 @@ async def test_a_peer_that_left_after_it_was_stale_joins_and_is_not_fresh(desk: 
 
 
 async def test_a_peer_is_told_of_a_new_list_of_members_until_it_has_answered(desk: Desk) -> None:
-    desk.link(BOT)
+    desk.link(BOT, quiet=0.0)
     survey, now = desk.links.survey, desk.clock.now
     survey.tick(now)
     desk.asked.clear()

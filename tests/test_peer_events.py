@@ -4,11 +4,13 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from actors import nursery
+from actors import Actor, nursery, tcp_url
 from desks import until
+from keys import make
 from ports import opened
 
 from aiobus import AsyncEventBus, Event, EventType
@@ -88,6 +90,59 @@ async def test_a_bus_that_closes_dies_freezes_or_restarts_is_announced_as_the_co
     assert of["closed"][-1][1]["reason"] == "it closed"
     first, end, second = (data["epoch"] for _, data in of["restarted"])
     assert first == end != second
+
+
+START_KEYED = """
+from aiobus.keyring import Keyring
+self.heard, self.came = [], asyncio.Condition()
+self.bus = aiobus.AsyncEventBus(url, name=name, keyring=Keyring.load(path))
+await self.bus.start()
+"""
+PUBLISH = """
+for number in range(count):
+    await bus.publish(aiobus.Event("T", [epoch, number, "x" * 300]))
+    await asyncio.sleep(0.004)
+"""
+KEPT = {"ipc": 100, "tcp": 250, "keys": 250}
+"""Messages that the kernel surely keeps of a connection that is not read."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ipc", "tcp", "keys"])
+async def test_a_bus_that_was_stopped_hears_a_killed_source_to_its_end_and_then_its_successor(
+    kind: str, folder: Path
+) -> None:
+    """What it sends as it goes on made ZeroMQ give up the connection before all of it was read."""
+    url, ring = f"ipc://{folder}/desk" if kind == "ipc" else tcp_url(), folder / "keys"
+    kept = KEPT[kind]
+    make(ring, "strategy", "witness", "feed")
+
+    async def start(actor: Actor, name: str) -> None:
+        if kind == "keys":
+            await actor(START_KEYED, url=url, name=name, path=str(ring))
+        else:
+            await actor.start(url, name)
+
+    async with nursery() as made:
+        strategy, witness, feed = await made.actors(3)
+        for actor, name in ((strategy, "strategy"), (witness, "witness"), (feed, "feed")):
+            await start(actor, name)
+        for actor in (strategy, witness):
+            await actor.hear("T", "aiobus.gap")
+        strategy.kill(signal.SIGSTOP)
+        await feed(PUBLISH, epoch=1, count=kept)
+        await witness.heard(kept)  # so it has left the process
+        feed.kill()
+        await feed.code
+        again = await made.actor()
+        await start(again, "feed")
+        await again(PUBLISH, epoch=2, count=3)
+        strategy.kill(signal.SIGCONT)
+        heard = await strategy.heard(kept + 3)
+        assert [each[:2] for each in heard] == [
+            *([1, number] for number in range(kept)),
+            *([2, number] for number in range(3)),
+        ]
 
 
 async def test_the_gap_of_a_killed_source_comes_before_its_end_and_that_before_its_successor() -> (

@@ -545,7 +545,9 @@ class KeyedNetwork(ZmqNetwork):
         for topic in sorted(self._topics):  # as ZeroMQ does it after a break
             link.xsub.send(b"\1" + topic)
         while link.questions:
-            _ask(link.xsub, link.questions.popleft())
+            question = link.questions.popleft()
+            link.xsub.send(b"\1" + question)
+            link.xsub.send(b"\0" + question)
         if self._from_publisher is not None:
             link.xsub.start(self._from_publisher)
 
@@ -636,17 +638,21 @@ class KeyedNetwork(ZmqNetwork):
             if to not in (link.name, "*"):
                 continue
             if link.xsub is not None:
-                _ask(link.xsub, question)
+                self._send_up(link.xsub, b"\1" + question)
+                self._send_up(link.xsub, b"\0" + question)
             elif to != "*":
                 link.questions.append(question)
 
     def _up(self, message: bytes) -> None:
         for link in self._links.values():
             if link.xsub is not None:
-                link.xsub.send(message)
+                self._send_up(link.xsub, message)
 
     def check_wakeups(self) -> None:
-        """Look for messages that did not wake the reader. Forget connections that have ended."""
+        """Look for messages that did not wake the reader. Forget connections that have ended. To be
+        called each second.
+        """
+        self._look_at_clock()
         if not self._xpub.is_closed and not self._xpub.has_message():  # else it may be of one
             for number in [each for each in self._incoming if not self._is_alive(each)]:
                 del self._incoming[number]
@@ -661,11 +667,6 @@ class KeyedNetwork(ZmqNetwork):
                 link.again.cancel()
         self._links.clear()
         await super().close(timeout)
-
-
-def _ask(xsub: SocketReader, question: bytes) -> None:
-    xsub.send(b"\1" + question)
-    xsub.send(b"\0" + question)
 
 
 def _leave(message: bytes, beside: Any, name: str) -> None:

@@ -121,6 +121,8 @@ connection after the other.
 """
 READ_SECONDS = 1.0
 """After the end of its link, what had arrived of a peer was read."""
+QUIET = 0.1
+"""Seconds in which nothing comes of a dead peer, then what had arrived of it was read."""
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
@@ -189,6 +191,8 @@ class Links:
         self._closed: dict[str, Closed] = {}
         """Those that said bye, by endpoint, until it is known that no process listens there."""
         self._closing: Probe | None = None
+        self._early: dict[str, PeerId] = {}
+        """Those that have said hello before all of the dead one at their endpoint was read."""
         self._succeeding: dict[Peer, Probe] = {}
         """Those that have the name of one that may be dead, until that is known."""
         self._joined: set[Source] = set()
@@ -448,7 +452,12 @@ class Links:
             if peer is None:
                 return
         elif peer.who is not None and peer.who != who:
+            if not self._was_read(peer):
+                self._early[who.endpoint] = who
+                self._driver.later(QUIET, self._greet_early)
+                return
             self._restart(peer, who)
+        self._early.pop(who.endpoint, None)
         # A repeated hello says that its link was made again; perhaps ours was cut as well.
         is_news = peer.state is not PeerState.FOUND or peer.name != who.name
         self._introduce(peer, who)
@@ -457,6 +466,19 @@ class Links:
         self.attended.wake()
         if is_news:
             self.link(peer)
+
+    def _greet_early(self) -> None:
+        for who in list(self._early.values()):
+            self._greet(who)
+
+    def _was_read(self, peer: Peer) -> bool:
+        """True once what had arrived of a peer that is dead was read. Its successor says hello on
+        another connection, so that may be read before: above all after this process was stopped.
+        What is read after the end of a source is of no use, and its end would be lost unseen.
+        """
+        now, back = elapsed(), self._lenient_until - LENIENCE
+        is_late = now - self._judged > 1.0 + DELAY
+        return not is_late and now - back >= READ_SECONDS and peer.silence(now) >= QUIET
 
     def _introduce(self, peer: Peer, who: PeerId) -> None:
         if peer.who != who:
@@ -712,10 +734,13 @@ class Links:
     def _replace(self, peer: Peer, rivals: list[Peer], absent: Collection[Member]) -> None:
         self._succeeding.pop(peer, None)
         dead = {member.endpoint for member in absent}
-        for rival in rivals:
+        linked = [each for each in rivals if each in self and each.is_linked]
+        ended = [each for each in linked if each.is_gone or each.endpoint in dead]
+        if not all(map(self._was_read, ended)):
+            self._driver.later(QUIET, self._look_for_successors)
+            return
+        for rival in linked:
             is_dead = rival.endpoint in dead
-            if rival not in self or not rival.is_linked:
-                continue
             if not (is_dead or rival.is_gone or peer.is_open):
                 return  # it is about to be refused, and would be said to join and to leave
             if is_dead or rival.is_gone:
@@ -730,6 +755,11 @@ class Links:
                 self._drop(rival)
         if peer in self:
             self._join(peer)
+
+    def _look_for_successors(self) -> None:
+        for peer in list(self):
+            if not self._is_succeeding(peer):
+                self._note_link(peer)
 
     def is_there(self, source: Source) -> bool:
         """True while the peer that publishes as `source` is linked."""
@@ -928,6 +958,8 @@ class Links:
             before.is_here = False
             self._look_for_closed()
         self._unplaced.withdraw(who)
+        if self._early.get(who.endpoint) == who:
+            del self._early[who.endpoint]
         peer = self._peers.get(who.endpoint)
         if peer is not None and peer.who == who:
             log.debug("%s: the hello of %s is gone", self.me, peer)

@@ -14,6 +14,7 @@ listen: its name in use, its links up (measured). The child closes just the sock
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import stat
@@ -28,7 +29,7 @@ from weakref import WeakSet
 
 import zmq
 
-from aiobus.clock import stopwatch
+from aiobus.clock import elapsed, stopwatch
 from aiobus.confinement import check
 from aiobus.discovery import OBSERVES, Discovery, is_observer, place_of
 from aiobus.discovery.gate import Gate
@@ -250,6 +251,12 @@ RETRANSMIT = 1.0
 """Seconds between two attempts of the kernel to send what was not acknowledged, at most. It
 doubles them otherwise, and after a network was cut for 7 s is silent for another 5.
 """
+HELD_UP = 1.5
+"""Seconds without a look at the clock, which is due each second: this process was held up."""
+READ_SECONDS = 1.0
+"""For which it only reads then, and sends nothing to publishers."""
+MAX_HELD = 10_000
+"""Messages that wait for that. With more, all are sent."""
 TERM = 0.5
 """Seconds beyond that for ZeroMQ to end."""
 LINGER = 1.0
@@ -273,6 +280,11 @@ class ZmqNetwork:
         self._gates: list[Gate] = []
         """Of the TCP port that is listened at: one at most."""
         self._readers: list[SocketReader] = []
+        self._looked = math.inf
+        """When `check_wakeups` was called last."""
+        self._reads_until = 0.0
+        self._held: list[tuple[SocketReader, bytes]] = []
+        """What is to be sent to publishers once what has arrived was read."""
         self._threads: list[Thread] = []
         """Those that have sockets of the context, and close them once it ends."""
 
@@ -458,15 +470,44 @@ class ZmqNetwork:
 
     def subscribe(self, topic: bytes) -> None:
         """Ask every publisher for a topic."""
-        self._xsub.send(b"\1" + topic)
+        self._send_up(self._xsub, b"\1" + topic)
 
     def unsubscribe(self, topic: bytes) -> None:
         """Withdraw it."""
-        self._xsub.send(b"\0" + topic)
+        self._send_up(self._xsub, b"\0" + topic)
 
     def ask(self, question: bytes, to: str) -> None:
         """Send a question to every publisher; those that it is not for ignore it."""
-        self._xsub.send(question)
+        self._send_up(self._xsub, question)
+
+    def _send_up(self, xsub: SocketReader, message: bytes) -> None:
+        """Send to a publisher; a second later if this process was held up until now, as one that
+        was stopped. The publisher may have died meanwhile. If something is sent to it, ZeroMQ gives
+        up its connection, and what had arrived on that and is not read yet is lost.
+        """
+        if not self._is_reading_first():
+            xsub.send(message)
+            return
+        self._held.append((xsub, message))
+        if len(self._held) >= MAX_HELD:
+            self._release()
+
+    def _is_reading_first(self) -> bool:
+        now = elapsed()
+        if now - self._looked > HELD_UP:
+            self._looked, self._reads_until = now, now + READ_SECONDS
+            asyncio.get_running_loop().call_later(READ_SECONDS, self._release, context=Context())
+        return now < self._reads_until
+
+    def _look_at_clock(self) -> None:
+        self._is_reading_first()
+        self._looked = elapsed()
+
+    def _release(self) -> None:
+        self._reads_until = 0.0
+        held, self._held = self._held, []
+        for xsub, message in held:
+            xsub.send(message)
 
     def send(self, message: bytes) -> None:
         """Send a message to all subscribers of its topic."""
@@ -481,7 +522,8 @@ class ZmqNetwork:
         await self._xpub.read_ends()
 
     def check_wakeups(self) -> None:
-        """Look for messages that did not wake the reader."""
+        """Look for messages that did not wake the reader. To be called each second."""
+        self._look_at_clock()
         self._xpub.check_wakeup()
         self._xsub.check_wakeup()
 
