@@ -104,6 +104,7 @@ def discovery_of(bus: AsyncEventBus) -> Rendezvous:
     return found
 
 
+@pytest.mark.slow
 async def test_a_name_that_is_only_claimed_keeps_its_bus_from_nothing(
     desk: KeyedDesk, claimed: Claim
 ) -> None:
@@ -140,6 +141,7 @@ async def test_of_two_buses_of_one_name_one_starts_though_the_registry_may_meet_
             await desk.bus("new").start()
 
 
+@pytest.mark.slow
 async def test_no_call_waits_for_a_name_that_is_only_claimed_and_it_is_named(
     desk: KeyedDesk, claimed: Claim, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,6 +161,7 @@ async def test_no_call_waits_for_a_name_that_is_only_claimed_and_it_is_named(
     assert "that it is late at" in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_start_beside_a_claim_goes_on_without_it(
     desk: KeyedDesk, claimed: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +172,7 @@ async def test_a_start_beside_a_claim_goes_on_without_it(
             await hears(feed)
 
 
+@pytest.mark.slow
 async def test_a_member_is_claimed_until_the_registry_has_met_it(
     desk: KeyedDesk, claimed: Claim
 ) -> None:
@@ -197,6 +201,7 @@ async def test_a_claim_does_not_outlive_the_registry_at_which_it_was_made(
             assert discovery_of(again)._known.claimed == []
 
 
+@pytest.mark.slow
 async def test_a_second_claim_to_an_endpoint_makes_no_member_of_the_first(
     desk: KeyedDesk, claimed: Claim
 ) -> None:
@@ -226,6 +231,7 @@ async def test_the_claims_of_a_retired_secret_end(desk: KeyedDesk, claimed: Clai
         assert discovery_of(feed)._known.claimed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["other", "strategy", "feed"])
 async def test_a_full_registry_gives_a_member_the_place_of_one_that_has_proven_nothing(
     desk: KeyedDesk, claimed: Claim, monkeypatch: pytest.MonkeyPatch, name: str

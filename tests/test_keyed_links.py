@@ -70,6 +70,7 @@ async def test_a_link_that_is_ended_can_be_made_again_at_once(apart: tuple[Any, 
         assert (await anext(events)).data == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spare", range(3))
 async def test_a_link_for_which_no_descriptor_is_left_is_made_once_there_are_some(
     apart: tuple[Any, Any], spare: int

@@ -235,10 +235,14 @@ class Directory:
 
     async def _see_ending(self) -> None:
         """Wait a moment for those that listen without a file: most are about to end, and would be
-        taken for buses that cannot be reached.
+        taken for buses that cannot be reached. The others make it again.
         """
+
+        def is_ending(endpoint: str) -> bool:
+            return not os.path.lexists(endpoint.removeprefix("ipc://"))
+
         end = elapsed() + ENDING_SECONDS
-        while self.unreached and elapsed() < end:
+        while any(map(is_ending, self.unreached)) and elapsed() < end:
             await asyncio.sleep(ENDING_LOOK)
             if (still := self._listening()) is not None:
                 self._unlinked &= still
