@@ -748,42 +748,34 @@ async def test_a_new_start_settles_the_old_one_and_is_linked_again(desk: Desk) -
     assert desk.watch.log == [("joined", "bot", 60)]
 
 
-async def test_what_has_arrived_of_the_old_start_is_read_before_it_is_settled(desk: Desk) -> None:
+async def test_after_this_process_was_stopped_the_old_start_is_read_before_it_is_settled(
+    desk: Desk,
+) -> None:
+    """What has arrived meanwhile is read in any order."""
     peer = desk.link(BOT)
-    desk.links.hear(("bot", 50), 6)
+    desk.clock.now += 8.0
     desk.links.hello(BOT_2)
-    assert (desk.watch.log, peer.who) == ([], BOT)
-    desk.clock.now += QUIET / 2
+    desk.links.judge(desk.clock.now)
+    desk.watch.take()
     desk.links.hear(("bot", 50), 7)  # more lay on the link
-    desk.clock.now += QUIET / 2
     desk.due.pop()()
-    assert (desk.watch.log, peer.who) == ([], BOT)
-    desk.clock.now += QUIET
+    assert "left" not in [each[0] for each in desk.watch.take()]
+    assert peer.who == BOT
+    desk.clock.now += READ_SECONDS
     desk.due.pop()()
-    assert (desk.watch.log, peer.who) == ([(*TAKEN[:3], 7, TAKEN[4])], BOT_2)
+    assert (desk.watch.take(), peer.who) == ([(*TAKEN[:3], 7, TAKEN[4])], BOT_2)
 
 
 async def test_a_new_start_that_has_gone_before_that_settles_nothing(desk: Desk) -> None:
     peer = desk.link(BOT)
-    desk.links.hear(("bot", 50), 6)
+    desk.clock.now += 8.0
     desk.links.hello(BOT_2)
     desk.links.withdraw(BOT_2)
-    desk.clock.now += QUIET
-    desk.due.pop()()
-    assert (desk.watch.log, peer.who) == ([], BOT)
-
-
-async def test_after_this_process_was_stopped_an_old_start_is_read_for_a_second(
-    desk: Desk,
-) -> None:
-    desk.link(BOT)
-    desk.clock.now += 8.0  # stopped: what has arrived meanwhile is read in any order
-    desk.links.hello(BOT_2)
     desk.links.judge(desk.clock.now)
-    assert [each for each in desk.watch.take() if each[0] == "left"] == []
     desk.clock.now += READ_SECONDS
     desk.due.pop()()
-    assert desk.watch.take() == [TAKEN]
+    assert peer.who == BOT
+    assert "left" not in [each[0] for each in desk.watch.take()]
 
 
 async def test_a_new_start_may_be_told_by_an_answer_before_its_hello(desk: Desk) -> None:
@@ -1088,6 +1080,36 @@ async def test_the_end_of_a_dead_one_is_told_before_the_beginning_of_its_success
     assert desk.sub.dead == [("bot", 50)]
     desk.wait(2 * DROP, MOVED)
     assert desk.watch.take() == []
+
+
+async def test_a_successor_waits_while_something_comes_of_the_dead_one(desk: Desk) -> None:
+    desk.link(BOT)
+    desk.wires.deaf = {BOT.endpoint}
+    desk.links.hear(("bot", 50), 6)
+    peer = await desk.succeed(MOVED)
+    assert (desk.watch.log, peer.is_linked) == ([], False)
+    desk.clock.now += QUIET / 2
+    desk.links.hear(("bot", 50), 7)  # more lay on its link
+    desk.clock.now += QUIET / 2
+    desk.due.pop()()
+    await searched()
+    assert (desk.watch.log, peer.is_linked) == ([], False)
+    desk.clock.now += QUIET
+    desk.due.pop()()
+    await searched()
+    assert desk.watch.log == [(*TAKEN[:3], 7, TAKEN[4]), ("joined", "bot", MOVED.epoch)]
+
+
+async def test_a_start_waits_a_second_for_one_whose_hello_is_gone_before_it_is_linked(
+    desk: Desk,
+) -> None:
+    """It makes its link again if it took this bus for its predecessor, and the start was over."""
+    desk.find(BOT)
+    desk.links.hello(BOT)
+    desk.links.withdraw(BOT)
+    assert desk.links.is_meeting
+    desk.clock.now += READ_SECONDS
+    assert not desk.links.is_meeting
 
 
 async def test_the_end_of_one_whose_link_was_cut_is_told_before_its_successor_joins(

@@ -452,7 +452,7 @@ class Links:
             if peer is None:
                 return
         elif peer.who is not None and peer.who != who:
-            if not self._was_read(peer):
+            if self._was_held_up():
                 self._early[who.endpoint] = who
                 self._driver.later(QUIET, self._greet_early)
                 return
@@ -476,9 +476,12 @@ class Links:
         another connection, so that may be read before: above all after this process was stopped.
         What is read after the end of a source is of no use, and its end would be lost unseen.
         """
+        return not self._was_held_up() and peer.silence(elapsed()) >= QUIET
+
+    def _was_held_up(self) -> bool:
+        """True if this process was held up until less than a second ago."""
         now, back = elapsed(), self._lenient_until - LENIENCE
-        is_late = now - self._judged > 1.0 + DELAY
-        return not is_late and now - back >= READ_SECONDS and peer.silence(now) >= QUIET
+        return now - self._judged > 1.0 + DELAY or now - back < READ_SECONDS
 
     def _introduce(self, peer: Peer, who: PeerId) -> None:
         if peer.who != who:
@@ -785,8 +788,10 @@ class Links:
     @property
     def is_meeting(self) -> bool:
         """True while a peer may still become linked soon, or prove to have the name of this bus."""
+        now = elapsed()
         awaited = any(
-            self.is_awaited(peer)
+            # A peer that takes this bus for its dead predecessor makes its link again.
+            (self.is_awaited(peer) or (peer.is_cut and peer.cut_for(now) < READ_SECONDS))
             and not (peer.is_observer or peer.is_refusing or self.is_cut_off(peer))
             for peer in self
         )
