@@ -40,6 +40,7 @@ async def trade(path: Path) -> None:
             await feed.publish(Event(EventType.TRADE, data, key="BTCUSDT"))
         await feed.flush()
         await strategy.settle()
+        await broker.flush()  # strategy has the last fill, and the recorder by now as well
         await recording.flush()
 
 

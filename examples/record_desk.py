@@ -33,6 +33,7 @@ async def desk(path: Path) -> None:
             for quantity in range(1, 4):
                 order = Event(EventType.ORDER, {"quantity": quantity}, key="BTCUSDT")
                 await strategy.request(order, EventType.FILL)
+            await brokers.flush()  # strategy has the last fill, and the recorder by now as well
             await recording.flush()
 
 
