@@ -119,8 +119,8 @@ class Discovery(Protocol):
         ...
 
     def is_claimed(self, member: Member) -> bool:
-        """True if only `member` itself has told where it listens, and it has proven its name to
-        nobody that is known here. Where names are not proven, always False.
+        """True if only `member` itself has told where it listens, and no bus that is known here
+        has met it on a link. Where names are not proven, always False.
         """
         ...
 

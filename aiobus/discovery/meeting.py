@@ -59,7 +59,7 @@ class Party(NamedTuple):
     on_hello: Callable[[Member], None]
     """This member has said hello at an address."""
     on_gone: Callable[[Collection[Member]], None]
-    """Nobody claims any more to be one of these."""
+    """The claims of these members have ended."""
     on_told: Callable[[str, str], None]
     """The member of this name tells this one that it refuses it, and why: one of TOLD."""
     on_refused: Callable[[Place, str, str], None]
@@ -165,8 +165,8 @@ class MeetingPoint:
             self.registry.announce(news)
 
     def take_back(self, members: Collection[Member]) -> None:
-        """Tell those that are connected that nobody claims to be one of these any more, if this
-        member serves here.
+        """Tell the connected members that the claims of `members` have ended, if this member
+        serves here.
         """
         if self.registry is not None:
             self.registry.take_back(members)

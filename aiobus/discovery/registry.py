@@ -6,7 +6,7 @@ other addresses or of takeovers.
 A connection that has said no hello is dropped as soon as there are too many of them, the oldest of
 the host that has the most first. So strangers who connect and say nothing keep no member out, which
 says hello at once, and take a quarter of the descriptors at most. On a desk with keys, a hello
-proves no name: if all places are taken, one whose member nobody has met makes room in the same way.
+proves no name: if all places are taken, one of a claimed member makes room in the same way.
 
 The server uses sockets and reader callbacks, not streams. So a thousand connections need no tasks,
 `close` is one plain call, and no accepted connection is between two steps when the server closes
@@ -210,7 +210,7 @@ class Registry:
                 self._send(connection, refused.line)
 
     def take_back(self, members: Collection[Member]) -> None:
-        """Tell every connection that nobody claims to be one of these any more."""
+        """Tell every connected member that the claims of `members` have ended."""
         for connection in list(self._connections):
             if connection.member is not None:
                 self._send(connection, gone_line(members))
@@ -266,8 +266,8 @@ class Registry:
         self._loop.add_reader(sock.fileno(), self._read, connection)
 
     def _make_room(self) -> bool:
-        """End one connection without a hello, or else one of a member that nobody has met, or that
-        has another. False if there is no such one.
+        """End one connection without a hello, or else one of a claimed member, or of a member that
+        has another connection. False if there is no such connection.
         """
         while self._silent:
             if self._end_oldest():
@@ -370,7 +370,9 @@ class Registry:
         return roster_line([each for each in members if not self._is_claimed(each)], claimed)
 
     def _is_claimed(self, member: Member) -> bool:
-        """True if it has said hello on a desk with keys, and nobody is known to have met it."""
+        """True if the member has said hello on a desk with keys, and no bus is known that has met
+        it on a link.
+        """
         is_known = member == self._me or member in self._known
         return not is_known and self._secrets() is not None
 

@@ -217,8 +217,9 @@ class Rendezvous:
         self._announce(self._known.learn([member]))
 
     def is_claimed(self, member: Member) -> bool:
-        """True on a desk with keys for a member that has said hello to a registry and has proven
-        its name to nobody yet: the seal proves the secret of the desk, which every member has.
+        """True on a desk with keys for a member that has said hello to a registry, and has not
+        proven its name on a link yet. The seal proves the secret of the desk, which all members
+        have.
         """
         return self._known.is_claimed(member)
 
@@ -335,7 +336,7 @@ class Rendezvous:
             self._learn(Roster([], [member]))
 
     def _lose(self, members: Collection[Member]) -> None:
-        """At one address nobody claims any more to be one of these."""
+        """The claims of these members have ended at one address."""
         served = [each.registry for each in self._points if each.registry is not None]
         still = {each for registry in served for each in registry.connected}
         lost = [each for each in members if self._known.is_claimed(each) and each not in still]

@@ -392,8 +392,8 @@ class KnownMembers:
     two members there, the one that was heard of first is dead, and the other has its port now.
 
     On a desk with keys, a member that says hello to a registry has proven the secret of the desk
-    and not its name. Until somebody has met it, it is `claimed`. Claims are as many again, and push
-    out no member.
+    and not its name. Until a bus has met it on a link, it is `claimed`. At most 4,096 claims are
+    remembered beside the members, and a claim pushes out no member.
     """
 
     def __init__(self) -> None:

@@ -256,7 +256,7 @@ class Links:
     # Coming.
 
     def lose(self, member: Member) -> None:
-        """Nobody claims any more that this member is there. No effect if it has proven to be."""
+        """The claim of this member has ended. No effect if the member has proven its name."""
         peer = self._peers.get(member.endpoint)
         if peer is not None and peer.is_claimed and peer.name == member.name:
             self._drop(peer)
