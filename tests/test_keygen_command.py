@@ -6,6 +6,7 @@ import shlex
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -377,14 +378,6 @@ def test_a_member_is_added_with_the_line_that_keygen_printed(path: Path, tmp_pat
     assert ring.members.by_name["strategy"] == other.members.by_name["strategy"]
 
 
-def test_a_key_of_another_program_that_begins_with_a_dash_stands_behind_two(path: Path) -> None:
-    key = "-a" + "0" * 38
-    assert members(path, "add", "old", key).returncode == 2
-    done = members(path, "add", "old", "--", key)
-    assert done.returncode == 0, done.stderr
-    assert Keyring.load(path).members.by_name["old"].key == key
-
-
 def test_adding_a_member_again_changes_its_rules_or_nothing(path: Path) -> None:
     key = Keyring.load(path).members.by_name["feed"].key
     assert "is on the list already (number 2)" in members(path, "add", "feed", key).stdout
@@ -400,6 +393,17 @@ def test_adding_a_member_again_without_its_rules_says_that_they_are_gone(path: P
     assert "its rules were none, and are --publish TRADE\n" in told
     told = members(path, "add", "feed", key).stdout
     assert "its rules were --publish TRADE, and are none: it may do all\n" in told
+
+
+@pytest.mark.parametrize("run", [bare, called], ids=["bare", "with the extra"])
+def test_a_key_that_begins_with_a_dash_is_no_option(path: Path, run: Callable[..., Done]) -> None:
+    """No command here makes one, but another program may."""
+    key = "-a" + "0" * 38
+    for more in ((), ("--publish", "TRADE")):
+        done = run("members", "add", "strategy", key, *more, at=path.parent)
+        assert (done.returncode, done.stderr) == (0, "")
+    added = Keyring.load(path).members.by_name["strategy"]
+    assert added == Member("strategy", key, Rules(frozenset({"TRADE"})))
 
 
 def test_a_name_or_a_key_that_is_taken_is_not_added(path: Path) -> None:

@@ -53,7 +53,13 @@ def _name(text: str) -> str:
     return text
 
 
+def _no_option(word: str) -> str:
+    """A key that another program has made may begin with `-`: behind a space it is no option."""
+    return f" {word}" if word.startswith("-") and not bad_key_text(word) else word
+
+
 def _key(text: str) -> str:
+    text = text.removeprefix(" ")
     if reason := bad_key_text(text):
         hint = "; put it in quotes: '...'" if len(text) < 40 else ""
         raise argparse.ArgumentTypeError(f"{reason}{hint}")
@@ -129,7 +135,7 @@ def main(arguments: Sequence[str]) -> int:
     command, *words = arguments
     try:
         parser = _keygen_parser() if command == "keygen" else _members_parser()
-        given = parser.parse_args(words)
+        given = parser.parse_args([_no_option(each) for each in words])
         directory = given.keyring or os.environ.get("AIOBUS_KEYRING") or DIRECTORY
         told = _TELL[getattr(given, "action", "keygen")](directory, given)
         sys.stdout.write(told)

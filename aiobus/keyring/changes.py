@@ -215,7 +215,7 @@ def _fresh() -> Hidden:
 
 
 def _pair() -> tuple[str, Hidden]:
-    """A new key. It does not begin with `-`, which a command would take for an option."""
+    """A new key. It does not begin with `-`, which `grep` and others would take for an option."""
     import zmq  # not sooner: what only reads a list does not need it
 
     if not zmq.has("curve"):
