@@ -55,11 +55,12 @@ ORDER = [
         "aiobus.replay.skews"
     ),
     (
-        "aiobus.mesh.answers  aiobus.mesh.survey  aiobus.replay.explain  aiobus.replay.hops  "
-        "aiobus.subscription"
+        "aiobus.mesh.answers  aiobus.mesh.byes  aiobus.mesh.namesakes  aiobus.mesh.survey  "
+        "aiobus.replay.explain  aiobus.replay.hops  aiobus.subscription"
     ),
     "aiobus.catchup  aiobus.dispatcher  aiobus.replay.evidence  aiobus.stream",
     "aiobus.mesh.interest  aiobus.strand  aiobus.transport",
+    "aiobus.mesh.doubts",
     "aiobus.bot.tasks  aiobus.mesh.links  aiobus.pace  aiobus.replay.schedule",
     "aiobus.mesh.session  aiobus.subscriber",
     "aiobus.attendance  aiobus.durable  aiobus.mesh.confirm  aiobus.requests",
@@ -93,7 +94,7 @@ IMPURE = {
     *("asyncio", "zmq", "os", "pathlib", "io", "socket", "sqlite3", "time", "logging", "threading"),
     "aiobus.clock",
 }
-MOST_MODULES = 144
+MOST_MODULES = 147
 """As many as an engineer can know by name."""
 DEPENDENCIES = {"orjson", "zmq", "aiobus"}
 FOR_PYTEST = {"pytest", "pytest_asyncio"}
@@ -215,8 +216,9 @@ def test_a_module_that_calls_itself_pure_knows_no_loop_no_clock_and_no_io(module
 
 
 SANS_IO = [
-    f"aiobus.mesh.{name}"
-    for name in ["answers", "fanout", "interest", "links", "peers", "session", "survey"]
+    *("aiobus.mesh.answers", "aiobus.mesh.byes", "aiobus.mesh.doubts", "aiobus.mesh.fanout"),
+    *("aiobus.mesh.interest", "aiobus.mesh.links", "aiobus.mesh.namesakes", "aiobus.mesh.peers"),
+    *("aiobus.mesh.session", "aiobus.mesh.survey"),
 ]
 """The conversation of a mesh: bytes in, bytes and decisions out."""
 

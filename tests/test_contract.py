@@ -28,7 +28,7 @@ from aiobus import (
     NoSubscribers,
     RequestTimeout,
 )
-from aiobus.mesh import links, peers
+from aiobus.mesh import byes, links, peers
 from aiobus.mesh import transport as start_of
 from aiobus.publisher import FRAME_EVENTS
 from aiobus.sequence import NO_EVENTS, WENT_BACK
@@ -1044,7 +1044,7 @@ async def test_no_bus_that_has_closed_is_said_to_join_again(mesh: Desk) -> None:
         await (await mesh.bus(f"b{number}")).close()
     async with watch.stream("aiobus.peer_left") as left:
         last = await mesh.bus("last")
-        await asyncio.sleep(links.BYE_SECONDS + 1)  # the time in which a peer is looked for
+        await asyncio.sleep(byes.BYE_SECONDS + 1)  # the time in which a peer is looked for
         await last.close()
         await anext(left)
     await watch.settle()
@@ -1058,7 +1058,7 @@ async def test_no_bus_that_has_closed_is_said_to_join_again(mesh: Desk) -> None:
 async def test_two_buses_that_a_forged_bye_has_parted_find_each_other_again(
     plain: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "BYE_SECONDS", 0.3)
+    monkeypatch.setattr(byes, "BYE_SECONDS", 0.3)
     feed, strategy, liar = [await plain.bus(name) for name in ("feed", "strategy", "liar")]
     seen = Seen()
     await strategy.subscribe("T", seen.take)
@@ -1085,7 +1085,7 @@ async def test_what_was_owed_to_a_bus_before_a_forged_bye_is_owed_to_it_afterwar
     plain: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`flush` once took the bye for the end of a bus that was only slow."""
-    monkeypatch.setattr(links, "BYE_SECONDS", 0.5)
+    monkeypatch.setattr(byes, "BYE_SECONDS", 0.5)
     feed, strategy, liar = [await plain.bus(name) for name in ("feed", "strategy", "liar")]
     seen = Seen(is_open=False)
     await strategy.subscribe("T", seen.take, maxsize=1)

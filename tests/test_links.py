@@ -12,11 +12,11 @@ from aiobus.discovery import Member
 from aiobus.errors import BusError
 from aiobus.keyring.members import Members
 from aiobus.limits import Limits
-from aiobus.mesh import Driver, Probe
-from aiobus.mesh import links as module
+from aiobus.mesh import Driver, Probe, byes, links, namesakes
 from aiobus.mesh import peers as unplaced
+from aiobus.mesh.byes import BYE_LOOK, BYE_SECONDS
 from aiobus.mesh.interest import Interest
-from aiobus.mesh.links import BYE_LOOK, BYE_SECONDS, LENIENCE, QUIET, READ_SECONDS, Links
+from aiobus.mesh.links import LENIENCE, QUIET, READ_SECONDS, Links
 from aiobus.mesh.peers import DROP, GRACE, RELINK, STALE, Peer
 from aiobus.publisher import Publisher
 from aiobus.query import Query
@@ -245,7 +245,8 @@ class Desk:
 @pytest.fixture
 async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     clock = HandClock()
-    monkeypatch.setattr(module, "elapsed", clock)
+    for each in (byes, links, namesakes):
+        monkeypatch.setattr(each, "elapsed", clock)
     return Desk(clock)
 
 
@@ -324,7 +325,7 @@ def left_out(desk: Desk, newest: float = 8) -> list[str]:
 async def test_who_had_to_give_way_is_left_out_and_said_so_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     desk.find(BOT)
     desk.find(FEED)
     await searched()
@@ -337,7 +338,7 @@ async def test_who_had_to_give_way_is_left_out_and_said_so_once(
 async def test_who_had_to_give_way_is_missed_by_those_who_asked_it(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     desk.find(BOT)
     round = desk.rounds.ask([BOT.endpoint], desk.links.ask, lambda _: None)
     desk.find(FEED)
@@ -348,7 +349,7 @@ async def test_who_had_to_give_way_is_missed_by_those_who_asked_it(
 async def test_who_is_left_out_is_linked_once_there_is_a_place_and_owed_all_since_it_was_found(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     bot = desk.link(BOT)
     if way == "hello":
         desk.links.hello(FEED)
@@ -370,7 +371,7 @@ async def test_who_is_left_out_is_linked_once_there_is_a_place_and_owed_all_sinc
 async def test_who_is_left_out_and_whose_hello_is_gone_is_not_taken_for_listening(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     bot = desk.link(BOT)
     desk.links.hello(FEED)
     desk.links.withdraw(FEED)
@@ -383,7 +384,7 @@ async def test_who_is_left_out_and_whose_hello_is_gone_is_not_taken_for_listenin
 async def test_who_is_left_out_and_refuses_is_forgotten_and_unconfirmed_no_more(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     desk.link(BOT)
     desk.links.unconfirmed.add("feed")
     desk.links.hello(FEED)
@@ -396,7 +397,7 @@ async def test_of_those_left_out_before_only_the_ones_that_have_ended_are_excuse
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that has a place by now was not asked."""
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     bot = desk.link(BOT)
     for number in (1, 2):
         desk.links.find(Member(f"tool{number}", tool(number).endpoint))
@@ -412,7 +413,7 @@ async def test_of_those_left_out_before_only_the_ones_that_have_ended_are_excuse
 async def test_where_there_is_no_place_a_silent_stranger_that_refuses_loses_its_own(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     desk.find(BOT)
     desk.find(FEED)
     await searched()
@@ -427,7 +428,7 @@ async def test_where_there_is_no_place_a_silent_stranger_that_refuses_loses_its_
 async def test_beyond_the_names_that_are_remembered_a_word_tells_that_there_are_more(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     monkeypatch.setattr(unplaced, "MAX_LEFT_OUT", 2)
     desk.link(BOT)
     for number in range(2):
@@ -443,7 +444,7 @@ async def test_beyond_the_names_that_are_remembered_a_word_tells_that_there_are_
 async def test_where_all_peers_are_linked_one_more_is_refused_however_it_is_found(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     desk.link(BOT)
     desk.links.hello(BOT)
     desk.links.hello(FEED)
@@ -458,7 +459,7 @@ async def test_where_all_peers_are_linked_one_more_is_refused_however_it_is_foun
 async def test_the_flush_mark_of_a_peer_that_is_pushed_out_is_forgotten(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(links, "MAX_PEERS", 1)
     desk.links.hello(BOT)
     desk.interest.mark(Mark(1, BOT, (("TRADE", 9),)))
     desk.links.hello(FEED)
@@ -477,14 +478,14 @@ async def test_of_2000_peers_that_do_not_exist_few_are_connected_to_and_a_real_o
             desk.links.hello(who)
         else:
             desk.links.find(Member(who.name, who.endpoint))
-    assert len(list(desk.links)) == module.MAX_PEERS
+    assert len(list(desk.links)) == links.MAX_PEERS
     desk.links.hello(FEED)
     while ("connect", FEED.endpoint) not in desk.wires.log:
         await turn()
     await searched()
     connected = [endpoint for what, endpoint in desk.wires.log if what == "connect"]
-    assert len(connected) <= module.AT_SIGHT + 1
-    assert len(list(desk.links)) <= module.AT_SIGHT + 2
+    assert len(connected) <= links.AT_SIGHT + 1
+    assert len(list(desk.links)) <= links.AT_SIGHT + 2
     desk.is_asked(FEED)
     desk.hear_answer(FEED, nonce=desk.rounds.number)
     assert [desk.peer(BOT).is_there, desk.peer(FEED).is_there] == [True, True]
@@ -493,7 +494,7 @@ async def test_of_2000_peers_that_do_not_exist_few_are_connected_to_and_a_real_o
 async def test_of_more_peers_than_are_connected_to_at_sight_all_that_listen_are_linked(
     desk: Desk,
 ) -> None:
-    tools = [tool(number) for number in range(3 * module.AT_SIGHT)]
+    tools = [tool(number) for number in range(3 * links.AT_SIGHT)]
     for who in tools:
         desk.links.hello(who)
     while len(desk.wires.log) < len(tools):
@@ -960,7 +961,7 @@ async def test_of_two_that_start_under_one_name_the_one_with_the_lower_epoch_sta
     desk.find(other)
     desk.hear_answer(other, is_open=False)
     await searched()
-    assert (desk.links.is_late, desk.watch.log) == (is_late, [])
+    assert (desk.links.namesakes.is_late, desk.watch.log) == (is_late, [])
 
 
 @pytest.mark.parametrize("epoch", [99, 101])
@@ -969,7 +970,7 @@ async def test_one_that_has_started_stays_however_old_the_other_is(desk: Desk, e
     desk.find(other)
     desk.hear_answer(other, is_open=True)
     await searched()
-    assert desk.links.is_late
+    assert desk.links.namesakes.is_late
 
 
 @pytest.mark.parametrize(
@@ -988,13 +989,13 @@ async def test_of_two_that_have_started_the_older_stays_and_says_that_another_ha
     desk: Desk, epoch: int, is_open: bool, seconds: float, is_late: bool
 ) -> None:
     """The other is 10 s old. They could not meet before."""
-    desk.links.is_open = True
+    desk.links.namesakes.is_open = True
     desk.clock.now += seconds
     other = namesake(epoch)
     desk.find(other)
     desk.hear_answer(other, nonce=1, is_open=is_open)
     await searched()
-    assert desk.links.is_late == is_late
+    assert desk.links.namesakes.is_late == is_late
     said = ("trouble", f"another bus named 'me' has come, at {other.endpoint}")
     assert desk.watch.log == ([said] if is_open else [])
 
@@ -1004,15 +1005,15 @@ async def test_a_namesake_ends_no_bus_if_nothing_listens_where_it_says_it_is(
     desk: Desk, has_started: bool
 ) -> None:
     ended: list[bool] = []
-    desk.links.on_late = lambda: ended.append(True)
-    desk.links.is_open = has_started
+    desk.links.namesakes.on_late = lambda: ended.append(True)
+    desk.links.namesakes.is_open = has_started
     other = namesake(99)
     desk.find(other)
     desk.wires.deaf.add(other.endpoint)
     desk.hear_answer(other, nonce=1)
     assert desk.links.is_meeting
     await searched()
-    assert (desk.links.is_late, ended) == (False, [])
+    assert (desk.links.namesakes.is_late, ended) == (False, [])
     ((kind, text),) = desk.watch.take()
     assert (kind, text.endswith("has the name of this bus, but does not listen")) == (
         "trouble",
@@ -1021,17 +1022,17 @@ async def test_a_namesake_ends_no_bus_if_nothing_listens_where_it_says_it_is(
     desk.wires.deaf.clear()
     desk.hear_answer(other, nonce=1)
     await searched()
-    assert (desk.links.is_late, ended) == (True, [True] * has_started)
+    assert (desk.links.namesakes.is_late, ended) == (True, [True] * has_started)
 
 
 async def test_a_bus_whose_start_ends_while_a_namesake_is_looked_for_ends_after_it(
     desk: Desk,
 ) -> None:
     ended: list[bool] = []
-    desk.links.on_late = lambda: ended.append(True)
+    desk.links.namesakes.on_late = lambda: ended.append(True)
     desk.find(namesake(99))
     desk.hear_answer(namesake(99), nonce=1)
-    desk.links.is_open = True
+    desk.links.namesakes.is_open = True
     await searched()
     assert ended == [True]
 
@@ -1043,9 +1044,9 @@ async def test_a_namesake_that_is_looked_for_hides_no_other(desk: Desk) -> None:
     desk.wires.deaf.add(first.endpoint)
     desk.hear_answer(first, nonce=1)
     desk.hear_answer(second, nonce=2)
-    assert {each.endpoint for each in desk.links.namesakes()} == {BOT.endpoint, FEED.endpoint}
+    assert {each.endpoint for each in desk.links.namesakes_here()} == {BOT.endpoint, FEED.endpoint}
     await searched()
-    assert desk.links.is_late
+    assert desk.links.namesakes.is_late
 
 
 async def test_who_is_late_is_woken_to_see_it(desk: Desk) -> None:
@@ -1054,12 +1055,12 @@ async def test_who_is_late_is_woken_to_see_it(desk: Desk) -> None:
     desk.find(namesake(99))
     desk.hear_answer(namesake(99))
     await waiting
-    assert desk.links.is_late
+    assert desk.links.namesakes.is_late
 
 
 async def test_other_names_are_no_matter(desk: Desk) -> None:
     desk.link(BOT)
-    assert not desk.links.is_late
+    assert not desk.links.namesakes.is_late
 
 
 MOVED = PeerId("bot", 60, "tcp://127.0.0.1:9")
@@ -1186,7 +1187,7 @@ async def test_a_peer_whose_hello_is_withdrawn_after_its_bye_stays_gone(
     desk.wires.deaf.add(BOT.endpoint)
     desk.links.withdraw(BOT)
     await searched()
-    assert desk.links.closing() == set()
+    assert desk.links.byes.owed() == set()
     desk.wait(2 * BYE_SECONDS)
     await searched()
     assert list(desk.links) == []
@@ -1204,12 +1205,12 @@ async def test_a_peer_that_still_listens_after_its_bye_is_looked_for_though_its_
     desk.links.bye(peer)
     desk.links.withdraw(BOT)
     await searched()
-    assert (desk.links.closing(8), desk.links.closing(7)) == ({"bot"}, set())
+    assert (desk.links.byes.owed(8), desk.links.byes.owed(7)) == ({"bot"}, set())
     assert list(desk.links) == []
     desk.wires.take()
     desk.wait(BYE_SECONDS)
     await searched()
-    assert (desk.links.closing(), desk.wires.take()) == (set(), [("connect", BOT.endpoint)])
+    assert (desk.links.byes.owed(), desk.wires.take()) == (set(), [("connect", BOT.endpoint)])
     assert (desk.peer(BOT).found_at, desk.peer(BOT).is_listening) == (7, False)
 
 
@@ -1220,7 +1221,7 @@ async def test_a_peer_that_ends_one_connection_after_the_other_is_looked_for_aga
     driver = Driver(
         asyncio.get_running_loop().call_soon, lambda *how: later.append(how), desk._begin
     )
-    desk.links._driver = driver
+    desk.links.byes._driver = driver
     peer = desk.link(BOT)
     desk.links.bye(peer)
     desk.links.withdraw(BOT)
@@ -1229,16 +1230,16 @@ async def test_a_peer_that_ends_one_connection_after_the_other_is_looked_for_aga
     desk.wires.deaf.add(BOT.endpoint)
     look()
     await searched()
-    assert (seconds, desk.links.closing(), len(later)) == (BYE_LOOK, set(), 1)
+    assert (seconds, desk.links.byes.owed(), len(later)) == (BYE_LOOK, set(), 1)
 
 
 async def test_of_more_byes_than_are_remembered_those_peers_are_left_out(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PEERS", 1)
+    monkeypatch.setattr(byes, "MAX_BYES", 1)
     for who in (BOT, FEED):
         desk.links.bye(desk.link(who))
-    assert (desk.links.closing(), left_out(desk)) == ({"bot"}, ["feed"])
+    assert (desk.links.byes.owed(), left_out(desk)) == ({"bot"}, ["feed"])
 
 
 async def test_who_closed_after_it_was_unconfirmed_is_unconfirmed_no_more(desk: Desk) -> None:

@@ -318,9 +318,9 @@ class Confirmations:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(max(BYE, timeout)):
-                while self._links.closing(newest):
+                while self._links.byes.owed(newest):
                     await self._links.changed.wait()
-        return self._links.closing(newest)
+        return self._links.byes.owed(newest)
 
     async def _see_off(self, peers: Collection[Peer]) -> None:
         """Learn which of `peers`, whose links are cut, are gone for good: wait a moment for their

@@ -2,23 +2,26 @@
 
 Owns which peers there are and what is done about them: connecting, asking whether all that is
 subscribed here is live there, making a link again, and settling with a peer that has left. Owns
-what follows from a probe of endpoints, and the question to a peer that says less of itself than was
-heard of it. Must not know what else is said over a link. `peers` judges when silence is too long.
+what follows from a probe of endpoints. Must not know what else is said over a link. `peers` judges
+when silence is too long, `byes` who has closed, `namesakes` which of two buses of one name ends.
 """
 
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
 from aiobus import clock as epochs
 from aiobus.clock import elapsed
 from aiobus.diagnostics import CLOSED, Diagnostics
-from aiobus.discovery import Discovery, Member, is_observer
+from aiobus.discovery import Discovery, Member
 from aiobus.mesh import Driver, Network, Probe
+from aiobus.mesh.byes import Bye, Byes
+from aiobus.mesh.doubts import Doubts
 from aiobus.mesh.interest import Interest
+from aiobus.mesh.namesakes import Namesakes
 from aiobus.mesh.peers import (
     MAX_LEFT_OUT,
     Left,
@@ -26,7 +29,6 @@ from aiobus.mesh.peers import (
     PeerState,
     RoundTrip,
     RoundTrips,
-    Send,
     Unplaced,
     Verdict,
 )
@@ -38,61 +40,9 @@ from aiobus.rows import Source
 from aiobus.sync import Notifier
 from aiobus.wire import VERSION, Answer, Ask, Options, PeerId, WireError, up
 
-__all__ = ["MAX_OF_NAME", "Doubts", "Links"]
+__all__ = ["MAX_OF_NAME", "Links"]
 
 log = logging.getLogger("aiobus.mesh")
-
-
-class Doubts:
-    """The doubts of one bus. `ask` sends a `?` under a number of `rounds`."""
-
-    def __init__(
-        self, rounds: RoundTrips, ask: Send, diagnostics: Diagnostics, interest: Interest
-    ) -> None:
-        self._rounds = rounds
-        self._ask = ask
-        self._diagnostics = diagnostics
-        self._interest = interest
-        self._questions: dict[Source, RoundTrip] = {}
-
-    @property
-    def sources(self) -> Collection[Source]:
-        """Those that are being asked."""
-        return [source for source, round in self._questions.items() if round.waiting]
-
-    def weigh(self, peer: Peer, seq: int) -> None:
-        """A peer says `seq` of itself. If that is less than was heard of it, either this is late or
-        that was not true: the answer to a question tells.
-        """
-        if seq < peer.last:
-            self.ask(peer)
-
-    def ask(self, peer: Peer) -> None:
-        """Ask a peer where it is, unless it is being asked."""
-        if peer.who is None:
-            return
-        source = peer.who.source
-        if source not in self.sources:
-            peer.doubt()
-            confirm = partial(self._confirm, peer, source)
-            self._questions[source] = self._rounds.ask([peer.endpoint], self._ask, confirm)
-
-    def _confirm(self, peer: Peer, source: Source, value: Answer) -> None:
-        del self._questions[source]
-        was = peer.last
-        if peer.confirm(value.seq):
-            text = f"{peer} says that it is at seq {peer.last}, and was heard of up to {was}:"
-            self._diagnostics.trouble(
-                f"{peer.name} went back", f"{text} its events go on from there"
-            )
-            self._interest.go_back(source, peer.last)
-        else:
-            self._interest.note_said(source, value.seq)
-            self.weigh(peer, value.seq)  # more may have been heard meanwhile, as little true
-
-    def drop(self, source: Source) -> None:
-        """The source has left. No error when it was not asked."""
-        self._rounds.drop(self._questions.pop(source, None))
 
 
 MAX_PEERS = 1024
@@ -107,18 +57,12 @@ AT_SIGHT = 64
 """Peers without an answer that are connected to at once. The endpoints of more are probed first:
 ZeroMQ keeps each question for a connection that is never accepted.
 """
+STARTS_AT_SIGHT = 4
+"""The same, of one name on a desk with keys."""
 CLAIM_SECONDS = 3.0
 """A bus proves its name on its link. No call waits longer for one that is only claimed."""
 UNPROVEN = "unproven"
 """The refusal of such a bus, one of `refusals.NOTICED`."""
-STARTS_AT_SIGHT = 4
-"""The same, of one name on a desk with keys."""
-BYE_SECONDS = 2.0
-"""After its bye, a peer that still listens has not closed: it is linked again."""
-BYE_LOOK = 0.05
-"""Between two looks whether a peer listens that said bye and whose hello is gone: it ends one
-connection after the other.
-"""
 READ_SECONDS = 1.0
 """After the end of its link, what had arrived of a peer was read."""
 QUIET = 0.1
@@ -126,16 +70,6 @@ QUIET = 0.1
 DELAY = 0.5
 """An own delay above this may be why others seem silent; they are not judged for a while."""
 LENIENCE = 3.0
-
-
-@dataclass(slots=True)
-class Closed:
-    """A peer that said bye at `said`. `found_at`: that of the peer. `is_here`: its hello is."""
-
-    who: PeerId
-    said: float
-    found_at: int
-    is_here: bool
 
 
 class Links:
@@ -152,16 +86,8 @@ class Links:
         driver: Driver,
     ) -> None:
         self.me = me
-        self.is_open = False
-        """This bus has started; until then, another of its name may stay in its place."""
-        self.is_late = False
-        """Another of its name has started, or is the one that stays: this bus is the one to end."""
         self.on_refused: Callable[[Refusal], object] = lambda refusal: None
         """Called with a claim that was not proven."""
-        self.on_late: Callable[[], None] = lambda: None
-        """Called if that turns out after this bus has started."""
-        self.born = elapsed()
-        """When this bus started, in monotonic seconds."""
         self.changed = Notifier()
         self.out_of_reach: Collection[str] = ()
         """Endpoints on hosts that do not answer: a start does not wait for these."""
@@ -171,6 +97,8 @@ class Links:
         """Names of the peers that did not confirm a subscription in time, as its user was told."""
         self.rounds = RoundTrips()
         self.doubts = Doubts(self.rounds, self.ask, diagnostics, interest)
+        self.namesakes = Namesakes(me, diagnostics, driver, self.changed)
+        self.byes = Byes(driver, self._forget_closed, self._link_again)
         self.survey = Survey(self, self.rounds, self.ask, diagnostics, elapsed)
         self.sources: dict[Source, Peer] = {}
         """Those of the peers that are linked or looked for."""
@@ -188,9 +116,6 @@ class Links:
         """Those that never answered, the oldest first."""
         self._unseen: dict[str, Peer] = {}
         """Those of them that are not connected to yet."""
-        self._closed: dict[str, Closed] = {}
-        """Those that said bye, by endpoint, until it is known that no process listens there."""
-        self._closing: Probe | None = None
         self._early: dict[str, PeerId] = {}
         """Those that have said hello before all of the dead one at their endpoint was read."""
         self._succeeding: dict[Peer, Probe] = {}
@@ -199,8 +124,6 @@ class Links:
         """Those that were said to have joined, and not to have left. One that has started again at
         another endpoint is two peers for a while.
         """
-        self._namesakes: dict[PeerId, Probe] = {}
-        """Those for which this bus may have to end, while they are looked for."""
         self._checking: dict[Source, int] = {}
         """The question to each that has named another start than is known."""
         self._proving: dict[Source, RoundTrip] = {}
@@ -293,7 +216,7 @@ class Links:
         peer.is_claimed = self._discovery.is_claimed(member)
         if (left := self._unplaced.pop(member.endpoint)) is not None:
             peer.found_at = min(found_at, left.found_at)
-        if (before := self._closed.get(member.endpoint)) is not None:
+        if (before := self.byes.at(member.endpoint)) is not None:
             peer.found_at = min(peer.found_at, before.found_at)
         self._peers[member.endpoint] = self._strangers[member.endpoint] = peer
         if len(self._strangers) <= AT_SIGHT and not self._is_doubtful(member.name):
@@ -442,7 +365,7 @@ class Links:
     def _greet(self, who: PeerId) -> None:
         """The hello of `who`, which may be a peer, is there (again)."""
         member = Member(who.name, who.endpoint)
-        before = self._closed.pop(who.endpoint, None)
+        before = self.byes.pop(who.endpoint)
         peer = self._peers.get(who.endpoint)
         if peer is None:
             found_at = self._found_at()
@@ -569,9 +492,9 @@ class Links:
         now = elapsed()
         started, options = now - value.age, value.options
         # An answer that is late makes its sender look younger than it is.
-        is_older = peer.found - value.age <= self.born
+        is_older = peer.found - value.age <= self.namesakes.born
         published = max(value.seq, options.numbered)  # a commit may take until long after it
-        past = published if is_older or not self.is_open else options.begin
+        past = published if is_older or not self.namesakes.is_open else options.begin
         self.survey.hear(peer, options, self.rounds.sent(value.nonce, peer.endpoint))
         if self._is_to_check(peer, value):
             self._hear(peer, now, value.seq)
@@ -588,7 +511,7 @@ class Links:
         self.doubts.weigh(peer, value.seq)
         self._hear(peer, now, value.seq)
         if who.name == self.me.name:
-            self._on_namesake(value)
+            self.namesakes.meet(value)
         self.rounds.answer(value.nonce, who.endpoint, value)
         asked = self._linking.get(peer.endpoint)
         # The end of its link came on another socket, and may have been read before this answer.
@@ -626,44 +549,7 @@ class Links:
 
         self._diagnostics.peer_restarted(*source, start, peer.last, then)
 
-    def _on_namesake(self, other: Answer) -> None:
-        """Another bus of this name. One that has started stays. Of two that start, the lower
-        (epoch, endpoint) stays: a clock may have been set back, so both decide by the same two
-        texts. Of two that met after both had started, the older stays.
-        """
-        who, me = other.who, self.me
-        if self.is_open:
-            if other.is_open:  # one that starts is about to be refused
-                self._meet_namesake(who, is_late=self._is_younger(other))
-        elif other.is_open or (who.epoch, who.endpoint) < (me.epoch, me.endpoint):
-            self._meet_namesake(who, is_late=True)
-
-    def _meet_namesake(self, who: PeerId, *, is_late: bool) -> None:
-        """Look whether a process listens where `who` says: any process may say that it has this
-        name. `is_late`: if so, this bus is the one to end.
-        """
-        if who in self._namesakes and not self._namesakes[who].is_over:
-            return
-        was_open = self.is_open
-
-        def conclude(absent: Collection[Member]) -> None:
-            self._namesakes.pop(who, None)
-            self.changed.wake()
-            if absent:
-                text = f"{who} at {who.endpoint} has the name of this bus, but does not listen"
-                self._diagnostics.trouble("a namesake does not listen", text)
-                return
-            if was_open:
-                text = f"another bus named {who.name!r} has come, at {who.endpoint}"
-                self._diagnostics.trouble(f"the name {who.name!r} is used twice", text)
-            if is_late and not self.is_late:
-                self.is_late = True
-                if self.is_open:  # else its start sees it
-                    self.on_late()
-
-        self._namesakes[who] = self._probe(Probe([Member(who.name, who.endpoint)], conclude))
-
-    def namesakes(self) -> list[Member]:
+    def namesakes_here(self) -> list[Member]:
         """Those of this name that may be there though they are not linked: they are being looked
         for, have not answered, or speak another version. Who only claims to be one takes no name.
         """
@@ -674,17 +560,7 @@ class Links:
             and not peer.is_claimed
             and (peer.is_awaited or peer.other_version)
         ]
-        return [*unlinked, *(Member(who.name, who.endpoint) for who in self._namesakes)]
-
-    def _is_younger(self, other: Answer) -> bool:
-        """True if this bus started after the other, by age, since a clock may have been set back. A
-        message takes time, so of two that are about as old both may seem older: there the epochs
-        decide.
-        """
-        age = elapsed() - self.born
-        if abs(age - other.age) < 1.0:
-            return (self.me.epoch, self.me.endpoint) > (other.who.epoch, other.who.endpoint)
-        return age < other.age
+        return [*unlinked, *self.namesakes]
 
     def refuse_version(self, who: PeerId, version: int) -> None:
         """A peer speaks another version of the protocol: it is not linked, nor waited for."""
@@ -795,7 +671,7 @@ class Links:
             and not (peer.is_observer or peer.is_refusing or self.is_cut_off(peer))
             for peer in self
         )
-        return awaited or bool(self._namesakes)
+        return awaited or bool(self.namesakes)
 
     def is_shut_out(self, peer: Peer) -> bool:
         """True on a desk with keys if its name is not on the list of members here, which was said:
@@ -898,7 +774,7 @@ class Links:
             members = {Member(peer.name, peer.endpoint): peer for peer in overdue}
             conclude = partial(self._relink_accepting, members)
             self._relinking = self._probe(Probe(members, conclude, for_accepting=True))
-        self._look_for_closed()
+        self.byes.look()
         return is_late
 
     def look_for_cut(self) -> None:
@@ -952,16 +828,9 @@ class Links:
 
         return Probe(members, conclude)
 
-    def closing(self, newest: float = math.inf) -> set[str]:
-        """Names of those that said bye, may not have closed, and are owed events below `newest`."""
-        closed = [each for each in self._closed.values() if each.found_at < newest]
-        return {each.who.name for each in closed if not is_observer(each.who.endpoint)}
-
     def withdraw(self, who: PeerId) -> None:
         """The hello of a peer is gone: it died, or its link to this bus was cut."""
-        if (before := self._closed.get(who.endpoint)) is not None and before.who == who:
-            before.is_here = False
-            self._look_for_closed()
+        self.byes.withdraw(who)
         self._unplaced.withdraw(who)
         if self._early.get(who.endpoint) == who:
             del self._early[who.endpoint]
@@ -984,48 +853,25 @@ class Links:
         self._drop(peer)
         if who is None:
             return
-        if len(self._closed) < MAX_PEERS:
-            self._closed[peer.endpoint] = Closed(who, elapsed(), peer.found_at, is_here)
-            self._look_for_closed()
-        else:
+        if not self.byes.add(Bye(who, elapsed(), peer.found_at, is_here)):
             self._leave_out(Member(who.name, who.endpoint), peer.found_at, who if is_here else None)
 
-    def _look_for_closed(self) -> None:
-        """Look whether those still listen that said bye and whose hello is gone or overdue."""
-        now = elapsed()
-        due = [
-            each
-            for each in self._closed.values()
-            if not each.is_here or now - each.said >= BYE_SECONDS
-        ]
-        if due and (self._closing is None or self._closing.is_over):
-            members = [Member(each.who.name, each.who.endpoint) for each in due]
-            self._closing = self._probe(Probe(members, partial(self._conclude_bye, due)))
+    def _forget_closed(self, who: PeerId) -> None:
+        self._discovery.forget(Member(who.name, who.endpoint))
+        self._excuse(who.name)
+        self.changed.wake()
 
-    def _conclude_bye(self, due: list[Closed], absent: Collection[Member]) -> None:
-        """Forget those that have closed. Link again with those that still listen long after their
-        bye: it was wrong.
-        """
-        for closed in due:
-            who, member = closed.who, Member(closed.who.name, closed.who.endpoint)
-            if self._closed.get(who.endpoint) is not closed:
-                continue  # it has said hello again
-            if member in absent:
-                del self._closed[who.endpoint]
-                self._discovery.forget(member)
-                self._excuse(who.name)
-                self.changed.wake()
-            elif elapsed() - closed.said >= BYE_SECONDS:
-                text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
-                self._diagnostics.trouble("a bye was wrong", text)
-                if closed.is_here:
-                    self._greet(who)
-                else:
-                    self.find(member)
-                    del self._closed[who.endpoint]
-                    self.changed.wake()
-        if not all(each.is_here for each in self._closed.values()):
-            self._driver.later(BYE_LOOK, self._look_for_closed)
+    def _link_again(self, bye: Bye) -> None:
+        """A peer still listens long after its bye, which was wrong."""
+        who = bye.who
+        text = f"{who} has said bye and still listens at {who.endpoint}: linked again"
+        self._diagnostics.trouble("a bye was wrong", text)
+        if bye.is_here:
+            self._greet(who)
+        else:
+            self.find(Member(who.name, who.endpoint))
+            self.byes.pop(who.endpoint)
+            self.changed.wake()
 
     def _restart(self, peer: Peer, who: PeerId) -> None:
         """Another process listens there, so the old one is dead: settle with it first. If that has

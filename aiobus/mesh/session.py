@@ -109,8 +109,8 @@ class Session:
         self.answers = Answers(me, publisher, self.fanout, network.send)
         self.links = Links(me, publisher, network, discovery, diagnostics, self.interest, driver)
         self.links.rounds.number = number
-        self.links.born = self.answers.born
-        self.links.on_late = lambda: diagnostics.fail(NameInUse(me.name, url))
+        self.links.namesakes.born = self.answers.born
+        self.links.namesakes.on_late = lambda: diagnostics.fail(NameInUse(me.name, url))
         self.pages = Pages(self._ask_page)
         self.is_closing = self.is_outdated = False
         """It answers and serves no more: it says bye; its journal is an older copy, which it ends
@@ -318,7 +318,7 @@ class Session:
         elif (peer := self.links.known(asked.who)) is not None:
             known = self.links.known_of(asked.who)
             rules = self._rules(asked.who.name)
-            self.answers.tell(asked, link, known, rules, is_open=self.links.is_open)
+            self.answers.tell(asked, link, known, rules, is_open=self.links.namesakes.is_open)
             self.links.note_answered(peer)
 
     def _put_off(self, asked: PageAsk, link: Link) -> None:

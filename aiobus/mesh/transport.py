@@ -206,7 +206,7 @@ class MeshTransport:
         self._tick()
         await self._until_linked(session)
         await self._glance(session)
-        session.links.is_open = True
+        session.links.namesakes.is_open = True
 
     def _bind(self, endpoint: str) -> str:
         self._check_open()
@@ -230,7 +230,7 @@ class MeshTransport:
         me, links = session.me, session.links
         try:
             async with asyncio.timeout(START_SECONDS):
-                while links.is_meeting and not (links.is_late or self._is_closing):
+                while links.is_meeting and not (links.namesakes.is_late or self._is_closing):
                     try:
                         async with asyncio.timeout(TICK):
                             await links.changed.wait()
@@ -262,9 +262,9 @@ class MeshTransport:
         self._check_open()
         # One that says nothing may be frozen, and any process may say hello for one that is not
         # there: an endpoint that refuses has no bus.
-        namesakes = links.namesakes()
+        namesakes = links.namesakes_here()
         absent = await self.discovery.probe_absent(namesakes) if namesakes else []
-        if links.is_late or not {*namesakes} <= {*absent}:
+        if links.namesakes.is_late or not {*namesakes} <= {*absent}:
             raise NameInUse(me.name, self.url)
 
     def find(self, member: Member) -> None:
@@ -325,7 +325,7 @@ class MeshTransport:
             self._report_unreached(self.session, self.unreached)
 
     def _report_unreached(self, session: Session, unreached: Collection[str]) -> None:
-        if session.links.is_open and self._reported != unreached:
+        if session.links.namesakes.is_open and self._reported != unreached:
             self._reported = unreached
             self._diagnostics.unreached(unreached)
         for address in self._unconfirmed.difference(unreached):
