@@ -9,7 +9,7 @@ import pytest
 from actors import tcp_url
 
 from aiobus import AsyncEventBus, Event, wire
-from aiobus.mesh import links
+from aiobus.mesh import byes
 from aiobus.testing import Faults, MemoryNetwork
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_task_is_left")]
@@ -22,7 +22,7 @@ async def make(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Make]:
     """Makes buses that meet. After a bye that was wrong they link again as soon as `again` says."""
-    monkeypatch.setattr(links, "BYE_SECONDS", 3_600.0)
+    monkeypatch.setattr(byes, "BYE_SECONDS", 3_600.0)
     with tempfile.TemporaryDirectory(prefix="ab") as directory:
         url = tcp_url() if request.param == "tcp" else f"ipc://{directory}/d"
         network = MemoryNetwork()
@@ -36,7 +36,7 @@ async def make(
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on, a peer that has said bye and still listens has not closed."""
-    return lambda: monkeypatch.setattr(links, "BYE_SECONDS", 0.0)
+    return lambda: monkeypatch.setattr(byes, "BYE_SECONDS", 0.0)
 
 
 def say_bye(bus: AsyncEventBus) -> None:
