@@ -89,6 +89,8 @@ class CatchUp:
         self._since = subscription.options.since
         self._after = subscription.options.places
         self._made = elapsed()
+        self.made_after: float = math.inf
+        """The highest epoch that its bus knew when it was made."""
         self.begins: Mapping[Source, int] = {}
         """After which seq the present start of a source publishes, if its epoch goes on."""
         self.pasts: Mapping[Source, int] = {}
@@ -214,7 +216,7 @@ class CatchUp:
             # What another start has published came after that event. A number that the source has
             # not used yet cannot be right: it would leave out what comes.
             cursor = Cursor(min(place[1], seq) if place[0] == source[1] else 0)
-        elif started > self._made and (self._since is None or not begin):
+        elif not self._is_older(source, started) and (self._since is None or not begin):
             cursor = Cursor(begin)
         elif self._since is not None:
             cursor = Cursor(since=self._since)
@@ -223,6 +225,12 @@ class CatchUp:
             cursor = Cursor(seq if left is None else min(seq, max(left.after, begin)))
         self._cursors[source] = cursor
         return cursor
+
+    def _is_older(self, source: Source, started: float) -> bool:
+        """True if a source has started before this was made. On a virtual loop, whose time stands
+        still while something happens, both may be at one moment: there epochs are in order.
+        """
+        return (started, source[1]) <= (self._made, self.made_after)
 
     def begin(self, source: Source) -> int:
         """A source begins here that has no past to be asked for. Returns the seq behind which its
@@ -345,7 +353,7 @@ class CatchUp:
         """Of one that is dead, the seq above which events up to `newest` are to be handed over."""
         cursor = self._cursors.get(source)
         if cursor is None:
-            is_older = started is not None and started <= self._made
+            is_older = started is not None and self._is_older(source, started)
             begin = self.begins.get(source, 0)
             cursor = self._cursors[source] = Cursor(prev if is_older else begin)
         gap, after = cursor.take_late(prev, newest)
@@ -400,7 +408,7 @@ class CatchUp:
             self._take_late(source, seq, seq, started)
             return True
         if cursor is None:
-            if started is None or (started <= self._made and source not in self._unmet):
+            if started is None or (self._is_older(source, started) and source not in self._unmet):
                 return False  # its answer, which is on its way, tells where it begins
             cursor = self._begin(source, seq, started)
         cursor.hear(seq)

@@ -893,6 +893,17 @@ def test_one_that_was_taken_for_dead_and_answers_is_asked_for_what_is_missing(me
     assert met.box.log == []
 
 
+@pytest.mark.parametrize("known", [OTHER[1] - 1, OTHER[1]])
+def test_of_a_source_that_started_at_that_very_moment_its_epoch_tells_which_was_first(
+    bench: Bench, known: int
+) -> None:
+    """On a virtual loop time stands still while buses start, subscribe and publish."""
+    bench.catchup.made_after = known
+    bench.catchup.meet(OTHER, 9, bench.clock.now)
+    asked = [] if known == OTHER[1] else [(OTHER, 0, ROOM)]
+    assert (bench.box.log, bench.asked.pages) == ([], asked)
+
+
 def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_older(
     bench: Bench,
 ) -> None:

@@ -245,9 +245,10 @@ class MeshTransport:
                 for peer in links
                 if links.is_awaited(peer) and not (peer.is_observer or peer.is_refusing)
             ]
-            names = ", ".join(sorted(peer.name for peer in awaited))
-            text = "%s starts without %s: no answer within %g s"
-            log.warning(text, me.name, names, START_SECONDS)
+            # Of what ended together with the wait, none is awaited any more.
+            if names := ", ".join(sorted(peer.name for peer in awaited)):
+                text = "%s starts without %s: no answer within %g s"
+                log.warning(text, me.name, names, START_SECONDS)
         else:
             awaited = [peer for peer in links if links.is_awaited(peer)]
             cut_off = {peer.name for peer in awaited if links.is_cut_off(peer)}
