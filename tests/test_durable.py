@@ -247,6 +247,7 @@ async def test_a_neighbour_hears_of_a_restart_before_the_next_event(tmp_path: Pa
     assert seen == [0, *restart, 1, *restart, 2, "aiobus.peer_left"]
 
 
+@pytest.mark.one_loop
 async def test_what_a_lagging_peer_has_missed_follows_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "desk.db"
     network = MemoryNetwork()
@@ -686,6 +687,7 @@ async def test_after_an_error_of_the_disk_nothing_is_published_before_the_next_s
     assert [data for _, _, data in stored(path)] == [1, 4]
 
 
+@pytest.mark.one_loop
 async def test_what_keep_has_removed_is_a_gap_to_a_peer_that_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,6 +223,7 @@ async def test_without_the_authenticator_not_even_a_member_is_let_in(
         assert await publishes(feed, knocker) == [[]]
 
 
+@pytest.mark.one_loop
 async def test_an_authenticator_that_fails_at_a_connection_puts_it_off_and_lets_the_next_in(
     desk: KeyedDesk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

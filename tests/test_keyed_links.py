@@ -136,6 +136,7 @@ async def test_nobody_waits_for_a_bus_that_is_revoked_and_still_there(
             assert list(unmet(strategy)) == []
 
 
+@pytest.mark.one_loop
 async def test_nobody_waits_for_a_bus_that_has_refused_and_it_is_linked_once_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,7 @@ async def test_the_gap_of_a_killed_source_comes_before_its_end_and_that_before_i
     assert again.data["epoch"] != left.data["epoch"] == lost.epoch
 
 
+@pytest.mark.virtual
 async def test_a_peer_that_is_lost_is_a_warning_in_the_log_and_one_that_closes_is_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

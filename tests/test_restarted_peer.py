@@ -21,7 +21,7 @@ from aiobus.journal.mark import read_mark, write_mark
 from aiobus.mesh.peers import STEADY
 from aiobus.testing import Faults, MemoryNetwork
 
-pytestmark = pytest.mark.usefixtures("no_task_is_left")
+pytestmark = [pytest.mark.usefixtures("no_task_is_left"), pytest.mark.paired]
 
 RESTARTED = "aiobus.peer_restarted"
 Make = Callable[..., AsyncEventBus]
