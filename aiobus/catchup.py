@@ -110,7 +110,7 @@ class CatchUp:
         subscription.pull, subscription.spoil = self.refill, self.spoil
         self._told: dict[Source, dict[tuple[str, str], int]] = {}
         """By source, type and key: the seq of the event that a keeper has told in its place."""
-        self._awaits_keeper = has_keeper
+        self._awaits_keeper, self._awaits_since = has_keeper, self._made
         """What a keeper holds comes first: what else `since="last"` asks for waits for its answer,
         or a position of long ago could come behind the one of now.
         """
@@ -483,6 +483,7 @@ class CatchUp:
 
     def extend_deadlines(self) -> None:
         """The event loop was blocked: a missing answer does not count as a timeout."""
+        self._awaits_since = elapsed()
         for source in self.behind:
             self._cursors[source].defer()
 
@@ -493,10 +494,10 @@ class CatchUp:
             for source in self.behind:
                 if source in alive:
                     self._cursors[source].wait_on(now)
-            self.pull(has_moved=True)
+            self.pull(has_moved=True, is_tick=True)
         if self._awaits_keeper:
             is_alive = any(name == KEEPER for name, _ in alive)
-            if elapsed() - self._made >= (KEEPER_SECONDS if is_alive else KEEPER_SILENCE):
+            if elapsed() - self._awaits_since >= (KEEPER_SECONDS if is_alive else KEEPER_SILENCE):
                 self._end_wait()
 
     def confirm(self, name: str) -> None:
@@ -531,11 +532,14 @@ class CatchUp:
         if self._announced:
             self.pull(has_moved=True)
 
-    def pull(self, *, has_moved: bool = False) -> None:
+    def pull(self, *, has_moved: bool = False, is_tick: bool = False) -> None:
         """Ask for what is missing, as far as there is room and nothing is under way. While other
         events wait it asks for little, of one source at a time, and only after some were handed
         over or a second has passed (`has_moved`): bursts hold up what is live. It waits until there
         is room for that little: pages of a few events cost several times as much an event.
+
+        It gives up on a source only each second (`is_tick`), when it is known whether this process
+        was held up. Before, what was answered meanwhile may not have been read.
         """
         now = elapsed()
         due = [source for source in self.behind if self._cursors[source].is_due(now)]
@@ -564,7 +568,7 @@ class CatchUp:
                 cursor.defer()
             if share <= 0:
                 continue
-            if (after := cursor.ask(now)) is not None:
+            if (after := cursor.ask(now, may_give_up=is_tick)) is not None:
                 self._granted[source] = share
                 free -= share
                 del self.behind[source]  # the next to ask are the others

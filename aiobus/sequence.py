@@ -185,15 +185,17 @@ class Cursor:
             is_waiting = False
         return self.behind and not self.has_timed_out and not is_waiting
 
-    def ask(self, now: float) -> int | None:
-        """The seq to ask a page after, if there is room; None if none is due, or it gives up."""
+    def ask(self, now: float, *, may_give_up: bool = True) -> int | None:
+        """The seq to ask a page after, if there is room; None if none is due, or the time for an
+        answer is over: then it gives up if it may.
+        """
         if not self.is_due(now):
             return None
         if self._deadline is None:
             self._deadline = now + PATIENCE
             self._limit = now + PATIENCE_ALIVE
         if now >= self._deadline:
-            self.has_timed_out = True
+            self.has_timed_out = may_give_up
             return None
         self._asked, self._asked_after = now, self.last
         return self.last

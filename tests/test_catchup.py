@@ -904,6 +904,24 @@ def test_of_a_source_that_started_at_that_very_moment_its_epoch_tells_which_was_
     assert (bench.box.log, bench.asked.pages) == ([], asked)
 
 
+def test_after_this_process_was_held_up_no_source_is_given_up_before_what_it_has_sent_is_read(
+    bench: Bench,
+) -> None:
+    """What frees room asks for more, before the tick that tells that the process was held up."""
+    bench.catchup.meet(DESK, 6, bench.older)
+    bench.take(9, 10, started=bench.older)
+    assert bench.asked.take() == [(DESK, 6, ROOM)]
+    bench.clock.now += 2 * PATIENCE
+    bench.catchup.pull()
+    bench.take(10, 11, started=bench.older)
+    assert (bench.box.log, bench.asked.take()) == ([], [])
+    bench.catchup.extend_deadlines()
+    bench.catchup.tick([])
+    assert bench.asked.take() == [(DESK, 6, ROOM)]
+    bench.turn(6, 11, 11, 9, 10, 11)
+    assert bench.box.log == [9, 10, 11]
+
+
 def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_older(
     bench: Bench,
 ) -> None:

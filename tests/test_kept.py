@@ -340,6 +340,15 @@ def test_a_keeper_is_asked_first_and_the_own_bus_and_the_others_once_all_of_it_i
     assert bench.box.log == [1, 3, "own", 4]
 
 
+def test_a_keeper_has_its_time_anew_after_this_process_was_held_up(bench: Bench) -> None:
+    assert asked_of(bench) == ["keeper"]
+    bench.clock.now += 2 * KEEPER_SECONDS
+    bench.catchup.extend_deadlines()
+    bench.catchup.tick([])
+    assert asked_of(bench) == ["keeper"]
+    assert bench.box.is_held
+
+
 @pytest.mark.parametrize("alive", [True, False])
 def test_the_others_are_asked_if_a_keeper_does_not_answer_in_time(
     bench: Bench, alive: bool
