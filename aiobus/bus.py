@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from contextvars import Context
 from functools import partial
 from os import PathLike
@@ -328,14 +329,7 @@ class AsyncEventBus:
                     flushed = self._publisher.public_seq
                     missing.update(await self._transport.flush(max(0.0, end - self._loop.time())))
                 finally:
-                    # What must happen however the bus ends, wherever a Ctrl-C falls; only the
-                    # transport may wait.
-                    self._life.end()
-                    self._requests.close(self.name)
-                    self._publisher.room.wake()
-                    self._subscriptions.close(exempt)
-                    self._reports.watch.close()
-                    self._reports.close()
+                    self._end_all(exempt)
                 if not await self._until_committed(end):
                     missing.add(self.name)
                 if self._publisher.public_seq > flushed:  # by a handler that was still at work
@@ -350,6 +344,18 @@ class AsyncEventBus:
                     await self._durable.close(end - self._loop.time())
         log.info("%s closed", self.name)
         return sorted(missing)
+
+    def _end_all(self, exempt: Subscription | None) -> None:
+        """What must happen however the bus ends. If a Ctrl-C falls into a step, the others are done
+        all the same: `close` would wait for what was not ended.
+        """
+        with ExitStack() as steps:  # of which the last comes first
+            steps.callback(self._reports.close)
+            steps.callback(self._reports.watch.close)
+            steps.callback(self._subscriptions.close, exempt)
+            steps.callback(self._publisher.room.wake)
+            steps.callback(self._requests.close, self.name)
+            self._life.end()
 
     async def _until_committed(self, end: float) -> bool:
         """Wait until the journal has what was published. False at `end` by the loop's time."""

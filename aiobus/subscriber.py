@@ -277,12 +277,15 @@ class Subscriber:
                 self.drop(subscription)
         finally:
             self.changed.wake()
-            for task, subscription in self._tasks.items():
-                if subscription is not exempt:
+            cut = [each for each in self._tasks.items() if each[1] is not exempt]
+            try:
+                for _, subscription in cut:
                     if subscription.in_hand:
                         text = "the call of %s with %s was cut off: the bus closed"
                         log.warning(text, subscription.name, _ids(subscription))
                         self.cut_off += len(subscription.running)
+            finally:
+                for task, _ in cut:
                     task.cancel()
 
     async def ended(self, timeout: float, exempt: Subscription | None = None) -> None:

@@ -129,6 +129,36 @@ def test_ctrl_c_in_the_middle_of_closing_leaves_nothing_open(tmp_path: Path) -> 
     assert not meeting.exists() or not list(meeting.iterdir())
 
 
+STEPS = {
+    "the end of its life": "aiobus.lifecycle.Lifecycle.end",
+    "its requests": "aiobus.requests.Requests.close",
+    "its publishers": "aiobus.sync.Notifier.wake",
+    "the watch of the loop": "aiobus.sync.LoopWatch.close",
+    "its reports": "aiobus.diagnostics.Diagnostics.close",
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_ctrl_c_in_a_step_of_its_end_leaves_the_others_to_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It once took as long as `close` may take, since what was not ended was waited for."""
+
+    def ctrl_c(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with AsyncEventBus(f"ipc://{tmp_path}/d", name="bot") as bus:
+            await bus.subscribe("T", print)
+            monkeypatch.setattr(step, ctrl_c)
+            await bus.close(3_600.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert not list(tmp_path.glob("d/*"))
+
+
 def test_ctrl_c_while_it_says_bye_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
