@@ -426,10 +426,11 @@ class AnyOrder(RuleBasedStateMachine):
         """Who has not everything yet, in words."""
         desks, found = list(self.open.values()), []
         for desk in desks:
-            if {(each.name, each.epoch) for each in desk.bus.peers} != {
-                each.source for each in desks if each is not desk
-            }:
+            others = {each.source for each in desks if each is not desk}
+            if {(each.name, each.epoch) for each in desk.bus.peers} != others:
                 found.append(f"{desk.name} is linked with {desk.bus.peers}")
+            if desk.joined != others:  # the bye of one was lost, and its silence tells
+                found.append(f"{desk.name} was told of {desk.joined}")
             if missing := await desk.bus.flush(2.0):
                 found.append(f"{missing} lack events of {desk.name}")
             try:

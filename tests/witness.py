@@ -283,10 +283,15 @@ class Desk:
         kept = [event for each in by_type.values() for event in each[-most:]]
         return sorted(kept, key=lambda event: event.seq)
 
+    @property
+    def joined(self) -> set[Id]:
+        """Those that it was told to have joined, and not to have left."""
+        return {*self._joined}
+
     def check(self, alive: set[Id]) -> None:
         """Whom it is linked with when all has come to rest."""
         if not self.has_ended:
-            assert set(self._joined) == alive - {self.source}, f"{self.name} knows {self._joined}"
+            assert self.joined == alive - {self.source}, f"{self.name} knows {self._joined}"
         if self.journal is not None and not self.has_ended:
             self._compare()
 
