@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
 from contextvars import Context
 from functools import partial
 from os import PathLike
@@ -346,16 +345,25 @@ class AsyncEventBus:
         return sorted(missing)
 
     def _end_all(self, exempt: Subscription | None) -> None:
-        """What must happen however the bus ends. If a Ctrl-C falls into a step, the others are done
-        all the same: `close` would wait for what was not ended.
+        """What must happen however the bus ends. If a Ctrl-C falls into a step, those behind it are
+        done all the same: `close` would wait for what was not ended.
         """
-        with ExitStack() as steps:  # of which the last comes first
-            steps.callback(self._reports.close)
-            steps.callback(self._reports.watch.close)
-            steps.callback(self._subscriptions.close, exempt)
-            steps.callback(self._publisher.room.wake)
-            steps.callback(self._requests.close, self.name)
-            self._life.end()
+        steps = iter(
+            (
+                self._life.end,
+                partial(self._requests.close, self.name),
+                self._publisher.room.wake,
+                partial(self._subscriptions.close, exempt),
+                self._reports.watch.close,
+                self._reports.close,
+            )
+        )
+        try:
+            for step in steps:
+                step()
+        finally:
+            for step in steps:
+                step()
 
     async def _until_committed(self, end: float) -> bool:
         """Wait until the journal has what was published. False at `end` by the loop's time."""

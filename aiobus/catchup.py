@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aiobus.clock import elapsed
+from aiobus.clock import elapsed, newest
 from aiobus.event import Event, parse_id
 from aiobus.history import Page, Want
 from aiobus.limits import KEEPER
 from aiobus.publisher import Publisher
 from aiobus.rows import MAX_NUMBER, LazyBatch, Rows, Source
-from aiobus.sequence import FORGOTTEN, LATE, LEFT, NO_EVENTS, Cursor, Gap, Start
+from aiobus.sequence import FORGOTTEN, LATE, LEFT, NO_EVENTS, PATIENCE_ALIVE, Cursor, Gap, Start
 from aiobus.subscription import PACE, Subscription
 from aiobus.system import PEER_RESTARTED
 
@@ -33,6 +33,10 @@ KEEPER_SECONDS = 10.0
 """Seconds for which a subscription waits for a keeper before it asks the others."""
 KEEPER_SILENCE = 3.0
 """The same for a keeper that sends nothing."""
+SAME_MOMENT = 1e-6
+"""Seconds by which two times of one virtual moment may differ: when a source has started, is told
+by its age, which is rounded.
+"""
 MAX_UNMET = 1024
 """Sources whose frames came before their first answer. No mesh of honest buses has more."""
 
@@ -88,9 +92,7 @@ class CatchUp:
         self._pages = pages
         self._since = subscription.options.since
         self._after = subscription.options.places
-        self._made = elapsed()
-        self.made_after: float = math.inf
-        """The highest epoch that its bus knew when it was made."""
+        self._made, self._made_after = elapsed(), newest()
         self.begins: Mapping[Source, int] = {}
         """After which seq the present start of a source publishes, if its epoch goes on."""
         self.pasts: Mapping[Source, int] = {}
@@ -228,9 +230,12 @@ class CatchUp:
 
     def _is_older(self, source: Source, started: float) -> bool:
         """True if a source has started before this was made. On a virtual loop, whose time stands
-        still while something happens, both may be at one moment: there epochs are in order.
+        still while something happens, both may be at one moment. There epochs are in order; but one
+        that goes on in a journal counts as older.
         """
-        return (started, source[1]) <= (self._made, self.made_after)
+        if self._made_after is not None and abs(started - self._made) < SAME_MOMENT:
+            return source[1] <= self._made_after
+        return started <= self._made
 
     def begin(self, source: Source) -> int:
         """A source begins here that has no past to be asked for. Returns the seq behind which its
@@ -483,7 +488,8 @@ class CatchUp:
 
     def extend_deadlines(self) -> None:
         """The event loop was blocked: a missing answer does not count as a timeout."""
-        self._awaits_since = elapsed()
+        if elapsed() - self._made < PATIENCE_ALIVE:
+            self._awaits_since = elapsed()
         for source in self.behind:
             self._cursors[source].defer()
 
@@ -564,9 +570,13 @@ class CatchUp:
                 share = 1  # it keeps no room from the others, and is given up in time
             elif cursor.since is not None:  # `subscribe` waits for that, room or not
                 share = max(share, 1)
-            if share <= 0 or source in self.begins:  # a journal has it, however late it answers
+            if source in self.begins:  # a journal has it, however late it answers
                 cursor.defer()
-            if share <= 0:
+            # Want of room is no reason to wait longer for what was asked when there was some.
+            is_over = cursor.is_overdue(now)
+            if share <= 0 and not is_over:
+                cursor.defer()
+            if share <= 0 and not (is_over and is_tick):
                 continue
             if (after := cursor.ask(now, may_give_up=is_tick)) is not None:
                 self._granted[source] = share

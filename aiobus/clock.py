@@ -24,6 +24,7 @@ __all__ = [
     "heard",
     "is_virtual",
     "machine",
+    "newest",
     "read_by",
     "stopwatch",
     "time",
@@ -136,6 +137,13 @@ def fresh() -> int:
         now = int(machine() * 1_000_000)
         _highest = max(_highest + 1, now + secrets.randbelow(SPREAD))
         return _highest
+
+
+def newest() -> int | None:
+    """The highest epoch that the running virtual loop has given. None on another loop, on which no
+    two things happen at one moment. Never waits.
+    """
+    return _own_time().newest_epoch if is_virtual() else None
 
 
 def token() -> str:

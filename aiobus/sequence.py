@@ -181,9 +181,12 @@ class Cursor:
     def is_due(self, now: float) -> bool:
         """True if something is missing and no answer is due at `now`, in monotonic seconds."""
         is_waiting = self._asked is not None and now < self._asked + RETRY
-        if self._deadline is not None and now >= self._deadline:
-            is_waiting = False
+        is_waiting = is_waiting and not self.is_overdue(now)
         return self.behind and not self.has_timed_out and not is_waiting
+
+    def is_overdue(self, now: float) -> bool:
+        """True if the time for an answer is over at `now`."""
+        return self._deadline is not None and now >= self._deadline
 
     def ask(self, now: float, *, may_give_up: bool = True) -> int | None:
         """The seq to ask a page after, if there is room; None if none is due, or the time for an
@@ -194,7 +197,7 @@ class Cursor:
         if self._deadline is None:
             self._deadline = now + PATIENCE
             self._limit = now + PATIENCE_ALIVE
-        if now >= self._deadline:
+        if self.is_overdue(now):
             self.has_timed_out = may_give_up
             return None
         self._asked, self._asked_after = now, self.last

@@ -292,6 +292,8 @@ class Subscriber:
         """Wait for the tasks to end; name those that did not, because their callback ignores being
         cancelled.
         """
+        if self._open:  # a Ctrl-C fell into `close`
+            self.close(exempt)
         tasks = [task for task, subscription in self._tasks.items() if subscription is not exempt]
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=timeout)

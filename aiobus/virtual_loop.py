@@ -108,6 +108,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._epoch = max(self._epoch + 1, int(self.wall_time() * 1_000_000))
         return self._epoch
 
+    @property
+    def newest_epoch(self) -> int:
+        """The highest that it has given; 0 if none."""
+        return self._epoch
+
     def block(self, seconds: float) -> None:
         """Let `seconds` pass without running the loop, as code that computes does: timers that are
         due meanwhile are late. Raises ValueError for a negative number.

@@ -717,7 +717,7 @@ plainly(
 plainly(
     "clock",
     """
-    elapsed fresh heard is_virtual machine read_by stopwatch time token
+    elapsed fresh heard is_virtual machine newest read_by stopwatch time token
     """,
 )
 plainly(

@@ -893,13 +893,14 @@ def test_one_that_was_taken_for_dead_and_answers_is_asked_for_what_is_missing(me
     assert met.box.log == []
 
 
+@pytest.mark.parametrize("error", [-1e-9, 0.0, 1e-9])
 @pytest.mark.parametrize("known", [OTHER[1] - 1, OTHER[1]])
 def test_of_a_source_that_started_at_that_very_moment_its_epoch_tells_which_was_first(
-    bench: Bench, known: int
+    bench: Bench, known: int, error: float
 ) -> None:
     """On a virtual loop time stands still while buses start, subscribe and publish."""
-    bench.catchup.made_after = known
-    bench.catchup.meet(OTHER, 9, bench.clock.now)
+    bench.catchup._made_after = known
+    bench.catchup.meet(OTHER, 9, bench.clock.now + error)
     asked = [] if known == OTHER[1] else [(OTHER, 0, ROOM)]
     assert (bench.box.log, bench.asked.pages) == ([], asked)
 
@@ -922,7 +923,24 @@ def test_after_this_process_was_held_up_no_source_is_given_up_before_what_it_has
     assert bench.box.log == [9, 10, 11]
 
 
-def test_a_source_that_started_at_the_very_moment_of_the_subscription_counts_as_older(
+def test_a_silent_source_is_given_up_also_by_a_subscription_that_has_no_room_at_a_tick(
+    bench: Bench,
+) -> None:
+    bench.catchup.meet(DESK, 6, bench.older)
+    bench.take(9, 10, started=bench.older)
+    for _ in range(2 * int(PATIENCE)):
+        bench.clock.now += 0.5
+        bench.box.free_slots = ROOM
+        bench.catchup.pull()  # a handler has made room
+        bench.clock.now += 0.5
+        bench.box.free_slots = 0
+        bench.catchup.tick([])
+    bench.box.free_slots = ROOM
+    bench.take(10, 11, started=bench.older)
+    assert bench.box.log == [Gap(6, 10, UNANSWERED), 11]
+
+
+def test_where_time_moves_a_source_that_started_at_that_very_moment_counts_as_older(
     bench: Bench,
 ) -> None:
     made = bench.clock.now

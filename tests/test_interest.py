@@ -146,15 +146,6 @@ def test_those_who_are_there_can_be_walked() -> None:
     assert list(interest) == [first, third]
 
 
-def test_each_knows_the_highest_epoch_that_there_was_as_it_was_added() -> None:
-    interest, first, second, third = Interest(5), Sub(), Sub(), Sub()
-    interest.add(first)
-    for epoch in (9, 7):
-        interest.note_start(("desk", epoch), 1.0)
-        interest.add(second if epoch == 9 else third)
-    assert [each.made_after for each in (first, second, third)] == [5, 9, 9]
-
-
 def test_each_is_found_by_its_number_as_long_as_it_is_there() -> None:
     first, second = Sub(), Sub()
     interest = interest_of(first, second)

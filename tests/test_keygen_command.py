@@ -406,6 +406,12 @@ def test_a_key_that_begins_with_a_dash_is_no_option(path: Path, run: Callable[..
     assert added == Member("strategy", key, Rules(frozenset({"TRADE"})))
 
 
+def test_an_option_that_is_as_long_as_a_key_is_an_option(tmp_path: Path) -> None:
+    word = "--keyring=".ljust(40, "k")
+    assert called("keygen", "feed", word, at=tmp_path).returncode == 0
+    assert (tmp_path / word.removeprefix("--keyring=") / "feed.secret").exists()
+
+
 def test_a_name_or_a_key_that_is_taken_is_not_added(path: Path) -> None:
     key = Keyring.load(path).members.by_name["feed"].key
     before = (path / "desk.members").read_bytes()

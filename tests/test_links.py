@@ -1044,7 +1044,10 @@ async def test_a_namesake_that_is_looked_for_hides_no_other(desk: Desk) -> None:
     desk.wires.deaf.add(first.endpoint)
     desk.hear_answer(first, nonce=1)
     desk.hear_answer(second, nonce=2)
-    assert {each.endpoint for each in desk.links.namesakes_here()} == {BOT.endpoint, FEED.endpoint}
+    assert {each.endpoint for each in desk.links.possible_namesakes()} == {
+        BOT.endpoint,
+        FEED.endpoint,
+    }
     await searched()
     assert desk.links.namesakes.is_late
 

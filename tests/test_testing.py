@@ -1062,10 +1062,35 @@ async def test_flush_waits_for_a_bus_that_has_just_started() -> None:
 
 
 @pytest.mark.virtual
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+async def test_what_was_published_before_a_subscription_does_not_come_though_no_time_has_passed(
+    loss: float,
+) -> None:
+    async def subscribe_late(seed: int) -> None:
+        await asyncio.sleep(seed / 41)
+        async with Desk(MemoryNetwork(seed=seed, faults=Faults(loss=loss))) as desk:
+            strategy, feed = await desk.bus("strategy"), await desk.bus("feed")
+            for number in range(3):
+                await feed.publish(Event(EventType.TRADE, number))
+            listener = Listener([EventType.TRADE])
+            await listener.join(strategy)
+            await feed.publish(Event(EventType.TRADE, 3))
+            desk.network.faults = Faults()
+            assert await feed.flush() == []
+            await strategy.settle()
+            assert [each.data for each in listener.seen] == [3]
+
+    async with asyncio.TaskGroup() as group:
+        for seed in range(40):
+            group.create_task(subscribe_late(seed))
+
+
+@pytest.mark.virtual
 async def test_flush_waits_for_a_bus_that_has_not_heard_the_first_answer_yet(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def start_and_flush(seed: int) -> None:
+        await asyncio.sleep(seed / 41)  # a time that is rounded
         async with Desk(MemoryNetwork(seed=seed)) as desk:
             strategy = await desk.bus("strategy")
             listener = Listener([EventType.TRADE])
@@ -1081,7 +1106,7 @@ async def test_flush_waits_for_a_bus_that_has_not_heard_the_first_answer_yet(
             assert (missing, held) == ([], 1)
 
     async with asyncio.TaskGroup() as group:
-        for seed in range(100):  # of a few of them, all of that is at one virtual moment
+        for seed in range(300):  # of some of them, all of that is at one virtual moment
             group.create_task(start_and_flush(seed))
     assert "starts without :" not in caplog.text
 

@@ -25,6 +25,8 @@ __all__ = ["KEYGEN", "MEMBERS", "STORIES", "main"]
 
 DIRECTORY = "keys"
 """In the working directory: where a keyring is if nothing else is said."""
+OPTIONS = ("--keyring=", "--publish=", "--subscribe=")
+"""What begins so may be as long as a key, and of the same characters."""
 PUBLISH = "It may publish these types alone, such as TRADE,QUOTE; '' for none."
 SUBSCRIBE = "It may subscribe to these types alone; '' for none."
 
@@ -55,7 +57,8 @@ def _name(text: str) -> str:
 
 def _no_option(word: str) -> str:
     """A key that another program has made may begin with `-`: behind a space it is no option."""
-    return f" {word}" if word.startswith("-") and not bad_key_text(word) else word
+    is_option = word.startswith(OPTIONS) or not word.startswith("-")
+    return word if is_option or bad_key_text(word) else f" {word}"
 
 
 def _key(text: str) -> str:

@@ -62,11 +62,11 @@ class Byes:
         return True
 
     def at(self, endpoint: str) -> Bye | None:
-        """That of the peer that listens there, if it has said bye."""
+        """The bye of the peer that listens there; None if it has said none."""
         return self._byes.get(endpoint)
 
     def pop(self, endpoint: str) -> Bye | None:
-        """The same, and forget it: a peer is there again."""
+        """The same, which is forgotten, since a peer is there again."""
         return self._byes.pop(endpoint, None)
 
     def withdraw(self, who: PeerId) -> None:
@@ -94,6 +94,9 @@ class Byes:
             self._driver.probe(self._looking)
 
     def _conclude(self, due: list[Bye], absent: Collection[Member]) -> None:
+        """Tell which peers have closed, and whose bye was wrong: those that still listen long after
+        it.
+        """
         for bye in due:
             who = bye.who
             if self._byes.get(who.endpoint) is not bye:

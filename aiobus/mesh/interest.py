@@ -161,9 +161,7 @@ class Away(NamedTuple):
 
 
 class Interest:
-    """The subscriptions of one bus, and what is owed to them. They are numbered above `number`, an
-    epoch that was drawn as it started.
-    """
+    """The subscriptions of one bus, and what is owed to them. They are numbered above `number`."""
 
     def __init__(self, number: int = 0) -> None:
         self._topics: dict[bytes, Topic] = {}
@@ -172,7 +170,6 @@ class Interest:
         self._numbers: dict[CatchUp, int] = {}
         self._numbered: dict[int, CatchUp] = {}
         self._last_number = number
-        self._highest_epoch = number
         self._told = Told()
         """What `types` returns, until that may have changed."""
         self.started: dict[Source, float] = {}
@@ -210,7 +207,6 @@ class Interest:
         self._told.add(catchup.query)
         self._numbers[catchup] = self._last_number
         catchup.begins, catchup.pasts = self.begins, self.pasts
-        catchup.made_after = self._highest_epoch
         for source, announcement in self._announcing.items():
             catchup.restart(source, announcement)
         self._numbered[self._last_number] = catchup
@@ -267,7 +263,6 @@ class Interest:
                 catchup.enter(source, known, lineage)
             self.started.pop(source, None)
             self._suspected.add(source)
-        self._highest_epoch = max(self._highest_epoch, source[1])
         self.pasts.setdefault(source, newest)
         if source in self._suspected:
             self._suspected.remove(source)

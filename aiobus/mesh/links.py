@@ -2,8 +2,9 @@
 
 Owns which peers there are and what is done about them: connecting, asking whether all that is
 subscribed here is live there, making a link again, and settling with a peer that has left. Owns
-what follows from a probe of endpoints. Must not know what else is said over a link. `peers` judges
-when silence is too long, `byes` who has closed, `namesakes` which of two buses of one name ends.
+what follows from its own probes of endpoints. Must not know what else is said over a link. `peers`
+judges when silence is too long, `byes` who has closed, `namesakes` which of two buses of one name
+ends, `doubts` who says too little.
 """
 
 import logging
@@ -549,7 +550,7 @@ class Links:
 
         self._diagnostics.peer_restarted(*source, start, peer.last, then)
 
-    def namesakes_here(self) -> list[Member]:
+    def possible_namesakes(self) -> list[Member]:
         """Those of this name that may be there though they are not linked: they are being looked
         for, have not answered, or speak another version. Who only claims to be one takes no name.
         """
@@ -857,6 +858,7 @@ class Links:
             self._leave_out(Member(who.name, who.endpoint), peer.found_at, who if is_here else None)
 
     def _forget_closed(self, who: PeerId) -> None:
+        """A peer has said bye and listens no more."""
         self._discovery.forget(Member(who.name, who.endpoint))
         self._excuse(who.name)
         self.changed.wake()

@@ -17,8 +17,8 @@ __all__ = ["Namesakes"]
 
 
 class Namesakes:
-    """The other buses that say that they have the name of this one, `me`. `changed` is woken when
-    it is known of one whether it is there.
+    """The other buses that say that they have the name of this one, `me`, and are looked for.
+    `changed` is woken when it is known of one whether it is there.
     """
 
     def __init__(

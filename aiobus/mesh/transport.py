@@ -245,7 +245,7 @@ class MeshTransport:
                 for peer in links
                 if links.is_awaited(peer) and not (peer.is_observer or peer.is_refusing)
             ]
-            # Of what ended together with the wait, none is awaited any more.
+            # The last answer may have come just as the time was over: then nobody is awaited.
             if names := ", ".join(sorted(peer.name for peer in awaited)):
                 text = "%s starts without %s: no answer within %g s"
                 log.warning(text, me.name, names, START_SECONDS)
@@ -263,7 +263,7 @@ class MeshTransport:
         self._check_open()
         # One that says nothing may be frozen, and any process may say hello for one that is not
         # there: an endpoint that refuses has no bus.
-        namesakes = links.namesakes_here()
+        namesakes = links.possible_namesakes()
         absent = await self.discovery.probe_absent(namesakes) if namesakes else []
         if links.namesakes.is_late or not {*namesakes} <= {*absent}:
             raise NameInUse(me.name, self.url)
