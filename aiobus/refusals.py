@@ -36,9 +36,9 @@ NOTICED = {
     "refused": "{name} at {where} does not let this bus in: the list of members there does not have"
     " the key of this bus, or has it as revoked. If this bus is a member, copy the newest"
     " desk.members to that host",
-    "key": "what listens at {where} does not have the key that the list here has of {name}:"
-    f" {NEWEST}; or {{name}} runs there with an older key: start it again; or another process"
-    " listens there",
+    "key": "what listens at {where} does not prove the key that the list here has of {name}:"
+    f" {NEWEST}; or {{name}} runs there with an older key: start it again; or it cannot read its"
+    " list of members: see its log; or another process listens there",
     "mute": "{name} at {where} accepts the connection and does not answer: it is stopped, cannot"
     " read its list of members, or is no bus with keys",
     "unproven": "a bus has said at the meeting place that it is {name} at {where}, and does not"
@@ -54,8 +54,8 @@ TOLD = {
     "revoked": "its list of members says that the key of this bus is revoked; a revoked key is not"
     " used again. If this bus is a member, move its secret away and make a new key by `python -m"
     " aiobus keygen`",
-    "key": "this bus proved another key than its list of members says; start this bus again if its"
-    f" key was made anew, and {NEWEST}",
+    "key": "this bus did not prove the key that its list of members has of it; start this bus"
+    f" again if its key was made anew, and {NEWEST}; or this bus cannot read its own list",
     "name": "this bus spoke under a name that is not that of its key; look for another program that"
     " has the secret of this bus",
     "rules": "its list of members does not allow this bus what it does; desk.members has the rules"

@@ -82,7 +82,8 @@ async def test_a_bus_that_lets_nobody_in_may_be_unable_to_read_its_keyring_and_n
         code, found = await examined(address, "--listen", "0", "--keyring", str(here.path))
     assert code == 1
     [finding] = [each for each in found if each["subject"] == "risk"]
-    assert "it is revoked, or cannot read its keyring" in str(finding)
+    # If its answers that it cannot tell are quick, its handshakes are broken off and not silent.
+    assert "cannot read its" in str(finding)
 
 
 async def test_what_a_killed_bus_has_left_is_told_before_it_is_removed(folder: Path) -> None:

@@ -356,11 +356,13 @@ async def test_a_wrong_key_on_one_list_is_said_on_both_screens_and_linked_once_i
     starting = asyncio.ensure_future(Bot.start(second, URL, "strategy", keys_b))
     line = await feed.says("10.77.0.2 expects another key of this bus")
     assert "its desk.members is not that of this host" in line
-    await feed.says("strategy makes no link to this bus: this bus proved another key than its list")
+    await feed.says(
+        "strategy makes no link to this bus: this bus did not prove the key that its list"
+    )
     await feed.says("strategy at tcp://10.77.0.2:")
     strategy = Bot(second, "strategy")
     line = await strategy.says("what listens at tcp://10.77.0.1:")
-    assert "does not have the key that the list here has of feed" in line
+    assert "does not prove the key that the list here has of feed" in line
     await strategy.says("a bus at 10.77.0.1 has a key that is not on the list of members here")
     assert {("", "mistaken"), ("strategy", "told key")} <= await feed.refusals()
     copy_list(keys_a, keys_b)
@@ -381,12 +383,14 @@ async def test_a_key_that_was_made_anew_is_said_on_both_screens_and_linked_once_
     feed = await Bot.start(first, URL, "feed", keys_a)
     starting = asyncio.ensure_future(Bot.start(second, URL, "strategy", keys_b))
     line = await feed.says("what listens at tcp://10.77.0.2:")
-    assert "does not have the key that the list here has of strategy" in line
+    assert "does not prove the key that the list here has of strategy" in line
     await feed.says("a bus at 10.77.0.2 has a key that is not on the list of members here")
     strategy = Bot(second, "strategy")
     await strategy.says("10.77.0.1 expects another key of this bus")
     await strategy.says("feed at tcp://10.77.0.1:")
-    await strategy.says("feed makes no link to this bus: this bus proved another key than its list")
+    await strategy.says(
+        "feed makes no link to this bus: this bus did not prove the key that its list"
+    )
     copy_list(keys_b, keys_a)
     strategy = await starting
     assert await strategy.links("feed") < 5

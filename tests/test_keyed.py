@@ -1,6 +1,7 @@
 """Nobody without a key, and nobody speaks for another: each door of a bus with keys, tried."""
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -25,7 +26,7 @@ from aiobus import AsyncEventBus, Event
 from aiobus.discovery import Member
 from aiobus.errors import NotPermitted
 from aiobus.keyring.members import Rules
-from aiobus.mesh.keyed import HANDSHAKE_MS, MAX_ASKED
+from aiobus.mesh.keyed import HANDSHAKE_MS, MAX_ASKED, PATIENCE
 from aiobus.mesh.links import MAX_OF_NAME
 from aiobus.mesh.zap import Authenticator
 from aiobus.wire import (
@@ -911,6 +912,22 @@ async def test_what_listens_in_the_place_of_a_member_is_told_apart_and_it_is_lin
             while not (await rogue.down.recv()).startswith(b"\1" + who_of(feed).topic):
                 pass
         rogue.close()
+
+
+async def test_handshakes_that_are_silent_or_broken_off_in_turn_tell_of_no_other_key(
+    desk: KeyedDesk,
+) -> None:
+    """A bus that cannot read its list does both, as its thread is quick or slow."""
+    async with desk.bus("feed") as feed, desk.bus("strategy") as strategy:
+        network: Any = feed._transport.network  # type: ignore[attr-defined]
+        link = network._links[endpoint_of(strategy)]
+        for error in (errno.EPIPE, errno.EPIPE, errno.EAGAIN) * 3:
+            network._on_outcome(link, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, error)
+            assert link.xsub is not None
+        for _ in range(PATIENCE):
+            assert link.xsub is not None
+            network._on_outcome(link, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, errno.EPIPE)
+        assert link.xsub is None
 
 
 async def bound(bind: Callable[[], object]) -> None:

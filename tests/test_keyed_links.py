@@ -184,5 +184,7 @@ async def test_nobody_waits_for_a_port_where_another_key_is(
             mesh.discovery.remember(Member("ghost", f"tcp://127.0.0.1:{port}"))
             async with AsyncEventBus(url, name="strategy", keyring=ring) as strategy:
                 assert [each.name for each in strategy.peers] == ["feed"]
-                assert "does not have the key that the list here has" in refusing(strategy)["ghost"]
+                assert (
+                    "does not prove the key that the list here has" in refusing(strategy)["ghost"]
+                )
     assert "strategy starts without ghost: their keys do not allow a link" in caplog.text

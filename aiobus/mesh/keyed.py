@@ -565,6 +565,7 @@ class KeyedNetwork(ZmqNetwork):
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             cause = "plain"
         elif value == errno.EAGAIN:
+            link.broken_off = 0  # who has another key does not stay silent, but breaks off
             self._refused(link, "mute")  # ZeroMQ tries again
         else:
             link.broken_off += 1
