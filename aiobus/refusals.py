@@ -55,7 +55,7 @@ TOLD = {
     " used again. If this bus is a member, move its secret away and make a new key by `python -m"
     " aiobus keygen`",
     "key": "this bus did not prove the key that its list of members has of it; start this bus"
-    f" again if its key was made anew, and {NEWEST}; or this bus cannot read its own list",
+    f" again if its key was made anew, and {NEWEST}; or this bus cannot read the list on its host",
     "name": "this bus spoke under a name that is not that of its key; look for another program that"
     " has the secret of this bus",
     "rules": "its list of members does not allow this bus what it does; desk.members has the rules"

@@ -245,7 +245,7 @@ class MeshTransport:
                 for peer in links
                 if links.is_awaited(peer) and not (peer.is_observer or peer.is_refusing)
             ]
-            # The last answer may have come just as the time was over: then nobody is awaited.
+            # If the last answer comes just as the time is over, no peer is awaited any more.
             if names := ", ".join(sorted(peer.name for peer in awaited)):
                 text = "%s starts without %s: no answer within %g s"
                 log.warning(text, me.name, names, START_SECONDS)
